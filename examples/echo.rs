@@ -1,0 +1,42 @@
+//! The fixture of measurements: `cargo run --release --example echo PORT`.
+
+use tokio::net::TcpListener;
+use tower_socketio::{Data, Namespace, RawArgs, Socket, SocketIo};
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let port = std::env::args().nth(1).and_then(|port| port.parse().ok());
+    let port: u16 = port.expect("usage: echo PORT");
+
+    let namespace = Namespace::new()
+        .on("echo", echo)
+        .on("echo-bin", echo)
+        .on("broadcast", broadcast)
+        .on("join", join)
+        .on("room", room);
+    let (layer, _io) = SocketIo::builder().namespace("/", namespace).build();
+    let app = axum::Router::new().layer(layer);
+
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    axum::serve(listener, app).await
+}
+
+/// Acknowledges with the arguments as they came, undecoded.
+async fn echo(args: RawArgs) -> RawArgs {
+    args
+}
+
+async fn broadcast(io: SocketIo, args: RawArgs) {
+    io.emit("broadcast", args);
+}
+
+async fn join(socket: Socket, Data(room): Data<String>) {
+    socket.join(room);
+}
+
+async fn room(io: SocketIo, mut args: RawArgs) -> Result<(), String> {
+    let (room, data): (String, serde_json::Value) =
+        args.read_all().map_err(|error| error.to_string())?;
+    io.to(room).emit("room", data);
+    Ok(())
+}

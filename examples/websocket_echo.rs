@@ -1,0 +1,161 @@
+//! A raw WebSocket echo server: `cargo run --example websocket_echo PORT`.
+//!
+//! `tests/autobahn` runs the Autobahn cases against it.
+
+use std::{
+    env,
+    error::Error,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+    serve::{Listener, ListenerExt},
+};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    net::TcpListener,
+};
+use tower_socketio::websocket::{
+    Decoder, Incoming, MAX_HEADER, Opcode, Violation, accept_key, close_frame,
+    header as frame_header, is_valid_key, pong_frame,
+};
+
+const MAX_MESSAGE: usize = 16 << 20;
+
+type Stream = TokioIo<Upgraded>;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let port: u16 = env::args()
+        .nth(1)
+        .ok_or("usage: websocket_echo PORT")?
+        .parse()?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?.tap_io(|tcp| {
+        // Without it an answer may wait for the acknowledgement of the last one.
+        let _ = tcp.set_nodelay(true);
+    });
+    eprintln!("listening on {}", listener.local_addr()?);
+    axum::serve(listener, Router::new().route("/", get(upgrade))).await?;
+    Ok(())
+}
+
+async fn upgrade(mut request: Request) -> Response {
+    let Some(accept) = accept(request.headers()) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+        return StatusCode::UPGRADE_REQUIRED.into_response();
+    };
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            // A client that hangs up without a close frame is nothing to report.
+            let _ = echo(TokioIo::new(upgraded)).await;
+        }
+    });
+    let headers = [
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, "websocket"),
+        (header::SEC_WEBSOCKET_ACCEPT, &accept),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+}
+
+fn accept(headers: &HeaderMap) -> Option<String> {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?.as_bytes();
+    let is_13 = headers.get(header::SEC_WEBSOCKET_VERSION)? == "13";
+    (is_13 && is_valid_key(key)).then(|| accept_key(key))
+}
+
+/// Reads until the client closes or breaks the protocol, answers that, and waits for the end.
+async fn echo(mut stream: Stream) -> io::Result<()> {
+    let mut decoder = Decoder::new(MAX_MESSAGE);
+    let mut out = Out::default();
+    while !out.closed {
+        match read(&mut stream, &mut decoder, &mut out).await? {
+            None => return Ok(()),
+            Some(Ok(())) => (),
+            Some(Err(violation)) => out.close(Some(violation.code()), violation.reason()),
+        }
+        stream.write_all(&out.bytes).await?;
+        out.bytes.clear();
+    }
+    // Closing with unread bytes would reset the connection, and the close frame might be lost.
+    stream.shutdown().await?;
+    while stream.read(&mut [0; 1024]).await? > 0 {}
+    Ok(())
+}
+
+/// Reads once and decodes that; `None` if the client has hung up.
+async fn read(
+    stream: &mut Stream,
+    decoder: &mut Decoder,
+    out: &mut Out,
+) -> io::Result<Option<Result<(), Violation>>> {
+    if let Some(mut room) = decoder.read_buf() {
+        if stream.read_buf(&mut room).await? == 0 {
+            return Ok(None);
+        }
+        return Ok(Some(decoder.filled(|incoming| out.answer(incoming))));
+    }
+    poll_fn(|cx| poll_read(stream, cx, decoder, out)).await
+}
+
+/// The buffer is on the stack of the thread that polls, so that an idle connection has none.
+fn poll_read(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    decoder: &mut Decoder,
+    out: &mut Out,
+) -> Poll<io::Result<Option<Result<(), Violation>>>> {
+    let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
+    let mut scratch = ReadBuf::uninit(&mut scratch);
+    ready!(Pin::new(stream).poll_read(cx, &mut scratch))?;
+    if scratch.filled().is_empty() {
+        return Poll::Ready(Ok(None));
+    }
+    Poll::Ready(Ok(Some(
+        decoder.decode(scratch.filled_mut(), |incoming| out.answer(incoming)),
+    )))
+}
+
+/// Frames to be written.
+#[derive(Default)]
+struct Out {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+impl Out {
+    fn answer(&mut self, incoming: Incoming<'_>) {
+        match incoming {
+            Incoming::Text(text) => self.message(Opcode::Text, text.as_slice()),
+            Incoming::Binary(bytes) => self.message(Opcode::Binary, bytes.as_slice()),
+            Incoming::Ping(data) => self.bytes.extend(pong_frame(data)),
+            Incoming::Pong => (),
+            Incoming::Close(close) => self.close(close.map(|(code, _)| code), ""),
+        }
+    }
+
+    fn message(&mut self, opcode: Opcode, payload: &[u8]) {
+        let (header, len) = frame_header(opcode, payload.len());
+        self.bytes.extend_from_slice(&header[MAX_HEADER - len..]);
+        self.bytes.extend_from_slice(payload);
+    }
+
+    fn close(&mut self, code: Option<u16>, reason: &str) {
+        self.bytes.extend(close_frame(code, reason));
+        self.closed = true;
+    }
+}

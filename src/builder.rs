@@ -1,0 +1,237 @@
+//! Setting a server up.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Config, Transport};
+use crate::handles::SocketIo;
+use crate::hub::sessions::Sessions;
+use crate::hub::{Hub, Limits};
+use crate::layer::SocketIoLayer;
+use crate::protocol::{JsonParser, Parser};
+use crate::routing::Namespace;
+use crate::server::Server;
+use crate::transport::Front;
+
+impl SocketIo {
+    /// Sets a server up.
+    #[must_use]
+    pub fn builder<S>() -> SocketIoBuilder<S> {
+        SocketIoBuilder::new()
+    }
+}
+
+/// Sets a server up: its namespaces and its limits. `S` is the state that handlers still miss, as
+/// in axum's `Router<S>`.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_socketio::{Namespace, SocketIo};
+///
+/// let (layer, io) = SocketIo::builder()
+///     .namespace("/", Namespace::new())
+///     .ping_interval(Duration::from_secs(10))
+///     .max_payload(100_000)
+///     .build();
+/// ```
+#[must_use]
+pub struct SocketIoBuilder<S = ()> {
+    namespaces: Vec<(String, Namespace<S>)>,
+    config: Config,
+    limits: Limits,
+    path: String,
+    connect_timeout: Duration,
+    max_connections: Option<usize>,
+    parser: Arc<dyn Parser>,
+}
+
+impl<S> SocketIoBuilder<S> {
+    fn new() -> Self {
+        Self {
+            namespaces: Vec::new(),
+            config: Config::default(),
+            limits: Limits::default(),
+            path: "/socket.io".to_owned(),
+            connect_timeout: Duration::from_secs(45),
+            max_connections: None,
+            parser: Arc::new(JsonParser::default()),
+        }
+    }
+
+    /// Adds a namespace. Its path may have parameters, as `/orders/{shop}`: then there is a
+    /// namespace for each value that a client names, as long as somebody is in it.
+    ///
+    /// # Panics
+    ///
+    /// If the path does not begin with a slash, holds a comma, or was added before.
+    #[track_caller]
+    pub fn namespace(mut self, path: &str, namespace: Namespace<S>) -> Self {
+        assert!(
+            path.starts_with('/') && !path.contains(','),
+            "namespace `{path}` must begin with a slash and hold no comma"
+        );
+        assert!(
+            self.namespaces.iter().all(|(other, _)| other != path),
+            "namespace `{path}` is there already"
+        );
+        self.namespaces.push((path.to_owned(), namespace));
+        self
+    }
+
+    /// The path of the HTTP requests; `/socket.io`. It is matched by whole segments.
+    ///
+    /// # Panics
+    ///
+    /// If it does not begin with a slash.
+    #[track_caller]
+    pub fn path(mut self, path: &str) -> Self {
+        assert!(
+            path.starts_with('/'),
+            "path `{path}` must begin with a slash"
+        );
+        self.path = path.trim_end_matches('/').to_owned();
+        self
+    }
+
+    /// From a client's pong to the next ping; 25 s. A shorter time notices a lost client sooner
+    /// and costs a packet each way.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.config.ping_interval = interval;
+        self
+    }
+
+    /// How long a pong may take, and bytes that do not leave; 20 s. More spares clients on bad
+    /// networks, less frees the memory of lost ones.
+    pub fn ping_timeout(mut self, timeout: Duration) -> Self {
+        self.config.ping_timeout = timeout;
+        self
+    }
+
+    /// How long an upgrade to WebSocket may take; 10 s. A failed one leaves polling as it is.
+    pub fn upgrade_timeout(mut self, timeout: Duration) -> Self {
+        self.config.upgrade_timeout = timeout;
+        self
+    }
+
+    /// How long a client may take to join its first namespace; 45 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The longest message, WebSocket frame and polling body, in bytes; 1 000 000. This much may
+    /// be held in memory for each client that sends.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.config.max_payload = bytes;
+        self
+    }
+
+    /// How much may wait to be sent to one client, in bytes; 4 MiB. Beyond it the connection is
+    /// closed with [`DisconnectReason::SlowConsumer`](crate::DisconnectReason::SlowConsumer).
+    /// Above 256 KiB, or this if it is less, the client's input is not read.
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.config.max_buffered = bytes;
+        self.config.high_water = self.config.high_water.min(bytes);
+        self
+    }
+
+    /// How much one client may have waiting for its handlers, in bytes; 256 KiB. Beyond it the
+    /// client's input is not read until handlers have caught up.
+    pub fn max_pending(mut self, bytes: usize) -> Self {
+        self.config.max_pending = bytes;
+        self
+    }
+
+    /// How many rooms one socket may be in; 10 000.
+    pub fn max_rooms(mut self, rooms: usize) -> Self {
+        self.limits.rooms_per_socket = rooms;
+        self
+    }
+
+    /// How many namespaces one connection may be in; 64.
+    pub fn max_namespaces(mut self, namespaces: usize) -> Self {
+        self.limits.namespaces_per_session = namespaces;
+        self
+    }
+
+    /// How many clients there may be; no limit. Further ones are refused with status 503.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = Some(connections);
+        self
+    }
+
+    /// Which transports are offered; both. Without polling, clients have to begin with WebSocket.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub fn transports(mut self, transports: &[Transport]) -> Self {
+        assert!(!transports.is_empty(), "a server needs a transport");
+        self.config.polling = transports.contains(&Transport::Polling);
+        self.config.websocket = transports.contains(&Transport::WebSocket);
+        self
+    }
+
+    /// How packets are written; as JSON. Clients must use the same parser.
+    pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
+        self.parser = Arc::new(parser);
+        self
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
+    /// Gives handlers the state they miss.
+    pub fn with_state<S2>(self, state: S) -> SocketIoBuilder<S2> {
+        let namespaces = self.namespaces.into_iter();
+        let with_state =
+            |(path, namespace): (_, Namespace<S>)| (path, namespace.with_state(state.clone()));
+        SocketIoBuilder {
+            namespaces: namespaces.map(with_state).collect(),
+            config: self.config,
+            limits: self.limits,
+            path: self.path,
+            connect_timeout: self.connect_timeout,
+            max_connections: self.max_connections,
+            parser: self.parser,
+        }
+    }
+}
+
+impl SocketIoBuilder {
+    /// Gives the layer, which hears, and the handle, which speaks.
+    ///
+    /// # Panics
+    ///
+    /// If the paths of two namespaces cannot be told apart.
+    #[track_caller]
+    #[must_use]
+    pub fn build(self) -> (SocketIoLayer, SocketIo) {
+        let sessions = Arc::new(Sessions::new(self.max_connections));
+        let hub = Arc::new(Hub::new(Arc::clone(&sessions), self.parser, self.limits));
+        let io = SocketIo::new(&hub);
+        let mut namespaces = Vec::new();
+        for (path, namespace) in self.namespaces {
+            namespaces.push((path, namespace.build(&())));
+        }
+        let server = Arc::new(Server::new(hub, namespaces, self.connect_timeout));
+        let front = Arc::new(Front {
+            sessions,
+            config: Arc::new(self.config),
+            application: Arc::new(server),
+            path: self.path.into(),
+        });
+        (SocketIoLayer::new(front, io.clone()), io)
+    }
+}
+
+impl<S> fmt::Debug for SocketIoBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths = self.namespaces.iter().map(|(path, _)| path);
+        f.debug_struct("SocketIoBuilder")
+            .field("namespaces", &paths.collect::<Vec<_>>())
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

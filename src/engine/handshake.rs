@@ -1,0 +1,194 @@
+//! A request's method and query become a handshake, or a refusal with its HTTP body.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// How packets travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// HTTP long-polling.
+    Polling,
+    /// WebSocket.
+    WebSocket,
+}
+
+impl Transport {
+    /// Its name in a query.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Polling => "polling",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the query of a request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake<'a> {
+    /// `transport`, which every request must name.
+    pub transport: Transport,
+    /// `sid`, if the session is known already. An empty one counts as none.
+    pub sid: Option<Cow<'a, str>>,
+    /// Whether `EIO` is 4.
+    pub supported: bool,
+    /// Whether binary messages must travel as text, `b64=1`.
+    pub base64: bool,
+}
+
+impl<'a> Handshake<'a> {
+    /// Reads a query.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownTransport`] if it names none that is known.
+    pub fn parse(query: &'a str) -> Result<Self, Refusal> {
+        let mut transport = None;
+        let mut sid = None;
+        let mut supported = false;
+        let mut base64 = false;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "transport" => transport = Some(value),
+                "sid" => sid = Some(value).filter(|sid| !sid.is_empty()),
+                "EIO" => supported = value == "4",
+                "b64" => base64 = !value.is_empty() && value != "0",
+                _ => {}
+            }
+        }
+        let transport = match transport.as_deref() {
+            Some("polling") => Transport::Polling,
+            Some("websocket") => Transport::WebSocket,
+            _ => return Err(Refusal::UnknownTransport),
+        };
+        Ok(Self {
+            transport,
+            sid,
+            supported,
+            base64,
+        })
+    }
+}
+
+/// Why a request is not served; each has the code, the message and the status of the reference
+/// implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// `transport` is missing, not known or not enabled.
+    UnknownTransport,
+    /// There is no session of that id, or it has ended.
+    UnknownSession,
+    /// A handshake that is not a GET.
+    BadMethod,
+    /// A request that does not fit the session's state.
+    BadRequest,
+    /// The application says no.
+    Forbidden,
+    /// `EIO` is not 4.
+    UnsupportedVersion,
+    /// The server is full, or it is shutting down.
+    Unavailable,
+}
+
+impl Refusal {
+    /// The `code` of the body.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::UnknownTransport => 0,
+            Self::UnknownSession => 1,
+            Self::BadMethod => 2,
+            Self::BadRequest => 3,
+            Self::Forbidden | Self::Unavailable => 4,
+            Self::UnsupportedVersion => 5,
+        }
+    }
+
+    /// The `message` of the body.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::UnknownTransport => "Transport unknown",
+            Self::UnknownSession => "Session ID unknown",
+            Self::BadMethod => "Bad handshake method",
+            Self::BadRequest => "Bad request",
+            Self::Forbidden => "Forbidden",
+            Self::UnsupportedVersion => "Unsupported protocol version",
+            Self::Unavailable => "Service unavailable",
+        }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Forbidden => 403,
+            Self::Unavailable => 503,
+            _ => 400,
+        }
+    }
+
+    /// The body, JSON.
+    #[must_use]
+    pub fn body(self) -> String {
+        format!(
+            r#"{{"code":{},"message":"{}"}}"#,
+            self.code(),
+            self.message()
+        )
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read() {
+        let handshake = Handshake::parse("EIO=4&transport=polling&sid=a%20b&b64=1").expect("valid");
+        assert_eq!(handshake.transport, Transport::Polling);
+        assert_eq!(handshake.sid.as_deref(), Some("a b"));
+        assert!(handshake.supported && handshake.base64);
+    }
+
+    #[test]
+    fn an_empty_sid_is_none() {
+        let handshake = Handshake::parse("EIO=4&transport=websocket&sid=").expect("valid");
+        assert_eq!(handshake.sid, None);
+    }
+
+    #[test]
+    fn unknown_transports_are_refused() {
+        for query in [
+            "EIO=4",
+            "transport=webtransport",
+            "transport=constructor",
+            "transport=__proto__",
+        ] {
+            assert_eq!(Handshake::parse(query), Err(Refusal::UnknownTransport));
+        }
+    }
+
+    #[test]
+    fn the_body_is_that_of_the_reference() {
+        assert_eq!(
+            Refusal::UnknownSession.body(),
+            r#"{"code":1,"message":"Session ID unknown"}"#
+        );
+    }
+}

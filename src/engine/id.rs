@@ -1,0 +1,119 @@
+//! The two identifiers of a client: one secret, one public.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// The id of an Engine.IO session, 128 random bits.
+///
+/// Who knows it can read and write the session over polling, so it is a bearer secret: its `Debug`
+/// is silent, and it is never the [`SocketId`] that other clients may see.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionId(Box<str>);
+
+impl SessionId {
+    /// Makes an id of random bytes, which must come from a secure source.
+    #[must_use]
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(URL_SAFE_NO_PAD.encode(random).into())
+    }
+
+    /// The id as it is sent to its owner, and to nobody else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for SessionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(..)")
+    }
+}
+
+/// The public id of a socket, 20 characters; it is also the name of the socket's own room.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId([u8; 20]);
+
+impl SocketId {
+    /// Makes an id of random bytes.
+    #[must_use]
+    pub fn new(random: [u8; 15]) -> Self {
+        let mut text = [b'A'; 20];
+        // 15 bytes are always 20 characters, so this cannot fail.
+        let _ = URL_SAFE_NO_PAD.encode_slice(random, &mut text);
+        Self(text)
+    }
+
+    /// Reads an id, if the text may be one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = text.as_bytes().try_into().ok()?;
+        let is_url_safe = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        text.bytes()
+            .all(|byte| is_url_safe(&byte))
+            .then_some(Self(id))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Base64 is ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for SocketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl AsRef<str> for SocketId {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl From<SocketId> for String {
+    fn from(id: SocketId) -> Self {
+        id.as_str().to_owned()
+    }
+}
+
+impl serde::Serialize for SocketId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_is_not_shown() {
+        let id = SessionId::new([7; 16]);
+        assert_eq!(format!("{id:?}"), "SessionId(..)");
+        assert_eq!(id.expose().len(), 22);
+    }
+
+    #[test]
+    fn a_socket_id_has_twenty_url_safe_characters() {
+        let id = SocketId::new([0xff; 15]);
+        assert_eq!(id.as_str(), "____________________");
+    }
+}

@@ -1,0 +1,183 @@
+//! One Engine.IO message, framed once for all who receive it.
+//!
+//! ```text
+//!  0x81 len   '4'      2["hello"]
+//! └ header ┘└ type ┘└─── the text ───┘
+//! └────────── Text::frame ───────────┘
+//! ```
+
+use std::fmt;
+
+use bytes::{Buf, Bytes};
+
+/// One Engine.IO message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A text, for most packets.
+    Text(Text),
+    /// An attachment, or a packet of a parser that writes bytes.
+    Binary(Bytes),
+}
+
+impl From<Text> for Message {
+    fn from(text: Text) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// The text of a message.
+///
+/// A text to be sent is kept as a whole WebSocket frame (header, `4`, text), so that it is framed
+/// once and shared by all its receivers. A text that was received has no frame in front.
+#[derive(Clone)]
+pub struct Text {
+    frame: Bytes,
+    /// Where the text begins in `frame`; 0 if there is no frame.
+    start: u32,
+}
+
+impl Text {
+    /// The bytes that [`Text::from_headroom`] needs before the text: the longest header and `4`.
+    pub const HEADROOM: usize = 11;
+
+    /// Frames `buf[start..]`, valid UTF-8, in the bytes before it.
+    ///
+    /// # Panics
+    ///
+    /// If `start` is less than [`Text::HEADROOM`] or lies outside of `buf`.
+    #[must_use]
+    pub fn from_headroom(mut buf: Vec<u8>, start: usize) -> Self {
+        assert!(
+            (Self::HEADROOM..=buf.len()).contains(&start),
+            "no headroom before the text"
+        );
+        let begin = write_header(&mut buf, start);
+        let mut frame = Bytes::from(buf);
+        frame.advance(begin);
+        Self {
+            frame,
+            // At most `HEADROOM`.
+            start: (start - begin) as u32,
+        }
+    }
+
+    /// Takes a text as it came from a peer.
+    #[must_use]
+    pub const fn received(text: Bytes) -> Self {
+        Self {
+            frame: text,
+            start: 0,
+        }
+    }
+
+    /// The WebSocket frame, if the text was made to be sent.
+    #[must_use]
+    pub fn frame(&self) -> Option<&Bytes> {
+        (self.start > 0).then_some(&self.frame)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.frame[self.start as usize..]
+    }
+
+    /// The text; empty if a peer sent what is not UTF-8.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The text, without the frame in front.
+    #[must_use]
+    pub fn into_bytes(mut self) -> Bytes {
+        self.frame.advance(self.start as usize);
+        self.frame
+    }
+}
+
+/// Writes `4` and an unmasked header right before `start` and returns where they begin.
+fn write_header(buf: &mut [u8], start: usize) -> usize {
+    const FIN_TEXT: u8 = 0x81;
+
+    let len = buf.len() - start + 1;
+    buf[start - 1] = b'4';
+    let end = start - 1;
+    match len {
+        0..=125 => {
+            buf[end - 2..end].copy_from_slice(&[FIN_TEXT, len as u8]);
+            end - 2
+        }
+        126..=0xffff => {
+            buf[end - 4..end - 2].copy_from_slice(&[FIN_TEXT, 126]);
+            buf[end - 2..end].copy_from_slice(&(len as u16).to_be_bytes());
+            end - 4
+        }
+        _ => {
+            buf[end - 10..end - 8].copy_from_slice(&[FIN_TEXT, 127]);
+            buf[end - 8..end].copy_from_slice(&(len as u64).to_be_bytes());
+            end - 10
+        }
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        let mut buf = Vec::with_capacity(Self::HEADROOM + text.len());
+        buf.resize(Self::HEADROOM, 0);
+        buf.extend_from_slice(text.as_bytes());
+        Self::from_headroom(buf, Self::HEADROOM)
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Text {}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_framed_with_the_shortest_header() {
+        for (len, header) in [
+            (0, &[0x81, 1][..]),
+            (124, &[0x81, 125]),
+            (125, &[0x81, 126, 0, 126]),
+            (65_534, &[0x81, 126, 0xff, 0xff]),
+            (65_535, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let text = "x".repeat(len);
+            let framed = Text::from(text.as_str());
+            let frame = framed.frame().expect("made to be sent");
+            let rest = frame.strip_prefix(header).expect("its header");
+            assert_eq!(rest[0], b'4');
+            assert_eq!(&rest[1..], text.as_bytes());
+            assert_eq!(framed.as_str(), text);
+            assert_eq!(framed.into_bytes(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_received_text_has_no_frame() {
+        let text = Text::received(Bytes::from_static(b"2[\"a\"]"));
+        assert_eq!(text.frame(), None);
+        assert_eq!(text, Text::from("2[\"a\"]"));
+    }
+
+    #[test]
+    #[should_panic(expected = "no headroom")]
+    fn a_text_without_headroom_is_a_mistake() {
+        let _ = Text::from_headroom(vec![0; 20], 10);
+    }
+}

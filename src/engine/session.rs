@@ -1,0 +1,932 @@
+//! One session: heartbeat, upgrade, what is to be sent, and why it ended.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::timer::{Timer, TimerTable};
+use super::{Message, Packet, Refusal, SessionId, Transport};
+
+/// The limits of a session. Sizes are in bytes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// From the open packet, and from each pong, to the next ping; 25 s.
+    pub ping_interval: Duration,
+    /// How long a pong may take, and bytes that do not leave; 20 s.
+    pub ping_timeout: Duration,
+    /// How long an upgrade may take; 10 s.
+    pub upgrade_timeout: Duration,
+    /// How long the rest may take after a close; 5 s.
+    pub close_timeout: Duration,
+    /// The longest message, WebSocket frame and polling body; 1 000 000.
+    pub max_payload: usize,
+    /// How much may wait to be sent before input is no longer read; 256 KiB.
+    pub high_water: usize,
+    /// How much may wait to be sent before the session is closed; 4 MiB.
+    pub max_buffered: usize,
+    /// How much may wait for its handler before input is no longer read; 256 KiB.
+    pub max_pending: usize,
+    /// Whether sessions may begin with polling.
+    pub polling: bool,
+    /// Whether sessions may begin with WebSocket, and change to it.
+    pub websocket: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            upgrade_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            max_payload: 1_000_000,
+            high_water: 256 * 1024,
+            max_buffered: 4 * 1024 * 1024,
+            max_pending: 256 * 1024,
+            polling: true,
+            websocket: true,
+        }
+    }
+}
+
+impl Config {
+    /// The JSON of the open packet.
+    fn open_packet(&self, sid: &SessionId, transport: Transport) -> Bytes {
+        let upgrades = match transport {
+            Transport::Polling if self.websocket => r#"["websocket"]"#,
+            Transport::Polling | Transport::WebSocket => "[]",
+        };
+        format!(
+            r#"{{"sid":"{}","upgrades":{upgrades},"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
+            sid.expose(),
+            self.ping_interval.as_millis(),
+            self.ping_timeout.as_millis(),
+            self.max_payload,
+        )
+        .into()
+    }
+}
+
+/// Why a session ended. `Display` gives the reference implementation's words where it has any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The client closed its WebSocket, or sent a close packet.
+    TransportClose,
+    /// The transport was used against the rules, or failed.
+    TransportError,
+    /// No pong came, or what was sent did not leave.
+    PingTimeout,
+    /// A packet could not be read.
+    ParseError,
+    /// A message was longer than allowed.
+    TooBig,
+    /// The application closed it.
+    ServerClose,
+    /// The server is shutting down.
+    Shutdown,
+    /// The client broke the rules of the protocol above.
+    Violation,
+    /// The client reads more slowly than it is written to, and too much waits.
+    SlowConsumer,
+}
+
+impl CloseReason {
+    /// Whether what waits is still delivered.
+    const fn is_graceful(self) -> bool {
+        matches!(self, Self::ServerClose | Self::Shutdown | Self::Violation)
+    }
+
+    /// The code and the reason of the WebSocket's close frame.
+    #[must_use]
+    pub const fn close_frame(self) -> (Option<u16>, &'static str) {
+        match self {
+            Self::TransportClose | Self::ServerClose => (None, ""),
+            Self::TransportError => (Some(1002), "transport error"),
+            Self::PingTimeout => (Some(1002), "ping timeout"),
+            Self::ParseError => (Some(1002), "parse error"),
+            Self::Violation => (Some(1002), "protocol violation"),
+            Self::TooBig => (Some(1009), ""),
+            Self::Shutdown => (Some(1001), "server shutting down"),
+            Self::SlowConsumer => (Some(1013), "slow consumer"),
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TransportClose => "transport close",
+            Self::TransportError | Self::TooBig => "transport error",
+            Self::PingTimeout => "ping timeout",
+            Self::ParseError => "parse error",
+            Self::ServerClose => "forced close",
+            Self::Violation => "forced server close",
+            Self::Shutdown => "server shutting down",
+            Self::SlowConsumer => "slow consumer",
+        })
+    }
+}
+
+/// What the application is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// A message came.
+    Message(Message),
+    /// The session has changed to WebSocket.
+    Upgraded,
+    /// The session has ended. This is the last event.
+    Closed(CloseReason),
+}
+
+/// One client, whatever its transport.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<Config>,
+    state: State,
+    transport: Transport,
+    probe: Probe,
+    /// Whether a GET waits for packets.
+    poll: bool,
+    /// Whether a POST is under way.
+    post: bool,
+    /// Whether a waiting GET is to be released with a noop.
+    release: bool,
+    open: Option<Bytes>,
+    ping: bool,
+    out: VecDeque<Message>,
+    out_bytes: usize,
+    events: VecDeque<SessionEvent>,
+    /// How many events there have been.
+    told: u64,
+    pending: usize,
+    timers: TimerTable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The application knows that it is over; the client gets the rest.
+    Closing(CloseReason),
+    Closed(CloseReason),
+}
+
+/// A WebSocket beside a polling session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    None,
+    Connected,
+    /// The probe came, its answer is to be sent.
+    Pinged,
+    Ponged,
+}
+
+/// What a waiting message costs beyond its bytes.
+const OVERHEAD: usize = 64;
+
+/// How long a poll waits, while the client upgrades, before it is released again.
+const RELEASE_AFTER: Duration = Duration::from_millis(100);
+
+impl Session {
+    /// Opens a session and queues its open packet.
+    #[must_use]
+    pub fn open(config: Arc<Config>, sid: &SessionId, transport: Transport, now: Instant) -> Self {
+        let mut timers = TimerTable::default();
+        timers.set(Timer::Ping, now + config.ping_interval);
+        Self {
+            open: Some(config.open_packet(sid, transport)),
+            config,
+            state: State::Open,
+            transport,
+            probe: Probe::None,
+            poll: false,
+            post: false,
+            release: false,
+            ping: false,
+            out: VecDeque::new(),
+            out_bytes: 0,
+            events: VecDeque::new(),
+            told: 0,
+            pending: 0,
+            timers,
+        }
+    }
+
+    // A. getters
+
+    /// The transport that messages travel on.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Whether the session is neither closing nor closed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether requests may still name it: it is open, or a poll is to fetch the rest.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        match self.state {
+            State::Open => true,
+            State::Closing(_) => self.transport == Transport::Polling,
+            State::Closed(_) => false,
+        }
+    }
+
+    /// Whether input may be read. False while too much waits for its handler or to be sent: then
+    /// TCP pushes back.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        !self.is_open()
+            || (self.pending < self.config.max_pending && self.out_bytes < self.config.high_water)
+    }
+
+    /// Whether a transport has nothing more to do and is to be shut.
+    #[must_use]
+    pub fn finished(&self, via: Transport) -> bool {
+        match self.state {
+            State::Closed(_) => true,
+            State::Closing(_) if via == self.transport => self.out.is_empty(),
+            State::Closing(_) => true,
+            State::Open => via != self.transport && self.probe == Probe::None,
+        }
+    }
+
+    /// Whether everything is over, the farewell too.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
+    /// Why it ends.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self.state {
+            State::Open => None,
+            State::Closing(reason) | State::Closed(reason) => Some(reason),
+        }
+    }
+
+    /// Whether a message would leave at once.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.is_open()
+            && self.out.is_empty()
+            && !self.timers.is_set(Timer::Stall)
+            && (self.transport == Transport::WebSocket || self.poll)
+    }
+
+    /// Whether nothing waits to be sent.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.out.is_empty() || !self.is_open()
+    }
+
+    /// How many events there have been, taken or not.
+    #[must_use]
+    pub(crate) fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// Whether [`Session::poll_transmit`] has something for the WebSocket.
+    #[must_use]
+    pub(crate) fn has_output(&self) -> bool {
+        if self.transport != Transport::WebSocket {
+            return self.probe == Probe::Pinged;
+        }
+        self.open.is_some() || self.ping || !self.out.is_empty()
+    }
+
+    // B. from the network
+
+    /// A GET begins to wait.
+    ///
+    /// # Errors
+    ///
+    /// If one waits already: the session is closed, and the first one is released.
+    pub fn handle_poll(&mut self, now: Instant) -> Result<(), Refusal> {
+        if self.transport != Transport::Polling {
+            return Err(Refusal::BadRequest);
+        }
+        if self.poll {
+            self.close(CloseReason::TransportError, now);
+            return Err(Refusal::BadRequest);
+        }
+        self.poll = true;
+        if self.probe != Probe::None && self.probe != Probe::Connected {
+            self.timers.set(Timer::Release, now + RELEASE_AFTER);
+        }
+        Ok(())
+    }
+
+    /// The waiting GET was answered.
+    pub fn handle_poll_answered(&mut self) {
+        self.poll = false;
+        self.release = false;
+        self.timers.stop(Timer::Release);
+    }
+
+    /// The waiting GET was given up by the client.
+    pub fn handle_poll_aborted(&mut self, now: Instant) {
+        self.poll = false;
+        if self.transport == Transport::Polling {
+            self.close(CloseReason::TransportError, now);
+        }
+    }
+
+    /// A POST begins.
+    ///
+    /// # Errors
+    ///
+    /// If one is under way already: the session is closed.
+    pub fn handle_post(&mut self, now: Instant) -> Result<(), Refusal> {
+        if self.transport != Transport::Polling {
+            return Err(Refusal::BadRequest);
+        }
+        if self.post {
+            self.close(CloseReason::TransportError, now);
+            return Err(Refusal::BadRequest);
+        }
+        self.post = true;
+        Ok(())
+    }
+
+    /// The POST has ended.
+    pub fn handle_post_end(&mut self) {
+        self.post = false;
+    }
+
+    /// A WebSocket of this session is there and may probe.
+    ///
+    /// # Errors
+    ///
+    /// If there is one already: it stays as it is.
+    pub fn handle_upgrade(&mut self, now: Instant) -> Result<(), Refusal> {
+        let possible = self.is_open()
+            && self.transport == Transport::Polling
+            && self.probe == Probe::None
+            && self.config.websocket;
+        if !possible {
+            return Err(Refusal::BadRequest);
+        }
+        self.probe = Probe::Connected;
+        let deadline = now + self.config.upgrade_timeout;
+        self.timers.set(Timer::Upgrade, deadline);
+        Ok(())
+    }
+
+    /// A packet came.
+    pub fn handle_packet(&mut self, via: Transport, packet: Packet, now: Instant) {
+        if !self.is_open() {
+            return;
+        }
+        if via != self.transport {
+            return self.handle_probe(&packet, now);
+        }
+        match packet {
+            Packet::Message(message) => self.receive(message),
+            Packet::Pong { .. } => self.handle_pong(now),
+            Packet::Close => self.close(CloseReason::TransportClose, now),
+            // In revision 4 the server pings.
+            Packet::Ping { .. } => self.close(CloseReason::TransportError, now),
+            Packet::Open(_) | Packet::Upgrade | Packet::Noop => {}
+        }
+    }
+
+    /// A transport is gone.
+    pub fn handle_transport_closed(&mut self, via: Transport, now: Instant) {
+        if via != self.transport {
+            self.end_probe();
+            return;
+        }
+        self.close(CloseReason::TransportClose, now);
+        self.end();
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.expire(now) {
+            match timer {
+                Timer::Ping => {
+                    self.ping = true;
+                    self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+                }
+                // Its pong may lie in what we do not read.
+                Timer::Pong if !self.wants_read() => {
+                    self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+                }
+                Timer::Pong | Timer::Stall => self.close(CloseReason::PingTimeout, now),
+                Timer::Upgrade => self.end_probe(),
+                Timer::Release => self.release = self.poll,
+                Timer::Close => self.end(),
+            }
+        }
+    }
+
+    /// The transport takes no more bytes for now.
+    pub fn handle_blocked(&mut self, now: Instant) {
+        if self.is_open() && !self.timers.is_set(Timer::Stall) {
+            self.timers
+                .set(Timer::Stall, now + self.config.ping_timeout);
+        }
+    }
+
+    /// The transport took bytes.
+    pub fn handle_progress(&mut self) {
+        self.timers.stop(Timer::Stall);
+    }
+
+    /// The application has begun with messages of so many [`Session::cost`]s.
+    pub fn handle_consumed(&mut self, cost: usize) {
+        self.pending = self.pending.saturating_sub(cost);
+    }
+
+    // C. from the application
+
+    /// Queues a message. If too much waits already, the session is closed instead.
+    pub fn send(&mut self, message: Message, now: Instant) {
+        self.send_all([message], || now);
+    }
+
+    /// Queues the messages of one packet, all or none of them; false if it is not queued. The
+    /// clock is read only if the session is closed by it.
+    pub fn send_all(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+        now: impl FnOnce() -> Instant,
+    ) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        if self.out_bytes > self.config.max_buffered {
+            self.close(CloseReason::SlowConsumer, now());
+            return false;
+        }
+        messages.into_iter().for_each(|message| self.push(message));
+        true
+    }
+
+    /// Ends the session. The application gets [`SessionEvent::Closed`] at once; what waits is
+    /// delivered if the reason is ours and the client is reachable.
+    pub fn close(&mut self, reason: CloseReason, now: Instant) {
+        if !self.is_open() {
+            return;
+        }
+        self.tell(SessionEvent::Closed(reason));
+        self.timers.clear();
+        self.ping = false;
+        if !reason.is_graceful() {
+            self.out = VecDeque::new();
+            self.out_bytes = 0;
+        }
+        let reachable = self.transport == Transport::WebSocket || self.poll || reason.is_graceful();
+        if reachable {
+            self.state = State::Closing(reason);
+            self.timers
+                .set(Timer::Close, now + self.config.close_timeout);
+        } else {
+            self.state = State::Closed(reason);
+        }
+    }
+
+    // D. to be polled after B and C
+
+    /// The next packet for a transport.
+    pub fn poll_transmit(&mut self, via: Transport) -> Option<Packet> {
+        if via == Transport::Polling && !self.poll {
+            return None;
+        }
+        if via != self.transport {
+            return self.poll_beside(via);
+        }
+        if let Some(open) = self.open.take() {
+            return Some(Packet::Open(open));
+        }
+        if std::mem::take(&mut self.ping) {
+            return Some(Packet::Ping { probe: false });
+        }
+        if let Some(message) = self.out.pop_front() {
+            self.out_bytes -= Self::cost(&message);
+            if self.out.is_empty() && self.out.capacity() > 32 {
+                self.out = VecDeque::new();
+            }
+            return Some(Packet::Message(message));
+        }
+        if via == Transport::WebSocket {
+            return None;
+        }
+        self.poll_farewell()
+    }
+
+    /// When [`Session::handle_timeout`] is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// What the application is to be told.
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
+        let event = self.events.pop_front();
+        if self.events.is_empty() && self.events.capacity() > 32 {
+            self.events = VecDeque::new();
+        }
+        event
+    }
+
+    /// What a message counts against the limits.
+    #[must_use]
+    pub fn cost(message: &Message) -> usize {
+        OVERHEAD
+            + match message {
+                Message::Text(text) => text.as_bytes().len(),
+                Message::Binary(data) => data.len(),
+            }
+    }
+
+    fn tell(&mut self, event: SessionEvent) {
+        self.told += 1;
+        self.events.push_back(event);
+    }
+
+    fn push(&mut self, message: Message) {
+        self.out_bytes += Self::cost(&message);
+        self.out.push_back(message);
+    }
+
+    fn receive(&mut self, message: Message) {
+        self.pending += Self::cost(&message);
+        self.tell(SessionEvent::Message(message));
+    }
+
+    /// A pong that nobody asked for changes nothing.
+    fn handle_pong(&mut self, now: Instant) {
+        if !self.timers.is_set(Timer::Pong) {
+            return;
+        }
+        self.timers.stop(Timer::Pong);
+        self.timers
+            .set(Timer::Ping, now + self.config.ping_interval);
+    }
+
+    fn handle_probe(&mut self, packet: &Packet, now: Instant) {
+        match (packet, self.probe) {
+            (Packet::Ping { probe: true }, Probe::Connected) => {
+                self.probe = Probe::Pinged;
+                // The client ends its poll before it goes on.
+                self.release = self.poll;
+            }
+            (Packet::Upgrade, Probe::Pinged | Probe::Ponged) => self.upgrade(now),
+            (_, Probe::None) => {}
+            _ => self.end_probe(),
+        }
+    }
+
+    fn upgrade(&mut self, now: Instant) {
+        self.end_probe();
+        self.transport = Transport::WebSocket;
+        self.release = self.poll;
+        self.tell(SessionEvent::Upgraded);
+        // A ping that no poll has fetched leaves now; its pong has the full time.
+        if self.ping {
+            self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+        }
+    }
+
+    /// From here on the WebSocket, if it still is beside the session, is [`Session::finished`].
+    fn end_probe(&mut self) {
+        self.probe = Probe::None;
+        self.timers.stop(Timer::Upgrade);
+        self.timers.stop(Timer::Release);
+    }
+
+    fn poll_beside(&mut self, via: Transport) -> Option<Packet> {
+        if via == Transport::Polling {
+            // The session has changed to WebSocket while this poll waited.
+            self.poll = false;
+            return Some(Packet::Noop);
+        }
+        if self.probe != Probe::Pinged {
+            return None;
+        }
+        self.probe = Probe::Ponged;
+        Some(Packet::Pong { probe: true })
+    }
+
+    fn poll_farewell(&mut self) -> Option<Packet> {
+        match self.state {
+            State::Open if self.release => {
+                self.release = false;
+                Some(Packet::Noop)
+            }
+            State::Closing(reason) => {
+                self.end();
+                Some(match reason {
+                    CloseReason::TransportClose => Packet::Noop,
+                    _ => Packet::Close,
+                })
+            }
+            State::Open | State::Closed(_) => None,
+        }
+    }
+
+    fn end(&mut self) {
+        if let State::Closing(reason) = self.state {
+            self.state = State::Closed(reason);
+        }
+        self.timers.clear();
+        self.out = VecDeque::new();
+        self.out_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Text;
+    use Transport::{Polling, WebSocket};
+
+    const PING: Packet = Packet::Ping { probe: false };
+    const PONG: Packet = Packet::Pong { probe: false };
+    const PROBE: Packet = Packet::Ping { probe: true };
+    const PROBED: Packet = Packet::Pong { probe: true };
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn session(transport: Transport, config: Config) -> (Session, Instant) {
+        let now = Instant::now();
+        let sid = SessionId::new([0; 16]);
+        let mut session = Session::open(Arc::new(config), &sid, transport, now);
+        if transport == Polling {
+            session.handle_poll(now).expect("the first poll");
+        }
+        assert!(matches!(
+            session.poll_transmit(transport),
+            Some(Packet::Open(_))
+        ));
+        session.handle_poll_answered();
+        (session, now)
+    }
+
+    fn polling() -> (Session, Instant) {
+        session(Polling, Config::default())
+    }
+
+    fn text(text: &str) -> Message {
+        Text::from(text).into()
+    }
+
+    fn message(content: &str) -> Packet {
+        Packet::Message(text(content))
+    }
+
+    fn drain(session: &mut Session, via: Transport) -> Vec<Packet> {
+        std::iter::from_fn(|| session.poll_transmit(via)).collect()
+    }
+
+    fn poll(session: &mut Session, now: Instant) -> Vec<Packet> {
+        session.handle_poll(now).expect("a poll");
+        let packets = drain(session, Polling);
+        if !packets.is_empty() {
+            session.handle_poll_answered();
+        }
+        packets
+    }
+
+    fn closed(session: &mut Session) -> Option<CloseReason> {
+        std::iter::from_fn(|| session.poll_event()).find_map(|event| match event {
+            SessionEvent::Closed(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn the_open_packet_has_the_five_keys_in_their_order() {
+        let sid = SessionId::new([0; 16]);
+        let json = Config::default().open_packet(&sid, Polling);
+        assert_eq!(
+            json,
+            r#"{"sid":"AAAAAAAAAAAAAAAAAAAAAA","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#
+        );
+        let json = Config::default().open_packet(&sid, WebSocket);
+        assert!(json.windows(13).any(|part| part == br#""upgrades":[]"#));
+    }
+
+    #[test]
+    fn a_ping_follows_each_pong_and_a_missing_pong_ends_the_session() {
+        let (mut s, t) = session(WebSocket, Config::default());
+        s.handle_timeout(t + ms(24_999));
+        assert_eq!(drain(&mut s, WebSocket), []);
+        s.handle_timeout(t + ms(25_000));
+        assert_eq!(drain(&mut s, WebSocket), [PING]);
+        s.handle_packet(WebSocket, PONG, t + ms(30_000));
+        assert_eq!(s.poll_timeout(), Some(t + ms(55_000)));
+        s.handle_timeout(t + ms(55_000));
+        s.handle_timeout(t + ms(74_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(75_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn pongs_that_nobody_asked_for_do_not_put_off_the_ping() {
+        let (mut s, t) = session(WebSocket, Config::default());
+        s.handle_packet(WebSocket, PONG, t + ms(24_000));
+        s.handle_timeout(t + ms(25_000));
+        assert_eq!(drain(&mut s, WebSocket), [PING]);
+    }
+
+    #[test]
+    fn a_ping_from_the_client_ends_the_session() {
+        let (mut s, t) = session(WebSocket, Config::default());
+        s.handle_packet(WebSocket, PING, t);
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    }
+
+    #[test]
+    fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
+        let (mut s, t) = polling();
+        assert_eq!(poll(&mut s, t), []);
+        s.handle_upgrade(t).expect("an upgrade");
+        s.handle_packet(WebSocket, PROBE, t);
+        assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+        assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+        s.handle_poll_answered();
+        s.send(text("a"), t);
+        s.send(text("b"), t);
+        assert_eq!(drain(&mut s, WebSocket), []);
+        s.handle_packet(WebSocket, Packet::Upgrade, t);
+        assert_eq!(s.transport(), WebSocket);
+        assert_eq!(drain(&mut s, WebSocket), [message("a"), message("b")]);
+        assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
+        assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+    }
+
+    #[test]
+    fn a_poll_that_comes_while_the_client_upgrades_is_released_soon() {
+        let (mut s, t) = polling();
+        s.handle_upgrade(t).expect("an upgrade");
+        s.handle_packet(WebSocket, PROBE, t);
+        assert_eq!(poll(&mut s, t), []);
+        s.handle_timeout(t + ms(100));
+        assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+    }
+
+    #[test]
+    fn a_poll_that_waits_when_the_upgrade_ends_is_released() {
+        let (mut s, t) = polling();
+        s.handle_upgrade(t).expect("an upgrade");
+        s.handle_packet(WebSocket, PROBE, t);
+        assert_eq!(poll(&mut s, t), []);
+        s.handle_packet(WebSocket, Packet::Upgrade, t);
+        assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+    }
+
+    #[test]
+    fn a_failed_upgrade_leaves_polling_open() {
+        let endings: [fn(&mut Session, Instant); 4] = [
+            |s, t| s.handle_transport_closed(WebSocket, t),
+            |s, t| s.handle_packet(WebSocket, message("early"), t),
+            |s, t| s.handle_packet(WebSocket, Packet::Upgrade, t),
+            |s, t| s.handle_timeout(t + ms(10_000)),
+        ];
+        for end in endings {
+            let (mut s, t) = polling();
+            s.handle_upgrade(t).expect("an upgrade");
+            assert!(!s.finished(WebSocket));
+            assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+            end(&mut s, t);
+            assert!(s.finished(WebSocket));
+            assert!(s.is_open());
+            s.send(text("still here"), t);
+            assert_eq!(poll(&mut s, t), [message("still here")]);
+            s.handle_upgrade(t).expect("another try");
+        }
+    }
+
+    #[test]
+    fn a_ping_due_while_upgrading_leaves_on_the_new_transport_with_its_full_time() {
+        let (mut s, t) = polling();
+        s.handle_upgrade(t + ms(24_000)).expect("an upgrade");
+        s.handle_packet(WebSocket, PROBE, t + ms(24_500));
+        s.handle_timeout(t + ms(25_000));
+        s.handle_packet(WebSocket, Packet::Upgrade, t + ms(26_000));
+        assert_eq!(drain(&mut s, WebSocket), [PROBED, PING][1..]);
+        s.handle_timeout(t + ms(45_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(46_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn a_second_poll_ends_the_session_and_releases_the_first() {
+        let (mut s, t) = polling();
+        assert_eq!(poll(&mut s, t), []);
+        assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
+        assert_eq!(drain(&mut s, Polling), [Packet::Close]);
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+        assert!(!s.is_known());
+    }
+
+    #[test]
+    fn a_second_post_ends_the_session() {
+        let (mut s, t) = polling();
+        s.handle_post(t).expect("a post");
+        assert_eq!(s.handle_post(t), Err(Refusal::BadRequest));
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    }
+
+    #[test]
+    fn a_close_packet_releases_the_poll_with_a_noop() {
+        let (mut s, t) = polling();
+        assert_eq!(poll(&mut s, t), []);
+        s.handle_packet(Polling, Packet::Close, t);
+        assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
+        assert!(s.is_closed());
+    }
+
+    #[test]
+    fn after_a_close_by_the_server_the_next_poll_gets_the_rest() {
+        let (mut s, t) = polling();
+        s.send(text("last words"), t);
+        s.close(CloseReason::ServerClose, t);
+        s.send(text("too late"), t);
+        assert!(s.is_known());
+        assert_eq!(poll(&mut s, t), [message("last words"), Packet::Close]);
+        assert!(!s.is_known());
+    }
+
+    #[test]
+    fn a_client_that_does_not_fetch_the_rest_is_forgotten() {
+        let (mut s, t) = polling();
+        s.close(CloseReason::ServerClose, t);
+        s.handle_timeout(t + ms(5_000));
+        assert!(s.is_closed());
+    }
+
+    #[test]
+    fn a_slow_consumer_is_closed_and_its_input_is_not_read_before() {
+        let config = Config {
+            high_water: 200,
+            max_buffered: 400,
+            ..Config::default()
+        };
+        let (mut s, t) = session(WebSocket, config);
+        let long = "x".repeat(236);
+        s.send(text(&long), t);
+        assert!(!s.wants_read());
+        s.send(text(&long), t);
+        assert!(s.is_open());
+        s.send(text(&long), t);
+        assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+        assert_eq!(drain(&mut s, WebSocket), []);
+    }
+
+    #[test]
+    fn a_transport_that_takes_nothing_for_the_pings_time_is_closed() {
+        let (mut s, t) = session(WebSocket, Config::default());
+        s.handle_blocked(t);
+        s.handle_progress();
+        s.handle_blocked(t + ms(1_000));
+        s.handle_timeout(t + ms(20_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(21_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn a_client_is_not_blamed_for_a_pong_that_we_do_not_read() {
+        let config = Config {
+            max_pending: 1,
+            ..Config::default()
+        };
+        let (mut s, t) = session(WebSocket, config);
+        s.handle_packet(WebSocket, message("work"), t);
+        assert!(!s.wants_read());
+        s.handle_timeout(t + ms(25_000));
+        s.handle_timeout(t + ms(45_000));
+        assert!(s.is_open());
+        s.handle_consumed(Session::cost(&text("work")));
+        assert!(s.wants_read());
+        s.handle_timeout(t + ms(65_000));
+        assert!(!s.is_open());
+    }
+
+    #[test]
+    fn an_aborted_poll_ends_the_session() {
+        let (mut s, t) = polling();
+        assert_eq!(poll(&mut s, t), []);
+        s.handle_poll_aborted(t);
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+        assert!(s.is_closed());
+    }
+}

@@ -1,0 +1,66 @@
+//! The deadlines of a session.
+
+use std::time::Instant;
+
+/// What can be due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// The next ping is to be sent.
+    Ping,
+    /// The pong is missing.
+    Pong,
+    /// The client has begun an upgrade and not ended it.
+    Upgrade,
+    /// A poll that waits while the client upgrades is to be released.
+    Release,
+    /// Bytes were given to the transport and do not leave.
+    Stall,
+    /// The client was told of the end and does not hang up or poll.
+    Close,
+}
+
+impl Timer {
+    const ALL: [Self; 6] = [
+        Self::Ping,
+        Self::Pong,
+        Self::Upgrade,
+        Self::Release,
+        Self::Stall,
+        Self::Close,
+    ];
+}
+
+/// When each timer is due.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TimerTable([Option<Instant>; Timer::ALL.len()]);
+
+impl TimerTable {
+    pub(super) fn set(&mut self, timer: Timer, at: Instant) {
+        self.0[timer as usize] = Some(at);
+    }
+
+    pub(super) fn stop(&mut self, timer: Timer) {
+        self.0[timer as usize] = None;
+    }
+
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.0[timer as usize].is_some()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.iter().flatten().min().copied()
+    }
+
+    /// Takes out a timer that is due.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Timer> {
+        let timer = Timer::ALL
+            .into_iter()
+            .find(|timer| self.0[*timer as usize].is_some_and(|at| at <= now))?;
+        self.stop(timer);
+        Some(timer)
+    }
+}

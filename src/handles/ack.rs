@@ -1,0 +1,308 @@
+//! Questions to clients, and their answers.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_core::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
+
+use super::EmitError;
+use crate::engine::SocketId;
+use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
+use crate::hub::registry::Registry;
+use crate::hub::rooms::Target;
+use crate::protocol::{Kind, Payload, ReadError};
+
+/// How long a broadcast waits for its answers.
+const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A question to one client. It has been sent; `.await` waits for the answer.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_socketio::{AckError, Socket};
+///
+/// async fn ask(socket: Socket) {
+///     let answer: Result<u32, AckError> = socket
+///         .emit_with_ack("question", "6 x 7?")
+///         .timeout(Duration::from_secs(5))
+///         .await;
+///     assert!(answer.is_ok_and(|answer| answer == 42));
+/// }
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping it gives the answer up; a late one is ignored.
+#[must_use = "the answer is lost unless it is awaited; `emit` asks for none"]
+pub struct EmitWithAck<T> {
+    pending: Result<Pending, AckError>,
+    timeout: Option<Duration>,
+    reads: PhantomData<fn() -> T>,
+}
+
+struct Pending {
+    answer: oneshot::Receiver<Payload>,
+    _guard: AckGuard,
+}
+
+/// Forgets the question when nobody waits for the answer any more.
+struct AckGuard {
+    members: Vec<Arc<Member>>,
+    ack: u64,
+}
+
+impl Drop for AckGuard {
+    fn drop(&mut self) {
+        for member in &self.members {
+            member.forget_ack(self.ack);
+        }
+    }
+}
+
+impl<T> EmitWithAck<T> {
+    pub(super) fn send(member: Arc<Member>, payload: Result<Payload, EmitError>) -> Self {
+        Self {
+            pending: payload
+                .map_err(|error| AckError(Reason::Emit(error)))
+                .and_then(|payload| Pending::send(member, payload)),
+            timeout: None,
+            reads: PhantomData,
+        }
+    }
+
+    /// How long the answer may take, from the `.await` on.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl Pending {
+    fn send(member: Arc<Member>, payload: Payload) -> Result<Self, AckError> {
+        let ack = member.registry.next_ack();
+        let (sender, answer) = oneshot::channel();
+        if !member.expect(ack, AckWaiter::One(sender)) {
+            return Err(AckError(Reason::NotConnected));
+        }
+        let packet = member.encode(Kind::Event, Some(ack), payload);
+        member.send(&packet);
+        let members = vec![member];
+        Ok(Self {
+            answer,
+            _guard: AckGuard { members, ack },
+        })
+    }
+
+    async fn answer(mut self, timeout: Option<Duration>) -> Result<Payload, AckError> {
+        let answer = &mut self.answer;
+        let answer = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, answer)
+                .await
+                .map_err(|_| AckError(Reason::Timeout))?,
+            None => answer.await,
+        };
+        answer.map_err(|_| AckError(Reason::Disconnected))
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> IntoFuture for EmitWithAck<T> {
+    type Output = Result<T, AckError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let payload = self.pending?.answer(self.timeout).await?;
+            read(payload)
+        })
+    }
+}
+
+impl<T> fmt::Debug for EmitWithAck<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmitWithAck")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read<T: DeserializeOwned>(mut payload: Payload) -> Result<T, AckError> {
+    payload
+        .read_one()
+        .map_err(|error| AckError(Reason::Read(error)))
+}
+
+/// A question to many clients. It has been sent.
+///
+/// `.await` gives one entry for each of them; as a stream it gives the entries as they come. A
+/// client that does not answer in time is [`AckError::is_timeout`], one that has left
+/// [`AckError::is_disconnected`].
+#[must_use = "the answers are lost unless they are awaited; `emit` asks for none"]
+pub struct AckStream<T> {
+    answers: mpsc::UnboundedReceiver<(SocketId, Option<Payload>)>,
+    /// Those who have not answered.
+    missing: Vec<SocketId>,
+    timeout: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    _guard: Option<AckGuard>,
+    reads: PhantomData<fn() -> T>,
+}
+
+impl<T> AckStream<T> {
+    pub(super) fn empty() -> Self {
+        Self {
+            answers: mpsc::unbounded_channel().1,
+            missing: Vec::new(),
+            timeout: BROADCAST_TIMEOUT,
+            sleep: None,
+            _guard: None,
+            reads: PhantomData,
+        }
+    }
+
+    pub(super) fn send(registry: &Registry, target: &Target, payload: Payload) -> Self {
+        let ack = registry.next_ack();
+        let packet = encode(registry, Kind::Event, Some(ack), payload);
+        let (sender, answers) = mpsc::unbounded_channel();
+        let mut members = Vec::new();
+        for member in registry.select(target).iter() {
+            let waiter = ManyWaiter::new(member.id, sender.clone());
+            if member.expect(ack, AckWaiter::Many(waiter)) {
+                member.send(&packet);
+                members.push(Arc::clone(member));
+            }
+        }
+        Self {
+            answers,
+            missing: members.iter().map(|member| member.id).collect(),
+            _guard: Some(AckGuard { members, ack }),
+            ..Self::empty()
+        }
+    }
+
+    /// How long all answers may take, from the first poll on; five seconds by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+impl<T: DeserializeOwned> Stream for AckStream<T> {
+    type Item = (SocketId, Result<T, AckError>);
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.missing.is_empty() {
+            return Poll::Ready(None);
+        }
+        // A socket that was never asked may report that it will not answer.
+        while let Poll::Ready(Some((id, payload))) = this.answers.poll_recv(cx) {
+            let Some(at) = this.missing.iter().position(|missing| *missing == id) else {
+                continue;
+            };
+            this.missing.swap_remove(at);
+            let answer = payload.map_or(Err(AckError(Reason::Disconnected)), read);
+            return Poll::Ready(Some((id, answer)));
+        }
+        let timeout = this.timeout;
+        let sleep = this
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        std::task::ready!(sleep.as_mut().poll(cx));
+        let late = this.missing.pop();
+        Poll::Ready(late.map(|id| (id, Err(AckError(Reason::Timeout)))))
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> IntoFuture for AckStream<T> {
+    type Output = Vec<(SocketId, Result<T, AckError>)>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut all = Vec::with_capacity(self.missing.len());
+            let next = |stream: &mut Self, cx: &mut Context<'_>| Pin::new(stream).poll_next(cx);
+            while let Some(answer) = std::future::poll_fn(|cx| next(&mut self, cx)).await {
+                all.push(answer);
+            }
+            all
+        })
+    }
+}
+
+impl<T> fmt::Debug for AckStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AckStream")
+            .field("missing", &self.missing.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct AckError(Reason);
+
+#[derive(Debug)]
+enum Reason {
+    NotConnected,
+    Timeout,
+    Disconnected,
+    Emit(EmitError),
+    Read(ReadError),
+}
+
+impl AckError {
+    /// Whether the time was over.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0, Reason::Timeout)
+    }
+
+    /// Whether the client left before it answered.
+    #[must_use]
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self.0, Reason::Disconnected)
+    }
+
+    /// Whether the question was not sent: the client is not in yet, or has left.
+    #[must_use]
+    pub fn is_not_connected(&self) -> bool {
+        matches!(self.0, Reason::NotConnected)
+    }
+
+    /// Whether the answer came, but is not what was expected.
+    #[must_use]
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self.0, Reason::Read(_))
+    }
+}
+
+impl fmt::Display for AckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Reason::NotConnected => "the client is not connected",
+            Reason::Timeout => "the client did not answer in time",
+            Reason::Disconnected => "the client left before it answered",
+            Reason::Emit(_) => "the question was not sent",
+            Reason::Read(_) => "the answer has the wrong type",
+        })
+    }
+}
+
+impl std::error::Error for AckError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Reason::Emit(error) => Some(error),
+            Reason::Read(error) => Some(error),
+            Reason::NotConnected | Reason::Timeout | Reason::Disconnected => None,
+        }
+    }
+}

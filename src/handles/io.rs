@@ -1,0 +1,138 @@
+//! The server, from anywhere in the application.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use axum_core::extract::FromRequestParts;
+use http::StatusCode;
+use http::request::Parts;
+
+use super::{Broadcast, Socket};
+use crate::hub::Hub;
+use crate::hub::registry::Registry;
+use crate::protocol::IntoArgs;
+
+/// The server: what an HTTP handler, a timer or a handler of another socket speaks through.
+///
+/// It is an axum extractor wherever the layer lies around the route.
+///
+/// ```
+/// use axum::http::StatusCode;
+/// use tower_socketio::SocketIo;
+///
+/// async fn publish(io: SocketIo, body: String) -> StatusCode {
+///     io.to("news").emit("news", body);
+///     StatusCode::ACCEPTED
+/// }
+/// ```
+#[derive(Clone)]
+pub struct SocketIo {
+    hub: Weak<Hub>,
+}
+
+impl SocketIo {
+    pub(crate) fn new(hub: &Arc<Hub>) -> Self {
+        Self {
+            hub: Arc::downgrade(hub),
+        }
+    }
+
+    pub(crate) fn of_registry(registry: &Registry) -> Self {
+        let hub = registry
+            .hub()
+            .map_or_else(Weak::new, |hub| Arc::downgrade(&hub));
+        Self { hub }
+    }
+
+    /// Everybody in a namespace. It may be one that a path with parameters stands for, as
+    /// `/orders/42`; where nobody is, nobody is reached.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> Broadcast {
+        let registry = self.hub.upgrade().and_then(|hub| hub.find(namespace));
+        Broadcast::new(registry)
+    }
+
+    /// Those of the main namespace who are in a room.
+    #[must_use]
+    pub fn to(&self, room: impl AsRef<str>) -> Broadcast {
+        self.of("/").to(room)
+    }
+
+    /// Those of the main namespace who are not in a room.
+    #[must_use]
+    pub fn except(&self, room: impl AsRef<str>) -> Broadcast {
+        self.of("/").except(room)
+    }
+
+    /// Sends an event to everybody in the main namespace.
+    pub fn emit(&self, event: &str, args: impl IntoArgs) {
+        self.of("/").emit(event, args);
+    }
+
+    /// The connected sockets of the main namespace.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<Socket> {
+        self.of("/").sockets()
+    }
+
+    /// How much there is now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let Some(hub) = self.hub.upgrade() else {
+            return Counts::default();
+        };
+        let namespaces = hub.namespaces();
+        Counts {
+            sessions: hub.sessions.len(),
+            sockets: namespaces.iter().map(|each| each.member_count()).sum(),
+            rooms: namespaces.iter().map(|each| each.room_count()).sum(),
+            namespaces: namespaces.len(),
+        }
+    }
+
+    /// Ends the server: no client is taken any more, each that is there is told, disconnect
+    /// handlers run, and what was sent before is delivered as far as the clients read it.
+    ///
+    /// Ready when the last connection and the last handler have ended. A client that does not
+    /// read holds it up for five seconds at most; a handler for as long as it runs.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the waiting, not the end.
+    pub async fn close(&self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.sessions.close().await;
+        }
+    }
+}
+
+/// How many of each a server has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Connections.
+    pub sessions: usize,
+    /// Sockets in all namespaces, those that are still connecting too.
+    pub sockets: usize,
+    /// Rooms in all namespaces, sockets' own ones aside.
+    pub rooms: usize,
+    /// Namespaces.
+    pub namespaces: usize,
+}
+
+impl<S: Sync> FromRequestParts<S> for SocketIo {
+    type Rejection = (StatusCode, &'static str);
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        parts.extensions.get::<Self>().cloned().ok_or((
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the Socket.IO layer is not around this route",
+        ))
+    }
+}
+
+impl fmt::Debug for SocketIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocketIo").finish_non_exhaustive()
+    }
+}

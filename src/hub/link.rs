@@ -1,0 +1,326 @@
+//! A session that several tasks share: its own task, the requests of its polls, and whoever emits.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use super::handshake::Handshake;
+use crate::engine::{
+    CloseReason, Config, Message, Packet, Refusal, Session, SessionEvent, SessionId, Transport,
+};
+
+/// A session, and who waits for what in it. Its lock is held for a few lines, and no other lock is
+/// taken under it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    shared: Mutex<Shared>,
+    sid: SessionId,
+    /// A running number for the log, where the secret id must not stand.
+    pub(crate) number: u64,
+    pub(crate) config: Arc<Config>,
+    pub(crate) handshake: Handshake,
+    /// Whether binary messages travel as text.
+    pub(crate) base64: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    session: Session,
+    /// The session's task, while it sleeps. While it runs nobody needs to wake it.
+    task: Option<Waker>,
+    /// The request that waits for packets.
+    poll: Option<Waker>,
+    /// Those who wait until input is wanted or output has left.
+    waiting: Vec<Waker>,
+    /// A reader that is not the session's task.
+    reader: Option<Waker>,
+    websocket: Option<OnUpgrade>,
+}
+
+impl Shared {
+    fn wakers(&mut self) -> [Option<Waker>; 2] {
+        [self.task.take(), self.poll.take()]
+    }
+}
+
+impl Link {
+    pub(crate) fn open(
+        config: Arc<Config>,
+        sid: SessionId,
+        number: u64,
+        transport: Transport,
+        handshake: Handshake,
+        base64: bool,
+    ) -> Self {
+        let now = Instant::now().into_std();
+        let session = Session::open(Arc::clone(&config), &sid, transport, now);
+        Self {
+            shared: Mutex::new(Shared {
+                session,
+                task: None,
+                poll: None,
+                waiting: Vec::new(),
+                reader: None,
+                websocket: None,
+            }),
+            sid,
+            number,
+            config,
+            handshake,
+            base64,
+        }
+    }
+
+    pub(crate) fn sid(&self) -> &SessionId {
+        &self.sid
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the session and wakes those who may have something to do by that.
+    fn with<R>(&self, change: impl FnOnce(&mut Session, std::time::Instant) -> R) -> R {
+        let now = Instant::now().into_std();
+        let mut shared = self.lock();
+        let result = change(&mut shared.session, now);
+        let wakers = shared.wakers();
+        let reader = shared.reader.take();
+        drop(shared);
+        wake(wakers);
+        wake([reader, None]);
+        result
+    }
+
+    // For those who send.
+
+    /// Queues the messages of one packet; false if the session is closed or closes by it.
+    pub(crate) fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
+        let mut shared = self.lock();
+        let now = || Instant::now().into_std();
+        let sent = shared.session.send_all(messages, now);
+        let wakers = shared.wakers();
+        drop(shared);
+        wake(wakers);
+        sent
+    }
+
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.with(|session, now| session.close(reason, now));
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.lock().session.is_known()
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.lock().session.is_writable()
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        self.lock().session.transport()
+    }
+
+    pub(crate) fn poll_drained(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut shared = self.lock();
+        if shared.session.is_drained() {
+            return Poll::Ready(());
+        }
+        shared.waiting.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Wakes the session's task, for what is not in the session.
+    pub(crate) fn wake(&self) {
+        let task = self.lock().task.take();
+        wake([task, None]);
+    }
+
+    // For polling requests.
+
+    pub(crate) fn begin_poll(&self) -> Result<(), Refusal> {
+        self.with(|session, now| {
+            session.handle_timeout(now);
+            if !session.is_known() {
+                return Err(Refusal::UnknownSession);
+            }
+            session.handle_poll(now)
+        })
+    }
+
+    /// Gives the next packets to `push` while it wants more; pending while there are none.
+    pub(crate) fn poll_packets(
+        &self,
+        cx: &Context<'_>,
+        mut push: impl FnMut(&Packet) -> bool,
+    ) -> Poll<()> {
+        let mut shared = self.lock();
+        let mut any = false;
+        while let Some(packet) = shared.session.poll_transmit(Transport::Polling) {
+            any = true;
+            if !push(&packet) {
+                break;
+            }
+        }
+        if !any && !shared.session.is_closed() {
+            shared.poll = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        shared.session.handle_poll_answered();
+        let waiting = std::mem::take(&mut shared.waiting);
+        let wakers = shared.wakers();
+        drop(shared);
+        wake(wakers);
+        waiting.into_iter().for_each(Waker::wake);
+        Poll::Ready(())
+    }
+
+    pub(crate) fn abort_poll(&self) {
+        self.with(Session::handle_poll_aborted);
+    }
+
+    pub(crate) fn begin_post(&self) -> Result<(), Refusal> {
+        self.with(|session, now| {
+            session.handle_timeout(now);
+            if !session.is_open() {
+                return Err(Refusal::UnknownSession);
+            }
+            session.handle_post(now)
+        })
+    }
+
+    pub(crate) fn end_post(&self) {
+        self.with(|session, _| session.handle_post_end());
+    }
+
+    /// Hands packets of a body in while input is wanted; ready when the body is at its end.
+    pub(crate) fn poll_post(
+        &self,
+        cx: &Context<'_>,
+        packets: &mut impl Iterator<Item = Result<Packet, crate::engine::ParseError>>,
+    ) -> Poll<()> {
+        loop {
+            let mut shared = self.lock();
+            if !shared.session.wants_read() {
+                shared.waiting.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            drop(shared);
+            let Some(packet) = packets.next() else {
+                return Poll::Ready(());
+            };
+            self.receive(Transport::Polling, packet);
+        }
+    }
+
+    fn receive(&self, via: Transport, packet: Result<Packet, crate::engine::ParseError>) {
+        self.with(|session, now| match packet {
+            Ok(packet) => session.handle_packet(via, packet, now),
+            Err(_) => session.close(CloseReason::ParseError, now),
+        });
+    }
+
+    /// Hands a WebSocket to the session's task; gives it back if there is one already.
+    pub(crate) fn offer_websocket(&self, upgrade: OnUpgrade) -> Result<(), OnUpgrade> {
+        let taken = self.with(|session, now| {
+            session.handle_timeout(now);
+            session.handle_upgrade(now)
+        });
+        if taken.is_err() {
+            return Err(upgrade);
+        }
+        let mut shared = self.lock();
+        shared.websocket = Some(upgrade);
+        let wakers = shared.wakers();
+        drop(shared);
+        wake(wakers);
+        Ok(())
+    }
+
+    // For the session's task.
+
+    pub(crate) fn take_websocket(&self) -> Option<OnUpgrade> {
+        self.lock().websocket.take()
+    }
+
+    /// The session itself, for the task that drives it. Nobody is woken by what it does there.
+    pub(crate) fn drive<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
+        act(&mut self.lock().session)
+    }
+
+    /// Takes all events out, tells which were begun, and wakes those who wait for room.
+    pub(crate) fn pull(&self, events: &mut VecDeque<SessionEvent>, consumed: usize) {
+        let mut shared = self.lock();
+        shared.session.handle_consumed(consumed);
+        while let Some(event) = shared.session.poll_event() {
+            events.push_back(event);
+        }
+        let waiting = shared.take_waiting();
+        drop(shared);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// The next event, for a reader in any task.
+    pub(crate) fn poll_event(&self, cx: &Context<'_>) -> Poll<SessionEvent> {
+        let mut shared = self.lock();
+        let Some(event) = shared.session.poll_event() else {
+            shared.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        if let SessionEvent::Message(message) = &event {
+            shared.session.handle_consumed(Session::cost(message));
+        }
+        let waiting = shared.take_waiting();
+        let [task, _] = shared.wakers();
+        drop(shared);
+        wake([task, None]);
+        waiting.into_iter().for_each(Waker::wake);
+        Poll::Ready(event)
+    }
+
+    /// Lets the clock of the session go on, and answers a poll that this releases.
+    pub(crate) fn handle_timeout(&self) {
+        self.with(|session, now| session.handle_timeout(now));
+    }
+
+    /// Wakes a reader that is not in the session's task.
+    pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
+        let elsewhere = |reader: &mut Waker| !reader.will_wake(cx.waker());
+        let reader = self.lock().reader.take_if(elsewhere);
+        wake([reader, None]);
+    }
+
+    /// Lets the task sleep unless something came in between: then false.
+    pub(crate) fn park(&self, cx: &Context<'_>, idle: impl FnOnce(&Session) -> bool) -> bool {
+        let mut shared = self.lock();
+        if !idle(&shared.session) || shared.websocket.is_some() {
+            return false;
+        }
+        let waiting = shared.take_waiting();
+        shared.task = Some(cx.waker().clone());
+        drop(shared);
+        waiting.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// The task runs: nobody needs to wake it.
+    pub(crate) fn unpark(&self) {
+        self.lock().task = None;
+    }
+}
+
+impl Shared {
+    fn take_waiting(&mut self) -> Vec<Waker> {
+        if self.waiting.is_empty() || !(self.session.wants_read() || self.session.is_drained()) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+fn wake(wakers: [Option<Waker>; 2]) {
+    wakers.into_iter().flatten().for_each(Waker::wake);
+}

@@ -1,0 +1,253 @@
+//! One socket in one namespace.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use http::Extensions;
+use tokio::sync::{mpsc, oneshot};
+
+use super::DisconnectReason;
+use super::link::Link;
+use super::registry::Registry;
+use crate::engine::{CloseReason, SocketId};
+use crate::protocol::{Encoded, Kind, Packet, Payload};
+
+/// One socket. Its lock may be held while its link's is taken, never the other way round.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: SocketId,
+    pub(crate) link: Arc<Link>,
+    pub(crate) registry: Arc<Registry>,
+    phase: AtomicU8,
+    state: Mutex<State>,
+    pub(crate) extensions: RwLock<Extensions>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was sent before the client is told that it is in.
+    held: Vec<Encoded>,
+    acks: HashMap<u64, AckWaiter>,
+    left: Option<DisconnectReason>,
+    /// The rooms it was in when it left.
+    rooms: Vec<Arc<str>>,
+}
+
+const CONNECTING: u8 = 0;
+const CONNECTED: u8 = 1;
+const LEFT: u8 = 2;
+
+/// How many packets may wait for the end of a connect handler.
+const MAX_HELD: usize = 10_000;
+
+/// Who waits for an acknowledgement. Dropped without an answer, the waiter learns that there will
+/// be none.
+#[derive(Debug)]
+pub(crate) enum AckWaiter {
+    One(oneshot::Sender<Payload>),
+    Many(ManyWaiter),
+}
+
+/// One of the sockets that a broadcast asked.
+#[derive(Debug)]
+pub(crate) struct ManyWaiter {
+    id: SocketId,
+    answers: mpsc::UnboundedSender<(SocketId, Option<Payload>)>,
+    answered: bool,
+}
+
+impl ManyWaiter {
+    pub(crate) fn new(
+        id: SocketId,
+        answers: mpsc::UnboundedSender<(SocketId, Option<Payload>)>,
+    ) -> Self {
+        Self {
+            id,
+            answers,
+            answered: false,
+        }
+    }
+}
+
+impl Drop for ManyWaiter {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.answers.send((self.id, None));
+        }
+    }
+}
+
+impl AckWaiter {
+    fn answer(self, payload: Payload) {
+        // Who no longer waits does not mind.
+        match self {
+            Self::One(sender) => drop(sender.send(payload)),
+            Self::Many(mut waiter) => {
+                waiter.answered = true;
+                let _ = waiter.answers.send((waiter.id, Some(payload)));
+            }
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn new(id: SocketId, link: Arc<Link>, registry: Arc<Registry>) -> Self {
+        Self {
+            id,
+            link,
+            registry,
+            phase: AtomicU8::new(CONNECTING),
+            state: Mutex::default(),
+            extensions: RwLock::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == CONNECTED
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == LEFT
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.is_connected() && self.link.is_writable()
+    }
+
+    /// Queues a packet, after CONNECT if the client is not told yet that it is in.
+    pub(crate) fn send(&self, packet: &Encoded) -> bool {
+        match self.phase.load(Ordering::Acquire) {
+            CONNECTED => self.link.send(packet.clone()),
+            CONNECTING => self.hold(packet),
+            _ => false,
+        }
+    }
+
+    fn hold(&self, packet: &Encoded) -> bool {
+        let mut state = self.lock();
+        match self.phase.load(Ordering::Acquire) {
+            CONNECTED => self.link.send(packet.clone()),
+            CONNECTING if state.held.len() >= MAX_HELD => {
+                self.link.close(CloseReason::SlowConsumer);
+                false
+            }
+            CONNECTING => {
+                state.held.push(packet.clone());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Tells the client that it is in, and sends what was held. False if it has left meanwhile.
+    pub(crate) fn accept(&self, connect: Encoded) -> bool {
+        let mut state = self.lock();
+        if self.phase.load(Ordering::Acquire) != CONNECTING {
+            return false;
+        }
+        self.link.send(connect);
+        for packet in std::mem::take(&mut state.held) {
+            self.link.send(packet);
+        }
+        self.phase.store(CONNECTED, Ordering::Release);
+        true
+    }
+
+    /// What a client that left while it was connecting was not sent.
+    pub(crate) fn take_held(&self) -> Vec<Encoded> {
+        std::mem::take(&mut self.lock().held)
+    }
+
+    /// Leaves the namespace and all rooms, once; the first reason stays. Whatever handlers do
+    /// afterwards, it does not come back.
+    pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
+        let mut state = self.lock();
+        if self.phase.swap(LEFT, Ordering::AcqRel) == LEFT {
+            return false;
+        }
+        state.left = Some(reason);
+        state.rooms = self.registry.remove(&self.id);
+        let acks = std::mem::take(&mut state.acks);
+        drop(state);
+        drop(acks);
+        self.link.wake();
+        true
+    }
+
+    /// Leaves, and tells the client so.
+    pub(crate) fn disconnect(&self, reason: DisconnectReason) {
+        let was_connected = self.is_connected();
+        if self.leave(reason) && was_connected {
+            self.link
+                .send(self.encode(Kind::Disconnect, None, Payload::default()));
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Option<DisconnectReason> {
+        self.lock().left
+    }
+
+    /// The rooms it is in, or was in when it left.
+    pub(crate) fn rooms(&self) -> Vec<Arc<str>> {
+        if !self.has_left() {
+            return self.registry.rooms_of(&self.id);
+        }
+        self.lock().rooms.clone()
+    }
+
+    /// Puts a packet of this namespace into the parser's words.
+    pub(crate) fn encode(&self, kind: Kind, ack: Option<u64>, payload: Payload) -> Encoded {
+        encode(&self.registry, kind, ack, payload)
+    }
+
+    /// Registers who waits for an acknowledgement: before the question leaves, so that no answer
+    /// comes too early. False if the socket is not connected.
+    pub(crate) fn expect(&self, ack: u64, waiter: AckWaiter) -> bool {
+        let mut state = self.lock();
+        if !self.is_connected() {
+            drop(state);
+            return false;
+        }
+        state.acks.insert(ack, waiter);
+        true
+    }
+
+    pub(crate) fn forget_ack(&self, ack: u64) {
+        let mut state = self.lock();
+        let waiter = state.acks.remove(&ack);
+        if state.acks.is_empty() {
+            state.acks = HashMap::new();
+        }
+        drop(state);
+        drop(waiter);
+    }
+
+    /// Hands an answer to who waits for it; one that nobody waits for is ignored.
+    pub(crate) fn answer(&self, ack: u64, payload: Payload) {
+        let waiter = self.lock().acks.remove(&ack);
+        if let Some(waiter) = waiter {
+            waiter.answer(payload);
+        }
+    }
+}
+
+/// Puts a packet into the parser's words.
+pub(crate) fn encode(
+    registry: &Registry,
+    kind: Kind,
+    ack: Option<u64>,
+    payload: Payload,
+) -> Encoded {
+    let packet = Packet {
+        namespace: registry.name.clone(),
+        kind,
+        ack,
+        payload,
+    };
+    registry.parser.encode(packet)
+}

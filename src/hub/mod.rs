@@ -1,0 +1,121 @@
+//! Who is where in this process.
+//!
+//! | file | |
+//! |---|---|
+//! | [`sessions`] | the sessions by their secret id, and the end of all of them |
+//! | [`link`] | one session, shared by those who read and write it |
+//! | [`registry`] | one namespace: its sockets, and a broadcast to them |
+//! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
+//! | [`member`] | one socket in one namespace |
+//! | [`handshake`] | the first request of a session |
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::protocol::{NamespaceName, Parser};
+
+pub(crate) mod handshake;
+pub(crate) mod link;
+pub(crate) mod member;
+mod reason;
+pub(crate) mod registry;
+pub(crate) mod rooms;
+pub(crate) mod sessions;
+
+pub use self::reason::DisconnectReason;
+use self::registry::Registry;
+use self::sessions::Sessions;
+
+/// The live namespaces, and the sessions below them.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) parser: Arc<dyn Parser>,
+    pub(crate) limits: Limits,
+    namespaces: RwLock<HashMap<NamespaceName, Arc<Registry>>>,
+}
+
+/// What one client may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) rooms_per_socket: usize,
+    pub(crate) namespaces_per_session: usize,
+    pub(crate) dynamic_namespaces: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            rooms_per_socket: 10_000,
+            namespaces_per_session: 64,
+            dynamic_namespaces: 10_000,
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(sessions: Arc<Sessions>, parser: Arc<dyn Parser>, limits: Limits) -> Self {
+        Self {
+            sessions,
+            parser,
+            limits,
+            namespaces: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Registry>> {
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        namespaces.get(name).cloned()
+    }
+
+    /// All namespaces that are there now.
+    pub(crate) fn namespaces(&self) -> Vec<Arc<Registry>> {
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        namespaces.values().cloned().collect()
+    }
+
+    /// Finds a namespace or makes it; none if there are too many that clients named.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        params: Vec<(String, String)>,
+        is_static: bool,
+    ) -> Option<Arc<Registry>> {
+        let mut namespaces = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(registry) = namespaces.get(name) {
+            return Some(Arc::clone(registry));
+        }
+        if !is_static && namespaces.len() >= self.limits.dynamic_namespaces {
+            return None;
+        }
+        let registry = Registry::new(name.clone(), params, is_static, self);
+        let registry = Arc::new(registry);
+        namespaces.insert(name.clone(), Arc::clone(&registry));
+        Some(registry)
+    }
+
+    /// Forgets a namespace that a client named, when its last socket has left.
+    ///
+    /// The order of locks is: namespaces, then one registry.
+    pub(crate) fn forget_if_empty(&self, registry: &Arc<Registry>) {
+        if registry.is_static || registry.member_count() > 0 {
+            return;
+        }
+        let mut namespaces = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if registry.retire() {
+            namespaces.remove(&registry.name);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Why a socket left.
+
+use std::fmt;
+
+use crate::engine::CloseReason;
+
+/// Why a socket left its namespace; an extractor of the disconnect handler.
+///
+/// `Display` gives the words of the reference implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// The client closed the connection, or lost it.
+    TransportClose,
+    /// The connection failed or was used against the rules.
+    TransportError,
+    /// The client did not answer a ping in time.
+    PingTimeout,
+    /// The client sent what is no packet.
+    ParseError,
+    /// The server closed the connection because the client broke the protocol.
+    ForcedServerClose,
+    /// The server shuts down.
+    ServerShuttingDown,
+    /// The client left this namespace.
+    ClientNamespaceDisconnect,
+    /// The server made the socket leave this namespace.
+    ServerNamespaceDisconnect,
+    /// Too much waited to be sent to the client.
+    SlowConsumer,
+}
+
+impl DisconnectReason {
+    /// The words of the reference implementation; `slow consumer` is ours.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TransportClose => "transport close",
+            Self::TransportError => "transport error",
+            Self::PingTimeout => "ping timeout",
+            Self::ParseError => "parse error",
+            Self::ForcedServerClose => "forced server close",
+            Self::ServerShuttingDown => "server shutting down",
+            Self::ClientNamespaceDisconnect => "client namespace disconnect",
+            Self::ServerNamespaceDisconnect => "server namespace disconnect",
+            Self::SlowConsumer => "slow consumer",
+        }
+    }
+}
+
+impl fmt::Display for DisconnectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<CloseReason> for DisconnectReason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::TransportClose => Self::TransportClose,
+            CloseReason::TransportError | CloseReason::TooBig => Self::TransportError,
+            CloseReason::PingTimeout => Self::PingTimeout,
+            CloseReason::ParseError => Self::ParseError,
+            CloseReason::ServerClose | CloseReason::Violation => Self::ForcedServerClose,
+            CloseReason::Shutdown => Self::ServerShuttingDown,
+            CloseReason::SlowConsumer => Self::SlowConsumer,
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Who is in which room: a pure data structure.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use indexmap::{IndexMap, IndexSet};
+
+use crate::engine::SocketId;
+
+/// Sockets ↔ rooms. `T` is what is kept of a socket.
+///
+/// Entering, joining, leaving cost the same whatever the number of sockets and rooms. A selection
+/// of a whole room is kept until its members change, so that a broadcast neither copies the list
+/// nor holds a lock while it goes through it.
+#[derive(Debug)]
+pub(crate) struct Rooms<T> {
+    sockets: Members<T>,
+    rooms: HashMap<Arc<str>, Members<T>>,
+    of: HashMap<SocketId, IndexSet<Arc<str>>, IdHash>,
+}
+
+/// Which sockets are meant: those in any of the rooms, or all if there is none; but not those in
+/// any of the exceptions. A socket's id is a room of its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target {
+    pub(crate) rooms: Vec<Arc<str>>,
+    pub(crate) except: Vec<Arc<str>>,
+}
+
+/// The sockets of a [`Target`], each once.
+#[derive(Debug)]
+pub(crate) enum Selection<T> {
+    /// A whole room, perhaps without one of them.
+    Shared(Arc<[T]>, Option<usize>),
+    Owned(Vec<T>),
+}
+
+impl<T> Selection<T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        let (members, skip) = match self {
+            Self::Shared(members, skip) => (&members[..], *skip),
+            Self::Owned(members) => (&members[..], None),
+        };
+        members
+            .iter()
+            .enumerate()
+            .filter(move |(at, _)| Some(*at) != skip)
+            .map(|(_, member)| member)
+    }
+}
+
+#[derive(Debug)]
+struct Members<T> {
+    map: IndexMap<SocketId, T, IdHash>,
+    /// The values, until the next change.
+    list: Option<Arc<[T]>>,
+}
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Self {
+            map: IndexMap::default(),
+            list: None,
+        }
+    }
+}
+
+impl<T: Clone> Members<T> {
+    fn insert(&mut self, id: SocketId, value: T) -> bool {
+        self.list = None;
+        self.map.insert(id, value).is_none()
+    }
+
+    fn remove(&mut self, id: &SocketId) -> Option<T> {
+        self.list = None;
+        let value = self.map.swap_remove(id);
+        if self.map.capacity() > 64 && self.map.len() * 8 < self.map.capacity() {
+            self.map.shrink_to(self.map.len() * 2);
+        }
+        value
+    }
+
+    fn list(&mut self) -> Arc<[T]> {
+        let Self { map, list } = self;
+        Arc::clone(list.get_or_insert_with(|| map.values().cloned().collect()))
+    }
+}
+
+impl<T> Default for Rooms<T> {
+    fn default() -> Self {
+        Self {
+            sockets: Members::default(),
+            rooms: HashMap::new(),
+            of: HashMap::default(),
+        }
+    }
+}
+
+impl<T: Clone> Rooms<T> {
+    pub(crate) fn enter(&mut self, id: SocketId, socket: T) {
+        self.sockets.insert(id, socket);
+    }
+
+    /// Removes a socket from everything and gives the rooms it was in.
+    pub(crate) fn leave(&mut self, id: &SocketId) -> Vec<Arc<str>> {
+        if self.sockets.remove(id).is_none() {
+            return Vec::new();
+        }
+        let rooms = self.of.remove(id).unwrap_or_default();
+        for room in &rooms {
+            self.remove_from(room, id);
+        }
+        rooms.into_iter().collect()
+    }
+
+    /// Adds a socket that is here to a room; false if it is not, or was in it, or is in `max`.
+    pub(crate) fn join(&mut self, id: SocketId, room: &str, max: usize) -> bool {
+        let Some(socket) = self.sockets.map.get(&id) else {
+            return false;
+        };
+        if room == id.as_str() {
+            return false;
+        }
+        let of = self.of.entry(id).or_default();
+        if of.len() >= max || of.contains(room) {
+            return false;
+        }
+        let name = match self.rooms.get_key_value(room) {
+            Some((name, _)) => Arc::clone(name),
+            None => room.into(),
+        };
+        of.insert(Arc::clone(&name));
+        let members = self.rooms.entry(name).or_default();
+        members.insert(id, socket.clone())
+    }
+
+    pub(crate) fn part(&mut self, id: &SocketId, room: &str) -> bool {
+        let Some(of) = self.of.get_mut(id) else {
+            return false;
+        };
+        if !of.swap_remove(room) {
+            return false;
+        }
+        if of.is_empty() {
+            self.of.remove(id);
+        }
+        self.remove_from(room, id);
+        true
+    }
+
+    fn remove_from(&mut self, room: &str, id: &SocketId) {
+        if let Some(members) = self.rooms.get_mut(room) {
+            members.remove(id);
+            if members.map.is_empty() {
+                self.rooms.remove(room);
+            }
+        }
+    }
+
+    pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
+        let of = self.of.get(id).into_iter().flatten();
+        of.cloned().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.map.len()
+    }
+
+    /// How many rooms there are, sockets' own ones aside.
+    pub(crate) fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
+    pub(crate) fn select(&mut self, target: &Target) -> Selection<T> {
+        match (&target.rooms[..], &target.except[..]) {
+            ([], []) => Selection::Shared(self.sockets.list(), None),
+            ([], [one]) if id_of(one).is_some() && !self.rooms.contains_key(one) => {
+                let skip = id_of(one).and_then(|id| self.sockets.map.get_index_of(&id));
+                Selection::Shared(self.sockets.list(), skip)
+            }
+            ([room], except) if !self.is_socket(room) => self.select_room(room, except),
+            (rooms, except) => Selection::Owned(self.select_union(rooms, except)),
+        }
+    }
+
+    fn select_room(&mut self, room: &str, except: &[Arc<str>]) -> Selection<T> {
+        let only_ids = except
+            .iter()
+            .all(|name| id_of(name).is_some() && !self.rooms.contains_key(name));
+        let Some(members) = self.rooms.get_mut(room) else {
+            return Selection::Owned(Vec::new());
+        };
+        match except {
+            [] => Selection::Shared(members.list(), None),
+            [one] if only_ids => {
+                let skip = id_of(one).and_then(|id| members.map.get_index_of(&id));
+                Selection::Shared(members.list(), skip)
+            }
+            except => {
+                let room = [Arc::from(room)];
+                Selection::Owned(self.select_union(&room, except))
+            }
+        }
+    }
+
+    fn select_union(&self, rooms: &[Arc<str>], except: &[Arc<str>]) -> Vec<T> {
+        let mut seen = HashSet::<SocketId, IdHash>::default();
+        let mut selected = Vec::new();
+        let mut take = |(id, socket): (&SocketId, &T)| {
+            if !self.is_excepted(id, except) && seen.insert(*id) {
+                selected.push(socket.clone());
+            }
+        };
+        if rooms.is_empty() {
+            self.sockets.map.iter().for_each(&mut take);
+        }
+        for room in rooms {
+            if let Some(members) = self.rooms.get(room) {
+                members.map.iter().for_each(&mut take);
+            }
+            let own = id_of(room).and_then(|id| self.sockets.map.get_key_value(&id));
+            own.into_iter().for_each(&mut take);
+        }
+        selected
+    }
+
+    fn is_excepted(&self, id: &SocketId, except: &[Arc<str>]) -> bool {
+        except.iter().any(|name| {
+            **name == *id.as_str()
+                || self
+                    .rooms
+                    .get(name)
+                    .is_some_and(|members| members.map.contains_key(id))
+        })
+    }
+
+    fn is_socket(&self, room: &str) -> bool {
+        id_of(room).is_some_and(|id| self.sockets.map.contains_key(&id))
+    }
+}
+
+/// The socket id that a room's name may be.
+fn id_of(room: &str) -> Option<SocketId> {
+    SocketId::parse(room)
+}
+
+/// Ids are random already.
+type IdHash = BuildHasherDefault<IdHasher>;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_ne_bytes(word);
+            self.0 = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {
+        // The length of the array, always the same.
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> SocketId {
+        SocketId::new([n; 15])
+    }
+
+    fn rooms() -> Rooms<u8> {
+        let mut rooms = Rooms::default();
+        for n in 0..4 {
+            rooms.enter(id(n), n);
+        }
+        for n in 0..2 {
+            rooms.join(id(n), "low", 100);
+        }
+        for n in 1..3 {
+            rooms.join(id(n), "middle", 100);
+        }
+        rooms
+    }
+
+    fn select(rooms: &mut Rooms<u8>, to: &[&str], except: &[&str]) -> Vec<u8> {
+        let target = Target {
+            rooms: to.iter().map(|name| Arc::from(*name)).collect(),
+            except: except.iter().map(|name| Arc::from(*name)).collect(),
+        };
+        let mut selected: Vec<_> = rooms.select(&target).iter().copied().collect();
+        selected.sort_unstable();
+        selected
+    }
+
+    #[test]
+    fn a_union_holds_each_socket_once() {
+        let mut rooms = rooms();
+        assert_eq!(select(&mut rooms, &["low", "middle"], &[]), [0, 1, 2]);
+        assert_eq!(select(&mut rooms, &[], &[]), [0, 1, 2, 3]);
+        assert_eq!(select(&mut rooms, &["low"], &[]), [0, 1]);
+        assert_eq!(select(&mut rooms, &["nobody"], &[]), [0; 0]);
+    }
+
+    #[test]
+    fn exceptions_may_be_rooms_or_sockets() {
+        let mut rooms = rooms();
+        let own = id(0);
+        let own = own.as_str();
+        assert_eq!(select(&mut rooms, &[], &[own]), [1, 2, 3]);
+        assert_eq!(select(&mut rooms, &["low"], &[own]), [1]);
+        assert_eq!(select(&mut rooms, &["middle"], &[own]), [1, 2]);
+        assert_eq!(select(&mut rooms, &["low"], &["middle"]), [0]);
+        assert_eq!(select(&mut rooms, &[], &["middle", own]), [3]);
+    }
+
+    #[test]
+    fn an_id_is_a_room_of_its_own() {
+        let mut rooms = rooms();
+        let own = id(3);
+        assert_eq!(select(&mut rooms, &[own.as_str()], &[]), [3]);
+        assert_eq!(select(&mut rooms, &[own.as_str(), "low"], &[]), [0, 1, 3]);
+        assert_eq!(select(&mut rooms, &[own.as_str()], &[own.as_str()]), [0; 0]);
+    }
+
+    #[test]
+    fn what_has_left_is_nowhere() {
+        let mut rooms = rooms();
+        select(&mut rooms, &["low"], &[]);
+        assert_eq!(rooms.leave(&id(1)).len(), 2);
+        assert_eq!(select(&mut rooms, &["low", "middle"], &[]), [0, 2]);
+        assert!(!rooms.join(id(1), "low", 100));
+        for n in [0, 2, 3] {
+            rooms.leave(&id(n));
+        }
+        assert_eq!((rooms.len(), rooms.room_count(), rooms.of.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn rooms_of_one_socket_are_limited() {
+        let mut rooms = rooms();
+        assert!(rooms.join(id(3), "a", 1));
+        assert!(!rooms.join(id(3), "b", 1));
+        assert!(rooms.part(&id(3), "a"));
+        assert!(!rooms.part(&id(3), "a"));
+        assert!(rooms.join(id(3), "b", 1));
+    }
+}

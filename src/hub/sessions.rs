@@ -1,0 +1,105 @@
+//! The sessions by their secret id.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::link::Link;
+use crate::engine::{CloseReason, SessionId};
+
+/// All sessions of a server. A session is in it as long as its task lives.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    map: Mutex<HashMap<SessionId, Arc<Link>>>,
+    next: AtomicU64,
+    closing: AtomicBool,
+    empty: Notify,
+    max: Option<usize>,
+}
+
+impl Sessions {
+    pub(crate) fn new(max: Option<usize>) -> Self {
+        Self {
+            max,
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Link>>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A running number, for the log.
+    pub(crate) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether no further session is taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.closing.load(Ordering::Acquire) || self.max.is_some_and(|max| self.len() >= max)
+    }
+
+    /// Takes a session in; it leaves when the guard is dropped.
+    pub(crate) fn enter(self: &Arc<Self>, link: Arc<Link>) -> Presence {
+        self.lock().insert(link.sid().clone(), Arc::clone(&link));
+        if self.closing.load(Ordering::Acquire) {
+            link.close(CloseReason::Shutdown);
+        }
+        Presence {
+            sessions: Arc::clone(self),
+            link,
+        }
+    }
+
+    pub(crate) fn find(&self, sid: &str) -> Option<Arc<Link>> {
+        let link = self.lock().get(sid).cloned()?;
+        link.is_known().then_some(link)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Closes all sessions, takes no further one, and waits until their tasks have ended.
+    pub(crate) async fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        let links: Vec<_> = self.lock().values().cloned().collect();
+        for link in links {
+            link.close(CloseReason::Shutdown);
+        }
+        loop {
+            let empty = self.empty.notified();
+            if self.len() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+}
+
+/// A session's place in [`Sessions`].
+#[derive(Debug)]
+pub(crate) struct Presence {
+    sessions: Arc<Sessions>,
+    link: Arc<Link>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        // Where the task was dropped before its end, the sockets that remain know it by this.
+        self.link.close(CloseReason::TransportClose);
+        let mut map = self.sessions.lock();
+        map.remove(self.link.sid());
+        let is_empty = map.is_empty();
+        if map.capacity() > 64 && map.len() * 8 < map.capacity() {
+            let len = map.len();
+            map.shrink_to(len * 2);
+        }
+        drop(map);
+        if is_empty {
+            self.sessions.empty.notify_waiters();
+        }
+    }
+}

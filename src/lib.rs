@@ -1,0 +1,84 @@
+//! A Socket.IO server as a Tower layer for axum.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tower_socketio::{Data, Namespace, Socket, SocketIo};
+//!
+//! #[tokio::main]
+//! async fn main() {
+//!     let (layer, _io) = SocketIo::builder()
+//!         .namespace("/", Namespace::new().on("message", message))
+//!         .build();
+//!
+//!     let app = Router::new()
+//!         .route("/", get(|| async { "Hello, World!" }))
+//!         .layer(layer);
+//!
+//!     let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await.unwrap();
+//!     axum::serve(listener, app).await.unwrap();
+//! }
+//!
+//! async fn message(socket: Socket, Data(text): Data<String>) {
+//!     socket.emit("message", text);
+//! }
+//! ```
+//!
+//! The official JavaScript clients, version 3 and 4, connect to it over long-polling and
+//! WebSocket.
+//!
+//! # The walk
+//!
+//! - A [`Namespace`] has handlers, as an axum `Router` has routes. They are registered once, before
+//!   the server runs.
+//! - A handler is an async function of [extractors](extract). In a connect handler any axum
+//!   extractor works; when it rejects, the client's `connect_error` says so.
+//! - What a handler returns is the acknowledgement: see [`IntoReply`].
+//! - Tower layers wrap [one event](Handler::layer) or [those of a namespace](Namespace::layer);
+//!   [`middleware::from_fn`] makes one of a function.
+//! - [`Socket`] is one client, [`Broadcast`] are many, [`SocketIo`] is the server.
+//!
+//! # Delivery and order
+//!
+//! - The events of one socket start in the order in which they came, and by default one ends
+//!   before the next starts: [`Namespace::max_concurrent_events`], [`Handler::concurrent`].
+//!   Acknowledgements do not wait in that line. What is emitted leaves in the order of the calls.
+//!   Both hold while a client changes from polling to WebSocket.
+//! - A handler that waits for *another event* of the same socket waits for ever, unless it is
+//!   concurrent. Waiting for an *acknowledgement* is fine.
+//! - A packet is delivered, or the connection ends with a [`DisconnectReason`]. Only volatile ones
+//!   may be dropped.
+//! - Nothing is lost between the client's connect and the first handler: events that come while the
+//!   connect handler runs wait for its end, and what is emitted to the socket follows it.
+//!
+//! # Cancel safety
+//!
+//! A handler that has begun is not cancelled when its client leaves. Events that had come before
+//! still run, in order, unless the server made the client leave; the disconnect handler is last. A
+//! panic ends the handler alone. A loop that lasts as long as the connection belongs into a
+//! `tokio::spawn`, not into a connect handler.
+
+pub mod engine;
+pub mod protocol;
+pub mod websocket;
+
+mod builder;
+mod handles;
+mod hub;
+mod layer;
+mod routing;
+mod server;
+mod transport;
+
+pub use self::{
+    builder::SocketIoBuilder,
+    handles::{AckError, AckStream, Broadcast, Counts, EmitError, EmitWithAck, Socket, SocketIo},
+    hub::DisconnectReason,
+    layer::{NotFound, ResponseFuture, SocketIoLayer, SocketIoService},
+    protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent},
+    routing::{
+        AckSender, Auth, Event, Handler, IntoReply, Namespace, Params, Refuse, Reply, Route,
+        extract, handler, middleware,
+    },
+};
+
+pub use self::engine::{SocketId, Transport};

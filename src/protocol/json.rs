@@ -1,0 +1,309 @@
+//! The default parser: JSON, with attachments beside it.
+//!
+//! ```text
+//! <type>[<attachments>-][<namespace>,][<acknowledgement>][<JSON>]
+//! ```
+//!
+//! Node's parser is the measure for what is accepted, and this one is stricter where that serves
+//! no client: a count of attachments is digits and not 0, an acknowledgement has at most 64 bits,
+//! a namespace at most 255 bytes, an event has a payload, and no attachment is named twice.
+
+use std::mem;
+
+use bytes::Bytes;
+
+use super::{DecodeError, Decoder, Encoded, Kind, NamespaceName, Packet, Parser, Payload};
+use crate::engine::{Message, Text};
+
+/// Writes and reads packets as JSON: the parser that clients use if they are not told otherwise.
+///
+/// ```
+/// use tower_socketio::protocol::JsonParser;
+///
+/// let parser = JsonParser::default()
+///     .with_max_attachments(2)
+///     .with_max_attachment_bytes(64 * 1024);
+/// ```
+#[derive(Clone, Debug)]
+pub struct JsonParser {
+    max_attachments: usize,
+    max_attachment_bytes: usize,
+}
+
+impl JsonParser {
+    /// Bounds how many attachments a received packet may have; 10 by default, as for Node's
+    /// clients and server.
+    ///
+    /// Fewer refuse packets with that many values of bytes. More let a client announce them,
+    /// and keep what it sent until the last has come.
+    #[must_use]
+    pub const fn with_max_attachments(mut self, count: usize) -> Self {
+        self.max_attachments = count;
+        self
+    }
+
+    /// Bounds how many bytes all attachments of one received packet may have together; 10 000 000
+    /// by default, ten messages of the default `max_payload`.
+    ///
+    /// That is what a client can make the server keep while a packet is incomplete.
+    #[must_use]
+    pub const fn with_max_attachment_bytes(mut self, bytes: usize) -> Self {
+        self.max_attachment_bytes = bytes;
+        self
+    }
+}
+
+impl Default for JsonParser {
+    fn default() -> Self {
+        Self {
+            max_attachments: 10,
+            max_attachment_bytes: 10_000_000,
+        }
+    }
+}
+
+impl Parser for JsonParser {
+    fn encode(&self, mut packet: Packet) -> Encoded {
+        let attachments = match packet.kind {
+            Kind::Event | Kind::Ack => mem::take(&mut packet.payload.attachments),
+            Kind::Connect | Kind::Disconnect | Kind::ConnectError => Vec::new(),
+        };
+        let head = encode_head(packet, attachments.len());
+        // What was read is gone, and goes out empty. `RawArgs` are refused before they come here.
+        let attachments = attachments.into_iter().map(Option::unwrap_or_default);
+        Encoded::new(Message::Text(head), attachments)
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Box::new(JsonDecoder {
+            limits: self.clone(),
+            namespace: NamespaceName::MAIN,
+            state: State::Ready,
+        })
+    }
+}
+
+/// Writes the head before the JSON, from its end.
+fn encode_head(packet: Packet, attachments: usize) -> Text {
+    let Packet {
+        namespace,
+        kind,
+        ack,
+        payload,
+    } = packet;
+    let (mut buf, start) = payload.into_headroom(Payload::HEADROOM + namespace.len());
+    let mut head = Prepend {
+        buf: &mut buf,
+        start,
+    };
+    if let Some(ack) = ack {
+        head.number(ack);
+    }
+    if !namespace.is_main() {
+        head.bytes(b",");
+        head.bytes(namespace.as_bytes());
+    }
+    if attachments > 0 {
+        head.bytes(b"-");
+        head.number(attachments as u64);
+    }
+    head.bytes(&[type_byte(kind, attachments > 0)]);
+    let start = head.start;
+    Text::from_headroom(buf, start)
+}
+
+// The frame, a type, a count and a dash, a comma, an acknowledgement.
+const _: () = assert!(Text::HEADROOM + 1 + 21 + 1 + 20 <= Payload::HEADROOM);
+
+/// Writes before what is there. There is room: [`Payload::HEADROOM`] counts everything.
+struct Prepend<'a> {
+    buf: &'a mut [u8],
+    start: usize,
+}
+
+impl Prepend<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        let end = self.start;
+        self.start -= bytes.len();
+        self.buf[self.start..end].copy_from_slice(bytes);
+    }
+
+    fn number(&mut self, mut number: u64) {
+        loop {
+            self.bytes(&[b'0' + (number % 10) as u8]);
+            number /= 10;
+            if number == 0 {
+                return;
+            }
+        }
+    }
+}
+
+const fn type_byte(kind: Kind, binary: bool) -> u8 {
+    match (kind, binary) {
+        (Kind::Connect, _) => b'0',
+        (Kind::Disconnect, _) => b'1',
+        (Kind::Event, false) => b'2',
+        (Kind::Ack, false) => b'3',
+        (Kind::ConnectError, _) => b'4',
+        (Kind::Event, true) => b'5',
+        (Kind::Ack, true) => b'6',
+    }
+}
+
+#[derive(Debug)]
+struct JsonDecoder {
+    limits: JsonParser,
+    /// The last that was not the main one: the next packet is most likely for the same.
+    namespace: NamespaceName,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Ready,
+    Partial(Box<Partial>),
+    Failed,
+}
+
+/// A packet and what it lacks.
+#[derive(Debug)]
+struct Partial {
+    packet: Packet,
+    attachments: usize,
+    bytes: usize,
+}
+
+impl Decoder for JsonDecoder {
+    fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
+        // Whatever goes wrong from here on, the decoder has failed.
+        match (mem::replace(&mut self.state, State::Failed), message) {
+            (State::Ready, Message::Text(text)) => self.head(text.into_bytes()),
+            (State::Partial(partial), Message::Binary(bytes)) => self.attachment(partial, bytes),
+            (State::Ready, Message::Binary(_)) => {
+                Err(DecodeError::new("attachment without a packet"))
+            }
+            (State::Partial(_), Message::Text(_)) => {
+                Err(DecodeError::new("text in place of an attachment"))
+            }
+            (State::Failed, _) => Err(DecodeError::new("message after an error")),
+        }
+    }
+
+    fn is_partial(&self) -> bool {
+        matches!(self.state, State::Partial(_))
+    }
+}
+
+impl JsonDecoder {
+    fn head(&mut self, text: Bytes) -> Result<Option<Packet>, DecodeError> {
+        let mut rest =
+            std::str::from_utf8(&text).map_err(|_| DecodeError::new("text is not valid UTF-8"))?;
+        let (kind, binary) = take_type(&mut rest)?;
+        let attachments = if binary {
+            self.take_attachments(&mut rest)?
+        } else {
+            0
+        };
+        let namespace = self.take_namespace(&mut rest)?;
+        let ack = take_digits(&mut rest)
+            .map(|digits| digits.parse())
+            .transpose()
+            .map_err(|_| DecodeError::limit("acknowledgement is too large"))?;
+        let at = text.len() - rest.len();
+        let packet = Packet {
+            namespace,
+            kind,
+            ack,
+            payload: Payload::parse(kind, text, at)?,
+        };
+        if attachments == 0 {
+            self.state = State::Ready;
+            return Ok(Some(packet));
+        }
+        packet.payload.expect_attachments(attachments)?;
+        self.state = State::Partial(Box::new(Partial {
+            packet,
+            attachments,
+            bytes: self.limits.max_attachment_bytes,
+        }));
+        Ok(None)
+    }
+
+    fn attachment(
+        &mut self,
+        mut partial: Box<Partial>,
+        bytes: Bytes,
+    ) -> Result<Option<Packet>, DecodeError> {
+        partial.bytes = partial
+            .bytes
+            .checked_sub(bytes.len())
+            .ok_or(DecodeError::limit("attachments are too large"))?;
+        let attachments = &mut partial.packet.payload.attachments;
+        attachments.push(Some(bytes));
+        if attachments.len() < partial.attachments {
+            self.state = State::Partial(partial);
+            return Ok(None);
+        }
+        self.state = State::Ready;
+        Ok(Some(partial.packet))
+    }
+
+    fn take_attachments(&self, rest: &mut &str) -> Result<usize, DecodeError> {
+        const ILLEGAL: DecodeError = DecodeError::new("illegal number of attachments");
+
+        let digits = take_digits(rest).ok_or(ILLEGAL)?;
+        *rest = rest.strip_prefix('-').ok_or(ILLEGAL)?;
+        match digits.parse() {
+            Ok(0) => Err(ILLEGAL),
+            Ok(count) if count <= self.limits.max_attachments => Ok(count),
+            _ => Err(DecodeError::limit("too many attachments")),
+        }
+    }
+
+    /// Takes what reaches from a slash to a comma or the end.
+    fn take_namespace(&mut self, rest: &mut &str) -> Result<NamespaceName, DecodeError> {
+        const MAX_LEN: usize = 255;
+
+        if !rest.starts_with('/') {
+            return Ok(NamespaceName::MAIN);
+        }
+        let (name, after) = rest.split_once(',').unwrap_or((rest, ""));
+        *rest = after;
+        if name.len() > MAX_LEN {
+            return Err(DecodeError::limit("namespace is too long"));
+        }
+        if name == "/" {
+            return Ok(NamespaceName::MAIN);
+        }
+        if self.namespace != *name {
+            self.namespace = name.into();
+        }
+        Ok(self.namespace.clone())
+    }
+}
+
+fn take_type(rest: &mut &str) -> Result<(Kind, bool), DecodeError> {
+    let kind = match rest.as_bytes() {
+        [b'0', ..] => (Kind::Connect, false),
+        [b'1', ..] => (Kind::Disconnect, false),
+        [b'2', ..] => (Kind::Event, false),
+        [b'3', ..] => (Kind::Ack, false),
+        [b'4', ..] => (Kind::ConnectError, false),
+        [b'5', ..] => (Kind::Event, true),
+        [b'6', ..] => (Kind::Ack, true),
+        _ => return Err(DecodeError::new("unknown packet type")),
+    };
+    *rest = &rest[1..];
+    Ok(kind)
+}
+
+fn take_digits<'a>(rest: &mut &'a str) -> Option<&'a str> {
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, after) = rest.split_at(digits);
+    *rest = after;
+    (!digits.is_empty()).then_some(digits)
+}
+
+#[cfg(test)]
+mod tests;

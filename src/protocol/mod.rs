@@ -1,0 +1,204 @@
+//! Socket.IO packets, without I/O.
+//!
+//! A packet is one Engine.IO message, followed by one for each of its attachments:
+//!
+//! | type | packet          | payload                        | example                                    |
+//! |------|-----------------|--------------------------------|--------------------------------------------|
+//! | 0    | `CONNECT`       | an object, or none             | `0/admin,{"token":"123"}`                  |
+//! | 1    | `DISCONNECT`    | none                           | `1/admin,`                                 |
+//! | 2    | `EVENT`         | a name and arguments           | `2["hello",1]`, `212["hello"]` asks for 12 |
+//! | 3    | `ACK`           | arguments                      | `312[]`                                    |
+//! | 4    | `CONNECT_ERROR` | an object                      | `4{"message":"not authorized"}`            |
+//! | 5    | `BINARY_EVENT`  | as `EVENT`, with attachments   | `51-["hello",{"_placeholder":true,"num":0}]` |
+//! | 6    | `BINARY_ACK`    | as `ACK`, with attachments     | `61-12[{"_placeholder":true,"num":0}]`     |
+//!
+//! That is what [`JsonParser`] writes and reads. Whatever the parser, a [`Payload`] holds the
+//! payload in one form: its JSON, with `{"_placeholder":true,"num":0}` where bytes were, and the
+//! attachments beside it. What is read from a peer stays in the message it came in; what is sent
+//! is written once, and the packet's head is put in front of it.
+//!
+//! ```
+//! use tower_socketio::engine::Message;
+//! use tower_socketio::protocol::{Args, Data, JsonParser, Kind, Packet, Parser, Payload};
+//!
+//! let parser = JsonParser::default();
+//!
+//! let message = Message::Text("212[\"add\",[1,2,3]]".into());
+//! let mut packet = parser.decoder().decode(message).unwrap().unwrap();
+//! assert_eq!(packet.payload.name(), Some("add"));
+//! let numbers: Vec<u32> = packet.payload.read_one().unwrap();
+//!
+//! let sum: u32 = numbers.iter().sum();
+//! let answer = Packet {
+//!     kind: Kind::Ack,
+//!     payload: Payload::args(packet.namespace.len(), Args((sum, "done"))).unwrap(),
+//!     ..packet
+//! };
+//! let messages: Vec<_> = parser.encode(answer).into_iter().collect();
+//! assert_eq!(messages, [Message::Text("312[6,\"done\"]".into())]);
+//! ```
+//!
+//! The protocol is described in [its document].
+//!
+//! [its document]: https://github.com/socketio/socket.io/blob/main/docs/socket.io-protocol/v5-current.md
+
+mod args;
+mod json;
+mod packet;
+mod payload;
+pub(crate) mod peer;
+mod read;
+mod resolve;
+mod scan;
+mod typed;
+
+use std::{error, fmt};
+
+use crate::engine::Message;
+
+pub use self::args::{Args, ArgsWriter, Data, EncodeError, IntoArgs, RawArgs};
+pub use self::json::JsonParser;
+pub use self::packet::{Encoded, EncodedIter, Kind, NamespaceName, Packet};
+pub use self::payload::Payload;
+pub use self::read::ReadError;
+pub use self::typed::TypedEvent;
+
+/// How packets are written as messages; client and server have to use the same.
+///
+/// One parser serves all connections.
+pub trait Parser: fmt::Debug + Send + Sync {
+    /// Writes a packet.
+    fn encode(&self, packet: Packet) -> Encoded;
+
+    /// Makes what reads the packets of one connection.
+    fn decoder(&self) -> Box<dyn Decoder>;
+}
+
+/// Reads the packets of one connection.
+pub trait Decoder: fmt::Debug + Send {
+    /// Takes in a message, and returns the packet that it completes.
+    ///
+    /// # Errors
+    ///
+    /// If the message breaks the protocol or goes beyond a limit. That is final: the connection
+    /// is to be closed.
+    fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError>;
+
+    /// Whether the last packet still lacks attachments. That should not last: bound it by a
+    /// deadline.
+    fn is_partial(&self) -> bool;
+}
+
+/// A message that is not, or not yet, a packet of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    reason: &'static str,
+    limit: bool,
+}
+
+impl DecodeError {
+    /// A message that is malformed, for this reason.
+    #[must_use]
+    pub const fn new(reason: &'static str) -> Self {
+        Self {
+            reason,
+            limit: false,
+        }
+    }
+
+    /// A message that goes beyond a limit.
+    #[must_use]
+    pub const fn limit(reason: &'static str) -> Self {
+        Self {
+            reason,
+            limit: true,
+        }
+    }
+
+    /// Whether the message goes beyond a limit, and might be fine with a higher one.
+    #[must_use]
+    pub const fn is_limit(&self) -> bool {
+        self.limit
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+impl error::Error for DecodeError {}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// A small generator of chance: xorshift, so that a failure comes again.
+    pub(crate) struct Chance(u64);
+
+    impl Chance {
+        pub(crate) fn new(seed: u64) -> Self {
+            Self(seed)
+        }
+
+        pub(crate) fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 16) as usize % bound
+        }
+
+        /// Changes, inserts, removes or repeats up to four bytes or pieces of a seed.
+        pub(crate) fn mutate(&mut self, seeds: &[&[u8]], alphabet: &[u8]) -> Vec<u8> {
+            let mut text = seeds[self.below(seeds.len())].to_vec();
+            for _ in 0..self.below(5) {
+                let at = self.below(text.len().max(1));
+                let to = at + self.below(8).min(text.len() - at);
+                let byte = alphabet[self.below(alphabet.len())];
+                match self.below(6) {
+                    0 if at < text.len() => text[at] = byte,
+                    1 if at < text.len() => text[at] = self.below(256) as u8,
+                    2 => text.insert(at, byte),
+                    3 => text.truncate(to),
+                    4 => drop(text.drain(at..to)),
+                    _ => {
+                        let piece = text[at..to].to_vec();
+                        text.splice(at..at, piece);
+                    }
+                }
+            }
+            text
+        }
+    }
+
+    /// What the default parser reads from a text and its attachments.
+    pub(crate) fn decode(text: &str, attachments: &[&'static [u8]]) -> Result<Packet, DecodeError> {
+        let mut decoder = JsonParser::default().decoder();
+        let mut packet = decoder.decode(Message::Text(text.into()))?;
+        for bytes in attachments {
+            assert!(packet.is_none() && decoder.is_partial());
+            packet = decoder.decode(Message::Binary(Bytes::from_static(bytes)))?;
+        }
+        assert!(!decoder.is_partial());
+        Ok(packet.expect("a whole packet"))
+    }
+
+    /// The payload of an event with these arguments.
+    pub(crate) fn event(args: impl IntoArgs) -> Payload {
+        Payload::event("e", 1, args).expect("serializable")
+    }
+
+    /// The JSON of a payload.
+    pub(crate) fn json(payload: &Payload) -> &str {
+        std::str::from_utf8(payload.json()).expect("UTF-8")
+    }
+
+    #[test]
+    fn parsers_are_objects() {
+        fn shared<T: Send + Sync + fmt::Debug + ?Sized>() {}
+        shared::<dyn Parser>();
+    }
+}

@@ -1,0 +1,445 @@
+//! What a packet carries, in the one form that all parsers share.
+//!
+//! ```text
+//!               2/chat,7["say",{"id":1},{"_placeholder":true,"num":0}]    + [attachment 0]
+//!  └ headroom ┘└─ head ─┘│      └ args
+//!                        └ json
+//! ```
+//!
+//! A payload to be sent has room in front for the head and the frame of its message, so that
+//! neither moves the JSON. A payload that came from a peer is its message, looked at from `json`
+//! on.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::scan::{Scanner, check_placeholders};
+use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
+
+/// What a packet carries: JSON text, and attachments that stand for the placeholders in it.
+///
+/// | kind                       | JSON                       |
+/// |----------------------------|----------------------------|
+/// | `Event`                    | `["name",arg,…]`           |
+/// | `Ack`                      | `[arg,…]`                  |
+/// | `Connect`, `ConnectError`  | `{…}`, or none: [`Payload::default`] |
+/// | `Disconnect`               | none                       |
+#[derive(Clone, Default)]
+pub struct Payload {
+    text: Buffer,
+    /// Where the JSON begins in `text`. It ends with it; if it is empty there is no payload.
+    json: usize,
+    name: Name,
+    /// Where the first argument begins; if there is none, the closing bracket; the end if the
+    /// JSON is not an array.
+    args: usize,
+    /// An attachment is gone once an argument was read that holds it.
+    pub(super) attachments: Vec<Option<Bytes>>,
+}
+
+/// A text that is still ours alone to write to, or shared.
+#[derive(Clone)]
+enum Buffer {
+    Own(Vec<u8>),
+    Shared(Bytes),
+}
+
+/// Where the name of an event is.
+#[derive(Clone, Default)]
+enum Name {
+    #[default]
+    None,
+    At(usize, usize),
+    /// It has escapes in the JSON.
+    Unescaped(Box<str>),
+}
+
+impl Name {
+    fn find<'a>(&'a self, text: &'a [u8]) -> Option<&'a [u8]> {
+        match self {
+            Self::None => None,
+            &Self::At(at, len) => Some(&text[at..at + len]),
+            Self::Unescaped(name) => Some(name.as_bytes()),
+        }
+    }
+}
+
+/// To be written to.
+impl Payload {
+    /// The bytes kept free before the JSON, in addition to the length of a namespace's name: for
+    /// a WebSocket header, `4`, a type, a count of attachments, a comma, and the id of an
+    /// acknowledgement.
+    pub const HEADROOM: usize = 64;
+
+    /// An event: its name and its arguments.
+    ///
+    /// `namespace_len` is the length of the name of the namespace that it is for. A packet for a
+    /// namespace with a longer name costs a copy.
+    ///
+    /// # Errors
+    ///
+    /// If an argument cannot be written as JSON, or the name is reserved: the receiver would close
+    /// the connection.
+    pub fn event(
+        name: &str,
+        namespace_len: usize,
+        args: impl IntoArgs,
+    ) -> Result<Self, EncodeError> {
+        if is_reserved(name.as_bytes()) {
+            return Err(EncodeError::RESERVED);
+        }
+        let headroom = Self::HEADROOM + namespace_len;
+        // Two quotes and a comma.
+        let quoted = name.len() + 3;
+        let mut out = ArgsWriter::new(headroom, quoted + args.len_hint());
+        out.push(name)?;
+        let end = out.len();
+        args.into_args(&mut out)?;
+
+        let mut payload = out.finish()?;
+        // After the comma, if there is one.
+        payload.args = (end + 1).min(payload.text.len() - 1);
+        let start = headroom + 2;
+        payload.name = if end - 1 - start == name.len() {
+            Name::At(start, name.len())
+        } else {
+            Name::Unescaped(name.into())
+        };
+        Ok(payload)
+    }
+
+    /// The arguments of an acknowledgement; `namespace_len` as for [`Payload::event`].
+    ///
+    /// # Errors
+    ///
+    /// If an argument cannot be written as JSON.
+    pub fn args(namespace_len: usize, args: impl IntoArgs) -> Result<Self, EncodeError> {
+        let mut out = ArgsWriter::new(Self::HEADROOM + namespace_len, args.len_hint());
+        args.into_args(&mut out)?;
+        out.finish()
+    }
+
+    /// The object of a `CONNECT` or `CONNECT_ERROR`; `namespace_len` as for [`Payload::event`].
+    ///
+    /// Bytes in it are written as arrays of numbers, these packets having no attachments.
+    ///
+    /// # Errors
+    ///
+    /// If the object cannot be written as JSON.
+    pub fn object(
+        namespace_len: usize,
+        object: &(impl Serialize + ?Sized),
+    ) -> Result<Self, EncodeError> {
+        let json = Self::HEADROOM + namespace_len;
+        let mut text = vec![0; json];
+        serde_json::to_writer(&mut text, object)?;
+        Ok(Self {
+            args: text.len(),
+            text: Buffer::Own(text),
+            json,
+            ..Self::default()
+        })
+    }
+
+    pub(super) const fn written(
+        text: Vec<u8>,
+        json: usize,
+        attachments: Vec<Option<Bytes>>,
+    ) -> Self {
+        Self {
+            text: Buffer::Own(text),
+            json,
+            name: Name::None,
+            args: json + 1,
+            attachments,
+        }
+    }
+
+    /// The text with at least `headroom` bytes before the JSON, and where the JSON begins. Copies
+    /// if it has to.
+    pub(super) fn into_headroom(self, headroom: usize) -> (Vec<u8>, usize) {
+        match self.text {
+            Buffer::Own(text) if self.json >= headroom => (text, self.json),
+            _ => {
+                let json = self.json();
+                let mut text = Vec::with_capacity(headroom + json.len());
+                text.resize(headroom, 0);
+                text.extend_from_slice(json);
+                (text, headroom)
+            }
+        }
+    }
+}
+
+/// To be read from.
+impl Payload {
+    /// Takes the payload of a packet as it came from a peer: JSON and attachments. Node's cluster
+    /// messages and other parsers carry it in other forms; this is the way in for them.
+    ///
+    /// # Errors
+    ///
+    /// If `json` is not valid, or not what `kind` carries, or a placeholder in it does not name
+    /// an attachment of its own.
+    pub fn from_json(
+        kind: Kind,
+        json: Bytes,
+        attachments: Vec<Bytes>,
+    ) -> Result<Self, DecodeError> {
+        std::str::from_utf8(&json).map_err(|_| DecodeError::new("text is not valid UTF-8"))?;
+        let mut payload = Self::parse(kind, json, 0)?;
+        if !attachments.is_empty() {
+            payload.expect_attachments(attachments.len())?;
+        }
+        payload.attachments = attachments.into_iter().map(Some).collect();
+        Ok(payload)
+    }
+
+    /// Takes `text[at..]`, which is valid UTF-8, if it is what `kind` carries.
+    pub(super) fn parse(kind: Kind, mut text: Bytes, at: usize) -> Result<Self, DecodeError> {
+        let mut scanner = Scanner::new(&text, at);
+        let mut name = Name::None;
+        let mut args = text.len();
+        match kind {
+            _ if at == text.len() => check_absent(kind)?,
+            Kind::Event => {
+                name = scan_name(&mut scanner, &text)?;
+                let comma = scanner.peek() == Some(b',');
+                args = scanner.position() + usize::from(comma);
+                scanner.rest_of_array()?;
+            }
+            Kind::Ack => {
+                expect(&mut scanner, b'[')?;
+                args = scanner.position() + 1;
+                scanner.value()?;
+            }
+            Kind::Connect | Kind::ConnectError => {
+                expect(&mut scanner, b'{')?;
+                scanner.value()?;
+            }
+            Kind::Disconnect => return Err(DecodeError::new("payload is not expected")),
+        }
+        let end = scanner.end()?;
+        text.truncate(end);
+        Ok(Self {
+            text: Buffer::Shared(text),
+            json: at,
+            name,
+            args: args.min(end),
+            attachments: Vec::new(),
+        })
+    }
+
+    /// Checks that the placeholders fit that many attachments.
+    pub(super) fn expect_attachments(&self, count: usize) -> Result<(), DecodeError> {
+        check_placeholders(self.json(), count)
+            .map_err(|_| DecodeError::new("placeholder does not name an attachment"))
+    }
+
+    /// The name of the event; `None` if the payload is that of another packet.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        let name = self.name.find(self.text.as_slice())?;
+        // It was written by us, or the text was checked when it was read.
+        std::str::from_utf8(name).ok()
+    }
+
+    /// The whole JSON text; empty if there is no payload.
+    #[must_use]
+    pub fn json(&self) -> &[u8] {
+        &self.text.as_slice()[self.json..]
+    }
+
+    /// The attachments, in the order of their numbers. One that was read is left out.
+    pub fn attachments(&self) -> impl Iterator<Item = &Bytes> {
+        self.attachments.iter().flatten()
+    }
+
+    /// The arguments, without the name of the event.
+    #[must_use]
+    pub fn into_args(mut self) -> RawArgs {
+        self.text = Buffer::Shared(match self.text {
+            Buffer::Own(text) => text.into(),
+            Buffer::Shared(text) => text,
+        });
+        RawArgs(self)
+    }
+
+    /// The JSON, the text from the first argument to the closing bracket, and the attachments to
+    /// be taken out.
+    pub(super) fn split(&mut self) -> (&[u8], &[u8], &mut [Option<Bytes>]) {
+        let text = self.text.as_slice();
+        (
+            &text[self.json..],
+            &text[self.args..],
+            &mut self.attachments,
+        )
+    }
+
+    /// The text from the first argument to the closing bracket.
+    pub(super) fn tail(&self) -> &[u8] {
+        &self.text.as_slice()[self.args..]
+    }
+}
+
+impl Buffer {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Own(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::Own(Vec::new())
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload")
+            .field("name", &self.name())
+            .field("bytes", &self.json().len())
+            .field("attachments", &self.attachments.len())
+            .finish()
+    }
+}
+
+/// Names that mean something to the client or server itself.
+const fn is_reserved(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"connect"
+            | b"connect_error"
+            | b"disconnect"
+            | b"disconnecting"
+            | b"newListener"
+            | b"removeListener"
+    )
+}
+
+fn check_absent(kind: Kind) -> Result<(), DecodeError> {
+    match kind {
+        Kind::Connect | Kind::Disconnect => Ok(()),
+        Kind::Event | Kind::Ack | Kind::ConnectError => Err(DecodeError::new("payload is missing")),
+    }
+}
+
+fn expect(scanner: &mut Scanner<'_>, bracket: u8) -> Result<(), DecodeError> {
+    if scanner.peek() != Some(bracket) {
+        return Err(DecodeError::new("payload is of another type"));
+    }
+    Ok(())
+}
+
+/// Steps over the opening bracket and the name of an event: a string, or a number as it is
+/// written.
+fn scan_name(scanner: &mut Scanner<'_>, text: &[u8]) -> Result<Name, DecodeError> {
+    expect(scanner, b'[')?;
+    scanner.next();
+    let first = scanner.next();
+    let start = scanner.position();
+    let name = match first {
+        Some(b'"') if scanner.string()? => unescape(&text[start - 1..scanner.position()])?,
+        Some(b'"') => Name::At(start, scanner.position() - 1 - start),
+        Some(first @ (b'-' | b'0'..=b'9')) => {
+            scanner.number(first)?;
+            Name::At(start - 1, scanner.position() + 1 - start)
+        }
+        _ => return Err(DecodeError::new("event has no name")),
+    };
+    if name.find(text).is_some_and(is_reserved) {
+        return Err(DecodeError::new("event has a reserved name"));
+    }
+    Ok(name)
+}
+
+fn unescape(quoted: &[u8]) -> Result<Name, DecodeError> {
+    serde_json::from_slice(quoted)
+        .map(|name: String| Name::Unescaped(name.into()))
+        .map_err(|_| DecodeError::new("event has a name that is not text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tests::{decode, json};
+    use crate::protocol::{Args, Data};
+
+    #[test]
+    fn an_event_knows_its_name_and_arguments() {
+        for name in ["say", "", "with \"quotes\"", "é"] {
+            let mut event = Payload::event(name, 1, Args((1, "two"))).expect("serializable");
+            assert_eq!(event.name(), Some(name));
+            assert_eq!(event.read_one::<u8>().expect("a number"), 1);
+            assert_eq!(event.clone().into_args().to_json(), r#"[1,"two"]"#);
+
+            let mut event = Payload::event(name, 1, Args(())).expect("serializable");
+            assert_eq!(event.name(), Some(name));
+            assert!(event.read_one::<Option<u8>>().expect("nothing").is_none());
+            assert_eq!(event.into_args().to_json(), "[]");
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_has_arguments_and_no_name() {
+        let payload = Payload::args(1, Data("x")).expect("serializable");
+        assert_eq!((payload.name(), json(&payload)), (None, r#"["x"]"#));
+        assert_eq!(payload.into_args().to_json(), r#"["x"]"#);
+    }
+
+    #[test]
+    fn a_reserved_name_is_not_sent() {
+        let error = Payload::event("disconnect", 1, 1).expect_err("reserved");
+        assert_eq!(error.to_string(), "name of the event is reserved");
+        assert!(Payload::event("message", 1, 1).is_ok());
+    }
+
+    #[test]
+    fn a_payload_that_is_no_array_has_no_arguments() {
+        let object = Payload::object(1, &[1]).expect("serializable");
+        let received = decode("0{\"a\":1} ", &[]).expect("valid").payload;
+        for payload in [Payload::default(), object, received] {
+            let mut args = payload.into_args();
+            assert_eq!(args.to_json(), "[]");
+            assert!(
+                args.read_one::<Option<u8>>()
+                    .is_ok_and(|none| none.is_none())
+            );
+            let again = Payload::args(1, args).expect("nothing");
+            assert_eq!(json(&again), "[]");
+        }
+    }
+
+    #[test]
+    fn json_from_elsewhere_is_checked() {
+        let one = br#"["e",{"_placeholder":true,"num":0}]"#;
+        let from = |json: &'static [u8], attachments: &[&'static [u8]]| {
+            let attachments = attachments.iter().map(|bytes| Bytes::from_static(bytes));
+            Payload::from_json(Kind::Event, Bytes::from_static(json), attachments.collect())
+        };
+        let mut payload = from(one, &[b"x"]).expect("valid");
+        assert_eq!(payload.name(), Some("e"));
+        assert_eq!(payload.read_one::<Bytes>().expect("bytes"), b"x"[..]);
+        assert!(from(one, &[]).is_ok());
+        assert!(from(br#"["e",{"_placeholder":true,"num":1}]"#, &[b"x"]).is_err());
+        assert!(from(b"{}", &[]).is_err());
+        assert!(from(b"[\"\xff\"]", &[]).is_err());
+    }
+
+    #[test]
+    fn debug_tells_no_content() {
+        let payload = decode(r#"2["e","secret"]"#, &[]).expect("valid").payload;
+        let shown = r#"Payload { name: Some("e"), bytes: 14, attachments: 0 }"#;
+        assert_eq!(format!("{payload:?}"), shown);
+        let shown = "RawArgs { bytes: 10, attachments: 0 }";
+        assert_eq!(format!("{:?}", payload.into_args()), shown);
+    }
+}

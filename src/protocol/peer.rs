@@ -1,0 +1,248 @@
+//! Which namespaces a session is in, and what is a violation.
+
+use std::time::{Duration, Instant};
+
+use super::{Kind, NamespaceName, Packet, Payload};
+
+/// The client's side of the protocol, for one session.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    entries: Vec<Entry>,
+    max: usize,
+    /// When the first namespace must have been joined.
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: NamespaceName,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Connecting,
+    Connected,
+    /// The server made it leave: what the client has sent before it knew is no violation.
+    Left,
+}
+
+/// What a packet means. A slot stands for a namespace that the session is in, until it is freed.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Connect {
+        slot: usize,
+        name: NamespaceName,
+        auth: Payload,
+    },
+    /// A CONNECT for one namespace too many.
+    TooMany(NamespaceName),
+    Event {
+        slot: usize,
+        ack: Option<u64>,
+        payload: Payload,
+    },
+    Ack {
+        slot: usize,
+        ack: u64,
+        payload: Payload,
+    },
+    Disconnect {
+        slot: usize,
+    },
+    Ignore,
+}
+
+/// The client has broken the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Violation(pub(crate) &'static str);
+
+impl Peer {
+    pub(crate) fn new(max: usize, timeout: Duration, now: Instant) -> Self {
+        Self {
+            entries: Vec::new(),
+            max,
+            deadline: Some(now + timeout),
+        }
+    }
+
+    pub(crate) fn handle_packet(&mut self, packet: Packet) -> Result<Action, Violation> {
+        let found = self.find(&packet.namespace);
+        if packet.kind == Kind::Connect {
+            return self.connect(found, packet);
+        }
+        let slot = found.ok_or(Violation("not connected to the namespace"))?;
+        if self.entries[slot].phase == Phase::Left {
+            return Ok(Action::Ignore);
+        }
+        Ok(match (packet.kind, packet.ack) {
+            (Kind::Event, ack) => Action::Event {
+                slot,
+                ack,
+                payload: packet.payload,
+            },
+            (Kind::Ack, Some(ack)) => Action::Ack {
+                slot,
+                ack,
+                payload: packet.payload,
+            },
+            (Kind::Ack, None) => Action::Ignore,
+            (Kind::Disconnect, _) => Action::Disconnect { slot },
+            (Kind::Connect | Kind::ConnectError, _) => {
+                return Err(Violation("a packet that only servers send"));
+            }
+        })
+    }
+
+    fn connect(&mut self, found: Option<usize>, packet: Packet) -> Result<Action, Violation> {
+        let slot = match found {
+            Some(slot) if self.entries[slot].phase == Phase::Left => slot,
+            Some(_) => return Err(Violation("connected to the namespace already")),
+            None => match self.free_slot() {
+                Some(slot) => slot,
+                None => return Ok(Action::TooMany(packet.namespace)),
+            },
+        };
+        self.entries[slot] = Entry {
+            name: packet.namespace.clone(),
+            phase: Phase::Connecting,
+        };
+        Ok(Action::Connect {
+            slot,
+            name: packet.namespace,
+            auth: packet.payload,
+        })
+    }
+
+    fn find(&self, name: &NamespaceName) -> Option<usize> {
+        let is_it = |entry: &Entry| entry.phase != Phase::Free && entry.name == *name;
+        self.entries.iter().position(is_it)
+    }
+
+    fn free_slot(&mut self) -> Option<usize> {
+        let is_free = |entry: &Entry| entry.phase == Phase::Free;
+        if let Some(slot) = self.entries.iter().position(is_free) {
+            return Some(slot);
+        }
+        if self.entries.len() >= self.max {
+            return None;
+        }
+        self.entries.push(Entry {
+            name: NamespaceName::MAIN,
+            phase: Phase::Free,
+        });
+        Some(self.entries.len() - 1)
+    }
+
+    /// The client is in.
+    pub(crate) fn accepted(&mut self, slot: usize) {
+        self.deadline = None;
+        self.entries[slot].phase = Phase::Connected;
+    }
+
+    /// The client was refused, or has left.
+    pub(crate) fn free(&mut self, slot: usize) {
+        self.entries[slot].phase = Phase::Free;
+    }
+
+    /// The server made the client leave.
+    pub(crate) fn dismissed(&mut self, slot: usize) {
+        self.entries[slot].phase = Phase::Left;
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Violation> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = None;
+            return Err(Violation("joined no namespace in time"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> (Peer, Instant) {
+        let now = Instant::now();
+        (Peer::new(2, Duration::from_secs(45), now), now)
+    }
+
+    fn packet(name: &str, kind: Kind) -> Packet {
+        Packet {
+            namespace: name.into(),
+            kind,
+            ack: None,
+            payload: Payload::default(),
+        }
+    }
+
+    fn connect(peer: &mut Peer, name: &str) -> usize {
+        match peer.handle_packet(packet(name, Kind::Connect)) {
+            Ok(Action::Connect { slot, .. }) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn packets_before_connect_are_a_violation() {
+        for kind in [Kind::Event, Kind::Ack, Kind::Disconnect, Kind::ConnectError] {
+            let (mut peer, _) = peer();
+            assert!(peer.handle_packet(packet("/", kind)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_second_connect_is_a_violation_also_while_the_first_is_pending() {
+        let (mut peer, _) = peer();
+        let slot = connect(&mut peer, "/");
+        assert!(peer.handle_packet(packet("/", Kind::Connect)).is_err());
+        peer.accepted(slot);
+        assert!(peer.handle_packet(packet("/", Kind::Connect)).is_err());
+    }
+
+    #[test]
+    fn events_while_connecting_are_taken() {
+        let (mut peer, _) = peer();
+        connect(&mut peer, "/");
+        let action = peer.handle_packet(packet("/", Kind::Event));
+        assert!(matches!(action, Ok(Action::Event { slot: 0, .. })));
+    }
+
+    #[test]
+    fn what_was_on_its_way_when_the_server_dismissed_is_no_violation() {
+        let (mut peer, _) = peer();
+        let slot = connect(&mut peer, "/a");
+        peer.accepted(slot);
+        peer.dismissed(slot);
+        let action = peer.handle_packet(packet("/a", Kind::Event));
+        assert!(matches!(action, Ok(Action::Ignore)));
+        assert_eq!(connect(&mut peer, "/a"), slot);
+    }
+
+    #[test]
+    fn namespaces_are_counted() {
+        let (mut peer, _) = peer();
+        connect(&mut peer, "/a");
+        let b = connect(&mut peer, "/b");
+        let action = peer.handle_packet(packet("/c", Kind::Connect));
+        assert!(matches!(action, Ok(Action::TooMany(_))));
+        peer.free(b);
+        connect(&mut peer, "/c");
+    }
+
+    #[test]
+    fn a_client_that_joins_nothing_is_closed_and_refusals_do_not_count() {
+        let (mut peer, now) = peer();
+        let slot = connect(&mut peer, "/");
+        peer.free(slot);
+        let due = now + Duration::from_secs(45);
+        assert_eq!(peer.poll_timeout(), Some(due));
+        assert!(peer.handle_timeout(due).is_err());
+    }
+}

@@ -1,0 +1,480 @@
+//! The arguments of an event or an acknowledgement become values.
+
+use std::marker::PhantomData;
+use std::{error, fmt};
+
+use serde::de::{
+    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess,
+    Unexpected, Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+use super::Payload;
+use super::resolve::Resolve;
+
+impl Payload {
+    /// Reads the first argument. If there is none, reads `null`. Others are left aside.
+    ///
+    /// Bytes are moved out: a second reading does not find them.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a `T`.
+    pub fn read_one<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
+        let (_, tail, attachments) = self.split();
+        if matches!(tail.trim_ascii_start(), [] | [b']']) {
+            return read_null().map_err(|_| ReadError::missing(1));
+        }
+        let mut json = serde_json::Deserializer::from_slice(tail);
+        let value = match attachments {
+            // Nothing to look for.
+            [] => T::deserialize(&mut json),
+            attachments => T::deserialize(Resolve::new(&mut json, attachments)),
+        };
+        value.map_err(|error| ReadError::invalid(1, error))
+    }
+
+    /// Reads all arguments, the elements of `T`. Surplus ones are left aside; those that a tuple
+    /// or an array lacks at its end read as `null`.
+    ///
+    /// Bytes are moved out: a second reading does not find them.
+    ///
+    /// # Errors
+    ///
+    /// If they are not a `T`.
+    pub fn read_all<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
+        let mut progress = Progress::default();
+        let visitor = All {
+            named: self.name().is_some(),
+            progress: &mut progress,
+            target: PhantomData,
+        };
+        let (json, _, attachments) = self.split();
+        let mut json = serde_json::Deserializer::from_slice(json);
+        let value = match attachments {
+            [] => json.deserialize_seq(visitor),
+            attachments => Resolve::new(&mut json, attachments).deserialize_seq(visitor),
+        };
+        value.map_err(|error| {
+            if progress.missing {
+                return ReadError::missing(progress.argument);
+            }
+            ReadError::invalid(progress.argument, error)
+        })
+    }
+
+    /// Reads the object of a `CONNECT` or `CONNECT_ERROR`. If there is none, reads `{}`, as it is
+    /// for Node, or else `null`.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a `T`.
+    pub fn read_object<T: DeserializeOwned>(&self) -> Result<T, ReadError> {
+        let object = match self.json() {
+            b"" => serde_json::from_slice(b"{}").or_else(|error| read_null().map_err(|_| error)),
+            json => serde_json::from_slice(json),
+        };
+        object.map_err(|error| ReadError(Reason::Object(error)))
+    }
+}
+
+/// Reads what is not there, as serde_json reads `null`.
+fn read_null<'de, T: Deserialize<'de>>() -> serde_json::Result<T> {
+    serde_json::from_slice(b"null")
+}
+
+/// How far the reading of all arguments went.
+#[derive(Default)]
+struct Progress {
+    /// The one being read, from 1.
+    argument: usize,
+    /// Whether it is not there.
+    missing: bool,
+}
+
+/// Takes the array of a payload, and makes a `T` of what follows the name.
+struct All<'a, T> {
+    named: bool,
+    progress: &'a mut Progress,
+    target: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for All<'_, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("arguments")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
+        if self.named {
+            seq.next_element::<IgnoredAny>()?;
+        }
+        let value = T::deserialize(Elements {
+            seq: &mut seq,
+            wanted: 0,
+            progress: self.progress,
+        })?;
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(value)
+    }
+}
+
+/// Arguments as a sequence.
+struct Elements<'a, A> {
+    seq: A,
+    /// So many are read, as `null` if they are not there.
+    wanted: usize,
+    progress: &'a mut Progress,
+}
+
+impl<A> Elements<'_, A> {
+    const fn wanting(mut self, count: usize) -> Self {
+        self.wanted = count;
+        self
+    }
+}
+
+/// As serde_json's for an array, but that tuples and arrays say how much they want.
+impl<'de, A: SeqAccess<'de>> Deserializer<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        visitor.visit_seq(self)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        visitor.visit_seq(self.wanting(len))
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        visitor.visit_seq(self.wanting(len))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        visitor.visit_seq(self.wanting(fields.len()))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        visitor.visit_some(self)
+    }
+
+    /// `Args<()>` wants nothing.
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        Err(A::Error::invalid_type(Unexpected::Seq, &visitor))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf seq
+        map identifier
+    }
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
+    type Error = A::Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        self.progress.argument += 1;
+        let mut seed = Some(seed);
+        if let Some(value) = self.seq.next_element_seed(Lent(&mut seed))? {
+            return Ok(Some(value));
+        }
+        match seed {
+            Some(seed) if self.progress.argument <= self.wanted => {
+                let mut null = serde_json::Deserializer::from_slice(b"null");
+                let value = seed.deserialize(&mut null);
+                self.progress.missing = value.is_err();
+                value.map(Some).map_err(A::Error::custom)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A seed that comes back if there was nothing to read.
+struct Lent<'a, S>(&'a mut Option<S>);
+
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Lent<'_, S> {
+    type Value = S::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
+        let seed = self.0.take();
+        seed.ok_or_else(|| D::Error::custom("read twice"))?
+            .deserialize(deserializer)
+    }
+}
+
+/// Arguments that are not what was asked for.
+#[derive(Debug)]
+pub struct ReadError(Reason);
+
+#[derive(Debug)]
+enum Reason {
+    Missing(usize),
+    Invalid(usize, serde_json::Error),
+    Object(serde_json::Error),
+}
+
+impl ReadError {
+    const fn missing(argument: usize) -> Self {
+        Self(Reason::Missing(argument))
+    }
+
+    const fn invalid(argument: usize, error: serde_json::Error) -> Self {
+        Self(Reason::Invalid(argument, error))
+    }
+
+    /// Whether an argument is not there.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        matches!(self.0, Reason::Missing(_))
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Reason::Missing(argument) => write!(f, "argument {argument} is missing"),
+            Reason::Invalid(0, _) => f.write_str("arguments are of another type"),
+            Reason::Invalid(argument, _) => write!(f, "argument {argument} is of another type"),
+            Reason::Object(_) => f.write_str("payload is of another type"),
+        }
+    }
+}
+
+impl error::Error for ReadError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &self.0 {
+            Reason::Missing(_) => None,
+            Reason::Invalid(_, error) | Reason::Object(error) => Some(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::error::Error;
+
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::protocol::tests::decode;
+
+    /// Reads the first argument of an event, and of an acknowledgement with the same ones.
+    fn one<T: DeserializeOwned>(args: &str) -> Result<T, ReadError> {
+        both(args, Payload::read_one)
+    }
+
+    fn all<T: DeserializeOwned>(args: &str) -> Result<T, ReadError> {
+        both(args, Payload::read_all)
+    }
+
+    fn both<T>(args: &str, read: fn(&mut Payload) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let ack = format!("31[{}]", args.trim_start().trim_start_matches(','));
+        let ack = read(&mut decode(&ack, &[]).expect("valid").payload);
+        let event = format!("2[\"e\"{args}]");
+        let event = read(&mut decode(&event, &[]).expect("valid").payload);
+        assert_eq!(ack.is_ok(), event.is_ok());
+        event
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Id(u64);
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Maybe(Option<u64>);
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Pair(u8, Option<u8>);
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Point {
+        x: u8,
+        #[serde(default)]
+        y: Option<u8>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    enum Shape {
+        Dot,
+        Circle(u8),
+        Line(u8, u8),
+        Box { w: u8 },
+    }
+
+    #[test]
+    fn one_argument_is_read_as_serde_json_reads_it() {
+        fn check<T: DeserializeOwned + PartialEq + std::fmt::Debug>(json: &str) {
+            let expected: T = serde_json::from_str(json).expect("a good example");
+            assert_eq!(one::<T>(&format!(",{json}")).expect(json), expected);
+            assert_eq!(all::<(T,)>(&format!(" , {json}")).expect(json), (expected,));
+        }
+        check::<u8>("7");
+        check::<f64>("-1.5e3");
+        check::<Id>("7");
+        check::<[u8; 3]>("[1,2,3]");
+        check::<Vec<u8>>("[1,2,3]");
+        check::<(u8, String)>("[1,\"\\u00e9\"]");
+        check::<Option<Id>>("null");
+        check::<Option<Id>>("7");
+        check::<Option<Option<u8>>>("7");
+        check::<()>("null");
+        check::<Point>("{\"x\":1}");
+        check::<Point>("[1,2]");
+        check::<Pair>("[1,2]");
+        check::<Shape>("\"Dot\"");
+        check::<Shape>("{\"Circle\":1}");
+        check::<Shape>("{\"Line\":[1,2]}");
+        check::<Shape>("{\"Box\":{\"w\":1}}");
+        check::<HashMap<u32, bool>>("{\"1\":true}");
+        check::<Value>("{\"a\":[1,null]}");
+    }
+
+    #[test]
+    fn surplus_arguments_are_left_aside() {
+        assert_eq!(one::<u8>(",7,8,{\"a\":[]}").expect("read"), 7);
+        assert_eq!(all::<(u8,)>(",7,8,{\"a\":[]}").expect("read"), (7,));
+        assert!(all::<()>(",7,8").is_ok());
+        assert_eq!(all::<[u8; 2]>(",7,8,\"x\"").expect("read"), [7, 8]);
+    }
+
+    #[test]
+    fn a_missing_argument_reads_as_null() {
+        assert_eq!(one::<Option<u8>>("").expect("read"), None);
+        assert!(one::<()>(" ").is_ok());
+        assert_eq!(one::<Maybe>("").expect("read"), Maybe(None));
+        assert_eq!(one::<Value>("").expect("read"), Value::Null);
+        assert_eq!(all::<(u8, Option<u8>)>(",1").expect("read"), (1, None));
+        let read = all::<(Option<u8>, (), Maybe)>("").expect("read");
+        assert_eq!(read, (None, (), Maybe(None)));
+        assert_eq!(all::<Pair>(",1").expect("read"), Pair(1, None));
+        assert_eq!(all::<Point>(",1").expect("read"), Point { x: 1, y: None });
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let error = one::<u8>("").expect_err("nothing there");
+        assert_eq!(
+            (error.to_string().as_str(), error.is_missing()),
+            ("argument 1 is missing", true)
+        );
+        let error = all::<(u8, Option<u8>, Id)>(",1").expect_err("two there");
+        assert_eq!(
+            (error.to_string().as_str(), error.is_missing()),
+            ("argument 3 is missing", true)
+        );
+        assert!(error.source().is_none());
+        let error = all::<[u8; 2]>(",1").expect_err("one there");
+        assert_eq!(error.to_string(), "argument 2 is missing");
+    }
+
+    #[test]
+    fn what_is_of_another_type_is_named() {
+        let error = one::<u8>(",\"x\"").expect_err("a text");
+        assert_eq!(error.to_string(), "argument 1 is of another type");
+        assert!(
+            error
+                .source()
+                .expect("of serde_json")
+                .to_string()
+                .contains("expected u8")
+        );
+        let error = all::<(u8, u8)>(",1,[2]").expect_err("an array");
+        assert_eq!(error.to_string(), "argument 2 is of another type");
+        assert!(!error.is_missing());
+        let error = all::<(u8, [u8; 2])>(",1,[2]").expect_err("too short");
+        assert_eq!(error.to_string(), "argument 2 is of another type");
+        let error = all::<HashMap<String, u8>>(",1").expect_err("no map");
+        assert_eq!(error.to_string(), "arguments are of another type");
+        assert!(all::<Shape>(",1").is_err());
+        assert!(all::<u8>(",1").is_err());
+    }
+
+    #[test]
+    fn all_arguments_make_a_list() {
+        assert_eq!(all::<Vec<u8>>(",1,2").expect("read"), [1, 2]);
+        assert!(all::<Vec<u8>>("").expect("read").is_empty());
+        assert_eq!(
+            all::<Vec<Value>>(",[1],{}").expect("read"),
+            [json!([1]), json!({})]
+        );
+        assert_eq!(all::<Value>(",1").expect("read"), json!([1]));
+        assert_eq!(all::<Option<(u8,)>>(",1").expect("read"), Some((1,)));
+    }
+
+    #[test]
+    fn an_object_that_is_not_there_is_empty() {
+        let absent = decode("0", &[]).expect("valid").payload;
+        assert_eq!(absent.read_object::<Value>().expect("read"), json!({}));
+        assert_eq!(absent.read_object::<Option<Id>>().expect("read"), None);
+        assert_eq!(absent.read_object::<()>().expect("read"), ());
+        assert!(
+            absent
+                .read_object::<HashMap<String, String>>()
+                .expect("read")
+                .is_empty()
+        );
+        let error = absent
+            .read_object::<Point>()
+            .expect_err("a field is missing");
+        assert_eq!(error.to_string(), "payload is of another type");
+        assert_eq!(
+            error.source().expect("of serde_json").to_string(),
+            "missing field `x` at line 1 column 2"
+        );
+
+        let present = decode("0{\"x\":1}", &[]).expect("valid").payload;
+        assert_eq!(
+            present.read_object::<Point>().expect("read"),
+            Point { x: 1, y: None }
+        );
+    }
+}

@@ -1,0 +1,566 @@
+//! Looks over JSON without reading it: is it valid, and where are things?
+//!
+//! serde_json could skip a value too, but it allocates for nested ones, does not bound their
+//! depth, tells no positions, and builds an error that nobody reads. This takes one pass, and no
+//! memory however deep the text goes: the open brackets are bits of a number.
+
+use std::ops::Range;
+
+use super::DecodeError;
+
+/// How deeply arrays and objects may be nested: as deeply as serde_json reads them.
+pub(super) const MAX_DEPTH: u32 = 127;
+
+/// Why a text was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Invalid {
+    Syntax,
+    Depth,
+}
+
+impl From<Invalid> for DecodeError {
+    fn from(invalid: Invalid) -> Self {
+        match invalid {
+            Invalid::Syntax => Self::new("payload is not valid JSON"),
+            Invalid::Depth => Self::limit("payload is nested too deeply"),
+        }
+    }
+}
+
+/// A place in a JSON text.
+#[derive(Debug)]
+pub(super) struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(text: &'a [u8], at: usize) -> Self {
+        Self { text, at }
+    }
+
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Steps over white space and returns what comes next.
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        loop {
+            match self.text.get(self.at) {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                next => return next.copied(),
+            }
+        }
+    }
+
+    /// Steps over white space and one byte.
+    pub(super) fn next(&mut self) -> Option<u8> {
+        let next = self.peek()?;
+        self.at += 1;
+        Some(next)
+    }
+
+    /// Steps over one value of any kind.
+    pub(super) fn value(&mut self) -> Result<(), Invalid> {
+        let mut open = Open::default();
+        self.begin(&mut open)?;
+        self.finish(open)
+    }
+
+    /// Steps over the rest of an array, from the end of one of its values.
+    pub(super) fn rest_of_array(&mut self) -> Result<(), Invalid> {
+        self.finish(Open::ARRAY)
+    }
+
+    /// Steps over the rest of a string, from its opening quote. Tells whether it has escapes.
+    pub(super) fn string(&mut self) -> Result<bool, Invalid> {
+        let mut escaped = false;
+        loop {
+            self.skip_plain();
+            match self.byte() {
+                Some(b'"') => return Ok(escaped),
+                Some(b'\\') => self.escape()?,
+                // A control character, or the end.
+                _ => return Err(Invalid::Syntax),
+            }
+            escaped = true;
+        }
+    }
+
+    /// Steps over the rest of a number, from its `first` byte.
+    pub(super) fn number(&mut self, first: u8) -> Result<(), Invalid> {
+        let first = match first {
+            b'-' => self.byte().ok_or(Invalid::Syntax)?,
+            first => first,
+        };
+        match first {
+            b'0' => {}
+            b'1'..=b'9' => self.at += self.count_digits(),
+            _ => return Err(Invalid::Syntax),
+        }
+        if self.text.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.text.get(self.at) {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.text.get(self.at) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// The end of the value if nothing but white space follows.
+    pub(super) fn end(&mut self) -> Result<usize, Invalid> {
+        let end = self.at;
+        self.peek().map_or(Ok(end), |_| Err(Invalid::Syntax))
+    }
+
+    /// Steps over a scalar, or over the opening brackets up to the first scalar in them.
+    fn begin(&mut self, open: &mut Open) -> Result<(), Invalid> {
+        loop {
+            match self.next().ok_or(Invalid::Syntax)? {
+                b'"' => return self.string().map(drop),
+                b't' => return self.literal(b"rue"),
+                b'f' => return self.literal(b"alse"),
+                b'n' => return self.literal(b"ull"),
+                b'[' => open.push(false)?,
+                b'{' => open.push(true)?,
+                first => return self.number(first),
+            }
+            if self.peek() == Some(open.bracket()) {
+                // `finish` closes what is empty.
+                return Ok(());
+            }
+            if open.in_object() {
+                self.key()?;
+            }
+        }
+    }
+
+    /// Goes on after a value until nothing is open.
+    fn finish(&mut self, mut open: Open) -> Result<(), Invalid> {
+        while open.depth > 0 {
+            match self.next() {
+                Some(b',') => {
+                    if open.in_object() {
+                        self.key()?;
+                    }
+                    self.begin(&mut open)?;
+                }
+                Some(bracket) if bracket == open.bracket() => open.pop(),
+                _ => return Err(Invalid::Syntax),
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps over a key and its colon.
+    fn key(&mut self) -> Result<(), Invalid> {
+        self.expect(b'"')?;
+        self.string()?;
+        self.expect(b':')
+    }
+
+    pub(super) fn expect(&mut self, wanted: u8) -> Result<(), Invalid> {
+        match self.next() {
+            Some(byte) if byte == wanted => Ok(()),
+            _ => Err(Invalid::Syntax),
+        }
+    }
+
+    fn literal(&mut self, rest: &[u8]) -> Result<(), Invalid> {
+        if !self.text[self.at..].starts_with(rest) {
+            return Err(Invalid::Syntax);
+        }
+        self.at += rest.len();
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Invalid> {
+        let count = self.count_digits();
+        self.at += count;
+        if count == 0 {
+            return Err(Invalid::Syntax);
+        }
+        Ok(())
+    }
+
+    fn count_digits(&self) -> usize {
+        let rest = &self.text[self.at..];
+        rest.iter().take_while(|b| b.is_ascii_digit()).count()
+    }
+
+    fn escape(&mut self) -> Result<(), Invalid> {
+        match self.byte() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
+            Some(b'u') => self.hex(),
+            _ => Err(Invalid::Syntax),
+        }
+    }
+
+    fn hex(&mut self) -> Result<(), Invalid> {
+        match self.text[self.at..].first_chunk::<4>() {
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => {
+                self.at += digits.len();
+                Ok(())
+            }
+            _ => Err(Invalid::Syntax),
+        }
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.text.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    /// Steps over the bytes of a string up to a quote, a backslash or a control character, eight
+    /// at a time.
+    fn skip_plain(&mut self) {
+        while let Some(eight) = self.text[self.at..].first_chunk() {
+            let special = special(u64::from_le_bytes(*eight));
+            if special != 0 {
+                self.at += special.trailing_zeros() as usize / 8;
+                return;
+            }
+            self.at += eight.len();
+        }
+        let rest = &self.text[self.at..];
+        let plain = |byte: &&u8| !matches!(byte, b'"' | b'\\' | 0..0x20);
+        self.at += rest.iter().take_while(plain).count();
+    }
+}
+
+/// Sets the high bit of each of eight bytes that is a quote, a backslash or a control character.
+/// Bits above the lowest that is set may be wrong: the subtractions borrow.
+const fn special(bytes: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+
+    let quote = bytes ^ (ONES * b'"' as u64);
+    let backslash = bytes ^ (ONES * b'\\' as u64);
+    let control = bytes.wrapping_sub(ONES * 0x20) & !bytes;
+    let found =
+        control | (quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash);
+    found & (ONES << 7)
+}
+
+/// The brackets that are open, innermost in the lowest bit: is it an object's?
+#[derive(Clone, Copy, Default)]
+struct Open {
+    objects: u128,
+    depth: u32,
+}
+
+impl Open {
+    const ARRAY: Self = Self {
+        objects: 0,
+        depth: 1,
+    };
+
+    fn push(&mut self, object: bool) -> Result<(), Invalid> {
+        if self.depth == MAX_DEPTH {
+            return Err(Invalid::Depth);
+        }
+        self.objects = self.objects << 1 | u128::from(object);
+        self.depth += 1;
+        Ok(())
+    }
+
+    const fn pop(&mut self) {
+        self.objects >>= 1;
+        self.depth -= 1;
+    }
+
+    const fn in_object(self) -> bool {
+        self.objects & 1 == 1
+    }
+
+    const fn bracket(self) -> u8 {
+        if self.in_object() { b'}' } else { b']' }
+    }
+}
+
+/// Checks that each placeholder in `json` names one of `count` attachments that no other names.
+///
+/// `json` is known to be valid.
+pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<(), Invalid> {
+    let mut used = vec![false; count];
+    for place in placeholders(json)? {
+        let num = parse_num(&json[place]).ok_or(Invalid::Syntax)?;
+        let used = used.get_mut(num).ok_or(Invalid::Syntax)?;
+        if std::mem::replace(used, true) {
+            return Err(Invalid::Syntax);
+        }
+    }
+    Ok(())
+}
+
+/// The number of an attachment: digits, nothing else.
+pub(super) fn parse_num(digits: &[u8]) -> Option<usize> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Finds the objects with `"_placeholder":true` and returns where each has the digits of its
+/// `num`, in order; an empty range if it has none.
+///
+/// `json` is known to be valid.
+pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Range<usize>>, Invalid> {
+    let mut scanner = Scanner::new(json, 0);
+    let mut objects: Vec<Object> = Vec::new();
+    let mut found = Vec::new();
+    while let Some(byte) = scanner.next() {
+        match byte {
+            b'{' => objects.push(Object::default()),
+            b'}' => found.extend(objects.pop().and_then(Object::placeholder)),
+            b'"' => {
+                let key = scanner.key_or_string()?;
+                if let (Some(key), Some(object)) = (key, objects.last_mut()) {
+                    object.entry(key, json, scanner.at);
+                }
+            }
+            _ => {}
+        }
+    }
+    found.sort_unstable_by_key(|place| place.start);
+    Ok(found)
+}
+
+impl Scanner<'_> {
+    /// Steps over the rest of a string. If it is a key, steps over its colon too, and returns
+    /// which of the two keys of a placeholder it is.
+    fn key_or_string(&mut self) -> Result<Option<Key>, Invalid> {
+        let start = self.at - 1;
+        let escaped = self.string()?;
+        let text = &self.text[start..self.at];
+        if self.peek() != Some(b':') {
+            return Ok(None);
+        }
+        self.at += 1;
+        self.peek();
+        Ok(Key::new(text, escaped))
+    }
+}
+
+/// A key of a placeholder.
+#[derive(Clone, Copy)]
+enum Key {
+    Placeholder,
+    Num,
+}
+
+impl Key {
+    fn new(quoted: &[u8], escaped: bool) -> Option<Self> {
+        if escaped {
+            let key: String = serde_json::from_slice(quoted).ok()?;
+            return Self::named(key.as_bytes());
+        }
+        Self::named(&quoted[1..quoted.len() - 1])
+    }
+
+    const fn named(key: &[u8]) -> Option<Self> {
+        match key {
+            b"_placeholder" => Some(Self::Placeholder),
+            b"num" => Some(Self::Num),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of an object that is open.
+#[derive(Default)]
+struct Object {
+    placeholder: bool,
+    num: Range<usize>,
+}
+
+impl Object {
+    /// Notes the value that begins at `at`. If a key comes twice, the last counts, as in
+    /// JavaScript.
+    fn entry(&mut self, key: Key, json: &[u8], at: usize) {
+        let value = &json[at..];
+        match key {
+            Key::Placeholder => self.placeholder = value.starts_with(b"true"),
+            Key::Num => {
+                let end = |b: &u8| matches!(b, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+                let len = value.iter().position(end).unwrap_or(value.len());
+                let digits = value[..len].iter().all(u8::is_ascii_digit);
+                self.num = if digits { at..at + len } else { 0..0 };
+            }
+        }
+    }
+
+    fn placeholder(self) -> Option<Range<usize>> {
+        self.placeholder.then_some(self.num)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::IgnoredAny;
+
+    use super::*;
+    use crate::protocol::tests::Chance;
+
+    fn scan(text: &[u8]) -> Result<usize, Invalid> {
+        let mut scanner = Scanner::new(text, 0);
+        scanner.value()?;
+        scanner.end()
+    }
+
+    #[test]
+    fn what_serde_json_can_skip_is_valid() {
+        for text in [
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "1.5e-7",
+            "10E+2",
+            "\"\"",
+            "[]",
+            "{}",
+            "[[],{}]",
+            " { \"a\" : [ 1 , \"\\u00e9\\n\" ] , \"b\" : { } } ",
+            "\"\\ud800\"",
+            "1e999",
+            "[1,2,3,\"123456789 é \\\" 123456789\"]",
+        ] {
+            assert!(serde_json::from_str::<IgnoredAny>(text).is_ok(), "{text}");
+            assert!(scan(text.as_bytes()).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            " ",
+            "nul",
+            "tru",
+            "01",
+            "-",
+            "1.",
+            "1e",
+            ".5",
+            "+1",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "[",
+            "]",
+            "[1",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "{",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "{\"a\":1,}",
+            "[}",
+            "{]",
+            "[1}",
+            "nullx",
+            "1 1",
+            "[]]",
+            "NaN",
+            "\u{a0}1",
+            "\"\\u12",
+        ] {
+            assert!(serde_json::from_str::<IgnoredAny>(text).is_err(), "{text}");
+            assert_eq!(scan(text.as_bytes()), Err(Invalid::Syntax), "{text}");
+        }
+    }
+
+    #[test]
+    fn broken_texts_are_judged_as_serde_json_judges_them() {
+        let seeds: [&[u8]; 3] = [
+            br#"["echo",{"id":1,"text":"some \"text\" \u00e9"},[true,false,null,-1.5e+10]]"#,
+            br#"{"a":[{},[],{"b":[[]]}],"c":"12345678","d":0.25}"#,
+            b"[0,[1,[2,[3,[\"\\\\\"]]]]] ",
+        ];
+        let mut chance = Chance::new(1);
+        let mut valid = 0;
+        for _ in 0..200_000 {
+            let text = chance.mutate(&seeds, b"[]{},:\"\\0129.eE-+ntu \n\x01x");
+            let expected = serde_json::from_slice::<IgnoredAny>(&text).is_ok();
+            assert_eq!(
+                scan(&text).is_ok(),
+                expected,
+                "{:?}",
+                String::from_utf8_lossy(&text)
+            );
+            valid += usize::from(expected);
+        }
+        assert!(valid > 5_000, "too few valid texts: {valid}");
+    }
+
+    #[test]
+    fn a_text_may_be_nested_as_deeply_as_serde_json_reads_it() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).is_ok();
+        assert!(scan(nested(127).as_bytes()).is_ok() && read(&nested(127)));
+        assert_eq!(scan(nested(128).as_bytes()), Err(Invalid::Depth));
+        assert!(!read(&nested(128)));
+        assert_eq!(
+            scan("{\"a\":".repeat(1_000_000).as_bytes()),
+            Err(Invalid::Depth)
+        );
+    }
+
+    #[test]
+    fn depth_is_given_back_when_a_bracket_closes() {
+        let flat = format!("[{}1]", "[{}],".repeat(10_000));
+        assert!(scan(flat.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn placeholders_are_found_at_any_depth_and_in_any_order_of_keys() {
+        let json =
+            br#"[{"_placeholder":true,"num":0},{"a":[{ "num" : 12 , "_placeholder" : true }]},
+            {"\u005fplaceholder":true,"nu\u006d":3,"x":{"num":9}}]"#;
+        let found = placeholders(json).expect("valid JSON");
+        let nums: Vec<_> = found.into_iter().map(|at| parse_num(&json[at])).collect();
+        assert_eq!(nums, [Some(0), Some(12), Some(3)]);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_placeholder_is_none() {
+        for json in [
+            r#"{"_placeholder":false,"num":0}"#,
+            r#"{"_placeholder":"true","num":0}"#,
+            r#"["_placeholder",true,{"num":0}]"#,
+            r#"{"_placeholder":{"true":true},"num":0}"#,
+            r#""{\"_placeholder\":true,\"num\":0}""#,
+        ] {
+            assert_eq!(placeholders(json.as_bytes()), Ok(vec![]), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_placeholder_names_one_attachment_that_no_other_names() {
+        for (num, valid) in [
+            ("0", true),
+            ("1", true),
+            ("2", false),
+            ("-1", false),
+            ("0.5", false),
+            ("1e0", false),
+            ("\"0\"", false),
+            ("null", false),
+            ("[0]", false),
+            ("18446744073709551616", false),
+        ] {
+            let json = format!(r#"[{{"_placeholder":true,"num":{num}}}]"#);
+            assert_eq!(
+                check_placeholders(json.as_bytes(), 2).is_ok(),
+                valid,
+                "{json}"
+            );
+        }
+        let twice = br#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]"#;
+        assert!(check_placeholders(twice, 2).is_err());
+        assert!(check_placeholders(br#"{"_placeholder":true}"#, 2).is_err());
+    }
+}

@@ -1,0 +1,549 @@
+//! Which functions are handlers, and what becomes of them.
+//!
+//! ```text
+//! fn ─ Handler<K, S> ──┐ state
+//!                      ├────────▶ Route, one type for all: Event → Reply
+//! fn.layer(…) ─────────┘
+//! ```
+
+use std::any::{Any, TypeId, type_name};
+use std::convert::Infallible;
+use std::fmt;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::future::BoxFuture;
+use serde::Serialize;
+use tower::ServiceExt;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::extract::{FromConnect, FromEvent};
+use super::{Event, IntoReply, Reply};
+use crate::protocol::Data;
+use crate::protocol::TypedEvent;
+
+/// An async function that takes extractors and returns something that is [`IntoReply`].
+///
+/// | registered with                                   | its arguments                                        |
+/// |---------------------------------------------------|------------------------------------------------------|
+/// | `on`, `fallback`, `on_disconnect`                 | up to eight [`FromEvent`]                            |
+/// | `on_connect`                                      | up to eight [`FromConnect`], axum's extractors among them |
+/// | `on_typed`                                        | a [`TypedEvent`], and up to seven [`FromEvent`]      |
+///
+/// `K`, which kind it is and of which arguments, and `S`, the state, are inferred.
+///
+/// ```
+/// use tower_socketio::{Args, Namespace};
+///
+/// async fn add(Args((a, b)): Args<(u32, u32)>) -> u32 {
+///     a + b
+/// }
+///
+/// let namespace: Namespace = Namespace::new().on("add", add);
+/// ```
+///
+/// If the compiler says that a function is no handler, [`debug_handler!`](crate::debug_handler)
+/// makes it say why.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler here",
+    label = "not a handler",
+    note = "a handler is an `async fn` whose arguments are extractors, at most eight, and which returns a type that implements `IntoReply`",
+    note = "put `debug_handler!` around the function to see which part does not fit"
+)]
+pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
+    /// Handles an event.
+    fn call(self, event: Event, state: S) -> impl Future<Output = Reply> + Send + 'static;
+
+    /// Puts a Tower layer around this handler.
+    ///
+    /// ```
+    /// use tower::util::MapRequestLayer;
+    /// use tower_socketio::{Event, Handler, Namespace};
+    ///
+    /// async fn report() {}
+    ///
+    /// let layer = MapRequestLayer::new(|event: Event| event);
+    /// let namespace: Namespace = Namespace::new().on("report", report.layer(layer));
+    /// ```
+    fn layer<L>(self, layer: L) -> Layered<L, Self, K, S>
+    where
+        L: Layer<Route>,
+    {
+        Layered {
+            layer,
+            handler: self,
+            kind: PhantomData,
+        }
+    }
+
+    /// Lets this handler run while other events of the same socket are handled, whatever the
+    /// namespace's [`max_concurrent_events`](crate::Namespace::max_concurrent_events).
+    ///
+    /// ```
+    /// use tower_socketio::{Handler, Namespace};
+    ///
+    /// async fn slow() {}
+    ///
+    /// let namespace: Namespace = Namespace::new().on("slow", slow.concurrent());
+    /// ```
+    fn concurrent(self) -> Concurrent<Self, K, S> {
+        Concurrent {
+            handler: self,
+            kind: PhantomData,
+        }
+    }
+
+    #[doc(hidden)]
+    fn is_concurrent(&self) -> bool {
+        false
+    }
+
+    #[doc(hidden)]
+    fn into_route(self, state: S) -> Route
+    where
+        K: 'static,
+        S: Clone + Send + Sync + 'static,
+    {
+        Route(Arc::new(Bare {
+            handler: self,
+            state,
+            kind: PhantomData::<fn() -> K>,
+        }))
+    }
+}
+
+/// The kind of handlers of events, and of disconnects: `T` are the arguments.
+#[derive(Debug)]
+pub struct OnEvent<T>(PhantomData<fn() -> T>);
+
+/// The kind of connect handlers: `T` are the arguments with their markers.
+#[derive(Debug)]
+pub struct OnConnect<T>(PhantomData<fn() -> T>);
+
+/// The kind of handlers of typed events: `T` is the event and the other arguments.
+#[derive(Debug)]
+pub struct OnTyped<T>(PhantomData<fn() -> T>);
+
+/// Runs an extractor; if it fails, returns its answer.
+macro_rules! extract {
+    ($event:ident, $extract:expr) => {
+        match $extract.await {
+            Ok(value) => value,
+            Err(rejection) => return rejected(&$event, rejection),
+        }
+    };
+}
+
+macro_rules! impl_handler {
+    ($([$m:ident $t:ident])*) => {
+        impl_handler!(@events [$($t)*]);
+
+        #[diagnostic::do_not_recommend]
+        #[allow(non_snake_case, unused_mut, reason = "one macro for all numbers of arguments")]
+        impl<F, Fut, S, $($m, $t,)*> Handler<OnConnect<($(($m, $t),)*)>, S> for F
+        where
+            F: FnOnce($($t),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output: IntoReply> + Send + 'static,
+            S: Send + Sync + 'static,
+            $($t: FromConnect<S, $m> + Send + 'static, $m: 'static,)*
+        {
+            fn call(
+                self,
+                mut event: Event,
+                state: S,
+            ) -> impl Future<Output = Reply> + Send + 'static {
+                async move {
+                    $(let $t = extract!(event, $t::from_connect(&mut event, &state));)*
+                    drop((event, state));
+                    self($($t),*).await.into_reply()
+                }
+            }
+        }
+    };
+    (@events [$($t:ident)*]) => {
+        #[diagnostic::do_not_recommend]
+        #[allow(non_snake_case, unused_mut, reason = "one macro for all numbers of arguments")]
+        impl<F, Fut, S, $($t,)*> Handler<OnEvent<($($t,)*)>, S> for F
+        where
+            F: FnOnce($($t),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output: IntoReply> + Send + 'static,
+            S: Send + Sync + 'static,
+            $($t: FromEvent<S> + Send + 'static,)*
+        {
+            fn call(
+                self,
+                mut event: Event,
+                state: S,
+            ) -> impl Future<Output = Reply> + Send + 'static {
+                async move {
+                    $(let $t = extract!(event, $t::from_event(&mut event, &state));)*
+                    let deferred = event.is_deferred();
+                    drop((event, state));
+                    self($($t),*).await.into_reply().defer(deferred)
+                }
+            }
+        }
+    };
+    (@typed [$($t:ident)*]) => {
+        #[diagnostic::do_not_recommend]
+        #[allow(non_snake_case, reason = "one macro for all numbers of arguments")]
+        impl<F, Fut, S, E, $($t,)*> Handler<OnTyped<(E, ($($t,)*))>, S> for F
+        where
+            F: FnOnce(E, $($t),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output: IntoTypedReply<E::Reply>> + Send + 'static,
+            S: Send + Sync + 'static,
+            E: TypedEvent,
+            $($t: FromEvent<S> + Send + 'static,)*
+        {
+            fn call(
+                self,
+                mut event: Event,
+                state: S,
+            ) -> impl Future<Output = Reply> + Send + 'static {
+                async move {
+                    let Data(typed) = extract!(event, Data::<E>::from_event(&mut event, &state));
+                    $(let $t = extract!(event, $t::from_event(&mut event, &state));)*
+                    let deferred = event.is_deferred();
+                    drop((event, state));
+                    self(typed, $($t),*).await.into_typed_reply().defer(deferred)
+                }
+            }
+        }
+    };
+}
+
+impl_handler!();
+impl_handler!([M1 T1]);
+impl_handler!([M1 T1] [M2 T2]);
+impl_handler!([M1 T1] [M2 T2] [M3 T3]);
+impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4]);
+impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5]);
+impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5] [M6 T6]);
+impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5] [M6 T6] [M7 T7]);
+impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5] [M6 T6] [M7 T7] [M8 T8]);
+impl_handler!(@typed []);
+impl_handler!(@typed [T1]);
+impl_handler!(@typed [T1 T2]);
+impl_handler!(@typed [T1 T2 T3]);
+impl_handler!(@typed [T1 T2 T3 T4]);
+impl_handler!(@typed [T1 T2 T3 T4 T5]);
+impl_handler!(@typed [T1 T2 T3 T4 T5 T6]);
+impl_handler!(@typed [T1 T2 T3 T4 T5 T6 T7]);
+
+/// The client sent what the handler does not take, or a layer did not put what it needs.
+fn rejected(event: &Event, rejection: impl IntoReply) -> Reply {
+    let reply = rejection.into_reply().into_err();
+    tracing::debug!(
+        event = event.name(),
+        error = reply.refusal().map(tracing::field::display),
+        "handler not called"
+    );
+    reply
+}
+
+/// What the handler of a typed event can return: `R`, its [`TypedEvent::Reply`], or a `Result`
+/// of it and an error that is [`IntoReply`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not the reply of this typed event",
+    label = "should be `{R}`, or a `Result` with it"
+)]
+pub trait IntoTypedReply<R> {
+    /// Makes the reply.
+    fn into_typed_reply(self) -> Reply;
+}
+
+impl<R: Serialize + 'static> IntoTypedReply<R> for R {
+    fn into_typed_reply(self) -> Reply {
+        // As for other handlers, `()` is no argument rather than `null`.
+        if TypeId::of::<R>() == TypeId::of::<()>() {
+            return Reply::ok();
+        }
+        Reply::args(Data(self))
+    }
+}
+
+impl<R: Serialize + 'static, E: IntoReply> IntoTypedReply<R> for Result<R, E> {
+    fn into_typed_reply(self) -> Reply {
+        match self {
+            Ok(value) => value.into_typed_reply(),
+            Err(error) => Err::<(), _>(error).into_reply(),
+        }
+    }
+}
+
+/// A handler with a Tower layer around it: [`Handler::layer`].
+#[must_use]
+pub struct Layered<L, H, K, S> {
+    layer: L,
+    handler: H,
+    kind: PhantomData<fn(S) -> K>,
+}
+
+impl<L, H, K, S> Handler<K, S> for Layered<L, H, K, S>
+where
+    L: Layer<Route> + Clone + Send + Sync + 'static,
+    L::Service: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
+    L::Service: Clone + Send + Sync + 'static,
+    H: Handler<K, S>,
+    K: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    fn call(self, event: Event, state: S) -> impl Future<Output = Reply> + Send + 'static {
+        self.into_route(state).call(event)
+    }
+
+    fn is_concurrent(&self) -> bool {
+        self.handler.is_concurrent()
+    }
+
+    fn into_route(self, state: S) -> Route {
+        let inner = self.handler.into_route(state);
+        Route::from_service(self.layer.layer(inner))
+    }
+}
+
+impl<L: Clone, H: Clone, K, S> Clone for Layered<L, H, K, S> {
+    fn clone(&self) -> Self {
+        Self {
+            layer: self.layer.clone(),
+            handler: self.handler.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<L, H, K, S> fmt::Debug for Layered<L, H, K, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Layered").field(&type_name::<H>()).finish()
+    }
+}
+
+/// A handler that other events of its socket do not wait for: [`Handler::concurrent`].
+#[must_use]
+pub struct Concurrent<H, K, S> {
+    handler: H,
+    kind: PhantomData<fn(S) -> K>,
+}
+
+impl<H, K, S> Handler<K, S> for Concurrent<H, K, S>
+where
+    H: Handler<K, S>,
+    K: 'static,
+    S: 'static,
+{
+    fn call(self, event: Event, state: S) -> impl Future<Output = Reply> + Send + 'static {
+        self.handler.call(event, state)
+    }
+
+    fn is_concurrent(&self) -> bool {
+        true
+    }
+
+    fn into_route(self, state: S) -> Route
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        self.handler.into_route(state)
+    }
+}
+
+impl<H: Clone, K, S> Clone for Concurrent<H, K, S> {
+    fn clone(&self) -> Self {
+        Self {
+            handler: self.handler.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<H, K, S> fmt::Debug for Concurrent<H, K, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Concurrent")
+            .field(&type_name::<H>())
+            .finish()
+    }
+}
+
+/// A handler with its state and its layers: the service that layers are put around.
+///
+/// It is always ready, and cheap to clone.
+#[derive(Clone)]
+pub struct Route(Arc<dyn Erased>);
+
+trait Erased: Send + Sync {
+    fn call(&self, event: Event) -> BoxFuture<'static, Reply>;
+}
+
+impl Route {
+    /// Takes what a layer made.
+    pub(super) fn from_service<T>(service: T) -> Self
+    where
+        T: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
+        T: Clone + Send + Sync + 'static,
+    {
+        // A layer may leave the route as it is, and `from_fn` is mostly right around one.
+        if let Some(route) = (&service as &dyn Any).downcast_ref::<Self>() {
+            return route.clone();
+        }
+        Self(Arc::new(Wrapped(service)))
+    }
+
+    /// Handles an event.
+    pub(crate) fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
+        self.0.call(event)
+    }
+}
+
+impl Service<Event> for Route {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = RouteFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, event: Event) -> RouteFuture {
+        RouteFuture(self.0.call(event))
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").finish_non_exhaustive()
+    }
+}
+
+/// The reply of a [`Route`], in the making.
+#[must_use = "futures do nothing unless polled"]
+pub struct RouteFuture(BoxFuture<'static, Reply>);
+
+impl Future for RouteFuture {
+    type Output = Result<Reply, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for RouteFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouteFuture").finish_non_exhaustive()
+    }
+}
+
+struct Bare<H, K, S> {
+    handler: H,
+    state: S,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<H, K, S> Erased for Bare<H, K, S>
+where
+    H: Handler<K, S>,
+    S: Clone + Send + Sync + 'static,
+{
+    fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
+        Box::pin(self.handler.clone().call(event, self.state.clone()))
+    }
+}
+
+struct Wrapped<T>(T);
+
+impl<T> Erased for Wrapped<T>
+where
+    T: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
+    T: Clone + Send + Sync + 'static,
+{
+    fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
+        let service = self.0.clone();
+        Box::pin(async move { service.oneshot(event).await.into_reply() })
+    }
+}
+
+/// Makes the compiler say which argument of a handler does not fit, or that its return type
+/// does not.
+///
+/// It goes around the function, and changes nothing of it. `state = Type,` says what state the
+/// namespace has, if it has one; `on_connect,` before it, that the function is a connect handler.
+///
+/// ```
+/// use axum::extract::State;
+/// use tower_socketio::{Data, Refuse, Socket, debug_handler};
+///
+/// debug_handler! {
+///     /// Says it to everybody.
+///     async fn say(socket: Socket, Data(text): Data<String>) {}
+/// }
+///
+/// debug_handler! {
+///     state = u32,
+///     pub async fn more(State(n): State<u32>) -> u32 {
+///         n + 1
+///     }
+/// }
+///
+/// debug_handler! {
+///     on_connect,
+///     async fn connect(headers: axum::http::HeaderMap) -> Result<(), Refuse> {
+///         Ok(())
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! debug_handler {
+    (on_connect, state = $state:ty, $($function:tt)*) => {
+        $crate::debug_handler!(@ [connect] [$state] $($function)*);
+    };
+    (on_connect, $($function:tt)*) => {
+        $crate::debug_handler!(@ [connect] [()] $($function)*);
+    };
+    (state = $state:ty, $($function:tt)*) => {
+        $crate::debug_handler!(@ [event] [$state] $($function)*);
+    };
+    (@ [$kind:ident] [$state:ty]
+        $(#[$attr:meta])*
+        $vis:vis async fn $name:ident($($args:tt)*) $(-> $ret:ty)? $body:block
+    ) => {
+        $(#[$attr])*
+        $vis async fn $name($($args)*) $(-> $ret)? $body
+
+        const _: () = {
+            #[allow(dead_code)]
+            fn checks() {
+                $crate::debug_handler!(@args [$kind] [$state] $($args)*);
+                $($crate::debug_handler!(@check [reply] [$state] [$ret]);)?
+            }
+        };
+    };
+    // A pattern cannot be matched before a colon, so all up to the type is skipped.
+    (@args [$kind:ident] [$state:ty]) => {};
+    (@args [$kind:ident] [$state:ty] : $ty:ty, $($rest:tt)*) => {
+        $crate::debug_handler!(@check [$kind] [$state] [$ty]);
+        $crate::debug_handler!(@args [$kind] [$state] $($rest)*);
+    };
+    (@args [$kind:ident] [$state:ty] : $ty:ty) => {
+        $crate::debug_handler!(@check [$kind] [$state] [$ty]);
+    };
+    (@args [$kind:ident] [$state:ty] $skipped:tt $($rest:tt)*) => {
+        $crate::debug_handler!(@args [$kind] [$state] $($rest)*);
+    };
+    (@check [event] [$state:ty] [$ty:ty]) => {{
+        fn check<T: $crate::extract::FromEvent<$state>>() {}
+        check::<$ty>()
+    }};
+    (@check [connect] [$state:ty] [$ty:ty]) => {{
+        fn check<T: $crate::extract::FromConnect<$state, M>, M>() {}
+        check::<$ty, _>()
+    }};
+    (@check [reply] [$state:ty] [$ty:ty]) => {{
+        fn check<T: $crate::IntoReply>() {}
+        check::<$ty>()
+    }};
+    ($($function:tt)*) => {
+        $crate::debug_handler!(@ [event] [()] $($function)*);
+    };
+}

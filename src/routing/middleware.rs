@@ -1,0 +1,157 @@
+//! Layers from functions, as in axum.
+//!
+//! ```
+//! use tower_socketio::middleware::{self, Next};
+//! use tower_socketio::{Event, Namespace, Refuse, Reply};
+//!
+//! #[derive(Clone)]
+//! struct Admin;
+//!
+//! async fn require_admin(event: Event, next: Next) -> Result<Reply, Refuse> {
+//!     if event.socket().extension::<Admin>().is_none() {
+//!         return Err(Refuse::new("admins only"));
+//!     }
+//!     Ok(next.run(event).await)
+//! }
+//!
+//! async fn ban() {}
+//!
+//! let namespace: Namespace = Namespace::new()
+//!     .on("ban", ban)
+//!     .layer(middleware::from_fn(require_admin));
+//! ```
+
+use std::any::type_name;
+use std::convert::Infallible;
+use std::fmt;
+use std::task::{Context, Poll};
+
+use axum::extract::State;
+use futures_core::future::BoxFuture;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Event, IntoReply, Reply, Route};
+
+/// Makes a layer of an `async fn(Event, Next) -> impl IntoReply`.
+///
+/// ```
+/// use tower_socketio::middleware::{self, Next};
+/// use tower_socketio::{Event, Namespace, Reply};
+///
+/// async fn log(event: Event, next: Next) -> Reply {
+///     let name = event.name().to_owned();
+///     let reply = next.run(event).await;
+///     println!("{name} failed: {}", reply.is_err());
+///     reply
+/// }
+///
+/// let namespace: Namespace = Namespace::new().layer(middleware::from_fn(log));
+/// ```
+pub const fn from_fn<F>(f: F) -> FromFnLayer<F> {
+    FromFnLayer { f }
+}
+
+/// Makes a layer of an `async fn(State<S>, Event, Next) -> impl IntoReply`.
+///
+/// ```
+/// use axum::extract::State;
+/// use tower_socketio::middleware::{self, Next};
+/// use tower_socketio::{Event, Namespace, Reply};
+///
+/// async fn count(State(limit): State<usize>, event: Event, next: Next) -> Reply {
+///     println!("{limit}");
+///     next.run(event).await
+/// }
+///
+/// let namespace: Namespace = Namespace::new().layer(middleware::from_fn_with_state(7, count));
+/// ```
+pub fn from_fn_with_state<F, S, Fut>(
+    state: S,
+    f: F,
+) -> FromFnLayer<impl Fn(Event, Next) -> Fut + Clone + Send + Sync + 'static>
+where
+    F: Fn(State<S>, Event, Next) -> Fut + Clone + Send + Sync + 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    from_fn(move |event, next| f(State(state.clone()), event, next))
+}
+
+/// The layer that [`from_fn`] makes.
+#[derive(Clone, Copy)]
+#[must_use]
+pub struct FromFnLayer<F> {
+    f: F,
+}
+
+impl<F, I> Layer<I> for FromFnLayer<F>
+where
+    F: Clone,
+    I: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
+    I: Clone + Send + Sync + 'static,
+{
+    type Service = FromFn<F>;
+
+    fn layer(&self, inner: I) -> FromFn<F> {
+        FromFn {
+            f: self.f.clone(),
+            inner: Route::from_service(inner),
+        }
+    }
+}
+
+impl<F> fmt::Debug for FromFnLayer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FromFnLayer")
+            .field(&type_name::<F>())
+            .finish()
+    }
+}
+
+/// The service that [`from_fn`] puts around others.
+#[derive(Clone)]
+pub struct FromFn<F> {
+    f: F,
+    inner: Route,
+}
+
+impl<F, Fut> Service<Event> for FromFn<F>
+where
+    F: Fn(Event, Next) -> Fut,
+    Fut: Future<Output: IntoReply> + Send + 'static,
+{
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Reply, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, event: Event) -> Self::Future {
+        let next = Next {
+            route: self.inner.clone(),
+        };
+        let answer = (self.f)(event, next);
+        Box::pin(async move { Ok(answer.await.into_reply()) })
+    }
+}
+
+impl<F> fmt::Debug for FromFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FromFn").field(&type_name::<F>()).finish()
+    }
+}
+
+/// What a middleware is around: the layers within it, and the handler.
+#[derive(Clone, Debug)]
+pub struct Next {
+    route: Route,
+}
+
+impl Next {
+    /// Goes on with the event.
+    pub async fn run(self, event: Event) -> Reply {
+        self.route.call(event).await
+    }
+}

@@ -1,0 +1,30 @@
+//! From events to handlers.
+//!
+//! ```text
+//! Event ──▶ Route ──▶ layers ──▶ extractors ──▶ handler ──▶ Reply
+//! ```
+//!
+//! | file            | what it holds                                             |
+//! |-----------------|-----------------------------------------------------------|
+//! | `namespace`     | [`Namespace`]: which handler takes which event            |
+//! | `event`         | [`Event`], the request                                    |
+//! | `reply`         | [`Reply`], the response; [`IntoReply`], [`Refuse`]        |
+//! | `handler`       | [`Handler`]: what functions are handlers; [`Route`]       |
+//! | `extract`       | what a handler can take                                   |
+//! | `middleware`    | layers from functions                                     |
+
+mod event;
+pub mod extract;
+pub mod handler;
+pub mod middleware;
+mod namespace;
+mod reply;
+
+pub use self::event::Event;
+pub use self::extract::{AckSender, Auth, Params};
+pub use self::handler::{Handler, Route};
+pub use self::namespace::Namespace;
+pub use self::reply::{IntoReply, Refuse, Reply};
+pub use crate::hub::DisconnectReason;
+
+pub(crate) use self::namespace::Routes;

@@ -1,0 +1,306 @@
+//! One socket's handlers: connect, then events in order, then disconnect.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::future::BoxFuture;
+
+use crate::handles::Socket;
+use crate::hub::DisconnectReason;
+use crate::hub::member::Member;
+use crate::hub::registry::Membership;
+use crate::protocol::peer::Peer;
+use crate::protocol::{Encoded, Kind, Payload};
+use crate::routing::{Event, Refuse, Reply, Route, Routes};
+use crate::transport::guarded;
+
+/// A socket and what runs for it. Its place in the namespace is given back when it is dropped.
+pub(super) struct Conversation {
+    /// Its place in the session's [`Peer`], while it has one.
+    slot: Option<usize>,
+    membership: Membership,
+    routes: Arc<Routes>,
+    phase: Phase,
+    queue: VecDeque<Queued>,
+    running: Vec<Running>,
+}
+
+enum Phase {
+    Connecting(BoxFuture<'static, Reply>),
+    /// Events run, also those that came before it left.
+    Open,
+    Disconnecting(BoxFuture<'static, Reply>),
+    Ended,
+}
+
+/// An event that waits for its turn.
+struct Queued {
+    ack: Option<u64>,
+    payload: Payload,
+    cost: usize,
+}
+
+struct Running {
+    future: BoxFuture<'static, Reply>,
+    ack: Option<u64>,
+    /// Whether others need not wait for it.
+    is_concurrent: bool,
+}
+
+/// How many handlers marked as concurrent may run at a time for one socket.
+const MAX_CONCURRENT: usize = 64;
+
+impl Conversation {
+    pub(super) fn new(
+        slot: usize,
+        membership: Membership,
+        routes: Arc<Routes>,
+        auth: Payload,
+    ) -> Self {
+        let event = Event::connect(Socket::new(Arc::clone(&membership.0)), auth);
+        Self {
+            slot: Some(slot),
+            phase: Phase::Connecting(call(&routes.connect, event)),
+            membership,
+            routes,
+            queue: VecDeque::new(),
+            running: Vec::new(),
+        }
+    }
+
+    pub(super) fn slot(&self) -> Option<usize> {
+        self.slot
+    }
+
+    /// Gives up its slot: the session no longer knows it.
+    pub(super) fn detach(&mut self) {
+        self.slot = None;
+    }
+
+    pub(super) fn member(&self) -> &Arc<Member> {
+        &self.membership.0
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    pub(super) fn push(&mut self, ack: Option<u64>, payload: Payload, cost: usize) {
+        self.queue.push_back(Queued { ack, payload, cost });
+    }
+
+    /// Goes on with what can go on; whether anything happened.
+    pub(super) fn run(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &mut Peer,
+        consumed: &mut usize,
+    ) -> bool {
+        match &mut self.phase {
+            Phase::Connecting(future) => {
+                let Poll::Ready(reply) = poll(future, cx) else {
+                    return false;
+                };
+                self.connected(reply, peer, consumed);
+                true
+            }
+            Phase::Open => self.run_events(cx, peer, consumed),
+            Phase::Disconnecting(future) => {
+                let ended = poll(future, cx).is_ready();
+                if ended {
+                    self.phase = Phase::Ended;
+                }
+                ended
+            }
+            Phase::Ended => false,
+        }
+    }
+
+    fn connected(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut usize) {
+        let member = Arc::clone(self.member());
+        match reply.into_result() {
+            Ok(_) => {
+                let welcome = Payload::object(member.registry.name.len(), &Welcome(&member));
+                let packet = member.encode(Kind::Connect, None, welcome.unwrap_or_default());
+                if !member.accept(packet.clone()) {
+                    send_off(&member, packet);
+                } else if let Some(slot) = self.slot {
+                    peer.accepted(slot);
+                }
+                // It is in, if only for the moment: its disconnect handler will run.
+                self.phase = Phase::Open;
+            }
+            Err(refuse) => {
+                let had_left = !member.leave(DisconnectReason::ServerNamespaceDisconnect);
+                self.drop_queue(consumed);
+                if let Some(slot) = self.slot.take() {
+                    peer.free(slot);
+                }
+                if !had_left {
+                    let error = refuse.to_connect_error();
+                    member
+                        .link
+                        .send(member.encode(Kind::ConnectError, None, error));
+                }
+                self.phase = Phase::Ended;
+            }
+        }
+    }
+
+    fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut usize) -> bool {
+        let has_left = self.member().has_left();
+        if has_left {
+            self.left(peer, consumed);
+        }
+        let mut progress = self.poll_running(cx);
+        while self.can_start() {
+            let Some(queued) = self.queue.pop_front() else {
+                break;
+            };
+            *consumed += queued.cost;
+            self.start(queued, cx);
+            progress = true;
+        }
+        if self.queue.is_empty() && self.queue.capacity() > 16 {
+            self.queue = VecDeque::new();
+        }
+        if has_left && self.queue.is_empty() && self.running.is_empty() {
+            self.begin_disconnect();
+            return true;
+        }
+        progress
+    }
+
+    fn left(&mut self, peer: &mut Peer, consumed: &mut usize) {
+        let by_client = self.member().reason().is_none_or(|reason| {
+            use DisconnectReason as R;
+            !matches!(
+                reason,
+                R::ServerNamespaceDisconnect | R::ForcedServerClose | R::ServerShuttingDown
+            )
+        });
+        if !by_client {
+            self.drop_queue(consumed);
+        }
+        if let Some(slot) = self.slot.take() {
+            peer.dismissed(slot);
+        }
+    }
+
+    fn drop_queue(&mut self, consumed: &mut usize) {
+        *consumed += self
+            .queue
+            .drain(..)
+            .map(|queued| queued.cost)
+            .sum::<usize>();
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let mut at = 0;
+        while let Some(running) = self.running.get_mut(at) {
+            match poll(&mut running.future, cx) {
+                Poll::Pending => at += 1,
+                Poll::Ready(reply) => {
+                    let Running { future, ack, .. } = self.running.remove(at);
+                    // A destructor of the user's runs here.
+                    let _ = guarded(move || drop(future));
+                    self.answer(ack, reply);
+                    progress = true;
+                }
+            }
+        }
+        progress
+    }
+
+    /// Whether the next event may start: handlers that are not concurrent wait for each other.
+    fn can_start(&self) -> bool {
+        let concurrent = self
+            .running
+            .iter()
+            .filter(|each| each.is_concurrent)
+            .count();
+        let ordered = self.running.len() - concurrent;
+        ordered < self.routes.max_concurrent && concurrent < MAX_CONCURRENT
+    }
+
+    fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
+        let name = queued.payload.name().unwrap_or_default();
+        let Some((route, is_concurrent)) = self.routes.find(name) else {
+            tracing::debug!(event = name, "no handler");
+            return self.answer(
+                queued.ack,
+                Err(Refuse::new("no handler for this event")).into(),
+            );
+        };
+        let socket = Socket::new(Arc::clone(self.member()));
+        let event = Event::event(socket, queued.payload, queued.ack);
+        let mut future = call(route, event);
+        let is_concurrent = *is_concurrent;
+        match poll(&mut future, cx) {
+            Poll::Ready(reply) => {
+                let _ = guarded(move || drop(future));
+                self.answer(queued.ack, reply);
+            }
+            Poll::Pending => self.running.push(Running {
+                future,
+                ack: queued.ack,
+                is_concurrent,
+            }),
+        }
+    }
+
+    fn answer(&self, ack: Option<u64>, reply: Reply) {
+        let Some(ack) = ack.filter(|_| !reply.is_deferred()) else {
+            return;
+        };
+        Socket::new(Arc::clone(self.member())).send_ack(ack, reply.into_ack());
+    }
+
+    fn begin_disconnect(&mut self) {
+        let Some(route) = &self.routes.disconnect else {
+            self.phase = Phase::Ended;
+            return;
+        };
+        let reason = self.member().reason();
+        let reason = reason.unwrap_or(DisconnectReason::TransportClose);
+        let event = Event::disconnect(Socket::new(Arc::clone(self.member())), reason);
+        self.phase = Phase::Disconnecting(call(route, event));
+    }
+}
+
+/// What a client is told when it is in.
+struct Welcome<'a>(&'a Member);
+
+impl serde::Serialize for Welcome<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([("sid", self.0.id.as_str())])
+    }
+}
+
+/// Lets a client whose connect handler made it leave come in and go, as it expects it.
+fn send_off(member: &Member, connect: Encoded) {
+    let held = member.take_held();
+    if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {
+        return;
+    }
+    let leave = member.encode(Kind::Disconnect, None, Payload::default());
+    for packet in [connect].into_iter().chain(held).chain([leave]) {
+        member.link.send(packet);
+    }
+}
+
+fn call(route: &Route, event: Event) -> BoxFuture<'static, Reply> {
+    guarded(|| route.call(event)).unwrap_or_else(|_| Box::pin(std::future::ready(panicked())))
+}
+
+fn poll(future: &mut BoxFuture<'static, Reply>, cx: &mut Context<'_>) -> Poll<Reply> {
+    guarded(|| future.as_mut().poll(cx)).unwrap_or_else(|_| Poll::Ready(panicked()))
+}
+
+/// The answer of a handler that panicked; the panic's hook has told of it already.
+fn panicked() -> Reply {
+    tracing::error!("a handler panicked");
+    Err(Refuse::internal()).into()
+}

@@ -1,0 +1,220 @@
+//! Messages of one session → packets → the namespaces it is in.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::conversation::Conversation;
+use super::{Server, partial_deadline};
+use crate::engine::{CloseReason, Message, Session, SessionEvent, SocketId};
+use crate::hub::DisconnectReason;
+use crate::hub::link::Link;
+use crate::hub::member::Member;
+use crate::protocol::peer::{Action, Peer, Violation};
+use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload};
+use crate::routing::Refuse;
+use crate::transport::Upper;
+
+/// What runs above one session.
+pub(super) struct Dispatch {
+    server: Arc<Server>,
+    link: Arc<Link>,
+    decoder: Box<dyn Decoder>,
+    /// When the attachments of a packet must have come.
+    partial: Option<Instant>,
+    peer: Peer,
+    conversations: Vec<Conversation>,
+    inbox: VecDeque<SessionEvent>,
+    /// What was begun since the session was told so.
+    consumed: usize,
+    closed: Option<CloseReason>,
+}
+
+impl Dispatch {
+    pub(super) fn new(server: Arc<Server>, link: &Arc<Link>, now: Instant) -> Self {
+        let max = server.hub.limits.namespaces_per_session;
+        Self {
+            decoder: server.hub.parser.decoder(),
+            peer: Peer::new(max, server.connect_timeout, now),
+            server,
+            link: Arc::clone(link),
+            partial: None,
+            conversations: Vec::new(),
+            inbox: VecDeque::new(),
+            consumed: 0,
+            closed: None,
+        }
+    }
+
+    fn handle_message(&mut self, message: Message) {
+        let cost = Session::cost(&message);
+        match self.decoder.decode(message) {
+            Ok(Some(packet)) => {
+                self.partial = None;
+                match self.peer.handle_packet(packet) {
+                    Ok(action) => return self.handle_action(action, cost),
+                    Err(Violation(what)) => self.violation(&what),
+                }
+            }
+            Ok(None) => self.watch_partial(),
+            Err(error) if error.is_limit() => self.link.close(CloseReason::TooBig),
+            Err(error) => self.violation(&error),
+        }
+        self.consumed += cost;
+    }
+
+    fn violation(&self, what: &dyn std::fmt::Display) {
+        tracing::debug!(session = self.link.number, %what, "protocol violation");
+        self.link.close(CloseReason::Violation);
+    }
+
+    fn watch_partial(&mut self) {
+        if self.partial.is_none() && self.decoder.is_partial() {
+            let now = tokio::time::Instant::now().into_std();
+            self.partial = Some(partial_deadline(now));
+        }
+    }
+
+    fn handle_action(&mut self, action: Action, cost: usize) {
+        match action {
+            Action::Event { slot, ack, payload } => {
+                if let Some(conversation) = self.conversation(slot) {
+                    conversation.push(ack, payload, cost);
+                    return;
+                }
+            }
+            Action::Ack { slot, ack, payload } => {
+                if let Some(conversation) = self.conversation(slot) {
+                    conversation.member().answer(ack, payload);
+                }
+            }
+            Action::Connect { slot, name, auth } => self.connect(slot, &name, auth),
+            Action::Disconnect { slot } => {
+                if let Some(conversation) = self.conversation(slot) {
+                    let reason = DisconnectReason::ClientNamespaceDisconnect;
+                    conversation.member().leave(reason);
+                    conversation.detach();
+                }
+                self.peer.free(slot);
+            }
+            Action::TooMany(name) => self.refuse(&name, &Refuse::new("Too many namespaces")),
+            Action::Ignore => {}
+        }
+        self.consumed += cost;
+    }
+
+    fn conversation(&mut self, slot: usize) -> Option<&mut Conversation> {
+        let mut all = self.conversations.iter_mut();
+        all.find(|conversation| conversation.slot() == Some(slot))
+    }
+
+    fn connect(&mut self, slot: usize, name: &NamespaceName, auth: Payload) {
+        let Some((routes, registry)) = self.server.find(name) else {
+            self.peer.free(slot);
+            return self.refuse(name, &Refuse::new("Invalid namespace"));
+        };
+        // What the server dismissed before has nothing to do with the slot's new owner.
+        if let Some(former) = self.conversation(slot) {
+            former.detach();
+        }
+        let link = Arc::clone(&self.link);
+        let member = Arc::new(Member::new(socket_id(), link, Arc::clone(&registry)));
+        match registry.enter(Arc::clone(&member)) {
+            Some(membership) => {
+                let conversation = Conversation::new(slot, membership, routes, auth);
+                self.conversations.push(conversation);
+            }
+            // Its last socket left in this moment; asking again makes it anew.
+            None => self.connect(slot, name, auth),
+        }
+    }
+
+    fn refuse(&self, name: &NamespaceName, refuse: &Refuse) {
+        let packet = Packet {
+            namespace: name.clone(),
+            kind: Kind::ConnectError,
+            ack: None,
+            payload: refuse.to_connect_error(),
+        };
+        self.link.send(self.server.hub.parser.encode(packet));
+    }
+
+    fn handle_closed(&mut self, reason: CloseReason) {
+        tracing::debug!(session = self.link.number, %reason, "closed");
+        self.closed = Some(reason);
+        self.partial = None;
+        for conversation in &self.conversations {
+            conversation.member().leave(reason.into());
+        }
+    }
+
+    /// Lets every namespace go on; whether anything happened.
+    fn run(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        for conversation in &mut self.conversations {
+            progress |= conversation.run(cx, &mut self.peer, &mut self.consumed);
+        }
+        let before = self.conversations.len();
+        self.conversations.retain(|each| !each.has_ended());
+        progress || self.conversations.len() < before
+    }
+}
+
+impl Upper for Dispatch {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.link
+                .pull(&mut self.inbox, std::mem::take(&mut self.consumed));
+            let mut progress = !self.inbox.is_empty();
+            while let Some(event) = self.inbox.pop_front() {
+                match event {
+                    SessionEvent::Message(message) if self.closed.is_none() => {
+                        self.handle_message(message);
+                    }
+                    SessionEvent::Closed(reason) => self.handle_closed(reason),
+                    SessionEvent::Message(_) | SessionEvent::Upgraded => {}
+                }
+            }
+            if self.inbox.capacity() > 32 {
+                self.inbox = VecDeque::new();
+            }
+            progress |= self.run(cx);
+            if !progress && self.consumed == 0 {
+                break;
+            }
+        }
+        if self.closed.is_some() && self.conversations.is_empty() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if self.closed.is_some() {
+            return None;
+        }
+        self.peer
+            .poll_timeout()
+            .into_iter()
+            .chain(self.partial)
+            .min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Err(Violation(what)) = self.peer.handle_timeout(now) {
+            self.violation(&what);
+        }
+        if self.partial.is_some_and(|deadline| deadline <= now) {
+            self.partial = None;
+            self.violation(&"attachments are missing");
+        }
+    }
+}
+
+fn socket_id() -> SocketId {
+    let mut random = [0; 15];
+    // As for the session's own id: without randomness there is no server.
+    getrandom::fill(&mut random).expect("the system gives random bytes");
+    SocketId::new(random)
+}

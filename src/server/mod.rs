@@ -1,0 +1,91 @@
+//! Joins the two wings: sessions below, namespaces above.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::hub::Hub;
+use crate::hub::link::Link;
+use crate::hub::registry::Registry;
+use crate::protocol::NamespaceName;
+use crate::routing::Routes;
+use crate::transport::{Application, Upper};
+
+mod conversation;
+mod dispatch;
+
+/// The namespaces as they were registered.
+pub(crate) struct Server {
+    pub(crate) hub: Arc<Hub>,
+    router: matchit::Router<Definition>,
+    pub(crate) connect_timeout: Duration,
+}
+
+struct Definition {
+    routes: Arc<Routes>,
+    is_static: bool,
+}
+
+impl Server {
+    /// # Panics
+    ///
+    /// If two paths are the same or cannot be told apart.
+    #[track_caller]
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        namespaces: Vec<(String, Routes)>,
+        connect_timeout: Duration,
+    ) -> Self {
+        let mut router = matchit::Router::new();
+        for (path, routes) in namespaces {
+            let is_static = !path.contains('{');
+            if is_static {
+                hub.open(&NamespaceName::from(&*path), Vec::new(), true);
+            }
+            let definition = Definition {
+                routes: Arc::new(routes),
+                is_static,
+            };
+            if let Err(error) = router.insert(&path, definition) {
+                panic!("namespace `{path}` cannot be registered: {error}");
+            }
+        }
+        Self {
+            hub,
+            router,
+            connect_timeout,
+        }
+    }
+
+    /// Finds a namespace by the name that a client gives.
+    fn find(&self, name: &NamespaceName) -> Option<(Arc<Routes>, Arc<Registry>)> {
+        let matched = self.router.at(name).ok()?;
+        let definition = matched.value;
+        let params = matched.params.iter();
+        let params = params.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let registry = self
+            .hub
+            .open(name, params.collect(), definition.is_static)?;
+        Some((Arc::clone(&definition.routes), registry))
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Application for Arc<Server> {
+    fn open(&self, link: &Arc<Link>) -> Box<dyn Upper> {
+        let now = tokio::time::Instant::now().into_std();
+        Box::new(dispatch::Dispatch::new(Self::clone(self), link, now))
+    }
+}
+
+/// How long a packet may wait for its attachments.
+const PARTIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn partial_deadline(now: Instant) -> Instant {
+    now + PARTIAL_TIMEOUT
+}

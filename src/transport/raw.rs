@@ -1,0 +1,177 @@
+//! Engine.IO on its own: raw messages, without Socket.IO.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::future::BoxFuture;
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::{Application, Front, Upper};
+use crate::engine::{CloseReason, Config, Message, SessionEvent, Transport};
+use crate::hub::link::Link;
+use crate::hub::sessions::Sessions;
+use crate::layer::SocketIoService;
+
+/// A Tower layer that serves Engine.IO at `/engine.io/`.
+///
+/// The handler runs once for each session, in the session's task; when it returns the session is
+/// closed.
+///
+/// ```
+/// use axum::Router;
+/// use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
+///
+/// async fn echo(mut socket: EngineSocket) {
+///     while let Some(message) = socket.recv().await {
+///         socket.send(message);
+///     }
+/// }
+///
+/// let app: Router = Router::new().layer(EngineLayer::new(Config::default(), echo));
+/// ```
+#[derive(Clone)]
+pub struct EngineLayer {
+    front: Arc<Front>,
+}
+
+impl EngineLayer {
+    /// Serves at `/engine.io/`.
+    pub fn new<H, F>(config: Config, handler: H) -> Self
+    where
+        H: Fn(EngineSocket) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::at("/engine.io", config, handler)
+    }
+
+    /// Serves at another path.
+    pub fn at<H, F>(path: &str, config: Config, handler: H) -> Self
+    where
+        H: Fn(EngineSocket) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let run = move |socket| Box::pin(handler(socket)) as BoxFuture<'static, ()>;
+        Self {
+            front: Arc::new(Front {
+                sessions: Arc::new(Sessions::new(None)),
+                config: Arc::new(config),
+                application: Arc::new(Raw(Box::new(run))),
+                path: path.trim_end_matches('/').into(),
+            }),
+        }
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.front.sessions.len()
+    }
+
+    /// Closes all sessions and takes no further one; ready when all handlers have ended.
+    pub async fn close(&self) {
+        self.front.sessions.close().await;
+    }
+}
+
+impl<S> Layer<S> for EngineLayer {
+    type Service = EngineService<S>;
+
+    fn layer(&self, inner: S) -> EngineService<S> {
+        SocketIoService::new(Arc::clone(&self.front), inner, None)
+    }
+}
+
+impl fmt::Debug for EngineLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineLayer").finish_non_exhaustive()
+    }
+}
+
+/// The service of an [`EngineLayer`].
+pub type EngineService<S> = SocketIoService<S>;
+
+/// The first HTTP request of a session, without its body.
+pub type RawRequest = Parts;
+
+/// One session of an [`EngineLayer`].
+///
+/// It may be moved to another task; the session is closed when the handler returns.
+#[derive(Debug)]
+pub struct EngineSocket {
+    link: Arc<Link>,
+}
+
+impl EngineSocket {
+    /// The next message; `None` when the session has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no message.
+    pub async fn recv(&mut self) -> Option<Message> {
+        loop {
+            match poll_fn(|cx| self.link.poll_event(cx)).await {
+                SessionEvent::Message(message) => return Some(message),
+                SessionEvent::Closed(_) => return None,
+                SessionEvent::Upgraded => {}
+            }
+        }
+    }
+
+    /// Sends a message. Never waits; see [`Config::max_buffered`].
+    pub fn send(&self, message: Message) {
+        self.link.send([message]);
+    }
+
+    /// The transport that is used now.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.link.transport()
+    }
+
+    /// The first request.
+    #[must_use]
+    pub fn request(&self) -> RawRequest {
+        self.link.handshake.parts()
+    }
+}
+
+type Run = Box<dyn Fn(EngineSocket) -> BoxFuture<'static, ()> + Send + Sync>;
+
+struct Raw(Run);
+
+impl Application for Raw {
+    fn open(&self, link: &Arc<Link>) -> Box<dyn Upper> {
+        let socket = EngineSocket {
+            link: Arc::clone(link),
+        };
+        Box::new(Running {
+            link: Arc::clone(link),
+            handler: Some((self.0)(socket)),
+        })
+    }
+}
+
+struct Running {
+    link: Arc<Link>,
+    handler: Option<BoxFuture<'static, ()>>,
+}
+
+impl Upper for Running {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.link.wake_reader(cx);
+        let Some(handler) = &mut self.handler else {
+            return Poll::Ready(());
+        };
+        let polled = super::guarded(|| Pin::new(handler).poll(cx));
+        if polled.is_ok_and(|polled| polled.is_pending()) {
+            return Poll::Pending;
+        }
+        self.handler = None;
+        self.link.close(CloseReason::ServerClose);
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The one task of a session: reading, handlers, writing, timers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::upgrade::OnUpgrade;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+
+use super::websocket::{Read, WebSocket};
+use crate::engine::Transport;
+use crate::hub::link::Link;
+use crate::hub::sessions::Presence;
+
+/// What runs above a session, in its task.
+pub(crate) trait Upper: Send {
+    /// Goes on with what has arrived and what runs. Ready when the session has ended and nothing
+    /// runs any more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// When [`Upper::handle_timeout`] is to be called.
+    fn poll_timeout(&self) -> Option<std::time::Instant> {
+        None
+    }
+
+    /// Time has passed.
+    fn handle_timeout(&mut self, _now: std::time::Instant) {}
+}
+
+/// Runs code of the user's and keeps a panic from going further.
+pub(crate) fn guarded<R>(run: impl FnOnce() -> R) -> std::thread::Result<R> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+}
+
+pin_project! {
+    /// A session's task. Dropped, it leaves nothing behind: its parts clean up.
+    pub(super) struct SessionTask {
+        link: Arc<Link>,
+        upper: Box<dyn Upper>,
+        upper_ended: bool,
+        io: Io,
+        #[pin]
+        sleep: Sleep,
+        armed: Option<std::time::Instant>,
+        presence: Presence,
+    }
+}
+
+enum Io {
+    /// Only polls, so far or any more.
+    None,
+    Upgrading(OnUpgrade),
+    Open(Box<WebSocket>),
+}
+
+/// How many rounds a task runs before it lets others run.
+const ROUNDS: usize = 16;
+
+impl SessionTask {
+    pub(super) fn new(
+        link: Arc<Link>,
+        presence: Presence,
+        upper: Box<dyn Upper>,
+        upgrade: Option<OnUpgrade>,
+    ) -> Self {
+        Self {
+            link,
+            upper,
+            upper_ended: false,
+            io: upgrade.map_or(Io::None, Io::Upgrading),
+            sleep: tokio::time::sleep_until(Instant::now()),
+            armed: None,
+            presence,
+        }
+    }
+}
+
+impl Future for SessionTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        this.link.unpark();
+        for _ in 0..ROUNDS {
+            if this.armed.is_some() && this.sleep.as_mut().poll(cx).is_ready() {
+                *this.armed = None;
+                this.link.handle_timeout();
+                this.upper.handle_timeout(Instant::now().into_std());
+            }
+            let seen = this.link.drive(|session| session.told());
+            let read = this.io.poll_read(cx, this.link);
+            if !*this.upper_ended {
+                *this.upper_ended = this.upper.poll(cx).is_ready();
+            }
+            this.io.poll_write(cx, this.link);
+            let (ended, due) = this
+                .link
+                .drive(|session| (session.is_closed(), session.poll_timeout()));
+            if ended {
+                this.io.end();
+                if *this.upper_ended {
+                    return Poll::Ready(());
+                }
+            }
+            let due = due.into_iter().chain(this.upper.poll_timeout()).min();
+            if let Some(due) = due
+                && this.armed.is_none_or(|armed| due < armed)
+            {
+                // A deadline that moves away is looked at when the old one has come.
+                this.sleep.as_mut().reset(Instant::from_std(due));
+                *this.armed = Some(due);
+                continue;
+            }
+            let writes = this.io.takes_output();
+            if !read
+                && this.link.park(cx, |session| {
+                    session.told() == seen && !(writes && session.has_output())
+                })
+            {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Io {
+    /// Goes on with the upgrade or reads once; whether there may be more to read.
+    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> bool {
+        if let Some(upgrade) = link.take_websocket() {
+            // There was none, or it had ended: the session says so.
+            *self = Self::Upgrading(upgrade);
+        }
+        match self {
+            Self::None => false,
+            Self::Upgrading(upgrade) => {
+                let Poll::Ready(upgraded) = Pin::new(upgrade).poll(cx) else {
+                    return false;
+                };
+                match upgraded {
+                    Ok(io) => *self = Self::Open(Box::new(WebSocket::new(io, link))),
+                    Err(_) => self.closed(link),
+                }
+                true
+            }
+            Self::Open(websocket) => {
+                if !link.drive(|session| session.wants_read()) {
+                    return false;
+                }
+                match websocket.poll_read(cx, link) {
+                    Poll::Pending => false,
+                    Poll::Ready(Read::More) => true,
+                    Poll::Ready(Read::End) => {
+                        // The answer to a close frame is worth a try.
+                        let _ = websocket.poll_write(cx, link);
+                        self.closed(link);
+                        true
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, link: &Link) {
+        let Self::Open(websocket) = self else {
+            return;
+        };
+        match websocket.poll_write(cx, link) {
+            Poll::Pending => {
+                let now = Instant::now().into_std();
+                link.drive(|session| session.handle_blocked(now));
+            }
+            Poll::Ready(Err(_)) => self.closed(link),
+            Poll::Ready(Ok(())) => {
+                let (finished, reason) = link.drive(|session| {
+                    session.handle_progress();
+                    let finished = session.finished(Transport::WebSocket);
+                    (finished, session.close_reason())
+                });
+                if finished {
+                    self.finish(cx, link, reason);
+                }
+            }
+        }
+    }
+
+    /// Sends the close frame. Of a session's own WebSocket the answer is waited for; one that only
+    /// probed is dropped.
+    fn finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &Link,
+        reason: Option<crate::engine::CloseReason>,
+    ) {
+        let Self::Open(websocket) = self else {
+            return;
+        };
+        if !websocket.is_closing() {
+            let (code, text) = reason.map_or((None, ""), |reason| reason.close_frame());
+            websocket.start_close(code, text);
+            let _ = websocket.poll_write(cx, link);
+        }
+        if reason.is_none() {
+            *self = Self::None;
+        }
+    }
+
+    fn takes_output(&self) -> bool {
+        matches!(self, Self::Open(websocket) if !websocket.is_blocked() && !websocket.is_closing())
+    }
+
+    fn closed(&mut self, link: &Link) {
+        *self = Self::None;
+        let now = Instant::now().into_std();
+        link.drive(|session| session.handle_transport_closed(Transport::WebSocket, now));
+    }
+
+    fn end(&mut self) {
+        *self = Self::None;
+    }
+}

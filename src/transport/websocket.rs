@@ -1,0 +1,290 @@
+//! One byte stream ↔ a session.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::engine::{CloseReason, Message, Packet, Session, Transport, payload};
+use crate::hub::link::Link;
+use crate::websocket::{Decoder, Incoming, Opcode, close_frame, header, pong_frame};
+
+/// As much is read at a time, on the stack: an idle connection holds no buffer.
+const READ: usize = 8 * 1024;
+/// Frames are copied together up to this size, so that they leave in one call.
+const COALESCE: usize = 16 * 1024;
+/// A frame of this size is not copied.
+const LARGE: usize = 4 * 1024;
+
+/// A WebSocket of a session.
+pub(super) struct WebSocket {
+    io: TokioIo<Upgraded>,
+    decoder: Decoder,
+    /// Small frames in a row, from `written` on; then `tail`, one frame or the rest of one.
+    small: Vec<u8>,
+    written: usize,
+    tail: Bytes,
+    closing: bool,
+    base64: bool,
+}
+
+/// What a read came to.
+pub(super) enum Read {
+    More,
+    /// The peer has closed, or broken the rules of WebSocket.
+    End,
+}
+
+thread_local! {
+    /// Room for small frames, lent to the connection that writes.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl WebSocket {
+    pub(super) fn new(io: Upgraded, link: &Link) -> Self {
+        Self {
+            io: TokioIo::new(io),
+            decoder: Decoder::new(link.config.max_payload),
+            small: Vec::new(),
+            written: 0,
+            tail: Bytes::new(),
+            closing: false,
+            base64: link.base64,
+        }
+    }
+
+    /// Whether the close frame is on its way.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Reads once and hands what is whole to the session.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
+        let result = if let Some(mut room) = self.decoder.read_buf() {
+            match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
+                Ok(1..) => self.handle(link, |decoder, on| decoder.filled(on)),
+                Ok(0) | Err(_) => return Poll::Ready(Read::End),
+            }
+        } else {
+            let mut space = [MaybeUninit::<u8>::uninit(); READ];
+            let mut buf = ReadBuf::uninit(&mut space);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(Read::End);
+            }
+            self.handle(link, |decoder, on| decoder.decode(buf.filled_mut(), on))
+        };
+        Poll::Ready(result)
+    }
+
+    /// Lets the decoder go on; `on` cannot be a parameter, for it is not the same type twice.
+    fn handle(
+        &mut self,
+        link: &Link,
+        decode: impl FnOnce(
+            &mut Decoder,
+            &mut dyn FnMut(Incoming<'_>),
+        ) -> Result<(), crate::websocket::Violation>,
+    ) -> Read {
+        let now = tokio::time::Instant::now().into_std();
+        let mut control = Vec::new();
+        let mut end = false;
+        let result = link.drive(|session| {
+            decode(&mut self.decoder, &mut |incoming| match incoming {
+                Incoming::Ping(data) => control.extend(pong_frame(data)),
+                Incoming::Pong => {}
+                Incoming::Close(_) => end = true,
+                Incoming::Text(_) | Incoming::Binary(_) => receive(session, incoming, now),
+            })
+        });
+        if !control.is_empty() {
+            self.push(&control);
+        }
+        if let Err(violation) = result {
+            let reason = match violation.code() {
+                1009 => CloseReason::TooBig,
+                _ => CloseReason::TransportError,
+            };
+            link.drive(|session| session.close(reason, now));
+            self.start_close(Some(violation.code()), violation.reason());
+        } else if end && !self.closing {
+            self.start_close(None, "");
+        }
+        if end { Read::End } else { Read::More }
+    }
+
+    /// Takes what the session has and writes it, until there is nothing left.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<io::Result<()>> {
+        loop {
+            if !self.closing {
+                link.drive(|session| self.fill(session));
+            }
+            if self.small.is_empty() && self.tail.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_flush(cx))?;
+        }
+    }
+
+    /// Queues the close frame, after all that was queued.
+    pub(super) fn start_close(&mut self, code: Option<u16>, reason: &str) {
+        if !self.closing {
+            self.closing = true;
+            self.push(&close_frame(code, reason));
+        }
+    }
+
+    /// Whether bytes wait that the transport does not take.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.small.is_empty() || !self.tail.is_empty()
+    }
+
+    fn fill(&mut self, session: &mut Session) {
+        while self.tail.len() < LARGE && self.small.len() + self.tail.len() < COALESCE {
+            let Some(packet) = session.poll_transmit(Transport::WebSocket) else {
+                return;
+            };
+            self.push_packet(&packet);
+        }
+    }
+
+    fn push_packet(&mut self, packet: &Packet) {
+        match packet {
+            Packet::Message(Message::Text(text)) => match text.frame() {
+                Some(frame) => self.push_frame(frame.clone()),
+                // A message that is passed on as it was received.
+                None => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
+            },
+            Packet::Message(Message::Binary(data)) if self.base64 => {
+                let mut text = Vec::new();
+                payload::push(&mut text, &Packet::Message(Message::Binary(data.clone())));
+                self.push_parts(Opcode::Text, &[&text]);
+            }
+            Packet::Message(Message::Binary(data)) => {
+                self.push_parts_len(Opcode::Binary, data.len());
+                self.push_frame(data.clone());
+            }
+            Packet::Open(json) => self.push_parts(Opcode::Text, &[b"0", json]),
+            control => self.push_parts(Opcode::Text, &[control.control_text()]),
+        }
+    }
+
+    fn push_parts(&mut self, opcode: Opcode, parts: &[&[u8]]) {
+        self.push_parts_len(opcode, parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| self.push(part));
+    }
+
+    fn push_parts_len(&mut self, opcode: Opcode, len: usize) {
+        let (bytes, taken) = header(opcode, len);
+        self.push(&bytes[bytes.len() - taken..]);
+    }
+
+    /// Queues a frame without copying it, if it is the only one.
+    fn push_frame(&mut self, frame: Bytes) {
+        self.settle();
+        if self.small.is_empty() || frame.len() >= LARGE {
+            self.tail = frame;
+        } else {
+            self.small.extend_from_slice(&frame);
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.settle();
+        if self.small.capacity() == 0 {
+            self.small = SPARE.take();
+        }
+        self.small.extend_from_slice(bytes);
+    }
+
+    /// Moves the tail to the small ones, so that more may follow.
+    fn settle(&mut self) {
+        if self.tail.is_empty() {
+            return;
+        }
+        if self.small.capacity() == 0 {
+            self.small = SPARE.take();
+        }
+        self.small.extend_from_slice(&self.tail);
+        self.tail = Bytes::new();
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_blocked() {
+            let small = &self.small[self.written..];
+            let io = Pin::new(&mut self.io);
+            let polled = match (small.is_empty(), self.tail.is_empty()) {
+                (true, _) => io.poll_write(cx, &self.tail),
+                (false, true) => io.poll_write(cx, small),
+                (false, false) => {
+                    let parts = [IoSlice::new(small), IoSlice::new(&self.tail)];
+                    io.poll_write_vectored(cx, &parts)
+                }
+            };
+            let taken = ready!(polled)?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(taken);
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn advance(&mut self, taken: usize) {
+        let small = taken.min(self.small.len() - self.written);
+        self.written += small;
+        self.tail.advance(taken - small);
+        if self.written == self.small.len() && self.written > 0 {
+            self.written = 0;
+            let mut spare = std::mem::take(&mut self.small);
+            if spare.capacity() <= 4 * COALESCE {
+                spare.clear();
+                SPARE.set(spare);
+            }
+        }
+        if self.tail.is_empty() {
+            // An empty slice would keep what it is a slice of.
+            self.tail = Bytes::new();
+        }
+    }
+}
+
+fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
+    let packet = match incoming {
+        Incoming::Text(text) => match text {
+            crate::websocket::Payload::Borrowed(text) => payload::decode(text),
+            crate::websocket::Payload::Owned(text) if text.first() == Some(&b'4') => {
+                Packet::from_owned_text(text)
+            }
+            crate::websocket::Payload::Owned(text) => payload::decode(&text),
+        },
+        Incoming::Binary(data) => Ok(Packet::Message(Message::Binary(data.into_bytes()))),
+        Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return,
+    };
+    match packet {
+        Ok(packet) => session.handle_packet(Transport::WebSocket, packet, now),
+        // Beside a polling session only the WebSocket ends.
+        Err(_) if session.transport() == Transport::Polling => {
+            session.handle_transport_closed(Transport::WebSocket, now);
+        }
+        Err(_) => session.close(CloseReason::ParseError, now),
+    }
+}
+
+/// Closes a WebSocket that no session takes.
+pub(super) async fn refuse(upgrade: OnUpgrade) {
+    let close = async {
+        let mut io = TokioIo::new(upgrade.await.ok()?);
+        io.write_all(&close_frame(None, "")).await.ok()?;
+        io.shutdown().await.ok()
+    };
+    // Who does not take it in time is simply cut off.
+    let _ = tokio::time::timeout(Duration::from_secs(5), close).await;
+}

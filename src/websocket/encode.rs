@@ -1,0 +1,173 @@
+//! Frames of the server: never masked, never fragmented.
+//!
+//! ```
+//! use tower_socketio::websocket::{MAX_HEADER, Opcode, header};
+//!
+//! // Room for the header first, then the message, then the header right before it.
+//! let mut buf = vec![0; MAX_HEADER];
+//! buf.extend_from_slice(b"hello");
+//! let (bytes, len) = header(Opcode::Text, buf.len() - MAX_HEADER);
+//! buf[..MAX_HEADER].copy_from_slice(&bytes);
+//! assert_eq!(buf[MAX_HEADER - len..], *b"\x81\x05hello");
+//! ```
+
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+/// The longest header of a server's frame, in bytes.
+pub const MAX_HEADER: usize = 10;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opcode {
+    /// A text message.
+    Text,
+    /// A binary message.
+    Binary,
+    /// The end of the connection.
+    Close,
+    /// A question for a [`Pong`](Self::Pong).
+    Ping,
+    /// The answer to a [`Ping`](Self::Ping).
+    Pong,
+}
+
+/// Formats the header of an unfragmented frame with `len` bytes of payload, right-aligned.
+///
+/// Gives the bytes and how many at their end are the header.
+#[must_use]
+pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
+    let mut bytes = [0; MAX_HEADER];
+    // The length fills the end of the array; the two bytes before its field are set below.
+    bytes[2..].copy_from_slice(&(len as u64).to_be_bytes());
+    let (size, marker) = match len {
+        0..=125 => (2, bytes[9]),
+        126..=0xffff => (4, 126),
+        _ => (10, 127),
+    };
+    let start = MAX_HEADER - size;
+    bytes[start] = FINAL | u8::from(OpCode::from(opcode));
+    bytes[start + 1] = marker;
+    (bytes, size)
+}
+
+/// Builds a close frame.
+///
+/// Without a code there is no reason either. What does not fit of the reason is cut off, between
+/// two characters.
+#[must_use]
+pub fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
+    let Some(code) = code else {
+        return control_frame(Opcode::Close, &[]);
+    };
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend_from_slice(cut(reason, MAX_CONTROL - 2).as_bytes());
+    control_frame(Opcode::Close, &payload)
+}
+
+/// Builds the answer to a ping with `data`, of which a client can have sent 125 bytes at most;
+/// what is longer is cut off.
+#[must_use]
+pub fn pong_frame(data: &[u8]) -> Vec<u8> {
+    control_frame(Opcode::Pong, &data[..data.len().min(MAX_CONTROL)])
+}
+
+impl From<Opcode> for OpCode {
+    fn from(opcode: Opcode) -> Self {
+        match opcode {
+            Opcode::Text => Self::Data(Data::Text),
+            Opcode::Binary => Self::Data(Data::Binary),
+            Opcode::Close => Self::Control(Control::Close),
+            Opcode::Ping => Self::Control(Control::Ping),
+            Opcode::Pong => Self::Control(Control::Pong),
+        }
+    }
+}
+
+fn control_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let (bytes, size) = header(opcode, payload.len());
+    let mut frame = Vec::with_capacity(size + payload.len());
+    frame.extend_from_slice(&bytes[MAX_HEADER - size..]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The longest start of `text` that has at most `max` bytes.
+fn cut(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+const FINAL: u8 = 0x80;
+
+/// > All control frames MUST have a payload length of 125 bytes or less.
+pub(super) const MAX_CONTROL: usize = 125;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+
+    use super::*;
+
+    #[test]
+    fn a_header_says_its_opcode_and_length_in_the_shortest_form() {
+        let lengths = [
+            (0, 2),
+            (1, 2),
+            (125, 2),
+            (126, 4),
+            (127, 4),
+            (65_535, 4),
+            (65_536, 10),
+            (16 << 20, 10),
+        ];
+        for opcode in [
+            Opcode::Text,
+            Opcode::Binary,
+            Opcode::Close,
+            Opcode::Ping,
+            Opcode::Pong,
+        ] {
+            for (len, size) in lengths {
+                let (bytes, got) = header(opcode, len);
+                assert_eq!(got, size, "length {len}");
+                let mut cursor = Cursor::new(&bytes[MAX_HEADER - size..]);
+                let (parsed, parsed_len) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+                assert_eq!((parsed.opcode, parsed_len), (opcode.into(), len as u64));
+                assert!(parsed.is_final && parsed.mask.is_none());
+                assert!(!parsed.rsv1 && !parsed.rsv2 && !parsed.rsv3);
+            }
+        }
+    }
+
+    #[test]
+    fn a_close_frame_has_a_code_and_a_reason_or_nothing() {
+        assert_eq!(close_frame(None, "ignored"), b"\x88\x00");
+        assert_eq!(close_frame(Some(1000), ""), b"\x88\x02\x03\xe8");
+        assert_eq!(close_frame(Some(1002), "no"), b"\x88\x04\x03\xeano");
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_two_characters() {
+        let fits = close_frame(Some(1000), &"x".repeat(123));
+        assert_eq!(fits[..2], [0x88, 125]);
+        assert_eq!(close_frame(Some(1000), &"x".repeat(500)), fits);
+
+        let cut = close_frame(Some(1000), &format!("x{}", "ä".repeat(100)));
+        assert_eq!(cut[..2], [0x88, 125]);
+        let cut = close_frame(Some(1000), &"ä".repeat(100));
+        assert_eq!(cut[..2], [0x88, 124]);
+        assert_eq!(std::str::from_utf8(&cut[4..]).unwrap(), "ä".repeat(61));
+    }
+
+    #[test]
+    fn a_pong_carries_the_data_of_its_ping() {
+        assert_eq!(pong_frame(b""), b"\x8a\x00");
+        assert_eq!(pong_frame(b"hi"), b"\x8a\x02hi");
+        assert_eq!(pong_frame(&[1; 200]).len(), 127);
+    }
+}

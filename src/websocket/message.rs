@@ -1,0 +1,147 @@
+//! A message on its way into a buffer: what it is, and how much of its text is known to be good.
+
+use std::str::from_utf8;
+
+use super::{Incoming, Payload, Violation};
+
+/// A message that has begun, without its bytes.
+#[derive(Debug)]
+pub(super) struct Message {
+    kind: Kind,
+    fragments: u32,
+    /// How many bytes of a text are whole, valid characters.
+    checked: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Binary,
+}
+
+impl Message {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            fragments: 1,
+            checked: 0,
+        }
+    }
+
+    /// Counts one more fragment.
+    pub(super) fn continued(&mut self) -> Result<(), Violation> {
+        self.fragments += 1;
+        if self.fragments > MAX_FRAGMENTS {
+            return Err(Violation::TOO_MANY_FRAGMENTS);
+        }
+        Ok(())
+    }
+
+    /// Checks what is new in `bytes`, the message so far. A character may yet be incomplete at
+    /// its end; up to three bytes are looked at again for that.
+    pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        if self.kind == Kind::Binary {
+            return Ok(());
+        }
+        match from_utf8(&bytes[self.checked..]) {
+            Ok(_) => self.checked = bytes.len(),
+            Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
+            Err(_) => return Err(Violation::UTF8),
+        }
+        Ok(())
+    }
+
+    /// Gives out the whole message, all of which went through [`check`](Self::check).
+    pub(super) fn finish(self, bytes: Vec<u8>) -> Result<Incoming<'static>, Violation> {
+        if self.kind == Kind::Text && self.checked < bytes.len() {
+            return Err(Violation::UTF8);
+        }
+        // By way of a box, because `Bytes` would keep a `Vec`'s spare capacity.
+        let bytes = bytes.into_boxed_slice().into();
+        Ok(self.kind.incoming(Payload::Owned(bytes)))
+    }
+}
+
+impl Kind {
+    /// Gives out a whole message where it lies.
+    #[inline]
+    pub(super) fn in_place(self, bytes: &[u8]) -> Result<Incoming<'_>, Violation> {
+        if self == Self::Text && from_utf8(bytes).is_err() {
+            return Err(Violation::UTF8);
+        }
+        Ok(self.incoming(Payload::Borrowed(bytes)))
+    }
+
+    #[inline]
+    fn incoming(self, payload: Payload<'_>) -> Incoming<'_> {
+        match self {
+            Self::Text => Incoming::Text(payload),
+            Self::Binary => Incoming::Binary(payload),
+        }
+    }
+}
+
+/// Bounds the work that empty fragments, which no limit on size stops, can make. Autobahn's
+/// case 9.3.1 sends 65 536 fragments.
+pub(super) const MAX_FRAGMENTS: u32 = 1 << 17;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_in_pieces(bytes: &[u8], piece: usize) -> Result<(), Violation> {
+        let mut message = Message::new(Kind::Text);
+        for end in (0..bytes.len()).step_by(piece).chain([bytes.len()]) {
+            message.check(&bytes[..end])?;
+        }
+        message.finish(bytes.to_vec()).map(drop)
+    }
+
+    #[test]
+    fn a_character_may_be_cut_anywhere() {
+        let text = "κόσμε \u{0} ß \u{800} \u{ffff} \u{10000} \u{10ffff} 🦀".as_bytes();
+        for piece in 1..=text.len() {
+            assert_eq!(check_in_pieces(text, piece), Ok(()), "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_refused_however_it_is_cut() {
+        let invalid: [&[u8]; 7] = [
+            b"\x80",                 // a continuation byte alone
+            b"ab\xc3",               // incomplete at the end
+            b"\xf0\x9f\xa6",         // incomplete at the end
+            b"\xc0\xaf",             // overlong
+            b"\xed\xa0\x80",         // a surrogate
+            b"\xf4\x90\x80\x80",     // past U+10FFFF
+            b"\xce\xba\xe1\xbd\xff", // never in UTF-8
+        ];
+        for bytes in invalid {
+            assert_eq!(Kind::Text.in_place(bytes).err(), Some(Violation::UTF8));
+            for piece in 1..=bytes.len() {
+                assert_eq!(
+                    check_in_pieces(bytes, piece),
+                    Err(Violation::UTF8),
+                    "{bytes:x?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn text_fails_at_the_first_byte_that_cannot_become_valid() {
+        let mut message = Message::new(Kind::Text);
+        assert_eq!(message.check(b"\xce\xba\xf4"), Ok(()));
+        assert_eq!(message.check(b"\xce\xba\xf4\x90"), Err(Violation::UTF8));
+    }
+
+    #[test]
+    fn a_finished_message_keeps_no_spare_capacity() {
+        let mut bytes = Vec::with_capacity(1000);
+        bytes.extend_from_slice(b"abc");
+        let Ok(Incoming::Binary(payload)) = Message::new(Kind::Binary).finish(bytes) else {
+            panic!("a binary message");
+        };
+        assert_eq!(payload.into_bytes().try_into_mut().unwrap().capacity(), 3);
+    }
+}

@@ -1,0 +1,139 @@
+// Starts the examples as programs, and waits for what a test wants to see.
+//
+// EXAMPLES is the folder of the built examples; tests/run sets it.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import net from "node:net";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+const EXAMPLES = process.env.EXAMPLES || path.join(ROOT, "target/debug/examples");
+
+export const TARGET = process.env.CARGO_TARGET_DIR || path.join(ROOT, "target");
+
+const running = new Set();
+process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+
+export async function freePort() {
+  const server = net.createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** An example that runs with these ports as its arguments, until `kill`; `start` again after it. */
+export class Server {
+  static async run(name, count = 1) {
+    const ports = [];
+    while (ports.length < count) ports.push(await freePort());
+    const server = new Server(name, ports);
+    await server.start();
+    return server;
+  }
+
+  constructor(name, ports) {
+    this.name = name;
+    this.ports = ports;
+    this.output = "";
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.ports[0]}`;
+  }
+
+  async start() {
+    const program = path.join(EXAMPLES, this.name);
+    const child = spawn(program, this.ports.map(String), { stdio: ["ignore", "pipe", "pipe"] });
+    this.child = child;
+    running.add(child);
+    const ended = new Promise((resolve, reject) => {
+      child.once("error", reject);
+      child.once("exit", resolve);
+    });
+    this.ended = ended.finally(() => running.delete(child));
+    this.ended.catch(() => {});
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (data) => (this.output += data));
+    }
+    const failed = this.ended.then((code) => {
+      throw new Error(`${this.name} ended with ${code}:\n${this.output}`);
+    });
+    await Promise.race([failed, Promise.all(this.ports.map(listening))]);
+    failed.catch(() => {});
+  }
+
+  /** Ends it as a crash would. */
+  async kill() {
+    this.child.kill("SIGKILL");
+    await this.ended;
+  }
+
+  /** Stops and continues the process: to its clients the network is gone meanwhile. */
+  pause() {
+    this.child.kill("SIGSTOP");
+  }
+
+  resume() {
+    this.child.kill("SIGCONT");
+  }
+}
+
+/** Resolves when something listens on the port. */
+async function listening(port) {
+  await until(
+    () =>
+      new Promise((resolve) => {
+        const socket = net.connect(port, "127.0.0.1");
+        socket.once("connect", () => resolve(true));
+        socket.once("error", () => resolve(false));
+        socket.once("connect", () => socket.destroy());
+      }),
+    `a listener on port ${port}`,
+  );
+}
+
+/** Asks again and again until the answer is truthy, and returns it. */
+export async function until(ask, what, milliseconds = 10_000) {
+  const end = Date.now() + milliseconds;
+  while (Date.now() < end) {
+    const answer = await ask();
+    if (answer) return answer;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  throw new Error(`no ${what} within ${milliseconds} ms`);
+}
+
+/** The promise's value, or an error that says what did not come. */
+export async function within(promise, what, milliseconds = 10_000) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    const error = new Error(`no ${what} within ${milliseconds} ms`);
+    timer = setTimeout(() => reject(error), milliseconds);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What comes in, in order, to be taken one by one. */
+export class Inbox {
+  items = [];
+  waiting = [];
+
+  push(item) {
+    const next = this.waiting.shift();
+    if (next) return next(item);
+    this.items.push(item);
+  }
+
+  take(what = "message") {
+    if (this.items.length > 0) return Promise.resolve(this.items.shift());
+    return within(new Promise((resolve) => this.waiting.push(resolve)), what);
+  }
+}
