@@ -304,6 +304,18 @@ impl Session {
         self.open.is_some() || self.ping || !self.out.is_empty()
     }
 
+    /// Whether [`Session::poll_transmit`] has something for a waiting GET.
+    #[must_use]
+    pub(crate) fn releases_poll(&self) -> bool {
+        self.poll
+            && (self.transport != Transport::Polling
+                || !self.is_open()
+                || self.release
+                || self.open.is_some()
+                || self.ping
+                || !self.out.is_empty())
+    }
+
     // B. from the network
 
     /// A GET begins to wait.

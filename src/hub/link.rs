@@ -41,9 +41,30 @@ struct Shared {
 }
 
 impl Shared {
-    fn wakers(&mut self) -> [Option<Waker>; 2] {
-        [self.task.take(), self.poll.take()]
+    /// What tells whether anybody has to be woken.
+    fn mark(&self) -> Mark {
+        Mark {
+            told: self.session.told(),
+            due: self.session.poll_timeout(),
+        }
     }
+
+    /// Those who have something to do by what happened since the mark.
+    fn wakers(&mut self, mark: &Mark) -> [Option<Waker>; 3] {
+        let told = self.session.told() != mark.told;
+        let due = self.session.poll_timeout() != mark.due;
+        let task = told || due || self.session.has_output() || self.websocket.is_some();
+        let task = task.then(|| self.task.take()).flatten();
+        let poll = self.session.releases_poll();
+        let poll = poll.then(|| self.poll.take()).flatten();
+        let reader = told.then(|| self.reader.take()).flatten();
+        [task, poll, reader]
+    }
+}
+
+struct Mark {
+    told: u64,
+    due: Option<std::time::Instant>,
 }
 
 impl Link {
@@ -86,12 +107,11 @@ impl Link {
     fn with<R>(&self, change: impl FnOnce(&mut Session, std::time::Instant) -> R) -> R {
         let now = Instant::now().into_std();
         let mut shared = self.lock();
+        let mark = shared.mark();
         let result = change(&mut shared.session, now);
-        let wakers = shared.wakers();
-        let reader = shared.reader.take();
+        let wakers = shared.wakers(&mark);
         drop(shared);
         wake(wakers);
-        wake([reader, None]);
         result
     }
 
@@ -100,9 +120,10 @@ impl Link {
     /// Queues the messages of one packet; false if the session is closed or closes by it.
     pub(crate) fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
         let mut shared = self.lock();
+        let mark = shared.mark();
         let now = || Instant::now().into_std();
         let sent = shared.session.send_all(messages, now);
-        let wakers = shared.wakers();
+        let wakers = shared.wakers(&mark);
         drop(shared);
         wake(wakers);
         sent
@@ -136,7 +157,7 @@ impl Link {
     /// Wakes the session's task, for what is not in the session.
     pub(crate) fn wake(&self) {
         let task = self.lock().task.take();
-        wake([task, None]);
+        wake([task]);
     }
 
     // For polling requests.
@@ -170,10 +191,11 @@ impl Link {
             return Poll::Pending;
         }
         shared.session.handle_poll_answered();
-        let waiting = std::mem::take(&mut shared.waiting);
-        let wakers = shared.wakers();
+        let waiting = shared.take_waiting();
+        // The task may have to see that the session has ended by this.
+        let task = shared.session.is_closed().then(|| shared.task.take());
         drop(shared);
-        wake(wakers);
+        wake(task);
         waiting.into_iter().for_each(Waker::wake);
         Poll::Ready(())
     }
@@ -233,8 +255,9 @@ impl Link {
             return Err(upgrade);
         }
         let mut shared = self.lock();
+        let mark = shared.mark();
         shared.websocket = Some(upgrade);
-        let wakers = shared.wakers();
+        let wakers = shared.wakers(&mark);
         drop(shared);
         wake(wakers);
         Ok(())
@@ -274,9 +297,10 @@ impl Link {
             shared.session.handle_consumed(Session::cost(message));
         }
         let waiting = shared.take_waiting();
-        let [task, _] = shared.wakers();
+        // Input may be wanted again.
+        let task = shared.task.take();
         drop(shared);
-        wake([task, None]);
+        wake([task]);
         waiting.into_iter().for_each(Waker::wake);
         Poll::Ready(event)
     }
@@ -290,7 +314,7 @@ impl Link {
     pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
         let elsewhere = |reader: &mut Waker| !reader.will_wake(cx.waker());
         let reader = self.lock().reader.take_if(elsewhere);
-        wake([reader, None]);
+        wake([reader]);
     }
 
     /// Lets the task sleep unless something came in between: then false.
@@ -321,6 +345,6 @@ impl Shared {
     }
 }
 
-fn wake(wakers: [Option<Waker>; 2]) {
+fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
     wakers.into_iter().flatten().for_each(Waker::wake);
 }

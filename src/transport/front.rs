@@ -46,8 +46,9 @@ impl Front {
         B::Data: Send,
     {
         let upgrade = is_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        match self.route(&query, request, upgrade) {
+        // A clone of counted bytes.
+        let uri = request.uri().clone();
+        match self.route(uri.query().unwrap_or_default(), request, upgrade) {
             Ok(response) => response,
             Err(refusal) => {
                 tracing::debug!(%refusal, "refused");

@@ -55,6 +55,15 @@ enum Io {
     Open(Box<WebSocket>),
 }
 
+/// What [`Io::poll_read`] came to.
+enum Reading {
+    /// Who waits for it is woken when there is more.
+    Idle,
+    Progress,
+    /// The session wants no input now.
+    Paused,
+}
+
 /// How many rounds a task runs before it lets others run.
 const ROUNDS: usize = 16;
 
@@ -90,7 +99,7 @@ impl Future for SessionTask {
                 this.upper.handle_timeout(Instant::now().into_std());
             }
             let seen = this.link.drive(|session| session.told());
-            let read = this.io.poll_read(cx, this.link);
+            let reading = this.io.poll_read(cx, this.link);
             if !*this.upper_ended {
                 *this.upper_ended = this.upper.poll(cx).is_ready();
             }
@@ -114,11 +123,16 @@ impl Future for SessionTask {
                 continue;
             }
             let writes = this.io.takes_output();
-            if !read
-                && this.link.park(cx, |session| {
-                    session.told() == seen && !(writes && session.has_output())
-                })
-            {
+            let parked = this.link.park(cx, |session| {
+                let idle = match reading {
+                    Reading::Progress => false,
+                    Reading::Idle => true,
+                    // Handlers or the peer may have made room.
+                    Reading::Paused => !session.wants_read(),
+                };
+                idle && session.told() == seen && !(writes && session.has_output())
+            });
+            if parked {
                 return Poll::Pending;
             }
         }
@@ -128,36 +142,36 @@ impl Future for SessionTask {
 }
 
 impl Io {
-    /// Goes on with the upgrade or reads once; whether there may be more to read.
-    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> bool {
+    /// Goes on with the upgrade, or reads once.
+    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> Reading {
         if let Some(upgrade) = link.take_websocket() {
             // There was none, or it had ended: the session says so.
             *self = Self::Upgrading(upgrade);
         }
         match self {
-            Self::None => false,
+            Self::None => Reading::Idle,
             Self::Upgrading(upgrade) => {
                 let Poll::Ready(upgraded) = Pin::new(upgrade).poll(cx) else {
-                    return false;
+                    return Reading::Idle;
                 };
                 match upgraded {
                     Ok(io) => *self = Self::Open(Box::new(WebSocket::new(io, link))),
                     Err(_) => self.closed(link),
                 }
-                true
+                Reading::Progress
             }
             Self::Open(websocket) => {
                 if !link.drive(|session| session.wants_read()) {
-                    return false;
+                    return Reading::Paused;
                 }
                 match websocket.poll_read(cx, link) {
-                    Poll::Pending => false,
-                    Poll::Ready(Read::More) => true,
+                    Poll::Pending => Reading::Idle,
+                    Poll::Ready(Read::More) => Reading::Progress,
                     Poll::Ready(Read::End) => {
                         // The answer to a close frame is worth a try.
                         let _ = websocket.poll_write(cx, link);
                         self.closed(link);
-                        true
+                        Reading::Progress
                     }
                 }
             }

@@ -511,7 +511,7 @@ describe("Engine.IO: upgrade", () => {
     assert.equal(await socket.receive(), "4still");
   });
 
-  for (const packet of ["4hello", "5", "2", "abc"]) {
+  for (const packet of ["4hello", "2", "abc"]) {
     test(`${packet} instead of the probe closes the WebSocket, not the session`, async () => {
       const session = await Polling.open();
       const socket = await Socket.open(session.websocket);
@@ -614,13 +614,7 @@ describe("Socket.IO: connect", () => {
   test("must come in time", async () => {
     const socket = await openWebSocket(socketio);
     const begin = performance.now();
-    const answering = (async () => {
-      for (;;) {
-        await socket.next();
-        socket.send("3");
-      }
-    })();
-    answering.catch(() => {});
+    socket.raw.on("message", () => socket.send("3"));
     await socket.closed();
     const passed = performance.now() - begin;
     assert.ok(passed > 900 && passed < 2000, `closed after ${passed} ms`);
@@ -699,9 +693,10 @@ describe("Socket.IO: events and acknowledgements", () => {
 
   test("bytes by polling", async () => {
     const session = await Polling.open(socketio);
-    const sent = ["40", `451-["message",${placeholder(0)}]`, "bAQID"];
-    assert.deepEqual(await session.post(sent.join("\x1e")), OK);
+    assert.deepEqual(await session.post("40"), OK);
     const packets = [];
+    while (packets.length < 2) packets.push(...(await session.receive()));
+    assert.deepEqual(await session.post(`451-["message",${placeholder(0)}]\x1ebAQID`), OK);
     while (packets.length < 4) packets.push(...(await session.receive()));
     assert.deepEqual(packets.slice(2), [`451-["message-back",${placeholder(0)}]`, "bAQID"]);
   });

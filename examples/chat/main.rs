@@ -1,0 +1,181 @@
+//! A chat with a page: `cargo run --example chat [PORT]`.
+//!
+//! Names, rooms, who is here, who is typing, images. The page is `index.html`; it uses the official
+//! client, which npm fetches at the first start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::{env, error::Error};
+
+use axum::{Extension, Router, extract::State, response::Html, routing::get};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tower_http::services::ServeFile;
+use tower_socketio::{Auth, Data, Namespace, Refuse, Socket, SocketIo};
+
+/// Who sits where: each name with its socket. The rooms are known to the sockets.
+type Seats = Arc<Mutex<BTreeMap<String, (User, Socket)>>>;
+
+/// What a client says of itself. By its key a page that comes back is told from another one.
+#[derive(Clone, Deserialize)]
+struct User {
+    name: String,
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Say {
+    room: String,
+    text: String,
+    image: Option<Bytes>,
+}
+
+#[derive(Serialize)]
+struct Said {
+    room: String,
+    from: String,
+    text: String,
+    image: Option<Bytes>,
+}
+
+#[derive(Serialize)]
+struct Typing {
+    room: String,
+    name: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let chat = Namespace::new()
+        .on_connect(enter)
+        .on("join", join)
+        .on("leave", leave)
+        .on("say", say)
+        .on("typing", typing)
+        .on_disconnect(exit);
+    let (layer, io) = SocketIo::builder()
+        .namespace("/", chat)
+        .with_state(Seats::default())
+        .build();
+
+    let app = Router::new()
+        .route("/", get(Html(include_str!("index.html"))))
+        .route_service("/socket.io.min.js", ServeFile::new(client()))
+        .layer(layer);
+
+    let port = env::args().nth(1).or_else(|| env::var("PORT").ok());
+    let port = port.as_deref().unwrap_or("3000").parse::<u16>()?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("http://{}", listener.local_addr()?);
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async move {
+            tokio::signal::ctrl_c().await.ok();
+            io.close().await;
+        })
+        .await?;
+    Ok(())
+}
+
+/// An `Err` is what the page's `connect_error` listener gets.
+async fn enter(
+    socket: Socket,
+    Auth(user): Auth<User>,
+    State(seats): State<Seats>,
+) -> Result<(), Refuse> {
+    if user.name.trim().is_empty() || user.name.chars().count() > 24 {
+        return Err(Refuse::new("choose a name of 1 to 24 characters"));
+    }
+    let mut seats = seats.lock().unwrap();
+    if let Some((other, old)) = seats.get(&user.name) {
+        if other.key != user.key {
+            return Err(Refuse::new(format!("the name {} is taken", user.name)));
+        }
+        old.disconnect();
+    }
+    seats.insert(user.name.clone(), (user.clone(), socket.clone()));
+    socket.emit("rooms", rooms(&seats));
+    socket.insert(user);
+    Ok(())
+}
+
+async fn join(socket: Socket, State(seats): State<Seats>, Data(room): Data<String>) {
+    if room.chars().count() <= 24 {
+        socket.join(room);
+        tell(&socket.io(), &seats);
+    }
+}
+
+async fn leave(socket: Socket, State(seats): State<Seats>, Data(room): Data<String>) {
+    socket.leave(room);
+    tell(&socket.io(), &seats);
+}
+
+/// What is returned is the acknowledgement: whether it was said.
+async fn say(socket: Socket, Extension(user): Extension<User>, Data(say): Data<Say>) -> bool {
+    let allowed = socket.rooms().contains(&say.room);
+    if allowed {
+        let said = Said {
+            room: say.room.clone(),
+            from: user.name,
+            text: say.text,
+            image: say.image,
+        };
+        socket.to(say.room).emit("said", said);
+    }
+    allowed
+}
+
+async fn typing(socket: Socket, Extension(user): Extension<User>, Data(room): Data<String>) {
+    let name = user.name;
+    socket
+        .to(room.clone())
+        .emit("typing", Typing { room, name });
+}
+
+async fn exit(socket: Socket, Extension(user): Extension<User>, State(seats): State<Seats>) {
+    let own = |(_, other): &mut (User, Socket)| other.id() == socket.id();
+    let mut all = seats.lock().unwrap();
+    if all.get_mut(&user.name).is_some_and(own) {
+        all.remove(&user.name);
+    }
+    drop(all);
+    tell(&socket.io(), &seats);
+}
+
+/// Tells everybody who is where. Under the lock, so that the last word is the newest.
+fn tell(io: &SocketIo, seats: &Seats) {
+    let seats = seats.lock().unwrap();
+    io.emit("rooms", rooms(&seats));
+}
+
+fn rooms(seats: &BTreeMap<String, (User, Socket)>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut rooms = BTreeMap::new();
+    for (name, (_, socket)) in seats {
+        for room in socket.rooms() {
+            let people: &mut BTreeSet<_> = rooms.entry(room).or_default();
+            people.insert(name.clone());
+        }
+    }
+    rooms
+}
+
+/// The path of the official client's bundle; npm fetches it if it is not there.
+fn client() -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target/chat");
+    let bundle = format!("{folder}/node_modules/socket.io-client/dist/socket.io.min.js");
+    if !Path::new(&bundle).exists() {
+        let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
+        let install = "install --no-save --ignore-scripts --no-audit --no-fund";
+        let status = Command::new(npm)
+            .args(install.split(' '))
+            .args(["--prefix", folder, "socket.io-client@4.8.3"])
+            .status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("npm could not fetch the client: install Node.js, then start this again,");
+            eprintln!("or put socket.io.min.js (4.8) at {bundle}");
+        }
+    }
+    bundle
+}

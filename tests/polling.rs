@@ -1,0 +1,441 @@
+//! Long-polling, as a client sees it.
+
+mod support;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode, header};
+use axum::routing::get as route_get;
+use support::{Polling, app, builder, call, get, main_app, post, until};
+use tower_socketio::{Data, Namespace, Socket, SocketIo, Transport};
+
+const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
+
+async fn echo(socket: Socket, Data(text): Data<String>) {
+    socket.emit("echo", text);
+}
+
+fn echoing() -> Router {
+    main_app(Namespace::new().on("echo", echo)).0
+}
+
+#[track_caller]
+fn assert_refused(response: &axum::http::Response<String>, body: &str) {
+    assert_eq!(response.body(), body);
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+}
+
+const UNKNOWN_TRANSPORT: &str = r#"{"code":0,"message":"Transport unknown"}"#;
+const UNKNOWN_SESSION: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
+const BAD_METHOD: &str = r#"{"code":2,"message":"Bad handshake method"}"#;
+const BAD_REQUEST: &str = r#"{"code":3,"message":"Bad request"}"#;
+const UNSUPPORTED: &str = r#"{"code":5,"message":"Unsupported protocol version"}"#;
+
+#[tokio::test]
+async fn a_handshake_tells_the_session_and_its_limits() {
+    let response = get(&echoing(), OPEN).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let headers = response.headers();
+    assert_eq!(headers[header::CONTENT_TYPE], "text/plain; charset=UTF-8");
+    assert_eq!(headers[header::CACHE_CONTROL], "no-store");
+
+    let json = response.body().strip_prefix('0').expect("an open packet");
+    let open: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert!(open["sid"].as_str().expect("an id").len() >= 20);
+    assert_eq!(open["upgrades"], serde_json::json!(["websocket"]));
+    assert_eq!(open["pingInterval"], 25_000);
+    assert_eq!(open["pingTimeout"], 20_000);
+    assert_eq!(open["maxPayload"], 1_000_000);
+}
+
+#[tokio::test]
+async fn a_handshake_offers_no_upgrade_where_there_is_no_websocket() {
+    let (layer, _io) = builder(Namespace::new())
+        .transports(&[Transport::Polling])
+        .build();
+    let app = app(layer);
+    assert!(get(&app, OPEN).await.body().contains(r#""upgrades":[]"#));
+    let response = get(&app, "/socket.io/?EIO=4&transport=websocket").await;
+    assert_refused(&response, UNKNOWN_TRANSPORT);
+}
+
+#[tokio::test]
+async fn polling_can_be_turned_off() {
+    let (layer, _io) = builder(Namespace::new())
+        .transports(&[Transport::WebSocket])
+        .build();
+    assert_refused(&get(&app(layer), OPEN).await, UNKNOWN_TRANSPORT);
+}
+
+#[tokio::test]
+async fn an_unknown_transport_is_refused_with_code_0() {
+    let app = echoing();
+    for query in ["", "?EIO=4", "?EIO=4&transport=flash", "?EIO=4&transport="] {
+        let response = get(&app, &format!("/socket.io/{query}")).await;
+        assert_refused(&response, UNKNOWN_TRANSPORT);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_session_is_refused_with_code_1() {
+    let app = echoing();
+    let uri = format!("{OPEN}&sid=abc");
+    assert_refused(&get(&app, &uri).await, UNKNOWN_SESSION);
+    assert_refused(&post(&app, &uri, "40").await, UNKNOWN_SESSION);
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_no_get_is_refused_with_code_2() {
+    let app = echoing();
+    assert_refused(&post(&app, OPEN, "").await, BAD_METHOD);
+    let put = Request::put(OPEN).body(Body::empty()).expect("a request");
+    assert_refused(&call(&app, put).await, BAD_METHOD);
+}
+
+#[tokio::test]
+async fn another_method_in_a_session_is_refused_and_the_session_lives() {
+    let app = echoing();
+    let mut client = Polling::connect(&app).await;
+    let delete = Request::delete(&client.uri).body(Body::empty());
+    let response = call(&app, delete.expect("a request")).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn a_websocket_handshake_without_upgrade_is_refused_with_code_3() {
+    let response = get(&echoing(), "/socket.io/?EIO=4&transport=websocket").await;
+    assert_refused(&response, BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn another_revision_is_refused_with_code_5() {
+    let app = echoing();
+    for query in ["EIO=3&transport=polling", "transport=polling"] {
+        let response = get(&app, &format!("/socket.io/?{query}")).await;
+        assert_refused(&response, UNSUPPORTED);
+    }
+}
+
+#[tokio::test]
+async fn a_post_is_answered_with_ok() {
+    let app = echoing();
+    let client = Polling::open(&app).await;
+    let response = client.post("40").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.body(), "ok");
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/html");
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+}
+
+#[tokio::test]
+async fn a_body_may_hold_several_packets() {
+    let mut client = Polling::connect(&echoing()).await;
+    client
+        .send("42[\"echo\",\"a\"]\x1e42[\"echo\",\"b\"]\x1e42[\"echo\",\"c\"]")
+        .await;
+    for text in ["a", "b", "c"] {
+        assert_eq!(client.next().await, format!(r#"42["echo","{text}"]"#));
+    }
+}
+
+#[tokio::test]
+async fn binary_packets_travel_as_base64() {
+    async fn double(Data(bytes): Data<Bytes>) -> Bytes {
+        [bytes.clone(), bytes].concat().into()
+    }
+    let app = main_app(Namespace::new().on("double", double)).0;
+    let mut client = Polling::connect(&app).await;
+    client
+        .send("451-7[\"double\",{\"_placeholder\":true,\"num\":0}]\x1ebAQID")
+        .await;
+    let header = r#"461-7[{"_placeholder":true,"num":0}]"#;
+    assert_eq!(client.next().await, header);
+    assert_eq!(client.next().await, "bAQIDAQID");
+}
+
+#[tokio::test]
+async fn a_body_declared_as_too_long_is_not_read() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo))
+        .max_payload(100)
+        .build();
+    let app = app(layer);
+    let mut client = Polling::connect(&app).await;
+    let response = client.post("4".repeat(101)).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    // Nothing of it was taken, so the session lives.
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_read_up_to_the_limit() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo))
+        .max_payload(100)
+        .build();
+    let app = app(layer);
+    let mut client = Polling::connect(&app).await;
+    // It never ends: who reads all of it never answers.
+    let chunk = || Some((Ok::<_, Infallible>(Bytes::from_static(b"4xxxxxxxxx")), ()));
+    let endless = futures_util::stream::unfold((), move |()| std::future::ready(chunk()));
+    let response = client.post(Body::from_stream(endless)).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn a_body_of_exactly_the_limit_is_taken() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo))
+        .max_payload(100)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    let event = format!(r#"42["echo","{}"]"#, "x".repeat(100 - 13));
+    assert_eq!(event.len(), 100);
+    assert_eq!(client.ask(&event).await, event);
+}
+
+#[tokio::test]
+async fn a_body_of_bytes_is_refused_and_ends_the_session() {
+    let app = echoing();
+    let client = Polling::connect(&app).await;
+    let request = Request::post(&client.uri)
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .body(Body::from("40"));
+    let response = call(&app, request.expect("a request")).await;
+    assert_refused(&response, BAD_REQUEST);
+    assert_ended(&client).await;
+}
+
+/// A session that has ended says so once at most, then it is unknown.
+async fn assert_ended(client: &Polling) {
+    let response = client.get().await;
+    if response.status() == StatusCode::OK {
+        assert!(
+            ["1", "6"].contains(&&**response.body()),
+            "{}",
+            response.body()
+        );
+    }
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+}
+
+#[tokio::test]
+async fn a_malformed_body_is_refused_and_ends_the_session() {
+    for body in ["", "xyz", "4a\x1e", "\x1e", "b!!!"] {
+        let app = echoing();
+        let client = Polling::connect(&app).await;
+        let response = client.post(body).await;
+        assert_refused(&response, BAD_REQUEST);
+        assert_ended(&client).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_utf_8_is_refused_and_ends_the_session() {
+    let client = Polling::connect(&echoing()).await;
+    let response = client.post(&b"4\xff\xfe"[..]).await;
+    assert_refused(&response, BAD_REQUEST);
+    assert_ended(&client).await;
+}
+
+#[tokio::test]
+async fn a_second_poll_is_refused_and_releases_the_first_with_a_close_packet() {
+    let client = Polling::connect(&echoing()).await;
+    let first = client.poll();
+    // On one thread it waits for its packets after one turn.
+    tokio::task::yield_now().await;
+    assert_refused(&client.get().await, BAD_REQUEST);
+    let first = first.await.expect("no panic");
+    assert_eq!((first.status(), &**first.body()), (StatusCode::OK, "1"));
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+}
+
+#[tokio::test]
+async fn a_second_post_is_refused_and_ends_the_session() {
+    let app = echoing();
+    let client = Polling::connect(&app).await;
+    let (_sender, receiver) = tokio::sync::oneshot::channel::<()>();
+    let body = futures_util::stream::once(async move {
+        let _ = receiver.await;
+        Ok::<_, Infallible>(Bytes::from_static(b"3"))
+    });
+    let (uri, never) = (client.uri.clone(), Body::from_stream(body));
+    let first = tokio::spawn({
+        let app = app.clone();
+        async move { post(&app, &uri, never).await }
+    });
+    tokio::task::yield_now().await;
+    assert_refused(&client.post("40").await, BAD_REQUEST);
+    assert_ended(&client).await;
+    first.abort();
+}
+
+#[tokio::test]
+async fn a_close_packet_releases_the_poll_and_ends_the_session() {
+    let (app, io) = main_app(Namespace::new());
+    let mut client = Polling::connect(&app).await;
+    let poll = client.poll();
+    tokio::task::yield_now().await;
+    client.send("1").await;
+    let poll = poll.await.expect("no panic");
+    assert_eq!((poll.status(), &**poll.body()), (StatusCode::OK, "6"));
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+    assert_refused(&client.post("40").await, UNKNOWN_SESSION);
+    until(|| io.counts().sessions == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_answer_pings_is_given_up() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let started = tokio::time::Instant::now();
+    assert_eq!(client.get().await.body(), "2");
+    assert_eq!(started.elapsed().as_secs(), 25);
+    tokio::time::sleep(Duration::from_millis(20_010)).await;
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+    assert_eq!(io.counts().sessions, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_pings_stays() {
+    let mut client = Polling::connect(&echoing()).await;
+    let started = tokio::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(client.get().await.body(), "2");
+        client.send("3").await;
+    }
+    assert_eq!(started.elapsed().as_secs(), 250);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_joins_no_namespace_is_closed() {
+    let (layer, _io) = builder(Namespace::new())
+        .connect_timeout(Duration::from_secs(3))
+        .build();
+    let client = Polling::open(&app(layer)).await;
+    let started = tokio::time::Instant::now();
+    assert_eq!(client.get().await.body(), "1");
+    assert_eq!(started.elapsed().as_secs(), 3);
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+}
+
+#[tokio::test]
+async fn the_path_is_matched_by_whole_segments() {
+    let (layer, _io) = builder(Namespace::new()).build();
+    let app = Router::new()
+        .route("/socket.io-docs", route_get(|| async { "docs" }))
+        .layer(layer);
+    assert_eq!(get(&app, "/socket.io-docs").await.body(), "docs");
+    for path in ["/socket.io", "/socket.io/", "/socket.io/below"] {
+        let response = get(&app, &format!("{path}?EIO=4&transport=polling")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+    }
+    for path in ["/socket.iox/", "/", "/a/socket.io/", "/Socket.io/"] {
+        let response = get(&app, &format!("{path}?EIO=4&transport=polling")).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_catch_all_route_beside_it_gets_what_is_not_its_own() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo)).build();
+    let app = Router::new()
+        .route("/{*path}", route_get(|| async { "caught" }))
+        .layer(layer);
+    assert_eq!(get(&app, "/anything").await.body(), "caught");
+    // GET and POST, that route and the fallback: all of them are one server.
+    let mut client = Polling::connect(&app).await;
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn the_path_can_be_chosen() {
+    let (layer, _io) = builder(Namespace::new()).path("/a/realtime/").build();
+    let app = app(layer);
+    let uri = "/a/realtime/?EIO=4&transport=polling";
+    assert_eq!(get(&app, uri).await.status(), StatusCode::OK);
+    assert_eq!(get(&app, OPEN).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn it_can_be_a_service_of_a_route() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo)).build();
+    let service = layer.into_service();
+    let app = Router::new()
+        .route_service("/realtime/", service.clone())
+        .nest_service("/nested", service);
+    for path in ["/realtime/", "/nested", "/nested/", "/nested/below"] {
+        let request = Request::get(format!("{path}?EIO=4&transport=polling"));
+        let request = request.body(Body::empty()).expect("a request");
+        let mut client = Polling::open_with(&app, request).await;
+        client.join("/").await;
+        assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+    }
+}
+
+#[tokio::test]
+async fn too_many_clients_are_refused_with_status_503() {
+    let (layer, io) = builder(Namespace::new()).max_connections(2).build();
+    let app = app(layer);
+    let mut first = Polling::connect(&app).await;
+    let _second = Polling::connect(&app).await;
+    let response = get(&app, OPEN).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let body = r#"{"code":4,"message":"Service unavailable"}"#;
+    assert_eq!(response.body(), body);
+
+    first.send("1").await;
+    until(|| io.counts().sessions == 1).await;
+    assert_eq!(get(&app, OPEN).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_server_that_has_closed_refuses_clients_with_status_503() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let poll = client.poll();
+    tokio::task::yield_now().await;
+    support::within(io.close()).await;
+    assert_eq!(poll.await.expect("no panic").body(), "1");
+    let response = get(&app, OPEN).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn an_http_handler_speaks_through_the_server() {
+    async fn publish(io: SocketIo, body: String) -> StatusCode {
+        io.emit("news", body);
+        StatusCode::ACCEPTED
+    }
+    let (layer, _io) = builder(Namespace::new()).build();
+    let app = Router::new()
+        .route("/publish", axum::routing::post(publish))
+        .layer(layer);
+    let mut client = Polling::connect(&app).await;
+    let response = post(&app, "/publish", "rain").await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    assert_eq!(client.next().await, r#"42["news","rain"]"#);
+}
+
+#[tokio::test]
+async fn the_server_is_no_extractor_outside_the_layer() {
+    let app = Router::new().route("/", route_get(|_: SocketIo| async {}));
+    let response = get(&app, "/").await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(response.body().contains("layer"), "{}", response.body());
+}
+
+#[tokio::test]
+async fn a_poll_that_is_given_up_ends_the_session() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let poll = client.poll();
+    tokio::task::yield_now().await;
+    poll.abort();
+    assert!(poll.await.expect_err("aborted").is_cancelled());
+    until(|| io.counts().sessions == 0).await;
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+}

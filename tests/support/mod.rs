@@ -1,0 +1,383 @@
+//! Clients small enough to see what is on the wire, and a server for them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tower::ServiceExt;
+use tower_socketio::{Namespace, SocketIo, SocketIoBuilder, SocketIoLayer};
+
+/// How long a condition may take that holds in a moment on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An app with nothing but the layer.
+pub(crate) fn app(layer: SocketIoLayer) -> Router {
+    Router::new().layer(layer)
+}
+
+/// A builder with one namespace, the main one.
+pub(crate) fn builder(main: Namespace) -> SocketIoBuilder {
+    SocketIo::builder().namespace("/", main)
+}
+
+/// An app of one namespace.
+pub(crate) fn main_app(main: Namespace) -> (Router, SocketIo) {
+    let (layer, io) = builder(main).build();
+    (app(layer), io)
+}
+
+/// Serves an app over TCP, until the runtime ends.
+pub(crate) async fn serve(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    addr
+}
+
+/// Fails instead of waiting for ever.
+#[track_caller]
+pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let caller = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(4 * PATIENCE, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("nothing happened for what is awaited at {caller}"),
+        }
+    }
+}
+
+/// Waits for a condition that nothing tells of.
+#[track_caller]
+pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "not so in time at {caller}");
+            // The clock may be a virtual one that moves on only when everything waits.
+            tokio::task::yield_now().await;
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The response of an app, its body as text.
+pub(crate) async fn call(app: &Router, request: Request<Body>) -> Response<String> {
+    let response = within(app.clone().oneshot(request)).await.into_response();
+    let (parts, body) = response.into_parts();
+    let body = within(body.collect()).await.expect("a body").to_bytes();
+    let body = String::from_utf8(body.into()).expect("UTF-8");
+    Response::from_parts(parts, body)
+}
+
+pub(crate) async fn get(app: &Router, uri: &str) -> Response<String> {
+    let request = Request::get(uri).body(Body::empty());
+    call(app, request.expect("a request")).await
+}
+
+pub(crate) async fn post(app: &Router, uri: &str, body: impl Into<Body>) -> Response<String> {
+    let request = Request::post(uri).body(body.into());
+    call(app, request.expect("a request")).await
+}
+
+/// A client that polls an app in memory.
+pub(crate) struct Polling {
+    app: Router,
+    pub(crate) uri: String,
+    pub(crate) sid: String,
+    packets: VecDeque<String>,
+}
+
+impl Polling {
+    /// Opens a session.
+    pub(crate) async fn open(app: &Router) -> Self {
+        let uri = "/socket.io/?EIO=4&transport=polling";
+        let request = Request::get(uri).header("user-agent", "test");
+        Self::open_with(app, request.body(Body::empty()).expect("a request")).await
+    }
+
+    pub(crate) async fn open_with(app: &Router, request: Request<Body>) -> Self {
+        let uri = request.uri().to_string();
+        let response = call(app, request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let open = response.body().strip_prefix('0').expect("an open packet");
+        let open: Value = serde_json::from_str(open).expect("JSON");
+        let sid = open["sid"].as_str().expect("an id").to_owned();
+        Self {
+            app: app.clone(),
+            uri: format!("{uri}&sid={sid}"),
+            sid,
+            packets: VecDeque::new(),
+        }
+    }
+
+    /// Opens a session and joins the main namespace.
+    pub(crate) async fn connect(app: &Router) -> Self {
+        let mut client = Self::open(app).await;
+        client.join("/").await;
+        client
+    }
+
+    /// Joins a namespace and gives the socket's id.
+    pub(crate) async fn join(&mut self, namespace: &str) -> String {
+        if namespace == "/" {
+            self.send("40").await;
+        } else {
+            self.send(&format!("40{namespace},")).await;
+        }
+        socket_id(&self.next().await)
+    }
+
+    /// Posts a body.
+    pub(crate) async fn send(&mut self, body: &str) {
+        let response = self.post(body.to_owned()).await;
+        assert_eq!(
+            (response.status(), &**response.body()),
+            (StatusCode::OK, "ok")
+        );
+    }
+
+    pub(crate) async fn post(&self, body: impl Into<Body>) -> Response<String> {
+        post(&self.app, &self.uri, body).await
+    }
+
+    /// Posts a body and gives the next packet.
+    pub(crate) async fn ask(&mut self, body: &str) -> String {
+        self.send(body).await;
+        self.next().await
+    }
+
+    /// Polls once.
+    pub(crate) async fn get(&self) -> Response<String> {
+        get(&self.app, &self.uri).await
+    }
+
+    /// Begins a poll that goes on by itself.
+    pub(crate) fn poll(&self) -> JoinHandle<Response<String>> {
+        let (app, uri) = (self.app.clone(), self.uri.clone());
+        tokio::spawn(async move { get(&app, &uri).await })
+    }
+
+    /// The next packet; pings are answered.
+    pub(crate) async fn next(&mut self) -> String {
+        loop {
+            if let Some(packet) = self.packets.pop_front() {
+                if packet != "2" {
+                    return packet;
+                }
+                self.send("3").await;
+                continue;
+            }
+            let response = self.get().await;
+            assert_eq!(response.status(), StatusCode::OK, "{}", response.body());
+            let packets = response.body().split('\x1e').map(str::to_owned);
+            self.packets.extend(packets);
+        }
+    }
+}
+
+/// What a WebSocket gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    Text(String),
+    Binary(Vec<u8>),
+    /// The code and the reason of the close frame.
+    Close(Option<(u16, String)>),
+    /// The end of the stream.
+    End,
+}
+
+/// A client over WebSocket.
+pub(crate) struct Client {
+    pub(crate) stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Client {
+    /// Opens a session; the packet that opens it is read.
+    pub(crate) async fn open(addr: SocketAddr) -> Self {
+        let mut client = Self::raw(addr, "").await;
+        let open = client.text().await;
+        assert!(open.starts_with("0{"), "{open}");
+        client
+    }
+
+    /// A WebSocket with more in its query: `&sid=…`.
+    pub(crate) async fn raw(addr: SocketAddr, query: &str) -> Self {
+        let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket{query}");
+        let connect = tokio_tungstenite::connect_async(url);
+        let (stream, _) = within(connect).await.expect("a WebSocket");
+        Self { stream }
+    }
+
+    /// Opens a session and joins a namespace.
+    pub(crate) async fn connect(addr: SocketAddr, namespace: &str) -> Self {
+        let mut client = Self::open(addr).await;
+        client.join(namespace).await;
+        client
+    }
+
+    /// Joins a namespace and gives the socket's id.
+    pub(crate) async fn join(&mut self, namespace: &str) -> String {
+        if namespace == "/" {
+            self.send("40").await;
+        } else {
+            self.send(&format!("40{namespace},")).await;
+        }
+        socket_id(&self.text().await)
+    }
+
+    pub(crate) async fn send(&mut self, text: &str) {
+        let sent = within(self.stream.send(Message::text(text))).await;
+        sent.expect("the server takes it");
+    }
+
+    pub(crate) async fn send_binary(&mut self, data: &'static [u8]) {
+        let sent = within(self.stream.send(Message::binary(data))).await;
+        sent.expect("the server takes it");
+    }
+
+    /// What comes next; pings of both protocols are answered.
+    #[track_caller]
+    pub(crate) fn next(&mut self) -> impl Future<Output = Got> + '_ {
+        within(self.next_inner())
+    }
+
+    async fn next_inner(&mut self) -> Got {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
+                    // It may be closed already; what follows tells.
+                    let _ = self.stream.send(Message::text("3")).await;
+                }
+                Some(Ok(Message::Text(text))) => return Got::Text(text.as_str().to_owned()),
+                Some(Ok(Message::Binary(data))) => return Got::Binary(data.into()),
+                Some(Ok(Message::Close(frame))) => {
+                    let code = |frame: tokio_tungstenite::tungstenite::protocol::CloseFrame| {
+                        (frame.code.into(), frame.reason.as_str().to_owned())
+                    };
+                    return Got::Close(frame.map(code));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Got::End,
+            }
+        }
+    }
+
+    /// The next packet, which is a text.
+    pub(crate) async fn text(&mut self) -> String {
+        match self.next().await {
+            Got::Text(text) => text,
+            other => panic!("a text was expected, not {other:?}"),
+        }
+    }
+
+    /// Sends and gives the next packet.
+    pub(crate) async fn ask(&mut self, text: &str) -> String {
+        self.send(text).await;
+        self.text().await
+    }
+
+    /// Reads until the close frame or the end.
+    pub(crate) async fn closed(&mut self) -> Got {
+        loop {
+            match self.next().await {
+                Got::Text(_) | Got::Binary(_) => {}
+                end => return end,
+            }
+        }
+    }
+}
+
+/// The id in a CONNECT packet.
+#[track_caller]
+pub(crate) fn socket_id(packet: &str) -> String {
+    assert!(packet.starts_with("40"), "refused: {packet}");
+    let at = packet.find('{').expect("an object");
+    let welcome: Value = serde_json::from_str(&packet[at..]).expect("JSON");
+    welcome["sid"].as_str().expect("an id").to_owned()
+}
+
+/// A masked frame of a client, in one piece.
+pub(crate) fn frame(opcode: u8, data: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match data.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0x80 | 127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(data);
+    frame
+}
+
+/// A masked frame of text.
+pub(crate) fn text_frame(text: &str) -> Vec<u8> {
+    frame(1, text.as_bytes())
+}
+
+/// The head of a request for a WebSocket.
+pub(crate) fn upgrade_head(query: &str) -> String {
+    format!(
+        "GET /socket.io/?EIO=4&transport=websocket{query} HTTP/1.1\r\nhost: test\r\n\
+         connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// Sends a request as it is and gives the response's head.
+pub(crate) async fn send_head(stream: &mut TcpStream, head: &str) -> String {
+    within(stream.write_all(head.as_bytes()))
+        .await
+        .expect("the server takes it");
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        let byte = within(stream.read_u8()).await.expect("a response");
+        response.push(byte);
+    }
+    String::from_utf8(response).expect("UTF-8")
+}
+
+/// A WebSocket session whose bytes are read and written by hand.
+pub(crate) async fn raw_session(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let head = send_head(&mut stream, &upgrade_head("")).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(read_frame(&mut stream).await.starts_with("0{"));
+    stream
+}
+
+/// The payload of the next frame of the server.
+pub(crate) async fn read_frame(stream: &mut TcpStream) -> String {
+    within(async {
+        let _opcode = stream.read_u8().await.expect("a frame");
+        let len = match stream.read_u8().await.expect("a length") {
+            126 => usize::from(stream.read_u16().await.expect("a length")),
+            127 => stream.read_u64().await.expect("a length") as usize,
+            len => usize::from(len),
+        };
+        let mut payload = vec![0; len];
+        stream.read_exact(&mut payload).await.expect("a payload");
+        String::from_utf8_lossy(&payload).into_owned()
+    })
+    .await
+}

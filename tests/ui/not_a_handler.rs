@@ -1,0 +1,5 @@
+use tower_socketio::Namespace;
+
+fn main() {
+    let _: Namespace = Namespace::new().on("event", "handler");
+}

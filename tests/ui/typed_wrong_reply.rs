@@ -1,0 +1,18 @@
+use serde::{Deserialize, Serialize};
+use tower_socketio::{Namespace, TypedEvent};
+
+#[derive(Serialize, Deserialize)]
+struct Double(u32);
+
+impl TypedEvent for Double {
+    const NAME: &'static str = "double";
+    type Reply = u32;
+}
+
+async fn handler(Double(_): Double) -> String {
+    String::new()
+}
+
+fn main() {
+    let _: Namespace = Namespace::new().on_typed(handler);
+}
