@@ -16,7 +16,6 @@ use crate::transport::Front;
 
 impl SocketIo {
     /// Sets a server up.
-    #[must_use]
     pub fn builder<S>() -> SocketIoBuilder<S> {
         SocketIoBuilder::new()
     }
@@ -152,6 +151,13 @@ impl<S> SocketIoBuilder<S> {
     /// How many namespaces one connection may be in; 64.
     pub fn max_namespaces(mut self, namespaces: usize) -> Self {
         self.limits.namespaces_per_session = namespaces;
+        self
+    }
+
+    /// How many namespaces that stand for a path with parameters there may be at a time; 10 000.
+    /// A client that names one more is refused.
+    pub fn max_dynamic_namespaces(mut self, namespaces: usize) -> Self {
+        self.limits.dynamic_namespaces = namespaces;
         self
     }
 

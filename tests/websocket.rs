@@ -24,7 +24,10 @@ fn echoing() -> Namespace {
 }
 
 /// A namespace that tells why sockets left, and which.
-fn telling() -> (Namespace, mpsc::UnboundedReceiver<(SocketId, DisconnectReason)>) {
+fn telling() -> (
+    Namespace,
+    mpsc::UnboundedReceiver<(SocketId, DisconnectReason)>,
+) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let namespace = echoing().on_disconnect(move |socket: Socket, reason: DisconnectReason| {
         let sender = sender.clone();
@@ -55,7 +58,10 @@ async fn a_session_moves_from_polling_to_websocket() {
     let (app, _io) = main_app(echoing().on("transport", transport));
     let addr = serve(app.clone()).await;
     let mut polling = Polling::connect(&app).await;
-    assert_eq!(polling.ask(r#"420["transport"]"#).await, r#"430["polling"]"#);
+    assert_eq!(
+        polling.ask(r#"420["transport"]"#).await,
+        r#"430["polling"]"#
+    );
 
     let poll = polling.poll();
     let mut client = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
@@ -63,7 +69,10 @@ async fn a_session_moves_from_polling_to_websocket() {
     let poll = within(poll).await.expect("no panic");
     assert_eq!(poll.body(), "6");
     client.send("5").await;
-    assert_eq!(client.ask(r#"421["transport"]"#).await, r#"431["websocket"]"#);
+    assert_eq!(
+        client.ask(r#"421["transport"]"#).await,
+        r#"431["websocket"]"#
+    );
     let response = polling.get().await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
@@ -173,9 +182,12 @@ async fn fragments_count_together_against_the_limit() {
     let mut bytes = first;
     bytes.extend(frame(0, &[b'4'; 600]));
     within(stream.write_all(&bytes)).await.expect("it is taken");
-    let mut end = Vec::new();
-    let _ = within(stream.read_to_end(&mut end)).await;
-    assert_eq!(&end[..4], [0x88, end[1], 0x03, 0xf1]);
+    let mut end = [0; 4];
+    within(stream.read_exact(&mut end))
+        .await
+        .expect("a close frame");
+    assert_eq!(end, [0x88, end[1], 0x03, 0xf1]);
+    drop(stream);
     until(|| io.counts().sessions == 0).await;
 }
 
@@ -215,14 +227,23 @@ async fn faults_of_framing_close_with_their_code() {
         (vec![0x81, 0x01, b'3'], 1002_u16),
         (frame(1, b"4\xff\xfe"), 1007),
         (frame(3, b""), 1002),
-        ({ let mut f = text_frame("3"); f[0] |= 0x40; f }, 1002),
+        (
+            {
+                let mut f = text_frame("3");
+                f[0] |= 0x40;
+                f
+            },
+            1002,
+        ),
         (frame(9, &[0; 126]), 1002),
     ] {
         let addr = serve(main_app(echoing()).0).await;
         let mut stream = raw_session(addr).await;
         within(stream.write_all(&bytes)).await.expect("it is taken");
-        let mut end = Vec::new();
-        let _ = within(stream.read_to_end(&mut end)).await;
+        let mut end = [0; 4];
+        within(stream.read_exact(&mut end))
+            .await
+            .expect("a close frame");
         assert_eq!(end[0], 0x88, "{bytes:?}");
         assert_eq!(end[2..4], code.to_be_bytes(), "{bytes:?}");
     }
@@ -245,7 +266,9 @@ async fn a_close_frame_is_answered_and_ends_the_session() {
 async fn pings_of_websocket_are_answered() {
     let addr = serve(main_app(echoing()).0).await;
     let mut stream = raw_session(addr).await;
-    within(stream.write_all(&frame(9, b"hello"))).await.expect("it is taken");
+    within(stream.write_all(&frame(9, b"hello")))
+        .await
+        .expect("it is taken");
     let mut pong = [0; 7];
     within(stream.read_exact(&mut pong)).await.expect("a pong");
     assert_eq!(&pong, b"\x8a\x05hello");
@@ -258,7 +281,9 @@ async fn frames_may_come_byte_by_byte() {
     stream.set_nodelay(true).expect("an option");
     let long = format!(r#"42["echo","{}"]"#, "ä".repeat(100));
     for byte in [text_frame("40"), text_frame(&long)].concat() {
-        within(stream.write_all(&[byte])).await.expect("it is taken");
+        within(stream.write_all(&[byte]))
+            .await
+            .expect("it is taken");
     }
     assert!(support::read_frame(&mut stream).await.starts_with("40"));
     assert_eq!(support::read_frame(&mut stream).await, long);
@@ -297,7 +322,9 @@ async fn websocket_works_over_http_2() {
     send.send_data(Bytes::from(bytes), false).expect("sent");
     while packets.len() < 3 {
         let data = within(body.data()).await.expect("more").expect("data");
-        body.flow_control().release_capacity(data.len()).expect("capacity");
+        body.flow_control()
+            .release_capacity(data.len())
+            .expect("capacity");
         frames.extend_from_slice(&data);
         while let [0x81, len @ 0..=125, rest @ ..] = &frames[..] {
             let len = usize::from(*len);
@@ -312,7 +339,8 @@ async fn websocket_works_over_http_2() {
     assert!(packets[1].starts_with("40{"), "{packets:?}");
     assert_eq!(packets[2], echo);
 
-    send.send_data(Bytes::from(frame(8, b"")), false).expect("sent");
+    send.send_data(Bytes::from(frame(8, b"")), false)
+        .expect("sent");
     until(|| io.counts().sessions == 0).await;
     connection.abort();
 }
@@ -320,7 +348,9 @@ async fn websocket_works_over_http_2() {
 /// A client in the main namespace that does not read any more.
 async fn stalled(addr: std::net::SocketAddr) -> TcpStream {
     let mut stream = raw_session(addr).await;
-    within(stream.write_all(&text_frame("40"))).await.expect("it is taken");
+    within(stream.write_all(&text_frame("40")))
+        .await
+        .expect("it is taken");
     assert!(support::read_frame(&mut stream).await.starts_with("40"));
     stream
 }
@@ -343,7 +373,7 @@ async fn a_client_that_does_not_read_is_closed_and_others_get_everything() {
         assert!(sent < 1_000, "100 MB wait for one client");
         let packet = reader.text().await;
         assert!(packet.starts_with(r#"42["flood""#));
-        assert_eq!(packet.len(), text.len() + 12);
+        assert_eq!(packet.len(), text.len() + 14);
     }
     assert!(started.elapsed() < Duration::from_secs(15));
     until(|| io.sockets().len() == 1).await;
@@ -405,7 +435,10 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_end_of_the_server() {
     });
     let close = Got::Close(Some((1001, "server shutting down".to_owned())));
     assert_eq!(reader.closed().await, close);
-    assert!(started.elapsed() < Duration::from_secs(4), "the reader waited");
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "the reader waited"
+    );
     within(closing).await.expect("no panic");
     assert!(started.elapsed() < Duration::from_secs(10));
     assert_eq!(io.counts().sessions, 0);
@@ -448,7 +481,9 @@ async fn a_client_that_reads_slowly_but_steadily_stays() {
     let mut pace = tokio::time::interval(Duration::from_millis(50));
     for _ in 0..28 {
         pace.tick().await;
-        within(stream.read_exact(&mut room)).await.expect("it is still there");
+        within(stream.read_exact(&mut room))
+            .await
+            .expect("it is still there");
     }
     assert!(left.try_recv().is_err(), "it was closed though it read");
     assert_eq!(socket.transport(), Transport::WebSocket);

@@ -188,6 +188,9 @@ enum Probe {
 /// What a waiting message costs beyond its bytes.
 const OVERHEAD: usize = 64;
 
+/// How late a timer may be without anybody having to mind.
+const TICK: Duration = Duration::from_millis(10);
+
 /// How long a poll waits, while the client upgrades, before it is released again.
 const RELEASE_AFTER: Duration = Duration::from_millis(100);
 
@@ -424,14 +427,21 @@ impl Session {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.expire(now) {
+        while let Some((timer, due)) = self.timers.expire(now) {
             match timer {
                 Timer::Ping => {
                     self.ping = true;
-                    self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+                    // A clock ticks late, but by little. After a long sleep the client has its
+                    // full time.
+                    let is_late = now - due > TICK;
+                    let sent = if is_late { now } else { due };
+                    self.timers
+                        .set(Timer::Pong, sent + self.config.ping_timeout);
                 }
-                // Its pong may lie in what we do not read.
+                // Its pong may lie in what we do not read. Another ping shows whether the client
+                // is still there: a write to one that is not fails.
                 Timer::Pong if !self.wants_read() => {
+                    self.ping = true;
                     self.timers.set(Timer::Pong, now + self.config.ping_timeout);
                 }
                 Timer::Pong | Timer::Stall => self.close(CloseReason::PingTimeout, now),
@@ -925,7 +935,9 @@ mod tests {
         s.handle_packet(WebSocket, message("work"), t);
         assert!(!s.wants_read());
         s.handle_timeout(t + ms(25_000));
+        assert_eq!(drain(&mut s, WebSocket), [PING]);
         s.handle_timeout(t + ms(45_000));
+        assert_eq!(drain(&mut s, WebSocket), [PING]);
         assert!(s.is_open());
         s.handle_consumed(Session::cost(&text("work")));
         assert!(s.wants_read());

@@ -55,12 +55,13 @@ impl TimerTable {
         self.0.iter().flatten().min().copied()
     }
 
-    /// Takes out a timer that is due.
-    pub(super) fn expire(&mut self, now: Instant) -> Option<Timer> {
-        let timer = Timer::ALL
+    /// Takes out a timer that is due, and tells since when.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<(Timer, Instant)> {
+        let due = |timer: Timer| self.0[timer as usize].filter(|at| *at <= now);
+        let (timer, at) = Timer::ALL
             .into_iter()
-            .find(|timer| self.0[*timer as usize].is_some_and(|at| at <= now))?;
+            .find_map(|timer| Some((timer, due(timer)?)))?;
         self.stop(timer);
-        Some(timer)
+        Some((timer, at))
     }
 }

@@ -46,20 +46,17 @@ impl SocketIo {
 
     /// Everybody in a namespace. It may be one that a path with parameters stands for, as
     /// `/orders/42`; where nobody is, nobody is reached.
-    #[must_use]
     pub fn of(&self, namespace: &str) -> Broadcast {
         let registry = self.hub.upgrade().and_then(|hub| hub.find(namespace));
         Broadcast::new(registry)
     }
 
     /// Those of the main namespace who are in a room.
-    #[must_use]
     pub fn to(&self, room: impl AsRef<str>) -> Broadcast {
         self.of("/").to(room)
     }
 
     /// Those of the main namespace who are not in a room.
-    #[must_use]
     pub fn except(&self, room: impl AsRef<str>) -> Broadcast {
         self.of("/").except(room)
     }

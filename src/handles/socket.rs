@@ -156,20 +156,29 @@ impl Socket {
     /// Keeps a value with the socket; an event handler's `Extension<T>` finds it. Gives back the
     /// value of that type that was there.
     pub fn insert<T: Clone + Send + Sync + 'static>(&self, value: T) -> Option<T> {
-        let extensions = &self.member.extensions;
-        extensions
+        let value = Arc::new(value);
+        let mut extensions = self
+            .member
+            .extensions
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(value)
+            .unwrap_or_else(PoisonError::into_inner);
+        let former = extensions.insert(value);
+        drop(extensions);
+        former.map(Arc::unwrap_or_clone)
     }
 
     /// A value that was kept with the socket, or came with the request: by a Tower layer, say.
     #[must_use]
     pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
-        let extensions = &self.member.extensions;
-        let own = extensions.read().unwrap_or_else(PoisonError::into_inner);
-        own.get::<T>()
-            .cloned()
+        let extensions = self
+            .member
+            .extensions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        // A clone is the user's code: it runs when the lock is free again.
+        let own = extensions.get::<Arc<T>>().cloned();
+        drop(extensions);
+        own.map(Arc::unwrap_or_clone)
             .or_else(|| self.member.link.handshake.extension())
     }
 

@@ -150,7 +150,7 @@ impl Link {
         if shared.session.is_drained() {
             return Poll::Ready(());
         }
-        shared.waiting.push(cx.waker().clone());
+        shared.wait(cx);
         Poll::Pending
     }
 
@@ -227,7 +227,7 @@ impl Link {
         loop {
             let mut shared = self.lock();
             if !shared.session.wants_read() {
-                shared.waiting.push(cx.waker().clone());
+                shared.wait(cx);
                 return Poll::Pending;
             }
             drop(shared);
@@ -337,6 +337,12 @@ impl Link {
 }
 
 impl Shared {
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waiting.iter().any(|each| each.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+    }
+
     fn take_waiting(&mut self) -> Vec<Waker> {
         if self.waiting.is_empty() || !(self.session.wants_read() || self.session.is_drained()) {
             return Vec::new();

@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::DisconnectReason;
 use super::link::Link;
 use super::registry::Registry;
-use crate::engine::{CloseReason, SocketId};
+use crate::engine::{CloseReason, Session, SocketId};
 use crate::protocol::{Encoded, Kind, Packet, Payload};
 
-/// One socket. Its lock may be held while its link's is taken, never the other way round.
+/// One socket. Its lock may be held while its link's or its registry's is taken, never the other
+/// way round.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: SocketId,
@@ -28,6 +29,7 @@ pub(crate) struct Member {
 struct State {
     /// What was sent before the client is told that it is in.
     held: Vec<Encoded>,
+    held_bytes: usize,
     acks: HashMap<u64, AckWaiter>,
     left: Option<DisconnectReason>,
     /// The rooms it was in when it left.
@@ -37,9 +39,6 @@ struct State {
 const CONNECTING: u8 = 0;
 const CONNECTED: u8 = 1;
 const LEFT: u8 = 2;
-
-/// How many packets may wait for the end of a connect handler.
-const MAX_HELD: usize = 10_000;
 
 /// Who waits for an acknowledgement. Dropped without an answer, the waiter learns that there will
 /// be none.
@@ -132,11 +131,13 @@ impl Member {
         let mut state = self.lock();
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.link.send(packet.clone()),
-            CONNECTING if state.held.len() >= MAX_HELD => {
+            CONNECTING if state.held_bytes > self.link.config.max_buffered => {
                 self.link.close(CloseReason::SlowConsumer);
                 false
             }
             CONNECTING => {
+                let messages = packet.clone().into_iter();
+                state.held_bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
                 state.held.push(packet.clone());
                 true
             }

@@ -94,7 +94,10 @@ impl Hub {
         if let Some(registry) = namespaces.get(name) {
             return Some(Arc::clone(registry));
         }
-        if !is_static && namespaces.len() >= self.limits.dynamic_namespaces {
+        let dynamic = || namespaces.values().filter(|each| !each.is_static).count();
+        // The length alone tells nearly always.
+        let max = self.limits.dynamic_namespaces;
+        if !is_static && namespaces.len() >= max && dynamic() >= max {
             return None;
         }
         let registry = Registry::new(name.clone(), params, is_static, self);

@@ -193,7 +193,8 @@ where
         self
     }
 
-    /// Registers the handler of events that have none. Without it they are left unanswered.
+    /// Registers the handler of events that have none. Without it they are answered with
+    /// `{"error": "no handler for this event"}`, if an answer is wanted.
     ///
     /// # Panics
     ///

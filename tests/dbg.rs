@@ -1,0 +1,491 @@
+//! WebSocket, as a client sees it: over HTTP/1.1, over HTTP/2, and clients that do not read.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::http::{Method, Request, StatusCode, Version};
+use support::{
+    Client, Got, Polling, app, builder, frame, main_app, raw_session, send_head, serve, text_frame,
+    until, upgrade_head, within,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tower_socketio::{Data, DisconnectReason, Namespace, Socket, SocketId, Transport};
+
+async fn echo(socket: Socket, Data(text): Data<String>) {
+    socket.emit("echo", text);
+}
+
+fn echoing() -> Namespace {
+    Namespace::new().on("echo", echo)
+}
+
+/// A namespace that tells why sockets left, and which.
+fn telling() -> (
+    Namespace,
+    mpsc::UnboundedReceiver<(SocketId, DisconnectReason)>,
+) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let namespace = echoing().on_disconnect(move |socket: Socket, reason: DisconnectReason| {
+        let sender = sender.clone();
+        async move {
+            let _ = sender.send((socket.id(), reason));
+        }
+    });
+    (namespace, receiver)
+}
+
+#[tokio::test]
+async fn a_session_may_begin_with_websocket() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut client = Client::raw(addr, "").await;
+    let open = client.text().await;
+    assert!(open.starts_with("0{"), "{open}");
+    assert!(open.contains(r#""upgrades":[]"#), "{open}");
+    client.join("/").await;
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn a_session_moves_from_polling_to_websocket() {
+    async fn transport(socket: Socket) -> String {
+        let name = socket.transport().name();
+        name.to_owned()
+    }
+    let (app, _io) = main_app(echoing().on("transport", transport));
+    let addr = serve(app.clone()).await;
+    let mut polling = Polling::connect(&app).await;
+    assert_eq!(
+        polling.ask(r#"420["transport"]"#).await,
+        r#"430["polling"]"#
+    );
+
+    let poll = polling.poll();
+    let mut client = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    assert_eq!(client.ask("2probe").await, "3probe");
+    let poll = within(poll).await.expect("no panic");
+    assert_eq!(poll.body(), "6");
+    client.send("5").await;
+    eprintln!("{:?}", client.next().await);
+    assert_eq!(
+        client.ask(r#"421["transport"]"#).await,
+        r#"431["websocket"]"#
+    );
+    let response = polling.get().await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn a_failed_upgrade_leaves_polling_open() {
+    let (app, _io) = main_app(echoing());
+    let addr = serve(app.clone()).await;
+    let mut polling = Polling::connect(&app).await;
+    for first in ["2probe", "nonsense", "40"] {
+        let mut client = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+        client.send(first).await;
+        if first == "2probe" {
+            assert_eq!(client.text().await, "3probe");
+        }
+        drop(client);
+        let event = r#"42["echo","a"]"#;
+        polling.send(event).await;
+        let mut packet = polling.next().await;
+        while packet == "6" {
+            packet = polling.next().await;
+        }
+        assert_eq!(packet, event);
+    }
+}
+
+#[tokio::test]
+async fn a_second_websocket_of_a_session_is_closed() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut first = Client::raw(addr, "").await;
+    let open = first.text().await;
+    let open: serde_json::Value = serde_json::from_str(&open[1..]).expect("JSON");
+    let sid = open["sid"].as_str().expect("an id");
+    let mut second = Client::raw(addr, &format!("&sid={sid}")).await;
+    assert!(matches!(second.closed().await, Got::Close(_) | Got::End));
+    first.join("/").await;
+    assert_eq!(first.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn an_unknown_session_is_refused() {
+    let addr = serve(main_app(echoing()).0).await;
+    let head = upgrade_head("&sid=unknown");
+    assert_refusal(addr, &head, r#"{"code":1,"message":"Session ID unknown"}"#).await;
+}
+
+async fn assert_refusal(addr: std::net::SocketAddr, head: &str, body: &str) {
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let response = send_head(&mut stream, head).await;
+    assert!(response.starts_with("HTTP/1.1 400"), "{response}");
+    let mut read = vec![0; body.len()];
+    within(stream.read_exact(&mut read)).await.expect("a body");
+    assert_eq!(String::from_utf8_lossy(&read), body);
+}
+
+#[tokio::test]
+async fn an_upgrade_with_faulty_headers_is_refused() {
+    let (app, io) = main_app(echoing());
+    let addr = serve(app).await;
+    for (right, wrong) in [
+        ("upgrade: websocket\r\n", ""),
+        ("upgrade: websocket", "upgrade: h2c"),
+        ("connection: Upgrade", "connection: keep-alive"),
+        ("version: 13", "version: 12"),
+        ("sec-websocket-version: 13\r\n", ""),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "short"),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ!!"),
+        ("sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""),
+    ] {
+        let head = upgrade_head("").replace(right, wrong);
+        assert_refusal(addr, &head, r#"{"code":3,"message":"Bad request"}"#).await;
+    }
+    assert_eq!(io.counts().sessions, 0);
+}
+
+#[tokio::test]
+async fn the_accept_header_is_that_of_the_rfc() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let head = send_head(&mut stream, &upgrade_head("")).await;
+    assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+}
+
+#[tokio::test]
+async fn a_message_of_the_limit_is_taken_and_a_longer_one_closes_with_1009() {
+    let (namespace, mut left) = telling();
+    let (layer, _io) = builder(namespace).max_payload(1_000).build();
+    let addr = serve(app(layer)).await;
+    let mut client = Client::connect(addr, "/").await;
+    let event = format!(r#"42["echo","{}"]"#, "x".repeat(1_000 - 13));
+    assert_eq!(event.len(), 1_000);
+    assert_eq!(client.ask(&event).await, event);
+    client.send(&format!("{event}x")).await;
+    assert!(matches!(client.closed().await, Got::Close(Some((1009, _)))));
+    let (_, reason) = within(left.recv()).await.expect("it left");
+    assert_eq!(reason.as_str(), "transport error");
+}
+
+#[tokio::test]
+async fn fragments_count_together_against_the_limit() {
+    let (layer, io) = builder(echoing()).max_payload(1_000).build();
+    let addr = serve(app(layer)).await;
+    let mut stream = raw_session(addr).await;
+    let mut first = frame(1, &[b'4'; 600]);
+    first[0] &= 0x7f;
+    let mut bytes = first;
+    bytes.extend(frame(0, &[b'4'; 600]));
+    within(stream.write_all(&bytes)).await.expect("it is taken");
+    let mut end = [0; 4];
+    within(stream.read_exact(&mut end))
+        .await
+        .expect("a close frame");
+    assert_eq!(end, [0x88, end[1], 0x03, 0xf1]);
+    drop(stream);
+    until(|| io.counts().sessions == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_packet_closes_with_1002() {
+    for (packet, text) in [
+        ("x", "parse error"),
+        ("", "parse error"),
+        ("4", "protocol violation"),
+        ("42", "protocol violation"),
+        (r#"42["echo""#, "protocol violation"),
+        ("49", "protocol violation"),
+    ] {
+        let (namespace, mut left) = telling();
+        let addr = serve(main_app(namespace).0).await;
+        let mut client = Client::connect(addr, "/").await;
+        client.send(packet).await;
+        let close = Got::Close(Some((1002, text.to_owned())));
+        assert_eq!(client.closed().await, close, "{packet}");
+        let (_, reason) = within(left.recv()).await.expect("it left");
+        let parse = reason == DisconnectReason::ParseError;
+        assert_eq!(parse, text == "parse error", "{packet}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_without_a_packet_that_awaits_them_close_with_1002() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut client = Client::connect(addr, "/").await;
+    client.send_binary(b"abc").await;
+    assert!(matches!(client.closed().await, Got::Close(Some((1002, _)))));
+}
+
+#[tokio::test]
+async fn faults_of_framing_close_with_their_code() {
+    for (bytes, code) in [
+        (vec![0x81, 0x01, b'3'], 1002_u16),
+        (frame(1, b"4\xff\xfe"), 1007),
+        (frame(3, b""), 1002),
+        (
+            {
+                let mut f = text_frame("3");
+                f[0] |= 0x40;
+                f
+            },
+            1002,
+        ),
+        (frame(9, &[0; 126]), 1002),
+    ] {
+        let addr = serve(main_app(echoing()).0).await;
+        let mut stream = raw_session(addr).await;
+        within(stream.write_all(&bytes)).await.expect("it is taken");
+        let mut end = [0; 4];
+        within(stream.read_exact(&mut end))
+            .await
+            .expect("a close frame");
+        assert_eq!(end[0], 0x88, "{bytes:?}");
+        assert_eq!(end[2..4], code.to_be_bytes(), "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_close_frame_is_answered_and_ends_the_session() {
+    let (namespace, mut left) = telling();
+    let (app, io) = main_app(namespace);
+    let addr = serve(app).await;
+    let mut client = Client::connect(addr, "/").await;
+    within(client.stream.close(None)).await.expect("sent");
+    assert_eq!(client.closed().await, Got::Close(None));
+    let (_, reason) = within(left.recv()).await.expect("it left");
+    assert_eq!(reason.as_str(), "transport close");
+    until(|| io.counts().sessions == 0).await;
+}
+
+#[tokio::test]
+async fn pings_of_websocket_are_answered() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut stream = raw_session(addr).await;
+    within(stream.write_all(&frame(9, b"hello")))
+        .await
+        .expect("it is taken");
+    let mut pong = [0; 7];
+    within(stream.read_exact(&mut pong)).await.expect("a pong");
+    assert_eq!(&pong, b"\x8a\x05hello");
+}
+
+#[tokio::test]
+async fn frames_may_come_byte_by_byte() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut stream = raw_session(addr).await;
+    stream.set_nodelay(true).expect("an option");
+    let long = format!(r#"42["echo","{}"]"#, "ä".repeat(100));
+    for byte in [text_frame("40"), text_frame(&long)].concat() {
+        within(stream.write_all(&[byte]))
+            .await
+            .expect("it is taken");
+    }
+    assert!(support::read_frame(&mut stream).await.starts_with("40"));
+    assert_eq!(support::read_frame(&mut stream).await, long);
+}
+
+#[tokio::test]
+async fn websocket_works_over_http_2() {
+    let (app, io) = main_app(echoing());
+    let addr = serve(app).await;
+    let stream = TcpStream::connect(addr).await.expect("a connection");
+    let (client, connection) = within(h2::client::handshake(stream)).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let mut client = within(client.ready()).await.expect("ready");
+    // The settings come with the first frames of the server.
+    until(|| client.is_extended_connect_protocol_enabled()).await;
+
+    let uri = format!("http://{addr}/socket.io/?EIO=4&transport=websocket");
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .version(Version::HTTP_2)
+        .uri(uri)
+        .header("sec-websocket-version", "13")
+        .extension(h2::ext::Protocol::from_static("websocket"))
+        .body(())
+        .expect("a request");
+    let (response, mut send) = client.send_request(request, false).expect("a stream");
+    let response = within(response).await.expect("a response");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(!response.headers().contains_key("sec-websocket-accept"));
+
+    let mut body = response.into_body();
+    let mut frames = Vec::new();
+    let mut packets = Vec::new();
+    let echo = r#"42["echo","over h2"]"#;
+    let bytes = [text_frame("40"), text_frame(echo)].concat();
+    send.send_data(Bytes::from(bytes), false).expect("sent");
+    while packets.len() < 3 {
+        let data = within(body.data()).await.expect("more").expect("data");
+        body.flow_control()
+            .release_capacity(data.len())
+            .expect("capacity");
+        frames.extend_from_slice(&data);
+        while let [0x81, len @ 0..=125, rest @ ..] = &frames[..] {
+            let len = usize::from(*len);
+            if rest.len() < len {
+                break;
+            }
+            packets.push(String::from_utf8_lossy(&rest[..len]).into_owned());
+            frames.drain(..len + 2);
+        }
+    }
+    assert!(packets[0].starts_with("0{"), "{packets:?}");
+    assert!(packets[1].starts_with("40{"), "{packets:?}");
+    assert_eq!(packets[2], echo);
+
+    send.send_data(Bytes::from(frame(8, b"")), false)
+        .expect("sent");
+    until(|| io.counts().sessions == 0).await;
+    connection.abort();
+}
+
+/// A client in the main namespace that does not read any more.
+async fn stalled(addr: std::net::SocketAddr) -> TcpStream {
+    let mut stream = raw_session(addr).await;
+    within(stream.write_all(&text_frame("40")))
+        .await
+        .expect("it is taken");
+    assert!(support::read_frame(&mut stream).await.starts_with("40"));
+    stream
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_and_others_get_everything() {
+    let (namespace, mut left) = telling();
+    let (layer, io) = builder(namespace).max_buffered(1 << 20).build();
+    let addr = serve(app(layer)).await;
+    let _stalled = stalled(addr).await;
+    let mut reader = Client::connect(addr, "/").await;
+
+    let started = Instant::now();
+    let text = "x".repeat(100_000);
+    let mut sent = 0;
+    // More than the sockets' buffers of the system and the limit hold.
+    while left.try_recv().is_err() {
+        io.emit("flood", &text);
+        sent += 1;
+        assert!(sent < 1_000, "100 MB wait for one client");
+        let packet = reader.text().await;
+        assert!(packet.starts_with(r#"42["flood""#));
+        assert_eq!(packet.len(), text.len() + 14);
+    }
+    assert!(started.elapsed() < Duration::from_secs(15));
+    until(|| io.sockets().len() == 1).await;
+    io.emit("still", "here");
+    assert_eq!(reader.text().await, r#"42["still","here"]"#);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_called_a_slow_consumer() {
+    let (namespace, mut left) = telling();
+    let (layer, io) = builder(namespace).max_buffered(100_000).build();
+    let addr = serve(app(layer)).await;
+    let _stalled = stalled(addr).await;
+    let sockets = io.sockets();
+    let text = "x".repeat(50_000);
+    for _ in 0..10_000 {
+        if sockets[0].try_emit("flood", &text).is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let error = sockets[0].try_emit("flood", &text).expect_err("too slow");
+    assert!(error.is_closed() && !error.is_encode());
+    let (id, reason) = within(left.recv()).await.expect("it left");
+    assert_eq!(id, sockets[0].id());
+    assert_eq!(reason, DisconnectReason::SlowConsumer);
+    assert_eq!(reason.as_str(), "slow consumer");
+}
+
+/// Fills what lies between the server and a client that does not read.
+async fn fill(socket: &Socket) {
+    let text = "x".repeat(100_000);
+    for _ in 0..1_000 {
+        // Whether the transport still takes something shows when others had their turn.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let before = tokio::time::timeout(Duration::from_millis(50), socket.drained()).await;
+        if before.is_err() {
+            return;
+        }
+        socket.emit("flood", &text);
+    }
+    panic!("the system takes 100 MB");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_does_not_hold_up_the_end_of_the_server() {
+    let (app, io) = main_app(echoing());
+    let addr = serve(app).await;
+    let _stalled = stalled(addr).await;
+    fill(&io.sockets()[0]).await;
+    let mut reader = Client::connect(addr, "/").await;
+
+    let started = Instant::now();
+    let closing = tokio::spawn({
+        let io = io.clone();
+        async move { io.close().await }
+    });
+    let close = Got::Close(Some((1001, "server shutting down".to_owned())));
+    assert_eq!(reader.closed().await, close);
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "the reader waited"
+    );
+    within(closing).await.expect("no panic");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(io.counts().sessions, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_leaves_at_once_when_it_is_disconnected() {
+    let (namespace, mut left) = telling();
+    let (app, io) = main_app(namespace);
+    let addr = serve(app).await;
+    let _stalled = stalled(addr).await;
+    let socket = io.sockets().remove(0);
+    fill(&socket).await;
+    socket.join("room");
+    socket.disconnect();
+    assert!(!socket.is_connected());
+    assert!(io.sockets().is_empty());
+    assert_eq!(io.counts().rooms, 0);
+    let (_, reason) = within(left.recv()).await.expect("it left");
+    assert_eq!(reason.as_str(), "server namespace disconnect");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_steadily_stays() {
+    let (namespace, mut left) = telling();
+    let (layer, io) = builder(namespace)
+        .max_buffered(64 << 20)
+        .ping_interval(Duration::from_secs(60))
+        .ping_timeout(Duration::from_millis(500))
+        .build();
+    let addr = serve(app(layer)).await;
+    let mut stream = stalled(addr).await;
+    let socket = io.sockets().remove(0);
+    let text = "x".repeat(100_000);
+    for _ in 0..300 {
+        socket.emit("flood", &text);
+    }
+    // 30 MB, 1 MB in each 50 ms: three times the timeout in all, but never without progress.
+    let mut room = vec![0; 1 << 20];
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    for _ in 0..28 {
+        pace.tick().await;
+        within(stream.read_exact(&mut room))
+            .await
+            .expect("it is still there");
+    }
+    assert!(left.try_recv().is_err(), "it was closed though it read");
+    assert_eq!(socket.transport(), Transport::WebSocket);
+}
