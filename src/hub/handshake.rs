@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use axum::extract::OriginalUri;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 
@@ -28,6 +29,10 @@ impl Handshake {
         }
         let mut extensions = parts.extensions;
         extensions.remove::<hyper::upgrade::OnUpgrade>();
+        // axum keeps the URI there as it came: a slice of the reader's buffer too.
+        if let Some(OriginalUri(uri)) = extensions.get_mut() {
+            *uri = uri.to_string().parse().unwrap_or_default();
+        }
         if extensions.is_empty() {
             extensions = Extensions::new();
         }

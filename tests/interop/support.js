@@ -52,7 +52,7 @@ export class Server {
     running.add(child);
     const ended = new Promise((resolve, reject) => {
       child.once("error", reject);
-      child.once("exit", resolve);
+      child.once("exit", (code, signal) => resolve(code ?? signal));
     });
     this.ended = ended.finally(() => running.delete(child));
     this.ended.catch(() => {});
@@ -63,11 +63,13 @@ export class Server {
       throw new Error(`${this.name} ended with ${code}:\n${this.output}`);
     });
     await Promise.race([failed, Promise.all(this.ports.map(listening))]);
-    failed.catch(() => {});
+    // A crash is seen in the tests' output, whatever the tests make of it.
+    failed.catch((error) => this.killed === child || console.error(error.message));
   }
 
   /** Ends it as a crash would. */
   async kill() {
+    this.killed = this.child;
     this.child.kill("SIGKILL");
     await this.ended;
   }

@@ -1,0 +1,784 @@
+//! Handlers: what they take, what they answer, what lies around them.
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRef, FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::{Extension, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use support::{Client, Got, Polling, app, builder, main_app, serve, text_frame, until, within};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot};
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::timeout::TimeoutLayer;
+use tower_socketio::extract::{Handshake, InvalidArgs};
+use tower_socketio::middleware::{self, Next};
+use tower_socketio::{
+    AckError, AckSender, Args, Auth, Data, DisconnectReason, Event, Handler, IntoReply, Namespace,
+    Params, RawArgs, Refuse, Reply, Socket, SocketIo, TypedEvent,
+};
+
+/// Asks each question of a new client in turn.
+async fn assert_acks(namespace: Namespace, expected: &[(&str, &str)]) {
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    for (event, ack) in expected {
+        let answer = client.ask(&format!("427{event}")).await;
+        assert_eq!(answer, format!("437{ack}"), "{event}");
+    }
+}
+
+/// What a client that joins the main namespace is told.
+async fn refusal(namespace: Namespace) -> String {
+    let mut client = Polling::open(&main_app(namespace).0).await;
+    client.ask("40").await
+}
+
+#[tokio::test]
+async fn what_a_handler_returns_is_the_acknowledgement() {
+    let namespace = Namespace::new()
+        .on("unit", async || ())
+        .on("text", async || "text")
+        .on("number", async || 7)
+        .on("option", async || None::<u8>)
+        .on("list", async || vec![1, 2])
+        .on("data", async || Data((1, "a")))
+        .on("args", async || Args((1, "a")))
+        .on("value", async || json!({ "a": [1] }));
+    let expected = [
+        (r#"["unit"]"#, "[]"),
+        (r#"["text"]"#, r#"["text"]"#),
+        (r#"["number"]"#, "[7]"),
+        (r#"["option"]"#, "[null]"),
+        (r#"["list"]"#, "[[1,2]]"),
+        (r#"["data"]"#, r#"[[1,"a"]]"#),
+        (r#"["args"]"#, r#"[1,"a"]"#),
+        (r#"["value"]"#, r#"[{"a":[1]}]"#),
+    ];
+    assert_acks(namespace, &expected).await;
+}
+
+#[tokio::test]
+async fn arguments_are_taken_one_by_one_all_together_or_as_they_came() {
+    let namespace = Namespace::new()
+        .on("one", async |Data(n): Data<u32>| n)
+        .on("maybe", async |Data(n): Data<Option<u32>>| n)
+        .on("all", async |Args((a, b)): Args<(u32, Option<u32>)>| {
+            a + b.unwrap_or(10)
+        })
+        .on("raw", async |raw: RawArgs| raw)
+        .on("result", async |n: Result<Data<u8>, InvalidArgs>| {
+            n.is_err()
+        });
+    let expected = [
+        (r#"["one",1,2]"#, "[1]"),
+        (r#"["maybe"]"#, "[null]"),
+        (r#"["maybe",3]"#, "[3]"),
+        (r#"["all",1,2]"#, "[3]"),
+        (r#"["all",1,2,3]"#, "[3]"),
+        (r#"["all",1]"#, "[11]"),
+        (r#"["raw",1,"x",{"a":null}]"#, r#"[1,"x",{"a":null}]"#),
+        (r#"["raw"]"#, "[]"),
+        (r#"["result","x"]"#, "[true]"),
+    ];
+    assert_acks(namespace, &expected).await;
+}
+
+#[tokio::test]
+async fn an_error_is_an_object_with_its_text() {
+    struct Taken;
+    impl IntoReply for Taken {
+        fn into_reply(self) -> Reply {
+            Refuse::new("taken").with_data(json!({ "by": 1 })).into_reply()
+        }
+    }
+    let namespace = Namespace::new()
+        .on("text", async || Err::<(), _>("no"))
+        .on("data", async || Err::<(), _>(Data(json!({ "code": 7 }))))
+        .on("own", async || Err::<u8, _>(Taken))
+        .on("boxed", async || {
+            Err::<(), _>(tower::BoxError::from("a secret"))
+        })
+        .on("fine", async || Ok::<_, &str>(1));
+    let expected = [
+        (r#"["text"]"#, r#"[{"error":"no"}]"#),
+        (r#"["data"]"#, r#"[{"error":"error","data":{"code":7}}]"#),
+        (r#"["own"]"#, r#"[{"error":"taken","data":{"by":1}}]"#),
+        (r#"["boxed"]"#, r#"[{"error":"internal error"}]"#),
+        (r#"["fine"]"#, "[1]"),
+    ];
+    assert_acks(namespace, &expected).await;
+}
+
+#[tokio::test]
+async fn a_wrong_payload_is_answered_with_an_error_and_the_connection_lives() {
+    let namespace = Namespace::new().on("double", async |Data(n): Data<u32>| n * 2);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    for wrong in [r#""x""#, "-1", "null", "{}", "[1]"] {
+        let answer = client.ask(&format!(r#"421["double",{wrong}]"#)).await;
+        assert_eq!(answer, r#"431[{"error":"argument 1 is of another type"}]"#);
+    }
+    assert!(client.ask(r#"421["double"]"#).await.starts_with(r#"431[{"error":"#));
+    // Without an acknowledgement there is nothing to tell.
+    client.send(r#"42["double","x"]"#).await;
+    assert_eq!(client.ask(r#"422["double",21]"#).await, "432[42]");
+}
+
+#[tokio::test]
+async fn an_unknown_event_is_answered_with_an_error() {
+    let namespace = Namespace::new().on("known", async || 1);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    client.send(r#"42["unknown"]"#).await;
+    let answer = client.ask(r#"421["unknown"]"#).await;
+    assert_eq!(answer, r#"431[{"error":"no handler for this event"}]"#);
+    assert_eq!(client.ask(r#"422["known"]"#).await, "432[1]");
+}
+
+#[tokio::test]
+async fn a_fallback_takes_what_has_no_handler() {
+    async fn fallback(event: Data<Value>) -> Value {
+        event.0
+    }
+    async fn name(event: Event, next: Next) -> Reply {
+        let name = event.name().to_owned();
+        event.socket().emit("name", name);
+        next.run(event).await
+    }
+    let namespace = Namespace::new()
+        .on("known", async || 1)
+        .fallback(fallback.layer(middleware::from_fn(name)));
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    assert_eq!(client.ask(r#"421["other",5]"#).await, r#"42["name","other"]"#);
+    assert_eq!(client.next().await, "431[5]");
+    assert_eq!(client.ask(r#"422["known"]"#).await, "432[1]");
+}
+
+#[tokio::test]
+async fn bytes_are_fields_like_others() {
+    #[derive(Serialize, Deserialize)]
+    struct File {
+        name: String,
+        content: Bytes,
+        thumbnail: Option<Bytes>,
+    }
+    async fn swap(Data(file): Data<File>) -> Data<File> {
+        Data(File {
+            name: file.name,
+            content: file.thumbnail.expect("one"),
+            thumbnail: Some(file.content),
+        })
+    }
+    let addr = serve(main_app(Namespace::new().on("swap", swap)).0).await;
+    let mut client = Client::connect(addr, "/").await;
+    client
+        .send(concat!(
+            r#"452-7["swap",{"name":"a","content":{"_placeholder":true,"num":0},"#,
+            r#""thumbnail":{"_placeholder":true,"num":1}}]"#
+        ))
+        .await;
+    client.send_binary(b"content").await;
+    client.send_binary(b"thumbnail").await;
+    let header = client.text().await;
+    let (kind, json) = header.split_once("462-7").expect("a binary ack");
+    assert_eq!(kind, "");
+    let json: Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(json[0]["content"], json!({ "_placeholder": true, "num": 0 }));
+    assert_eq!(client.next().await, Got::Binary(b"thumbnail".to_vec()));
+    assert_eq!(client.next().await, Got::Binary(b"content".to_vec()));
+}
+
+#[tokio::test]
+async fn an_answer_can_be_sent_later_or_never() {
+    let (sender, mut kept) = mpsc::unbounded_channel();
+    let keep = async move |ack: AckSender| {
+        assert!(ack.is_wanted());
+        sender.send(ack).expect("somebody takes it");
+        "not sent"
+    };
+    let namespace = Namespace::new()
+        .on("later", keep)
+        .on("never", async |ack: AckSender| drop(ack))
+        .on("unwanted", async |ack: AckSender, socket: Socket| {
+            socket.emit("wanted", ack.is_wanted());
+            ack.send(1);
+        })
+        .on("now", async || "now");
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    client.send(r#"421["later"]"#).await;
+    client.send(r#"422["never"]"#).await;
+    assert_eq!(client.ask(r#"42["unwanted"]"#).await, r#"42["wanted",false]"#);
+    assert_eq!(client.ask(r#"423["now"]"#).await, r#"433["now"]"#);
+    let ack = within(kept.recv()).await.expect("kept");
+    ack.send(Args((1, "a")));
+    assert_eq!(client.next().await, r#"431[1,"a"]"#);
+}
+
+#[derive(Clone)]
+struct App {
+    name: &'static str,
+    number: u32,
+}
+
+impl FromRef<App> for u32 {
+    fn from_ref(app: &App) -> Self {
+        app.number
+    }
+}
+
+#[tokio::test]
+async fn state_is_given_whole_or_in_part() {
+    async fn connect(State(app): State<App>, socket: Socket) {
+        socket.emit("name", app.name);
+    }
+    async fn add(State(number): State<u32>, Data(n): Data<u32>) -> u32 {
+        number + n
+    }
+    let state = App { name: "app", number: 40 };
+    let whole: Namespace<App> = Namespace::new().on_connect(connect).on("add", add);
+    let given = Namespace::new()
+        .on("add", add)
+        .with_state(App { name: "other", number: 50 });
+    let (layer, _io) = SocketIo::builder()
+        .namespace("/", whole)
+        .namespace("/other", given)
+        .with_state(state)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    assert_eq!(client.next().await, r#"42["name","app"]"#);
+    assert_eq!(client.ask(r#"421["add",2]"#).await, "431[42]");
+    client.join("/other").await;
+    assert_eq!(client.ask(r#"42/other,1["add",2]"#).await, "43/other,1[52]");
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct User(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for User {
+    type Rejection = (StatusCode, &'static str);
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let user = parts.headers.get("x-user");
+        let user = user.ok_or((StatusCode::UNAUTHORIZED, "who are you?"))?;
+        Ok(Self(user.to_str().unwrap_or_default().to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn a_connect_handler_takes_extractors_of_axum() {
+    async fn connect(socket: Socket, user: User, headers: HeaderMap) {
+        assert_eq!(headers["x-user"], "ada");
+        socket.insert(user);
+    }
+    let namespace = Namespace::new()
+        .on_connect(connect)
+        .on("who", async |Extension(user): Extension<User>| user.0)
+        .on("agent", async |Handshake(user): Handshake<User>| user.0);
+    let request = Request::get("/socket.io/?EIO=4&transport=polling")
+        .header("x-user", "ada")
+        .body(Body::empty());
+    let (app, _io) = main_app(namespace);
+    let mut client = Polling::open_with(&app, request.expect("a request")).await;
+    client.join("/").await;
+    assert_eq!(client.ask(r#"421["who"]"#).await, r#"431["ada"]"#);
+    assert_eq!(client.ask(r#"422["agent"]"#).await, r#"432["ada"]"#);
+
+    let mut stranger = Polling::open(&app).await;
+    let told = r#"44{"message":"who are you?","data":{"status":401}}"#;
+    assert_eq!(stranger.ask("40").await, told);
+}
+
+#[tokio::test]
+async fn a_rejection_without_a_text_is_told_by_its_status() {
+    #[derive(Debug)]
+    struct Never;
+    impl<S: Send + Sync> FromRequestParts<S> for Never {
+        type Rejection = StatusCode;
+
+        async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+            Err(StatusCode::NOT_FOUND)
+        }
+    }
+    let told = refusal(Namespace::new().on_connect(async |_: Never| ())).await;
+    assert_eq!(told, r#"44{"message":"Not Found","data":{"status":404}}"#);
+}
+
+#[tokio::test]
+async fn a_refusal_tells_its_text_and_its_data() {
+    let told = refusal(Namespace::new().on_connect(async || {
+        Err::<(), _>(Refuse::new("full").with_data(json!({ "free": 0 })))
+    }));
+    assert_eq!(told.await, r#"44{"message":"full","data":{"free":0}}"#);
+    let told = refusal(Namespace::new().on_connect(async || Err::<(), _>("no")));
+    assert_eq!(told.await, r#"44{"message":"no"}"#);
+}
+
+#[tokio::test]
+async fn a_refused_client_may_try_again_and_leaves_nothing() {
+    async fn connect(socket: Socket, Auth(auth): Auth<Value>) -> Result<(), &'static str> {
+        socket.join("room");
+        socket.emit("secret", 1);
+        if auth["token"] == "sesame" { Ok(()) } else { Err("no") }
+    }
+    let (app, io) = main_app(Namespace::new().on_connect(connect));
+    let mut client = Polling::open(&app).await;
+    assert_eq!(client.ask(r#"40{"token":"x"}"#).await, r#"44{"message":"no"}"#);
+    let counts = io.counts();
+    assert_eq!((counts.sessions, counts.sockets, counts.rooms), (1, 0, 0));
+    let connected = client.ask(r#"40{"token":"sesame"}"#).await;
+    assert!(connected.starts_with(r#"40{"sid":"#), "{connected}");
+    assert_eq!(client.next().await, r#"42["secret",1]"#);
+}
+
+#[tokio::test]
+async fn authentication_of_another_shape_is_refused() {
+    #[derive(Deserialize)]
+    struct Login {
+        _token: String,
+    }
+    let namespace = || Namespace::new().on_connect(async |_: Auth<Login>| ());
+    let told = refusal(namespace()).await;
+    assert!(told.starts_with(r#"44{"message":"#), "{told}");
+}
+
+#[tokio::test]
+async fn an_unknown_namespace_is_refused() {
+    let mut client = Polling::open(&main_app(Namespace::new()).0).await;
+    let told = r#"44/nowhere,{"message":"Invalid namespace"}"#;
+    assert_eq!(client.ask("40/nowhere,").await, told);
+    client.join("/").await;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Greet {
+    name: String,
+}
+
+impl TypedEvent for Greet {
+    const NAME: &'static str = "greet";
+    type Reply = String;
+}
+
+#[tokio::test]
+async fn typed_events_are_named_by_their_type() {
+    async fn greet(greet: Greet, socket: Socket) -> Result<String, &'static str> {
+        if greet.name.is_empty() {
+            return Err("no name");
+        }
+        socket.emit_typed(Greet { name: "back".to_owned() });
+        Ok(format!("hello {}", greet.name))
+    }
+    let mut client = Polling::connect(&main_app(Namespace::new().on_typed(greet)).0).await;
+    let answer = client.ask(r#"421["greet",{"name":"ada"}]"#).await;
+    assert_eq!(answer, r#"42["greet",{"name":"back"}]"#);
+    assert_eq!(client.next().await, r#"431["hello ada"]"#);
+    let answer = client.ask(r#"422["greet",{"name":""}]"#).await;
+    assert_eq!(answer, r#"432[{"error":"no name"}]"#);
+    let answer = client.ask(r#"423["greet",1]"#).await;
+    assert_eq!(answer, r#"433[{"error":"argument 1 is of another type"}]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_lies_around_one_event() {
+    async fn slow() {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let namespace = Namespace::new()
+        .on("slow", slow)
+        .on("timed", slow.layer(TimeoutLayer::new(Duration::from_secs(1))));
+    let expected = [
+        (r#"["slow"]"#, "[]"),
+        (r#"["timed"]"#, r#"[{"error":"internal error"}]"#),
+    ];
+    assert_acks(namespace, &expected).await;
+}
+
+#[tokio::test]
+async fn a_function_around_a_namespace_sees_what_was_added_before_it() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = {
+        let seen = Arc::clone(&seen);
+        move |event: Event, next: Next| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let name = event.name().to_owned();
+                let reply = next.run(event).await;
+                let line = format!("{name} {}", reply.is_err());
+                seen.lock().expect("no panic").push(line);
+                reply
+            }
+        }
+    };
+    let namespace = Namespace::new()
+        .on_connect(async || ())
+        .on("good", async || 1)
+        .on("bad", async || Err::<(), _>("no"))
+        .on_disconnect(async || ())
+        .layer(middleware::from_fn(log))
+        .on("outside", async || 2);
+    let (app, io) = main_app(namespace);
+    let mut client = Polling::connect(&app).await;
+    for event in ["good", "bad", "outside"] {
+        client.ask(&format!(r#"421["{event}"]"#)).await;
+    }
+    client.send("41").await;
+    until(|| io.counts().sockets == 0).await;
+    let seen = seen.lock().expect("no panic").clone();
+    let expected = ["connect false", "good false", "bad true", "disconnect false"];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_layer_can_refuse_and_hand_over_values() {
+    async fn guard(mut event: Event, next: Next) -> Result<Reply, Refuse> {
+        if event.args().to_json().contains("bad") {
+            return Err(Refuse::new("refused"));
+        }
+        event.extensions_mut().insert(User("of the layer".to_owned()));
+        Ok(next.run(event).await)
+    }
+    let namespace = Namespace::new()
+        .on("who", async |Extension(user): Extension<User>| user.0)
+        .layer(middleware::from_fn(guard))
+        .on("bare", async |_: Extension<User>| ());
+    let expected = [
+        (r#"["who"]"#, r#"["of the layer"]"#),
+        (r#"["who","bad"]"#, r#"[{"error":"refused"}]"#),
+        (r#"["bare"]"#, r#"[{"error":"internal error"}]"#),
+    ];
+    assert_acks(namespace, &expected).await;
+}
+
+#[tokio::test]
+async fn a_concurrency_limit_counts_all_clients() {
+    let (started, mut running) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
+    let work = move || {
+        let (sender, receiver) = oneshot::channel();
+        started.send(sender).expect("the test goes on");
+        async move {
+            let _ = receiver.await;
+        }
+    };
+    let namespace = Namespace::new()
+        .on("work", work)
+        .layer(GlobalConcurrencyLimitLayer::new(1));
+    let (app, _io) = main_app(namespace);
+    let mut first = Polling::connect(&app).await;
+    let mut second = Polling::connect(&app).await;
+    first.send(r#"421["work"]"#).await;
+    let end_first = within(running.recv()).await.expect("it runs");
+    second.send(r#"422["work"]"#).await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert!(running.try_recv().is_err(), "the second runs too");
+    end_first.send(()).expect("it waits");
+    assert_eq!(first.next().await, "431[]");
+    let end_second = within(running.recv()).await.expect("it runs");
+    end_second.send(()).expect("it waits");
+    assert_eq!(second.next().await, "432[]");
+}
+
+#[tokio::test]
+async fn a_namespace_with_parameters_is_there_while_somebody_is_in_it() {
+    async fn connect(socket: Socket, Params((shop, table)): Params<(String, u32)>) {
+        socket.emit("at", (shop, table));
+    }
+    let orders = Namespace::new()
+        .on_connect(connect)
+        .on("where", async |Params(all): Params<Vec<String>>| all);
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/orders/{shop}/{table}", orders)
+        .build();
+    let app = app(layer);
+    let before = io.counts().namespaces;
+    let mut client = Polling::open(&app).await;
+    client.join("/orders/a/7").await;
+    assert_eq!(client.next().await, r#"42/orders/a/7,["at",["a",7]]"#);
+    let answer = client.ask(r#"42/orders/a/7,1["where"]"#).await;
+    assert_eq!(answer, r#"43/orders/a/7,1[["a","7"]]"#);
+    assert_eq!(io.counts().namespaces, before + 1);
+    io.of("/orders/a/7").emit("to", "all");
+    io.of("/orders/a/8").emit("to", "nobody");
+    assert_eq!(client.next().await, r#"42/orders/a/7,["to","all"]"#);
+
+    let told = client.ask("40/orders/a/x,").await;
+    assert!(told.starts_with(r#"44/orders/a/x,{"message""#), "{told}");
+    client.send("41/orders/a/7,").await;
+    until(|| io.counts().namespaces == before).await;
+}
+
+#[tokio::test]
+async fn one_connection_is_in_several_namespaces() {
+    let name = async |socket: Socket| socket.namespace().to_owned();
+    let (layer, io) = builder(Namespace::new().on("name", name))
+        .namespace("/a", Namespace::new().on("name", name))
+        .namespace("/b", Namespace::new().on("name", name))
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    let a = client.join("/a").await;
+    let b = client.join("/b").await;
+    assert_ne!(a, b);
+    assert_eq!(client.ask(r#"421["name"]"#).await, r#"431["/"]"#);
+    assert_eq!(client.ask(r#"42/a,1["name"]"#).await, r#"43/a,1["/a"]"#);
+    assert_eq!(client.ask(r#"42/b,1["name"]"#).await, r#"43/b,1["/b"]"#);
+    client.send("41/a,").await;
+    until(|| io.of("/a").sockets().is_empty()).await;
+    assert_eq!(client.ask(r#"42/b,2["name"]"#).await, r#"43/b,2["/b"]"#);
+    assert_eq!(io.counts().sockets, 2);
+}
+
+#[tokio::test]
+async fn a_client_is_in_as_many_namespaces_as_allowed() {
+    let (layer, _io) = SocketIo::builder()
+        .namespace("/{any}", Namespace::new())
+        .max_namespaces(2)
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    client.join("/a").await;
+    client.join("/b").await;
+    let told = client.ask("40/c,").await;
+    assert_eq!(told, r#"44/c,{"message":"Too many namespaces"}"#);
+}
+
+type Left = mpsc::UnboundedReceiver<String>;
+
+fn telling() -> (Namespace, Left) {
+    let (sender, left) = mpsc::unbounded_channel();
+    let namespace = Namespace::new()
+        .on("leave", async |socket: Socket| socket.disconnect())
+        .on("close", async |socket: Socket| socket.close())
+        .on_disconnect(move |socket: Socket, reason: DisconnectReason| {
+            let sender = sender.clone();
+            async move {
+                assert!(!socket.is_connected());
+                let _ = sender.send(reason.to_string());
+            }
+        });
+    (namespace, left)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disconnect_handler_is_told_why() {
+    for (packet, reason) in [
+        ("41", "client namespace disconnect"),
+        (r#"42["leave"]"#, "server namespace disconnect"),
+        (r#"42["close"]"#, "server namespace disconnect"),
+        ("1", "transport close"),
+        ("x", "parse error"),
+        ("4x", "forced server close"),
+    ] {
+        let (namespace, mut left) = telling();
+        let client = Polling::connect(&main_app(namespace).0).await;
+        client.post(packet).await;
+        let told = within(left.recv()).await.expect("it left");
+        assert_eq!(told, reason, "{packet}");
+    }
+    let (namespace, mut left) = telling();
+    let _client = Polling::connect(&main_app(namespace).0).await;
+    assert_eq!(within(left.recv()).await.expect("it left"), "ping timeout");
+
+    let (namespace, mut left) = telling();
+    let (app, io) = main_app(namespace);
+    let client = Polling::connect(&app).await;
+    let poll = client.poll();
+    tokio::task::yield_now().await;
+    io.close().await;
+    let told = within(left.recv()).await.expect("it left");
+    assert_eq!(told, "server shutting down");
+    drop(poll);
+}
+
+#[tokio::test]
+async fn a_disconnected_client_is_told_and_its_connection_stays() {
+    let (namespace, mut left) = telling();
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    assert_eq!(client.ask(r#"42["leave"]"#).await, "41");
+    within(left.recv()).await.expect("it left");
+    client.join("/").await;
+    client.send(r#"42["close"]"#).await;
+    assert_eq!(client.next().await, "41");
+    assert_eq!(client.next().await, "1");
+}
+
+#[tokio::test]
+async fn what_a_connect_handler_emits_follows_the_welcome() {
+    async fn connect(socket: Socket, io: SocketIo) {
+        socket.emit("first", 1);
+        tokio::task::yield_now().await;
+        socket.join("room");
+        io.to("room").emit("second", 2);
+        socket.within().emit("third", 3);
+        assert!(!socket.is_connected());
+    }
+    let mut client = Polling::connect(&main_app(Namespace::new().on_connect(connect)).0).await;
+    for packet in [r#"42["first",1]"#, r#"42["second",2]"#, r#"42["third",3]"#] {
+        assert_eq!(client.next().await, packet);
+    }
+}
+
+#[tokio::test]
+async fn events_that_come_with_the_connect_wait_for_its_handler() {
+    async fn connect(socket: Socket) {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        socket.insert(User("set".to_owned()));
+    }
+    let namespace = Namespace::new()
+        .on_connect(connect)
+        .on("who", async |Extension(user): Extension<User>| user.0);
+    let addr = serve(main_app(namespace).0).await;
+    let mut stream = support::raw_session(addr).await;
+    let segment = [text_frame("40"), text_frame(r#"421["who"]"#)].concat();
+    within(stream.write_all(&segment)).await.expect("it is taken");
+    assert!(support::read_frame(&mut stream).await.starts_with("40"));
+    assert_eq!(support::read_frame(&mut stream).await, r#"431["set"]"#);
+}
+
+#[tokio::test]
+async fn a_connect_handler_may_disconnect() {
+    let namespace = Namespace::new().on_connect(async |socket: Socket| {
+        socket.emit("bye", 1);
+        socket.disconnect();
+    });
+    let (app, io) = main_app(namespace);
+    let mut client = Polling::connect(&app).await;
+    assert_eq!(client.next().await, r#"42["bye",1]"#);
+    assert_eq!(client.next().await, "41");
+    until(|| io.counts().sockets == 0).await;
+}
+
+#[tokio::test]
+async fn a_question_in_a_connect_handler_fails_at_once() {
+    async fn connect(socket: Socket) {
+        let answer: Result<u32, AckError> = socket.emit_with_ack("question", 1).await;
+        socket.emit("failed", answer.is_err_and(|error| error.is_not_connected()));
+    }
+    let mut client = Polling::connect(&main_app(Namespace::new().on_connect(connect)).0).await;
+    assert_eq!(client.next().await, r#"42["failed",true]"#);
+}
+
+#[tokio::test]
+async fn panics_end_the_handler_alone() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("in a destructor");
+        }
+    }
+    let namespace = Namespace::new()
+        .on_connect(async |Auth(auth): Auth<Value>| assert!(auth["panic"].is_null()))
+        .on("panic", async || panic!("at once"))
+        .on("late", async || {
+            tokio::task::yield_now().await;
+            panic!("later");
+        })
+        .on("drop", async || drop(Panics))
+        .on("fine", async || 1)
+        .on_disconnect(async || panic!("at the end"));
+    let (app, io) = main_app(namespace);
+    let mut client = Polling::open(&app).await;
+    let told = client.ask(r#"40{"panic":1}"#).await;
+    assert_eq!(told, r#"44{"message":"internal error"}"#);
+    client.join("/").await;
+    for event in ["panic", "late", "drop"] {
+        let answer = client.ask(&format!(r#"421["{event}"]"#)).await;
+        assert_eq!(answer, r#"431[{"error":"internal error"}]"#, "{event}");
+    }
+    assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+    client.send("41").await;
+    until(|| io.counts().sockets == 0).await;
+    client.join("/").await;
+    assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+}
+
+/// The text of a panic, with the file it points at.
+fn panic_of(register: impl FnOnce()) -> (String, String) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let file = Arc::new(Mutex::new(String::new()));
+    let before = std::panic::take_hook();
+    let thread = std::thread::current().id();
+    let hook_file = Arc::clone(&file);
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() == thread {
+            let location = info.location().map_or("", |location| location.file());
+            *hook_file.lock().expect("no panic") = location.to_owned();
+        }
+    }));
+    let panic = catch_unwind(AssertUnwindSafe(register)).expect_err("a panic");
+    std::panic::set_hook(before);
+    let text = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast_ref::<&str>().map_or_else(String::new, |text| (*text).to_owned()),
+    };
+    let file = file.lock().expect("no panic").clone();
+    (text, file)
+}
+
+#[test]
+fn mistakes_of_registration_panic_at_the_callers_line() {
+    let new = || Namespace::<()>::new();
+    let nothing = async || ();
+    let mistakes: [(Box<dyn FnOnce()>, &str); 8] = [
+        (
+            Box::new(move || drop(new().on("say", nothing).on("say", nothing))),
+            "event `say` already has a handler in this namespace",
+        ),
+        (
+            Box::new(move || drop(new().on_connect(nothing).on_connect(nothing))),
+            "already has a connect handler",
+        ),
+        (
+            Box::new(move || drop(new().on_disconnect(nothing).on_disconnect(nothing))),
+            "already has a disconnect handler",
+        ),
+        (
+            Box::new(move || drop(new().fallback(nothing).fallback(nothing))),
+            "already has a fallback",
+        ),
+        (
+            Box::new(move || drop(new().on("connect", nothing))),
+            "`connect` is no event: use `on_connect`",
+        ),
+        (
+            Box::new(move || drop(builder(new()).namespace("/", new()))),
+            "namespace `/` is there already",
+        ),
+        (
+            Box::new(move || drop(builder(new()).namespace("a", new()))),
+            "must begin with a slash",
+        ),
+        (
+            Box::new(move || {
+                let both = builder(new()).namespace("/{a}", new()).namespace("/{b}", new());
+                drop(both.build());
+            }),
+            "/{b}",
+        ),
+    ];
+    for (mistake, expected) in mistakes {
+        let (text, file) = panic_of(mistake);
+        assert!(text.contains(expected), "{text:?} does not say {expected:?}");
+        assert!(file.ends_with("tests/handlers.rs"), "{text:?} points at {file}");
+    }
+}
+
+#[tokio::test]
+async fn extensions_of_http_layers_are_found() {
+    let (layer, _io) = builder(
+        Namespace::new().on("who", async |Extension(user): Extension<User>| user.0),
+    )
+    .build();
+    let app = Router::new()
+        .layer(layer)
+        .layer(Extension(User("of HTTP".to_owned())));
+    let mut client = Polling::connect(&app).await;
+    assert_eq!(client.ask(r#"421["who"]"#).await, r#"431["of HTTP"]"#);
+}
