@@ -95,7 +95,9 @@ async fn an_error_is_an_object_with_its_text() {
     struct Taken;
     impl IntoReply for Taken {
         fn into_reply(self) -> Reply {
-            Refuse::new("taken").with_data(json!({ "by": 1 })).into_reply()
+            Refuse::new("taken")
+                .with_data(json!({ "by": 1 }))
+                .into_reply()
         }
     }
     let namespace = Namespace::new()
@@ -124,7 +126,12 @@ async fn a_wrong_payload_is_answered_with_an_error_and_the_connection_lives() {
         let answer = client.ask(&format!(r#"421["double",{wrong}]"#)).await;
         assert_eq!(answer, r#"431[{"error":"argument 1 is of another type"}]"#);
     }
-    assert!(client.ask(r#"421["double"]"#).await.starts_with(r#"431[{"error":"#));
+    assert!(
+        client
+            .ask(r#"421["double"]"#)
+            .await
+            .starts_with(r#"431[{"error":"#)
+    );
     // Without an acknowledgement there is nothing to tell.
     client.send(r#"42["double","x"]"#).await;
     assert_eq!(client.ask(r#"422["double",21]"#).await, "432[42]");
@@ -154,7 +161,10 @@ async fn a_fallback_takes_what_has_no_handler() {
         .on("known", async || 1)
         .fallback(fallback.layer(middleware::from_fn(name)));
     let mut client = Polling::connect(&main_app(namespace).0).await;
-    assert_eq!(client.ask(r#"421["other",5]"#).await, r#"42["name","other"]"#);
+    assert_eq!(
+        client.ask(r#"421["other",5]"#).await,
+        r#"42["name","other"]"#
+    );
     assert_eq!(client.next().await, "431[5]");
     assert_eq!(client.ask(r#"422["known"]"#).await, "432[1]");
 }
@@ -188,7 +198,10 @@ async fn bytes_are_fields_like_others() {
     let (kind, json) = header.split_once("462-7").expect("a binary ack");
     assert_eq!(kind, "");
     let json: Value = serde_json::from_str(json).expect("JSON");
-    assert_eq!(json[0]["content"], json!({ "_placeholder": true, "num": 0 }));
+    assert_eq!(
+        json[0]["content"],
+        json!({ "_placeholder": true, "num": 0 })
+    );
     assert_eq!(client.next().await, Got::Binary(b"thumbnail".to_vec()));
     assert_eq!(client.next().await, Got::Binary(b"content".to_vec()));
 }
@@ -212,7 +225,10 @@ async fn an_answer_can_be_sent_later_or_never() {
     let mut client = Polling::connect(&main_app(namespace).0).await;
     client.send(r#"421["later"]"#).await;
     client.send(r#"422["never"]"#).await;
-    assert_eq!(client.ask(r#"42["unwanted"]"#).await, r#"42["wanted",false]"#);
+    assert_eq!(
+        client.ask(r#"42["unwanted"]"#).await,
+        r#"42["wanted",false]"#
+    );
     assert_eq!(client.ask(r#"423["now"]"#).await, r#"433["now"]"#);
     let ack = within(kept.recv()).await.expect("kept");
     ack.send(Args((1, "a")));
@@ -239,11 +255,15 @@ async fn state_is_given_whole_or_in_part() {
     async fn add(State(number): State<u32>, Data(n): Data<u32>) -> u32 {
         number + n
     }
-    let state = App { name: "app", number: 40 };
+    let state = App {
+        name: "app",
+        number: 40,
+    };
     let whole: Namespace<App> = Namespace::new().on_connect(connect).on("add", add);
-    let given = Namespace::new()
-        .on("add", add)
-        .with_state(App { name: "other", number: 50 });
+    let given = Namespace::new().on("add", add).with_state(App {
+        name: "other",
+        number: 50,
+    });
     let (layer, _io) = SocketIo::builder()
         .namespace("/", whole)
         .namespace("/other", given)
@@ -310,9 +330,10 @@ async fn a_rejection_without_a_text_is_told_by_its_status() {
 
 #[tokio::test]
 async fn a_refusal_tells_its_text_and_its_data() {
-    let told = refusal(Namespace::new().on_connect(async || {
-        Err::<(), _>(Refuse::new("full").with_data(json!({ "free": 0 })))
-    }));
+    let told =
+        refusal(Namespace::new().on_connect(async || {
+            Err::<(), _>(Refuse::new("full").with_data(json!({ "free": 0 })))
+        }));
     assert_eq!(told.await, r#"44{"message":"full","data":{"free":0}}"#);
     let told = refusal(Namespace::new().on_connect(async || Err::<(), _>("no")));
     assert_eq!(told.await, r#"44{"message":"no"}"#);
@@ -323,11 +344,18 @@ async fn a_refused_client_may_try_again_and_leaves_nothing() {
     async fn connect(socket: Socket, Auth(auth): Auth<Value>) -> Result<(), &'static str> {
         socket.join("room");
         socket.emit("secret", 1);
-        if auth["token"] == "sesame" { Ok(()) } else { Err("no") }
+        if auth["token"] == "sesame" {
+            Ok(())
+        } else {
+            Err("no")
+        }
     }
     let (app, io) = main_app(Namespace::new().on_connect(connect));
     let mut client = Polling::open(&app).await;
-    assert_eq!(client.ask(r#"40{"token":"x"}"#).await, r#"44{"message":"no"}"#);
+    assert_eq!(
+        client.ask(r#"40{"token":"x"}"#).await,
+        r#"44{"message":"no"}"#
+    );
     let counts = io.counts();
     assert_eq!((counts.sessions, counts.sockets, counts.rooms), (1, 0, 0));
     let connected = client.ask(r#"40{"token":"sesame"}"#).await;
@@ -370,7 +398,9 @@ async fn typed_events_are_named_by_their_type() {
         if greet.name.is_empty() {
             return Err("no name");
         }
-        socket.emit_typed(Greet { name: "back".to_owned() });
+        socket.emit_typed(Greet {
+            name: "back".to_owned(),
+        });
         Ok(format!("hello {}", greet.name))
     }
     let mut client = Polling::connect(&main_app(Namespace::new().on_typed(greet)).0).await;
@@ -388,9 +418,10 @@ async fn a_layer_lies_around_one_event() {
     async fn slow() {
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
-    let namespace = Namespace::new()
-        .on("slow", slow)
-        .on("timed", slow.layer(TimeoutLayer::new(Duration::from_secs(1))));
+    let namespace = Namespace::new().on("slow", slow).on(
+        "timed",
+        slow.layer(TimeoutLayer::new(Duration::from_secs(1))),
+    );
     let expected = [
         (r#"["slow"]"#, "[]"),
         (r#"["timed"]"#, r#"[{"error":"internal error"}]"#),
@@ -429,7 +460,12 @@ async fn a_function_around_a_namespace_sees_what_was_added_before_it() {
     client.send("41").await;
     until(|| io.counts().sockets == 0).await;
     let seen = seen.lock().expect("no panic").clone();
-    let expected = ["connect false", "good false", "bad true", "disconnect false"];
+    let expected = [
+        "connect false",
+        "good false",
+        "bad true",
+        "disconnect false",
+    ];
     assert_eq!(seen, expected);
 }
 
@@ -439,7 +475,9 @@ async fn a_layer_can_refuse_and_hand_over_values() {
         if event.args().to_json().contains("bad") {
             return Err(Refuse::new("refused"));
         }
-        event.extensions_mut().insert(User("of the layer".to_owned()));
+        event
+            .extensions_mut()
+            .insert(User("of the layer".to_owned()));
         Ok(next.run(event).await)
     }
     let namespace = Namespace::new()
@@ -636,7 +674,9 @@ async fn events_that_come_with_the_connect_wait_for_its_handler() {
     let addr = serve(main_app(namespace).0).await;
     let mut stream = support::raw_session(addr).await;
     let segment = [text_frame("40"), text_frame(r#"421["who"]"#)].concat();
-    within(stream.write_all(&segment)).await.expect("it is taken");
+    within(stream.write_all(&segment))
+        .await
+        .expect("it is taken");
     assert!(support::read_frame(&mut stream).await.starts_with("40"));
     assert_eq!(support::read_frame(&mut stream).await, r#"431["set"]"#);
 }
@@ -658,7 +698,10 @@ async fn a_connect_handler_may_disconnect() {
 async fn a_question_in_a_connect_handler_fails_at_once() {
     async fn connect(socket: Socket) {
         let answer: Result<u32, AckError> = socket.emit_with_ack("question", 1).await;
-        socket.emit("failed", answer.is_err_and(|error| error.is_not_connected()));
+        socket.emit(
+            "failed",
+            answer.is_err_and(|error| error.is_not_connected()),
+        );
     }
     let mut client = Polling::connect(&main_app(Namespace::new().on_connect(connect)).0).await;
     assert_eq!(client.next().await, r#"42["failed",true]"#);
@@ -672,16 +715,17 @@ async fn panics_end_the_handler_alone() {
             panic!("in a destructor");
         }
     }
+    async fn late() {
+        tokio::task::yield_now().await;
+        panic!("later");
+    }
     let namespace = Namespace::new()
         .on_connect(async |Auth(auth): Auth<Value>| assert!(auth["panic"].is_null()))
-        .on("panic", async || panic!("at once"))
-        .on("late", async || {
-            tokio::task::yield_now().await;
-            panic!("later");
-        })
+        .on("panic", || -> std::future::Ready<()> { panic!("at once") })
+        .on("late", late)
         .on("drop", async || drop(Panics))
         .on("fine", async || 1)
-        .on_disconnect(async || panic!("at the end"));
+        .on_disconnect(late);
     let (app, io) = main_app(namespace);
     let mut client = Polling::open(&app).await;
     let told = client.ask(r#"40{"panic":1}"#).await;
@@ -716,17 +760,21 @@ fn panic_of(register: impl FnOnce()) -> (String, String) {
     std::panic::set_hook(before);
     let text = match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => panic.downcast_ref::<&str>().map_or_else(String::new, |text| (*text).to_owned()),
+        Err(panic) => panic
+            .downcast_ref::<&str>()
+            .map_or_else(String::new, |text| (*text).to_owned()),
     };
     let file = file.lock().expect("no panic").clone();
     (text, file)
 }
 
+type Mistake = Box<dyn FnOnce()>;
+
 #[test]
 fn mistakes_of_registration_panic_at_the_callers_line() {
     let new = || Namespace::<()>::new();
     let nothing = async || ();
-    let mistakes: [(Box<dyn FnOnce()>, &str); 8] = [
+    let mistakes: [(Mistake, &str); 8] = [
         (
             Box::new(move || drop(new().on("say", nothing).on("say", nothing))),
             "event `say` already has a handler in this namespace",
@@ -757,7 +805,9 @@ fn mistakes_of_registration_panic_at_the_callers_line() {
         ),
         (
             Box::new(move || {
-                let both = builder(new()).namespace("/{a}", new()).namespace("/{b}", new());
+                let both = builder(new())
+                    .namespace("/{a}", new())
+                    .namespace("/{b}", new());
                 drop(both.build());
             }),
             "/{b}",
@@ -765,17 +815,22 @@ fn mistakes_of_registration_panic_at_the_callers_line() {
     ];
     for (mistake, expected) in mistakes {
         let (text, file) = panic_of(mistake);
-        assert!(text.contains(expected), "{text:?} does not say {expected:?}");
-        assert!(file.ends_with("tests/handlers.rs"), "{text:?} points at {file}");
+        assert!(
+            text.contains(expected),
+            "{text:?} does not say {expected:?}"
+        );
+        assert!(
+            file.ends_with("tests/handlers.rs"),
+            "{text:?} points at {file}"
+        );
     }
 }
 
 #[tokio::test]
 async fn extensions_of_http_layers_are_found() {
-    let (layer, _io) = builder(
-        Namespace::new().on("who", async |Extension(user): Extension<User>| user.0),
-    )
-    .build();
+    let (layer, _io) =
+        builder(Namespace::new().on("who", async |Extension(user): Extension<User>| user.0))
+            .build();
     let app = Router::new()
         .layer(layer)
         .layer(Extension(User("of HTTP".to_owned())));

@@ -481,9 +481,10 @@ async fn a_client_that_reads_slowly_but_steadily_stays() {
     let mut pace = tokio::time::interval(Duration::from_millis(50));
     for _ in 0..28 {
         pace.tick().await;
-        within(stream.read_exact(&mut room))
-            .await
-            .expect("it is still there");
+        if within(stream.read_exact(&mut room)).await.is_err() {
+            let (_, reason) = within(left.recv()).await.expect("it left");
+            panic!("closed with `{reason}` though it read");
+        }
     }
     assert!(left.try_recv().is_err(), "it was closed though it read");
     assert_eq!(socket.transport(), Transport::WebSocket);

@@ -13,7 +13,7 @@ use axum::{Extension, Router, extract::State, response::Html, routing::get};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tower_http::services::ServeFile;
-use tower_socketio::{Auth, Data, Namespace, Refuse, Socket, SocketIo};
+use tower_socketio::{Args, Auth, Data, Namespace, Refuse, Socket, SocketIo};
 
 /// Who sits where: each name with its socket. The rooms are known to the sockets.
 type Seats = Arc<Mutex<BTreeMap<String, (User, Socket)>>>;
@@ -25,25 +25,14 @@ struct User {
     key: String,
 }
 
-#[derive(Deserialize)]
-struct Say {
+/// What a client says, and with the server's `from` what the others hear.
+#[derive(Deserialize, Serialize)]
+struct Message {
     room: String,
-    text: String,
-    image: Option<Bytes>,
-}
-
-#[derive(Serialize)]
-struct Said {
-    room: String,
+    #[serde(default)]
     from: String,
     text: String,
     image: Option<Bytes>,
-}
-
-#[derive(Serialize)]
-struct Typing {
-    room: String,
-    name: String,
 }
 
 #[tokio::main]
@@ -68,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port = env::args().nth(1).or_else(|| env::var("PORT").ok());
     let port = port.as_deref().unwrap_or("3000").parse::<u16>()?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-    println!("http://{}", listener.local_addr()?);
+    eprintln!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             tokio::signal::ctrl_c().await.ok();
@@ -113,35 +102,33 @@ async fn leave(socket: Socket, State(seats): State<Seats>, Data(room): Data<Stri
 }
 
 /// What is returned is the acknowledgement: whether it was said.
-async fn say(socket: Socket, Extension(user): Extension<User>, Data(say): Data<Say>) -> bool {
-    let allowed = socket.rooms().contains(&say.room);
-    if allowed {
-        let said = Said {
-            room: say.room.clone(),
-            from: user.name,
-            text: say.text,
-            image: say.image,
-        };
-        socket.to(say.room).emit("said", said);
+async fn say(
+    socket: Socket,
+    Extension(user): Extension<User>,
+    Data(mut message): Data<Message>,
+) -> bool {
+    if !socket.rooms().contains(&message.room) {
+        return false;
     }
-    allowed
+    message.from = user.name;
+    socket.to(message.room.clone()).emit("said", message);
+    true
 }
 
 async fn typing(socket: Socket, Extension(user): Extension<User>, Data(room): Data<String>) {
-    let name = user.name;
-    socket
-        .to(room.clone())
-        .emit("typing", Typing { room, name });
+    socket.to(&room).emit("typing", Args((&room, user.name)));
 }
 
+/// The name may have gone to a newer socket of the same page.
 async fn exit(socket: Socket, Extension(user): Extension<User>, State(seats): State<Seats>) {
-    let own = |(_, other): &mut (User, Socket)| other.id() == socket.id();
-    let mut all = seats.lock().unwrap();
-    if all.get_mut(&user.name).is_some_and(own) {
-        all.remove(&user.name);
+    let mut seats = seats.lock().unwrap();
+    if seats
+        .get(&user.name)
+        .is_some_and(|(_, owner)| owner.id() == socket.id())
+    {
+        seats.remove(&user.name);
     }
-    drop(all);
-    tell(&socket.io(), &seats);
+    socket.io().emit("rooms", rooms(&seats));
 }
 
 /// Tells everybody who is where. Under the lock, so that the last word is the newest.

@@ -193,7 +193,7 @@ for (const [name, way] of Object.entries(WAYS)) {
 
     test("a server that stops for a moment loses nothing", async () => {
       const [ann, bob] = await pair(way);
-      server.pause();
+      await server.pause();
       await say(ann, "are you there?");
       await ann.locator("[data-tick=sent]").waitFor();
       server.resume();

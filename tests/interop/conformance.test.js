@@ -39,9 +39,9 @@ class Polling {
   }
 
   constructor(path, handshake) {
+    this.path = path;
     this.handshake = handshake;
-    this.query = `?EIO=4&transport=polling&sid=${handshake.sid}`;
-    this.place = path(this.query);
+    this.place = path(`?EIO=4&transport=polling&sid=${handshake.sid}`);
     this.websocket = path(`?EIO=4&transport=websocket&sid=${handshake.sid}`);
   }
 
@@ -64,7 +64,10 @@ class Polling {
     }
   }
 
-  /** A GET that the server holds, and its abort. */
+  /**
+   * A GET that the server holds, and its abort. Nothing says that a server holds a request; but
+   * what it answers on connections that were opened later it has got later.
+   */
   async hold() {
     const { request } = sending("GET", this.place);
     const response = new Promise((resolve) => {
@@ -73,6 +76,10 @@ class Polling {
     });
     request.end();
     await finished(request);
+    for (let n = 0; n < 3; n++) {
+      const later = sending("GET", this.path("?EIO=4")).request.end();
+      await bodyOf((await once(later, "response"))[0]);
+    }
     return { response, abort: () => request.destroy() };
   }
 

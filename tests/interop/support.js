@@ -4,6 +4,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import net from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -75,8 +76,12 @@ export class Server {
   }
 
   /** Stops and continues the process: to its clients the network is gone meanwhile. */
-  pause() {
+  async pause() {
     this.child.kill("SIGSTOP");
+    const tasks = `/proc/${this.child.pid}/task`;
+    if (!existsSync(tasks)) return;
+    const stopped = (task) => / T /.test(readFileSync(`${tasks}/${task}/stat`, "utf8"));
+    await until(() => readdirSync(tasks).every(stopped), "stop of all threads");
   }
 
   resume() {
@@ -95,6 +100,7 @@ async function listening(port) {
         socket.once("connect", () => socket.destroy());
       }),
     `a listener on port ${port}`,
+    60_000, // the first start of `chat` fetches the client
   );
 }
 

@@ -172,6 +172,12 @@ impl Polling {
         tokio::spawn(async move { get(&app, &uri).await })
     }
 
+    /// The packets that a poll brought and nobody has taken.
+    pub(crate) fn buffered(&mut self) -> impl Iterator<Item = String> {
+        let packets = std::mem::take(&mut self.packets);
+        packets.into_iter().filter(|packet| packet != "2")
+    }
+
     /// The next packet; pings are answered.
     pub(crate) async fn next(&mut self) -> String {
         loop {

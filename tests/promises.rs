@@ -1,0 +1,406 @@
+//! What the documentation promises, under load: order, nothing lost, nothing left behind.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use support::{
+    Client, Got, Polling, app, builder, frame, main_app, read_frame, send_head, serve, text_frame,
+    until, upgrade_head, within,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tower_socketio::{AckError, Auth, Data, Handler, Namespace, Refuse, Socket};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_thousand_events_are_handled_and_acked_in_order_across_an_upgrade() {
+    const EVENTS: usize = 20_000;
+    const BATCH: usize = 100;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let number = {
+        let seen = Arc::clone(&seen);
+        move |Data(n): Data<usize>| {
+            let seen = Arc::clone(&seen);
+            async move {
+                if n % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+                seen.lock().expect("no panic").push(n);
+                n
+            }
+        }
+    };
+    let (app, _io) = main_app(Namespace::new().on("n", number));
+    let addr = serve(app.clone()).await;
+    let mut polling = Polling::connect(&app).await;
+    let event = |n: usize| format!(r#"42{n}["n",{n}]"#);
+
+    let mut acks = Vec::new();
+    for start in (0..EVENTS / 2).step_by(BATCH) {
+        let batch: Vec<_> = (start..start + BATCH).map(event).collect();
+        polling.send(&batch.join("\x1e")).await;
+        // The last acks are not fetched by polling: they arrive over the WebSocket.
+        while start < EVENTS / 2 - 10 * BATCH && acks.len() < start {
+            acks.push(polling.next().await);
+        }
+    }
+    acks.extend(polling.buffered());
+    let mut client = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    assert_eq!(client.ask("2probe").await, "3probe");
+    client.send("5").await;
+    let mut sent = EVENTS / 2;
+    while acks.len() < EVENTS {
+        if sent < EVENTS {
+            for n in sent..sent + BATCH {
+                client.send(&event(n)).await;
+            }
+            sent += BATCH;
+        }
+        while acks.len() < sent {
+            acks.push(client.text().await);
+        }
+    }
+    let expected: Vec<_> = (0..EVENTS).collect();
+    assert_eq!(*seen.lock().expect("no panic"), expected);
+    let expected: Vec<_> = expected.iter().map(|n| format!("43{n}[{n}]")).collect();
+    assert_eq!(acks, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_event_of_ten_thousand_clients_is_handled() {
+    const CLIENTS: usize = 10_000;
+    const AT_ONCE: usize = 100;
+    let handled = Arc::new(AtomicUsize::new(0));
+    let first = {
+        let handled = Arc::clone(&handled);
+        async move |Data(n): Data<usize>| {
+            handled.fetch_add(1, Ordering::Relaxed);
+            n
+        }
+    };
+    let connect = async |socket: Socket, Auth(auth): Auth<serde_json::Value>| {
+        if auth["slow"] == 1 {
+            tokio::task::yield_now().await;
+        }
+        socket.join("all");
+    };
+    let (app, io) = main_app(Namespace::new().on_connect(connect).on("first", first));
+    let addr = serve(app).await;
+    let mut clients = JoinSet::new();
+    for worker in 0..AT_ONCE {
+        clients.spawn(async move {
+            for n in (worker..CLIENTS).step_by(AT_ONCE) {
+                let mut stream = support::raw_session(addr).await;
+                let auth = if n % 2 == 0 { "40" } else { r#"40{"slow":1}"# };
+                let event = text_frame(&format!(r#"42{n}["first",{n}]"#));
+                let segment = [text_frame(auth), event].concat();
+                within(stream.write_all(&segment))
+                    .await
+                    .expect("it is taken");
+                assert!(read_frame(&mut stream).await.starts_with("40"));
+                assert_eq!(read_frame(&mut stream).await, format!("43{n}[{n}]"));
+            }
+        });
+    }
+    while let Some(client) = within(clients.join_next()).await {
+        client.expect("no panic");
+    }
+    assert_eq!(handled.load(Ordering::Relaxed), CLIENTS);
+    until(|| io.counts().sessions == 0).await;
+    assert_eq!(io.counts().rooms, 0);
+}
+
+/// A client that comes and goes, in one of many ways.
+async fn come_and_go(way: usize, addr: std::net::SocketAddr, app: &axum::Router) {
+    if way == 8 {
+        // A polling session that is simply given up.
+        let _ = Polling::connect(app).await;
+        return;
+    }
+    if way == 9 {
+        // An upgrade that is abandoned in the middle, then the session too.
+        let polling = Polling::connect(app).await;
+        let mut stream = TcpStream::connect(addr).await.expect("a connection");
+        let head = upgrade_head(&format!("&sid={}", polling.sid));
+        assert!(send_head(&mut stream, &head).await.contains(" 101 "));
+        within(stream.write_all(&text_frame("2probe")))
+            .await
+            .expect("it is taken");
+        assert_eq!(read_frame(&mut stream).await, "3probe");
+        return;
+    }
+    let mut stream = support::raw_session(addr).await;
+    let connect = if way == 0 { r#"40{"refuse":1}"# } else { "40" };
+    within(stream.write_all(&text_frame(connect)))
+        .await
+        .expect("it is taken");
+    let answer = read_frame(&mut stream).await;
+    assert_eq!(answer.starts_with("44"), way == 0, "{answer}");
+    let packet = match way {
+        1 => frame(8, b""),
+        2 => text_frame("41"),
+        3 => text_frame(r#"42["panic"]"#),
+        4 => text_frame(r#"42["leave"]"#),
+        5 => text_frame(r#"42["close"]"#),
+        6 | 7 => text_frame(r#"42["work"]"#),
+        10 => text_frame("nonsense"),
+        _ => Vec::new(),
+    };
+    within(stream.write_all(&packet))
+        .await
+        .expect("it is taken");
+    if matches!(way, 1 | 2 | 4 | 5 | 10) {
+        let mut bytes = [0; 64];
+        // The server's answer, or its end.
+        if way != 2 {
+            let _ = within(stream.read(&mut bytes)).await;
+        }
+    }
+    if way == 7 || way == 11 {
+        // A reset instead of a clean end.
+        stream.set_zero_linger().expect("an option");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_sessions_leave_nothing_behind() {
+    const WAYS: usize = 12;
+    let connect = async |socket: Socket, Auth(auth): Auth<serde_json::Value>| {
+        socket.join("all");
+        socket.join(format!("room of {}", socket.id()));
+        if auth["refuse"].is_null() {
+            Ok(())
+        } else {
+            Err(Refuse::new("no"))
+        }
+    };
+    let namespace = Namespace::new()
+        .on_connect(connect)
+        .on("panic", || -> std::future::Ready<()> { panic!("meant") })
+        .on("leave", async |socket: Socket| socket.disconnect())
+        .on("close", async |socket: Socket| socket.close())
+        .on("work", async |socket: Socket| {
+            let asked = socket.emit_with_ack::<u8>("never answered", 1);
+            let _: Result<u8, AckError> = asked.timeout(Duration::from_secs(2)).await;
+            socket.join("late");
+        })
+        .on_disconnect(async |socket: Socket| socket.join("too late"));
+    let (layer, io) = builder(namespace)
+        .ping_interval(Duration::from_secs(3))
+        .ping_timeout(Duration::from_secs(3))
+        .upgrade_timeout(Duration::from_secs(3))
+        .build();
+    let app = app(layer);
+    let addr = serve(app.clone()).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    // The server's own task listens.
+    let baseline = metrics.num_alive_tasks();
+
+    std::panic::set_hook(Box::new(quiet(std::panic::take_hook())));
+    let mut workers = JoinSet::new();
+    for worker in 0..50 {
+        let app = app.clone();
+        workers.spawn(async move {
+            for n in (worker..2_040).step_by(50) {
+                come_and_go(n % WAYS, addr, &app).await;
+            }
+        });
+    }
+    while let Some(worker) = within(workers.join_next()).await {
+        worker.expect("no panic");
+    }
+    let is_clean = || {
+        let counts = io.counts();
+        (counts.sessions, counts.sockets, counts.rooms) == (0, 0, 0)
+    };
+    until(is_clean).await;
+    until(|| metrics.num_alive_tasks() <= baseline).await;
+    // It still serves.
+    let _client = Client::connect(addr, "/").await;
+    assert_eq!((io.counts().sessions, io.counts().rooms), (1, 2));
+}
+
+/// A panic's hook that does not print those that are meant.
+fn quiet(
+    before: Box<dyn Fn(&std::panic::PanicHookInfo<'_>) + Send + Sync>,
+) -> impl Fn(&std::panic::PanicHookInfo<'_>) + Send + Sync {
+    move |info| {
+        if info.payload().downcast_ref::<&str>() != Some(&"meant") {
+            before(info);
+        }
+    }
+}
+
+/// Handlers of `work` that tell when they start, and end one by one.
+struct Gate {
+    started: mpsc::UnboundedReceiver<usize>,
+    permits: Arc<Semaphore>,
+}
+
+/// As a handler, but each clone of it goes through the same gate.
+fn gate() -> (impl AsyncWork, Gate) {
+    let (sender, started) = mpsc::unbounded_channel();
+    let permits = Arc::new(Semaphore::new(0));
+    let gate = Gate {
+        started,
+        permits: Arc::clone(&permits),
+    };
+    let work = move |Data(n): Data<usize>| {
+        sender.send(n).expect("the test goes on");
+        let permits = Arc::clone(&permits);
+        let work: std::pin::Pin<Box<dyn Future<Output = usize> + Send>> = Box::pin(async move {
+            permits.acquire().await.expect("open").forget();
+            n
+        });
+        work
+    };
+    (work, gate)
+}
+
+trait AsyncWork:
+    Fn(Data<usize>) -> std::pin::Pin<Box<dyn Future<Output = usize> + Send>>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<F> AsyncWork for F where
+    F: Fn(Data<usize>) -> std::pin::Pin<Box<dyn Future<Output = usize> + Send>>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl Gate {
+    async fn started(&mut self) -> usize {
+        within(self.started.recv()).await.expect("it starts")
+    }
+
+    /// Nothing starts, though everything had its turn.
+    async fn assert_idle(&mut self) {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        assert!(self.started.try_recv().is_err(), "another one has started");
+    }
+}
+
+async fn send_three(client: &mut Polling) {
+    client
+        .send("421[\"work\",1]\x1e422[\"work\",2]\x1e423[\"work\",3]")
+        .await;
+}
+
+#[tokio::test]
+async fn events_of_a_socket_run_one_at_a_time() {
+    let (work, mut gate) = gate();
+    let mut client = Polling::connect(&main_app(Namespace::new().on("work", work)).0).await;
+    send_three(&mut client).await;
+    for n in 1..=3 {
+        assert_eq!(gate.started().await, n);
+        gate.assert_idle().await;
+        gate.permits.add_permits(1);
+        assert_eq!(client.next().await, format!("43{n}[{n}]"));
+    }
+}
+
+#[tokio::test]
+async fn as_many_events_of_a_socket_run_as_allowed() {
+    let (work, mut gate) = gate();
+    let namespace = Namespace::new().on("work", work).max_concurrent_events(2);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    send_three(&mut client).await;
+    assert_eq!((gate.started().await, gate.started().await), (1, 2));
+    gate.assert_idle().await;
+    gate.permits.add_permits(1);
+    assert_eq!(gate.started().await, 3);
+}
+
+#[tokio::test]
+async fn a_concurrent_handler_holds_nobody_up() {
+    let (work, mut gate) = gate();
+    let namespace = Namespace::new()
+        .on("work", work.concurrent())
+        .on("fine", async || "fine");
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    send_three(&mut client).await;
+    for n in 1..=3 {
+        assert_eq!(gate.started().await, n);
+    }
+    assert_eq!(client.ask(r#"424["fine"]"#).await, r#"434["fine"]"#);
+}
+
+#[tokio::test]
+async fn other_sockets_do_not_wait_for_a_handler() {
+    let (work, mut gate) = gate();
+    let (app, _io) = main_app(Namespace::new().on("work", work));
+    let mut first = Polling::connect(&app).await;
+    let mut second = Polling::connect(&app).await;
+    first.send(r#"421["work",1]"#).await;
+    assert_eq!(gate.started().await, 1);
+    second.send(r#"421["work",2]"#).await;
+    assert_eq!(gate.started().await, 2);
+}
+
+#[tokio::test]
+async fn acknowledgements_do_not_wait_for_events() {
+    async fn ask(socket: Socket) -> Result<u32, &'static str> {
+        let answer: Result<u32, AckError> = socket.emit_with_ack("question", 1).await;
+        answer.map_err(|_| "no answer")
+    }
+    let namespace = Namespace::new().on("ask", ask).on("next", async || "next");
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    client.send("421[\"ask\"]\x1e422[\"next\"]").await;
+    let question = client.next().await;
+    let id = &question[2..question.find('[').expect("arguments")];
+    client.send(&format!("43{id}[42]")).await;
+    assert_eq!(client.next().await, "431[42]");
+    assert_eq!(client.next().await, r#"432["next"]"#);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attachments_follow_their_packet_whoever_else_emits() {
+    const PACKETS: usize = 500;
+    let (app, io) = main_app(Namespace::new());
+    let addr = serve(app).await;
+    let mut client = Client::connect(addr, "/").await;
+    let socket = io.sockets().remove(0);
+    for task in 0..4_u8 {
+        let (socket, io) = (socket.clone(), io.clone());
+        tokio::spawn(async move {
+            for n in 0..PACKETS {
+                let bytes = |part| Bytes::from(format!("{task} {n} {part}"));
+                let args = tower_socketio::Args((task, n, bytes("a"), bytes("b")));
+                if task % 2 == 0 {
+                    socket.emit("bytes", args);
+                } else {
+                    io.emit("bytes", args);
+                }
+            }
+        });
+    }
+    let mut next = [0; 4];
+    for _ in 0..4 * PACKETS {
+        let header = client.text().await;
+        let json = header
+            .strip_prefix("452-")
+            .expect("a packet with two attachments");
+        let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        let task = json[1].as_u64().expect("a number") as usize;
+        assert_eq!(json[2], next[task]);
+        for part in ["a", "b"] {
+            let expected = format!("{task} {} {part}", next[task]);
+            assert_eq!(client.next().await, Got::Binary(expected.into()));
+        }
+        next[task] += 1;
+    }
+}
