@@ -325,7 +325,10 @@ impl Link {
         }
         let waiting = shared.take_waiting();
         shared.task = Some(cx.waker().clone());
+        // What the task did may release a poll: the probe of an upgrade does.
+        let poll = shared.session.releases_poll().then(|| shared.poll.take());
         drop(shared);
+        wake(poll);
         waiting.into_iter().for_each(Waker::wake);
         true
     }

@@ -113,8 +113,8 @@ impl Future for SessionTask {
                     return Poll::Ready(());
                 }
             }
-            let due = due.into_iter().chain(this.upper.poll_timeout()).min();
-            if let Some(due) = due
+            let next = due.into_iter().chain(this.upper.poll_timeout()).min();
+            if let Some(due) = next
                 && this.armed.is_none_or(|armed| due < armed)
             {
                 // A deadline that moves away is looked at when the old one has come.
@@ -130,7 +130,9 @@ impl Future for SessionTask {
                     // Handlers or the peer may have made room.
                     Reading::Paused => !session.wants_read(),
                 };
-                idle && session.told() == seen && !(writes && session.has_output())
+                // Another thread may have changed the session since.
+                let same = session.told() == seen && session.poll_timeout() == due;
+                idle && same && !(writes && session.has_output())
             });
             if parked {
                 return Poll::Pending;
@@ -185,7 +187,13 @@ impl Io {
         match websocket.poll_write(cx, link) {
             Poll::Pending => {
                 let now = Instant::now().into_std();
-                link.drive(|session| session.handle_blocked(now));
+                let progress = websocket.take_progress();
+                link.drive(|session| {
+                    if progress {
+                        session.handle_progress();
+                    }
+                    session.handle_blocked(now);
+                });
             }
             Poll::Ready(Err(_)) => self.closed(link),
             Poll::Ready(Ok(())) => {

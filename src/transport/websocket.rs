@@ -31,6 +31,8 @@ pub(super) struct WebSocket {
     small: Vec<u8>,
     written: usize,
     tail: Bytes,
+    /// Whether bytes have left since this was last asked.
+    progress: bool,
     closing: bool,
     base64: bool,
 }
@@ -55,6 +57,7 @@ impl WebSocket {
             small: Vec::new(),
             written: 0,
             tail: Bytes::new(),
+            progress: false,
             closing: false,
             base64: link.base64,
         }
@@ -144,6 +147,11 @@ impl WebSocket {
     /// Whether bytes wait that the transport does not take.
     pub(super) fn is_blocked(&self) -> bool {
         !self.small.is_empty() || !self.tail.is_empty()
+    }
+
+    /// Whether bytes have left since the last call.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
     }
 
     fn fill(&mut self, session: &mut Session) {
@@ -238,6 +246,7 @@ impl WebSocket {
     }
 
     fn advance(&mut self, taken: usize) {
+        self.progress = true;
         let small = taken.min(self.small.len() - self.written);
         self.written += small;
         self.tail.advance(taken - small);
