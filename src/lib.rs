@@ -44,7 +44,8 @@
 //!   Acknowledgements do not wait in that line. What is emitted leaves in the order of the calls.
 //!   Both hold while a client changes from polling to WebSocket.
 //! - A handler that waits for *another event* of the same socket waits for ever, unless it is
-//!   concurrent. Waiting for an *acknowledgement* is fine.
+//!   concurrent. Waiting for an *acknowledgement* is fine, but give it a timeout: while more events
+//!   wait than [`SocketIoBuilder::max_pending`] allows, nothing is read, and no answer either.
 //! - A packet is delivered, or the connection ends with a [`DisconnectReason`]. Only volatile ones
 //!   may be dropped.
 //! - Nothing is lost between the client's connect and the first handler: events that come while the
