@@ -137,6 +137,12 @@ impl<S> SocketIoBuilder<S> {
 
     /// How much one client may have waiting for its handlers, in bytes; 256 KiB. Beyond it the
     /// client's input is not read until handlers have caught up.
+    ///
+    /// While the server waits for an acknowledgement of the client, which comes behind what it has
+    /// sent before, four times as much is read. If that is not enough either, and neither a handler
+    /// nor an acknowledgement ends for a whole [`ping_timeout`](Self::ping_timeout), the connection
+    /// is closed with [`DisconnectReason::EventBacklog`](crate::DisconnectReason::EventBacklog). A
+    /// [timeout](crate::EmitWithAck::timeout) of the acknowledgement comes before that.
     pub fn max_pending(mut self, bytes: usize) -> Self {
         self.config.max_pending = bytes;
         self

@@ -44,8 +44,10 @@
 //!   Acknowledgements do not wait in that line. What is emitted leaves in the order of the calls.
 //!   Both hold while a client changes from polling to WebSocket.
 //! - A handler that waits for *another event* of the same socket waits for ever, unless it is
-//!   concurrent. Waiting for an *acknowledgement* is fine, but give it a timeout: while more events
-//!   wait than [`SocketIoBuilder::max_pending`] allows, nothing is read, and no answer either.
+//!   concurrent. Waiting for an *acknowledgement* is fine. It is read while up to four times as many
+//!   events wait as [`SocketIoBuilder::max_pending`] allows; a client that sends more than that
+//!   before it answers is closed when nothing has moved for a while. Give it a timeout to go on
+//!   without the answer.
 //! - A packet is delivered, or the connection ends with a [`DisconnectReason`]. Only volatile ones
 //!   may be dropped.
 //! - Nothing is lost between the client's connect and the first handler: events that come while the

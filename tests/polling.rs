@@ -288,6 +288,25 @@ async fn a_close_packet_releases_the_poll_and_ends_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_poll_that_its_clients_close_packet_has_overtaken_is_released_once() {
+    let (app, io) = main_app(Namespace::new());
+    let mut client = Polling::connect(&app).await;
+    client.send("1").await;
+    until(|| io.counts().sockets == 0).await;
+    assert_refused(&client.post("40").await, UNKNOWN_SESSION);
+    let poll = client.get().await;
+    assert_eq!((poll.status(), &**poll.body()), (StatusCode::OK, "6"));
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+    until(|| io.counts().sessions == 0).await;
+
+    let mut client = Polling::connect(&app).await;
+    client.send("1").await;
+    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+    assert_eq!(io.counts().sessions, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_answer_pings_is_given_up() {
     let (app, io) = main_app(Namespace::new());
     let client = Polling::connect(&app).await;

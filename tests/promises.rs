@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tower_socketio::{AckError, Auth, Data, Handler, Namespace, Refuse, Socket};
+use tower_socketio::{AckError, Auth, Data, DisconnectReason, Handler, Namespace, Refuse, Socket};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_thousand_events_are_handled_and_acked_in_order_across_an_upgrade() {
@@ -365,6 +365,113 @@ async fn acknowledgements_do_not_wait_for_events() {
     client.send(&format!("43{id}[42]")).await;
     assert_eq!(client.next().await, "431[42]");
     assert_eq!(client.next().await, r#"432["next"]"#);
+}
+
+/// A namespace where `ask` waits for an answer, with a timeout if there is one, and tells who has
+/// left and why.
+fn asking(timeout: Option<Duration>) -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
+    let ask = move |socket: Socket| async move {
+        let question = socket.emit_with_ack::<u32>("question", 1);
+        let answer = match timeout {
+            Some(timeout) => question.timeout(timeout).await,
+            None => question.await,
+        };
+        answer.unwrap_or_default()
+    };
+    let (sender, left) = mpsc::unbounded_channel();
+    let leave = move |reason: DisconnectReason| {
+        let sender = sender.clone();
+        async move { sender.send(reason).expect("the test goes on") }
+    };
+    let namespace = Namespace::new()
+        .on("ask", ask)
+        .on("work", async |_: Data<String>| "done")
+        .on_disconnect(leave);
+    (namespace, left)
+}
+
+/// The `ack` id of the question in a packet.
+fn question_id(packet: &str) -> &str {
+    assert!(packet.ends_with(r#"["question",1]"#), "{packet}");
+    &packet[2..packet.find('[').expect("arguments")]
+}
+
+/// An event that counts about 1 KiB.
+fn work() -> String {
+    format!(r#"42["work","{}"]"#, "x".repeat(960))
+}
+
+#[tokio::test]
+async fn an_answer_is_read_though_more_events_wait_than_allowed() {
+    let (namespace, _left) = asking(None);
+    let (layer, _io) = builder(namespace).max_pending(10 * 1024).build();
+    let app = app(layer);
+    let addr = serve(app.clone()).await;
+
+    let mut client = Client::connect(addr, "/").await;
+    let question = client.ask(r#"421["ask"]"#).await;
+    for _ in 0..30 {
+        client.send(&work()).await;
+    }
+    let answer = format!("43{}[42]", question_id(&question));
+    assert_eq!(client.ask(&answer).await, "431[42]");
+
+    let mut client = Polling::connect(&app).await;
+    let question = client.ask(r#"421["ask"]"#).await;
+    client.send(&[&*work(); 30].join("\x1e")).await;
+    let answer = format!("43{}[42]", question_id(&question));
+    assert_eq!(client.ask(&answer).await, "431[42]");
+}
+
+#[tokio::test]
+async fn an_answer_is_read_though_events_wait_already_when_it_is_asked_for() {
+    let (namespace, _left) = asking(None);
+    let (work_first, mut gate) = gate();
+    let (layer, _io) = builder(namespace.on("gate", work_first))
+        .max_pending(10 * 1024)
+        .build();
+    let mut client = Client::connect(serve(app(layer)).await, "/").await;
+    client.send(r#"42["gate",1]"#).await;
+    client.send(r#"421["ask"]"#).await;
+    assert_eq!(gate.started().await, 1);
+    // The last ones are not read any more.
+    for _ in 0..30 {
+        client.send(&work()).await;
+    }
+    gate.assert_idle().await;
+    gate.permits.add_permits(1);
+    let question = client.text().await;
+    let answer = format!("43{}[42]", question_id(&question));
+    assert_eq!(client.ask(&answer).await, "431[42]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_answer_can_never_be_read_is_closed() {
+    let (namespace, mut left) = asking(None);
+    let (layer, io) = builder(namespace).max_pending(10 * 1024).build();
+    let mut client = Polling::connect(&app(layer)).await;
+    let question = client.ask(r#"421["ask"]"#).await;
+    let flood = [&*work(); 50].join("\x1e");
+    let answer = format!("{flood}\x1e43{}[42]", question_id(&question));
+    let polls = async { while client.get().await.body() == "2" {} };
+    tokio::join!(client.post(answer), polls);
+    let reason = within(left.recv()).await;
+    assert_eq!(reason, Some(DisconnectReason::EventBacklog));
+    until(|| io.counts().sessions == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_stops_waiting_for_its_answer_lets_the_events_go_on() {
+    let (namespace, mut left) = asking(Some(Duration::from_secs(5)));
+    let (layer, _io) = builder(namespace).max_pending(10 * 1024).build();
+    let mut client = Polling::connect(&app(layer)).await;
+    let question = client.ask(r#"421["ask"]"#).await;
+    let flood = [&*work(); 50].join("\x1e");
+    let answer = format!("{flood}\x1e43{}[42]", question_id(&question));
+    client.send(&answer).await;
+    assert_eq!(client.next().await, "431[0]");
+    assert_eq!(client.ask(r#"422["work","x"]"#).await, r#"432["done"]"#);
+    assert!(left.try_recv().is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

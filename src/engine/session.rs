@@ -27,7 +27,8 @@ pub struct Config {
     pub high_water: usize,
     /// How much may wait to be sent before the session is closed; 4 MiB.
     pub max_buffered: usize,
-    /// How much may wait for its handler before input is no longer read; 256 KiB.
+    /// How much may wait for its handler before input is no longer read; 256 KiB. It is four times
+    /// as much while the application waits for an answer, which lies behind what waits.
     pub max_pending: usize,
     /// Whether sessions may begin with polling.
     pub polling: bool,
@@ -92,6 +93,9 @@ pub enum CloseReason {
     Violation,
     /// The client reads more slowly than it is written to, and too much waits.
     SlowConsumer,
+    /// More waited for its handlers than is read, the application waited for an answer that may
+    /// lie behind it, and neither moved.
+    EventBacklog,
 }
 
 impl CloseReason {
@@ -112,6 +116,7 @@ impl CloseReason {
             Self::TooBig => (Some(1009), ""),
             Self::Shutdown => (Some(1001), "server shutting down"),
             Self::SlowConsumer => (Some(1013), "slow consumer"),
+            Self::EventBacklog => (Some(1013), "event backlog"),
         }
     }
 }
@@ -127,6 +132,7 @@ impl fmt::Display for CloseReason {
             Self::Violation => "forced server close",
             Self::Shutdown => "server shutting down",
             Self::SlowConsumer => "slow consumer",
+            Self::EventBacklog => "event backlog",
         })
     }
 }
@@ -164,6 +170,10 @@ pub struct Session {
     /// How many events there have been.
     told: u64,
     pending: usize,
+    /// How many answers the application waits for.
+    asked: u32,
+    /// Whether anything was begun or answered since the last ping.
+    moved: bool,
     timers: TimerTable,
 }
 
@@ -187,6 +197,9 @@ enum Probe {
 
 /// What a waiting message costs beyond its bytes.
 const OVERHEAD: usize = 64;
+
+/// How much more is read while the application waits for an answer.
+const WHILE_ASKED: usize = 4;
 
 /// How late a timer may be without anybody having to mind.
 const TICK: Duration = Duration::from_millis(10);
@@ -215,6 +228,8 @@ impl Session {
             events: VecDeque::new(),
             told: 0,
             pending: 0,
+            asked: 0,
+            moved: false,
             timers,
         }
     }
@@ -248,7 +263,14 @@ impl Session {
     #[must_use]
     pub fn wants_read(&self) -> bool {
         !self.is_open()
-            || (self.pending < self.config.max_pending && self.out_bytes < self.config.high_water)
+            || (self.pending < self.max_pending() && self.out_bytes < self.config.high_water)
+    }
+
+    fn max_pending(&self) -> usize {
+        match self.asked {
+            0 => self.config.max_pending,
+            _ => self.config.max_pending.saturating_mul(WHILE_ASKED),
+        }
     }
 
     /// Whether a transport has nothing more to do and is to be shut.
@@ -431,6 +453,7 @@ impl Session {
             match timer {
                 Timer::Ping => {
                     self.ping = true;
+                    self.moved = false;
                     // A clock ticks late, but by little. After a long sleep the client has its
                     // full time.
                     let is_late = now - due > TICK;
@@ -438,13 +461,8 @@ impl Session {
                     self.timers
                         .set(Timer::Pong, sent + self.config.ping_timeout);
                 }
-                // Its pong may lie in what we do not read. Another ping shows whether the client
-                // is still there: a write to one that is not fails.
-                Timer::Pong if !self.wants_read() => {
-                    self.ping = true;
-                    self.timers.set(Timer::Pong, now + self.config.ping_timeout);
-                }
-                Timer::Pong | Timer::Stall => self.close(CloseReason::PingTimeout, now),
+                Timer::Pong => self.handle_missing_pong(now),
+                Timer::Stall => self.close(CloseReason::PingTimeout, now),
                 Timer::Upgrade => self.end_probe(),
                 Timer::Release => self.release = self.poll,
                 Timer::Close => self.end(),
@@ -468,6 +486,18 @@ impl Session {
     /// The application has begun with messages of so many [`Session::cost`]s.
     pub fn handle_consumed(&mut self, cost: usize) {
         self.pending = self.pending.saturating_sub(cost);
+        self.moved |= cost > 0;
+    }
+
+    /// The application waits for an answer of the client.
+    pub(crate) fn handle_asked(&mut self) {
+        self.asked += 1;
+    }
+
+    /// So many answers have come, or are not waited for any more.
+    pub(crate) fn handle_answered(&mut self, count: u32) {
+        self.asked = self.asked.saturating_sub(count);
+        self.moved = true;
     }
 
     // C. from the application
@@ -508,7 +538,11 @@ impl Session {
             self.out = VecDeque::new();
             self.out_bytes = 0;
         }
-        let reachable = self.transport == Transport::WebSocket || self.poll || reason.is_graceful();
+        // A client that closes may have a poll on its way, which its close packet has overtaken.
+        let reachable = self.transport == Transport::WebSocket
+            || self.poll
+            || reason.is_graceful()
+            || reason == CloseReason::TransportClose;
         if reachable {
             self.state = State::Closing(reason);
             self.timers
@@ -595,6 +629,24 @@ impl Session {
         self.timers.stop(Timer::Pong);
         self.timers
             .set(Timer::Ping, now + self.config.ping_interval);
+    }
+
+    fn handle_missing_pong(&mut self, now: Instant) {
+        // Without a poll that fetches the ping there is no client.
+        let unfetched = self.ping && self.transport == Transport::Polling;
+        if unfetched || self.wants_read() {
+            return self.close(CloseReason::PingTimeout, now);
+        }
+        // The answer that a handler waits for lies in what is not read while it waits.
+        let waits = self.asked > 0 && self.pending >= self.max_pending();
+        if waits && !self.moved {
+            return self.close(CloseReason::EventBacklog, now);
+        }
+        // The pong may lie in what we do not read. Another ping shows whether the client is still
+        // there: a write to one that is not fails.
+        self.ping = true;
+        self.moved = false;
+        self.timers.set(Timer::Pong, now + self.config.ping_timeout);
     }
 
     fn handle_probe(&mut self, packet: &Packet, now: Instant) {
@@ -877,6 +929,20 @@ mod tests {
     }
 
     #[test]
+    fn a_poll_that_a_close_packet_has_overtaken_is_released_once() {
+        let (mut s, t) = polling();
+        s.handle_packet(Polling, Packet::Close, t);
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
+        assert!(s.is_known());
+        assert_eq!(poll(&mut s, t + ms(100)), [Packet::Noop]);
+        assert!(!s.is_known());
+        let (mut s, t) = polling();
+        s.handle_packet(Polling, Packet::Close, t);
+        s.handle_timeout(t + ms(5_000));
+        assert!(!s.is_known());
+    }
+
+    #[test]
     fn after_a_close_by_the_server_the_next_poll_gets_the_rest() {
         let (mut s, t) = polling();
         s.send(text("last words"), t);
@@ -943,6 +1009,84 @@ mod tests {
         assert!(s.wants_read());
         s.handle_timeout(t + ms(65_000));
         assert!(!s.is_open());
+    }
+
+    /// A session with more pending than is read, and a question that waits for its answer.
+    fn stuck(transport: Transport) -> (Session, Instant) {
+        let config = Config {
+            max_pending: 100,
+            ..Config::default()
+        };
+        let (mut s, t) = session(transport, config);
+        s.handle_packet(transport, message("work"), t);
+        s.handle_packet(transport, message("work"), t);
+        assert!(!s.wants_read());
+        s.handle_asked();
+        assert!(s.wants_read(), "the answer lies behind what waits");
+        while s.wants_read() {
+            s.handle_packet(transport, message("work"), t);
+        }
+        (s, t)
+    }
+
+    #[test]
+    fn more_is_read_while_an_answer_is_waited_for() {
+        let (mut s, _) = stuck(WebSocket);
+        assert_eq!(s.pending, 6 * Session::cost(&text("work")));
+        s.handle_consumed(s.pending - 100);
+        assert!(s.wants_read());
+        s.handle_answered(1);
+        assert!(!s.wants_read());
+    }
+
+    #[test]
+    fn an_answer_that_can_never_be_read_ends_the_session() {
+        for transport in [WebSocket, Polling] {
+            let (mut s, t) = stuck(transport);
+            s.handle_timeout(t + ms(25_000));
+            if transport == Polling {
+                assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
+            }
+            s.handle_timeout(t + ms(44_999));
+            assert!(s.is_open());
+            s.handle_timeout(t + ms(45_000));
+            assert_eq!(closed(&mut s), Some(CloseReason::EventBacklog));
+        }
+    }
+
+    #[test]
+    fn events_that_move_on_are_given_more_time() {
+        let moves: [fn(&mut Session); 2] = [
+            |s| s.handle_consumed(1),
+            |s| {
+                s.handle_asked();
+                s.handle_answered(1);
+            },
+        ];
+        for go_on in moves {
+            let (mut s, t) = stuck(WebSocket);
+            s.handle_packet(WebSocket, message("work"), t);
+            s.handle_timeout(t + ms(25_000));
+            go_on(&mut s);
+            s.handle_timeout(t + ms(45_000));
+            assert!(s.is_open());
+            s.handle_timeout(t + ms(65_000));
+            assert_eq!(closed(&mut s), Some(CloseReason::EventBacklog));
+        }
+    }
+
+    #[test]
+    fn a_client_that_no_longer_polls_is_gone_however_much_waits_for_it() {
+        let config = Config {
+            high_water: 100,
+            ..Config::default()
+        };
+        let (mut s, t) = session(Polling, config);
+        s.send(text(&"x".repeat(100)), t);
+        assert!(!s.wants_read());
+        s.handle_timeout(t + ms(25_000));
+        s.handle_timeout(t + ms(45_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
     }
 
     #[test]

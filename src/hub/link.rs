@@ -154,6 +154,27 @@ impl Link {
         Poll::Pending
     }
 
+    /// A question to the client is open: its answer may lie behind events that are not read yet.
+    pub(crate) fn asked(&self) {
+        let mut shared = self.lock();
+        let was_paused = !shared.session.wants_read();
+        shared.session.handle_asked();
+        if !was_paused {
+            return;
+        }
+        let waiting = shared.take_waiting();
+        let task = shared.task.take();
+        drop(shared);
+        wake([task]);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// So many questions are answered or given up.
+    pub(crate) fn answered(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.lock().session.handle_answered(count);
+    }
+
     /// Wakes the session's task, for what is not in the session.
     pub(crate) fn wake(&self) {
         let task = self.lock().task.take();

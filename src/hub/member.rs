@@ -174,6 +174,9 @@ impl Member {
         state.left = Some(reason);
         state.rooms = self.registry.remove(&self.id);
         let acks = std::mem::take(&mut state.acks);
+        if !acks.is_empty() {
+            self.link.answered(acks.len());
+        }
         drop(state);
         drop(acks);
         self.link.wake();
@@ -215,6 +218,7 @@ impl Member {
             return false;
         }
         state.acks.insert(ack, waiter);
+        self.link.asked();
         true
     }
 
@@ -224,6 +228,9 @@ impl Member {
         if state.acks.is_empty() {
             state.acks = HashMap::new();
         }
+        if waiter.is_some() {
+            self.link.answered(1);
+        }
         drop(state);
         drop(waiter);
     }
@@ -232,6 +239,7 @@ impl Member {
     pub(crate) fn answer(&self, ack: u64, payload: Payload) {
         let waiter = self.lock().acks.remove(&ack);
         if let Some(waiter) = waiter {
+            self.link.answered(1);
             waiter.answer(payload);
         }
     }

@@ -28,10 +28,13 @@ pub enum DisconnectReason {
     ServerNamespaceDisconnect,
     /// Too much waited to be sent to the client.
     SlowConsumer,
+    /// Its events came faster than they were handled, while the server waited for an answer that
+    /// may lie behind them: see [`max_pending`](crate::SocketIoBuilder::max_pending).
+    EventBacklog,
 }
 
 impl DisconnectReason {
-    /// The words of the reference implementation; `slow consumer` is ours.
+    /// The words of the reference implementation; `slow consumer` and `event backlog` are ours.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,6 +47,7 @@ impl DisconnectReason {
             Self::ClientNamespaceDisconnect => "client namespace disconnect",
             Self::ServerNamespaceDisconnect => "server namespace disconnect",
             Self::SlowConsumer => "slow consumer",
+            Self::EventBacklog => "event backlog",
         }
     }
 }
@@ -64,6 +68,7 @@ impl From<CloseReason> for DisconnectReason {
             CloseReason::ServerClose | CloseReason::Violation => Self::ForcedServerClose,
             CloseReason::Shutdown => Self::ServerShuttingDown,
             CloseReason::SlowConsumer => Self::SlowConsumer,
+            CloseReason::EventBacklog => Self::EventBacklog,
         }
     }
 }
