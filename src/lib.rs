@@ -74,8 +74,11 @@ mod transport;
 
 pub use self::{
     builder::SocketIoBuilder,
-    handles::{AckError, AckStream, Broadcast, Counts, EmitError, EmitWithAck, Socket, SocketIo},
-    hub::DisconnectReason,
+    handles::{
+        AckError, AckStream, Broadcast, ClusterError, Counts, EmitError, EmitWithAck, RemoteSocket,
+        Socket, SocketIo,
+    },
+    hub::{DisconnectReason, RoomChange, RoomEvent},
     layer::{NotFound, ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent},
     routing::{

@@ -8,8 +8,14 @@ use axum::Router;
 use axum::body::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use support::{Client, Got, Polling, main_app, serve, until, within};
-use tower_socketio::{AckError, Data, Namespace, RawArgs, Socket, SocketId, SocketIo, TypedEvent};
+use tower_socketio::protocol::{Decoder, Encoded, JsonParser, Kind, Packet, Parser};
+use tower_socketio::{
+    AckError, Args, Data, Namespace, RawArgs, Refuse, RoomChange, RoomEvent, Socket, SocketId,
+    SocketIo, TypedEvent,
+};
 
 /// An app where clients join and leave rooms by themselves.
 fn rooms() -> (Router, SocketIo) {
@@ -345,4 +351,392 @@ async fn bytes_are_broadcast_over_both_transports() {
     assert_eq!(polling.next().await, "bAQID");
     assert_eq!(websocket.text().await, header);
     assert_eq!(websocket.next().await, Got::Binary(vec![1, 2, 3]));
+}
+
+#[tokio::test]
+async fn fetched_sockets_tell_what_they_were_and_can_be_acted_on() {
+    let (app, io) = rooms();
+    let (mut clients, sockets) = clients(&app, &io, ["ab", "a", "b"]).await;
+    sockets[0].set_data(("ada", 36)).expect("serializable");
+    let found = io.to("a").fetch_sockets().await.expect("one server");
+    assert_eq!(found.len(), 2);
+    let of = |socket: &Socket| found.iter().find(|each| each.id() == socket.id());
+    let ada = of(&sockets[0]).expect("it is in the room");
+    assert_eq!(ada.rooms(), ["a", "b"]);
+    assert_eq!(ada.namespace(), "/");
+    assert_eq!(ada.data(), Some(("ada".to_owned(), 36)));
+    assert_eq!(ada.data::<u32>(), None);
+    let other = of(&sockets[1]).expect("it is in the room");
+    assert_eq!(other.data::<Value>(), None);
+
+    ada.emit("x", 1);
+    assert_eq!(receivers(&mut clients, &io).await, "0");
+    ada.leave("a");
+    ada.join("c");
+    // It tells what was.
+    assert_eq!(ada.rooms(), ["a", "b"]);
+    assert_eq!(sockets[0].rooms(), ["b", "c"]);
+    let answer = ada.emit_with_ack::<u32>("q", 1).into_future();
+    clients[0].answer("[7,8]").await;
+    assert_eq!(within(answer).await.expect("an answer"), 7);
+    ada.disconnect();
+    assert_eq!(clients[0].next().await, "41");
+    other.close();
+    assert_eq!(clients[1].next().await, "41");
+    assert_eq!(clients[1].next().await, "1");
+    assert_eq!(io.of("/").fetch_sockets().await.expect("one").len(), 1);
+    assert!(
+        io.to("nowhere")
+            .fetch_sockets()
+            .await
+            .expect("none")
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_to_a_fetched_socket_waits_five_seconds() {
+    let (app, io) = rooms();
+    let _client = Polling::connect(&app).await;
+    let found = io.of("/").fetch_sockets().await.expect("one server");
+    let started = tokio::time::Instant::now();
+    let answer = found[0].emit_with_ack::<u32>("q", 1).await;
+    assert!(answer.expect_err("no answer").is_timeout());
+    assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test]
+async fn data_of_a_socket_are_replaced_as_a_whole_and_outlive_it() {
+    let (app, io) = rooms();
+    let ([mut client], [socket]) = clients(&app, &io, [""]).await;
+    assert_eq!(socket.data::<Value>(), None);
+    socket.set_data("one").expect("serializable");
+    socket.set_data([1, 2]).expect("serializable");
+    assert_eq!(socket.data(), Some([1, 2]));
+    let unwritable = std::collections::HashMap::from([((1, 2), 3)]);
+    assert!(socket.set_data(unwritable).is_err());
+    client.send("41").await;
+    until(|| !socket.is_connected()).await;
+    assert_eq!(socket.data(), Some([1, 2]));
+}
+
+type Told = Arc<Mutex<Vec<RoomEvent>>>;
+
+/// A namespace that notes what happens to its rooms.
+fn told(namespace: Namespace) -> (Namespace, Told) {
+    let told = Told::default();
+    let note = Arc::clone(&told);
+    let namespace = namespace.on_room_event(move |event| note.lock().expect("notes").push(event));
+    (namespace, told)
+}
+
+/// What was told since, in short.
+fn take(told: &Told, names: &[(SocketId, &str)]) -> Vec<String> {
+    let name = |id: &str| {
+        let found = names.iter().find(|(own, _)| own.as_str() == id);
+        found.map_or_else(|| id.to_owned(), |(_, name)| (*name).to_owned())
+    };
+    let told = std::mem::take(&mut *told.lock().expect("notes"));
+    let short = |event: RoomEvent| {
+        let room = name(&event.room);
+        match event.change {
+            RoomChange::Create => format!("create {room}"),
+            RoomChange::Join(id) => format!("{} joins {room}", name(id.as_str())),
+            RoomChange::Leave(id) => format!("{} leaves {room}", name(id.as_str())),
+            RoomChange::Delete => format!("delete {room}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    told.into_iter().map(short).collect()
+}
+
+#[tokio::test]
+async fn what_happens_to_rooms_is_told_in_order() {
+    let (namespace, told) = told(Namespace::new());
+    let (app, io) = main_app(namespace);
+    let (clients, sockets) = clients(&app, &io, ["", ""]).await;
+    let names = [(sockets[0].id(), "x"), (sockets[1].id(), "y")];
+    let take = || take(&told, &names);
+    assert_eq!(take(), ["create x", "x joins x", "create y", "y joins y"]);
+    sockets[0].join("a");
+    sockets[0].join("a");
+    sockets[1].join("a");
+    sockets[0].leave("b");
+    sockets[0].join("b");
+    sockets[0].join("c");
+    assert_eq!(
+        take(),
+        [
+            "create a",
+            "x joins a",
+            "y joins a",
+            "create b",
+            "x joins b",
+            "create c",
+            "x joins c"
+        ]
+    );
+    sockets[0].leave("a");
+    assert_eq!(take(), ["x leaves a"]);
+    clients[0].post("1").await;
+    until(|| io.sockets().len() == 1).await;
+    let left = [
+        "x leaves x",
+        "delete x",
+        "x leaves b",
+        "delete b",
+        "x leaves c",
+        "delete c",
+    ];
+    assert_eq!(take(), left);
+    sockets[1].leave("a");
+    assert_eq!(take(), ["y leaves a", "delete a"]);
+}
+
+#[tokio::test]
+async fn a_refused_socket_leaves_its_rooms_and_had_none_of_its_own() {
+    let (namespace, told) = told(Namespace::new().on_connect(async |socket: Socket| {
+        socket.join("a");
+        Err::<(), _>(Refuse::new("no"))
+    }));
+    let (app, io) = main_app(namespace);
+    let mut client = Polling::open(&app).await;
+    assert_eq!(client.ask("40").await, r#"44{"message":"no"}"#);
+    let changes: Vec<_> = std::mem::take(&mut *told.lock().expect("notes"));
+    assert!(matches!(
+        changes.iter().map(|event| event.change).collect::<Vec<_>>()[..],
+        [
+            RoomChange::Create,
+            RoomChange::Join(_),
+            RoomChange::Leave(_),
+            RoomChange::Delete
+        ]
+    ));
+    assert!(changes.iter().all(|event| &*event.room == "a"));
+    assert!(io.of("/").rooms().is_empty());
+}
+
+#[tokio::test]
+async fn who_is_told_of_rooms_may_change_them_or_panic() {
+    let kept = Arc::new(Mutex::new(None::<SocketIo>));
+    let of_hook = Arc::clone(&kept);
+    let (sender, names) = std::sync::mpsc::channel();
+    let namespace = Namespace::new().on_room_event(move |event: RoomEvent| {
+        let io = of_hook.lock().expect("kept").clone();
+        if let (Some(io), RoomChange::Create) = (io, event.change) {
+            sender
+                .send(event.room.to_string())
+                .expect("somebody listens");
+            match &*event.room {
+                "a" => io.of("/").join("b"),
+                "b" => panic!("in a hook"),
+                _ => {}
+            }
+        }
+    });
+    let (app, io) = main_app(namespace);
+    let (_clients, [socket]) = clients(&app, &io, [""]).await;
+    *kept.lock().expect("kept") = Some(io);
+    socket.join("a");
+    socket.join("c");
+    let names: Vec<_> = names.try_iter().collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert_eq!(socket.rooms(), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn namespaces_rooms_and_sockets_can_be_read() {
+    let (layer, io) = support::builder(Namespace::new())
+        .namespace("/b", Namespace::new())
+        .namespace("/a/{name}", Namespace::new())
+        .build();
+    let app = support::app(layer);
+    let (_clients, sockets) = clients(&app, &io, ["ab", "b", "c"]).await;
+    let mut client = Polling::open(&app).await;
+    client.join("/a/1").await;
+    assert_eq!(io.namespaces(), ["/", "/a/1", "/b"]);
+    assert_eq!(io.of("/").rooms(), ["a", "b", "c"]);
+    assert_eq!(io.to("b").rooms(), ["a", "b"]);
+    assert!(io.of("/b").rooms().is_empty());
+    let ids: Vec<_> = io.to("b").sockets().iter().map(Socket::id).collect();
+    assert_eq!(ids, [sockets[0].id(), sockets[1].id()]);
+    assert_eq!(io.server_count().await.expect("one server"), 1);
+    for name in ["", "/"] {
+        assert_eq!(io.of(name).sockets().len(), 3, "{name:?}");
+    }
+    assert_eq!(io.of("a/1").sockets().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broadcast_to_many_namespaces_reaches_and_asks_those_in_each() {
+    let (layer, io) = support::builder(Namespace::new())
+        .namespace("/orders/{shop}", Namespace::new())
+        .build();
+    let app = support::app(layer);
+    let orders = io.of_all(|name| name.starts_with("/orders/"));
+    let later = io.of("/orders/long-name");
+    orders.emit("x", "nobody");
+    let mut main = Polling::connect(&app).await;
+    let mut clients = Vec::new();
+    for name in ["/orders/1", "/orders/long-name"] {
+        let mut client = Polling::open(&app).await;
+        client.join(name).await;
+        clients.push((name, client));
+    }
+    orders.emit("x", Args((1, Bytes::from_static(b"b"))));
+    for (name, client) in &mut clients {
+        let header = format!(r#"451-{name},["x",1,{{"_placeholder":true,"num":0}}]"#);
+        assert_eq!(client.next().await, header);
+        assert_eq!(client.next().await, "bYg==");
+    }
+    // One that was named before somebody was there.
+    later.emit("y", 2);
+    assert_eq!(clients[1].1.next().await, r#"42/orders/long-name,["y",2]"#);
+
+    let answers = orders.emit_with_ack::<u32>("q", ());
+    for (n, (name, client)) in clients.iter_mut().enumerate() {
+        let question = client.next().await;
+        assert_eq!(question, format!(r#"42{name},0["q",null]"#));
+        client.send(&format!("43{name},0[{n}]")).await;
+    }
+    let mut answers: Vec<_> = within(async { answers.await })
+        .await
+        .into_iter()
+        .map(|(_, n)| n)
+        .collect();
+    answers.sort_by_key(|answer| *answer.as_ref().expect("an answer"));
+    assert!(matches!(answers[..], [Ok(0), Ok(1)]));
+
+    assert_eq!(orders.fetch_sockets().await.expect("one server").len(), 2);
+    orders.disconnect();
+    for (name, client) in &mut clients {
+        assert_eq!(client.next().await, format!("41{name},"));
+    }
+    assert_eq!(main.ask("40/orders/1,").await.find("40/orders/1,"), Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_is_alone_says_so() {
+    let (_app, io) = rooms();
+    let error = io.of("/").server_side_emit("x", 1).expect_err("alone");
+    assert!(error.is_alone());
+    let answers = io.of("/").server_side_emit_with_ack::<u32>("x", 1).await;
+    assert!(answers.expect_err("alone").is_alone());
+}
+
+#[tokio::test]
+async fn a_choice_can_be_used_again_and_narrowed_without_changing_it() {
+    let (app, io) = rooms();
+    let (mut clients, _) = clients(&app, &io, ["a", "ab", "b"]).await;
+    let a = io.to("a");
+    let narrowed = a.clone().except("b");
+    let wider = a.clone().to("b");
+    for (broadcast, expected) in [(&a, "01"), (&narrowed, "0"), (&wider, "012"), (&a, "01")] {
+        broadcast.emit("x", 1);
+        assert_eq!(receivers(&mut clients, &io).await, expected);
+    }
+    // The flag belongs to the choice that was made of it.
+    a.clone().volatile().emit("x", 1);
+    a.emit("x", 1);
+    assert_eq!(receivers(&mut clients, &io).await, "01");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_question_to_many_has_one_id_and_the_first_argument_counts() {
+    let (app, io) = rooms();
+    let (mut clients, sockets) = clients(&app, &io, ["", ""]).await;
+    for id in 0..2 {
+        let answers = io.of("/").emit_with_ack::<u32>("q", 1);
+        for client in &mut clients {
+            let question = client.ask(&format!("43{id}[1,2]")).await;
+            assert_eq!(question, format!(r#"42{id}["q",1]"#));
+        }
+        // They were answered before they were read: the packets had been sent.
+        let answers = within(async { answers.await }).await;
+        assert!(answers.iter().all(|(_, answer)| matches!(answer, Ok(1))));
+        assert_eq!(answers.len(), 2);
+    }
+    // One counter for the namespace.
+    let _asked = sockets[0].emit_with_ack::<u32>("q", 1);
+    assert_eq!(clients[0].next().await, r#"422["q",1]"#);
+}
+
+/// Counts what it writes.
+#[derive(Debug, Default)]
+struct Counting {
+    json: JsonParser,
+    events: Arc<AtomicUsize>,
+}
+
+impl Parser for Counting {
+    fn encode(&self, packet: Packet) -> Encoded {
+        if packet.kind == Kind::Event {
+            self.events.fetch_add(1, Ordering::Relaxed);
+        }
+        self.json.encode(packet)
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        self.json.decoder()
+    }
+}
+
+#[tokio::test]
+async fn a_broadcast_is_encoded_once_for_all_of_a_namespace() {
+    let parser = Counting::default();
+    let events = Arc::clone(&parser.events);
+    let (layer, io) = support::builder(Namespace::new()).parser(parser).build();
+    let app = support::app(layer);
+    let (mut clients, _) = clients(&app, &io, ["", "", ""]).await;
+    io.emit("x", "for all");
+    assert_eq!(events.load(Ordering::Relaxed), 1);
+    let _asked = io.of("/").emit_with_ack::<u32>("q", 1);
+    assert_eq!(events.load(Ordering::Relaxed), 2);
+    for client in &mut clients {
+        assert_eq!(client.next().await, r#"42["x","for all"]"#);
+        assert_eq!(client.next().await, r#"420["q",1]"#);
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_can_be_observed() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&seen);
+    let (layer, io) = support::builder(Namespace::new().on("ask", async || 1).on_outgoing(
+        move |socket: &Socket, event: &str, args: &RawArgs| {
+            let bytes: usize = args.attachments().map(Bytes::len).sum();
+            let entry = (socket.id(), format!("{event}{}+{bytes}", args.to_json()));
+            note.lock().expect("notes").push(entry);
+            assert_ne!(event, "panic");
+        },
+    ))
+    .build();
+    let app = support::app(layer);
+    let (mut clients, sockets) = clients(&app, &io, ["a", "a"]).await;
+    let take = || std::mem::take(&mut *seen.lock().expect("notes"));
+    sockets[0].emit("one", Args((1, Bytes::from_static(b"xyz"))));
+    let placeholder = r#"one[1,{"_placeholder":true,"num":0}]+3"#;
+    assert_eq!(take(), [(sockets[0].id(), placeholder.to_owned())]);
+    io.to("a").emit("two", ());
+    let two = "two[null]+0".to_owned();
+    assert_eq!(
+        take(),
+        [(sockets[0].id(), two.clone()), (sockets[1].id(), two)]
+    );
+    sockets[1].emit_volatile("three", 3);
+    io.of("/").volatile().except("a").emit("three", 3);
+    let _asked = io.to(sockets[1].id()).emit_with_ack::<u32>("four", 4);
+    assert_eq!(take(), [(sockets[1].id(), "four[4]+0".to_owned())]);
+    assert_eq!(
+        clients[0].next().await,
+        r#"451-["one",1,{"_placeholder":true,"num":0}]"#
+    );
+    assert_eq!(clients[0].next().await, "beHl6");
+    assert_eq!(clients[0].next().await, r#"42["two",null]"#);
+    assert_eq!(clients[0].ask(r#"429["ask"]"#).await, "439[1]");
+    assert!(take().is_empty(), "an acknowledgement is no event");
+    io.to("a").emit("panic", ());
+    for client in &mut clients {
+        while client.next().await != r#"42["panic",null]"# {}
+    }
 }

@@ -645,6 +645,23 @@ async fn a_disconnected_client_is_told_and_its_connection_stays() {
 }
 
 #[tokio::test]
+async fn closing_makes_the_client_leave_all_its_namespaces() {
+    let (main, mut left) = telling();
+    let (admin, mut left_admin) = telling();
+    let (layer, io) = builder(main).namespace("/adm", admin).build();
+    let mut client = Polling::connect(&app(layer)).await;
+    client.join("/adm").await;
+    assert_eq!(client.ask(r#"42["close"]"#).await, "41");
+    assert_eq!(client.next().await, "41/adm,");
+    assert_eq!(client.next().await, "1");
+    for left in [&mut left, &mut left_admin] {
+        let told = within(left.recv()).await.expect("it left");
+        assert_eq!(told, "server namespace disconnect");
+    }
+    until(|| io.counts().sessions == 0).await;
+}
+
+#[tokio::test]
 async fn what_a_connect_handler_emits_follows_the_welcome() {
     async fn connect(socket: Socket, io: SocketIo) {
         socket.emit("first", 1);

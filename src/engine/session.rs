@@ -320,6 +320,11 @@ impl Session {
         self.told
     }
 
+    /// Counts something that the application has to see beside the session's own events.
+    pub(crate) fn nudge(&mut self) {
+        self.told += 1;
+    }
+
     /// Whether [`Session::poll_transmit`] has something for the WebSocket.
     #[must_use]
     pub(crate) fn has_output(&self) -> bool {

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 
 use super::EmitError;
 use crate::engine::SocketId;
+use crate::hub::hooks::Sent;
 use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
 use crate::hub::registry::Registry;
 use crate::hub::rooms::Target;
@@ -56,15 +57,13 @@ struct Pending {
 
 /// Forgets the question when nobody waits for the answer any more.
 struct AckGuard {
-    members: Vec<Arc<Member>>,
+    member: Arc<Member>,
     ack: u64,
 }
 
 impl Drop for AckGuard {
     fn drop(&mut self) {
-        for member in &self.members {
-            member.forget_ack(self.ack);
-        }
+        self.member.forget_ack(self.ack);
     }
 }
 
@@ -93,12 +92,10 @@ impl Pending {
         if !member.expect(ack, AckWaiter::One(sender)) {
             return Err(AckError(Reason::NotConnected));
         }
-        let packet = member.encode(Kind::Event, Some(ack), payload);
-        member.send(&packet);
-        let members = vec![member];
+        member.emit(Some(ack), payload);
         Ok(Self {
             answer,
-            _guard: AckGuard { members, ack },
+            _guard: AckGuard { member, ack },
         })
     }
 
@@ -152,7 +149,7 @@ pub struct AckStream<T> {
     missing: Vec<SocketId>,
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    _guard: Option<AckGuard>,
+    _asked: Vec<AckGuard>,
     reads: PhantomData<fn() -> T>,
 }
 
@@ -163,27 +160,38 @@ impl<T> AckStream<T> {
             missing: Vec::new(),
             timeout: BROADCAST_TIMEOUT,
             sleep: None,
-            _guard: None,
+            _asked: Vec::new(),
             reads: PhantomData,
         }
     }
 
-    pub(super) fn send(registry: &Registry, target: &Target, payload: Payload) -> Self {
-        let ack = registry.next_ack();
-        let packet = encode(registry, Kind::Event, Some(ack), payload);
+    /// Asks those who are meant in each of the namespaces.
+    pub(super) fn send(registries: &[Arc<Registry>], target: &Target, payload: Payload) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
-        let mut members = Vec::new();
-        for member in registry.select(target).iter() {
-            let waiter = ManyWaiter::new(member.id, sender.clone());
-            if member.expect(ack, AckWaiter::Many(waiter)) {
+        let mut asked = Vec::new();
+        // The last one need not copy it.
+        let payloads = std::iter::repeat_n(payload, registries.len());
+        for (registry, payload) in registries.iter().zip(payloads) {
+            let ack = registry.next_ack();
+            let sent = Sent::seen(&registry.hooks, &payload);
+            let packet = encode(registry, Kind::Event, Some(ack), payload);
+            for member in registry.select(target).iter() {
+                let waiter = ManyWaiter::new(member.id, sender.clone());
+                if !member.expect(ack, AckWaiter::Many(waiter)) {
+                    continue;
+                }
+                if let Some(sent) = &sent {
+                    sent.tell(member);
+                }
                 member.send(&packet);
-                members.push(Arc::clone(member));
+                let member = Arc::clone(member);
+                asked.push(AckGuard { member, ack });
             }
         }
         Self {
             answers,
-            missing: members.iter().map(|member| member.id).collect(),
-            _guard: Some(AckGuard { members, ack }),
+            missing: asked.iter().map(|asked| asked.member.id).collect(),
+            _asked: asked,
             ..Self::empty()
         }
     }

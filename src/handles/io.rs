@@ -7,7 +7,8 @@ use axum_core::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
 
-use super::{Broadcast, Socket};
+use super::place::Place;
+use super::{Broadcast, ClusterError, Socket};
 use crate::hub::Hub;
 use crate::hub::registry::Registry;
 use crate::protocol::IntoArgs;
@@ -45,10 +46,25 @@ impl SocketIo {
     }
 
     /// Everybody in a namespace. It may be one that a path with parameters stands for, as
-    /// `/orders/42`; where nobody is, nobody is reached.
+    /// `/orders/42`; where nobody is, nobody is reached. A slash that is missing in front is
+    /// added.
     pub fn of(&self, namespace: &str) -> Broadcast {
-        let registry = self.hub.upgrade().and_then(|hub| hub.find(namespace));
-        Broadcast::new(registry)
+        if namespace.starts_with('/') {
+            return Broadcast::new(Place::named(&self.hub, namespace));
+        }
+        Broadcast::new(Place::named(&self.hub, &format!("/{namespace}")))
+    }
+
+    /// Everybody in all namespaces whose names are meant, those that clients have named too.
+    ///
+    /// ```
+    /// # fn f(io: tower_socketio::SocketIo) {
+    /// io.of_all(|name| name.starts_with("/orders/")).emit("closed", "until Monday");
+    /// # }
+    /// ```
+    pub fn of_all(&self, is_meant: impl Fn(&str) -> bool + Send + Sync + 'static) -> Broadcast {
+        let hub = Weak::clone(&self.hub);
+        Broadcast::new(Place::Matching(hub, Arc::new(is_meant)))
     }
 
     /// Those of the main namespace who are in a room.
@@ -70,6 +86,27 @@ impl SocketIo {
     #[must_use]
     pub fn sockets(&self) -> Vec<Socket> {
         self.of("/").sockets()
+    }
+
+    /// The names of the namespaces: those that were set up, and those of clients that are in one.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        let Some(hub) = self.hub.upgrade() else {
+            return Vec::new();
+        };
+        let name = |registry: &Arc<Registry>| registry.name.as_str().to_owned();
+        let mut names: Vec<_> = hub.namespaces().iter().map(name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// How many servers work together, this one too.
+    ///
+    /// # Errors
+    ///
+    /// If the others cannot be asked. A server that works by itself never fails: it is one.
+    pub async fn server_count(&self) -> Result<usize, ClusterError> {
+        Ok(1)
     }
 
     /// How much there is now.

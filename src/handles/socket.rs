@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 
 use http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{EmitWithAck, SocketIo};
-use crate::engine::{CloseReason, SocketId, Transport};
+use crate::engine::{SocketId, Transport};
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
 use crate::protocol::{EncodeError, IntoArgs, Kind, Payload, TypedEvent};
@@ -87,11 +89,8 @@ impl Socket {
     /// If the arguments cannot be written, or the client has left or is closed as too slow.
     pub fn try_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
         let payload = self.event(event, args)?;
-        let packet = self.member.encode(Kind::Event, None, payload);
-        self.member
-            .send(&packet)
-            .then_some(())
-            .ok_or(EmitError(None))
+        let sent = self.member.emit(None, payload);
+        sent.then_some(()).ok_or(EmitError(None))
     }
 
     /// Sends an event unless the client would have to wait for it: then it is dropped.
@@ -182,6 +181,34 @@ impl Socket {
             .or_else(|| self.member.link.handshake.extension())
     }
 
+    /// Keeps data with the socket that go where the socket goes: other servers see them in
+    /// [`fetch_sockets`](crate::Broadcast::fetch_sockets). What was kept before is replaced.
+    ///
+    /// For what stays in this process, and need not be written as JSON, there is
+    /// [`insert`](Self::insert).
+    ///
+    /// ```
+    /// # fn f(socket: tower_socketio::Socket) {
+    /// socket.set_data(("ada", 36)).unwrap();
+    /// assert_eq!(socket.data(), Some(("ada".to_owned(), 36)));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the data cannot be written as JSON. What was kept before stays.
+    pub fn set_data(&self, data: impl Serialize) -> Result<(), EncodeError> {
+        let data = serde_json::to_value(data)?;
+        self.member.set_data(Some(Arc::new(data)));
+        Ok(())
+    }
+
+    /// The data that are kept with the socket; `None` if there are none, or they are no `T`.
+    #[must_use]
+    pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
+        T::deserialize(&*self.member.data()?).ok()
+    }
+
     /// The first HTTP request of the connection, without its body: headers, URI, extensions.
     #[must_use]
     pub fn request_parts(&self) -> Parts {
@@ -206,9 +233,12 @@ impl Socket {
 
     /// Makes the client leave all namespaces and closes its connection, after what was sent
     /// before.
+    ///
+    /// The socket is in no room and no namespace when this returns; those that the client has in
+    /// other namespaces follow in a moment.
     pub fn close(&self) {
         self.disconnect();
-        self.member.link.close(CloseReason::ServerClose);
+        self.member.link.dismiss();
     }
 
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {

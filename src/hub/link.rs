@@ -1,6 +1,7 @@
 //! A session that several tasks share: its own task, the requests of its polls, and whoever emits.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -24,6 +25,8 @@ pub(crate) struct Link {
     pub(crate) handshake: Handshake,
     /// Whether binary messages travel as text.
     pub(crate) base64: bool,
+    /// Whether its sockets are to leave and the session to be closed.
+    dismissed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,7 @@ impl Link {
             config,
             handshake,
             base64,
+            dismissed: AtomicBool::new(false),
         }
     }
 
@@ -177,8 +181,18 @@ impl Link {
 
     /// Wakes the session's task, for what is not in the session.
     pub(crate) fn wake(&self) {
-        let task = self.lock().task.take();
-        wake([task]);
+        self.with(|session, _| session.nudge());
+    }
+
+    /// Has all sockets of the session leave, and closes it then: its task knows them.
+    pub(crate) fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether that is to be done now.
+    pub(crate) fn take_dismissal(&self) -> bool {
+        self.dismissed.load(Ordering::Acquire) && self.dismissed.swap(false, Ordering::AcqRel)
     }
 
     // For polling requests.

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use http::Extensions;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::DisconnectReason;
+use super::hooks::Sent;
 use super::link::Link;
 use super::registry::Registry;
 use crate::engine::{CloseReason, Session, SocketId};
@@ -34,6 +36,8 @@ struct State {
     left: Option<DisconnectReason>,
     /// The rooms it was in when it left.
     rooms: Vec<Arc<str>>,
+    /// What the application keeps of it, and other servers may see.
+    data: Option<Arc<Value>>,
 }
 
 const CONNECTING: u8 = 0;
@@ -118,6 +122,14 @@ impl Member {
         self.is_connected() && self.link.is_writable()
     }
 
+    /// Sends an event.
+    pub(crate) fn emit(self: &Arc<Self>, ack: Option<u64>, payload: Payload) -> bool {
+        if let Some(sent) = Sent::seen(&self.registry.hooks, &payload) {
+            sent.tell(self);
+        }
+        self.send(&self.encode(Kind::Event, ack, payload))
+    }
+
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
     pub(crate) fn send(&self, packet: &Encoded) -> bool {
         match self.phase.load(Ordering::Acquire) {
@@ -155,7 +167,10 @@ impl Member {
         for packet in std::mem::take(&mut state.held) {
             self.link.send(packet);
         }
+        self.registry.accept(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
+        drop(state);
+        self.registry.tell();
         true
     }
 
@@ -168,17 +183,19 @@ impl Member {
     /// afterwards, it does not come back.
     pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
         let mut state = self.lock();
-        if self.phase.swap(LEFT, Ordering::AcqRel) == LEFT {
+        let phase = self.phase.swap(LEFT, Ordering::AcqRel);
+        if phase == LEFT {
             return false;
         }
         state.left = Some(reason);
-        state.rooms = self.registry.remove(&self.id);
+        state.rooms = self.registry.remove(&self.id, phase == CONNECTED);
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {
             self.link.answered(acks.len());
         }
         drop(state);
         drop(acks);
+        self.registry.tell();
         self.link.wake();
         true
     }
@@ -202,6 +219,15 @@ impl Member {
             return self.registry.rooms_of(&self.id);
         }
         self.lock().rooms.clone()
+    }
+
+    pub(crate) fn data(&self) -> Option<Arc<Value>> {
+        self.lock().data.clone()
+    }
+
+    /// Keeps data, and gives those that were there.
+    pub(crate) fn set_data(&self, data: Option<Arc<Value>>) -> Option<Arc<Value>> {
+        std::mem::replace(&mut self.lock().data, data)
     }
 
     /// Puts a packet of this namespace into the parser's words.

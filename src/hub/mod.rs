@@ -7,6 +7,7 @@
 //! | [`registry`] | one namespace: its sockets, and a broadcast to them |
 //! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
 //! | [`member`] | one socket in one namespace |
+//! | [`hooks`] | what an application wants to be told |
 //! | [`handshake`] | the first request of a session |
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::protocol::{NamespaceName, Parser};
 
 pub(crate) mod handshake;
+pub(crate) mod hooks;
 pub(crate) mod link;
 pub(crate) mod member;
 mod reason;
@@ -22,6 +24,8 @@ pub(crate) mod registry;
 pub(crate) mod rooms;
 pub(crate) mod sessions;
 
+use self::hooks::Hooks;
+pub use self::hooks::{RoomChange, RoomEvent};
 pub use self::reason::DisconnectReason;
 use self::registry::Registry;
 use self::sessions::Sessions;
@@ -86,6 +90,7 @@ impl Hub {
         name: &NamespaceName,
         params: Vec<(String, String)>,
         is_static: bool,
+        hooks: &Arc<Hooks>,
     ) -> Option<Arc<Registry>> {
         let mut namespaces = self
             .namespaces
@@ -100,7 +105,7 @@ impl Hub {
         if !is_static && namespaces.len() >= max && dynamic() >= max {
             return None;
         }
-        let registry = Registry::new(name.clone(), params, is_static, self);
+        let registry = Registry::new(name.clone(), params, is_static, Arc::clone(hooks), self);
         let registry = Arc::new(registry);
         namespaces.insert(name.clone(), Arc::clone(&registry));
         Some(registry)

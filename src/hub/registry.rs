@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::member::Member;
-use super::rooms::{Rooms, Selection, Target};
+use super::hooks::{Hooks, RoomChange, RoomLog, Sent};
+use super::member::{Member, encode};
+use super::rooms::{Log, Rooms, Selection, Target};
 use super::{DisconnectReason, Hub};
 use crate::engine::SocketId;
-use crate::protocol::{Encoded, NamespaceName, Parser};
+use crate::protocol::{Kind, NamespaceName, Parser, Payload};
 
 /// One namespace. Synchronous: whoever broadcasts picks the receivers and queues for them.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Registry {
     /// Whether it stays when it is empty.
     pub(crate) is_static: bool,
     pub(crate) parser: Arc<dyn Parser>,
+    pub(crate) hooks: Arc<Hooks>,
+    room_log: RoomLog,
     max_rooms: usize,
     hub: Weak<Hub>,
     rooms: Mutex<Rooms<Arc<Member>>>,
@@ -30,6 +33,7 @@ impl Registry {
         name: NamespaceName,
         params: Vec<(String, String)>,
         is_static: bool,
+        hooks: Arc<Hooks>,
         hub: &Arc<Hub>,
     ) -> Self {
         Self {
@@ -37,6 +41,8 @@ impl Registry {
             params,
             is_static,
             parser: Arc::clone(&hub.parser),
+            hooks,
+            room_log: RoomLog::default(),
             max_rooms: hub.limits.rooms_per_socket,
             hub: Arc::downgrade(hub),
             rooms: Mutex::default(),
@@ -69,8 +75,46 @@ impl Registry {
         Some(Membership(member))
     }
 
-    pub(super) fn remove(&self, id: &SocketId) -> Vec<Arc<str>> {
-        self.lock().leave(id)
+    /// Changes rooms. Whoever calls it has to [`tell`](Self::tell) of it, under no lock.
+    fn change<R>(&self, change: impl FnOnce(&mut Rooms<Arc<Member>>, Log<'_>) -> R) -> R {
+        if self.hooks.room.is_none() {
+            return change(&mut self.lock(), None);
+        }
+        let mut log = Vec::new();
+        let mut rooms = self.lock();
+        let result = change(&mut rooms, Some(&mut log));
+        self.room_log.push(&self.name, log);
+        result
+    }
+
+    /// Tells of the rooms that have changed, in order.
+    pub(super) fn tell(&self) {
+        if let Some(hook) = &self.hooks.room {
+            self.room_log.tell(hook);
+        }
+    }
+
+    /// The client is in, and with it the room of its own. To be told of.
+    pub(super) fn accept(&self, id: SocketId) {
+        self.change(|_, log| {
+            if let Some(log) = log {
+                let own = Arc::<str>::from(id.as_str());
+                log.push((Arc::clone(&own), RoomChange::Create));
+                log.push((own, RoomChange::Join(id)));
+            }
+        });
+    }
+
+    /// Takes a socket out, and gives the rooms it was in. To be told of.
+    pub(super) fn remove(&self, id: &SocketId, was_connected: bool) -> Vec<Arc<str>> {
+        self.change(|rooms, mut log| {
+            if let Some(log) = log.as_deref_mut().filter(|_| was_connected) {
+                let own = Arc::<str>::from(id.as_str());
+                log.push((Arc::clone(&own), RoomChange::Leave(*id)));
+                log.push((own, RoomChange::Delete));
+            }
+            rooms.leave(id, log)
+        })
     }
 
     /// Marks an empty namespace as gone; false if somebody came.
@@ -82,15 +126,28 @@ impl Registry {
     }
 
     pub(crate) fn join(&self, id: SocketId, room: &str) -> bool {
-        self.lock().join(id, room, self.max_rooms)
+        let joined = self.change(|rooms, log| rooms.join(id, room, self.max_rooms, log));
+        self.tell();
+        joined
     }
 
     pub(crate) fn part(&self, id: &SocketId, room: &str) -> bool {
-        self.lock().part(id, room)
+        let parted = self.change(|rooms, log| rooms.part(id, room, log));
+        self.tell();
+        parted
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
         self.lock().rooms_of(id)
+    }
+
+    /// The rooms of those that are meant, sockets' own ones aside; one may come twice.
+    pub(crate) fn rooms_among(&self, target: &Target) -> Vec<Arc<str>> {
+        if target.is_everybody() {
+            return self.lock().names();
+        }
+        let selected = self.select(target);
+        selected.iter().flat_map(|member| member.rooms()).collect()
     }
 
     /// How many sockets there are, those that still connect too.
@@ -107,13 +164,18 @@ impl Registry {
         self.lock().select(target)
     }
 
-    /// Queues a packet for all that are meant.
-    pub(crate) fn broadcast(&self, target: &Target, packet: &Encoded, volatile: bool) {
+    /// Sends an event to all that are meant; it is encoded once.
+    pub(crate) fn broadcast(&self, target: &Target, payload: Payload, volatile: bool) {
+        let sent = Sent::seen(&self.hooks, &payload);
+        let packet = encode(self, Kind::Event, None, payload);
         for member in self.select(target).iter() {
+            if let Some(sent) = &sent {
+                sent.tell(member);
+            }
             if volatile && !member.is_writable() {
                 continue;
             }
-            member.send(packet);
+            member.send(&packet);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
+use super::hooks::RoomChange;
 use crate::engine::SocketId;
 
 /// Sockets ↔ rooms. `T` is what is kept of a socket.
@@ -20,12 +21,21 @@ pub(crate) struct Rooms<T> {
     of: HashMap<SocketId, IndexSet<Arc<str>>, IdHash>,
 }
 
+/// Where changes are written down, if anybody wants to know.
+pub(crate) type Log<'a> = Option<&'a mut Vec<(Arc<str>, RoomChange)>>;
+
 /// Which sockets are meant: those in any of the rooms, or all if there is none; but not those in
 /// any of the exceptions. A socket's id is a room of its own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Target {
     pub(crate) rooms: Vec<Arc<str>>,
     pub(crate) except: Vec<Arc<str>>,
+}
+
+impl Target {
+    pub(crate) fn is_everybody(&self) -> bool {
+        self.rooms.is_empty() && self.except.is_empty()
+    }
 }
 
 /// The sockets of a [`Target`], each once.
@@ -102,20 +112,20 @@ impl<T: Clone> Rooms<T> {
         self.sockets.insert(id, socket);
     }
 
-    /// Removes a socket from everything and gives the rooms it was in.
-    pub(crate) fn leave(&mut self, id: &SocketId) -> Vec<Arc<str>> {
+    /// Removes a socket from everything and gives the rooms it was in, in the order of joining.
+    pub(crate) fn leave(&mut self, id: &SocketId, mut log: Log<'_>) -> Vec<Arc<str>> {
         if self.sockets.remove(id).is_none() {
             return Vec::new();
         }
         let rooms = self.of.remove(id).unwrap_or_default();
         for room in &rooms {
-            self.remove_from(room, id);
+            self.remove_from(room, id, log.as_deref_mut());
         }
         rooms.into_iter().collect()
     }
 
     /// Adds a socket that is here to a room; false if it is not, or was in it, or is in `max`.
-    pub(crate) fn join(&mut self, id: SocketId, room: &str, max: usize) -> bool {
+    pub(crate) fn join(&mut self, id: SocketId, room: &str, max: usize, log: Log<'_>) -> bool {
         let Some(socket) = self.sockets.map.get(&id) else {
             return false;
         };
@@ -126,41 +136,61 @@ impl<T: Clone> Rooms<T> {
         if of.len() >= max || of.contains(room) {
             return false;
         }
-        let name = match self.rooms.get_key_value(room) {
-            Some((name, _)) => Arc::clone(name),
-            None => room.into(),
-        };
+        let known = self.rooms.get_key_value(room);
+        let is_new = known.is_none();
+        let name = known.map_or_else(|| room.into(), |(name, _)| Arc::clone(name));
         of.insert(Arc::clone(&name));
+        if let Some(log) = log {
+            if is_new {
+                log.push((Arc::clone(&name), RoomChange::Create));
+            }
+            log.push((Arc::clone(&name), RoomChange::Join(id)));
+        }
         let members = self.rooms.entry(name).or_default();
         members.insert(id, socket.clone())
     }
 
-    pub(crate) fn part(&mut self, id: &SocketId, room: &str) -> bool {
+    pub(crate) fn part(&mut self, id: &SocketId, room: &str, log: Log<'_>) -> bool {
         let Some(of) = self.of.get_mut(id) else {
             return false;
         };
-        if !of.swap_remove(room) {
+        // The others stay in the order of joining.
+        if !of.shift_remove(room) {
             return false;
         }
         if of.is_empty() {
             self.of.remove(id);
         }
-        self.remove_from(room, id);
+        self.remove_from(room, id, log);
         true
     }
 
-    fn remove_from(&mut self, room: &str, id: &SocketId) {
-        if let Some(members) = self.rooms.get_mut(room) {
-            members.remove(id);
-            if members.map.is_empty() {
-                self.rooms.remove(room);
+    fn remove_from(&mut self, room: &str, id: &SocketId, log: Log<'_>) {
+        let Some(members) = self.rooms.get_mut(room) else {
+            return;
+        };
+        members.remove(id);
+        let is_empty = members.map.is_empty();
+        if let Some(log) = log {
+            let name = Arc::<str>::from(room);
+            log.push((Arc::clone(&name), RoomChange::Leave(*id)));
+            if is_empty {
+                log.push((name, RoomChange::Delete));
             }
+        }
+        if is_empty {
+            self.rooms.remove(room);
         }
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
         let of = self.of.get(id).into_iter().flatten();
         of.cloned().collect()
+    }
+
+    /// The rooms there are, sockets' own ones aside.
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        self.rooms.keys().cloned().collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -284,10 +314,10 @@ mod tests {
             rooms.enter(id(n), n);
         }
         for n in 0..2 {
-            rooms.join(id(n), "low", 100);
+            rooms.join(id(n), "low", 100, None);
         }
         for n in 1..3 {
-            rooms.join(id(n), "middle", 100);
+            rooms.join(id(n), "middle", 100, None);
         }
         rooms
     }
@@ -336,11 +366,11 @@ mod tests {
     fn what_has_left_is_nowhere() {
         let mut rooms = rooms();
         select(&mut rooms, &["low"], &[]);
-        assert_eq!(rooms.leave(&id(1)).len(), 2);
+        assert_eq!(rooms.leave(&id(1), None).len(), 2);
         assert_eq!(select(&mut rooms, &["low", "middle"], &[]), [0, 2]);
-        assert!(!rooms.join(id(1), "low", 100));
+        assert!(!rooms.join(id(1), "low", 100, None));
         for n in [0, 2, 3] {
-            rooms.leave(&id(n));
+            rooms.leave(&id(n), None);
         }
         assert_eq!((rooms.len(), rooms.room_count(), rooms.of.len()), (0, 0, 0));
     }
@@ -348,10 +378,44 @@ mod tests {
     #[test]
     fn rooms_of_one_socket_are_limited() {
         let mut rooms = rooms();
-        assert!(rooms.join(id(3), "a", 1));
-        assert!(!rooms.join(id(3), "b", 1));
-        assert!(rooms.part(&id(3), "a"));
-        assert!(!rooms.part(&id(3), "a"));
-        assert!(rooms.join(id(3), "b", 1));
+        assert!(rooms.join(id(3), "a", 1, None));
+        assert!(!rooms.join(id(3), "b", 1, None));
+        assert!(rooms.part(&id(3), "a", None));
+        assert!(!rooms.part(&id(3), "a", None));
+        assert!(rooms.join(id(3), "b", 1, None));
+    }
+
+    #[test]
+    fn changes_are_logged_in_order_and_only_if_they_are_any() {
+        use RoomChange::{Create, Delete, Join, Leave};
+        let mut rooms = Rooms::default();
+        rooms.enter(id(0), 0);
+        rooms.enter(id(1), 1);
+        let mut log = Vec::new();
+        for (n, room) in [(0, "a"), (0, "a"), (1, "a"), (0, "b"), (0, "c")] {
+            rooms.join(id(n), room, 100, Some(&mut log));
+        }
+        rooms.part(&id(0), "a", Some(&mut log));
+        rooms.part(&id(0), "a", Some(&mut log));
+        rooms.leave(&id(0), Some(&mut log));
+        let expected = [
+            ("a", Create),
+            ("a", Join(id(0))),
+            ("a", Join(id(1))),
+            ("b", Create),
+            ("b", Join(id(0))),
+            ("c", Create),
+            ("c", Join(id(0))),
+            ("a", Leave(id(0))),
+            ("b", Leave(id(0))),
+            ("b", Delete),
+            ("c", Leave(id(0))),
+            ("c", Delete),
+        ];
+        assert!(
+            log.iter()
+                .map(|(name, change)| (&**name, *change))
+                .eq(expected)
+        );
     }
 }

@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::sync::Arc;
 
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::handler::{OnConnect, OnEvent, OnTyped};
 use super::{Event, Handler, IntoReply, Route};
-use crate::protocol::TypedEvent;
+use crate::handles::Socket;
+use crate::hub::RoomEvent;
+use crate::hub::hooks::Hooks;
+use crate::hub::member::Member;
+use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, registered once for all its sockets.
 ///
@@ -45,6 +50,7 @@ pub struct Namespace<S = ()> {
     events: HashMap<Box<str>, (Pending<S>, bool)>,
     fallback: Option<(Pending<S>, bool)>,
     max_concurrent: usize,
+    hooks: Hooks,
 }
 
 /// A handler that waits for its state.
@@ -63,6 +69,7 @@ where
             events: HashMap::new(),
             fallback: None,
             max_concurrent: 1,
+            hooks: Hooks::default(),
         }
     }
 
@@ -211,6 +218,71 @@ where
         self
     }
 
+    /// Registers what is told of the rooms: when one comes to be, when a socket joins or leaves
+    /// it, and when it is no more.
+    ///
+    /// It is told in the order in which things happened, of one after another, and may join, leave
+    /// and emit. It must not block: some other task goes on when it returns. A socket's own room
+    /// is there from the moment that the client is in, and is the first that it leaves.
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, RoomChange, RoomEvent};
+    ///
+    /// let namespace: Namespace = Namespace::new().on_room_event(|event: RoomEvent| {
+    ///     if event.change == RoomChange::Delete {
+    ///         println!("nobody is in {} any more", event.room);
+    ///     }
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there is one already.
+    #[track_caller]
+    pub fn on_room_event(mut self, hook: impl Fn(RoomEvent) + Send + Sync + 'static) -> Self {
+        let before = self.hooks.room.replace(Box::new(hook));
+        assert!(
+            before.is_none(),
+            "this namespace is told of its rooms already"
+        );
+        self
+    }
+
+    /// Registers what is told of each event that is sent to a socket of this namespace, of those
+    /// for many clients too, and of volatile ones that are dropped then. Acknowledgements are not
+    /// told of.
+    ///
+    /// It is called before the event is queued, with the socket, the name and the arguments, and
+    /// must not block. Incoming events pass through [`layer`](Self::layer)s.
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, RawArgs, Socket};
+    ///
+    /// let namespace: Namespace =
+    ///     Namespace::new().on_outgoing(|socket: &Socket, event: &str, args: &RawArgs| {
+    ///         println!("{event}{} to {}", args.to_json(), socket.id());
+    ///     });
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there is one already.
+    #[track_caller]
+    pub fn on_outgoing(
+        mut self,
+        hook: impl Fn(&Socket, &str, &RawArgs) + Send + Sync + 'static,
+    ) -> Self {
+        let hook = move |member: &Arc<Member>, event: &str, args: &RawArgs| {
+            hook(&Socket::new(Arc::clone(member)), event, args);
+        };
+        let before = self.hooks.outgoing.replace(Box::new(hook));
+        assert!(
+            before.is_none(),
+            "this namespace is told of what is sent already"
+        );
+        self
+    }
+
     /// Puts a Tower layer around every handler that was added before, those of connect and
     /// disconnect too. A layer that is added later is around those added before.
     ///
@@ -299,6 +371,7 @@ where
                 .fallback
                 .map(|(handler, concurrent)| (handler(state), concurrent)),
             max_concurrent: self.max_concurrent,
+            hooks: Arc::new(self.hooks),
         }
     }
 
@@ -335,6 +408,7 @@ impl<S> Namespace<S> {
                 .fallback
                 .map(|(handler, concurrent)| (f(handler), concurrent)),
             max_concurrent: self.max_concurrent,
+            hooks: self.hooks,
         }
     }
 }
@@ -370,6 +444,8 @@ pub(crate) struct Routes {
     pub(crate) fallback: Option<(Route, bool)>,
     /// How many events of a socket are handled at the same time.
     pub(crate) max_concurrent: usize,
+    /// What wants to be told.
+    pub(crate) hooks: Arc<Hooks>,
 }
 
 impl Routes {

@@ -149,6 +149,15 @@ impl Dispatch {
         }
     }
 
+    /// Has all sockets leave, and the session end, if a handler wants that.
+    fn dismiss(&self) {
+        for conversation in &self.conversations {
+            let reason = DisconnectReason::ServerNamespaceDisconnect;
+            conversation.member().disconnect(reason);
+        }
+        self.link.close(CloseReason::ServerClose);
+    }
+
     /// Lets every namespace go on; whether anything happened.
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
@@ -164,6 +173,9 @@ impl Dispatch {
 impl Upper for Dispatch {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
+            if self.link.take_dismissal() {
+                self.dismiss();
+            }
             self.link
                 .pull(&mut self.inbox, std::mem::take(&mut self.consumed));
             let mut progress = !self.inbox.is_empty();

@@ -40,7 +40,8 @@ impl Server {
         for (path, routes) in namespaces {
             let is_static = !path.contains('{');
             if is_static {
-                hub.open(&NamespaceName::from(&*path), Vec::new(), true);
+                let name = NamespaceName::from(&*path);
+                hub.open(&name, Vec::new(), true, &routes.hooks);
             }
             let definition = Definition {
                 routes: Arc::new(routes),
@@ -63,9 +64,12 @@ impl Server {
         let definition = matched.value;
         let params = matched.params.iter();
         let params = params.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let registry = self
-            .hub
-            .open(name, params.collect(), definition.is_static)?;
+        let registry = self.hub.open(
+            name,
+            params.collect(),
+            definition.is_static,
+            &definition.routes.hooks,
+        )?;
         Some((Arc::clone(&definition.routes), registry))
     }
 }
