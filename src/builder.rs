@@ -12,7 +12,7 @@ use crate::layer::SocketIoLayer;
 use crate::protocol::{JsonParser, Parser};
 use crate::routing::Namespace;
 use crate::server::Server;
-use crate::transport::Front;
+use crate::transport::{Cors, Front, HttpOptions};
 
 impl SocketIo {
     /// Sets a server up.
@@ -39,6 +39,7 @@ pub struct SocketIoBuilder<S = ()> {
     namespaces: Vec<(String, Namespace<S>)>,
     config: Config,
     limits: Limits,
+    http: HttpOptions,
     path: String,
     connect_timeout: Duration,
     max_connections: Option<usize>,
@@ -51,6 +52,7 @@ impl<S> SocketIoBuilder<S> {
             namespaces: Vec::new(),
             config: Config::default(),
             limits: Limits::default(),
+            http: HttpOptions::new(),
             path: "/socket.io".to_owned(),
             connect_timeout: Duration::from_secs(45),
             max_connections: None,
@@ -186,6 +188,27 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Whether sessions may change from polling to WebSocket; they may. Without it an upgrade is
+    /// not offered, and is refused.
+    pub fn upgrades(mut self, upgrades: bool) -> Self {
+        self.config.upgrades = upgrades;
+        self
+    }
+
+    /// Sets the HTTP side up: who may connect, cookies, headers; see [`HttpOptions`].
+    pub fn http(mut self, options: HttpOptions) -> Self {
+        self.http = options;
+        self
+    }
+
+    /// Lets pages of other origins use the server: [`HttpOptions::cors`], for where nothing else of
+    /// [`SocketIoBuilder::http`] is needed. Of the two the later call adds to the earlier one only
+    /// if it is this one.
+    pub fn cors(mut self, cors: impl Into<Cors>) -> Self {
+        self.http = self.http.cors(cors);
+        self
+    }
+
     /// How packets are written; as JSON. Clients must use the same parser.
     pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
         self.parser = Arc::new(parser);
@@ -203,6 +226,7 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
             namespaces: namespaces.map(with_state).collect(),
             config: self.config,
             limits: self.limits,
+            http: self.http,
             path: self.path,
             connect_timeout: self.connect_timeout,
             max_connections: self.max_connections,
@@ -231,6 +255,7 @@ impl SocketIoBuilder {
         let front = Arc::new(Front {
             sessions,
             config: Arc::new(self.config),
+            http: Arc::new(self.http),
             application: Arc::new(server),
             path: self.path.into(),
         });

@@ -23,7 +23,8 @@ use crate::transport::Front;
 ///
 /// - `Router::layer` covers the routes that were added before it, and the fallback.
 /// - [`SocketIo`] as an extractor needs this layer around the route.
-/// - A CORS layer has to wrap this one, so it is added after it.
+/// - Pages of other origins are let in by [`SocketIoBuilder::cors`](crate::SocketIoBuilder::cors).
+///   A CORS layer that is to do it for the whole app has to wrap this one, so it is added after it.
 ///
 /// ```
 /// use axum::Router;

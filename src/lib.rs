@@ -88,3 +88,4 @@ pub use self::{
 };
 
 pub use self::engine::{SocketId, Transport};
+pub use self::transport::{ConnectionError, Cors, HttpOptions, Origins, SameSite, SessionCookie};

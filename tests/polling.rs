@@ -167,6 +167,7 @@ async fn a_body_declared_as_too_long_is_not_read() {
     let mut client = Polling::connect(&app).await;
     let response = client.post("4".repeat(101)).await;
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(response.body(), "");
     // Nothing of it was taken, so the session lives.
     assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
 }
@@ -205,8 +206,15 @@ async fn a_body_of_bytes_is_refused_and_ends_the_session() {
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .body(Body::from("40"));
     let response = call(&app, request.expect("a request")).await;
-    assert_refused(&response, BAD_REQUEST);
+    assert_failed(&response);
     assert_ended(&client).await;
+}
+
+/// A request that breaks the transport is answered without a word.
+#[track_caller]
+fn assert_failed(response: &axum::http::Response<String>) {
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(response.body(), "");
 }
 
 /// A session that has ended says so once at most, then it is unknown.
@@ -223,21 +231,40 @@ async fn assert_ended(client: &Polling) {
 }
 
 #[tokio::test]
-async fn a_malformed_body_is_refused_and_ends_the_session() {
+async fn a_malformed_body_is_taken_and_ends_the_session() {
     for body in ["", "xyz", "4a\x1e", "\x1e", "b!!!"] {
         let app = echoing();
-        let client = Polling::connect(&app).await;
-        let response = client.post(body).await;
-        assert_refused(&response, BAD_REQUEST);
+        let mut client = Polling::connect(&app).await;
+        client.send(body).await;
         assert_ended(&client).await;
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_utf_8_is_refused_and_ends_the_session() {
+async fn packets_before_a_malformed_one_are_delivered_and_none_after_it() {
+    let (sender, mut texts) = tokio::sync::mpsc::unbounded_channel();
+    let keep = move |Data(text): Data<String>| {
+        let sender = sender.clone();
+        async move {
+            let _ = sender.send(text);
+        }
+    };
+    let (app, io) = main_app(Namespace::new().on("keep", keep));
+    let mut client = Polling::connect(&app).await;
+    client
+        .send("42[\"keep\",\"a\"]\x1eabc\x1e42[\"keep\",\"b\"]")
+        .await;
+    assert_ended(&client).await;
+    until(|| io.counts().sessions == 0).await;
+    assert_eq!(texts.try_recv().as_deref(), Ok("a"));
+    assert!(texts.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_utf_8_ends_the_session() {
     let client = Polling::connect(&echoing()).await;
     let response = client.post(&b"4\xff\xfe"[..]).await;
-    assert_refused(&response, BAD_REQUEST);
+    assert_eq!(response.body(), "ok");
     assert_ended(&client).await;
 }
 
@@ -247,7 +274,7 @@ async fn a_second_poll_is_refused_and_releases_the_first_with_a_close_packet() {
     let first = client.poll();
     // On one thread it waits for its packets after one turn.
     tokio::task::yield_now().await;
-    assert_refused(&client.get().await, BAD_REQUEST);
+    assert_failed(&client.get().await);
     let first = first.await.expect("no panic");
     assert_eq!((first.status(), &**first.body()), (StatusCode::OK, "1"));
     assert_refused(&client.get().await, UNKNOWN_SESSION);
@@ -268,7 +295,7 @@ async fn a_second_post_is_refused_and_ends_the_session() {
         async move { post(&app, &uri, never).await }
     });
     tokio::task::yield_now().await;
-    assert_refused(&client.post("40").await, BAD_REQUEST);
+    assert_failed(&client.post("40").await);
     assert_ended(&client).await;
     first.abort();
 }

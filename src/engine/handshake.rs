@@ -40,6 +40,8 @@ pub struct Handshake<'a> {
     pub supported: bool,
     /// Whether binary messages must travel as text, `b64=1`.
     pub base64: bool,
+    /// Whether answers are to be scripts, `j`.
+    pub jsonp: bool,
 }
 
 impl<'a> Handshake<'a> {
@@ -53,12 +55,14 @@ impl<'a> Handshake<'a> {
         let mut sid = None;
         let mut supported = false;
         let mut base64 = false;
+        let mut jsonp = false;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "transport" => transport = Some(value),
                 "sid" => sid = Some(value).filter(|sid| !sid.is_empty()),
                 "EIO" => supported = value == "4",
                 "b64" => base64 = !value.is_empty() && value != "0",
+                "j" => jsonp = true,
                 _ => {}
             }
         }
@@ -72,8 +76,31 @@ impl<'a> Handshake<'a> {
             sid,
             supported,
             base64,
+            jsonp,
         })
     }
+
+    /// What of it lasts as long as the session.
+    #[must_use]
+    pub fn opening(&self) -> Opening {
+        Opening {
+            transport: self.transport,
+            base64: self.base64,
+            jsonp: self.jsonp && self.transport == Transport::Polling,
+        }
+    }
+}
+
+/// What the first request says of all the later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opening {
+    /// The transport that the session begins with.
+    pub transport: Transport,
+    /// Whether binary messages travel as text.
+    pub base64: bool,
+    /// Whether polls are answered with scripts.
+    pub jsonp: bool,
 }
 
 /// Why a request is not served; each has the code, the message and the status of the reference
@@ -138,11 +165,15 @@ impl Refusal {
     /// The body, JSON.
     #[must_use]
     pub fn body(self) -> String {
-        format!(
-            r#"{{"code":{},"message":"{}"}}"#,
-            self.code(),
-            self.message()
-        )
+        self.body_saying(self.message())
+    }
+
+    /// The body with another message.
+    #[must_use]
+    pub fn body_saying(self, message: &str) -> String {
+        // A string is always JSON.
+        let message = serde_json::to_string(message).unwrap_or_default();
+        format!(r#"{{"code":{},"message":{message}}}"#, self.code())
     }
 }
 

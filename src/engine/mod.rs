@@ -25,6 +25,7 @@
 
 mod handshake;
 mod id;
+pub(crate) mod jsonp;
 mod message;
 mod packet;
 pub(crate) mod payload;
@@ -32,7 +33,7 @@ mod session;
 mod timer;
 
 pub use self::{
-    handshake::{Handshake, Refusal, Transport},
+    handshake::{Handshake, Opening, Refusal, Transport},
     id::{SessionId, SocketId},
     message::{Message, Text},
     packet::{Packet, ParseError},

@@ -34,6 +34,10 @@ pub struct Config {
     pub polling: bool,
     /// Whether sessions may begin with WebSocket, and change to it.
     pub websocket: bool,
+    /// Whether sessions may change from polling to WebSocket.
+    pub upgrades: bool,
+    /// A message that follows the open packet at once, in the same polling body; none.
+    pub initial_packet: Option<Message>,
 }
 
 impl Default for Config {
@@ -49,6 +53,8 @@ impl Default for Config {
             max_pending: 256 * 1024,
             polling: true,
             websocket: true,
+            upgrades: true,
+            initial_packet: None,
         }
     }
 }
@@ -57,7 +63,7 @@ impl Config {
     /// The JSON of the open packet.
     fn open_packet(&self, sid: &SessionId, transport: Transport) -> Bytes {
         let upgrades = match transport {
-            Transport::Polling if self.websocket => r#"["websocket"]"#,
+            Transport::Polling if self.websocket && self.upgrades => r#"["websocket"]"#,
             Transport::Polling | Transport::WebSocket => "[]",
         };
         format!(
@@ -213,7 +219,8 @@ impl Session {
     pub fn open(config: Arc<Config>, sid: &SessionId, transport: Transport, now: Instant) -> Self {
         let mut timers = TimerTable::default();
         timers.set(Timer::Ping, now + config.ping_interval);
-        Self {
+        let initial = config.initial_packet.clone();
+        let mut session = Self {
             open: Some(config.open_packet(sid, transport)),
             config,
             state: State::Open,
@@ -231,7 +238,11 @@ impl Session {
             asked: 0,
             moved: false,
             timers,
+        };
+        if let Some(message) = initial {
+            session.push(message);
         }
+        session
     }
 
     // A. getters
@@ -414,7 +425,8 @@ impl Session {
         let possible = self.is_open()
             && self.transport == Transport::Polling
             && self.probe == Probe::None
-            && self.config.websocket;
+            && self.config.websocket
+            && self.config.upgrades;
         if !possible {
             return Err(Refusal::BadRequest);
         }

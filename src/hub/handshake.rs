@@ -58,6 +58,15 @@ impl Handshake {
         parts
     }
 
+    /// The value of a parameter of the query, decoded; the first one of that name.
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
+        let uri = Fields(&self.text).next().unwrap_or_default();
+        let at = uri.iter().position(|byte| *byte == b'?')?;
+        form_urlencoded::parse(&uri[at + 1..])
+            .find(|(each, _)| each == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
     pub(crate) fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.extensions.get::<T>().cloned()
     }

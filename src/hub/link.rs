@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::handshake::Handshake;
 use crate::engine::{
-    CloseReason, Config, Message, Packet, Refusal, Session, SessionEvent, SessionId, Transport,
+    CloseReason, Config, Message, Opening, Packet, Refusal, Session, SessionEvent, SessionId,
+    Transport,
 };
 
 /// A session, and who waits for what in it. Its lock is held for a few lines, and no other lock is
@@ -23,8 +24,7 @@ pub(crate) struct Link {
     pub(crate) number: u64,
     pub(crate) config: Arc<Config>,
     pub(crate) handshake: Handshake,
-    /// Whether binary messages travel as text.
-    pub(crate) base64: bool,
+    pub(crate) opening: Opening,
     /// Whether its sockets are to leave and the session to be closed.
     dismissed: AtomicBool,
 }
@@ -75,12 +75,11 @@ impl Link {
         config: Arc<Config>,
         sid: SessionId,
         number: u64,
-        transport: Transport,
+        opening: Opening,
         handshake: Handshake,
-        base64: bool,
     ) -> Self {
         let now = Instant::now().into_std();
-        let session = Session::open(Arc::clone(&config), &sid, transport, now);
+        let session = Session::open(Arc::clone(&config), &sid, opening.transport, now);
         Self {
             shared: Mutex::new(Shared {
                 session,
@@ -94,7 +93,7 @@ impl Link {
             number,
             config,
             handshake,
-            base64,
+            opening,
             dismissed: AtomicBool::new(false),
         }
     }

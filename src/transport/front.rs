@@ -1,5 +1,6 @@
 //! HTTP requests → sessions.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum_core::body::Body;
@@ -10,9 +11,12 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 
+use super::options::{Answer, HttpOptions};
+use super::polling::Style;
+use super::refusal::{ConnectionError, WRONG_VERSION};
 use super::task::{SessionTask, Upper};
 use super::{polling, websocket};
-use crate::engine::{Config, Handshake, Refusal, SessionId, Transport};
+use crate::engine::{Config, Handshake, Opening, Refusal, SessionId, Transport};
 use crate::hub::handshake::Handshake as FirstRequest;
 use crate::hub::link::Link;
 use crate::hub::sessions::Sessions;
@@ -27,9 +31,20 @@ pub(crate) trait Application: Send + Sync {
 pub(crate) struct Front {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) config: Arc<Config>,
+    pub(crate) http: Arc<HttpOptions>,
     pub(crate) application: Arc<dyn Application>,
     /// Without the slash at its end.
     pub(crate) path: Box<str>,
+}
+
+/// What a request is to come to. Nothing has been changed when it is made.
+enum Plan {
+    Poll(Arc<Link>),
+    Post(Arc<Link>),
+    /// A WebSocket beside a polling session, and the answer to its request.
+    Probe(Arc<Link>, Response),
+    /// A new session; for a WebSocket with the answer to its request.
+    Open(Opening, Option<Response>),
 }
 
 impl Front {
@@ -40,67 +55,97 @@ impl Front {
     }
 
     /// Answers a request.
-    pub(crate) fn respond<B>(&self, mut request: Request<B>) -> BoxFuture<'static, Response>
+    pub(crate) fn respond<B>(
+        self: &Arc<Self>,
+        mut request: Request<B>,
+    ) -> BoxFuture<'static, Response>
     where
         B: http_body::Body + Send + 'static,
         B::Data: Send,
     {
         let upgrade = is_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-        // A clone of counted bytes.
-        let uri = request.uri().clone();
-        match self.route(uri.query().unwrap_or_default(), request, upgrade) {
-            Ok(response) => response,
-            Err(refusal) => {
-                tracing::debug!(%refusal, "refused");
-                std::future::ready(refuse(refusal)).boxed()
-            }
+        let (parts, body) = request.into_parts();
+        let finish = self.http.finish(&parts);
+        let (to, answer) = self.answer(parts, body, upgrade);
+        match finish {
+            None => answer,
+            Some(finish) => answer.map(move |answer| finish.apply(answer, to)).boxed(),
         }
     }
 
-    fn route<B>(
-        &self,
-        query: &str,
-        request: Request<B>,
+    fn answer<B>(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: B,
         upgrade: Option<OnUpgrade>,
-    ) -> Result<BoxFuture<'static, Response>, Refusal>
+    ) -> (Answer, BoxFuture<'static, Response>)
     where
         B: http_body::Body + Send + 'static,
         B::Data: Send,
     {
-        let handshake = Handshake::parse(query)?;
-        match (&handshake.sid, handshake.transport) {
-            (Some(sid), transport) => {
-                let link = self.sessions.find(sid).ok_or(Refusal::UnknownSession)?;
-                match (transport, upgrade) {
-                    (Transport::Polling, None) => self.exchange(link, request),
-                    (Transport::WebSocket, Some(upgrade)) => {
-                        let (parts, _) = request.into_parts();
-                        let response = self.probe(&link, &parts, upgrade);
-                        Ok(std::future::ready(response?).boxed())
-                    }
-                    (Transport::Polling, Some(_)) | (Transport::WebSocket, None) => {
-                        Err(Refusal::BadRequest)
-                    }
-                }
+        if let Some(preflight) = self.http.preflight(&parts) {
+            return (Answer::Other, ready(preflight));
+        }
+        match self.decide(&parts, upgrade.is_some()) {
+            Err(error) => (Answer::Other, ready(self.http.refuse(&parts, &error))),
+            Ok(Plan::Poll(link)) => {
+                let style = Style::of(&parts);
+                (Answer::Later, polling::get(link, style).boxed())
             }
-            (None, _) => self.open(&handshake, request, upgrade),
+            Ok(Plan::Post(link)) => (Answer::Later, polling::post(link, parts, body).boxed()),
+            Ok(Plan::Probe(link, response)) => {
+                // If there is one already this one is accepted and closed, as the protocol wants it.
+                if let Some(Err(upgrade)) = upgrade.map(|upgrade| link.offer_websocket(upgrade)) {
+                    tokio::spawn(websocket::refuse(upgrade));
+                }
+                (Answer::Later, ready(response))
+            }
+            Ok(Plan::Open(opening, response)) => (
+                Answer::Opening,
+                self.open(opening, parts, upgrade, response),
+            ),
         }
     }
 
-    fn open<B>(
-        &self,
-        handshake: &Handshake<'_>,
-        request: Request<B>,
-        upgrade: Option<OnUpgrade>,
-    ) -> Result<BoxFuture<'static, Response>, Refusal> {
-        self.check(handshake, request.method(), upgrade.is_some())?;
-        let (parts, _) = request.into_parts();
-        let switching = upgrade.as_ref().map(|_| accept(&parts)).transpose()?;
-        let link = self.start(handshake, parts, upgrade);
-        Ok(match switching {
-            Some(response) => std::future::ready(response).boxed(),
-            None => polling::get(link).boxed(),
-        })
+    fn decide(&self, parts: &Parts, has_upgrade: bool) -> Result<Plan, ConnectionError> {
+        let query = parts.uri.query().unwrap_or_default();
+        let handshake = Handshake::parse(query)
+            .map_err(|refusal| ConnectionError::new(refusal, "`transport` in the query"))?;
+        let transport = handshake.transport;
+        let opens = handshake.sid.is_none().then_some(transport);
+        if !self.http.allows_origin(parts, opens) {
+            let message = Cow::Borrowed("Origin not allowed");
+            return Err(ConnectionError::saying(message, "origin"));
+        }
+        let Some(sid) = &handshake.sid else {
+            self.check(&handshake, &parts.method, has_upgrade)?;
+            let response = has_upgrade.then(|| accept(parts)).transpose()?;
+            return Ok(Plan::Open(handshake.opening(), response));
+        };
+        let link = self.sessions.find(sid).ok_or(ConnectionError::new(
+            Refusal::UnknownSession,
+            "`sid` in the query",
+        ))?;
+        let mismatch = ConnectionError::new(Refusal::BadRequest, "the session's transport");
+        match (transport, has_upgrade, &parts.method) {
+            (Transport::WebSocket, true, _) => {
+                if !self.config.websocket {
+                    return Err(TRANSPORT_OFF);
+                }
+                if !self.config.upgrades {
+                    return Err(ConnectionError::new(
+                        Refusal::BadRequest,
+                        "upgrades are off",
+                    ));
+                }
+                Ok(Plan::Probe(link, accept(parts)?))
+            }
+            (Transport::Polling, true, _) | (Transport::WebSocket, false, _) => Err(mismatch),
+            _ if link.transport() != Transport::Polling => Err(mismatch),
+            (Transport::Polling, false, &Method::GET) => Ok(Plan::Poll(link)),
+            (Transport::Polling, false, &Method::POST) => Ok(Plan::Post(link)),
+            (Transport::Polling, false, _) => Err(BAD_METHOD),
+        }
     }
 
     fn check(
@@ -108,89 +153,117 @@ impl Front {
         handshake: &Handshake<'_>,
         method: &Method,
         has_upgrade: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ConnectionError> {
         let enabled = match handshake.transport {
             Transport::Polling => self.config.polling,
             Transport::WebSocket => self.config.websocket,
         };
         if !enabled {
-            return Err(Refusal::UnknownTransport);
+            return Err(TRANSPORT_OFF);
+        }
+        if handshake.opening().jsonp && !self.http.jsonp {
+            return Err(ConnectionError::new(
+                Refusal::UnknownTransport,
+                "JSONP is off",
+            ));
         }
         if !(*method == Method::GET || (has_upgrade && *method == Method::CONNECT)) {
-            return Err(Refusal::BadMethod);
+            return Err(BAD_METHOD);
         }
         if has_upgrade != (handshake.transport == Transport::WebSocket) {
-            return Err(Refusal::BadRequest);
+            let context = "`transport` and the upgrade do not fit";
+            return Err(ConnectionError::new(Refusal::BadRequest, context));
         }
         if !handshake.supported {
-            return Err(Refusal::UnsupportedVersion);
+            return Err(ConnectionError::new(
+                Refusal::UnsupportedVersion,
+                "`EIO` in the query",
+            ));
         }
         if self.sessions.is_full() {
-            return Err(Refusal::Unavailable);
+            return Err(FULL);
         }
         Ok(())
     }
 
-    /// Opens a session and starts its task.
-    fn start(
-        &self,
-        handshake: &Handshake<'_>,
+    /// Opens a session, if the application allows it.
+    fn open(
+        self: &Arc<Self>,
+        opening: Opening,
         parts: Parts,
         upgrade: Option<OnUpgrade>,
-    ) -> Arc<Link> {
+        response: Option<Response>,
+    ) -> BoxFuture<'static, Response> {
+        let Some(allow) = &self.http.allow_request else {
+            return self.begin(opening, parts, upgrade, response);
+        };
+        let allowed = allow(parts.clone());
+        let front = Arc::clone(self);
+        async move {
+            let refused = match allowed.await {
+                Err(message) => Some(ConnectionError::saying(message, "allow_request")),
+                // Others came meanwhile.
+                Ok(()) => front.sessions.is_full().then_some(FULL),
+            };
+            match refused {
+                Some(error) => front.http.refuse(&parts, &error),
+                None => front.begin(opening, parts, upgrade, response).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn begin(
+        &self,
+        opening: Opening,
+        parts: Parts,
+        upgrade: Option<OnUpgrade>,
+        response: Option<Response>,
+    ) -> BoxFuture<'static, Response> {
+        let style = Style::of(&parts);
+        let link = self.start(opening, parts, upgrade);
+        if let Some(response) = response {
+            return ready(response);
+        }
+        let cookie = self.http.cookie.as_ref();
+        let Some(cookie) = cookie.and_then(|cookie| cookie.header(link.sid())) else {
+            return polling::get(link, style).boxed();
+        };
+        let answer = polling::get(link, style).map(|mut answer| {
+            answer.headers_mut().append(header::SET_COOKIE, cookie);
+            answer
+        });
+        answer.boxed()
+    }
+
+    /// Opens a session and starts its task.
+    fn start(&self, opening: Opening, parts: Parts, upgrade: Option<OnUpgrade>) -> Arc<Link> {
         let link = Arc::new(Link::open(
             Arc::clone(&self.config),
             session_id(),
             self.sessions.number(),
-            handshake.transport,
+            opening,
             FirstRequest::new(parts),
-            handshake.base64,
         ));
-        tracing::debug!(session = link.number, transport = %handshake.transport, "opened");
+        tracing::debug!(session = link.number, transport = %opening.transport, "opened");
         let presence = self.sessions.enter(Arc::clone(&link));
         let upper = self.application.open(&link);
         let task = SessionTask::new(Arc::clone(&link), presence, upper, upgrade);
         tokio::spawn(task);
         link
     }
+}
 
-    /// A GET or a POST of a session that is known.
-    fn exchange<B>(
-        &self,
-        link: Arc<Link>,
-        request: Request<B>,
-    ) -> Result<BoxFuture<'static, Response>, Refusal>
-    where
-        B: http_body::Body + Send + 'static,
-        B::Data: Send,
-    {
-        if link.transport() != Transport::Polling {
-            return Err(Refusal::BadRequest);
-        }
-        match *request.method() {
-            Method::GET => Ok(polling::get(link).boxed()),
-            Method::POST => Ok(polling::post(link, request).boxed()),
-            _ => Err(Refusal::BadMethod),
-        }
-    }
+const TRANSPORT_OFF: ConnectionError =
+    ConnectionError::new(Refusal::UnknownTransport, "the transport is off");
+const BAD_METHOD: ConnectionError = ConnectionError::new(Refusal::BadMethod, "the method");
+const FULL: ConnectionError = ConnectionError::new(
+    Refusal::Unavailable,
+    "too many sessions, or the server closes",
+);
 
-    /// A WebSocket beside a polling session. If there is one already it is accepted and closed, as
-    /// the protocol wants it.
-    fn probe(
-        &self,
-        link: &Arc<Link>,
-        parts: &Parts,
-        upgrade: OnUpgrade,
-    ) -> Result<Response, Refusal> {
-        if !self.config.websocket {
-            return Err(Refusal::UnknownTransport);
-        }
-        let response = accept(parts)?;
-        if let Err(upgrade) = link.offer_websocket(upgrade) {
-            tokio::spawn(websocket::refuse(upgrade));
-        }
-        Ok(response)
-    }
+fn ready(response: Response) -> BoxFuture<'static, Response> {
+    std::future::ready(response).boxed()
 }
 
 fn session_id() -> SessionId {
@@ -223,11 +296,11 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
 }
 
 /// The answer to an upgrade request.
-fn accept(parts: &Parts) -> Result<Response, Refusal> {
+fn accept(parts: &Parts) -> Result<Response, ConnectionError> {
     let mut response = Response::new(Body::empty());
     let version = parts.headers.get(header::SEC_WEBSOCKET_VERSION);
     if version.is_none_or(|version| version.as_bytes() != b"13") {
-        return Err(Refusal::BadRequest);
+        return Err(ConnectionError::new(Refusal::BadRequest, WRONG_VERSION));
     }
     if parts.method == Method::CONNECT {
         // An extended CONNECT has no key and is answered with 200.
@@ -235,7 +308,10 @@ fn accept(parts: &Parts) -> Result<Response, Refusal> {
     }
     let key = parts.headers.get(header::SEC_WEBSOCKET_KEY);
     let key = key.filter(|key| is_valid_key(key.as_bytes()));
-    let key = key.ok_or(Refusal::BadRequest)?;
+    let key = key.ok_or(ConnectionError::new(
+        Refusal::BadRequest,
+        "Sec-WebSocket-Key",
+    ))?;
     let accept = HeaderValue::try_from(accept_key(key.as_bytes()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -244,17 +320,4 @@ fn accept(parts: &Parts) -> Result<Response, Refusal> {
     // Base64 is a valid header value.
     headers.extend(accept.map(|accept| (header::SEC_WEBSOCKET_ACCEPT, accept)));
     Ok(response)
-}
-
-/// The protocol's answer to a request that is not served.
-pub(super) fn refuse(refusal: Refusal) -> Response {
-    let mut response = Response::new(Body::from(refusal.body()));
-    // All of them are valid.
-    *response.status_mut() =
-        StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    response
 }

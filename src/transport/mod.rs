@@ -7,18 +7,34 @@
 //! | file | |
 //! |---|---|
 //! | [`front`] | HTTP requests → sessions: handshake, polls, posts, upgrades |
+//! | [`options`] | who may connect, and what answers carry |
+//! | [`origin`], [`cors`] | which pages may, and what browsers are told of it |
+//! | [`cookie`] | the cookie for load balancers |
+//! | [`refusal`] | why a request is not served |
 //! | [`polling`] | one GET or POST ↔ a session |
 //! | [`websocket`] | one byte stream ↔ a session |
 //! | [`task`] | the one task of a session |
 //! | [`raw`] | Engine.IO on its own |
 
+mod cookie;
+mod cors;
 mod front;
+mod options;
+mod origin;
 mod polling;
 mod raw;
+mod refusal;
 mod task;
 mod websocket;
 
-pub use self::raw::{EngineLayer, EngineService, EngineSocket, RawRequest};
+pub use self::{
+    cookie::{SameSite, SessionCookie},
+    cors::Cors,
+    options::HttpOptions,
+    origin::Origins,
+    raw::{EngineLayer, EngineService, EngineSocket, RawRequest},
+    refusal::ConnectionError,
+};
 pub(crate) use self::{
     front::{Application, Front},
     task::{Upper, guarded},

@@ -7,18 +7,58 @@ use std::time::Duration;
 use axum_core::body::Body;
 use axum_core::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::front::refuse;
-use crate::engine::{CloseReason, Packets, Refusal, payload};
+use super::refusal::ConnectionError;
+use crate::engine::{CloseReason, Packets, Refusal, jsonp, payload};
 use crate::hub::link::Link;
 
 /// How long the body of a POST may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a request's headers ask of its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    /// Whether the browser takes a JSON answer for an attack, as Internet Explorer does.
+    suspicious: bool,
+}
+
+impl Style {
+    pub(super) fn of(parts: &Parts) -> Self {
+        let agent = parts.headers.get(header::USER_AGENT);
+        let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or("");
+        Self {
+            suspicious: agent.contains(";MSIE") || agent.contains("Trident/"),
+        }
+    }
+
+    fn respond(self, content_type: &'static str, body: Bytes) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, content_type),
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        let mut response = (headers, Body::from(body)).into_response();
+        if self.suspicious {
+            let off = HeaderValue::from_static("0");
+            response.headers_mut().insert(header::X_XSS_PROTECTION, off);
+        }
+        response
+    }
+}
+
+/// The answer to a request that the session cannot take.
+fn refuse(refusal: Refusal) -> Response {
+    match refusal {
+        // The transport failed by it, so there is nothing to say to the client.
+        Refusal::BadRequest => StatusCode::BAD_REQUEST.into_response(),
+        refusal => ConnectionError::new(refusal, "the session has ended").response(),
+    }
+}
+
 /// Waits for packets and answers with all that there are.
-pub(super) async fn get(link: Arc<Link>) -> Response {
+pub(super) async fn get(link: Arc<Link>, style: Style) -> Response {
     if let Err(refusal) = link.begin_poll() {
         return refuse(refusal);
     }
@@ -36,11 +76,15 @@ pub(super) async fn get(link: Arc<Link>) -> Response {
     if body.is_empty() {
         return refuse(Refusal::UnknownSession);
     }
-    respond("text/plain; charset=UTF-8", body.into())
+    if link.opening.jsonp {
+        let index = link.handshake.query("j").unwrap_or_default();
+        body = jsonp::script(&index, &body);
+    }
+    style.respond("text/plain; charset=UTF-8", body.into())
 }
 
 /// Hands a body's packets to the session.
-pub(super) async fn post<B>(link: Arc<Link>, request: Request<B>) -> Response
+pub(super) async fn post<B>(link: Arc<Link>, parts: Parts, body: B) -> Response
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -52,48 +96,56 @@ where
         link.close(CloseReason::TransportError);
         link.end_post();
     });
-    let result = deliver(&link, request).await;
+    let result = deliver(&link, &parts, body).await;
     guard.defuse();
     link.end_post();
     match result {
-        Ok(()) => respond("text/html", Bytes::from_static(b"ok")),
-        Err(Failure::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Err(Failure::Bad(reason)) => {
-            link.close(reason);
-            refuse(Refusal::BadRequest)
+        Ok(()) => {}
+        Err(Failure::TooLarge) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        // The request was fine, what it brought was not: the next poll says so.
+        Err(Failure::Malformed) => link.close(CloseReason::ParseError),
+        Err(Failure::Unusable) => {
+            link.close(CloseReason::TransportError);
+            return refuse(Refusal::BadRequest);
         }
     }
+    Style::of(&parts).respond("text/html", Bytes::from_static(b"ok"))
 }
 
 enum Failure {
     /// The session stays: nothing of the body was read.
     TooLarge,
-    Bad(CloseReason),
+    /// A packet cannot be read; those before it were delivered.
+    Malformed,
+    /// It did not come, or not as text.
+    Unusable,
 }
 
-async fn deliver<B>(link: &Link, request: Request<B>) -> Result<(), Failure>
+async fn deliver<B>(link: &Link, parts: &Parts, body: B) -> Result<(), Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
 {
-    let is_binary = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes() == b"application/octet-stream");
-    if is_binary {
+    let content_type = parts.headers.get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes() == b"application/octet-stream") {
         // Revision 4 has no binary bodies.
-        return Err(Failure::Bad(CloseReason::TransportError));
+        return Err(Failure::Unusable);
     }
-    let body = read(link.config.max_payload, request.into_body()).await?;
-    let bad = |_| Failure::Bad(CloseReason::ParseError);
-    let mut packets = Packets::new(body).map_err(bad)?;
+    let mut body = read(link.config.max_payload, body).await?;
+    if link.opening.jsonp {
+        match jsonp::form(&body) {
+            Some(inner) => body = inner,
+            None => return Ok(()),
+        }
+    }
+    let mut packets = Packets::new(body).map_err(|_| Failure::Malformed)?;
     let mut failed = false;
     let mut watched = packets.by_ref().inspect(|packet| failed |= packet.is_err());
     poll_fn(|cx| link.poll_post(cx, &mut watched)).await;
-    if failed {
-        return Err(Failure::Bad(CloseReason::ParseError));
+    match failed {
+        true => Err(Failure::Malformed),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 async fn read<B>(limit: usize, body: B) -> Result<Bytes, Failure>
@@ -110,16 +162,8 @@ where
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::TooLarge),
-        Ok(Err(_)) | Err(_) => Err(Failure::Bad(CloseReason::TransportError)),
+        Ok(Err(_)) | Err(_) => Err(Failure::Unusable),
     }
-}
-
-fn respond(content_type: &'static str, body: Bytes) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, Body::from(body)).into_response()
 }
 
 /// Does what is to be done when the client gives the request up.

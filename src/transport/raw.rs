@@ -10,8 +10,8 @@ use futures_core::future::BoxFuture;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::{Application, Front, Upper};
-use crate::engine::{CloseReason, Config, Message, SessionEvent, Transport};
+use super::{Application, Front, HttpOptions, Upper};
+use crate::engine::{CloseReason, Config, Message, SessionEvent, SessionId, Transport};
 use crate::hub::link::Link;
 use crate::hub::sessions::Sessions;
 use crate::layer::SocketIoService;
@@ -59,10 +59,26 @@ impl EngineLayer {
             front: Arc::new(Front {
                 sessions: Arc::new(Sessions::new(None)),
                 config: Arc::new(config),
+                http: Arc::default(),
                 application: Arc::new(Raw(Box::new(run))),
                 path: path.trim_end_matches('/').into(),
             }),
         }
+    }
+
+    /// Sets the HTTP side up: origins, cookies, headers.
+    ///
+    /// # Panics
+    ///
+    /// If the layer is in use already.
+    #[track_caller]
+    #[must_use]
+    pub fn http(mut self, options: HttpOptions) -> Self {
+        match Arc::get_mut(&mut self.front) {
+            Some(front) => front.http = Arc::new(options),
+            None => panic!("an EngineLayer is set up before it is cloned or applied"),
+        }
+        self
     }
 
     /// How many sessions there are.
@@ -124,6 +140,12 @@ impl EngineSocket {
     /// Sends a message. Never waits; see [`Config::max_buffered`].
     pub fn send(&self, message: Message) {
         self.link.send([message]);
+    }
+
+    /// The session's id, which is a secret of its client.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        self.link.sid()
     }
 
     /// The transport that is used now.

@@ -59,7 +59,7 @@ impl WebSocket {
             tail: Bytes::new(),
             progress: false,
             closing: false,
-            base64: link.base64,
+            base64: link.opening.base64,
         }
     }
 

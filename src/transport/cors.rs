@@ -1,0 +1,191 @@
+//! What browsers are told of the pages that may use the server.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum_core::body::Body;
+use axum_core::response::Response;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use super::origin::Origins;
+
+/// Lets pages of other origins use the server: [`Origins`], and the headers of CORS that fit them.
+///
+/// Without it no answer has a header of CORS, as with Node's server. With it
+///
+/// - every answer has them, also a refusal, the files of the client and the `101` of a WebSocket;
+/// - every `OPTIONS` request is answered as a preflight;
+/// - a session cannot be opened, nor a WebSocket, from an origin that is not allowed: status 403.
+///   CORS alone would only hide the answer from the page.
+///
+/// A CORS layer around this crate's does without it; [`HttpOptions::origins`] then says who may open
+/// a WebSocket. Use one or the other: two of the same header are as none to a browser.
+///
+/// [`HttpOptions::origins`]: super::HttpOptions::origins
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_socketio::{Cors, Origins};
+///
+/// let cors = Cors::new(Origins::list(["https://app.example", "https://admin.example"]))
+///     .allow_credentials(true)
+///     .max_age(Duration::from_secs(3600));
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Cors {
+    pub(super) origins: Origins,
+    credentials: bool,
+    methods: HeaderValue,
+    headers: Option<HeaderValue>,
+    expose: Option<HeaderValue>,
+    max_age: Option<HeaderValue>,
+    pub(super) preflight_continue: bool,
+    preflight_status: StatusCode,
+}
+
+impl Cors {
+    /// For these origins.
+    pub const fn new(origins: Origins) -> Self {
+        Self {
+            origins,
+            credentials: false,
+            methods: HeaderValue::from_static("GET,HEAD,PUT,PATCH,POST,DELETE"),
+            headers: None,
+            expose: None,
+            max_age: None,
+            preflight_continue: false,
+            preflight_status: StatusCode::NO_CONTENT,
+        }
+    }
+
+    /// Whether pages may send cookies, the client's `withCredentials`; no.
+    ///
+    /// # Panics
+    ///
+    /// With [`Origins::any`]: browsers do not accept it, for every page could act for its visitors.
+    #[track_caller]
+    pub fn allow_credentials(mut self, allow: bool) -> Self {
+        assert!(
+            !(allow && self.origins.is_any()),
+            "credentials cannot be allowed for any origin: name the origins"
+        );
+        self.credentials = allow;
+        self
+    }
+
+    /// Which methods pages may use; `GET,HEAD,PUT,PATCH,POST,DELETE`.
+    pub fn allow_methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        // A method is a token.
+        let methods: Vec<_> = methods.into_iter().collect();
+        let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+        if let Ok(methods) = HeaderValue::try_from(methods.join(",")) {
+            self.methods = methods;
+        }
+        self
+    }
+
+    /// Which headers pages may send; those that they ask for.
+    pub fn allow_headers(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.headers = names(headers);
+        self
+    }
+
+    /// Which headers of answers pages may read; those that CORS always lets them read.
+    pub fn expose_headers(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.expose = names(headers);
+        self
+    }
+
+    /// How long a browser may keep the answer to a preflight; as long as the browser thinks right.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age.as_secs().into());
+        self
+    }
+
+    /// Whether a preflight is also served as a request, which refuses it; no.
+    pub fn preflight_continue(mut self, proceed: bool) -> Self {
+        self.preflight_continue = proceed;
+        self
+    }
+
+    /// The status of the answer to a preflight; 204. Some old browsers want 200.
+    pub fn preflight_status(mut self, status: StatusCode) -> Self {
+        self.preflight_status = status;
+        self
+    }
+
+    /// The headers of the answer to a request.
+    pub(super) fn answer(&self, parts: &Parts) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let origin = parts.headers.get(header::ORIGIN);
+        let allowed = if self.origins.is_any() {
+            Some(HeaderValue::from_static("*"))
+        } else {
+            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+            origin
+                .filter(|origin| self.origins.names(origin, parts))
+                .cloned()
+        };
+        let credentials = self.credentials.then(|| HeaderValue::from_static("true"));
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed),
+            (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, credentials),
+            (header::ACCESS_CONTROL_EXPOSE_HEADERS, self.expose.clone()),
+        ] {
+            headers.extend(value.map(|value| (name, value)));
+        }
+        if parts.method == Method::OPTIONS {
+            self.answer_preflight(parts, &mut headers);
+        }
+        headers
+    }
+
+    fn answer_preflight(&self, parts: &Parts, headers: &mut HeaderMap) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
+        let allowed = self.headers.clone().or_else(|| {
+            let asked = header::ACCESS_CONTROL_REQUEST_HEADERS;
+            headers.append(header::VARY, HeaderValue::from_name(asked.clone()));
+            parts.headers.get(asked).cloned()
+        });
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, allowed),
+            (header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone()),
+        ] {
+            headers.extend(value.map(|value| (name, value)));
+        }
+    }
+
+    /// The answer to a preflight, without the headers of [`Cors::answer`].
+    pub(super) fn preflight(&self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.preflight_status;
+        // Some browsers wait for a body otherwise.
+        let length = (header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        response.headers_mut().extend([length]);
+        response
+    }
+}
+
+impl From<Origins> for Cors {
+    fn from(origins: Origins) -> Self {
+        Self::new(origins)
+    }
+}
+
+impl fmt::Debug for Cors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cors")
+            .field("origins", &self.origins)
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+fn names(headers: impl IntoIterator<Item = HeaderName>) -> Option<HeaderValue> {
+    let headers: Vec<_> = headers.into_iter().collect();
+    let headers: Vec<_> = headers.iter().map(HeaderName::as_str).collect();
+    // Names of headers are tokens.
+    HeaderValue::try_from(headers.join(",")).ok()
+}

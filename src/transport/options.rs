@@ -1,0 +1,239 @@
+//! What HTTP requests are asked and told, beyond the protocol.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use axum_core::response::Response;
+use futures_core::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::cookie::SessionCookie;
+use super::cors::Cors;
+use super::origin::Origins;
+use super::refusal::ConnectionError;
+use crate::engine::Transport;
+
+/// The HTTP side of a server: who may connect, and what answers carry. For
+/// [`SocketIoBuilder::http`](crate::SocketIoBuilder::http) and
+/// [`EngineLayer::http`](crate::engine::EngineLayer::http).
+///
+/// ```
+/// use tower_socketio::{Cors, HttpOptions, Namespace, Origins, SessionCookie, SocketIo};
+///
+/// let http = HttpOptions::new()
+///     .cors(Cors::new(Origins::list(["https://app.example"])).allow_credentials(true))
+///     .cookie(SessionCookie::new("io").secure(true))
+///     .allow_request(|request| async move {
+///         match request.headers.contains_key("x-blocked") {
+///             true => Err("blocked"),
+///             false => Ok(()),
+///         }
+///     });
+/// let (layer, _io) = SocketIo::builder()
+///     .namespace("/", Namespace::new())
+///     .http(http)
+///     .build();
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct HttpOptions {
+    origins: Option<Origins>,
+    pub(super) cors: Option<Cors>,
+    pub(super) allow_request: Option<Arc<AllowRequest>>,
+    on_connection_error: Option<Arc<OnConnectionError>>,
+    initial_headers: Option<Arc<OnHeaders>>,
+    headers: Option<Arc<OnHeaders>>,
+    pub(super) cookie: Option<SessionCookie>,
+    pub(super) jsonp: bool,
+}
+
+type Allowed = Result<(), Cow<'static, str>>;
+type AllowRequest = dyn Fn(Parts) -> BoxFuture<'static, Allowed> + Send + Sync;
+type OnConnectionError = dyn Fn(&Parts, &ConnectionError) + Send + Sync;
+type OnHeaders = dyn Fn(&mut HeaderMap, &Parts) + Send + Sync;
+
+impl HttpOptions {
+    /// Nothing beyond the protocol.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets pages of other origins use the server; see [`Cors`].
+    pub fn cors(mut self, cors: impl Into<Cors>) -> Self {
+        let cors = cors.into();
+        self.origins = Some(cors.origins.clone());
+        self.cors = Some(cors);
+        self
+    }
+
+    /// Which pages may connect, without headers of CORS: for where another layer adds those.
+    /// [`Origins`] says what is refused when nothing is configured.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.origins = Some(origins);
+        self
+    }
+
+    /// Asks a function whether a client may connect. It sees the first request of each session,
+    /// after that has passed all other checks, and may wait. `Err` refuses it: status 403, code 4,
+    /// and the text as the message, or `Forbidden` if it is empty.
+    ///
+    /// Namespaces have middleware of their own for what concerns them.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the client gives up, the future is dropped.
+    pub fn allow_request<F, Fut, M>(mut self, allow: F) -> Self
+    where
+        F: Fn(Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), M>> + Send + 'static,
+        M: Into<Cow<'static, str>>,
+    {
+        self.allow_request = Some(Arc::new(move |parts| {
+            let allowed = allow(parts);
+            Box::pin(async move { allowed.await.map_err(Into::into) })
+        }));
+        self
+    }
+
+    /// Tells a function of each request that is refused, and why.
+    ///
+    /// ```
+    /// use tower_socketio::HttpOptions;
+    ///
+    /// let http = HttpOptions::new().on_connection_error(|request, error| {
+    ///     eprintln!("{}: {} ({})", request.uri.path(), error.message(), error.context());
+    /// });
+    /// ```
+    pub fn on_connection_error<F>(mut self, on_error: F) -> Self
+    where
+        F: Fn(&Parts, &ConnectionError) + Send + Sync + 'static,
+    {
+        self.on_connection_error = Some(Arc::new(on_error));
+        self
+    }
+
+    /// Changes the headers of the answer that opens a session: that to its first poll, or the `101`
+    /// of its WebSocket. The cookie of [`HttpOptions::cookie`] is there already.
+    pub fn initial_headers<F>(mut self, change: F) -> Self
+    where
+        F: Fn(&mut HeaderMap, &Parts) + Send + Sync + 'static,
+    {
+        self.initial_headers = Some(Arc::new(change));
+        self
+    }
+
+    /// Changes the headers of every answer of a session, to polls, posts and upgrades; after
+    /// [`HttpOptions::initial_headers`]. Refusals are not changed.
+    pub fn headers<F>(mut self, change: F) -> Self
+    where
+        F: Fn(&mut HeaderMap, &Parts) + Send + Sync + 'static,
+    {
+        self.headers = Some(Arc::new(change));
+        self
+    }
+
+    /// Sets a cookie with the session's id; see [`SessionCookie`].
+    pub fn cookie(mut self, cookie: SessionCookie) -> Self {
+        self.cookie = Some(cookie);
+        self
+    }
+
+    /// Whether old clients may poll by scripts, JSONP; no. A page of any origin can load scripts,
+    /// with the visitor's cookies and past every rule of CORS and of [`Origins`].
+    pub fn jsonp(mut self, yes: bool) -> Self {
+        self.jsonp = yes;
+        self
+    }
+
+    /// Whether the origin of a request may do what it asks for.
+    pub(super) fn allows_origin(&self, parts: &Parts, opens: Option<Transport>) -> bool {
+        match &self.origins {
+            Some(origins) => origins.allows(parts),
+            None => opens != Some(Transport::WebSocket) || Origins::same_origin().allows(parts),
+        }
+    }
+
+    /// What will have to be done to the answer to a request; mostly nothing.
+    pub(super) fn finish(self: &Arc<Self>, parts: &Parts) -> Option<Finish> {
+        let headers = self.cors.as_ref().map(|cors| cors.answer(parts));
+        let hooks = self.initial_headers.is_some() || self.headers.is_some();
+        if headers.is_none() && !hooks {
+            return None;
+        }
+        Some(Finish {
+            options: Arc::clone(self),
+            cors: headers.unwrap_or_default(),
+            parts: hooks.then(|| parts.clone()),
+        })
+    }
+
+    /// The answer to a preflight, if the request is one.
+    pub(super) fn preflight(&self, parts: &Parts) -> Option<Response> {
+        let cors = self.cors.as_ref()?;
+        let is_preflight = parts.method == Method::OPTIONS && !cors.preflight_continue;
+        is_preflight.then(|| cors.preflight())
+    }
+
+    pub(super) fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
+        tracing::debug!(%error, "refused");
+        if let Some(on_error) = &self.on_connection_error {
+            on_error(parts, error);
+        }
+        error.response()
+    }
+}
+
+impl fmt::Debug for HttpOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpOptions")
+            .field("origins", &self.origins)
+            .field("cors", &self.cors)
+            .field("cookie", &self.cookie)
+            .field("jsonp", &self.jsonp)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be done to an answer before it leaves.
+pub(super) struct Finish {
+    options: Arc<HttpOptions>,
+    cors: HeaderMap,
+    parts: Option<Parts>,
+}
+
+/// What an answer is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A request that opens a session.
+    Opening,
+    /// A request of a session.
+    Later,
+    /// Another one.
+    Other,
+}
+
+impl Finish {
+    pub(super) fn apply(self, mut response: Response, to: Answer) -> Response {
+        for (name, value) in &self.cors {
+            if name == header::VARY {
+                response.headers_mut().append(name, value.clone());
+            } else {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        let status = response.status();
+        let is_served = matches!(status, StatusCode::OK | StatusCode::SWITCHING_PROTOCOLS);
+        let Some(parts) = self.parts.filter(|_| is_served && to != Answer::Other) else {
+            return response;
+        };
+        let initial = self.options.initial_headers.as_ref();
+        let initial = initial.filter(|_| to == Answer::Opening);
+        for change in initial.into_iter().chain(&self.options.headers) {
+            change(response.headers_mut(), &parts);
+        }
+        response
+    }
+}

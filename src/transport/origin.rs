@@ -1,0 +1,245 @@
+//! Which pages may use the server.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderValue, header};
+
+/// Which pages may use the server, by the origin that a browser names.
+///
+/// A page of the server's own origin always may, and so may whoever names no origin: a client that
+/// is no browser is stopped by no such rule.
+///
+/// | with | may |
+/// |---|---|
+/// | nothing configured | any page poll, as far as CORS lets it; none of another origin open a session by WebSocket |
+/// | [`Origins::same_origin`] | pages of the server's origin alone |
+/// | [`Origins::list`] | those of the list too |
+/// | [`Origins::predicate`] | those that a function lets pass too |
+/// | [`Origins::any`] | every page |
+///
+/// Browsers let any page open a WebSocket to any server, with the visitor's cookies, and read what
+/// comes: CORS does not cover it. That is why something is refused even with nothing configured. An
+/// *upgrade* needs no such rule: it names the session's secret id, which the page can only know from
+/// an answer that CORS let it read.
+///
+/// # Behind a proxy
+///
+/// The server's origin is known by `Sec-Fetch-Site`, else by the `Host` or `X-Forwarded-Host` of the
+/// request. A proxy that sends neither as the browser did makes every page look foreign, to browsers
+/// without `Sec-Fetch-Site`: let it pass `Host` on, or name the origin in a list.
+///
+/// ```
+/// use tower_socketio::{Cors, Namespace, Origins, SocketIo};
+///
+/// let (layer, _io) = SocketIo::builder()
+///     .namespace("/", Namespace::new())
+///     .cors(Cors::new(Origins::list(["https://app.example"])).allow_credentials(true))
+///     .build();
+/// ```
+#[derive(Clone)]
+pub struct Origins(Rule);
+
+type Predicate = dyn Fn(&HeaderValue, &Parts) -> bool + Send + Sync;
+
+#[derive(Clone)]
+enum Rule {
+    Any,
+    SameOrigin,
+    List(Arc<[String]>),
+    Predicate(Arc<Predicate>),
+}
+
+impl Origins {
+    /// Every page. Then a page of anybody acts for each visitor, unless the server asks for more
+    /// than cookies.
+    #[must_use]
+    pub const fn any() -> Self {
+        Self(Rule::Any)
+    }
+
+    /// Pages of the server's own origin.
+    #[must_use]
+    pub const fn same_origin() -> Self {
+        Self(Rule::SameOrigin)
+    }
+
+    /// Pages of these origins, as a browser writes them: `https://app.example`,
+    /// `http://localhost:5173`; `null` for pages without one.
+    ///
+    /// # Panics
+    ///
+    /// If one of them is not an origin.
+    #[track_caller]
+    #[must_use]
+    pub fn list<I>(origins: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let mut list = Vec::new();
+        for origin in origins {
+            let origin = origin.into();
+            let rest = origin.split_once("://").map(|(_, rest)| rest);
+            assert!(
+                origin == "null" || rest.is_some_and(|rest| !rest.contains('/')),
+                "`{origin}` is not an origin: write `https://app.example`, without a path"
+            );
+            list.push(origin.to_ascii_lowercase());
+        }
+        Self(Rule::List(list.into()))
+    }
+
+    /// Pages whose `Origin` a function lets pass. It sees the rest of the request too.
+    ///
+    /// ```
+    /// use tower_socketio::Origins;
+    ///
+    /// let ours = Origins::predicate(|origin, _request| {
+    ///     origin.as_bytes().ends_with(b".app.example")
+    /// });
+    /// ```
+    #[must_use]
+    pub fn predicate<F>(predicate: F) -> Self
+    where
+        F: Fn(&HeaderValue, &Parts) -> bool + Send + Sync + 'static,
+    {
+        Self(Rule::Predicate(Arc::new(predicate)))
+    }
+
+    pub(super) const fn is_any(&self) -> bool {
+        matches!(self.0, Rule::Any)
+    }
+
+    /// Whether the rule itself names the origin; the server's own may be missing in it.
+    pub(super) fn names(&self, origin: &HeaderValue, parts: &Parts) -> bool {
+        match &self.0 {
+            Rule::Any => true,
+            Rule::SameOrigin => false,
+            Rule::List(list) => list
+                .iter()
+                .any(|each| origin.as_bytes().eq_ignore_ascii_case(each.as_bytes())),
+            Rule::Predicate(predicate) => predicate(origin, parts),
+        }
+    }
+
+    /// Whether a request may be served.
+    pub(super) fn allows(&self, parts: &Parts) -> bool {
+        let Some(origin) = parts.headers.get(header::ORIGIN) else {
+            return true;
+        };
+        self.names(origin, parts) || is_same_origin(origin, parts)
+    }
+}
+
+/// Neither of the headers that this goes by can be set by a page.
+fn is_same_origin(origin: &HeaderValue, parts: &Parts) -> bool {
+    if let Some(site) = parts.headers.get("sec-fetch-site") {
+        return matches!(site.as_bytes(), b"same-origin" | b"none");
+    }
+    let Some((scheme, authority)) = origin.to_str().ok().and_then(|text| text.split_once("://"))
+    else {
+        return false;
+    };
+    let port = match scheme {
+        "https" => ":443",
+        _ => ":80",
+    };
+    let without_port = |host: &str| host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+    let own = without_port(authority);
+    let header = |name: &str| {
+        let value = parts.headers.get(name)?.to_str().ok()?;
+        value.split(',').next().map(str::trim)
+    };
+    let uri = parts.uri.authority().map(|authority| authority.as_str());
+    [uri, header("host"), header("x-forwarded-host")]
+        .into_iter()
+        .flatten()
+        .any(|host| without_port(host) == own)
+}
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Rule::Any => f.write_str("Any"),
+            Rule::SameOrigin => f.write_str("SameOrigin"),
+            Rule::List(list) => f.debug_tuple("List").field(list).finish(),
+            Rule::Predicate(_) => f.write_str("Predicate(..)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::get("/socket.io/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn the_servers_own_origin_is_known_by_its_host() {
+        for (origin, host) in [
+            ("http://a.example", "a.example"),
+            ("https://a.example", "A.example:443"),
+            ("http://a.example:80", "a.example"),
+            ("http://localhost:3000", "localhost:3000"),
+            ("http://[::1]:3000", "[::1]:3000"),
+        ] {
+            let own = parts(&[("origin", origin), ("host", host)]);
+            assert!(Origins::same_origin().allows(&own), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("http://b.example", "a.example"),
+            ("http://a.example:8080", "a.example"),
+            ("http://a.example.evil", "a.example"),
+            ("null", "a.example"),
+            ("a.example", "a.example"),
+            ("http://", ""),
+        ] {
+            let foreign = parts(&[("origin", origin), ("host", host)]);
+            assert_eq!(
+                Origins::same_origin().allows(&foreign),
+                origin == "http://" && host.is_empty(),
+                "{origin} {host}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_proxy_may_say_which_host_was_meant() {
+        let origin = ("origin", "https://a.example");
+        let forwarded = ("x-forwarded-host", "a.example, inner");
+        let own = parts(&[origin, ("host", "127.0.0.1:3000"), forwarded]);
+        assert!(Origins::same_origin().allows(&own));
+    }
+
+    #[test]
+    fn what_the_browser_says_goes_first() {
+        let origin = ("origin", "https://a.example");
+        let own = parts(&[origin, ("host", "inner"), ("sec-fetch-site", "same-origin")]);
+        assert!(Origins::same_origin().allows(&own));
+        let foreign = parts(&[
+            origin,
+            ("host", "a.example"),
+            ("sec-fetch-site", "cross-site"),
+        ]);
+        assert!(!Origins::same_origin().allows(&foreign));
+    }
+
+    #[test]
+    fn who_names_no_origin_is_let_in() {
+        assert!(Origins::same_origin().allows(&parts(&[("host", "a.example")])));
+    }
+
+    #[test]
+    #[should_panic(expected = "`https://a.example/` is not an origin")]
+    fn an_origin_with_a_path_is_a_mistake() {
+        let _ = Origins::list(["https://a.example/"]);
+    }
+}

@@ -1,0 +1,92 @@
+//! What a request is told that is not served, and what the server's owner is told of it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use axum_core::body::Body;
+use axum_core::response::Response;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::engine::Refusal;
+
+/// Why a request was refused; see [`HttpOptions::on_connection_error`].
+///
+/// [`HttpOptions::on_connection_error`]: super::HttpOptions::on_connection_error
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionError {
+    refusal: Refusal,
+    message: Cow<'static, str>,
+    context: &'static str,
+}
+
+impl ConnectionError {
+    pub(super) const fn new(refusal: Refusal, context: &'static str) -> Self {
+        Self {
+            refusal,
+            message: Cow::Borrowed(refusal.message()),
+            context,
+        }
+    }
+
+    pub(super) fn saying(message: Cow<'static, str>, context: &'static str) -> Self {
+        Self {
+            refusal: Refusal::Forbidden,
+            message: match &*message {
+                "" => Cow::Borrowed(Refusal::Forbidden.message()),
+                _ => message,
+            },
+            context,
+        }
+    }
+
+    /// What kind it is.
+    #[must_use]
+    pub const fn refusal(&self) -> Refusal {
+        self.refusal
+    }
+
+    /// The `code` that the client is told.
+    #[must_use]
+    pub const fn code(&self) -> u8 {
+        self.refusal.code()
+    }
+
+    /// The `message` that the client is told.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What was wrong, more closely. The client is not told.
+    #[must_use]
+    pub const fn context(&self) -> &'static str {
+        self.context
+    }
+
+    pub(super) fn response(&self) -> Response {
+        let mut response = Response::new(Body::from(self.refusal.body_saying(&self.message)));
+        // All of them are valid.
+        *response.status_mut() =
+            StatusCode::from_u16(self.refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if self.context == WRONG_VERSION {
+            // RFC 6455 section 4.4.
+            let version = HeaderValue::from_static("13");
+            headers.insert(header::SEC_WEBSOCKET_VERSION, version);
+        }
+        response
+    }
+}
+
+/// The context of a WebSocket of another version.
+pub(super) const WRONG_VERSION: &str = "WebSocket version";
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.message, self.context)
+    }
+}
+
+impl std::error::Error for ConnectionError {}

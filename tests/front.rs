@@ -1,0 +1,616 @@
+//! What HTTP requests are asked and told beyond the protocol: origins, CORS, cookies, headers.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use support::{Polling, app, builder, call, get, post, send_head, serve, upgrade_head, within};
+use tokio::net::TcpStream;
+use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Text};
+use tower_socketio::{
+    Cors, HttpOptions, Namespace, Origins, SameSite, SessionCookie, SocketIoBuilder,
+};
+
+const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
+const ORIGIN: &str = "https://app.example";
+
+fn plain() -> SocketIoBuilder {
+    builder(Namespace::new())
+}
+
+fn with(http: HttpOptions) -> Router {
+    app(plain().http(http).build().0)
+}
+
+fn with_cors(cors: impl Into<Cors>) -> Router {
+    with(HttpOptions::new().cors(cors))
+}
+
+/// A request with headers, `name: value` each.
+async fn ask(app: &Router, method: Method, uri: &str, headers: &[&str]) -> Response<String> {
+    let mut request = Request::builder().method(method).uri(uri);
+    for line in headers {
+        let (name, value) = line.split_once(": ").expect("a header");
+        request = request.header(name, value);
+    }
+    call(app, request.body(Body::empty()).expect("a request")).await
+}
+
+async fn open_from(app: &Router, origin: &str) -> Response<String> {
+    ask(app, Method::GET, OPEN, &[&format!("origin: {origin}")]).await
+}
+
+/// The values of a header, in order, joined by `|`.
+fn values<T>(response: &Response<T>, name: &str) -> String {
+    let values = response.headers().get_all(name).iter();
+    let values: Vec<_> = values.map(|value| value.to_str().expect("text")).collect();
+    values.join("|")
+}
+
+/// The response's head to a request for a WebSocket with more headers.
+async fn upgrade(app: Router, query: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(serve(app).await).await.expect("a port");
+    let head = upgrade_head(query).replace("host: test\r\n", &format!("host: test\r\n{headers}"));
+    send_head(&mut stream, &head).await.to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn without_a_policy_there_is_no_header_of_cors() {
+    let app = app(plain().build().0);
+    let response = open_from(&app, ORIGIN).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let names = response.headers().keys();
+    assert!(
+        !names
+            .map(HeaderName::as_str)
+            .any(|name| name.starts_with("access-control"))
+    );
+    let response = ask(&app, Method::OPTIONS, OPEN, &[]).await;
+    assert_eq!(
+        response.body(),
+        r#"{"code":2,"message":"Bad handshake method"}"#
+    );
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_opens_no_websocket_unless_it_is_allowed() {
+    let app = || app(plain().build().0);
+    let foreign = upgrade(app(), "", "origin: https://evil.example\r\n").await;
+    assert!(foreign.starts_with("http/1.1 403"), "{foreign}");
+    let sandboxed = upgrade(app(), "", "origin: null\r\n").await;
+    assert!(sandboxed.starts_with("http/1.1 403"), "{sandboxed}");
+    for own in [
+        "",
+        "origin: http://test\r\n",
+        "origin: https://test\r\n",
+        // A proxy that changes the host: the browser, or the proxy, says whose page it is.
+        "origin: https://app.example\r\nsec-fetch-site: same-origin\r\n",
+        "origin: https://app.example\r\nx-forwarded-host: app.example\r\n",
+    ] {
+        let head = upgrade(app(), "", own).await;
+        assert!(head.starts_with("http/1.1 101"), "{own}: {head}");
+    }
+    let any = with(HttpOptions::new().origins(Origins::any()));
+    let head = upgrade(any, "", "origin: https://evil.example\r\n").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test]
+async fn a_page_that_knows_its_session_may_upgrade_it() {
+    let app = app(plain().build().0);
+    let client = Polling::connect(&app).await;
+    let query = format!("&sid={}", client.sid);
+    let head = upgrade(app, &query, "origin: https://other.example\r\n").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test]
+async fn an_origin_that_is_not_allowed_gets_neither_session_nor_websocket() {
+    let app = with_cors(Origins::list([ORIGIN]));
+    let response = open_from(&app, "https://evil.example").await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert_eq!(
+        response.body(),
+        r#"{"code":4,"message":"Origin not allowed"}"#
+    );
+    assert_eq!(values(&response, "vary"), "Origin");
+    assert_eq!(values(&response, "access-control-allow-origin"), "");
+
+    let client = Polling::connect(&app).await;
+    let foreign = "origin: https://evil.example\r\n";
+    for query in ["".to_owned(), format!("&sid={}", client.sid)] {
+        let head = upgrade(app.clone(), &query, foreign).await;
+        assert!(head.starts_with("http/1.1 403"), "{head}");
+        let head = upgrade(app.clone(), &query, "origin: https://app.example\r\n").await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+    }
+    // The server's own pages need not be in the list.
+    let head = upgrade(app, "", "origin: http://test\r\n").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test]
+async fn each_form_of_origins_has_the_header_that_fits_it() {
+    let any = open_from(&with_cors(Origins::any()), ORIGIN).await;
+    assert_eq!(values(&any, "access-control-allow-origin"), "*");
+    assert_eq!(values(&any, "vary"), "");
+
+    let list = || Origins::list([ORIGIN, "http://localhost:5173"]);
+    let ends = |origin: &HeaderValue| origin.as_bytes().ends_with(b".example");
+    let predicate = Origins::predicate(move |origin, _| ends(origin));
+    for app in [with_cors(list()), with_cors(predicate)] {
+        let named = open_from(&app, ORIGIN).await;
+        assert_eq!(named.status(), StatusCode::OK);
+        assert_eq!(values(&named, "access-control-allow-origin"), ORIGIN);
+        assert_eq!(values(&named, "vary"), "Origin");
+        let other = open_from(&app, "https://evil.test").await;
+        assert_eq!(other.status(), StatusCode::FORBIDDEN);
+        assert_eq!(values(&other, "access-control-allow-origin"), "");
+        assert_eq!(values(&other, "vary"), "Origin");
+        // Clients that are no browser name none.
+        assert_eq!(get(&app, OPEN).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_without_looking_at_the_request() {
+    let app = with_cors(Origins::list([ORIGIN]));
+    let asked = [
+        "origin: https://app.example",
+        "access-control-request-headers: x-a,x-b",
+    ];
+    for uri in [
+        OPEN,
+        "/socket.io/",
+        "/socket.io/?EIO=4&transport=polling&sid=unknown",
+    ] {
+        let response = ask(&app, Method::OPTIONS, uri, &asked).await;
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert_eq!(response.body(), "");
+        for (name, value) in [
+            ("access-control-allow-origin", ORIGIN),
+            (
+                "access-control-allow-methods",
+                "GET,HEAD,PUT,PATCH,POST,DELETE",
+            ),
+            ("access-control-allow-headers", "x-a,x-b"),
+            ("vary", "Origin|Access-Control-Request-Headers"),
+            ("content-length", "0"),
+            ("access-control-allow-credentials", ""),
+            ("access-control-max-age", ""),
+            ("access-control-expose-headers", ""),
+        ] {
+            assert_eq!(
+                values(&response, name).to_lowercase(),
+                value.to_lowercase(),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_setting_of_cors_has_its_header() {
+    let cors = Cors::new(Origins::list([ORIGIN]))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            HeaderName::from_static("x-a"),
+            HeaderName::from_static("x-b"),
+        ])
+        .expose_headers([HeaderName::from_static("x-c")])
+        .max_age(std::time::Duration::from_secs(60))
+        .preflight_status(StatusCode::OK);
+    let response = ask(
+        &with_cors(cors),
+        Method::OPTIONS,
+        OPEN,
+        &["origin: https://app.example"],
+    )
+    .await;
+    assert_eq!(response.status(), StatusCode::OK);
+    for (name, value) in [
+        ("access-control-allow-credentials", "true"),
+        ("access-control-allow-methods", "GET,POST"),
+        ("access-control-allow-headers", "x-a,x-b"),
+        ("access-control-expose-headers", "x-c"),
+        ("access-control-max-age", "60"),
+        ("vary", "Origin"),
+    ] {
+        assert_eq!(values(&response, name), value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_may_go_on_to_be_refused_as_a_request() {
+    let app = with_cors(Cors::new(Origins::any()).preflight_continue(true));
+    let response = ask(&app, Method::OPTIONS, OPEN, &[]).await;
+    assert_eq!(
+        response.body(),
+        r#"{"code":2,"message":"Bad handshake method"}"#
+    );
+    assert_eq!(values(&response, "access-control-allow-origin"), "*");
+}
+
+#[tokio::test]
+async fn every_answer_has_the_headers_of_cors() {
+    let cors = Cors::new(Origins::list([ORIGIN]))
+        .allow_credentials(true)
+        .expose_headers([HeaderName::from_static("x-c")]);
+    let app = with_cors(cors);
+    let client = Polling::connect(&app).await;
+    let unknown = format!("{OPEN}&sid=unknown");
+    for (method, uri, status) in [
+        (Method::GET, OPEN, StatusCode::OK),
+        (Method::POST, &client.uri, StatusCode::OK),
+        (Method::GET, &unknown, StatusCode::BAD_REQUEST),
+        (Method::GET, "/socket.io/", StatusCode::BAD_REQUEST),
+    ] {
+        let response = ask(&app, method, uri, &["origin: https://app.example"]).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(values(&response, "access-control-allow-origin"), ORIGIN);
+        assert_eq!(
+            values(&response, "access-control-allow-credentials"),
+            "true"
+        );
+        assert_eq!(values(&response, "access-control-expose-headers"), "x-c");
+    }
+    let head = upgrade(app, "", "origin: https://app.example\r\n").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(
+        head.contains("access-control-allow-origin: https://app.example"),
+        "{head}"
+    );
+}
+
+#[test]
+#[should_panic(expected = "name the origins")]
+fn credentials_for_any_origin_are_a_mistake() {
+    let _ = Cors::new(Origins::any()).allow_credentials(true);
+}
+
+#[tokio::test]
+async fn the_application_may_refuse_a_client_with_its_own_words() {
+    let http = HttpOptions::new().allow_request(|request| async move {
+        tokio::task::yield_now().await;
+        match request.uri.query().unwrap_or_default() {
+            query if query.contains("why=") => Err("not you"),
+            query if query.contains("deny") => Err(""),
+            _ => Ok(()),
+        }
+    });
+    let app = with(http);
+    let told = get(&app, &format!("{OPEN}&why=1")).await;
+    assert_eq!(told.status(), StatusCode::FORBIDDEN);
+    assert_eq!(told.body(), r#"{"code":4,"message":"not you"}"#);
+    let silent = get(&app, &format!("{OPEN}&deny")).await;
+    assert_eq!(silent.body(), r#"{"code":4,"message":"Forbidden"}"#);
+    assert_eq!(get(&app, OPEN).await.status(), StatusCode::OK);
+    let head = upgrade(app.clone(), "&deny", "").await;
+    assert!(head.starts_with("http/1.1 403"), "{head}");
+    let head = upgrade(app, "", "").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test]
+async fn the_application_is_asked_once_for_each_session() {
+    let asked = Arc::new(Mutex::new(0));
+    let http = HttpOptions::new().allow_request({
+        let asked = Arc::clone(&asked);
+        move |_| {
+            *asked.lock().expect("no panic") += 1;
+            std::future::ready(Ok::<_, String>(()))
+        }
+    });
+    let app = with(http);
+    let client = Polling::connect(&app).await;
+    assert_eq!(
+        get(&app, "/socket.io/").await.status(),
+        StatusCode::BAD_REQUEST
+    );
+    upgrade(app, &format!("&sid={}", client.sid), "").await;
+    assert_eq!(*asked.lock().expect("no panic"), 1);
+}
+
+#[tokio::test]
+async fn the_application_is_told_of_every_refusal() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let http = HttpOptions::new()
+        .origins(Origins::same_origin())
+        .allow_request(|request| async move {
+            match request.headers.contains_key("x-no") {
+                true => Err("no"),
+                false => Ok(()),
+            }
+        })
+        .on_connection_error({
+            let told = Arc::clone(&told);
+            move |request, error| {
+                let path = request.uri.path().to_owned();
+                let told_now = (
+                    path,
+                    error.code(),
+                    error.message().to_owned(),
+                    error.context(),
+                );
+                told.lock().expect("no panic").push(told_now);
+            }
+        });
+    let app = with(http);
+    let client = Polling::connect(&app).await;
+    for (method, query, headers) in [
+        (Method::GET, "EIO=4", &[][..]),
+        (Method::GET, "EIO=4&transport=polling&sid=abc", &[]),
+        (Method::POST, "EIO=4&transport=polling", &[]),
+        (Method::GET, "EIO=4&transport=websocket", &[]),
+        (
+            Method::GET,
+            "EIO=4&transport=polling",
+            &["origin: https://evil.example"],
+        ),
+        (Method::GET, "EIO=4&transport=polling", &["x-no: 1"]),
+        (Method::GET, "EIO=2&transport=polling", &[]),
+        (
+            Method::GET,
+            &format!("EIO=4&transport=websocket&sid={}", client.sid),
+            &[],
+        ),
+    ] {
+        ask(&app, method, &format!("/socket.io/?{query}"), headers).await;
+    }
+    let told = std::mem::take(&mut *told.lock().expect("no panic"));
+    let expected = [
+        (0, "Transport unknown", "`transport` in the query"),
+        (1, "Session ID unknown", "`sid` in the query"),
+        (2, "Bad handshake method", "the method"),
+        (3, "Bad request", "`transport` and the upgrade do not fit"),
+        (4, "Origin not allowed", "origin"),
+        (4, "no", "allow_request"),
+        (5, "Unsupported protocol version", "`EIO` in the query"),
+        (3, "Bad request", "the session's transport"),
+    ];
+    let expected = expected.map(|(code, message, context)| {
+        ("/socket.io/".to_owned(), code, message.to_owned(), context)
+    });
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_cookie_names_the_session_in_the_answer_that_opens_it_over_polling() {
+    let app = with(HttpOptions::new().cookie(SessionCookie::default()));
+    let response = get(&app, OPEN).await;
+    let open: serde_json::Value = serde_json::from_str(&response.body()[1..]).expect("JSON");
+    let sid = open["sid"].as_str().expect("an id");
+    let cookie = format!("io={sid}; Path=/; HttpOnly; SameSite=Lax");
+    assert_eq!(values(&response, "set-cookie"), cookie);
+
+    let later = post(&app, &format!("{OPEN}&sid={sid}"), "40").await;
+    assert_eq!(later.status(), StatusCode::OK);
+    assert_eq!(values(&later, "set-cookie"), "");
+    let head = upgrade(app, "", "").await;
+    assert!(!head.contains("set-cookie"), "{head}");
+}
+
+#[tokio::test]
+async fn a_cookie_has_the_attributes_that_it_is_given() {
+    let cookie = SessionCookie::new("id")
+        .path(None)
+        .domain("app.example")
+        .max_age(std::time::Duration::from_secs(60))
+        .http_only(false)
+        .secure(true)
+        .same_site(SameSite::None)
+        .attribute("Partitioned")
+        .attribute("Priority=High");
+    let response = get(&with(HttpOptions::new().cookie(cookie)), OPEN).await;
+    let cookie = values(&response, "set-cookie");
+    let (_, attributes) = cookie.split_once("; ").expect("attributes");
+    assert!(cookie.starts_with("id="), "{cookie}");
+    assert_eq!(
+        attributes,
+        "Max-Age=60; Domain=app.example; Secure; Partitioned; Priority=High; SameSite=None"
+    );
+}
+
+/// Headers of its own, first and always.
+fn marking() -> HttpOptions {
+    HttpOptions::new()
+        .cookie(SessionCookie::new("io"))
+        .initial_headers(|headers, request| {
+            assert!(headers.get("x-first").is_none());
+            let path = request.uri.path().to_owned();
+            headers.insert("x-first", HeaderValue::try_from(path).expect("a path"));
+            headers.append(header::SET_COOKIE, HeaderValue::from_static("a=1"));
+            headers.append(header::SET_COOKIE, HeaderValue::from_static("b=2"));
+        })
+        .headers(|headers, _| {
+            headers.insert("x-each", HeaderValue::from_static("yes"));
+        })
+}
+
+#[tokio::test]
+async fn headers_can_be_added_to_the_first_answer_and_to_every_one() {
+    let app = with(marking());
+    let first = get(&app, OPEN).await;
+    assert_eq!(values(&first, "x-first"), "/socket.io/");
+    assert_eq!(values(&first, "x-each"), "yes");
+    let cookies = values(&first, "set-cookie");
+    assert!(cookies.starts_with("io="), "{cookies}");
+    assert!(cookies.ends_with("|a=1|b=2"), "{cookies}");
+
+    let client = Polling::connect(&app).await;
+    let later = client.post("3").await;
+    assert_eq!(values(&later, "x-first"), "");
+    assert_eq!(values(&later, "x-each"), "yes");
+    let refused = get(&app, "/socket.io/").await;
+    assert_eq!(values(&refused, "x-each"), "");
+
+    let upgraded = upgrade(app.clone(), &format!("&sid={}", client.sid), "").await;
+    assert!(upgraded.contains("x-each: yes"), "{upgraded}");
+    assert!(!upgraded.contains("x-first"), "{upgraded}");
+    let opened = upgrade(app, "", "").await;
+    assert!(opened.contains("x-each: yes"), "{opened}");
+    assert!(opened.contains("x-first: /socket.io/"), "{opened}");
+}
+
+#[tokio::test]
+async fn a_tower_layer_around_it_sees_polls_and_upgrades() {
+    use tower_http::set_header::SetResponseHeaderLayer;
+
+    let name = HeaderName::from_static("x-layer");
+    let value = HeaderValue::from_static("yes");
+    let app = app(plain().build().0).layer(SetResponseHeaderLayer::overriding(name, value));
+    assert_eq!(values(&get(&app, OPEN).await, "x-layer"), "yes");
+    assert_eq!(values(&get(&app, "/socket.io/").await, "x-layer"), "yes");
+    let head = upgrade(app, "", "").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(head.contains("x-layer: yes"), "{head}");
+}
+
+#[tokio::test]
+async fn a_tower_layer_around_it_may_answer_itself() {
+    let gate = axum::middleware::from_fn(|request: Request<Body>, next: axum::middleware::Next| {
+        // A handshake is a request that names no session.
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        async move {
+            match query.contains("sid=") {
+                true => next.run(request).await,
+                false => axum::response::IntoResponse::into_response(StatusCode::IM_A_TEAPOT),
+            }
+        }
+    });
+    let app = app(plain().build().0).layer(gate);
+    assert_eq!(get(&app, OPEN).await.status(), StatusCode::IM_A_TEAPOT);
+    assert_eq!(
+        get(&app, &format!("{OPEN}&sid=a")).await.status(),
+        StatusCode::BAD_REQUEST
+    );
+    let head = upgrade(app, "", "").await;
+    assert!(head.starts_with("http/1.1 418"), "{head}");
+}
+
+#[tokio::test]
+async fn upgrades_can_be_turned_off() {
+    let app = app(plain().upgrades(false).build().0);
+    assert!(get(&app, OPEN).await.body().contains(r#""upgrades":[]"#));
+    let client = Polling::connect(&app).await;
+    let head = upgrade(app.clone(), &format!("&sid={}", client.sid), "").await;
+    assert!(head.starts_with("http/1.1 400"), "{head}");
+    // A session may still begin with WebSocket.
+    let head = upgrade(app, "", "").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test]
+async fn an_initial_packet_comes_with_the_open_packet() {
+    async fn wait(mut socket: EngineSocket) {
+        while socket.recv().await.is_some() {}
+    }
+    let config = Config {
+        initial_packet: Some(Text::from("faster").into()),
+        ..Config::default()
+    };
+    let app = Router::new().layer(EngineLayer::new(config, wait));
+    let response = get(&app, "/engine.io/?EIO=4&transport=polling").await;
+    let (open, rest) = response.body().split_once('\x1e').expect("two packets");
+    assert!(open.starts_with("0{"), "{open}");
+    assert_eq!(rest, "4faster");
+}
+
+#[tokio::test]
+async fn engine_io_alone_has_the_same_options() {
+    async fn wait(mut socket: EngineSocket) {
+        while socket.recv().await.is_some() {}
+    }
+    let engine = EngineLayer::new(Config::default(), wait);
+    let app = Router::new().layer(engine.http(marking().cors(Origins::list([ORIGIN]))));
+    let uri = "/engine.io/?EIO=4&transport=polling";
+    let response = ask(&app, Method::GET, uri, &["origin: https://app.example"]).await;
+    assert_eq!(values(&response, "x-each"), "yes");
+    assert_eq!(values(&response, "access-control-allow-origin"), ORIGIN);
+    let refused = ask(&app, Method::GET, uri, &["origin: https://evil.example"]).await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn two_servers_on_two_paths_share_one_app() {
+    async fn wait(mut socket: EngineSocket) {
+        while socket.recv().await.is_some() {}
+    }
+    let (layer, _io) = plain().build();
+    let app = Router::new()
+        .route("/", axum::routing::get(|| async { "home" }))
+        .layer(EngineLayer::new(Config::default(), wait))
+        .layer(layer);
+    assert_eq!(get(&app, "/").await.body(), "home");
+    assert!(get(&app, OPEN).await.body().starts_with("0{"));
+    let uri = "/engine.io/?EIO=4&transport=polling";
+    assert!(get(&app, uri).await.body().starts_with("0{"));
+}
+
+#[tokio::test]
+async fn an_upgrade_on_another_path_is_the_apps() {
+    let mut stream = TcpStream::connect(serve(app(plain().build().0)).await)
+        .await
+        .expect("a port");
+    let head = upgrade_head("").replace("/socket.io/", "/other/");
+    let head = within(send_head(&mut stream, &head)).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
+async fn internet_explorer_is_told_not_to_suspect_an_attack() {
+    let app = app(plain().build().0);
+    for (agent, value) in [
+        ("Mozilla/5.0 (Windows NT 6.1; Trident/7.0; rv:11.0)", "0"),
+        ("Mozilla/4.0 (compatible;MSIE 8.0)", "0"),
+        ("Mozilla/5.0 (X11; Linux) Firefox/140.0", ""),
+    ] {
+        let agent = format!("user-agent: {agent}");
+        let response = ask(&app, Method::GET, OPEN, &[&agent]).await;
+        assert_eq!(values(&response, "x-xss-protection"), value, "{agent}");
+    }
+}
+
+#[tokio::test]
+async fn scripts_and_forms_are_polls_where_jsonp_is_on() {
+    async fn echo(mut socket: EngineSocket) {
+        while let Some(message) = socket.recv().await {
+            socket.send(message);
+        }
+    }
+    let engine = EngineLayer::new(Config::default(), echo);
+    let app = Router::new().layer(engine.http(HttpOptions::new().jsonp(true)));
+    let uri = "/engine.io/?EIO=4&transport=polling";
+    let open = get(&app, &format!("{uri}&j=x5")).await;
+    assert_eq!(values(&open, "content-type"), "text/plain; charset=UTF-8");
+    let json = open.body().strip_prefix("___eio[5](\"0").expect("a script");
+    let json = json
+        .strip_suffix("\");")
+        .expect("a script")
+        .replace("\\\"", "\"");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+
+    // The handshake has decided: later requests need not say it.
+    let uri = format!("{uri}&sid={}", json["sid"].as_str().expect("an id"));
+    assert_eq!(post(&app, &uri, "d=4a%20%22b%22%5Cn").await.body(), "ok");
+    assert_eq!(get(&app, &uri).await.body(), r#"___eio[5]("4a \"b\"\n");"#);
+    assert_eq!(post(&app, &uri, "x=4a").await.body(), "ok");
+    assert_eq!(post(&app, &uri, "d=4%E2%80%A8%1E4b").await.body(), "ok");
+    assert_eq!(
+        get(&app, &uri).await.body(),
+        "___eio[5](\"4\\u2028\\u001e4b\");"
+    );
+}
+
+#[tokio::test]
+async fn scripts_are_no_polls_unless_jsonp_is_on() {
+    let response = get(&app(plain().build().0), &format!("{OPEN}&j=0")).await;
+    assert_eq!(
+        response.body(),
+        r#"{"code":0,"message":"Transport unknown"}"#
+    );
+}
