@@ -34,9 +34,9 @@ async fn join(socket: Socket, Data(room): Data<String>) {
     socket.join(room);
 }
 
-async fn room(io: SocketIo, mut args: RawArgs) -> Result<(), String> {
-    let (room, data): (String, serde_json::Value) =
-        args.read_all().map_err(|error| error.to_string())?;
-    io.to(room).emit("room", data);
+/// The first argument says which; the others are passed on, undecoded.
+async fn room(io: SocketIo, args: RawArgs) -> Result<(), String> {
+    let (room, args): (String, RawArgs) = args.split_first().map_err(|error| error.to_string())?;
+    io.to(room).emit("room", args);
     Ok(())
 }

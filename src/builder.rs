@@ -210,6 +210,9 @@ impl<S> SocketIoBuilder<S> {
     }
 
     /// How packets are written; as JSON. Clients must use the same parser.
+    ///
+    /// [`protocol`](crate::protocol) has one for MessagePack, and [`Parser`] shows how to write
+    /// one's own. Limits of a parser, as how many attachments a packet may have, are set on it.
     pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
         self.parser = Arc::new(parser);
         self

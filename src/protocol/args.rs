@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::ser::Formatter;
 
-use super::scan::{check_placeholders, parse_num, placeholders};
+use super::scan::{Scanner, check_placeholders, parse_num, placeholders};
 use super::{Payload, ReadError};
 
 /// One argument.
@@ -61,6 +61,33 @@ impl RawArgs {
     /// If they are not a `T`.
     pub fn read_all<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         self.0.read_all()
+    }
+
+    /// Reads the first argument, as [`Data`] does, and leaves the others as they came: to be passed
+    /// on, mostly.
+    ///
+    /// ```
+    /// use tower_socketio::{RawArgs, SocketIo};
+    ///
+    /// /// `socket.emit("publish", room, ...args)`
+    /// async fn publish(io: SocketIo, args: RawArgs) -> Result<(), String> {
+    ///     let (room, args) = args.split_first::<String>().map_err(|error| error.to_string())?;
+    ///     io.to(room).emit("published", args);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the first is not a `T`.
+    pub fn split_first<T: DeserializeOwned>(mut self) -> Result<(T, Self), ReadError> {
+        let first = self.read_one()?;
+        let (_, tail, attachments) = self.0.split();
+        let mut rest = ArgsWriter::new(0, tail.len());
+        let written = rest.write_renumbered(after_first(tail), attachments);
+        // Nothing is lost: the text and its placeholders were checked when it was read.
+        let rest = written.and_then(|()| rest.finish()).unwrap_or_default();
+        Ok((first, rest.into_args()))
     }
 
     /// The arguments as a JSON array, with placeholders for attachments.
@@ -212,35 +239,48 @@ impl ArgsWriter {
     }
 
     /// Writes arguments as they came.
-    pub(super) fn push_raw(&mut self, raw: Payload) -> Result<(), EncodeError> {
-        if raw.attachments.contains(&None) {
-            return Err(EncodeError(Reason::Taken));
-        }
-        let [args @ .., _bracket] = raw.tail() else {
+    pub(super) fn push_raw(&mut self, mut raw: Payload) -> Result<(), EncodeError> {
+        let (_, tail, attachments) = raw.split();
+        let [args @ .., _bracket] = tail else {
             return Ok(());
         };
-        if !args.trim_ascii().is_empty() {
-            self.or_undo(|out| {
-                out.separate();
-                out.write_raw(args, !raw.attachments.is_empty())
-            })?;
-        }
-        self.attachments.extend(raw.attachments);
-        Ok(())
-    }
-
-    /// Writes `args`, with their attachments numbered on from those that are there.
-    fn write_raw(&mut self, args: &[u8], binary: bool) -> Result<(), EncodeError> {
-        if !binary || self.attachments.is_empty() {
-            self.text.extend_from_slice(args);
+        if args.trim_ascii().is_empty() {
             return Ok(());
         }
+        if self.attachments.is_empty() && !attachments.contains(&None) {
+            self.separate();
+            self.text.extend_from_slice(args);
+            self.attachments = raw.attachments;
+            return Ok(());
+        }
+        self.or_undo(|out| {
+            out.separate();
+            out.write_renumbered(args, attachments)
+        })
+    }
+
+    /// Writes `args` and takes over the attachments that are in them, numbered on from those that
+    /// are there.
+    fn write_renumbered(
+        &mut self,
+        args: &[u8],
+        attachments: &mut [Option<Bytes>],
+    ) -> Result<(), EncodeError> {
+        const ILL: EncodeError = EncodeError(Reason::Placeholder);
+
         let mut done = 0;
-        for place in placeholders(args).map_err(|_| EncodeError(Reason::Placeholder))? {
-            let num = parse_num(&args[place.clone()]).ok_or(EncodeError(Reason::Placeholder))?;
-            let num = num.saturating_add(self.attachments.len());
+        let places = match attachments {
+            [] => Vec::new(),
+            _ => placeholders(args).map_err(|_| ILL)?,
+        };
+        for place in places.into_iter().map(|place| place.num) {
+            let num = parse_num(&args[place.clone()]).ok_or(ILL)?;
+            let attachment = attachments.get_mut(num).ok_or(ILL)?.take();
             self.text.extend_from_slice(&args[done..place.start]);
-            self.text.extend_from_slice(num.to_string().as_bytes());
+            let num = self.attachments.len().to_string();
+            self.text.extend_from_slice(num.as_bytes());
+            self.attachments
+                .push(Some(attachment.ok_or(EncodeError(Reason::Taken))?));
             done = place.end;
         }
         self.text.extend_from_slice(&args[done..]);
@@ -296,6 +336,19 @@ impl fmt::Debug for ArgsWriter {
             .field("bytes", &(self.text.len() - self.json))
             .field("attachments", &self.attachments.len())
             .finish()
+    }
+}
+
+/// What follows the first of the arguments in a text that ends with their closing bracket, without
+/// that bracket.
+fn after_first(tail: &[u8]) -> &[u8] {
+    let mut scanner = Scanner::new(tail, 0);
+    if scanner.peek() == Some(b']') || scanner.value().is_err() {
+        return b"";
+    }
+    match scanner.next() {
+        Some(b',') => &tail[scanner.position()..tail.len() - 1],
+        _ => b"",
     }
 }
 
@@ -473,9 +526,9 @@ mod tests {
         let payload = event(Both(raw));
         assert_eq!(
             json(&payload),
-            r#"["e",{"_placeholder":true,"num":0},{"_placeholder":true,"num":2},{"num":1,"_placeholder":true},"last"]"#
+            r#"["e",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1},{"num":2,"_placeholder":true},"last"]"#
         );
-        assert!(payload.attachments().eq([&b"first"[..], b"0", b"1"]));
+        assert!(payload.attachments().eq([&b"first"[..], b"1", b"0"]));
 
         let none = decode("2[\"x\" ]", &[]).expect("valid").payload.into_args();
         let payload = event(Both(none));
@@ -491,6 +544,43 @@ mod tests {
         let mut raw = decode(text, &[b"0"]).expect("valid").payload.into_args();
         assert!(raw.read_one::<Bytes>().is_ok());
         assert_eq!(refused(raw), "attachment of the arguments was read before");
+    }
+
+    #[test]
+    fn the_first_argument_is_read_and_the_others_pass_on() {
+        for (text, others) in [
+            (r#"2["x","room"]"#, "[]"),
+            (r#"2["x", "room" , 1 ,{"a":[2]} ]"#, r#"[ 1 ,{"a":[2]} ]"#),
+        ] {
+            let raw = decode(text, &[]).expect("valid").payload.into_args();
+            let (room, mut rest) = raw.split_first::<String>().expect("a text");
+            assert_eq!((&*room, &*rest.to_json()), ("room", others));
+            let all: serde_json::Value = rest.read_all().expect("a list");
+            assert_eq!(all, others.parse::<serde_json::Value>().expect("JSON"));
+        }
+        let none = decode(r#"2["x"]"#, &[]).expect("valid").payload.into_args();
+        let (first, rest) = none.split_first::<Option<u8>>().expect("nothing");
+        assert_eq!((first, &*rest.to_json()), (None, "[]"));
+        let wrong = decode(r#"2["x",1]"#, &[]).expect("valid").payload;
+        assert!(wrong.into_args().split_first::<String>().is_err());
+    }
+
+    #[test]
+    fn attachments_go_where_their_argument_goes() {
+        let text = r#"53-["x",[{"_placeholder":true,"num":1}],{"_placeholder":true,"num":2},{"_placeholder":true,"num":0}]"#;
+        let raw = decode(text, &[b"0", b"1", b"2"]).expect("valid").payload;
+        let raw = raw.into_args();
+        let (first, rest) = raw.clone().split_first::<[Bytes; 1]>().expect("bytes");
+        assert_eq!(first[0], b"1"[..]);
+        let (_, unread) = raw.split_first::<serde_json::Value>().expect("a list");
+        for rest in [rest, unread] {
+            let payload = event(rest);
+            assert_eq!(
+                json(&payload),
+                r#"["e",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#
+            );
+            assert!(payload.attachments().eq([&b"2"[..], b"0"]));
+        }
     }
 
     #[test]

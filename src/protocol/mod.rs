@@ -12,7 +12,8 @@
 //! | 5    | `BINARY_EVENT`  | as `EVENT`, with attachments   | `51-["hello",{"_placeholder":true,"num":0}]` |
 //! | 6    | `BINARY_ACK`    | as `ACK`, with attachments     | `61-12[{"_placeholder":true,"num":0}]`     |
 //!
-//! That is what [`JsonParser`] writes and reads. Whatever the parser, a [`Payload`] holds the
+//! That is what [`JsonParser`] writes and reads; `MsgpackParser`, of the feature `msgpack`, writes
+//! each as one message of MessagePack, and [`Parser`] shows one's own. Whatever the parser, a [`Payload`] holds the
 //! payload in one form: its JSON, with `{"_placeholder":true,"num":0}` where bytes were, and the
 //! attachments beside it. What is read from a peer stays in the message it came in; what is sent
 //! is written once, and the packet's head is put in front of it.
@@ -44,6 +45,8 @@
 
 mod args;
 mod json;
+#[cfg(feature = "msgpack")]
+mod msgpack;
 mod packet;
 mod payload;
 pub(crate) mod peer;
@@ -58,6 +61,8 @@ use crate::engine::Message;
 
 pub use self::args::{Args, ArgsWriter, Data, EncodeError, IntoArgs, RawArgs};
 pub use self::json::JsonParser;
+#[cfg(feature = "msgpack")]
+pub use self::msgpack::MsgpackParser;
 pub use self::packet::{Encoded, EncodedIter, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;
 pub use self::read::ReadError;
@@ -65,7 +70,78 @@ pub use self::typed::TypedEvent;
 
 /// How packets are written as messages; client and server have to use the same.
 ///
-/// One parser serves all connections.
+/// One parser serves all connections. It is given to
+/// [`SocketIoBuilder::parser`](crate::SocketIoBuilder::parser).
+///
+/// A parser of one's own, here one that writes each packet as a JSON object, as the custom parser
+/// in the documentation of Socket.IO does:
+///
+/// ```
+/// use bytes::Bytes;
+/// use serde::Deserialize;
+/// use serde_json::{json, value::RawValue};
+/// use tower_socketio::engine::Message;
+/// use tower_socketio::protocol::{DecodeError, Decoder, Encoded, Kind, Packet, Parser, Payload};
+/// use tower_socketio::{Namespace, SocketIo};
+///
+/// #[derive(Debug)]
+/// struct Objects;
+///
+/// impl Parser for Objects {
+///     fn encode(&self, packet: Packet) -> Encoded {
+///         let data: Option<&RawValue> = serde_json::from_slice(packet.payload.json()).ok();
+///         let object = json!({
+///             "type": packet.kind as u8,
+///             "nsp": packet.namespace.as_str(),
+///             "id": packet.ack,
+///             "data": data,
+///         });
+///         Message::Text(object.to_string().as_str().into()).into()
+///     }
+///
+///     fn decoder(&self) -> Box<dyn Decoder> {
+///         Box::new(Self)
+///     }
+/// }
+///
+/// #[derive(Deserialize)]
+/// struct Fields {
+///     r#type: u64,
+///     nsp: String,
+///     id: Option<u64>,
+///     data: Option<Box<RawValue>>,
+/// }
+///
+/// // What it reads are whole packets, so there is nothing to remember between them.
+/// impl Decoder for Objects {
+///     fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
+///         const INVALID: DecodeError = DecodeError::new("not a packet");
+///
+///         let Message::Text(text) = message else {
+///             return Err(INVALID);
+///         };
+///         let fields: Fields = serde_json::from_str(text.as_str()).map_err(|_| INVALID)?;
+///         let kind = Kind::from_number(fields.r#type).ok_or(INVALID)?;
+///         let json = fields.data.map(|data| Bytes::from(data.get().to_owned()));
+///         Ok(Some(Packet {
+///             namespace: fields.nsp.as_str().into(),
+///             kind,
+///             ack: fields.id,
+///             // Checks that the payload is what a packet of its kind carries.
+///             payload: Payload::from_json(kind, json.unwrap_or_default(), Vec::new())?,
+///         }))
+///     }
+///
+///     fn is_partial(&self) -> bool {
+///         false
+///     }
+/// }
+///
+/// let (layer, io) = SocketIo::builder()
+///     .namespace("/", Namespace::new())
+///     .parser(Objects)
+///     .build();
+/// ```
 pub trait Parser: fmt::Debug + Send + Sync {
     /// Writes a packet.
     fn encode(&self, packet: Packet) -> Encoded;

@@ -26,19 +26,34 @@ pub struct Packet {
     pub payload: Payload,
 }
 
-/// What a packet is for.
+/// What a packet is for. As a number, it is the packet's type in the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Asks to join a namespace, and tells that it is joined.
-    Connect,
+    Connect = 0,
     /// Leaves a namespace.
-    Disconnect,
+    Disconnect = 1,
     /// Carries the name of an event and its arguments.
-    Event,
+    Event = 2,
     /// Answers an event.
-    Ack,
+    Ack = 3,
     /// Tells that a namespace is not joined.
-    ConnectError,
+    ConnectError = 4,
+}
+
+impl Kind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Connect,
+            1 => Self::Disconnect,
+            2 => Self::Event,
+            3 => Self::Ack,
+            4 => Self::ConnectError,
+            _ => return None,
+        })
+    }
 }
 
 /// The name of a namespace: `/`, or what follows the slash too.

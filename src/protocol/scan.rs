@@ -171,7 +171,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn literal(&mut self, rest: &[u8]) -> Result<(), Invalid> {
+    pub(super) fn literal(&mut self, rest: &[u8]) -> Result<(), Invalid> {
         if !self.text[self.at..].starts_with(rest) {
             return Err(Invalid::Syntax);
         }
@@ -289,7 +289,7 @@ impl Open {
 pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<(), Invalid> {
     let mut used = vec![false; count];
     for place in placeholders(json)? {
-        let num = parse_num(&json[place]).ok_or(Invalid::Syntax)?;
+        let num = parse_num(&json[place.num]).ok_or(Invalid::Syntax)?;
         let used = used.get_mut(num).ok_or(Invalid::Syntax)?;
         if std::mem::replace(used, true) {
             return Err(Invalid::Syntax);
@@ -303,18 +303,27 @@ pub(super) fn parse_num(digits: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Finds the objects with `"_placeholder":true` and returns where each has the digits of its
-/// `num`, in order; an empty range if it has none.
+/// Where an object with `"_placeholder":true` stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Placeholder {
+    /// From its opening bracket to behind the closing one.
+    #[cfg_attr(not(feature = "msgpack"), allow(dead_code, reason = "for MessagePack"))]
+    pub(super) object: Range<usize>,
+    /// The digits of its `num`; empty if it has none.
+    pub(super) num: Range<usize>,
+}
+
+/// Finds the placeholders, in the order of their numbers' places.
 ///
 /// `json` is known to be valid.
-pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Range<usize>>, Invalid> {
+pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
     let mut scanner = Scanner::new(json, 0);
     let mut objects: Vec<Object> = Vec::new();
     let mut found = Vec::new();
     while let Some(byte) = scanner.next() {
         match byte {
-            b'{' => objects.push(Object::default()),
-            b'}' => found.extend(objects.pop().and_then(Object::placeholder)),
+            b'{' => objects.push(Object::beginning(scanner.at - 1)),
+            b'}' => found.extend(objects.pop().and_then(|object| object.end(scanner.at))),
             b'"' => {
                 let key = scanner.key_or_string()?;
                 if let (Some(key), Some(object)) = (key, objects.last_mut()) {
@@ -324,7 +333,7 @@ pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Range<usize>>, Invalid> {
             _ => {}
         }
     }
-    found.sort_unstable_by_key(|place| place.start);
+    found.sort_unstable_by_key(|place| place.num.start);
     Ok(found)
 }
 
@@ -370,13 +379,21 @@ impl Key {
 }
 
 /// What is known of an object that is open.
-#[derive(Default)]
 struct Object {
+    start: usize,
     placeholder: bool,
     num: Range<usize>,
 }
 
 impl Object {
+    const fn beginning(start: usize) -> Self {
+        Self {
+            start,
+            placeholder: false,
+            num: 0..0,
+        }
+    }
+
     /// Notes the value that begins at `at`. If a key comes twice, the last counts, as in
     /// JavaScript.
     fn entry(&mut self, key: Key, json: &[u8], at: usize) {
@@ -392,8 +409,11 @@ impl Object {
         }
     }
 
-    fn placeholder(self) -> Option<Range<usize>> {
-        self.placeholder.then_some(self.num)
+    fn end(self, end: usize) -> Option<Placeholder> {
+        self.placeholder.then_some(Placeholder {
+            object: self.start..end,
+            num: self.num,
+        })
     }
 }
 
@@ -521,8 +541,14 @@ mod tests {
             br#"[{"_placeholder":true,"num":0},{"a":[{ "num" : 12 , "_placeholder" : true }]},
             {"\u005fplaceholder":true,"nu\u006d":3,"x":{"num":9}}]"#;
         let found = placeholders(json).expect("valid JSON");
-        let nums: Vec<_> = found.into_iter().map(|at| parse_num(&json[at])).collect();
+        let num = |place: &Placeholder| parse_num(&json[place.num.clone()]);
+        let nums: Vec<_> = found.iter().map(num).collect();
         assert_eq!(nums, [Some(0), Some(12), Some(3)]);
+        assert!(found.iter().all(|place| json[place.object.start] == b'{'));
+        assert_eq!(
+            found[1].object.len(),
+            br#"{ "num" : 12 , "_placeholder" : true }"#.len()
+        );
     }
 
     #[test]
