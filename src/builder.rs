@@ -195,15 +195,15 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Sets the HTTP side up: who may connect, cookies, headers; see [`HttpOptions`].
+    /// Sets the HTTP side up: who may connect, cookies, headers; see [`HttpOptions`]. All of it is
+    /// replaced.
     pub fn http(mut self, options: HttpOptions) -> Self {
         self.http = options;
         self
     }
 
-    /// Lets pages of other origins use the server: [`HttpOptions::cors`], for where nothing else of
-    /// [`SocketIoBuilder::http`] is needed. Of the two the later call adds to the earlier one only
-    /// if it is this one.
+    /// Lets pages of other origins use the server: [`HttpOptions::cors`], where that is all that
+    /// is needed.
     pub fn cors(mut self, cors: impl Into<Cors>) -> Self {
         self.http = self.http.cors(cors);
         self

@@ -86,7 +86,7 @@ pub use self::{
     },
     hub::{DisconnectReason, RoomChange, RoomEvent},
     layer::{NotFound, ResponseFuture, SocketIoLayer, SocketIoService},
-    protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent},
+    protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
         AckSender, Auth, Event, Handler, IntoReply, Namespace, Params, Refuse, Reply, Route,
         extract, handler, middleware,

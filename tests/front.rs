@@ -2,16 +2,21 @@
 
 mod support;
 
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use support::{Polling, app, builder, call, get, post, send_head, serve, upgrade_head, within};
 use tokio::net::TcpStream;
+use tower::ServiceExt;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Text};
 use tower_socketio::{
-    Cors, HttpOptions, Namespace, Origins, SameSite, SessionCookie, SocketIoBuilder,
+    Cors, Data, HttpOptions, Namespace, Origins, SameSite, SessionCookie, SocketIoBuilder,
+    Uncompressed,
 };
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
@@ -613,4 +618,242 @@ async fn scripts_are_no_polls_unless_jsonp_is_on() {
         response.body(),
         r#"{"code":0,"message":"Transport unknown"}"#
     );
+}
+
+/// What a poll brings, as it comes, of a client that accepts so much.
+async fn poll_bytes(client: &Polling, app: &Router, accept: &str) -> Response<Vec<u8>> {
+    let request = Request::get(&client.uri).header(header::ACCEPT_ENCODING, accept);
+    bytes(app, request.body(Body::empty()).expect("a request")).await
+}
+
+async fn bytes(app: &Router, request: Request<Body>) -> Response<Vec<u8>> {
+    let response = within(app.clone().oneshot(request))
+        .await
+        .expect("an answer");
+    let (parts, body) = response.into_parts();
+    let body = within(body.collect()).await.expect("a body").to_bytes();
+    Response::from_parts(parts, body.into())
+}
+
+fn inflate(response: &Response<Vec<u8>>) -> String {
+    let mut text = String::new();
+    let body = &response.body()[..];
+    let read = match &*values(response, "content-encoding") {
+        "gzip" => flate2::read::GzDecoder::new(body).read_to_string(&mut text),
+        "deflate" => flate2::read::ZlibDecoder::new(body).read_to_string(&mut text),
+        other => panic!("{other:?} is no encoding"),
+    };
+    read.expect("compressed");
+    text
+}
+
+#[tokio::test]
+async fn a_long_answer_to_a_poll_is_compressed_as_the_client_likes_it() {
+    let (layer, io) = plain().build();
+    let app = app(layer);
+    let client = Polling::connect(&app).await;
+    let text = "x".repeat(2_000);
+    for (accept, encoding) in [
+        ("gzip, deflate, br, zstd", "gzip"),
+        ("gzip;q=0.8, deflate", "deflate"),
+    ] {
+        io.emit("long", &text);
+        let response = poll_bytes(&client, &app, accept).await;
+        assert_eq!(values(&response, "content-encoding"), encoding);
+        assert_eq!(
+            values(&response, "content-type"),
+            "text/plain; charset=UTF-8"
+        );
+        assert!(response.body().len() < 200);
+        assert_eq!(inflate(&response), format!(r#"42["long","{text}"]"#));
+    }
+    for accept in ["br", "identity", "gzip;q=0"] {
+        io.emit("long", &text);
+        let response = poll_bytes(&client, &app, accept).await;
+        assert_eq!(values(&response, "content-encoding"), "", "{accept}");
+    }
+    io.emit("short", "x".repeat(900));
+    let response = poll_bytes(&client, &app, "gzip").await;
+    assert_eq!(values(&response, "content-encoding"), "");
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_compressed_is_sent_as_it_is() {
+    let (layer, io) = plain().build();
+    let app = app(layer);
+    let client = Polling::connect(&app).await;
+    let text = "x".repeat(2_000);
+    let raw = axum::body::Bytes::from(vec![7; 2_000]);
+    io.emit("long", Uncompressed(&text));
+    io.emit("raw", Uncompressed(Data(raw)));
+    let response = poll_bytes(&client, &app, "gzip").await;
+    assert_eq!(values(&response, "content-encoding"), "");
+    // One packet that may be is enough.
+    io.emit("long", Uncompressed(&text));
+    io.emit("short", "x");
+    let response = poll_bytes(&client, &app, "gzip").await;
+    assert!(inflate(&response).ends_with(r#"42["short","x"]"#));
+}
+
+#[tokio::test]
+async fn compression_begins_where_it_is_told_or_not_at_all() {
+    for (from, encoding) in [(Some(5_000), ""), (Some(10), "gzip"), (None, "")] {
+        let (layer, io) = plain().http(HttpOptions::new().compress_from(from)).build();
+        let app = app(layer);
+        let client = Polling::connect(&app).await;
+        io.emit("long", "x".repeat(2_000));
+        let response = poll_bytes(&client, &app, "gzip").await;
+        assert_eq!(values(&response, "content-encoding"), encoding);
+    }
+}
+
+/// A folder as that of the client's package, until it is dropped.
+struct Dist(PathBuf);
+
+impl Dist {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("tower-socketio-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for file in FILES {
+            let text = match file.ends_with(".map") {
+                true => "{}".to_owned(),
+                false => format!(
+                    "/*!\n * Socket.IO v4.8.4\n */\n// {file}\n{}",
+                    " ".repeat(5_000)
+                ),
+            };
+            std::fs::write(folder.join(file), text).expect("a file");
+        }
+        Self(folder)
+    }
+}
+
+impl Drop for Dist {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const FILES: [&str; 8] = [
+    "socket.io.js",
+    "socket.io.js.map",
+    "socket.io.min.js",
+    "socket.io.min.js.map",
+    "socket.io.esm.min.js",
+    "socket.io.esm.min.js.map",
+    "socket.io.msgpack.min.js",
+    "socket.io.msgpack.min.js.map",
+];
+
+#[tokio::test]
+async fn the_files_of_the_client_are_served_and_no_others() {
+    let dist = Dist::new("files");
+    std::fs::write(dist.0.join("secret.js"), "secret").expect("a file");
+    let app = with(HttpOptions::new().serve_client(&dist.0));
+    for file in FILES {
+        let response = get(&app, &format!("/socket.io/{file}?buster=1")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{file}");
+        let content_type = match file.ends_with(".map") {
+            true => "application/json; charset=utf-8",
+            false => "application/javascript; charset=utf-8",
+        };
+        assert_eq!(values(&response, "content-type"), content_type);
+        assert_eq!(values(&response, "cache-control"), "public, max-age=0");
+        assert_eq!(values(&response, "etag"), "\"4.8.4\"");
+        assert!(file.ends_with(".map") || response.body().contains(file));
+    }
+    for other in ["secret.js", "x.js", "../front.rs", ""] {
+        let response = get(&app, &format!("/socket.io/{other}")).await;
+        assert_eq!(
+            response.body(),
+            r#"{"code":0,"message":"Transport unknown"}"#
+        );
+    }
+    assert_eq!(get(&app, OPEN).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_file_that_the_client_has_is_not_sent_again() {
+    let dist = Dist::new("known");
+    let app = with(HttpOptions::new().serve_client(&dist.0));
+    let uri = "/socket.io/socket.io.js";
+    for (tag, status) in [
+        ("\"4.8.4\"", StatusCode::NOT_MODIFIED),
+        ("W/\"4.8.4\"", StatusCode::NOT_MODIFIED),
+        ("\"4.8.3\"", StatusCode::OK),
+    ] {
+        let known = format!("if-none-match: {tag}");
+        let response = ask(&app, Method::GET, uri, &[&known]).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(
+            response.body().is_empty(),
+            status == StatusCode::NOT_MODIFIED
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_client_is_compressed_as_the_client_likes_it() {
+    let dist = Dist::new("compressed");
+    std::fs::write(dist.0.join("socket.io.js.br"), "brotli").expect("a file");
+    let app = with(HttpOptions::new().serve_client(&dist.0));
+    let plain = std::fs::read_to_string(dist.0.join("socket.io.js")).expect("a file");
+    for accept in ["gzip, deflate", "deflate"] {
+        let request = Request::get("/socket.io/socket.io.js").header("accept-encoding", accept);
+        let response = bytes(&app, request.body(Body::empty()).expect("a request")).await;
+        assert_eq!(
+            values(&response, "content-length"),
+            response.body().len().to_string()
+        );
+        assert_eq!(values(&response, "vary"), "Accept-Encoding");
+        assert_eq!(inflate(&response), plain);
+    }
+    let accept = "accept-encoding: br, gzip";
+    let response = ask(&app, Method::GET, "/socket.io/socket.io.js", &[accept]).await;
+    assert_eq!(values(&response, "content-encoding"), "br");
+    assert_eq!(response.body(), "brotli");
+    let only = ["accept-encoding: br"];
+    let response = ask(&app, Method::GET, "/socket.io/socket.io.min.js", &only).await;
+    assert_eq!(values(&response, "content-encoding"), "");
+}
+
+#[tokio::test]
+async fn a_file_of_the_client_is_served_to_any_method_and_origin() {
+    let dist = Dist::new("methods");
+    let http = HttpOptions::new().serve_client(&dist.0);
+    let app = with(http.cors(Origins::list([ORIGIN])));
+    let uri = "/socket.io/socket.io.min.js";
+    let from = ["origin: https://app.example"];
+    for method in [Method::GET, Method::POST] {
+        let response = ask(&app, method, uri, &from).await;
+        assert!(response.body().contains("socket.io.min.js"));
+        assert_eq!(values(&response, "access-control-allow-origin"), ORIGIN);
+    }
+    let head = ask(&app, Method::HEAD, uri, &from).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(head.body(), "");
+    assert!(
+        values(&head, "content-length")
+            .parse::<usize>()
+            .expect("a number")
+            > 5_000
+    );
+    let preflight = ask(&app, Method::OPTIONS, uri, &from).await;
+    assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn no_file_is_served_unless_it_is_asked_for() {
+    let response = get(&app(plain().build().0), "/socket.io/socket.io.js").await;
+    assert_eq!(
+        response.body(),
+        r#"{"code":0,"message":"Transport unknown"}"#
+    );
+}
+
+#[test]
+#[should_panic(expected = "holds no file of the client")]
+fn a_folder_without_the_client_is_a_mistake() {
+    let _ = HttpOptions::new().serve_client("/nowhere");
 }

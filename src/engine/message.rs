@@ -34,6 +34,7 @@ pub struct Text {
     frame: Bytes,
     /// Where the text begins in `frame`; 0 if there is no frame.
     start: u32,
+    uncompressed: bool,
 }
 
 impl Text {
@@ -58,6 +59,7 @@ impl Text {
             frame,
             // At most `HEADROOM`.
             start: (start - begin) as u32,
+            uncompressed: false,
         }
     }
 
@@ -67,7 +69,22 @@ impl Text {
         Self {
             frame: text,
             start: 0,
+            uncompressed: false,
         }
+    }
+
+    /// Asks not to compress it on its way. A polling body is compressed if any of its messages
+    /// may be.
+    #[must_use]
+    pub fn uncompressed(mut self) -> Self {
+        self.uncompressed = true;
+        self
+    }
+
+    /// Whether it may be compressed on its way.
+    #[must_use]
+    pub const fn is_compressible(&self) -> bool {
+        !self.uncompressed
     }
 
     /// The WebSocket frame, if the text was made to be sent.

@@ -278,11 +278,16 @@ pub(crate) fn encode(
     ack: Option<u64>,
     payload: Payload,
 ) -> Encoded {
+    let uncompressed = payload.uncompressed;
     let packet = Packet {
         namespace: registry.name.clone(),
         kind,
         ack,
         payload,
     };
-    registry.parser.encode(packet)
+    let encoded = registry.parser.encode(packet);
+    match uncompressed {
+        true => encoded.uncompressed(),
+        false => encoded,
+    }
 }

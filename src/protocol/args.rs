@@ -172,6 +172,30 @@ impl IntoArgs for RawArgs {
     }
 }
 
+/// Arguments that are not to be compressed on their way to the clients: they are so already, or
+/// hold a secret beside what a stranger may choose.
+///
+/// ```
+/// # fn f(socket: tower_socketio::Socket, jpeg: bytes::Bytes) {
+/// use tower_socketio::{Data, Uncompressed};
+///
+/// socket.emit("image", Uncompressed(Data(jpeg)));
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Uncompressed<T>(pub T);
+
+impl<T: IntoArgs> IntoArgs for Uncompressed<T> {
+    fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError> {
+        out.uncompressed = true;
+        self.0.into_args(out)
+    }
+
+    fn len_hint(&self) -> usize {
+        self.0.len_hint()
+    }
+}
+
 /// Arguments in the making.
 ///
 /// There is no limit to their attachments, but Node's clients take ten in a packet by default.
@@ -179,6 +203,7 @@ pub struct ArgsWriter {
     text: Vec<u8>,
     json: usize,
     attachments: Vec<Option<Bytes>>,
+    uncompressed: bool,
 }
 
 impl ArgsWriter {
@@ -190,6 +215,7 @@ impl ArgsWriter {
             text,
             json: headroom,
             attachments: Vec::new(),
+            uncompressed: false,
         }
     }
 
@@ -297,7 +323,9 @@ impl ArgsWriter {
             check_placeholders(&self.text[self.json..], self.attachments.len())
                 .map_err(|_| EncodeError(Reason::Placeholder))?;
         }
-        Ok(Payload::written(self.text, self.json, self.attachments))
+        let mut payload = Payload::written(self.text, self.json, self.attachments);
+        payload.uncompressed = self.uncompressed;
+        Ok(payload)
     }
 
     fn write<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {

@@ -59,7 +59,7 @@ use std::{error, fmt};
 
 use crate::engine::Message;
 
-pub use self::args::{Args, ArgsWriter, Data, EncodeError, IntoArgs, RawArgs};
+pub use self::args::{Args, ArgsWriter, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
 pub use self::json::JsonParser;
 #[cfg(feature = "msgpack")]
 pub use self::msgpack::MsgpackParser;

@@ -157,6 +157,17 @@ impl Encoded {
     }
 }
 
+impl Encoded {
+    /// Asks not to compress it on its way; a packet of a binary parser is not marked.
+    #[must_use]
+    pub fn uncompressed(mut self) -> Self {
+        if let Message::Text(text) = self.head {
+            self.head = Message::Text(text.uncompressed());
+        }
+        self
+    }
+}
+
 impl From<Message> for Encoded {
     fn from(head: Message) -> Self {
         Self {

@@ -37,6 +37,8 @@ pub struct Payload {
     args: usize,
     /// An attachment is gone once an argument was read that holds it.
     pub(super) attachments: Vec<Option<Bytes>>,
+    /// Whether it is to travel as it is.
+    pub(crate) uncompressed: bool,
 }
 
 /// A text that is still ours alone to write to, or shared.
@@ -154,6 +156,7 @@ impl Payload {
             name: Name::None,
             args: json + 1,
             attachments,
+            uncompressed: false,
         }
     }
 
@@ -228,6 +231,7 @@ impl Payload {
             name,
             args: args.min(end),
             attachments: Vec::new(),
+            uncompressed: false,
         })
     }
 

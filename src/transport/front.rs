@@ -83,13 +83,13 @@ impl Front {
         B: http_body::Body + Send + 'static,
         B::Data: Send,
     {
-        if let Some(preflight) = self.http.preflight(&parts) {
-            return (Answer::Other, ready(preflight));
+        if let Some(answer) = self.http.aside(&parts) {
+            return (Answer::Other, ready(answer));
         }
         match self.decide(&parts, upgrade.is_some()) {
             Err(error) => (Answer::Other, ready(self.http.refuse(&parts, &error))),
             Ok(Plan::Poll(link)) => {
-                let style = Style::of(&parts);
+                let style = Style::of(&parts, &self.http);
                 (Answer::Later, polling::get(link, style).boxed())
             }
             Ok(Plan::Post(link)) => (Answer::Later, polling::post(link, parts, body).boxed()),
@@ -220,7 +220,7 @@ impl Front {
         upgrade: Option<OnUpgrade>,
         response: Option<Response>,
     ) -> BoxFuture<'static, Response> {
-        let style = Style::of(&parts);
+        let style = Style::of(&parts, &self.http);
         let link = self.start(opening, parts, upgrade);
         if let Some(response) = response {
             return ready(response);

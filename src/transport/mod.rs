@@ -9,6 +9,8 @@
 //! | [`front`] | HTTP requests → sessions: handshake, polls, posts, upgrades |
 //! | [`options`] | who may connect, and what answers carry |
 //! | [`origin`], [`cors`] | which pages may, and what browsers are told of it |
+//! | [`client`] | the files of the JavaScript client |
+//! | [`compress`] | bodies that leave smaller |
 //! | [`cookie`] | the cookie for load balancers |
 //! | [`refusal`] | why a request is not served |
 //! | [`polling`] | one GET or POST ↔ a session |
@@ -16,6 +18,8 @@
 //! | [`task`] | the one task of a session |
 //! | [`raw`] | Engine.IO on its own |
 
+mod client;
+mod compress;
 mod cookie;
 mod cors;
 mod front;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum_core::response::Response;
@@ -10,6 +11,7 @@ use futures_core::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
 
+use super::client::ClientFiles;
 use super::cookie::SessionCookie;
 use super::cors::Cors;
 use super::origin::Origins;
@@ -37,7 +39,7 @@ use crate::engine::Transport;
 ///     .http(http)
 ///     .build();
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 #[must_use]
 pub struct HttpOptions {
     origins: Option<Origins>,
@@ -48,6 +50,8 @@ pub struct HttpOptions {
     headers: Option<Arc<OnHeaders>>,
     pub(super) cookie: Option<SessionCookie>,
     pub(super) jsonp: bool,
+    pub(super) compress_from: Option<usize>,
+    client: Option<Arc<ClientFiles>>,
 }
 
 type Allowed = Result<(), Cow<'static, str>>;
@@ -57,8 +61,19 @@ type OnHeaders = dyn Fn(&mut HeaderMap, &Parts) + Send + Sync;
 
 impl HttpOptions {
     /// Nothing beyond the protocol.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self {
+            origins: None,
+            cors: None,
+            allow_request: None,
+            on_connection_error: None,
+            initial_headers: None,
+            headers: None,
+            cookie: None,
+            jsonp: false,
+            compress_from: Some(1024),
+            client: None,
+        }
     }
 
     /// Lets pages of other origins use the server; see [`Cors`].
@@ -148,6 +163,27 @@ impl HttpOptions {
         self
     }
 
+    /// Compresses answers to polls of at least so many bytes, as far as the client accepts `gzip` or
+    /// `deflate`; 1024. `None`: never. [`Uncompressed`](crate::Uncompressed) excepts a packet.
+    pub fn compress_from(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.compress_from = bytes.into();
+        self
+    }
+
+    /// Serves the files of the JavaScript client below the path, `/socket.io/socket.io.min.js`, out
+    /// of a folder: that of `node_modules/socket.io-client/dist`. They are read now and kept in
+    /// memory, 1.2 MB in all. Beside one of them its name and `.br` may hold it compressed by
+    /// Brotli.
+    ///
+    /// # Panics
+    ///
+    /// If the folder holds none of the files, or they do not say their version.
+    #[track_caller]
+    pub fn serve_client(mut self, folder: impl AsRef<Path>) -> Self {
+        self.client = Some(Arc::new(ClientFiles::read(folder.as_ref())));
+        self
+    }
+
     /// Whether the origin of a request may do what it asks for.
     pub(super) fn allows_origin(&self, parts: &Parts, opens: Option<Transport>) -> bool {
         match &self.origins {
@@ -170,11 +206,15 @@ impl HttpOptions {
         })
     }
 
-    /// The answer to a preflight, if the request is one.
-    pub(super) fn preflight(&self, parts: &Parts) -> Option<Response> {
-        let cors = self.cors.as_ref()?;
-        let is_preflight = parts.method == Method::OPTIONS && !cors.preflight_continue;
-        is_preflight.then(|| cors.preflight())
+    /// The answer to a request that is none of the protocol: a preflight, or for a file.
+    pub(super) fn aside(&self, parts: &Parts) -> Option<Response> {
+        if let Some(cors) = &self.cors
+            && parts.method == Method::OPTIONS
+            && !cors.preflight_continue
+        {
+            return Some(cors.preflight());
+        }
+        self.client.as_ref()?.answer(parts)
     }
 
     pub(super) fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
@@ -186,6 +226,12 @@ impl HttpOptions {
     }
 }
 
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl fmt::Debug for HttpOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpOptions")
@@ -193,6 +239,7 @@ impl fmt::Debug for HttpOptions {
             .field("cors", &self.cors)
             .field("cookie", &self.cookie)
             .field("jsonp", &self.jsonp)
+            .field("compress_from", &self.compress_from)
             .finish_non_exhaustive()
     }
 }

@@ -11,8 +11,10 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use super::compress::Encoding;
+use super::options::HttpOptions;
 use super::refusal::ConnectionError;
-use crate::engine::{CloseReason, Packets, Refusal, jsonp, payload};
+use crate::engine::{CloseReason, Message, Packet, Packets, Refusal, jsonp, payload};
 use crate::hub::link::Link;
 
 /// How long the body of a POST may take.
@@ -23,18 +25,36 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Style {
     /// Whether the browser takes a JSON answer for an attack, as Internet Explorer does.
     suspicious: bool,
+    /// How a body of at least so many bytes is to be compressed.
+    compress: Option<(Encoding, usize)>,
 }
 
 impl Style {
-    pub(super) fn of(parts: &Parts) -> Self {
+    pub(super) fn of(parts: &Parts, http: &HttpOptions) -> Self {
+        let compress = http.compress_from.and_then(|bytes| {
+            let encoding = Encoding::accepted(&parts.headers, &Encoding::LIGHT)?;
+            Some((encoding, bytes))
+        });
+        Self {
+            compress,
+            ..Self::of_post(parts)
+        }
+    }
+
+    fn of_post(parts: &Parts) -> Self {
         let agent = parts.headers.get(header::USER_AGENT);
         let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or("");
         Self {
             suspicious: agent.contains(";MSIE") || agent.contains("Trident/"),
+            compress: None,
         }
     }
 
-    fn respond(self, content_type: &'static str, body: Bytes) -> Response {
+    fn respond(self, content_type: &'static str, mut body: Bytes) -> Response {
+        let compress = self.compress.filter(|(_, from)| body.len() >= *from);
+        if let Some((encoding, _)) = compress {
+            body = encoding.encode(&body);
+        }
         let headers = [
             (header::CONTENT_TYPE, content_type),
             (header::CACHE_CONTROL, "no-store"),
@@ -43,6 +63,11 @@ impl Style {
         if self.suspicious {
             let off = HeaderValue::from_static("0");
             response.headers_mut().insert(header::X_XSS_PROTECTION, off);
+        }
+        if let Some((encoding, _)) = compress {
+            let name = HeaderValue::from_static(encoding.name());
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_ENCODING, name);
         }
         response
     }
@@ -58,15 +83,22 @@ fn refuse(refusal: Refusal) -> Response {
 }
 
 /// Waits for packets and answers with all that there are.
-pub(super) async fn get(link: Arc<Link>, style: Style) -> Response {
+pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
     if let Err(refusal) = link.begin_poll() {
         return refuse(refusal);
     }
     let mut guard = Guard::new(&link, Link::abort_poll);
     let mut body = Vec::new();
     let limit = link.config.max_payload;
+    let mut compressible = false;
+    // An attachment is as the text before it.
+    let mut last = true;
     poll_fn(|cx| {
         link.poll_packets(cx, |packet| {
+            if let Packet::Message(Message::Text(text)) = packet {
+                last = text.is_compressible();
+            }
+            compressible |= last;
             payload::push(&mut body, packet);
             body.len() < limit
         })
@@ -75,6 +107,9 @@ pub(super) async fn get(link: Arc<Link>, style: Style) -> Response {
     guard.defuse();
     if body.is_empty() {
         return refuse(Refusal::UnknownSession);
+    }
+    if !compressible {
+        style.compress = None;
     }
     if link.opening.jsonp {
         let index = link.handshake.query("j").unwrap_or_default();
@@ -109,7 +144,7 @@ where
             return refuse(Refusal::BadRequest);
         }
     }
-    Style::of(&parts).respond("text/html", Bytes::from_static(b"ok"))
+    Style::of_post(&parts).respond("text/html", Bytes::from_static(b"ok"))
 }
 
 enum Failure {
