@@ -328,7 +328,7 @@ async fn a_poll_that_its_clients_close_packet_has_overtaken_is_released_once() {
 
     let mut client = Polling::connect(&app).await;
     client.send("1").await;
-    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    tokio::time::sleep(Duration::from_millis(510)).await;
     assert_refused(&client.get().await, UNKNOWN_SESSION);
     assert_eq!(io.counts().sessions, 0);
 }
@@ -422,7 +422,7 @@ async fn it_can_be_a_service_of_a_route() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn too_many_clients_are_refused_with_status_503() {
     let (layer, io) = builder(Namespace::new()).max_connections(2).build();
     let app = app(layer);

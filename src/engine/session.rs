@@ -213,6 +213,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// How long a poll waits, while the client upgrades, before it is released again.
 const RELEASE_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a poll may be on its way that the client's close packet has overtaken.
+const OVERTAKEN: Duration = Duration::from_millis(500);
+
 impl Session {
     /// Opens a session and queues its open packet.
     #[must_use]
@@ -555,18 +558,17 @@ impl Session {
             self.out = VecDeque::new();
             self.out_bytes = 0;
         }
-        // A client that closes may have a poll on its way, which its close packet has overtaken.
-        let reachable = self.transport == Transport::WebSocket
-            || self.poll
-            || reason.is_graceful()
-            || reason == CloseReason::TransportClose;
-        if reachable {
-            self.state = State::Closing(reason);
-            self.timers
-                .set(Timer::Close, now + self.config.close_timeout);
-        } else {
-            self.state = State::Closed(reason);
-        }
+        let reachable = self.transport == Transport::WebSocket || self.poll || reason.is_graceful();
+        let rest = match reason {
+            _ if reachable => self.config.close_timeout,
+            CloseReason::TransportClose => OVERTAKEN.min(self.config.close_timeout),
+            _ => {
+                self.state = State::Closed(reason);
+                return;
+            }
+        };
+        self.state = State::Closing(reason);
+        self.timers.set(Timer::Close, now + rest);
     }
 
     // D. to be polled after B and C
@@ -955,7 +957,7 @@ mod tests {
         assert!(!s.is_known());
         let (mut s, t) = polling();
         s.handle_packet(Polling, Packet::Close, t);
-        s.handle_timeout(t + ms(5_000));
+        s.handle_timeout(t + ms(500));
         assert!(!s.is_known());
     }
 
