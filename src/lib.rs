@@ -78,6 +78,9 @@ mod routing;
 mod server;
 mod transport;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 pub use self::{
     builder::SocketIoBuilder,
     handles::{

@@ -293,6 +293,21 @@ impl AckError {
     }
 }
 
+#[cfg(feature = "testing")]
+impl AckError {
+    pub(crate) const fn timed_out() -> Self {
+        Self(Reason::Timeout)
+    }
+
+    pub(crate) const fn disconnected() -> Self {
+        Self(Reason::Disconnected)
+    }
+
+    pub(crate) const fn read(error: ReadError) -> Self {
+        Self(Reason::Read(error))
+    }
+}
+
 impl fmt::Display for AckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {

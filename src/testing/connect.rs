@@ -1,0 +1,293 @@
+//! How a client comes in.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum_core::BoxError;
+use axum_core::body::Body;
+use axum_core::response::IntoResponse;
+use futures_core::future::BoxFuture;
+use futures_util::future::{self, Either};
+use futures_util::{StreamExt, TryFutureExt};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tower::{Service, ServiceExt};
+
+use super::wire::{self, Reader, Wire};
+use super::{Client, Disconnect};
+use crate::protocol::{JsonParser, Kind, NamespaceName, Parser, Payload};
+
+/// A client that is about to connect: [`Client::connect`]. Awaited, it does.
+#[must_use = "it connects when it is awaited"]
+pub struct Connect<S> {
+    app: S,
+    namespace: NamespaceName,
+    auth: Payload,
+    headers: HeaderMap,
+    path: String,
+    query: String,
+    parser: Arc<dyn Parser>,
+    timeout: Duration,
+}
+
+/// How much the stream in memory holds each way.
+const STREAM: usize = 64 * 1024;
+
+impl<S> Connect<S> {
+    pub(super) fn new(app: S, namespace: &str) -> Self {
+        Self {
+            app,
+            namespace: NamespaceName::from(namespace),
+            auth: Payload::default(),
+            headers: HeaderMap::new(),
+            path: "/socket.io/".to_owned(),
+            query: String::new(),
+            parser: Arc::new(JsonParser::default()),
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// What the client authenticates itself with: an object.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written as JSON.
+    #[track_caller]
+    pub fn auth(mut self, auth: impl Serialize) -> Self {
+        match Payload::object(self.namespace.len(), &auth) {
+            Ok(payload) => self.auth = payload,
+            Err(error) => panic!("this cannot be sent: {error}"),
+        }
+        self
+    }
+
+    /// A header of the HTTP request.
+    ///
+    /// # Panics
+    ///
+    /// If it is not valid.
+    #[track_caller]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let name = HeaderName::try_from(name).expect("a valid name of a header");
+        let value = HeaderValue::try_from(value).expect("a valid value of a header");
+        self.headers.append(name, value);
+        self
+    }
+
+    /// The path where the server is; `/socket.io/`.
+    pub fn path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// More for the query of the HTTP request: `token=abc&x=1`.
+    pub fn query(mut self, query: &str) -> Self {
+        self.query = format!("&{query}");
+        self
+    }
+
+    /// How packets are written; as JSON. It must be what the server has.
+    pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
+        self.parser = Arc::new(parser);
+        self
+    }
+
+    /// How long the client waits for anything: to be let in, for an acknowledgement, for what it
+    /// expects; five seconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn request(&self) -> Result<Request<()>, ConnectError> {
+        let (path, query) = (&self.path, &self.query);
+        let uri = format!("ws://localhost{path}?EIO=4&transport=websocket{query}");
+        let mut request = uri.into_client_request().map_err(ConnectError::lost)?;
+        request.headers_mut().extend(self.headers.clone());
+        Ok(request)
+    }
+}
+
+impl<S> IntoFuture for Connect<S>
+where
+    S: Service<Request<Body>, Response: IntoResponse, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    type Output = Result<Client, ConnectError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            match tokio::time::timeout(self.timeout, connect(self)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(ConnectError::lost("the server did not answer in time")),
+            }
+        })
+    }
+}
+
+impl<S> fmt::Debug for Connect<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn connect<S>(connect: Connect<S>) -> Result<Client, ConnectError>
+where
+    S: Service<Request<Body>, Response: IntoResponse, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    let request = connect.request()?;
+    let stream = serve(connect.app);
+    let (websocket, _) = tokio_tungstenite::client_async(request, stream).await?;
+    let (sink, stream) = websocket.split();
+
+    let wire = Arc::new(Wire::new(connect.namespace, connect.parser));
+    let (outgoing, to_send) = mpsc::unbounded_channel();
+    let mut reader = Reader::new(stream, outgoing.downgrade(), &wire);
+    // It need not wait for the open packet.
+    let _ = outgoing.send(wire.encode(Kind::Connect, None, connect.auth));
+    let mut writing = Box::pin(wire::write(sink, to_send));
+    let welcome = match future::select(pin!(reader.next()), &mut writing).await {
+        Either::Left((welcome, _)) => welcome?,
+        Either::Right(((), reading)) => reading.await?,
+    };
+    let id = match welcome.kind {
+        Kind::Connect => welcome.payload.read_object::<Welcome>(),
+        Kind::ConnectError => return Err(ConnectError::refused(&welcome.payload)),
+        _ => return Err(ConnectError::lost("the server did not answer the connect")),
+    };
+    let id = id.map_err(ConnectError::lost)?.sid;
+    let (events, incoming) = mpsc::unbounded_channel();
+    Ok(Client {
+        id,
+        wire,
+        outgoing,
+        incoming,
+        kept: VecDeque::new(),
+        disconnect: None,
+        next_ack: AtomicU64::new(0),
+        timeout: connect.timeout,
+        task: tokio::spawn(wire::run(reader, writing, events)),
+    })
+}
+
+#[derive(Deserialize)]
+struct Welcome {
+    sid: String,
+}
+
+/// Serves an app on a stream in memory.
+fn serve<S>(app: S) -> DuplexStream
+where
+    S: Service<Request<Body>, Response: IntoResponse, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    let (client, server) = tokio::io::duplex(STREAM);
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let response = app.clone().oneshot(request.map(Body::new));
+        response.map_ok(IntoResponse::into_response)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(server), service)
+        .with_upgrades();
+    tokio::spawn(connection);
+    client
+}
+
+/// Why a client did not get in.
+#[derive(Debug)]
+pub struct ConnectError {
+    message: String,
+    data: Option<serde_json::Value>,
+    status: Option<StatusCode>,
+}
+
+impl ConnectError {
+    fn refused(payload: &Payload) -> Self {
+        #[derive(Default, Deserialize)]
+        struct Refusal {
+            message: String,
+            data: Option<serde_json::Value>,
+        }
+
+        let Refusal { message, data } = payload.read_object().unwrap_or_default();
+        Self {
+            message,
+            data,
+            status: None,
+        }
+    }
+
+    fn lost(error: impl fmt::Display) -> Self {
+        Self {
+            message: error.to_string(),
+            data: None,
+            status: None,
+        }
+    }
+
+    /// What a `connect_error` of the official client has as its message: that of the refusal, or
+    /// else the body of the HTTP response, or why the connection ended.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The data of the refusal; none if it has none or is no `T`.
+    #[must_use]
+    pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
+        T::deserialize(self.data.as_ref()?).ok()
+    }
+
+    /// The status of the HTTP response, if that was not what opens a WebSocket.
+    #[must_use]
+    pub fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+}
+
+impl From<tungstenite::Error> for ConnectError {
+    fn from(error: tungstenite::Error) -> Self {
+        let tungstenite::Error::Http(response) = error else {
+            return Self::lost(error);
+        };
+        let body = response.body().as_deref().unwrap_or_default();
+        Self {
+            message: String::from_utf8_lossy(body).into_owned(),
+            data: None,
+            status: Some(response.status()),
+        }
+    }
+}
+
+impl From<Disconnect> for ConnectError {
+    fn from(disconnect: Disconnect) -> Self {
+        match disconnect {
+            Disconnect::Closed { reason, .. } if !reason.is_empty() => Self::lost(reason),
+            _ => Self::lost("the server closed the connection"),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ConnectError {}
