@@ -37,6 +37,12 @@
 //!   [`middleware::from_fn`] makes one of a function.
 //! - [`Socket`] is one client, [`Broadcast`] are many, [`SocketIo`] is the server.
 //!
+//! # Features
+//!
+//! | feature   | default | what it brings                                            |
+//! |-----------|---------|-----------------------------------------------------------|
+//! | `testing` |         | `testing::Client`, a client for tests, without a network  |
+//!
 //! # Delivery and order
 //!
 //! - The events of one socket start in the order in which they came, and by default one ends
