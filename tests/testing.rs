@@ -198,7 +198,7 @@ async fn a_client_is_told_why_it_is_disconnected() {
     let app = Router::new().layer(layer);
     let mut client = Client::connect(&app, "/").await.expect("it is let in");
     client.emit("leave", ());
-    assert_eq!(client.disconnected().await, Disconnect::Namespace);
+    assert_eq!(client.disconnected().await, Disconnect::ByServer);
     assert_eq!(client.recv().await.expect("it came before").name(), "bye");
     assert!(client.recv().await.is_none());
     let answer = client.emit_with_ack::<u32>("leave", ()).await;
@@ -208,7 +208,7 @@ async fn a_client_is_told_why_it_is_disconnected() {
     let answer = client.emit_with_ack::<u32>("never", ());
     io.sockets()[0].close();
     assert!(answer.await.is_err_and(|error| error.is_disconnected()));
-    assert_eq!(client.disconnected().await, Disconnect::Namespace);
+    assert_eq!(client.disconnected().await, Disconnect::ByServer);
 
     let mut client = Client::connect(&app, "/").await.expect("it is let in");
     let (end, ()) = tokio::join!(client.disconnected(), async {

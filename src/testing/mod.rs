@@ -85,7 +85,7 @@ enum Incoming {
 #[non_exhaustive]
 pub enum Disconnect {
     /// The server made it leave the namespace.
-    Namespace,
+    ByServer,
     /// The connection was closed, with what stood in the WebSocket's close frame.
     Closed {
         /// The code, if there was one.

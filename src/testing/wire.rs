@@ -145,12 +145,12 @@ impl Reader {
                     let _ = events.send(Incoming::Event(received));
                 }
                 (Kind::Ack, Some(ack)) => self.wire.answer(ack, packet.payload),
-                (Kind::Disconnect, _) => break Disconnect::Namespace,
+                (Kind::Disconnect, _) => break Disconnect::ByServer,
                 _ => {}
             }
         };
         self.wire.end_acks();
-        let left_only = disconnect == Disconnect::Namespace;
+        let left_only = disconnect == Disconnect::ByServer;
         let _ = events.send(Incoming::Disconnect(disconnect));
         // The connection stays, and its heartbeat goes on.
         while left_only && self.next().await.is_ok() {}
