@@ -41,6 +41,7 @@
 //!
 //! | feature   | default | what it brings                                            |
 //! |-----------|---------|-----------------------------------------------------------|
+//! | `msgpack` |         | `protocol::MsgpackParser`, for clients that use it too    |
 //! | `testing` |         | `testing::Client`, a client for tests, without a network  |
 //!
 //! # Delivery and order
