@@ -1,33 +1,47 @@
-//! Servers as the official test suites want them: `cargo run --example conformance [PORT_A PORT_C]`.
+//! Servers as the official test suites want them: `cargo run --example conformance [PORT…]`.
 //!
-//! A, port 3000: Engine.IO alone, at `/engine.io/`. C, port 3001: Socket.IO, at `/socket.io/`.
+//! | port | | |
+//! |---|---|---|
+//! | 3000 | A | Engine.IO alone, at `/engine.io/` |
+//! | 3001 | C | Socket.IO, at `/socket.io/` |
+//! | 3002 | B | as A, for clients of version 2 too |
+//! | 3003 | | Socket.IO for clients of version 2 too |
+//!
+//! With ports as arguments there are as many servers, in this order.
 
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
+use axum::http::Uri;
 use tokio::net::TcpListener;
 use tower_http::cors::CorsLayer;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
-use tower_socketio::{Auth, Namespace, RawArgs, Socket, SocketIo};
+use tower_socketio::{Auth, Namespace, RawArgs, Refuse, Socket, SocketIo};
 
 const PING_INTERVAL: Duration = Duration::from_millis(300);
 const PING_TIMEOUT: Duration = Duration::from_millis(200);
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let mut ports = std::env::args().skip(1).map(|port| port.parse());
-    let mut port = |default| match ports.next() {
-        Some(port) => port.expect("a port is a number"),
-        None => default,
-    };
-    let (engine, socket) = (port(3000), port(3001));
-    let (a, c) = (engine_app(), socket_app());
-    tokio::try_join!(
-        serve("127.0.0.1", engine, a.clone()),
-        serve("::1", engine, a),
-        serve("127.0.0.1", socket, c.clone()),
-        serve("::1", socket, c),
-    )?;
+    let apps = [
+        (3000, engine_app(false)),
+        (3001, socket_app()),
+        (3002, engine_app(true)),
+        (3003, version_2_app()),
+    ];
+    let ports = std::env::args().skip(1);
+    let mut ports: Vec<u16> = ports
+        .map(|port| port.parse().expect("a port is a number"))
+        .collect();
+    if ports.is_empty() {
+        ports = apps.iter().map(|(port, _)| *port).collect();
+    }
+    let servers = ports.into_iter().zip(apps).flat_map(|(port, (_, app))| {
+        // Clients may take `localhost` for either.
+        ["127.0.0.1", "::1"].map(|host| serve(host, port, app.clone()))
+    });
+    futures_util::future::try_join_all(servers).await?;
     Ok(())
 }
 
@@ -35,10 +49,11 @@ async fn serve(host: &str, port: u16, app: Router) -> std::io::Result<()> {
     axum::serve(TcpListener::bind((host, port)).await?, app).await
 }
 
-fn engine_app() -> Router {
+fn engine_app(allow_eio3: bool) -> Router {
     let config = Config {
         ping_interval: PING_INTERVAL,
         ping_timeout: PING_TIMEOUT,
+        allow_eio3,
         ..Config::default()
     };
     let engine = EngineLayer::new(config, echo);
@@ -76,4 +91,46 @@ async fn message(socket: Socket, args: RawArgs) {
 
 async fn message_with_ack(args: RawArgs) -> RawArgs {
     args
+}
+
+/// What the tests with clients of version 2 ask for.
+fn version_2_app() -> Router {
+    let main = Namespace::new()
+        .on_connect(refuse_if_asked)
+        .on("id", async |socket: Socket| socket.id().to_string())
+        .on("message", message)
+        .on("message-with-ack", message_with_ack)
+        .on("ask", async |socket: Socket, args: RawArgs| {
+            let answer = socket.emit_with_ack::<Bytes>("question", args).await;
+            answer.map_err(|error| error.to_string())
+        })
+        .on("leave", async |socket: Socket| socket.disconnect());
+    let custom = Namespace::new()
+        .on_connect(connect)
+        .on("message-with-ack", message_with_ack);
+    let (layer, _io) = SocketIo::builder()
+        .namespace("/", main)
+        .namespace("/custom", custom)
+        .namespace("/refused", Namespace::new().on_connect(refuse))
+        .ping_interval(PING_INTERVAL)
+        .ping_timeout(PING_TIMEOUT)
+        .allow_eio3(true)
+        .build();
+    Router::new().layer(layer).layer(CorsLayer::permissive())
+}
+
+/// Refuses whoever says so in the query of the first request.
+async fn refuse_if_asked(uri: Uri) -> Result<(), Refuse> {
+    match uri.query().is_some_and(|query| query.contains("refuse=1")) {
+        true => Err(Refuse::new("not today")),
+        false => Ok(()),
+    }
+}
+
+async fn refuse(Auth(auth): Auth<serde_json::Value>) -> Result<(), Refuse> {
+    let refuse = Refuse::new("not authorized");
+    Err(match auth.get("code") {
+        Some(code) => refuse.with_data(serde_json::json!({ "code": code })),
+        None => refuse,
+    })
 }

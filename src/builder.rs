@@ -209,6 +209,28 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Whether clients of version 2 are served too, which speak revision 3 of Engine.IO and
+    /// revision 4 of the protocol above it; they are not. Then a request that names no revision
+    /// counts as one of theirs.
+    ///
+    /// They join `/` without asking, and what they give as the query of another namespace is what
+    /// [`Auth`](crate::Auth) finds. Such a client takes the id of its session for its own, and
+    /// that is a secret: [`Socket::id`](crate::Socket::id) in `/` is the first 20 characters of
+    /// it, and in other namespaces an id that the client does not know.
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, SocketIo};
+    ///
+    /// let (layer, io) = SocketIo::builder()
+    ///     .namespace("/", Namespace::new())
+    ///     .allow_eio3(true)
+    ///     .build();
+    /// ```
+    pub fn allow_eio3(mut self, allow: bool) -> Self {
+        self.config.allow_eio3 = allow;
+        self
+    }
+
     /// How packets are written; as JSON. Clients must use the same parser.
     ///
     /// [`protocol`](crate::protocol) has one for MessagePack, and [`Parser`] shows how to write

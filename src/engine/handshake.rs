@@ -23,6 +23,28 @@ impl Transport {
     }
 }
 
+/// A revision of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Revision {
+    /// Revision 3, of the clients of version 2 and before: they ping, and the server answers. Only
+    /// served where [`Config::allow_eio3`](super::Config::allow_eio3) says so.
+    V3,
+    /// Revision 4, of the clients of version 3 and later: the server pings.
+    V4,
+}
+
+impl Revision {
+    /// Its number in a query.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V3 => 3,
+            Self::V4 => 4,
+        }
+    }
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -36,8 +58,8 @@ pub struct Handshake<'a> {
     pub transport: Transport,
     /// `sid`, if the session is known already. An empty one counts as none.
     pub sid: Option<Cow<'a, str>>,
-    /// Whether `EIO` is 4.
-    pub supported: bool,
+    /// `EIO`: what is not 4 counts as 3.
+    pub revision: Revision,
     /// Whether binary messages must travel as text, `b64=1`.
     pub base64: bool,
     /// Whether answers are to be scripts, `j`.
@@ -53,14 +75,15 @@ impl<'a> Handshake<'a> {
     pub fn parse(query: &'a str) -> Result<Self, Refusal> {
         let mut transport = None;
         let mut sid = None;
-        let mut supported = false;
+        let mut revision = Revision::V3;
         let mut base64 = false;
         let mut jsonp = false;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "transport" => transport = Some(value),
                 "sid" => sid = Some(value).filter(|sid| !sid.is_empty()),
-                "EIO" => supported = value == "4",
+                "EIO" if value == "4" => revision = Revision::V4,
+                "EIO" => revision = Revision::V3,
                 "b64" => base64 = !value.is_empty() && value != "0",
                 "j" => jsonp = true,
                 _ => {}
@@ -74,7 +97,7 @@ impl<'a> Handshake<'a> {
         Ok(Self {
             transport,
             sid,
-            supported,
+            revision,
             base64,
             jsonp,
         })
@@ -85,6 +108,7 @@ impl<'a> Handshake<'a> {
     pub fn opening(&self) -> Opening {
         Opening {
             transport: self.transport,
+            revision: self.revision,
             base64: self.base64,
             jsonp: self.jsonp && self.transport == Transport::Polling,
         }
@@ -97,6 +121,8 @@ impl<'a> Handshake<'a> {
 pub struct Opening {
     /// The transport that the session begins with.
     pub transport: Transport,
+    /// The revision of the protocol.
+    pub revision: Revision,
     /// Whether binary messages travel as text.
     pub base64: bool,
     /// Whether polls are answered with scripts.
@@ -118,7 +144,7 @@ pub enum Refusal {
     BadRequest,
     /// The application says no.
     Forbidden,
-    /// `EIO` is not 4.
+    /// `EIO` is not 4, and [`Config::allow_eio3`](super::Config::allow_eio3) is off.
     UnsupportedVersion,
     /// The server is full, or it is shutting down.
     Unavailable,
@@ -194,7 +220,17 @@ mod tests {
         let handshake = Handshake::parse("EIO=4&transport=polling&sid=a%20b&b64=1").expect("valid");
         assert_eq!(handshake.transport, Transport::Polling);
         assert_eq!(handshake.sid.as_deref(), Some("a b"));
-        assert!(handshake.supported && handshake.base64);
+        assert_eq!(handshake.revision, Revision::V4);
+        assert!(handshake.base64);
+    }
+
+    #[test]
+    fn what_is_not_revision_4_is_revision_3() {
+        for eio in ["", "EIO=3&", "EIO=abc&", "EIO=4&EIO=3&", "EIO=04&"] {
+            let query = format!("{eio}transport=polling");
+            let handshake = Handshake::parse(&query).expect("valid");
+            assert_eq!(handshake.revision, Revision::V3, "{query}");
+        }
     }
 
     #[test]

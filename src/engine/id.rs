@@ -19,6 +19,20 @@ impl SessionId {
         Self(URL_SAFE_NO_PAD.encode(random).into())
     }
 
+    /// Makes an id that begins with a public one, for clients that show their own id as the
+    /// session's: what follows is the secret. Without it the id is no secret, which is fine for a
+    /// session that no request but its own WebSocket can use.
+    #[must_use]
+    pub(crate) fn beginning_with(public: SocketId, random: Option<[u8; 16]>) -> Self {
+        let secret = random.map(|random| URL_SAFE_NO_PAD.encode(random));
+        Self((public.as_str().to_owned() + secret.as_deref().unwrap_or_default()).into())
+    }
+
+    /// The public id that it begins with, if it was made so.
+    pub(crate) fn public_part(&self) -> Option<SocketId> {
+        SocketId::parse(self.0.get(..SocketId::LEN)?)
+    }
+
     /// The id as it is sent to its owner, and to nobody else.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -40,13 +54,16 @@ impl fmt::Debug for SessionId {
 
 /// The public id of a socket, 20 characters; it is also the name of the socket's own room.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketId([u8; 20]);
+pub struct SocketId([u8; Self::LEN]);
 
 impl SocketId {
+    /// How many characters an id has.
+    const LEN: usize = 20;
+
     /// Makes an id of random bytes.
     #[must_use]
     pub fn new(random: [u8; 15]) -> Self {
-        let mut text = [b'A'; 20];
+        let mut text = [b'A'; Self::LEN];
         // 15 bytes are always 20 characters, so this cannot fail.
         let _ = URL_SAFE_NO_PAD.encode_slice(random, &mut text);
         Self(text)
@@ -109,6 +126,16 @@ mod tests {
         let id = SessionId::new([7; 16]);
         assert_eq!(format!("{id:?}"), "SessionId(..)");
         assert_eq!(id.expose().len(), 22);
+    }
+
+    #[test]
+    fn a_session_id_may_begin_with_a_public_one() {
+        let public = SocketId::new([7; 15]);
+        let id = SessionId::beginning_with(public, Some([8; 16]));
+        assert_eq!(id.public_part(), Some(public));
+        assert_eq!(id.expose().len(), 20 + 22);
+        let open = SessionId::beginning_with(public, None);
+        assert_eq!(open.expose(), public.as_str());
     }
 
     #[test]

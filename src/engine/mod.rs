@@ -8,19 +8,22 @@
 //! |---|---|
 //! | A. ask | [`Session::transport`], [`Session::wants_read`], [`Session::finished`] |
 //! | B. from the network | [`Session::handle_packet`], [`Session::handle_upgrade`], [`Session::handle_poll`], [`Session::handle_transport_closed`], [`Session::handle_timeout`] |
-//! | C. from the application | [`Session::send`], [`Session::close`] |
+//! | C. from the application | [`Session::send`], [`Session::close`], [`Session::discard`] |
 //! | D. after B and C | [`Session::poll_transmit`], [`Session::poll_timeout`], [`Session::poll_event`] |
 //!
 //! | packet | id | who sends it |
 //! |---|---|---|
 //! | open | `0` | the server, first |
 //! | close | `1` | who ends the session over polling |
-//! | ping | `2` | the server; the client with `probe` while it upgrades |
+//! | ping | `2` | the server, in revision 3 the client; the client with `probe` while it upgrades |
 //! | pong | `3` | the answer |
 //! | message | `4` | both |
 //! | upgrade | `5` | the client, last step of an upgrade |
 //! | noop | `6` | the server, to release a pending poll |
 //!
+//! Clients of [revision 3] are served if [`Config::allow_eio3`] says so.
+//!
+//! [revision 3]: https://github.com/socketio/socket.io/blob/main/docs/engine.io-protocol/v3.md
 //! [protocol revision 4]: https://github.com/socketio/socket.io/blob/main/docs/engine.io-protocol/v4-current.md
 
 mod handshake;
@@ -29,11 +32,12 @@ pub(crate) mod jsonp;
 mod message;
 mod packet;
 pub(crate) mod payload;
+mod payload_v3;
 mod session;
 mod timer;
 
 pub use self::{
-    handshake::{Handshake, Opening, Refusal, Transport},
+    handshake::{Handshake, Opening, Refusal, Revision, Transport},
     id::{SessionId, SocketId},
     message::{Message, Text},
     packet::{Packet, ParseError},

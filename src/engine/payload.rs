@@ -1,10 +1,11 @@
-//! Packets ↔ one polling body: joined by the record separator, binary as `b` + base64.
+//! Packets ↔ one polling body: joined by the record separator, binary as `b` + base64. What
+//! revision 3 has instead is in [`payload_v3`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes};
 
-use super::{Message, Packet, ParseError};
+use super::{Message, Packet, ParseError, Revision, payload_v3};
 
 /// U+001E, which no JSON text holds.
 const SEPARATOR: u8 = 0x1e;
@@ -13,24 +14,47 @@ const SEPARATOR: u8 = 0x1e;
 #[derive(Clone, Debug)]
 pub struct Packets {
     rest: Option<Bytes>,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Separated,
+    /// Revision 3, as text or as bytes.
+    Text,
+    Binary,
 }
 
 impl Packets {
-    /// Reads a body.
+    /// Reads a body of revision 4.
     ///
     /// # Errors
     ///
     /// If it is not UTF-8.
     pub fn new(body: Bytes) -> Result<Self, ParseError> {
         std::str::from_utf8(&body).map_err(|_| ParseError)?;
-        Ok(Self { rest: Some(body) })
+        Ok(Self {
+            rest: Some(body),
+            form: Form::Separated,
+        })
     }
-}
 
-impl Iterator for Packets {
-    type Item = Result<Packet, ParseError>;
+    /// Reads a body of revision 3, of type `application/octet-stream` or a text.
+    ///
+    /// # Errors
+    ///
+    /// If it is a text and not UTF-8.
+    pub fn with_lengths(body: Bytes, is_binary: bool) -> Result<Self, ParseError> {
+        if !is_binary {
+            std::str::from_utf8(&body).map_err(|_| ParseError)?;
+        }
+        Ok(Self {
+            rest: Some(body),
+            form: if is_binary { Form::Binary } else { Form::Text },
+        })
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next_separated(&mut self) -> Option<Result<Packet, ParseError>> {
         let rest = self.rest.as_mut()?;
         let record = match rest.iter().position(|byte| *byte == SEPARATOR) {
             Some(at) => {
@@ -40,7 +64,19 @@ impl Iterator for Packets {
             }
             None => self.rest.take()?,
         };
-        let packet = decode(&record);
+        Some(decode(&record, Revision::V4))
+    }
+}
+
+impl Iterator for Packets {
+    type Item = Result<Packet, ParseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let packet = match self.form {
+            Form::Separated => self.next_separated()?,
+            Form::Text => payload_v3::next_text(self.rest.as_mut()?)?,
+            Form::Binary => payload_v3::next_binary(self.rest.as_mut()?)?,
+        };
         if packet.is_err() {
             self.rest = None;
         }
@@ -48,20 +84,83 @@ impl Iterator for Packets {
     }
 }
 
-/// Reads a text frame, or one packet of a body: binary may come as `b` + base64.
-pub(crate) fn decode(record: &[u8]) -> Result<Packet, ParseError> {
+/// Reads a text frame, or one packet of a body: binary may come as `b` + base64, in revision 3 with
+/// the type in between.
+pub(crate) fn decode(record: &[u8], revision: Revision) -> Result<Packet, ParseError> {
     let Some((b'b', base64)) = record.split_first() else {
         return Packet::from_text(record);
+    };
+    let base64 = match revision {
+        Revision::V4 => base64,
+        Revision::V3 => base64.strip_prefix(b"4").ok_or(ParseError)?,
     };
     let data = STANDARD.decode(base64).map_err(|_| ParseError)?;
     Ok(Packet::Message(Message::Binary(data.into())))
 }
 
-/// Appends a packet to a body.
-pub(crate) fn push(body: &mut Vec<u8>, packet: &Packet) {
-    if !body.is_empty() {
-        body.push(SEPARATOR);
+/// Reads a binary frame.
+pub(crate) fn decode_binary(data: Bytes, revision: Revision) -> Result<Packet, ParseError> {
+    match revision {
+        Revision::V4 => Ok(Packet::Message(Message::Binary(data))),
+        Revision::V3 => payload_v3::decode_binary(data),
     }
+}
+
+/// A body that is to be written.
+#[derive(Debug)]
+pub(crate) enum Body {
+    V4(Vec<u8>),
+    V3(payload_v3::Body),
+}
+
+impl Body {
+    /// An empty one; with `base64` it will be text, whatever it holds.
+    pub(crate) fn new(revision: Revision, base64: bool) -> Self {
+        match revision {
+            Revision::V4 => Self::V4(Vec::new()),
+            Revision::V3 => Self::V3(payload_v3::Body::new(base64)),
+        }
+    }
+
+    /// Appends a packet.
+    pub(crate) fn push(&mut self, packet: &Packet) {
+        match self {
+            Self::V4(body) => {
+                if !body.is_empty() {
+                    body.push(SEPARATOR);
+                }
+                push_packet(body, packet, Revision::V4);
+            }
+            Self::V3(body) => body.push(packet),
+        }
+    }
+
+    /// How many bytes there are; in revision 3 about as many.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::V4(body) => body.len(),
+            Self::V3(body) => body.len(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::V4(body) => body.is_empty(),
+            Self::V3(body) => body.is_empty(),
+        }
+    }
+
+    /// The body, and whether it is bytes and no text.
+    pub(crate) fn finish(self) -> (Vec<u8>, bool) {
+        match self {
+            Self::V4(body) => (body, false),
+            Self::V3(body) => body.finish(),
+        }
+    }
+}
+
+/// Appends a packet as text, binary as base64.
+pub(crate) fn push_packet(body: &mut Vec<u8>, packet: &Packet, revision: Revision) {
     match packet {
         Packet::Open(json) => {
             body.push(b'0');
@@ -70,6 +169,9 @@ pub(crate) fn push(body: &mut Vec<u8>, packet: &Packet) {
         Packet::Message(Message::Text(text)) => {
             body.push(b'4');
             body.extend_from_slice(text.as_bytes());
+        }
+        Packet::Message(Message::Binary(data)) if revision == Revision::V3 => {
+            payload_v3::push_base64(body, data);
         }
         Packet::Message(Message::Binary(data)) => {
             body.push(b'b');
@@ -99,9 +201,9 @@ mod tests {
         let body = "4hello\x1e2\x1ebAQIDBA==";
         assert_eq!(read(body), packets.clone().map(Ok));
 
-        let mut written = Vec::new();
-        packets.iter().for_each(|packet| push(&mut written, packet));
-        assert_eq!(written, body.as_bytes());
+        let mut written = Body::new(Revision::V4, false);
+        packets.iter().for_each(|packet| written.push(packet));
+        assert_eq!(written.finish(), (body.as_bytes().to_vec(), false));
     }
 
     #[test]

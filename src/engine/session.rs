@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::timer::{Timer, TimerTable};
-use super::{Message, Packet, Refusal, SessionId, Transport};
+use super::{Message, Packet, Refusal, Revision, SessionId, Transport};
 
 /// The limits of a session. Sizes are in bytes.
 #[derive(Clone, Debug)]
@@ -38,6 +38,9 @@ pub struct Config {
     pub upgrades: bool,
     /// A message that follows the open packet at once, in the same polling body; none.
     pub initial_packet: Option<Message>,
+    /// Whether clients of [revision 3](Revision::V3) are served too; they are not. A client that
+    /// names no revision counts as one of them.
+    pub allow_eio3: bool,
 }
 
 impl Default for Config {
@@ -55,11 +58,17 @@ impl Default for Config {
             websocket: true,
             upgrades: true,
             initial_packet: None,
+            allow_eio3: false,
         }
     }
 }
 
 impl Config {
+    /// How long a client of revision 3 may be silent.
+    fn silence(&self) -> Duration {
+        self.ping_interval + self.ping_timeout
+    }
+
     /// The JSON of the open packet.
     fn open_packet(&self, sid: &SessionId, transport: Transport) -> Bytes {
         let upgrades = match transport {
@@ -160,6 +169,7 @@ pub enum SessionEvent {
 pub struct Session {
     config: Arc<Config>,
     state: State,
+    revision: Revision,
     transport: Transport,
     probe: Probe,
     /// Whether a GET waits for packets.
@@ -169,6 +179,7 @@ pub struct Session {
     /// Whether a waiting GET is to be released with a noop.
     release: bool,
     open: Option<Bytes>,
+    /// Whether a ping is to be sent; in revision 3 the pong that the client asked for.
     ping: bool,
     out: VecDeque<Message>,
     out_bytes: usize,
@@ -219,14 +230,24 @@ const OVERTAKEN: Duration = Duration::from_millis(500);
 impl Session {
     /// Opens a session and queues its open packet.
     #[must_use]
-    pub fn open(config: Arc<Config>, sid: &SessionId, transport: Transport, now: Instant) -> Self {
+    pub fn open(
+        config: Arc<Config>,
+        sid: &SessionId,
+        transport: Transport,
+        revision: Revision,
+        now: Instant,
+    ) -> Self {
         let mut timers = TimerTable::default();
-        timers.set(Timer::Ping, now + config.ping_interval);
+        match revision {
+            Revision::V4 => timers.set(Timer::Ping, now + config.ping_interval),
+            Revision::V3 => timers.set(Timer::Pong, now + config.silence()),
+        }
         let initial = config.initial_packet.clone();
         let mut session = Self {
             open: Some(config.open_packet(sid, transport)),
             config,
             state: State::Open,
+            revision,
             transport,
             probe: Probe::None,
             poll: false,
@@ -249,6 +270,12 @@ impl Session {
     }
 
     // A. getters
+
+    /// The revision of the protocol that the client speaks.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
 
     /// The transport that messages travel on.
     #[must_use]
@@ -449,10 +476,13 @@ impl Session {
         }
         match packet {
             Packet::Message(message) => self.receive(message),
-            Packet::Pong { .. } => self.handle_pong(now),
+            Packet::Pong { .. } if self.revision == Revision::V4 => self.handle_pong(now),
+            Packet::Ping { .. } if self.revision == Revision::V3 => self.handle_ping(now),
             Packet::Close => self.close(CloseReason::TransportClose, now),
-            // In revision 4 the server pings.
-            Packet::Ping { .. } => self.close(CloseReason::TransportError, now),
+            // In revision 4 the server pings, in revision 3 the client.
+            Packet::Ping { .. } | Packet::Pong { .. } => {
+                self.close(CloseReason::TransportError, now);
+            }
             Packet::Open(_) | Packet::Upgrade | Packet::Noop => {}
         }
     }
@@ -571,6 +601,18 @@ impl Session {
         self.timers.set(Timer::Close, now + rest);
     }
 
+    /// Ends the session at once: what waits is dropped, and a client that is not there now does
+    /// not find it any more.
+    pub fn discard(&mut self, now: Instant) {
+        self.out = VecDeque::new();
+        self.out_bytes = 0;
+        let is_away = self.transport == Transport::Polling && !self.poll;
+        self.close(CloseReason::ServerClose, now);
+        if is_away {
+            self.end();
+        }
+    }
+
     // D. to be polled after B and C
 
     /// The next packet for a transport.
@@ -585,7 +627,10 @@ impl Session {
             return Some(Packet::Open(open));
         }
         if std::mem::take(&mut self.ping) {
-            return Some(Packet::Ping { probe: false });
+            return Some(match self.revision {
+                Revision::V4 => Packet::Ping { probe: false },
+                Revision::V3 => Packet::Pong { probe: false },
+            });
         }
         if let Some(message) = self.out.pop_front() {
             self.out_bytes -= Self::cost(&message);
@@ -662,10 +707,21 @@ impl Session {
             return self.close(CloseReason::EventBacklog, now);
         }
         // The pong may lie in what we do not read. Another ping shows whether the client is still
-        // there: a write to one that is not fails.
+        // there: a write to one that is not fails. In revision 3 it is another pong, for which the
+        // client begins its interval anew.
         self.ping = true;
         self.moved = false;
-        self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+        let patience = match self.revision {
+            Revision::V4 => self.config.ping_timeout,
+            Revision::V3 => self.config.silence(),
+        };
+        self.timers.set(Timer::Pong, now + patience);
+    }
+
+    /// The ping of a client of revision 3.
+    fn handle_ping(&mut self, now: Instant) {
+        self.ping = true;
+        self.timers.set(Timer::Pong, now + self.config.silence());
     }
 
     fn handle_probe(&mut self, packet: &Packet, now: Instant) {
@@ -687,7 +743,7 @@ impl Session {
         self.release = self.poll;
         self.tell(SessionEvent::Upgraded);
         // A ping that no poll has fetched leaves now; its pong has the full time.
-        if self.ping {
+        if self.ping && self.revision == Revision::V4 {
             self.timers.set(Timer::Pong, now + self.config.ping_timeout);
         }
     }
@@ -755,9 +811,13 @@ mod tests {
     }
 
     fn session(transport: Transport, config: Config) -> (Session, Instant) {
+        session_of(Revision::V4, transport, config)
+    }
+
+    fn session_of(revision: Revision, transport: Transport, config: Config) -> (Session, Instant) {
         let now = Instant::now();
         let sid = SessionId::new([0; 16]);
-        let mut session = Session::open(Arc::new(config), &sid, transport, now);
+        let mut session = Session::open(Arc::new(config), &sid, transport, revision, now);
         if transport == Polling {
             session.handle_poll(now).expect("the first poll");
         }
@@ -842,6 +902,50 @@ mod tests {
         let (mut s, t) = session(WebSocket, Config::default());
         s.handle_packet(WebSocket, PING, t);
         assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    }
+
+    #[test]
+    fn in_revision_3_the_client_pings_and_its_silence_ends_the_session() {
+        let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+        s.handle_timeout(t + ms(44_999));
+        assert!(s.is_open());
+        assert_eq!(drain(&mut s, WebSocket), []);
+        s.handle_packet(WebSocket, PING, t + ms(44_999));
+        assert_eq!(drain(&mut s, WebSocket), [PONG]);
+        s.handle_packet(WebSocket, message("no heartbeat"), t + ms(60_000));
+        s.handle_timeout(t + ms(89_998));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(89_999));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn in_revision_3_the_answer_to_a_ping_has_no_data() {
+        let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+        s.handle_packet(WebSocket, PROBE, t);
+        assert_eq!(drain(&mut s, WebSocket), [PONG]);
+    }
+
+    #[test]
+    fn in_revision_3_a_pong_from_the_client_ends_the_session() {
+        let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+        s.handle_packet(WebSocket, PONG, t);
+        assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    }
+
+    #[test]
+    fn in_revision_3_a_session_upgrades_and_its_pong_leaves_on_the_new_transport() {
+        let (mut s, t) = session_of(Revision::V3, Polling, Config::default());
+        s.handle_packet(Polling, PING, t + ms(10_000));
+        s.handle_upgrade(t + ms(10_000)).expect("an upgrade");
+        s.handle_packet(WebSocket, PROBE, t + ms(10_000));
+        assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+        s.handle_packet(WebSocket, Packet::Upgrade, t + ms(10_000));
+        assert_eq!(drain(&mut s, WebSocket), [PONG]);
+        s.handle_timeout(t + ms(54_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(55_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
     }
 
     #[test]
@@ -1106,6 +1210,27 @@ mod tests {
         s.handle_timeout(t + ms(25_000));
         s.handle_timeout(t + ms(45_000));
         assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn what_is_discarded_is_not_delivered() {
+        let (mut s, t) = polling();
+        s.send(text("never heard"), t);
+        s.discard(t);
+        assert_eq!(closed(&mut s), Some(CloseReason::ServerClose));
+        assert!(!s.is_known() && s.is_closed());
+
+        let (mut s, t) = session(WebSocket, Config::default());
+        s.send(text("never heard"), t);
+        s.discard(t);
+        assert_eq!(drain(&mut s, WebSocket), []);
+        assert!(s.finished(WebSocket));
+
+        let (mut s, t) = polling();
+        assert_eq!(poll(&mut s, t), []);
+        s.discard(t);
+        assert_eq!(drain(&mut s, Polling), [Packet::Close]);
+        assert!(!s.is_known());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 pub(super) enum Timer {
     /// The next ping is to be sent.
     Ping,
-    /// The pong is missing.
+    /// The pong is missing; in revision 3 the client's ping.
     Pong,
     /// The client has begun an upgrade and not ended it.
     Upgrade,

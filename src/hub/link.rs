@@ -79,7 +79,13 @@ impl Link {
         handshake: Handshake,
     ) -> Self {
         let now = Instant::now().into_std();
-        let session = Session::open(Arc::clone(&config), &sid, opening.transport, now);
+        let session = Session::open(
+            Arc::clone(&config),
+            &sid,
+            opening.transport,
+            opening.revision,
+            now,
+        );
         Self {
             shared: Mutex::new(Shared {
                 session,
@@ -134,6 +140,15 @@ impl Link {
 
     pub(crate) fn close(&self, reason: CloseReason) {
         self.with(|session, now| session.close(reason, now));
+    }
+
+    /// Closes and sends nothing any more but the close itself.
+    pub(crate) fn discard(&self) {
+        self.with(Session::discard);
+    }
+
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        self.lock().session.close_reason()
     }
 
     pub(crate) fn is_known(&self) -> bool {

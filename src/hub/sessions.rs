@@ -62,11 +62,15 @@ impl Sessions {
         self.lock().len()
     }
 
+    /// All sessions that there are now.
+    pub(crate) fn all(&self) -> Vec<Arc<Link>> {
+        self.lock().values().cloned().collect()
+    }
+
     /// Closes all sessions, takes no further one, and waits until their tasks have ended.
     pub(crate) async fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        let links: Vec<_> = self.lock().values().cloned().collect();
-        for link in links {
+        for link in self.all() {
             link.close(CloseReason::Shutdown);
         }
         loop {

@@ -6,7 +6,7 @@
 //!
 //! Node's parser is the measure for what is accepted, and this one is stricter where that serves
 //! no client: a count of attachments is digits and not 0, an acknowledgement has at most 64 bits,
-//! a namespace at most 255 bytes, an event has a payload, and no attachment is named twice.
+//! a namespace at most 255 bytes and a query of 8 KiB, an event has a payload, and no attachment is named twice.
 
 use std::mem;
 
@@ -264,14 +264,20 @@ impl JsonDecoder {
     /// Takes what reaches from a slash to a comma or the end.
     fn take_namespace(&mut self, rest: &mut &str) -> Result<NamespaceName, DecodeError> {
         const MAX_LEN: usize = 255;
+        /// As long as the head of an HTTP request may be.
+        const MAX_QUERY: usize = 8 * 1024;
 
         if !rest.starts_with('/') {
             return Ok(NamespaceName::MAIN);
         }
         let (name, after) = rest.split_once(',').unwrap_or((rest, ""));
         *rest = after;
-        if name.len() > MAX_LEN {
+        let path = name.find('?').unwrap_or(name.len());
+        if path > MAX_LEN || name.len() - path > MAX_QUERY {
             return Err(DecodeError::limit("namespace is too long"));
+        }
+        if path < name.len() {
+            return Ok(name.into());
         }
         if name == "/" {
             return Ok(NamespaceName::MAIN);

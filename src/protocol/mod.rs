@@ -54,6 +54,7 @@ mod read;
 mod resolve;
 mod scan;
 mod typed;
+pub(crate) mod v4;
 
 use std::{error, fmt};
 

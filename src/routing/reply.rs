@@ -224,6 +224,18 @@ impl Refuse {
     }
 }
 
+impl Refuse {
+    /// As the value of a `CONNECT_ERROR` for clients of version 2: the data, or else the text.
+    pub(crate) fn to_connect_error_v4(&self) -> Payload {
+        // A text and a JSON value can always be written.
+        match self.data() {
+            Some(data) => Payload::object(NAMESPACE_LEN, data),
+            None => Payload::object(NAMESPACE_LEN, self.message()),
+        }
+        .unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Refuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -403,6 +415,9 @@ mod tests {
             refuse.to_connect_error().json(),
             br#"{"message":"no","data":[1]}"#
         );
+        assert_eq!(refuse.to_connect_error_v4().json(), b"[1]");
+        let refuse = Refuse::new("no");
+        assert_eq!(refuse.to_connect_error_v4().json(), br#""no""#);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
 
+use crate::engine::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
@@ -121,8 +122,7 @@ impl Conversation {
         let member = Arc::clone(self.member());
         match reply.into_result() {
             Ok(_) => {
-                let welcome = Payload::object(member.registry.name.len(), &Welcome(&member));
-                let packet = member.encode(Kind::Connect, None, welcome.unwrap_or_default());
+                let packet = member.encode(Kind::Connect, None, welcome(&member));
                 if !member.accept(packet.clone()) {
                     send_off(&member, packet);
                 } else if let Some(slot) = self.slot {
@@ -138,7 +138,10 @@ impl Conversation {
                     peer.free(slot);
                 }
                 if !had_left {
-                    let error = refuse.to_connect_error();
+                    let error = match member.link.opening.revision {
+                        Revision::V4 => refuse.to_connect_error(),
+                        Revision::V3 => refuse.to_connect_error_v4(),
+                    };
                     member
                         .link
                         .send(member.encode(Kind::ConnectError, None, error));
@@ -270,7 +273,15 @@ impl Conversation {
     }
 }
 
-/// What a client is told when it is in.
+/// What a client is told when it is in; one of version 2 nothing more than that.
+fn welcome(member: &Member) -> Payload {
+    if member.link.opening.revision == Revision::V3 {
+        return Payload::default();
+    }
+    // A map of two texts can always be written.
+    Payload::object(member.registry.name.len(), &Welcome(member)).unwrap_or_default()
+}
+
 struct Welcome<'a>(&'a Member);
 
 impl serde::Serialize for Welcome<'_> {

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use super::conversation::Conversation;
 use super::{Server, partial_deadline};
-use crate::engine::{CloseReason, Message, Session, SessionEvent, SocketId};
+use crate::engine::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::link::Link;
 use crate::hub::member::Member;
 use crate::protocol::peer::{Action, Peer, Violation};
-use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload};
+use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, v4};
 use crate::routing::Refuse;
 use crate::transport::Upper;
 
@@ -29,6 +29,8 @@ pub(super) struct Dispatch {
     /// What was begun since the session was told so.
     consumed: usize,
     closed: Option<CloseReason>,
+    /// Whether `/` is to be joined for a client that does not ask for it.
+    joins_main: bool,
 }
 
 impl Dispatch {
@@ -44,14 +46,18 @@ impl Dispatch {
             inbox: VecDeque::new(),
             consumed: 0,
             closed: None,
+            joins_main: link.opening.revision == Revision::V3,
         }
     }
 
     fn handle_message(&mut self, message: Message) {
         let cost = Session::cost(&message);
         match self.decoder.decode(message) {
-            Ok(Some(packet)) => {
+            Ok(Some(mut packet)) => {
                 self.partial = None;
+                if self.link.opening.revision == Revision::V3 {
+                    v4::take_query(&mut packet);
+                }
                 match self.peer.handle_packet(packet) {
                     Ok(action) => return self.handle_action(action, cost),
                     Err(Violation(what)) => self.violation(&what),
@@ -89,7 +95,7 @@ impl Dispatch {
                     conversation.member().answer(ack, payload);
                 }
             }
-            Action::Connect { slot, name, auth } => self.connect(slot, &name, auth),
+            Action::Connect { slot, name, auth } => self.connect(slot, &name, auth, socket_id()),
             Action::Disconnect { slot } => {
                 if let Some(conversation) = self.conversation(slot) {
                     let reason = DisconnectReason::ClientNamespaceDisconnect;
@@ -109,7 +115,27 @@ impl Dispatch {
         all.find(|conversation| conversation.slot() == Some(slot))
     }
 
-    fn connect(&mut self, slot: usize, name: &NamespaceName, auth: Payload) {
+    /// Clients of version 2 are in `/` without asking. Their own id is their session's, which is a
+    /// secret but for its beginning.
+    fn join_main(&mut self) {
+        let main = NamespaceName::MAIN;
+        if self.server.find(&main).is_none() {
+            // It may be here for another namespace, and would take a refusal for that one's.
+            return;
+        }
+        let id = self.link.sid().public_part().unwrap_or_else(socket_id);
+        let packet = Packet {
+            namespace: main,
+            kind: Kind::Connect,
+            ack: None,
+            payload: Payload::default(),
+        };
+        if let Ok(Action::Connect { slot, name, auth }) = self.peer.handle_packet(packet) {
+            self.connect(slot, &name, auth, id);
+        }
+    }
+
+    fn connect(&mut self, slot: usize, name: &NamespaceName, auth: Payload, id: SocketId) {
         let Some((routes, registry)) = self.server.find(name) else {
             self.peer.free(slot);
             return self.refuse(name, &Refuse::new("Invalid namespace"));
@@ -119,14 +145,14 @@ impl Dispatch {
             former.detach();
         }
         let link = Arc::clone(&self.link);
-        let member = Arc::new(Member::new(socket_id(), link, Arc::clone(&registry)));
+        let member = Arc::new(Member::new(id, link, Arc::clone(&registry)));
         match registry.enter(Arc::clone(&member)) {
             Some(membership) => {
                 let conversation = Conversation::new(slot, membership, routes, auth);
                 self.conversations.push(conversation);
             }
             // Its last socket left in this moment; asking again makes it anew.
-            None => self.connect(slot, name, auth),
+            None => self.connect(slot, name, auth, id),
         }
     }
 
@@ -172,6 +198,9 @@ impl Dispatch {
 
 impl Upper for Dispatch {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.joins_main) {
+            self.join_main();
+        }
         loop {
             if self.link.take_dismissal() {
                 self.dismiss();

@@ -16,7 +16,9 @@ use super::polling::Style;
 use super::refusal::{ConnectionError, WRONG_VERSION};
 use super::task::{SessionTask, Upper};
 use super::{polling, websocket};
-use crate::engine::{Config, Handshake, Opening, Refusal, SessionId, Transport};
+use crate::engine::{
+    Config, Handshake, Opening, Refusal, Revision, SessionId, SocketId, Transport,
+};
 use crate::hub::handshake::Handshake as FirstRequest;
 use crate::hub::link::Link;
 use crate::hub::sessions::Sessions;
@@ -174,7 +176,7 @@ impl Front {
             let context = "`transport` and the upgrade do not fit";
             return Err(ConnectionError::new(Refusal::BadRequest, context));
         }
-        if !handshake.supported {
+        if handshake.revision == Revision::V3 && !self.config.allow_eio3 {
             return Err(ConnectionError::new(
                 Refusal::UnsupportedVersion,
                 "`EIO` in the query",
@@ -240,7 +242,7 @@ impl Front {
     fn start(&self, opening: Opening, parts: Parts, upgrade: Option<OnUpgrade>) -> Arc<Link> {
         let link = Arc::new(Link::open(
             Arc::clone(&self.config),
-            session_id(),
+            session_id(opening),
             self.sessions.number(),
             opening,
             FirstRequest::new(parts),
@@ -266,11 +268,21 @@ fn ready(response: Response) -> BoxFuture<'static, Response> {
     std::future::ready(response).boxed()
 }
 
-fn session_id() -> SessionId {
-    let mut random = [0; 16];
+fn session_id(opening: Opening) -> SessionId {
+    if opening.revision == Revision::V4 {
+        return SessionId::new(random());
+    }
+    // These clients take the session's id for their socket's. A session that begins with WebSocket
+    // answers no other request, so its id need not be a secret.
+    let secret = (opening.transport == Transport::Polling).then(random);
+    SessionId::beginning_with(SocketId::new(random()), secret)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut random = [0; N];
     // Without the system's randomness no session is safe: better none at all.
     getrandom::fill(&mut random).expect("the system gives random bytes");
-    SessionId::new(random)
+    random
 }
 
 /// Whether a request asks for a WebSocket: RFC 6455 section 4.2.1, or RFC 8441 over HTTP/2.

@@ -14,11 +14,15 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use super::compress::Encoding;
 use super::options::HttpOptions;
 use super::refusal::ConnectionError;
-use crate::engine::{CloseReason, Message, Packet, Packets, Refusal, jsonp, payload};
+use crate::engine::payload::Body as Payload;
+use crate::engine::{CloseReason, Message, Packet, Packets, Refusal, Revision, jsonp};
 use crate::hub::link::Link;
 
 /// How long the body of a POST may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The type of a body of bytes, exactly so, as Node's server has it.
+const OCTETS: &str = "application/octet-stream";
 
 /// What a request's headers ask of its answer.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +92,10 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
         return refuse(refusal);
     }
     let mut guard = Guard::new(&link, Link::abort_poll);
-    let mut body = Vec::new();
+    let mut body = Payload::new(
+        link.opening.revision,
+        link.opening.base64 || link.opening.jsonp,
+    );
     let limit = link.config.max_payload;
     let mut compressible = false;
     // An attachment is as the text before it.
@@ -99,7 +106,7 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
                 last = text.is_compressible();
             }
             compressible |= last;
-            payload::push(&mut body, packet);
+            body.push(packet);
             body.len() < limit
         })
     })
@@ -111,11 +118,16 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
     if !compressible {
         style.compress = None;
     }
+    let (mut body, is_binary) = body.finish();
     if link.opening.jsonp {
         let index = link.handshake.query("j").unwrap_or_default();
         body = jsonp::script(&index, &body);
     }
-    style.respond("text/plain; charset=UTF-8", body.into())
+    let content_type = match is_binary {
+        true => OCTETS,
+        false => "text/plain; charset=UTF-8",
+    };
+    style.respond(content_type, body.into())
 }
 
 /// Hands a body's packets to the session.
@@ -162,8 +174,9 @@ where
     B::Data: Send,
 {
     let content_type = parts.headers.get(header::CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes() == b"application/octet-stream") {
-        // Revision 4 has no binary bodies.
+    let is_binary = content_type.is_some_and(|value| value == OCTETS);
+    if is_binary && link.opening.revision == Revision::V4 {
+        // Such bodies are of revision 3.
         return Err(Failure::Unusable);
     }
     let mut body = read(link.config.max_payload, body).await?;
@@ -173,7 +186,11 @@ where
             None => return Ok(()),
         }
     }
-    let mut packets = Packets::new(body).map_err(|_| Failure::Malformed)?;
+    let packets = match link.opening.revision {
+        Revision::V4 => Packets::new(body),
+        Revision::V3 => Packets::with_lengths(body, is_binary),
+    };
+    let mut packets = packets.map_err(|_| Failure::Malformed)?;
     let mut failed = false;
     let mut watched = packets.by_ref().inspect(|packet| failed |= packet.is_err());
     poll_fn(|cx| link.poll_post(cx, &mut watched)).await;

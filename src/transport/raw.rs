@@ -11,7 +11,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::{Application, Front, HttpOptions, Upper};
-use crate::engine::{CloseReason, Config, Message, SessionEvent, SessionId, Transport};
+use crate::engine::{CloseReason, Config, Message, Revision, SessionEvent, SessionId, Transport};
 use crate::hub::link::Link;
 use crate::hub::sessions::Sessions;
 use crate::layer::SocketIoService;
@@ -87,6 +87,13 @@ impl EngineLayer {
         self.front.sessions.len()
     }
 
+    /// Sends a message to all sessions; see [`EngineSocket::send`].
+    pub fn broadcast(&self, message: &Message) {
+        for link in self.front.sessions.all() {
+            link.send([message.clone()]);
+        }
+    }
+
     /// Closes all sessions and takes no further one; ready when all handlers have ended.
     pub async fn close(&self) {
         self.front.sessions.close().await;
@@ -116,13 +123,28 @@ pub type RawRequest = Parts;
 /// One session of an [`EngineLayer`].
 ///
 /// It may be moved to another task; the session is closed when the handler returns.
+///
+/// ```
+/// use tower_socketio::engine::{CloseReason, EngineSocket, Text};
+///
+/// async fn greet(mut socket: EngineSocket) {
+///     socket.send(Text::from("hello").into());
+///     // It has left, or at least has been fetched by a poll.
+///     socket.drained().await;
+///     while let Some(_message) = socket.recv().await {}
+///     if socket.close_reason() == Some(CloseReason::PingTimeout) {
+///         println!("lost a client");
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct EngineSocket {
     link: Arc<Link>,
 }
 
 impl EngineSocket {
-    /// The next message; `None` when the session has ended.
+    /// The next message; `None` when the session has ended, and [`EngineSocket::close_reason`]
+    /// tells why.
     ///
     /// # Cancel safety
     ///
@@ -137,15 +159,54 @@ impl EngineSocket {
         }
     }
 
-    /// Sends a message. Never waits; see [`Config::max_buffered`].
+    /// Sends a message. Never waits; see [`Config::max_buffered`]. Once the session has ended, it
+    /// does nothing.
     pub fn send(&self, message: Message) {
         self.link.send([message]);
     }
 
-    /// The session's id, which is a secret of its client.
+    /// Waits until all that was sent has been given to the transport, or the session has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn drained(&self) {
+        poll_fn(|cx| self.link.poll_drained(cx)).await;
+    }
+
+    /// Ends the session when what was sent has been delivered, or after
+    /// [`Config::close_timeout`]. [`EngineSocket::recv`] still gives what has come before.
+    pub fn close(&self) {
+        self.link.close(CloseReason::ServerClose);
+    }
+
+    /// Ends the session at once: what was sent and has not left is dropped.
+    pub fn discard(&self) {
+        self.link.discard();
+    }
+
+    /// Whether the session has not ended.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.link.close_reason().is_none()
+    }
+
+    /// Why the session has ended, if it has.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.link.close_reason()
+    }
+
+    /// The session's id. The client must know it, and nobody else.
     #[must_use]
     pub fn id(&self) -> &SessionId {
         self.link.sid()
+    }
+
+    /// The revision of the protocol that the client speaks.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.link.opening.revision
     }
 
     /// The transport that is used now.
@@ -154,7 +215,8 @@ impl EngineSocket {
         self.link.transport()
     }
 
-    /// The first request.
+    /// The first request. Its extensions have what layers have put there, and the client's address
+    /// as axum's `ConnectInfo` if the server was made so.
     #[must_use]
     pub fn request(&self) -> RawRequest {
         self.link.handshake.parts()

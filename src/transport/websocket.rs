@@ -12,7 +12,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::engine::{CloseReason, Message, Packet, Session, Transport, payload};
+use crate::engine::{CloseReason, Message, Packet, Revision, Session, Transport, payload};
 use crate::hub::link::Link;
 use crate::websocket::{Decoder, Incoming, Opcode, close_frame, header, pong_frame};
 
@@ -35,6 +35,7 @@ pub(super) struct WebSocket {
     progress: bool,
     closing: bool,
     base64: bool,
+    revision: Revision,
 }
 
 /// What a read came to.
@@ -60,6 +61,7 @@ impl WebSocket {
             progress: false,
             closing: false,
             base64: link.opening.base64,
+            revision: link.opening.revision,
         }
     }
 
@@ -170,10 +172,15 @@ impl WebSocket {
                 // A message that is passed on as it was received.
                 None => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
             },
-            Packet::Message(Message::Binary(data)) if self.base64 => {
+            Packet::Message(Message::Binary(_)) if self.base64 => {
                 let mut text = Vec::new();
-                payload::push(&mut text, &Packet::Message(Message::Binary(data.clone())));
+                payload::push_packet(&mut text, packet, self.revision);
                 self.push_parts(Opcode::Text, &[&text]);
+            }
+            Packet::Message(Message::Binary(data)) if self.revision == Revision::V3 => {
+                self.push_parts_len(Opcode::Binary, 1 + data.len());
+                self.push(&[4]);
+                self.push_frame(data.clone());
             }
             Packet::Message(Message::Binary(data)) => {
                 self.push_parts_len(Opcode::Binary, data.len());
@@ -268,13 +275,13 @@ impl WebSocket {
 fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     let packet = match incoming {
         Incoming::Text(text) => match text {
-            crate::websocket::Payload::Borrowed(text) => payload::decode(text),
+            crate::websocket::Payload::Borrowed(text) => payload::decode(text, session.revision()),
             crate::websocket::Payload::Owned(text) if text.first() == Some(&b'4') => {
                 Packet::from_owned_text(text)
             }
-            crate::websocket::Payload::Owned(text) => payload::decode(&text),
+            crate::websocket::Payload::Owned(text) => payload::decode(&text, session.revision()),
         },
-        Incoming::Binary(data) => Ok(Packet::Message(Message::Binary(data.into_bytes()))),
+        Incoming::Binary(data) => payload::decode_binary(data.into_bytes(), session.revision()),
         Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return,
     };
     match packet {

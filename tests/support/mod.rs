@@ -221,6 +221,14 @@ impl Client {
         client
     }
 
+    /// Opens a session as a client of version 2 does; the packet that opens it is read.
+    pub(crate) async fn of_revision_3(addr: SocketAddr) -> Self {
+        let mut client = Self::raw(addr, "&EIO=3").await;
+        let open = client.text().await;
+        assert!(open.starts_with("0{"), "{open}");
+        client
+    }
+
     /// A WebSocket with more in its query: `&sid=…`.
     pub(crate) async fn raw(addr: SocketAddr, query: &str) -> Self {
         let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket{query}");
