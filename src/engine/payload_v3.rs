@@ -76,7 +76,7 @@ pub(super) fn next_binary(rest: &mut Bytes) -> Option<Result<Packet, ParseError>
     if rest.is_empty() {
         return None;
     }
-    Some(take_binary(rest).ok_or(ParseError).flatten())
+    Some(take_binary(rest).unwrap_or(Err(ParseError)))
 }
 
 fn take_binary(rest: &mut Bytes) -> Option<Result<Packet, ParseError>> {
