@@ -1,7 +1,9 @@
 use std::ops::Range;
 
+use rmp::encode;
 use serde_json::{Value, json};
 
+use super::to_json::civil;
 use super::*;
 use crate::protocol::tests::{Chance, json as text};
 use crate::protocol::{Args, Data};
@@ -447,8 +449,21 @@ fn what_is_sent_may_be_nested_without_bound() {
     let depth = 100_000;
     let json = format!("[\"e\",{}1{}]", "[".repeat(depth), "]".repeat(depth));
     let mut out = Vec::new();
-    write_data(&mut out, json.as_bytes(), &[]);
+    write_json(&mut out, json.as_bytes(), &[]);
     assert_eq!(out.len(), "\u{92}\u{a1}e1".chars().count() + depth);
+}
+
+#[test]
+fn long_arrays_in_long_arrays_get_their_markers() {
+    let mut value: Value = Value::Null;
+    for len in [16, 3, 70_000, 2, 20] {
+        let mut list = vec![json!(1); len - 1];
+        list.insert(len / 2, value);
+        value = list.into();
+    }
+    let again = read(written(Payload::event("e", 1, &value).expect("JSON")));
+    let again = again.expect("valid").payload.read_one::<Value>();
+    assert!(again.expect("a value") == value);
 }
 
 #[test]

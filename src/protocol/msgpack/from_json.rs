@@ -1,0 +1,211 @@
+//! JSON and attachments become MessagePack.
+
+use bytes::Bytes;
+use rmp::{Marker, encode};
+
+use crate::protocol::scan::{Invalid, Placeholder, Scanner, parse_num, placeholders};
+
+/// Writes JSON, with attachments in the places of their placeholders.
+pub(super) fn write_json(out: &mut Vec<u8>, json: &[u8], attachments: &[Bytes]) {
+    let start = out.len();
+    if FromJson::new(out, json, attachments).convert().is_err() {
+        // Not valid JSON: a value has tricked serde_json. No half of it leaves.
+        out.truncate(start);
+        out.push(Marker::Null.to_u8());
+    }
+}
+
+/// Makes MessagePack of JSON, with attachments in the places of their placeholders.
+///
+/// The depth is not bounded, for what is written is the server's own.
+struct FromJson<'a> {
+    out: &'a mut Vec<u8>,
+    json: &'a [u8],
+    scanner: Scanner<'a>,
+    attachments: &'a [Bytes],
+    open: Vec<Unfinished>,
+    /// Markers of more than the one byte that is there for them, and where they belong.
+    markers: Vec<(usize, Vec<u8>)>,
+}
+
+/// An array or an object that is open.
+struct Unfinished {
+    /// Where its marker is.
+    start: usize,
+    /// How many it has so far, keys among them.
+    values: u32,
+}
+
+impl<'a> FromJson<'a> {
+    fn new(out: &'a mut Vec<u8>, json: &'a [u8], attachments: &'a [Bytes]) -> Self {
+        Self {
+            out,
+            json,
+            scanner: Scanner::new(json, 0),
+            attachments,
+            open: Vec::new(),
+            markers: Vec::new(),
+        }
+    }
+
+    fn convert(mut self) -> Result<(), Invalid> {
+        for place in self.places()? {
+            self.copy(place.object.start)?;
+            self.count();
+            self.attachment(&place)?;
+        }
+        self.copy(self.json.len())?;
+        self.insert_markers();
+        Ok(())
+    }
+
+    /// The outermost placeholders, from left to right.
+    fn places(&self) -> Result<Vec<Placeholder>, Invalid> {
+        if self.attachments.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut places = placeholders(self.json)?;
+        places.sort_unstable_by_key(|place| place.object.start);
+        places.dedup_by(|inner, outer| inner.object.start < outer.object.end);
+        Ok(places)
+    }
+
+    /// Writes the bytes that a placeholder stands for, and steps over it.
+    fn attachment(&mut self, place: &Placeholder) -> Result<(), Invalid> {
+        let num = parse_num(&self.json[place.num.clone()]).ok_or(Invalid::Syntax)?;
+        let bytes = self.attachments.get(num).ok_or(Invalid::Syntax)?;
+        written(encode::write_bin(self.out, bytes));
+        self.scanner = Scanner::new(self.json, place.object.end);
+        Ok(())
+    }
+
+    /// Writes what stands before `end`.
+    fn copy(&mut self, end: usize) -> Result<(), Invalid> {
+        loop {
+            let next = self.scanner.peek();
+            let start = self.scanner.position();
+            let Some(byte) = next.filter(|_| start < end) else {
+                return Ok(());
+            };
+            self.scanner.next();
+            match byte {
+                b',' | b':' => {}
+                b']' | b'}' => self.close(byte == b'}')?,
+                _ => {
+                    self.count();
+                    self.value(byte, start)?;
+                }
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        if let Some(outer) = self.open.last_mut() {
+            outer.values += 1;
+        }
+    }
+
+    /// Writes the value that begins with this byte, up to an opening bracket.
+    fn value(&mut self, first: u8, start: usize) -> Result<(), Invalid> {
+        match first {
+            b'[' | b'{' => {
+                self.open.push(Unfinished {
+                    start: self.out.len(),
+                    values: 0,
+                });
+                self.out.push(Marker::Reserved.to_u8());
+            }
+            b'"' => {
+                let escaped = self.scanner.string()?;
+                write_string(
+                    self.out,
+                    &self.json[start..self.scanner.position()],
+                    escaped,
+                );
+            }
+            b't' => self.literal(b"rue", Marker::True)?,
+            b'f' => self.literal(b"alse", Marker::False)?,
+            b'n' => self.literal(b"ull", Marker::Null)?,
+            first => {
+                self.scanner.number(first)?;
+                write_number(self.out, &self.json[start..self.scanner.position()]);
+            }
+        }
+        Ok(())
+    }
+
+    fn literal(&mut self, rest: &[u8], marker: Marker) -> Result<(), Invalid> {
+        self.scanner.literal(rest)?;
+        self.out.push(marker.to_u8());
+        Ok(())
+    }
+
+    /// Writes the marker, now that it is known how many values there are.
+    fn close(&mut self, object: bool) -> Result<(), Invalid> {
+        let Unfinished { start, values } = self.open.pop().ok_or(Invalid::Syntax)?;
+        let mut marker = Vec::new();
+        match (object, values) {
+            (true, 0..=31) => self.out[start] = Marker::FixMap((values / 2) as u8).to_u8(),
+            (false, 0..=15) => self.out[start] = Marker::FixArray(values as u8).to_u8(),
+            (true, _) => written(encode::write_map_len(&mut marker, values / 2)),
+            (false, _) => written(encode::write_array_len(&mut marker, values)),
+        }
+        if !marker.is_empty() {
+            self.markers.push((start, marker));
+        }
+        Ok(())
+    }
+
+    /// Makes room for the long markers, in one pass.
+    fn insert_markers(&mut self) {
+        if self.markers.is_empty() {
+            return;
+        }
+        self.markers.sort_unstable_by_key(|(start, _)| *start);
+        let mut whole = Vec::with_capacity(self.out.len() + 4 * self.markers.len());
+        let mut done = 0;
+        for (start, marker) in &self.markers {
+            whole.extend_from_slice(&self.out[done..*start]);
+            whole.extend_from_slice(marker);
+            done = start + 1;
+        }
+        whole.extend_from_slice(&self.out[done..]);
+        *self.out = whole;
+    }
+}
+
+/// Writes a JSON string.
+fn write_string(out: &mut Vec<u8>, quoted: &[u8], escaped: bool) {
+    let plain = &quoted[1..quoted.len() - 1];
+    if !escaped {
+        return write_text(out, &String::from_utf8_lossy(plain));
+    }
+    // As bytes: half of a surrogate pair may have been escaped, which is no text.
+    let text: Bytes = serde_json::from_slice(quoted).unwrap_or_default();
+    write_text(out, &String::from_utf8_lossy(&text));
+}
+
+/// Writes a JSON number: as an integer if it is written as one and has at most 64 bits.
+fn write_number(out: &mut Vec<u8>, digits: &[u8]) {
+    let digits = String::from_utf8_lossy(digits);
+    if let Ok(number) = digits.parse::<u64>() {
+        write_unsigned(out, number);
+    } else if let Ok(number) = digits.parse::<i64>() {
+        written(encode::write_sint(out, number));
+    } else {
+        written(encode::write_f64(out, digits.parse().unwrap_or(f64::NAN)));
+    }
+}
+
+pub(super) fn write_unsigned(out: &mut Vec<u8>, number: u64) {
+    written(encode::write_uint(out, number));
+}
+
+pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
+    written(encode::write_str(out, text));
+}
+
+/// Memory takes all that is written.
+fn written<T, E>(result: Result<T, E>) {
+    drop(result.ok());
+}

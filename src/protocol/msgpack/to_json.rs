@@ -1,0 +1,198 @@
+//! MessagePack becomes JSON and attachments.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::reader::{Reader, Token};
+use crate::protocol::DecodeError;
+use crate::protocol::scan::{Invalid, MAX_DEPTH};
+
+/// Makes JSON and attachments of MessagePack.
+pub(super) struct ToJson<'a> {
+    message: &'a Bytes,
+    max_attachments: usize,
+    json: Vec<u8>,
+    attachments: Vec<Bytes>,
+    open: Vec<Open>,
+}
+
+/// An array or a map that is open.
+struct Open {
+    map: bool,
+    /// Its values, keys among them.
+    values: u64,
+    done: u64,
+}
+
+impl<'a> ToJson<'a> {
+    pub(super) fn new(message: &'a Bytes, max_attachments: usize) -> Self {
+        Self {
+            message,
+            max_attachments,
+            json: Vec::with_capacity(message.len().min(1024)),
+            attachments: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// Takes one value.
+    pub(super) fn convert(mut self, data: &[u8]) -> Result<(Vec<u8>, Vec<Bytes>), DecodeError> {
+        let mut reader = Reader::new(data);
+        loop {
+            let is_key = self.separate();
+            let token = reader.next()?;
+            if is_key {
+                self.key(token)?;
+            } else {
+                self.value(token)?;
+            }
+            self.close();
+            if self.open.is_empty() {
+                return Ok((self.json, self.attachments));
+            }
+        }
+    }
+
+    /// Writes what stands before a value, and tells whether that is a key.
+    fn separate(&mut self) -> bool {
+        let Some(open) = self.open.last_mut() else {
+            return false;
+        };
+        let is_key = open.map && open.done % 2 == 0;
+        if open.done > 0 {
+            let colon = open.map && !is_key;
+            self.json.push(if colon { b':' } else { b',' });
+        }
+        open.done += 1;
+        is_key
+    }
+
+    fn value(&mut self, token: Token<'_>) -> Result<(), DecodeError> {
+        match token {
+            Token::Nil | Token::Undefined => self.scalar(&()),
+            Token::Bool(value) => self.scalar(&value),
+            Token::Unsigned(number) => self.scalar(&number),
+            Token::Signed(number) => self.scalar(&number),
+            Token::Float(number) => self.scalar(&number),
+            Token::Text(text) => self.scalar(&String::from_utf8_lossy(text)),
+            Token::Date(millis) => self.scalar(&date(millis)),
+            Token::Bytes(bytes) => self.attach(bytes)?,
+            Token::Extension(kind, data) => {
+                let _ = write!(self.json, "[{kind},");
+                self.attach(data)?;
+                self.json.push(b']');
+            }
+            Token::Array(_) => self.open(false, token.values())?,
+            Token::Map(_) => self.open(true, token.values())?,
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, token: Token<'_>) -> Result<(), DecodeError> {
+        match token {
+            Token::Text(_) => self.value(token),
+            Token::Nil
+            | Token::Bool(_)
+            | Token::Unsigned(_)
+            | Token::Signed(_)
+            | Token::Float(_) => {
+                self.json.push(b'"');
+                self.value(token)?;
+                self.json.push(b'"');
+                Ok(())
+            }
+            _ => Err(DecodeError::new("key of a map is not text")),
+        }
+    }
+
+    fn scalar(&mut self, value: &(impl Serialize + ?Sized)) {
+        // Memory takes all that is written, and a scalar can be written as JSON.
+        let _ = serde_json::to_writer(&mut self.json, value);
+    }
+
+    fn attach(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+        let num = self.attachments.len();
+        if num == self.max_attachments {
+            return Err(DecodeError::limit("too many attachments"));
+        }
+        // A small part does not keep the whole message in memory.
+        self.attachments
+            .push(if bytes.len() >= self.message.len() / 2 {
+                self.message.slice_ref(bytes)
+            } else {
+                Bytes::copy_from_slice(bytes)
+            });
+        let _ = write!(self.json, r#"{{"_placeholder":true,"num":{num}}}"#);
+        Ok(())
+    }
+
+    fn open(&mut self, map: bool, values: u64) -> Result<(), DecodeError> {
+        if self.open.len() == MAX_DEPTH as usize {
+            return Err(Invalid::Depth.into());
+        }
+        self.json.push(if map { b'{' } else { b'[' });
+        self.open.push(Open {
+            map,
+            values,
+            done: 0,
+        });
+        Ok(())
+    }
+
+    /// Closes what is complete.
+    fn close(&mut self) {
+        while let Some(open) = self.open.last() {
+            if open.done < open.values {
+                return;
+            }
+            self.json.push(if open.map { b'}' } else { b']' });
+            self.open.pop();
+        }
+    }
+}
+
+/// What `Date.toJSON` makes of it: nothing if it is beyond the dates of JavaScript.
+fn date(millis: i64) -> Option<String> {
+    const DAY: i64 = 86_400_000;
+    const MAX: u64 = 100_000_000 * DAY as u64;
+
+    if millis.unsigned_abs() > MAX {
+        return None;
+    }
+    let (year, month, day) = civil(millis.div_euclid(DAY));
+    let rest = millis.rem_euclid(DAY);
+    let (hours, minutes) = (rest / 3_600_000, rest / 60_000 % 60);
+    let (seconds, millis) = (rest / 1000 % 60, rest % 1000);
+    let year = match year {
+        0..=9999 => format!("{year:04}"),
+        _ => format!("{year:+07}"),
+    };
+    Some(format!(
+        "{year}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z"
+    ))
+}
+
+/// The year, month and day of a day counted from 1970.
+///
+/// A year begins with March, so that the day that may be missing is its last, and an era is the
+/// 400 years after which the calendar repeats.
+/// [How it is derived](https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
+pub(super) const fn civil(days: i64) -> (i64, i64, i64) {
+    const ERA: i64 = 146_097;
+    const TO_MARCH_0000: i64 = 719_468;
+
+    let days = days + TO_MARCH_0000;
+    let day_of_era = days.rem_euclid(ERA);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let year = year_of_era + days.div_euclid(ERA) * 400;
+    if month < 10 {
+        return (year, month + 3, day);
+    }
+    (year + 1, month - 9, day)
+}
