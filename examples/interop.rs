@@ -1,0 +1,202 @@
+//! The fixture of clients that are not ours:
+//! `cargo run --features msgpack --example interop JSON MSGPACK OBJECTS`.
+//!
+//! The same server three times, at three ports, with three parsers: the default one, MessagePack,
+//! and one of its own, which writes each packet as a JSON object.
+
+use std::collections::HashMap;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Query;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+use tokio::net::TcpListener;
+use tower_socketio::engine::Message;
+use tower_socketio::protocol::{
+    DecodeError, Decoder, Encoded, JsonParser, Kind, MsgpackParser, Packet, Parser, Payload,
+};
+use tower_socketio::{
+    Auth, Data, DisconnectReason, Namespace, Params, RawArgs, Refuse, Socket, SocketIo,
+};
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let ports: Vec<u16> = std::env::args()
+        .skip(1)
+        .map(|port| port.parse().expect("a port is a number"))
+        .collect();
+    let [json, msgpack, objects] = ports[..] else {
+        panic!("usage: interop JSON MSGPACK OBJECTS");
+    };
+    tokio::try_join!(
+        serve(json, JsonParser::default()),
+        serve(msgpack, MsgpackParser::default()),
+        serve(objects, Objects),
+    )?;
+    Ok(())
+}
+
+async fn serve(port: u16, parser: impl Parser + 'static) -> std::io::Result<()> {
+    let (layer, _io) = SocketIo::builder()
+        .namespace("/", namespace().on_connect(welcome))
+        .namespace("/chat", namespace())
+        .namespace("/rooms/{name}", Namespace::new().on("where", place))
+        .namespace("/closed", namespace().on_connect(closed))
+        .parser(parser)
+        .build();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    axum::serve(listener, Router::new().layer(layer)).await
+}
+
+fn namespace() -> Namespace {
+    Namespace::new()
+        .on("echo", async |args: RawArgs| args)
+        .on("back", back)
+        .on("ask", ask)
+        .on("all", all)
+        .on("others", others)
+        .on("join", async |socket: Socket, Data(room): Data<String>| {
+            socket.join(room);
+        })
+        .on("leave", async |socket: Socket, Data(room): Data<String>| {
+            socket.leave(room);
+        })
+        .on("room", room)
+        .on("volatile", volatile)
+        .on("kick", async |socket: Socket| socket.disconnect())
+        .on("close", async |socket: Socket| socket.close())
+        .on_disconnect(left)
+}
+
+/// Tells the client what it said when it came.
+async fn welcome(
+    socket: Socket,
+    Query(query): Query<HashMap<String, String>>,
+    Auth(auth): Auth<Value>,
+) {
+    socket.emit("welcome", json!({ "auth": auth, "query": query }));
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
+async fn closed(Auth(auth): Auth<Option<Token>>) -> Result<(), Refuse> {
+    if auth.is_some_and(|auth| auth.token == "sesame") {
+        return Ok(());
+    }
+    Err(Refuse::new("not authorized").with_data(json!({ "code": 401, "again": false })))
+}
+
+async fn back(socket: Socket, args: RawArgs) {
+    socket.emit("back", args);
+}
+
+#[derive(Deserialize, Serialize)]
+struct Answer {
+    text: String,
+    data: Bytes,
+}
+
+/// Asks the client, and tells it what it has answered.
+async fn ask(socket: Socket, args: RawArgs) {
+    match socket.emit_with_ack::<Answer>("question", args).await {
+        Ok(answer) => socket.emit("answered", answer),
+        Err(error) => socket.emit("answered", error.to_string()),
+    }
+}
+
+async fn all(socket: Socket, args: RawArgs) {
+    socket.within().emit("all", args);
+}
+
+async fn others(socket: Socket, args: RawArgs) {
+    socket.broadcast().emit("others", args);
+}
+
+/// The first argument says which; the sender hears nothing.
+async fn room(socket: Socket, args: RawArgs) -> Result<(), String> {
+    let (room, args): (String, RawArgs) = args.split_first().map_err(|error| error.to_string())?;
+    socket.to(room).emit("room", args);
+    Ok(())
+}
+
+async fn volatile(socket: Socket, args: RawArgs) {
+    socket.emit_volatile("volatile", args);
+}
+
+async fn left(socket: Socket, reason: DisconnectReason) {
+    let id = socket.id().to_string();
+    socket
+        .within()
+        .emit("left", json!({ "id": id, "reason": reason.as_str() }));
+}
+
+async fn place(Params(name): Params<String>) -> String {
+    name
+}
+
+/// Writes each packet as a JSON object, without bytes.
+#[derive(Debug)]
+struct Objects;
+
+#[derive(Serialize)]
+struct Written<'a> {
+    r#type: u8,
+    nsp: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
+}
+
+impl Parser for Objects {
+    fn encode(&self, packet: Packet) -> Encoded {
+        let object = Written {
+            r#type: packet.kind as u8,
+            nsp: &packet.namespace,
+            id: packet.ack,
+            data: serde_json::from_slice(packet.payload.json()).ok(),
+        };
+        let text = serde_json::to_string(&object).expect("it has nothing that JSON has not");
+        Message::Text(text.as_str().into()).into()
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Box::new(Self)
+    }
+}
+
+#[derive(Deserialize)]
+struct Read {
+    r#type: u64,
+    nsp: String,
+    id: Option<u64>,
+    data: Option<Box<RawValue>>,
+}
+
+impl Decoder for Objects {
+    fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
+        const INVALID: DecodeError = DecodeError::new("not a packet");
+
+        let Message::Text(text) = message else {
+            return Err(INVALID);
+        };
+        let object: Read = serde_json::from_str(text.as_str()).map_err(|_| INVALID)?;
+        let kind = Kind::from_number(object.r#type).ok_or(INVALID)?;
+        let json = object.data.map(|data| data.get().to_owned());
+        let json = json.unwrap_or_default().into();
+        Ok(Some(Packet {
+            namespace: object.nsp.as_str().into(),
+            kind,
+            ack: object.id,
+            payload: Payload::from_json(kind, json, Vec::new())?,
+        }))
+    }
+
+    fn is_partial(&self) -> bool {
+        false
+    }
+}
