@@ -6,18 +6,24 @@
 //! | 3001 | C | Socket.IO, at `/socket.io/` |
 //! | 3002 | B | as A, for clients of version 2 too |
 //! | 3003 | | Socket.IO for clients of version 2 too |
+//! | 3004 | E | Engine.IO as the tests of its client want it, at `/engine.io/` |
 //!
 //! With ports as arguments there are as many servers, in this order.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::Uri;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use tokio::net::TcpListener;
 use tower_http::cors::CorsLayer;
-use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
-use tower_socketio::{Auth, Namespace, RawArgs, Refuse, Socket, SocketIo};
+use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Message, Text};
+use tower_socketio::{Auth, HttpOptions, Namespace, RawArgs, Refuse, Socket, SocketIo};
 
 const PING_INTERVAL: Duration = Duration::from_millis(300);
 const PING_TIMEOUT: Duration = Duration::from_millis(200);
@@ -29,6 +35,7 @@ async fn main() -> std::io::Result<()> {
         (3001, socket_app()),
         (3002, engine_app(true)),
         (3003, version_2_app()),
+        (3004, engine_client_app()),
     ];
     let ports = std::env::args().skip(1);
     let mut ports: Vec<u16> = ports
@@ -133,4 +140,85 @@ async fn refuse(Auth(auth): Auth<serde_json::Value>) -> Result<(), Refuse> {
         Some(code) => refuse.with_data(serde_json::json!({ "code": code })),
         None => refuse,
     })
+}
+
+/// The headers of each session's last POST.
+type Posts = Arc<Mutex<HashMap<String, HeaderMap>>>;
+
+fn engine_client_app() -> Router {
+    let config = Config {
+        ping_interval: Duration::from_millis(500),
+        max_payload: 100,
+        ..Config::default()
+    };
+    let http = HttpOptions::new()
+        .allow_request(|request| async move {
+            match request.uri.query().unwrap_or_default().contains("deny") {
+                true => Err(""),
+                false => Ok(()),
+            }
+        })
+        .initial_headers(|headers, _| set_cookies(headers));
+    let posts = Posts::default();
+    let engine = EngineLayer::new(config, {
+        let posts = Arc::clone(&posts);
+        move |socket| answer(socket, Arc::clone(&posts))
+    });
+    Router::new()
+        .layer(engine.http(http))
+        .layer(from_fn_with_state(posts, keep_headers))
+}
+
+fn set_cookies(headers: &mut HeaderMap) {
+    for cookie in [
+        "1=1; Max-Age=86400",
+        "2=2; Path=/; HttpOnly; Secure; SameSite=Strict",
+        "3=3; Max-Age=0",
+        "4=4; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+    ] {
+        headers.append(header::SET_COOKIE, HeaderValue::from_static(cookie));
+    }
+}
+
+async fn keep_headers(State(posts): State<Posts>, request: Request, next: Next) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let sid = query.split('&').find_map(|part| part.strip_prefix("sid="));
+    if let Some(sid) = sid.filter(|_| request.method() == Method::POST) {
+        let (sid, headers) = (sid.to_owned(), request.headers().clone());
+        let mut posts = posts.lock().unwrap_or_else(PoisonError::into_inner);
+        posts.insert(sid, headers);
+    }
+    next.run(request).await
+}
+
+async fn answer(mut socket: EngineSocket, posts: Posts) {
+    let text = |text: &str| Message::from(Text::from(text));
+    let sid = socket.id().expose().to_owned();
+    let last = || {
+        posts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&sid)
+    };
+    socket.send(text("hi"));
+    while let Some(message) = socket.recv().await {
+        socket.send(match &message {
+            Message::Text(said) => match said.as_str() {
+                "give binary" => Message::Binary(Bytes::from_static(&[0, 1, 2, 3, 4])),
+                "give utf8" => text("пойду спать всем спокойной ночи"),
+                "sendHeaders" => text(&json(&last().unwrap_or_default())),
+                _ => message,
+            },
+            Message::Binary(_) => message,
+        });
+    }
+    last();
+}
+
+fn json(headers: &HeaderMap) -> String {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), text(value)));
+    serde_json::Value::from_iter(headers).to_string()
 }
