@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
+
 use crate::engine::{Config, Transport};
 use crate::handles::SocketIo;
+use crate::hub::hooks::Created;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits};
 use crate::layer::SocketIoLayer;
 use crate::protocol::{JsonParser, Parser};
-use crate::routing::Namespace;
+use crate::routing::{Namespace, NamespaceRequest, Predicate};
 use crate::server::Server;
 use crate::transport::{Cors, Front, HttpOptions};
 
@@ -37,6 +40,8 @@ impl SocketIo {
 #[must_use]
 pub struct SocketIoBuilder<S = ()> {
     namespaces: Vec<(String, Namespace<S>)>,
+    matched: Vec<(Predicate, Namespace<S>)>,
+    created: Created,
     config: Config,
     limits: Limits,
     http: HttpOptions,
@@ -50,6 +55,8 @@ impl<S> SocketIoBuilder<S> {
     fn new() -> Self {
         Self {
             namespaces: Vec::new(),
+            matched: Vec::new(),
+            created: Created::default(),
             config: Config::default(),
             limits: Limits::default(),
             http: HttpOptions::new(),
@@ -77,6 +84,54 @@ impl<S> SocketIoBuilder<S> {
             "namespace `{path}` is there already"
         );
         self.namespaces.push((path.to_owned(), namespace));
+        self
+    }
+
+    /// Adds a namespace for each name that a function says yes to, as long as somebody is in it.
+    ///
+    /// Clients that ask for a namespace that no path names are decided on by these functions, in
+    /// the order in which they were added; the first yes counts. Each client is decided on, also
+    /// when its namespace is there already; then only those with its handlers are asked. A
+    /// function may take its time: what the client sends meanwhile waits.
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, NamespaceRequest, SocketIo};
+    ///
+    /// // Where JavaScript would have `/^\/dynamic-\d+$/`.
+    /// async fn is_dynamic(request: NamespaceRequest) -> bool {
+    ///     let number = request.name().strip_prefix("/dynamic-");
+    ///     number.is_some_and(|number| number.parse::<u32>().is_ok())
+    /// }
+    ///
+    /// let (layer, io) = SocketIo::builder()
+    ///     .namespace("/", Namespace::new())
+    ///     .namespace_if(is_dynamic, Namespace::new())
+    ///     .build();
+    /// ```
+    pub fn namespace_if<F, Fut>(mut self, is_there: F, namespace: Namespace<S>) -> Self
+    where
+        F: Fn(NamespaceRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = bool> + Send + 'static,
+    {
+        let predicate = move |request| -> BoxFuture<'static, bool> { Box::pin(is_there(request)) };
+        self.matched.push((Box::new(predicate), namespace));
+        self
+    }
+
+    /// Registers what is told the name of each namespace that comes to be, but for `/`: while the
+    /// server is built of those with a path, later of those that clients name, each time that the
+    /// first client comes. It must not block.
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, SocketIo};
+    ///
+    /// let (layer, io) = SocketIo::builder()
+    ///     .namespace("/orders/{shop}", Namespace::new())
+    ///     .on_namespace(|name: &str| println!("{name} is open"))
+    ///     .build();
+    /// ```
+    pub fn on_namespace(mut self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.created = Created(Some(Box::new(hook)));
         self
     }
 
@@ -162,7 +217,8 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// How many namespaces that stand for a path with parameters there may be at a time; 10 000.
+    /// How many namespaces that clients have named there may be at a time: those of a path with
+    /// parameters and those of [`namespace_if`](Self::namespace_if); 10 000.
     /// A client that names one more is refused.
     pub fn max_dynamic_namespaces(mut self, namespaces: usize) -> Self {
         self.limits.dynamic_namespaces = namespaces;
@@ -245,10 +301,15 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
     /// Gives handlers the state they miss.
     pub fn with_state<S2>(self, state: S) -> SocketIoBuilder<S2> {
         let namespaces = self.namespaces.into_iter();
+        let matched = self.matched.into_iter();
         let with_state =
             |(path, namespace): (_, Namespace<S>)| (path, namespace.with_state(state.clone()));
         SocketIoBuilder {
             namespaces: namespaces.map(with_state).collect(),
+            matched: matched
+                .map(|(predicate, namespace)| (predicate, namespace.with_state(state.clone())))
+                .collect(),
+            created: self.created,
             config: self.config,
             limits: self.limits,
             http: self.http,
@@ -270,13 +331,22 @@ impl SocketIoBuilder {
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let sessions = Arc::new(Sessions::new(self.max_connections));
-        let hub = Arc::new(Hub::new(Arc::clone(&sessions), self.parser, self.limits));
+        let hub = Arc::new(Hub::new(
+            Arc::clone(&sessions),
+            self.parser,
+            self.limits,
+            self.created,
+        ));
         let io = SocketIo::new(&hub);
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {
             namespaces.push((path, namespace.build(&())));
         }
-        let server = Arc::new(Server::new(hub, namespaces, self.connect_timeout));
+        let matched = self.matched.into_iter();
+        let matched = matched.map(|(predicate, namespace)| (predicate, namespace.build(&())));
+        let matched = matched.collect();
+        let server = Server::new(hub, namespaces, matched, self.connect_timeout);
+        let server = Arc::new(server);
         let front = Arc::new(Front {
             sessions,
             config: Arc::new(self.config),

@@ -91,15 +91,15 @@ pub mod testing;
 pub use self::{
     builder::SocketIoBuilder,
     handles::{
-        AckError, AckStream, Broadcast, ClusterError, Counts, EmitError, EmitWithAck, RemoteSocket,
-        Socket, SocketIo,
+        AckError, AckStream, Broadcast, ClusterError, Counts, EmitError, EmitWithAck, Handshake,
+        RemoteSocket, Socket, SocketIo,
     },
     hub::{DisconnectReason, RoomChange, RoomEvent},
     layer::{NotFound, ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
-        AckSender, Auth, Event, Handler, IntoReply, Namespace, Params, Refuse, Reply, Route,
-        extract, handler, middleware,
+        AckSender, Auth, Event, Handler, IntoReply, Namespace, NamespaceRequest, Params, Refuse,
+        Reply, Route, extract, handler, middleware,
     },
 };
 

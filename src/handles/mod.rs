@@ -2,6 +2,7 @@
 
 mod ack;
 mod broadcast;
+mod handshake;
 mod io;
 mod place;
 mod remote;
@@ -10,6 +11,7 @@ mod socket;
 pub use self::{
     ack::{AckError, AckStream, EmitWithAck},
     broadcast::Broadcast,
+    handshake::Handshake,
     io::{Counts, SocketIo},
     remote::{ClusterError, RemoteSocket},
     socket::{EmitError, Socket},

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{EmitWithAck, Socket};
+use super::{EmitWithAck, Handshake, Socket};
 use crate::engine::SocketId;
 use crate::protocol::IntoArgs;
 
@@ -66,6 +66,12 @@ impl RemoteSocket {
     #[must_use]
     pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
         T::deserialize(self.data.as_deref()?).ok()
+    }
+
+    /// How it came in; see [`Socket::handshake`].
+    #[must_use]
+    pub fn handshake(&self) -> Handshake {
+        self.socket.handshake()
     }
 
     /// Sends an event to it.

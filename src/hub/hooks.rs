@@ -28,6 +28,26 @@ impl fmt::Debug for Hooks {
     }
 }
 
+/// Who is told of each namespace that comes to be, but for the main one.
+#[derive(Default)]
+pub(crate) struct Created(pub(crate) Option<Box<CreatedHook>>);
+
+type CreatedHook = dyn Fn(&str) + Send + Sync;
+
+impl Created {
+    pub(super) fn tell(&self, name: &NamespaceName) {
+        if let Some(hook) = self.0.as_ref().filter(|_| !name.is_main()) {
+            call(|| hook(name));
+        }
+    }
+}
+
+impl fmt::Debug for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Created").field(&self.0.is_some()).finish()
+    }
+}
+
 /// Calls a hook. Its panic ends it alone: who emits or joins has nothing to do with it.
 pub(crate) fn call(hook: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(hook)).is_err() {

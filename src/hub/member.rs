@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
 use serde_json::Value;
@@ -12,6 +13,7 @@ use super::DisconnectReason;
 use super::hooks::Sent;
 use super::link::Link;
 use super::registry::Registry;
+use super::rooms::IdHash;
 use crate::engine::{CloseReason, Session, SocketId};
 use crate::protocol::{Encoded, Kind, Packet, Payload};
 
@@ -22,6 +24,10 @@ pub(crate) struct Member {
     pub(crate) id: SocketId,
     pub(crate) link: Arc<Link>,
     pub(crate) registry: Arc<Registry>,
+    /// When it asked to connect, in milliseconds since 1970.
+    pub(crate) issued: u64,
+    /// What it authenticated itself with, in JSON; none if with nothing.
+    pub(crate) auth: Option<Box<str>>,
     phase: AtomicU8,
     state: Mutex<State>,
     pub(crate) extensions: RwLock<Extensions>,
@@ -29,15 +35,25 @@ pub(crate) struct Member {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was sent before the client is told that it is in.
-    held: Vec<Encoded>,
-    held_bytes: usize,
-    acks: HashMap<u64, AckWaiter>,
-    left: Option<DisconnectReason>,
-    /// The rooms it was in when it left.
-    rooms: Vec<Arc<str>>,
+    held: Option<Box<Held>>,
+    acks: HashMap<u64, AckWaiter, IdHash>,
+    left: Option<Box<Left>>,
     /// What the application keeps of it, and other servers may see.
     data: Option<Arc<Value>>,
+}
+
+/// What was sent before the client is told that it is in.
+#[derive(Debug, Default)]
+struct Held {
+    packets: Vec<Encoded>,
+    bytes: usize,
+}
+
+/// How it was when it left.
+#[derive(Debug)]
+struct Left {
+    reason: DisconnectReason,
+    rooms: Vec<Arc<str>>,
 }
 
 const CONNECTING: u8 = 0;
@@ -95,11 +111,20 @@ impl AckWaiter {
 }
 
 impl Member {
-    pub(crate) fn new(id: SocketId, link: Arc<Link>, registry: Arc<Registry>) -> Self {
+    pub(crate) fn new(
+        id: SocketId,
+        link: Arc<Link>,
+        registry: Arc<Registry>,
+        auth: &Payload,
+    ) -> Self {
+        let issued = SystemTime::now().duration_since(UNIX_EPOCH);
+        let auth = std::str::from_utf8(auth.json()).unwrap_or_default();
         Self {
             id,
             link,
             registry,
+            issued: issued.map_or(0, |since| since.as_millis() as u64),
+            auth: (!matches!(auth, "" | "{}")).then(|| auth.into()),
             phase: AtomicU8::new(CONNECTING),
             state: Mutex::default(),
             extensions: RwLock::default(),
@@ -143,14 +168,15 @@ impl Member {
         let mut state = self.lock();
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.link.send(packet.clone()),
-            CONNECTING if state.held_bytes > self.link.config.max_buffered => {
-                self.link.close(CloseReason::SlowConsumer);
-                false
-            }
             CONNECTING => {
+                let held = state.held.get_or_insert_default();
+                if held.bytes > self.link.config.max_buffered {
+                    self.link.close(CloseReason::SlowConsumer);
+                    return false;
+                }
                 let messages = packet.clone().into_iter();
-                state.held_bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
-                state.held.push(packet.clone());
+                held.bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
+                held.packets.push(packet.clone());
                 true
             }
             _ => false,
@@ -164,7 +190,7 @@ impl Member {
             return false;
         }
         self.link.send(connect);
-        for packet in std::mem::take(&mut state.held) {
+        for packet in state.held.take().unwrap_or_default().packets {
             self.link.send(packet);
         }
         self.registry.accept(self.id);
@@ -176,7 +202,7 @@ impl Member {
 
     /// What a client that left while it was connecting was not sent.
     pub(crate) fn take_held(&self) -> Vec<Encoded> {
-        std::mem::take(&mut self.lock().held)
+        self.lock().held.take().unwrap_or_default().packets
     }
 
     /// Leaves the namespace and all rooms, once; the first reason stays. Whatever handlers do
@@ -187,8 +213,8 @@ impl Member {
         if phase == LEFT {
             return false;
         }
-        state.left = Some(reason);
-        state.rooms = self.registry.remove(&self.id, phase == CONNECTED);
+        let rooms = self.registry.remove(&self.id, phase == CONNECTED);
+        state.left = Some(Box::new(Left { reason, rooms }));
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {
             self.link.answered(acks.len());
@@ -210,7 +236,7 @@ impl Member {
     }
 
     pub(crate) fn reason(&self) -> Option<DisconnectReason> {
-        self.lock().left
+        self.lock().left.as_ref().map(|left| left.reason)
     }
 
     /// The rooms it is in, or was in when it left.
@@ -218,7 +244,11 @@ impl Member {
         if !self.has_left() {
             return self.registry.rooms_of(&self.id);
         }
-        self.lock().rooms.clone()
+        let state = self.lock();
+        state
+            .left
+            .as_ref()
+            .map_or_else(Vec::new, |left| left.rooms.clone())
     }
 
     pub(crate) fn data(&self) -> Option<Arc<Value>> {
@@ -252,7 +282,7 @@ impl Member {
         let mut state = self.lock();
         let waiter = state.acks.remove(&ack);
         if state.acks.is_empty() {
-            state.acks = HashMap::new();
+            state.acks = HashMap::default();
         }
         if waiter.is_some() {
             self.link.answered(1);

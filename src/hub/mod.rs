@@ -24,7 +24,7 @@ pub(crate) mod registry;
 pub(crate) mod rooms;
 pub(crate) mod sessions;
 
-use self::hooks::Hooks;
+use self::hooks::{Created, Hooks};
 pub use self::hooks::{RoomChange, RoomEvent};
 pub use self::reason::DisconnectReason;
 use self::registry::Registry;
@@ -36,6 +36,8 @@ pub(crate) struct Hub {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) limits: Limits,
+    /// Told of each namespace that comes to be.
+    pub(crate) created: Created,
     namespaces: RwLock<HashMap<NamespaceName, Arc<Registry>>>,
 }
 
@@ -58,11 +60,17 @@ impl Default for Limits {
 }
 
 impl Hub {
-    pub(crate) fn new(sessions: Arc<Sessions>, parser: Arc<dyn Parser>, limits: Limits) -> Self {
+    pub(crate) fn new(
+        sessions: Arc<Sessions>,
+        parser: Arc<dyn Parser>,
+        limits: Limits,
+        created: Created,
+    ) -> Self {
         Self {
             sessions,
             parser,
             limits,
+            created,
             namespaces: RwLock::default(),
         }
     }
@@ -108,6 +116,8 @@ impl Hub {
         let registry = Registry::new(name.clone(), params, is_static, Arc::clone(hooks), self);
         let registry = Arc::new(registry);
         namespaces.insert(name.clone(), Arc::clone(&registry));
+        drop(namespaces);
+        self.created.tell(name);
         Some(registry)
     }
 

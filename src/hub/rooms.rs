@@ -276,7 +276,7 @@ fn id_of(room: &str) -> Option<SocketId> {
 }
 
 /// Ids are random already.
-type IdHash = BuildHasherDefault<IdHasher>;
+pub(super) type IdHash = BuildHasherDefault<IdHasher>;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct IdHasher(u64);

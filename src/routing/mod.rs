@@ -7,12 +7,14 @@
 //! | file            | what it holds                                             |
 //! |-----------------|-----------------------------------------------------------|
 //! | `namespace`     | [`Namespace`]: which handler takes which event            |
+//! | `asked`         | [`NamespaceRequest`]: a namespace that no path names      |
 //! | `event`         | [`Event`], the request                                    |
 //! | `reply`         | [`Reply`], the response; [`IntoReply`], [`Refuse`]        |
 //! | `handler`       | [`Handler`]: what functions are handlers; [`Route`]       |
 //! | `extract`       | what a handler can take                                   |
 //! | `middleware`    | layers from functions                                     |
 
+mod asked;
 mod event;
 pub mod extract;
 pub mod handler;
@@ -20,6 +22,7 @@ pub mod middleware;
 mod namespace;
 mod reply;
 
+pub use self::asked::NamespaceRequest;
 pub use self::event::Event;
 pub use self::extract::{AckSender, Auth, Params};
 pub use self::handler::{Handler, Route};
@@ -27,4 +30,5 @@ pub use self::namespace::Namespace;
 pub use self::reply::{IntoReply, Refuse, Reply};
 pub use crate::hub::DisconnectReason;
 
+pub(crate) use self::asked::Predicate;
 pub(crate) use self::namespace::Routes;

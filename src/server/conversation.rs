@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
 
+use super::asking::Applicant;
 use crate::engine::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
@@ -36,10 +37,10 @@ enum Phase {
 }
 
 /// An event that waits for its turn.
-struct Queued {
-    ack: Option<u64>,
-    payload: Payload,
-    cost: usize,
+pub(super) struct Queued {
+    pub(super) ack: Option<u64>,
+    pub(super) payload: Payload,
+    pub(super) cost: usize,
 }
 
 struct Running {
@@ -53,19 +54,14 @@ struct Running {
 const MAX_CONCURRENT: usize = 64;
 
 impl Conversation {
-    pub(super) fn new(
-        slot: usize,
-        membership: Membership,
-        routes: Arc<Routes>,
-        auth: Payload,
-    ) -> Self {
-        let event = Event::connect(Socket::new(Arc::clone(&membership.0)), auth);
+    pub(super) fn new(applicant: Applicant, membership: Membership, routes: Arc<Routes>) -> Self {
+        let event = Event::connect(Socket::new(Arc::clone(&membership.0)), applicant.auth);
         Self {
-            slot: Some(slot),
+            slot: Some(applicant.slot),
             phase: Phase::Connecting(call(&routes.connect, event)),
             membership,
             routes,
-            queue: VecDeque::new(),
+            queue: applicant.queue,
             running: Vec::new(),
         }
     }
@@ -87,8 +83,8 @@ impl Conversation {
         matches!(self.phase, Phase::Ended)
     }
 
-    pub(super) fn push(&mut self, ack: Option<u64>, payload: Payload, cost: usize) {
-        self.queue.push_back(Queued { ack, payload, cost });
+    pub(super) fn push(&mut self, queued: Queued) {
+        self.queue.push_back(queued);
     }
 
     /// Goes on with what can go on; whether anything happened.

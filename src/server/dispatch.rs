@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::conversation::Conversation;
-use super::{Server, partial_deadline};
+use super::asking::{Applicant, Asking, Decision};
+use super::conversation::{Conversation, Queued};
+use super::{Server, Taken, partial_deadline};
 use crate::engine::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::link::Link;
 use crate::hub::member::Member;
+use crate::hub::registry::Registry;
 use crate::protocol::peer::{Action, Peer, Violation};
 use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, v4};
-use crate::routing::Refuse;
+use crate::routing::{NamespaceRequest, Refuse, Routes};
 use crate::transport::Upper;
 
 /// What runs above one session.
@@ -24,6 +26,8 @@ pub(super) struct Dispatch {
     /// When the attachments of a packet must have come.
     partial: Option<Instant>,
     peer: Peer,
+    /// Those for whom it is not decided whether there is a namespace.
+    asking: Vec<Asking>,
     conversations: Vec<Conversation>,
     inbox: VecDeque<SessionEvent>,
     /// What was begun since the session was told so.
@@ -42,6 +46,7 @@ impl Dispatch {
             server,
             link: Arc::clone(link),
             partial: None,
+            asking: Vec::new(),
             conversations: Vec::new(),
             inbox: VecDeque::new(),
             consumed: 0,
@@ -85,9 +90,12 @@ impl Dispatch {
     fn handle_action(&mut self, action: Action, cost: usize) {
         match action {
             Action::Event { slot, ack, payload } => {
+                let queued = Queued { ack, payload, cost };
                 if let Some(conversation) = self.conversation(slot) {
-                    conversation.push(ack, payload, cost);
-                    return;
+                    return conversation.push(queued);
+                }
+                if let Some(asking) = self.asking_at(slot) {
+                    return self.asking[asking].applicant.queue.push_back(queued);
                 }
             }
             Action::Ack { slot, ack, payload } => {
@@ -95,12 +103,15 @@ impl Dispatch {
                     conversation.member().answer(ack, payload);
                 }
             }
-            Action::Connect { slot, name, auth } => self.connect(slot, &name, auth, socket_id()),
+            Action::Connect { slot, name, auth } => self.apply(slot, name, auth, socket_id()),
             Action::Disconnect { slot } => {
                 if let Some(conversation) = self.conversation(slot) {
                     let reason = DisconnectReason::ClientNamespaceDisconnect;
                     conversation.member().leave(reason);
                     conversation.detach();
+                }
+                if let Some(asking) = self.asking_at(slot) {
+                    self.consumed += self.asking.remove(asking).applicant.cost();
                 }
                 self.peer.free(slot);
             }
@@ -113,6 +124,12 @@ impl Dispatch {
     fn conversation(&mut self, slot: usize) -> Option<&mut Conversation> {
         let mut all = self.conversations.iter_mut();
         all.find(|conversation| conversation.slot() == Some(slot))
+    }
+
+    fn asking_at(&self, slot: usize) -> Option<usize> {
+        self.asking
+            .iter()
+            .position(|each| each.applicant.slot == slot)
     }
 
     /// Clients of version 2 are in `/` without asking. Their own id is their session's, which is a
@@ -131,29 +148,84 @@ impl Dispatch {
             payload: Payload::default(),
         };
         if let Ok(Action::Connect { slot, name, auth }) = self.peer.handle_packet(packet) {
-            self.connect(slot, &name, auth, id);
+            self.apply(slot, name, auth, id);
         }
     }
 
-    fn connect(&mut self, slot: usize, name: &NamespaceName, auth: Payload, id: SocketId) {
-        let Some((routes, registry)) = self.server.find(name) else {
-            self.peer.free(slot);
-            return self.refuse(name, &Refuse::new("Invalid namespace"));
-        };
+    fn apply(&mut self, slot: usize, name: NamespaceName, auth: Payload, id: SocketId) {
         // What the server dismissed before has nothing to do with the slot's new owner.
         if let Some(former) = self.conversation(slot) {
             former.detach();
         }
+        self.connect(Applicant {
+            slot,
+            name,
+            auth,
+            id,
+            queue: VecDeque::new(),
+        });
+    }
+
+    fn connect(&mut self, applicant: Applicant) {
+        if let Some((routes, registry)) = self.server.find(&applicant.name) {
+            return self.enter(applicant, routes, &registry);
+        }
+        let request = NamespaceRequest {
+            name: applicant.name.clone(),
+            auth: applicant.auth.clone(),
+            link: Arc::clone(&self.link),
+        };
+        match self.server.ask(request) {
+            Some(decision) => self.asking.push(Asking {
+                applicant,
+                decision: Decision::new(decision),
+            }),
+            None => self.deny(&applicant),
+        }
+    }
+
+    /// Goes on with those for whom it is decided now; whether there were any.
+    fn poll_asking(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let mut at = 0;
+        while let Some(asking) = self.asking.get_mut(at) {
+            let Poll::Ready(decision) = asking.decision.poll(cx) else {
+                at += 1;
+                continue;
+            };
+            let Asking { applicant, .. } = self.asking.remove(at);
+            self.decided(applicant, decision);
+            progress = true;
+        }
+        progress
+    }
+
+    fn decided(&mut self, applicant: Applicant, decision: Option<usize>) {
+        match decision.map(|at| self.server.take(at, &applicant.name)) {
+            Some(Taken::Found(routes, registry)) => self.enter(applicant, routes, &registry),
+            // Now it is known whose it is.
+            Some(Taken::ByAnother) => self.connect(applicant),
+            Some(Taken::TooMany) | None => self.deny(&applicant),
+        }
+    }
+
+    fn enter(&mut self, applicant: Applicant, routes: Arc<Routes>, registry: &Arc<Registry>) {
         let link = Arc::clone(&self.link);
-        let member = Arc::new(Member::new(id, link, Arc::clone(&registry)));
-        match registry.enter(Arc::clone(&member)) {
+        let member = Member::new(applicant.id, link, Arc::clone(registry), &applicant.auth);
+        match registry.enter(Arc::new(member)) {
             Some(membership) => {
-                let conversation = Conversation::new(slot, membership, routes, auth);
+                let conversation = Conversation::new(applicant, membership, routes);
                 self.conversations.push(conversation);
             }
             // Its last socket left in this moment; asking again makes it anew.
-            None => self.connect(slot, name, auth, id),
+            None => self.connect(applicant),
         }
+    }
+
+    fn deny(&mut self, applicant: &Applicant) {
+        self.consumed += applicant.cost();
+        self.peer.free(applicant.slot);
+        self.refuse(&applicant.name, &Refuse::new("Invalid namespace"));
     }
 
     fn refuse(&self, name: &NamespaceName, refuse: &Refuse) {
@@ -170,13 +242,15 @@ impl Dispatch {
         tracing::debug!(session = self.link.number, %reason, "closed");
         self.closed = Some(reason);
         self.partial = None;
+        self.asking = Vec::new();
         for conversation in &self.conversations {
             conversation.member().leave(reason.into());
         }
     }
 
     /// Has all sockets leave, and the session end, if a handler wants that.
-    fn dismiss(&self) {
+    fn dismiss(&mut self) {
+        self.asking = Vec::new();
         for conversation in &self.conversations {
             let reason = DisconnectReason::ServerNamespaceDisconnect;
             conversation.member().disconnect(reason);
@@ -186,7 +260,7 @@ impl Dispatch {
 
     /// Lets every namespace go on; whether anything happened.
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut progress = false;
+        let mut progress = !self.asking.is_empty() && self.poll_asking(cx);
         for conversation in &mut self.conversations {
             progress |= conversation.run(cx, &mut self.peer, &mut self.consumed);
         }

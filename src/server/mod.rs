@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_core::future::BoxFuture;
+
 use crate::hub::Hub;
 use crate::hub::link::Link;
 use crate::hub::registry::Registry;
 use crate::protocol::NamespaceName;
-use crate::routing::Routes;
+use crate::routing::{NamespaceRequest, Predicate, Routes};
 use crate::transport::{Application, Upper};
 
+mod asking;
 mod conversation;
 mod dispatch;
 
@@ -18,6 +21,8 @@ mod dispatch;
 pub(crate) struct Server {
     pub(crate) hub: Arc<Hub>,
     router: matchit::Router<Definition>,
+    /// Asked for what no path names, in this order.
+    predicates: Vec<(Predicate, Arc<Routes>)>,
     pub(crate) connect_timeout: Duration,
 }
 
@@ -34,6 +39,7 @@ impl Server {
     pub(crate) fn new(
         hub: Arc<Hub>,
         namespaces: Vec<(String, Routes)>,
+        predicates: Vec<(Predicate, Routes)>,
         connect_timeout: Duration,
     ) -> Self {
         let mut router = matchit::Router::new();
@@ -54,6 +60,10 @@ impl Server {
         Self {
             hub,
             router,
+            predicates: predicates
+                .into_iter()
+                .map(|(predicate, routes)| (predicate, Arc::new(routes)))
+                .collect(),
             connect_timeout,
         }
     }
@@ -72,6 +82,52 @@ impl Server {
         )?;
         Some((Arc::clone(&definition.routes), registry))
     }
+
+    /// Asks whose namespace it is that no path names; none if there is nobody to ask.
+    fn ask(
+        self: &Arc<Self>,
+        request: NamespaceRequest,
+    ) -> Option<BoxFuture<'static, Option<usize>>> {
+        if self.predicates.is_empty() {
+            return None;
+        }
+        let server = Arc::clone(self);
+        Some(Box::pin(async move {
+            for (at, (predicate, routes)) in server.predicates.iter().enumerate() {
+                let others = server.hub.find(&request.name);
+                let is_anothers = others.is_some_and(|registry| !is_of(&registry, routes));
+                if !is_anothers && predicate(request.clone()).await {
+                    return Some(at);
+                }
+            }
+            None
+        }))
+    }
+
+    /// Finds or makes the namespace that a predicate took.
+    fn take(&self, at: usize, name: &NamespaceName) -> Taken {
+        let routes = &self.predicates[at].1;
+        match self.hub.open(name, Vec::new(), false, &routes.hooks) {
+            None => Taken::TooMany,
+            Some(registry) if is_of(&registry, routes) => {
+                Taken::Found(Arc::clone(routes), registry)
+            }
+            Some(_) => Taken::ByAnother,
+        }
+    }
+}
+
+/// What came of a namespace that a predicate took.
+enum Taken {
+    Found(Arc<Routes>, Arc<Registry>),
+    TooMany,
+    /// Another definition has made it meanwhile.
+    ByAnother,
+}
+
+/// Whether a namespace was made of this definition.
+fn is_of(registry: &Registry, routes: &Routes) -> bool {
+    Arc::ptr_eq(&registry.hooks, &routes.hooks)
 }
 
 impl fmt::Debug for Server {

@@ -23,7 +23,7 @@ impl error::Error for InvalidArgs {
 
 /// What the client authenticates itself with is not what [`Auth`](super::Auth) should read.
 #[derive(Debug)]
-pub struct InvalidAuth(pub(super) ReadError);
+pub struct InvalidAuth(pub(in crate::routing) ReadError);
 
 impl fmt::Display for InvalidAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

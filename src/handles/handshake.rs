@@ -1,0 +1,251 @@
+//! How a client came in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::{ConnectInfo, OriginalUri};
+use http::request::Parts;
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde_json::Value;
+
+use super::Socket;
+
+/// How a client came in: what its first HTTP request says, and what it authenticated itself with
+/// in this namespace.
+///
+/// Serialized, it has the fields and forms of the reference implementation.
+///
+/// ```
+/// # fn f(socket: tower_socketio::Socket) {
+/// let handshake = socket.handshake();
+/// let token = handshake.query.get("token");
+/// let agent = handshake.headers.get("user-agent");
+/// # }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Handshake {
+    /// The headers of the first request.
+    pub headers: HeaderMap,
+    /// The client's address: it is known if the app is served by axum's
+    /// `into_make_service_with_connect_info::<SocketAddr>`. Behind a proxy it is the proxy's.
+    pub address: Option<IpAddr>,
+    /// Whether there is an `Origin` header: browsers send one from another site.
+    pub xdomain: bool,
+    /// Whether the connection is encrypted: the request's URI says so, as over HTTP/2, or
+    /// [`Scheme::HTTPS`] is among its extensions. Who accepts TLS can put it there.
+    pub secure: bool,
+    /// When the client asked for the namespace.
+    pub issued: SystemTime,
+    /// The path and the query of the first request, as they came.
+    pub url: String,
+    /// The query, decoded; of a name that comes twice, the last value.
+    pub query: BTreeMap<String, String>,
+    /// What the client authenticated itself with, `{}` if with nothing.
+    pub auth: Value,
+}
+
+impl Socket {
+    /// How the client came in. It is put together anew by each call.
+    #[must_use]
+    pub fn handshake(&self) -> Handshake {
+        let parts = self.member.link.handshake.parts();
+        let auth = self.member.auth.as_deref();
+        let issued = UNIX_EPOCH + Duration::from_millis(self.member.issued);
+        // It was JSON when it came.
+        let auth = auth.and_then(|auth| serde_json::from_str(auth).ok());
+        Handshake::new(
+            parts,
+            issued,
+            auth.unwrap_or_else(|| Value::Object(Default::default())),
+        )
+    }
+}
+
+impl Handshake {
+    fn new(parts: Parts, issued: SystemTime, auth: Value) -> Self {
+        let original = parts.extensions.get::<OriginalUri>();
+        let uri = original.map_or(&parts.uri, |original| &original.0);
+        let url = uri.path_and_query().map_or("/", |url| url.as_str());
+        let query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let scheme = parts.extensions.get::<Scheme>();
+        Self {
+            address: info.map(|info| info.0.ip()),
+            xdomain: parts.headers.contains_key(header::ORIGIN),
+            secure: scheme.or(uri.scheme()) == Some(&Scheme::HTTPS),
+            issued,
+            url: url.to_owned(),
+            query: query.into_owned().collect(),
+            auth,
+            headers: parts.headers,
+        }
+    }
+
+    /// [`issued`](Self::issued) as text, as JavaScript writes dates:
+    /// `Sun Nov 22 2026 13:28:00 GMT+0000 (Coordinated Universal Time)`.
+    #[must_use]
+    pub fn time(&self) -> String {
+        date(self.issued_ms() / 1000)
+    }
+
+    /// Milliseconds since 1970.
+    fn issued_ms(&self) -> u64 {
+        let since = self.issued.duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+}
+
+impl Serialize for Handshake {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Handshake", 9)?;
+        fields.serialize_field("headers", &Headers(&self.headers))?;
+        fields.serialize_field("time", &self.time())?;
+        fields.serialize_field("address", &self.address)?;
+        fields.serialize_field("xdomain", &self.xdomain)?;
+        fields.serialize_field("secure", &self.secure)?;
+        fields.serialize_field("issued", &self.issued_ms())?;
+        fields.serialize_field("url", &self.url)?;
+        fields.serialize_field("query", &self.query)?;
+        fields.serialize_field("auth", &self.auth)?;
+        fields.end()
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers, query and what the client authenticates itself with hold secrets.
+        f.debug_struct("Handshake")
+            .field("address", &self.address)
+            .field("issued", &self.issued)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Headers as Node tells them: one text for each name.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = |name: &HeaderName| {
+            let mut values = self.0.get_all(name).iter().map(latin1);
+            if KEEPS_FIRST.contains(name) {
+                return values.next().unwrap_or_default();
+            }
+            let separator = if *name == header::COOKIE { "; " } else { ", " };
+            values.collect::<Vec<_>>().join(separator)
+        };
+        serializer.collect_map(self.0.keys().map(|name| (name.as_str(), text(name))))
+    }
+}
+
+fn latin1(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
+}
+
+/// Those of which Node takes the first: <https://nodejs.org/api/http.html#messageheaders>.
+const KEEPS_FIRST: [HeaderName; 16] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::EXPIRES,
+    header::FROM,
+    header::HOST,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::LAST_MODIFIED,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::PROXY_AUTHORIZATION,
+    header::REFERER,
+    header::USER_AGENT,
+];
+
+/// A time, in seconds since 1970, as JavaScript writes it.
+fn date(seconds: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let days = seconds / 86_400;
+    // The calendar repeats after 400 years; counted from 1 March, leap days are last. See
+    // <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
+    let shifted = days + 719_468;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = (march_month + 2) % 12;
+    let year = shifted / 146_097 * 400 + year_of_era + u64::from(month < 2);
+    format!(
+        "{} {} {day:02} {year:04} {:02}:{:02}:{:02} GMT+0000 (Coordinated Universal Time)",
+        DAYS[(days % 7) as usize],
+        MONTHS[month as usize],
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_by_javascript() {
+        // Each is what `new Date(ms) + ""` gives in UTC.
+        for (seconds, expected) in [
+            (0, "Thu Jan 01 1970 00:00:00"),
+            (951_782_400, "Tue Feb 29 2000 00:00:00"),
+            (951_868_799, "Tue Feb 29 2000 23:59:59"),
+            (1_709_251_200, "Fri Mar 01 2024 00:00:00"),
+            (1_735_689_599, "Tue Dec 31 2024 23:59:59"),
+            (1_795_354_080, "Sun Nov 22 2026 13:28:00"),
+            (4_107_542_400, "Mon Mar 01 2100 00:00:00"),
+        ] {
+            let expected = format!("{expected} GMT+0000 (Coordinated Universal Time)");
+            assert_eq!(date(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn headers_are_joined_as_by_node() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-many", "1"),
+            ("x-many", "2"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("host", "first"),
+            ("host", "second"),
+        ] {
+            let name = HeaderName::from_static(name);
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers.insert(
+            "x-latin",
+            HeaderValue::from_bytes(b"\xe9").expect("a value"),
+        );
+        let json = serde_json::to_value(Headers(&headers)).expect("serializable");
+        let expected = serde_json::json!({
+            "x-many": "1, 2", "cookie": "a=1; b=2", "host": "first", "x-latin": "é",
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn debug_tells_no_secret() {
+        let mut parts = http::Request::new(()).into_parts().0;
+        parts.uri = "/?token=secret".parse().expect("a URI");
+        let handshake = Handshake::new(parts, UNIX_EPOCH, "secret".into());
+        assert!(!format!("{handshake:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,62 @@
+//! A client that asks for a namespace, and waits for the decision whether there is one for it.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use futures_core::future::BoxFuture;
+
+use super::conversation::Queued;
+use crate::engine::SocketId;
+use crate::protocol::{NamespaceName, Payload};
+use crate::transport::guarded;
+
+/// A client that asks for a namespace.
+pub(super) struct Applicant {
+    pub(super) slot: usize,
+    pub(super) name: NamespaceName,
+    pub(super) auth: Payload,
+    /// The id it will have.
+    pub(super) id: SocketId,
+    /// What it has sent since.
+    pub(super) queue: VecDeque<Queued>,
+}
+
+impl Applicant {
+    /// What its queue counts for.
+    pub(super) fn cost(&self) -> usize {
+        self.queue.iter().map(|queued| queued.cost).sum()
+    }
+}
+
+/// One that it is not decided on yet.
+pub(super) struct Asking {
+    pub(super) applicant: Applicant,
+    pub(super) decision: Decision,
+}
+
+/// Which definition takes an applicant, if one does. It is the user's code.
+pub(super) struct Decision(Option<BoxFuture<'static, Option<usize>>>);
+
+impl Decision {
+    pub(super) fn new(decision: BoxFuture<'static, Option<usize>>) -> Self {
+        Self(Some(decision))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+        let Some(decision) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        guarded(|| decision.as_mut().poll(cx)).unwrap_or_else(|_| {
+            tracing::error!("a function of `namespace_if` panicked");
+            Poll::Ready(None)
+        })
+    }
+}
+
+impl Drop for Decision {
+    fn drop(&mut self) {
+        // A destructor of the user's runs here.
+        let decision = self.0.take();
+        let _ = guarded(move || drop(decision));
+    }
+}
