@@ -485,3 +485,32 @@ async fn a_poll_that_is_given_up_ends_the_session() {
     until(|| io.counts().sessions == 0).await;
     assert_refused(&client.get().await, UNKNOWN_SESSION);
 }
+
+#[tokio::test]
+async fn a_post_that_is_given_up_ends_the_session() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+    let uri = client.uri.clone();
+    let post = tokio::spawn(async move { post(&app, &uri, Body::from_stream(never)).await });
+    tokio::task::yield_now().await;
+    post.abort();
+    assert!(post.await.expect_err("aborted").is_cancelled());
+    until(|| io.counts().sessions == 0).await;
+    assert_refused(&client.get().await, UNKNOWN_SESSION);
+}
+
+#[tokio::test]
+async fn a_poll_gets_all_that_waits_in_the_order_of_the_calls() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    ["a", "b", "c"].map(|text| io.emit("news", text));
+    let all = ["a", "b", "c"].map(|text| format!(r#"42["news","{text}"]"#));
+    assert_eq!(client.get().await.body(), &all.join("\x1e"));
+}
+
+#[tokio::test]
+async fn an_empty_session_id_counts_as_none() {
+    let response = get(&echoing(), &format!("{OPEN}&sid=")).await;
+    assert!(response.body().starts_with("0{"));
+}

@@ -490,3 +490,102 @@ async fn a_client_that_reads_slowly_but_steadily_stays() {
     assert!(left.try_recv().is_err(), "it was closed though it read");
     assert_eq!(socket.transport(), Transport::WebSocket);
 }
+
+#[tokio::test]
+async fn bytes_travel_as_text_for_clients_that_take_only_text() {
+    let (app, io) = main_app(echoing());
+    let addr = serve(app).await;
+    let mut client = Client::raw(addr, "&b64=1").await;
+    assert!(client.text().await.starts_with("0{"));
+    client.join("/").await;
+    io.emit("raw", Data(Bytes::from_static(&[1, 2])));
+    let header = r#"451-["raw",{"_placeholder":true,"num":0}]"#;
+    assert_eq!(client.text().await, header);
+    assert_eq!(client.text().await, "bAQI=");
+}
+
+#[tokio::test]
+async fn an_upgrade_for_polling_is_refused_before_it_is_one() {
+    let addr = serve(main_app(echoing()).0).await;
+    let head = upgrade_head("").replace("transport=websocket", "transport=polling");
+    assert_refusal(addr, &head, r#"{"code":3,"message":"Bad request"}"#).await;
+}
+
+#[tokio::test]
+async fn a_refused_websocket_is_told_the_version_that_there_is() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let head = upgrade_head("").replace("version: 13", "version: 12");
+    let head = send_head(&mut stream, &head).await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    assert!(head.contains("sec-websocket-version: 13"), "{head}");
+    assert!(head.contains("content-length: 34"), "{head}");
+}
+
+#[tokio::test]
+async fn a_close_packet_ends_the_session() {
+    let (namespace, mut left) = telling();
+    let addr = serve(main_app(namespace).0).await;
+    let mut client = Client::connect(addr, "/").await;
+    client.send("1").await;
+    assert_eq!(client.closed().await, Got::Close(None));
+    let (_, reason) = within(left.recv()).await.expect("it left");
+    assert_eq!(reason.as_str(), "transport close");
+}
+
+#[tokio::test]
+async fn packets_that_mean_nothing_are_passed_over() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut client = Client::connect(addr, "/").await;
+    for packet in ["6", "5", "0{}", "3"] {
+        client.send(packet).await;
+    }
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_gives_no_code() {
+    let (app, io) = main_app(echoing());
+    let addr = serve(app).await;
+    let mut client = Client::connect(addr, "/").await;
+    io.sockets()[0].close();
+    assert_eq!(client.closed().await, Got::Close(None));
+}
+
+#[tokio::test]
+async fn a_broadcast_is_the_same_frame_as_an_emit() {
+    let (app, io) = main_app(echoing());
+    let addr = serve(app).await;
+    let mut stream = stalled(addr).await;
+    io.emit("news", "rain");
+    io.sockets()[0].emit("news", "rain");
+    let mut frames = [0; 2 * (2 + 17)];
+    within(stream.read_exact(&mut frames)).await.expect("two");
+    let (first, second) = frames.split_at(2 + 17);
+    assert_eq!(first, [&[0x81, 17][..], br#"42["news","rain"]"#].concat());
+    assert_eq!(first, second);
+}
+
+#[tokio::test]
+async fn the_address_is_that_of_the_tcp_peer() {
+    use axum::extract::ConnectInfo;
+    use std::net::SocketAddr;
+
+    async fn tell(socket: Socket, ConnectInfo(peer): ConnectInfo<SocketAddr>) {
+        socket.emit("peer", peer.to_string());
+    }
+    let (app, _io) = main_app(Namespace::new().on_connect(tell));
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut stream = raw_session(addr).await;
+    within(stream.write_all(&text_frame("40")))
+        .await
+        .expect("it is taken");
+    support::read_frame(&mut stream).await;
+    let own = stream.local_addr().expect("an address");
+    let peer = support::read_frame(&mut stream).await;
+    assert_eq!(peer, format!(r#"42["peer","{own}"]"#));
+}
