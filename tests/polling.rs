@@ -504,7 +504,9 @@ async fn a_post_that_is_given_up_ends_the_session() {
 async fn a_poll_gets_all_that_waits_in_the_order_of_the_calls() {
     let (app, io) = main_app(Namespace::new());
     let client = Polling::connect(&app).await;
-    ["a", "b", "c"].map(|text| io.emit("news", text));
+    for text in ["a", "b", "c"] {
+        io.emit("news", text);
+    }
     let all = ["a", "b", "c"].map(|text| format!(r#"42["news","{text}"]"#));
     assert_eq!(client.get().await.body(), &all.join("\x1e"));
 }
