@@ -1032,6 +1032,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ping_fetched_before_the_upgrade_must_still_be_answered() {
+        let (mut s, t) = polling();
+        s.handle_timeout(t + ms(25_000));
+        assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
+        s.handle_upgrade(t + ms(26_000)).expect("an upgrade");
+        s.handle_packet(WebSocket, PROBE, t + ms(26_000));
+        s.handle_packet(WebSocket, Packet::Upgrade, t + ms(26_000));
+        s.handle_timeout(t + ms(44_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(45_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+
+    #[test]
+    fn messages_do_not_put_off_the_missing_pong() {
+        let (mut s, t) = session(WebSocket, Config::default());
+        s.handle_timeout(t + ms(25_000));
+        s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+        s.handle_timeout(t + ms(45_000));
+        assert!(!s.is_open());
+    }
+
+    #[test]
     fn a_second_poll_ends_the_session_and_releases_the_first() {
         let (mut s, t) = polling();
         assert_eq!(poll(&mut s, t), []);

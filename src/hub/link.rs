@@ -339,6 +339,9 @@ impl Link {
     pub(crate) fn poll_event(&self, cx: &Context<'_>) -> Poll<SessionEvent> {
         let mut shared = self.lock();
         let Some(event) = shared.session.poll_event() else {
+            if let Some(reason) = shared.session.close_reason() {
+                return Poll::Ready(SessionEvent::Closed(reason));
+            }
             shared.reader = Some(cx.waker().clone());
             return Poll::Pending;
         };

@@ -1,0 +1,171 @@
+//! The upgrade from polling to WebSocket, cut at each of its steps.
+
+mod support;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use support::{Client, Got, Polling, app, builder, serve, until, within};
+use tower_socketio::{Data, Namespace, Socket, SocketIo};
+
+async fn echo(socket: Socket, Data(text): Data<String>) {
+    socket.emit("echo", text);
+}
+
+const ECHO: &str = r#"42["echo","a"]"#;
+
+/// A client over polling that has a WebSocket too, which has not probed yet.
+struct Upgrading {
+    app: Router,
+    io: SocketIo,
+    polling: Polling,
+    websocket: Client,
+}
+
+async fn upgrading() -> Upgrading {
+    let main = Namespace::new()
+        .on("echo", echo)
+        .on("close", async |socket: Socket| socket.close());
+    let (layer, io) = builder(main)
+        .upgrade_timeout(Duration::from_secs(10))
+        .build();
+    let app = app(layer);
+    let polling = Polling::connect(&app).await;
+    let addr = serve(app.clone()).await;
+    let websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    Upgrading {
+        app,
+        io,
+        polling,
+        websocket,
+    }
+}
+
+async fn assert_closed(websocket: &mut Client) {
+    assert!(matches!(websocket.next().await, Got::Close(_) | Got::End));
+}
+
+#[tokio::test]
+async fn until_the_upgrade_is_complete_polling_is_used() {
+    let mut it = upgrading().await;
+    assert_eq!(it.polling.ask(ECHO).await, ECHO);
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    it.polling.send(ECHO).await;
+    assert_eq!(it.polling.next().await, ECHO);
+    // What nobody polls for waits.
+    it.polling.send(ECHO).await;
+    it.polling.send(r#"42["echo","b"]"#).await;
+    it.websocket.send("5").await;
+    assert_eq!(it.websocket.text().await, ECHO);
+    assert_eq!(it.websocket.text().await, r#"42["echo","b"]"#);
+}
+
+#[tokio::test]
+async fn each_poll_of_a_client_that_upgrades_is_released() {
+    let mut it = upgrading().await;
+    let poll = it.polling.poll();
+    tokio::task::yield_now().await;
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    assert_eq!(within(poll).await.expect("no panic").body(), "6");
+    for _ in 0..2 {
+        assert_eq!(it.polling.get().await.body(), "6");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_waits_when_the_upgrade_completes_is_released() {
+    let mut it = upgrading().await;
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    let poll = it.polling.poll();
+    tokio::task::yield_now().await;
+    it.websocket.send("5").await;
+    assert_eq!(within(poll).await.expect("no panic").body(), "6");
+    assert_eq!(it.websocket.ask(ECHO).await, ECHO);
+    assert_eq!(it.polling.get().await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_poll_goes_on_waiting_when_the_websocket_goes_away() {
+    let it = upgrading().await;
+    let poll = it.polling.poll();
+    tokio::task::yield_now().await;
+    drop(it.websocket);
+    // Another may probe when it is noticed that the first one is gone.
+    loop {
+        let addr = serve(it.app.clone()).await;
+        let mut another = Client::raw(addr, &format!("&sid={}", it.polling.sid)).await;
+        another.send("nonsense").await;
+        if another.next().await == Got::Close(None) {
+            break;
+        }
+    }
+    assert!(!poll.is_finished());
+    it.io.emit("still", "here");
+    assert_eq!(
+        within(poll).await.expect("no panic").body(),
+        r#"42["still","here"]"#
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_probe_closes_the_websocket_and_not_the_session() {
+    for packet in ["4hello", "2", "5", "1", "nonsense", "40"] {
+        let mut it = upgrading().await;
+        it.websocket.send(packet).await;
+        assert_closed(&mut it.websocket).await;
+        assert_eq!(it.polling.ask(ECHO).await, ECHO, "{packet}");
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_not_completed_in_time_is_given_up() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo))
+        .upgrade_timeout(Duration::from_millis(50))
+        .build();
+    let app = app(layer);
+    let mut polling = Polling::connect(&app).await;
+    let addr = serve(app).await;
+    let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    assert_eq!(websocket.ask("2probe").await, "3probe");
+    assert_closed(&mut websocket).await;
+    assert_eq!(polling.ask(ECHO).await, ECHO);
+}
+
+#[tokio::test]
+async fn a_second_websocket_is_closed_and_the_first_goes_on() {
+    let mut it = upgrading().await;
+    let addr = serve(it.app.clone()).await;
+    let query = format!("&sid={}", it.polling.sid);
+    assert_closed(&mut Client::raw(addr, &query).await).await;
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    assert_closed(&mut Client::raw(addr, &query).await).await;
+    it.websocket.send("5").await;
+    assert_eq!(it.websocket.ask(ECHO).await, ECHO);
+    assert_closed(&mut Client::raw(addr, &query).await).await;
+    assert_eq!(it.websocket.ask(ECHO).await, ECHO);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_takes_its_websocket_along() {
+    for probe in [false, true] {
+        let mut it = upgrading().await;
+        if probe {
+            assert_eq!(it.websocket.ask("2probe").await, "3probe");
+        }
+        it.polling.send("1").await;
+        assert_closed(&mut it.websocket).await;
+        until(|| it.io.counts().sessions == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_closes_while_a_client_upgrades_closes_both() {
+    let mut it = upgrading().await;
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    it.polling.send(r#"42["close"]"#).await;
+    assert_closed(&mut it.websocket).await;
+    assert_eq!(it.polling.next().await, "41");
+    assert_eq!(it.polling.next().await, "1");
+    until(|| it.io.counts().sessions == 0).await;
+}
