@@ -116,12 +116,24 @@ async fn a_websocket_that_closes_ends_its_session() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_too_long_ends_its_session() {
+    let (app, _layer, mut ends) = obeying();
+    let mut client = Client::open(serve(app).await).await;
+    client.send(&format!("4{}", "x".repeat(1_000_000))).await;
+    let reason = end(&mut ends).await.expect("it has ended");
+    assert_eq!(reason, CloseReason::TooBig);
+    assert_eq!(reason.to_string(), "transport error");
+    assert_eq!(client.next().await, Got::Close(Some((1009, String::new()))));
+}
+
+#[tokio::test]
 async fn what_was_sent_before_a_close_is_delivered_and_nothing_after() {
     let (app, layer, mut ends) = obeying();
     let polling = Polling::open(&app).await;
     polling.post("4last words").await;
     assert_eq!(end(&mut ends).await, Some(CloseReason::ServerClose));
-    assert_eq!(polling.get().await.body(), "4last words\x1e1");
+    assert_eq!(polling.get().await.body(), "4last words");
+    assert_eq!(polling.get().await.body(), "1");
     assert_eq!(polling.get().await.status(), StatusCode::BAD_REQUEST);
 
     let mut client = Client::open(serve(app).await).await;
