@@ -10,7 +10,7 @@ use crate::engine::{Config, Transport};
 use crate::handles::SocketIo;
 use crate::hub::hooks::Created;
 use crate::hub::sessions::Sessions;
-use crate::hub::{Hub, Limits};
+use crate::hub::{Hub, Limits, Recovery};
 use crate::layer::SocketIoLayer;
 use crate::protocol::{JsonParser, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate};
@@ -48,6 +48,7 @@ pub struct SocketIoBuilder<S = ()> {
     path: String,
     connect_timeout: Duration,
     max_connections: Option<usize>,
+    recovery: Option<Recovery>,
     parser: Arc<dyn Parser>,
 }
 
@@ -63,6 +64,7 @@ impl<S> SocketIoBuilder<S> {
             path: "/socket.io".to_owned(),
             connect_timeout: Duration::from_secs(45),
             max_connections: None,
+            recovery: None,
             parser: Arc::new(JsonParser::default()),
         }
     }
@@ -287,6 +289,12 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Lets clients that lost their connection come back as the sockets they were; they cannot.
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = Some(recovery);
+        self
+    }
+
     /// How packets are written; as JSON. Clients must use the same parser.
     ///
     /// [`protocol`](crate::protocol) has one for MessagePack, and [`Parser`] shows how to write
@@ -316,6 +324,7 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
             path: self.path,
             connect_timeout: self.connect_timeout,
             max_connections: self.max_connections,
+            recovery: self.recovery,
             parser: self.parser,
         }
     }
@@ -336,6 +345,7 @@ impl SocketIoBuilder {
             self.parser,
             self.limits,
             self.created,
+            self.recovery,
         ));
         let io = SocketIo::new(&hub);
         let mut namespaces = Vec::new();

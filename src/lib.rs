@@ -94,7 +94,7 @@ pub use self::{
         AckError, AckStream, Broadcast, ClusterError, Counts, EmitError, EmitWithAck, Handshake,
         RemoteSocket, Socket, SocketIo,
     },
-    hub::{DisconnectReason, RoomChange, RoomEvent},
+    hub::{DisconnectReason, Recovery, RoomChange, RoomEvent},
     layer::{NotFound, ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{

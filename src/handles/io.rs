@@ -116,11 +116,14 @@ impl SocketIo {
             return Counts::default();
         };
         let namespaces = hub.namespaces();
+        let (recoverable, kept_bytes) = hub.kept();
         Counts {
             sessions: hub.sessions.len(),
             sockets: namespaces.iter().map(|each| each.member_count()).sum(),
             rooms: namespaces.iter().map(|each| each.room_count()).sum(),
             namespaces: namespaces.len(),
+            recoverable,
+            kept_bytes,
         }
     }
 
@@ -152,6 +155,10 @@ pub struct Counts {
     pub rooms: usize,
     /// Namespaces.
     pub namespaces: usize,
+    /// Sockets whose client is away and may come back: see [`Recovery`](crate::Recovery).
+    pub recoverable: usize,
+    /// The bytes of the packets that are kept for those.
+    pub kept_bytes: usize,
 }
 
 impl<S: Sync> FromRequestParts<S> for SocketIo {

@@ -60,6 +60,14 @@ impl Socket {
         self.member.is_connected()
     }
 
+    /// Whether the client lost its connection before and is back as the same socket: see
+    /// [`Recovery`](crate::Recovery). Its id, its rooms, and the values kept with it are those of
+    /// before.
+    #[must_use]
+    pub fn recovered(&self) -> bool {
+        self.member.is_recovered()
+    }
+
     /// The transport that the client uses now.
     #[must_use]
     pub fn transport(&self) -> Transport {
@@ -95,8 +103,12 @@ impl Socket {
 
     /// Sends an event unless the client would have to wait for it: then it is dropped.
     pub fn emit_volatile(&self, event: &str, args: impl IntoArgs) {
-        if self.member.is_writable() {
-            self.emit(event, args);
+        if !self.member.is_writable() {
+            return;
+        }
+        match Payload::event(event, self.namespace().len(), args) {
+            Ok(payload) => self.member.emit_volatile(payload),
+            Err(error) => tracing::error!(%error, event, "not emitted"),
         }
     }
 

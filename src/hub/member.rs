@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::DisconnectReason;
 use super::hooks::Sent;
 use super::link::Link;
+use super::recovery::{Archive, Legacy, Recoverable};
 use super::registry::Registry;
 use super::rooms::IdHash;
 use crate::engine::{CloseReason, Session, SocketId};
 use crate::protocol::{Encoded, Kind, Packet, Payload};
 
 /// One socket. Its lock may be held while its link's or its registry's is taken, never the other
-/// way round.
+/// way round; the archive's of its registry is taken before.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: SocketId,
@@ -31,6 +32,8 @@ pub(crate) struct Member {
     phase: AtomicU8,
     state: Mutex<State>,
     pub(crate) extensions: RwLock<Extensions>,
+    /// None without recovery.
+    pub(crate) recovery: Option<Box<Recoverable>>,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +131,7 @@ impl Member {
             phase: AtomicU8::new(CONNECTING),
             state: Mutex::default(),
             extensions: RwLock::default(),
+            recovery: None,
         }
     }
 
@@ -152,7 +156,22 @@ impl Member {
         if let Some(sent) = Sent::seen(&self.registry.hooks, &payload) {
             sent.tell(self);
         }
+        if ack.is_none() && self.recovery.is_some() {
+            return self.emit_kept(payload);
+        }
         self.send(&self.encode(Kind::Event, ack, payload))
+    }
+
+    /// Sends an event that need not arrive.
+    pub(crate) fn emit_volatile(self: &Arc<Self>, payload: Payload) {
+        if self.recovery.is_none() {
+            self.emit(None, payload);
+            return;
+        }
+        if let Some(sent) = Sent::seen(&self.registry.hooks, &payload) {
+            sent.tell(self);
+        }
+        self.emit_unkept(payload);
     }
 
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
@@ -189,7 +208,9 @@ impl Member {
         if self.phase.load(Ordering::Acquire) != CONNECTING {
             return false;
         }
-        self.link.send(connect);
+        // Together, so that no connection breaks in between.
+        let missed = self.take_missed().into_iter().flatten();
+        self.link.send(missed.chain(connect));
         for packet in state.held.take().unwrap_or_default().packets {
             self.link.send(packet);
         }
@@ -200,7 +221,7 @@ impl Member {
         true
     }
 
-    /// What a client that left while it was connecting was not sent.
+    /// What a client that left while it was connecting was not sent after CONNECT.
     pub(crate) fn take_held(&self) -> Vec<Encoded> {
         self.lock().held.take().unwrap_or_default().packets
     }
@@ -208,6 +229,21 @@ impl Member {
     /// Leaves the namespace and all rooms, once; the first reason stays. Whatever handlers do
     /// afterwards, it does not come back.
     pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
+        let mut archive = self.registry.archive();
+        let left = self.leave_from(reason, archive.as_deref_mut());
+        drop(archive);
+        if left {
+            self.registry.tell();
+        }
+        left
+    }
+
+    /// Leaves, but does not tell of the rooms.
+    pub(super) fn leave_from(
+        &self,
+        reason: DisconnectReason,
+        archive: Option<&mut Archive<Arc<Legacy>>>,
+    ) -> bool {
         let mut state = self.lock();
         let phase = self.phase.swap(LEFT, Ordering::AcqRel);
         if phase == LEFT {
@@ -221,7 +257,9 @@ impl Member {
         }
         drop(state);
         drop(acks);
-        self.registry.tell();
+        if let Some(archive) = archive {
+            self.part_ways(archive, reason, phase == CONNECTED);
+        }
         self.link.wake();
         true
     }

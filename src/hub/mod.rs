@@ -7,6 +7,7 @@
 //! | [`registry`] | one namespace: its sockets, and a broadcast to them |
 //! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
 //! | [`member`] | one socket in one namespace |
+//! | [`recovery`] | what clients are given that lost their connection and come back |
 //! | [`hooks`] | what an application wants to be told |
 //! | [`handshake`] | the first request of a session |
 
@@ -20,6 +21,7 @@ pub(crate) mod hooks;
 pub(crate) mod link;
 pub(crate) mod member;
 mod reason;
+pub(crate) mod recovery;
 pub(crate) mod registry;
 pub(crate) mod rooms;
 pub(crate) mod sessions;
@@ -27,6 +29,8 @@ pub(crate) mod sessions;
 use self::hooks::{Created, Hooks};
 pub use self::hooks::{RoomChange, RoomEvent};
 pub use self::reason::DisconnectReason;
+use self::recovery::Kept;
+pub use self::recovery::Recovery;
 use self::registry::Registry;
 use self::sessions::Sessions;
 
@@ -38,6 +42,8 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     /// Told of each namespace that comes to be.
     pub(crate) created: Created,
+    /// None without recovery.
+    kept: Option<Arc<Kept>>,
     namespaces: RwLock<HashMap<NamespaceName, Arc<Registry>>>,
 }
 
@@ -65,12 +71,14 @@ impl Hub {
         parser: Arc<dyn Parser>,
         limits: Limits,
         created: Created,
+        recovery: Option<Recovery>,
     ) -> Self {
         Self {
             sessions,
             parser,
             limits,
             created,
+            kept: recovery.map(|config| Arc::new(Kept::new(config))),
             namespaces: RwLock::default(),
         }
     }
@@ -111,7 +119,10 @@ impl Hub {
         // The length alone tells nearly always.
         let max = self.limits.dynamic_namespaces;
         if !is_static && namespaces.len() >= max && dynamic() >= max {
-            return None;
+            // One that is there only for clients who may come back makes room.
+            let mut abandoned = namespaces.values().filter(|each| each.abandon());
+            let abandoned = abandoned.next()?.name.clone();
+            namespaces.remove(&abandoned);
         }
         let registry = Registry::new(name.clone(), params, is_static, Arc::clone(hooks), self);
         let registry = Arc::new(registry);
@@ -123,7 +134,7 @@ impl Hub {
 
     /// Forgets a namespace that a client named, when its last socket has left.
     ///
-    /// The order of locks is: namespaces, then one registry.
+    /// The order of locks is: namespaces, then one registry's archive, then its rooms.
     pub(crate) fn forget_if_empty(&self, registry: &Arc<Registry>) {
         if registry.is_static || registry.member_count() > 0 {
             return;

@@ -52,6 +52,25 @@ impl DisconnectReason {
     }
 }
 
+impl DisconnectReason {
+    /// Whether the client may come back as the same socket: the connection was lost, and nobody
+    /// wanted it to leave.
+    pub(crate) const fn is_recoverable(self) -> bool {
+        match self {
+            Self::TransportClose
+            | Self::TransportError
+            | Self::PingTimeout
+            | Self::ForcedServerClose => true,
+            Self::ParseError
+            | Self::ServerShuttingDown
+            | Self::ClientNamespaceDisconnect
+            | Self::ServerNamespaceDisconnect
+            | Self::SlowConsumer
+            | Self::EventBacklog => false,
+        }
+    }
+}
+
 impl fmt::Display for DisconnectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::hooks::{Hooks, RoomChange, RoomLog, Sent};
 use super::member::{Member, encode};
+use super::recovery::{Archive, Legacy};
 use super::rooms::{Log, Rooms, Selection, Target};
 use super::{DisconnectReason, Hub};
 use crate::engine::SocketId;
@@ -21,6 +22,8 @@ pub(crate) struct Registry {
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) hooks: Arc<Hooks>,
     room_log: RoomLog,
+    /// What clients are given that come back; none without recovery.
+    pub(super) archive: Option<Box<Mutex<Archive<Arc<Legacy>>>>>,
     max_rooms: usize,
     hub: Weak<Hub>,
     rooms: Mutex<Rooms<Arc<Member>>>,
@@ -43,6 +46,7 @@ impl Registry {
             parser: Arc::clone(&hub.parser),
             hooks,
             room_log: RoomLog::default(),
+            archive: hub.new_archive(),
             max_rooms: hub.limits.rooms_per_socket,
             hub: Arc::downgrade(hub),
             rooms: Mutex::default(),
@@ -59,20 +63,37 @@ impl Registry {
         self.hub.upgrade()
     }
 
+    pub(super) fn weak_hub(&self) -> Weak<Hub> {
+        Weak::clone(&self.hub)
+    }
+
     /// The id of the next acknowledgement: one counter, so that a broadcast has one for all.
     pub(crate) fn next_ack(&self) -> u64 {
         self.next_ack.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a socket in; none if the namespace was forgotten meanwhile. It leaves at the latest
-    /// when the guard is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, member: Arc<Member>) -> Option<Membership> {
-        let mut rooms = self.lock();
-        if self.retired.load(Ordering::Relaxed) {
-            return None;
-        }
-        rooms.enter(member.id, Arc::clone(&member));
-        Some(Membership(member))
+    /// Takes a socket in, and into rooms; none if the namespace was forgotten meanwhile. It leaves
+    /// at the latest when the guard is dropped. To be told of.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        member: Arc<Member>,
+        joins: &[Arc<str>],
+    ) -> Option<Membership> {
+        let entered = self.change(|rooms, mut log| {
+            if self.retired.load(Ordering::Relaxed) {
+                return false;
+            }
+            rooms.enter(member.id, Arc::clone(&member));
+            for room in joins {
+                rooms.join(member.id, room, self.max_rooms, log.as_deref_mut());
+            }
+            true
+        });
+        entered.then_some(Membership(member))
+    }
+
+    pub(super) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
+        self.lock().get(id).cloned()
     }
 
     /// Changes rooms. Whoever calls it has to [`tell`](Self::tell) of it, under no lock.
@@ -117,8 +138,17 @@ impl Registry {
         })
     }
 
-    /// Marks an empty namespace as gone; false if somebody came.
+    /// Marks an empty namespace as gone; false if somebody came, or may come back.
     pub(super) fn retire(&self) -> bool {
+        let archive = self.archive();
+        if archive.as_ref().is_some_and(|archive| archive.away() > 0) {
+            return false;
+        }
+        self.retire_empty()
+    }
+
+    /// As [`retire`](Self::retire), for who has the archive, if there is one.
+    pub(super) fn retire_empty(&self) -> bool {
         let rooms = self.lock();
         let is_empty = rooms.len() == 0;
         self.retired.store(is_empty, Ordering::Relaxed);
@@ -126,13 +156,23 @@ impl Registry {
     }
 
     pub(crate) fn join(&self, id: SocketId, room: &str) -> bool {
+        let mut archive = self.archive();
         let joined = self.change(|rooms, log| rooms.join(id, room, self.max_rooms, log));
+        if let Some(archive) = archive.as_mut().filter(|_| joined) {
+            archive.join(&id, room);
+        }
+        drop(archive);
         self.tell();
         joined
     }
 
     pub(crate) fn part(&self, id: &SocketId, room: &str) -> bool {
+        let mut archive = self.archive();
         let parted = self.change(|rooms, log| rooms.part(id, room, log));
+        if let Some(archive) = archive.as_mut().filter(|_| parted) {
+            archive.part(id, room);
+        }
+        drop(archive);
         self.tell();
         parted
     }
@@ -167,6 +207,9 @@ impl Registry {
     /// Sends an event to all that are meant; it is encoded once.
     pub(crate) fn broadcast(&self, target: &Target, payload: Payload, volatile: bool) {
         let sent = Sent::seen(&self.hooks, &payload);
+        if self.archive.is_some() {
+            return self.broadcast_kept(target, payload, volatile, sent.as_ref());
+        }
         let packet = encode(self, Kind::Event, None, payload);
         for member in self.select(target).iter() {
             if let Some(sent) = &sent {
@@ -188,6 +231,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let member = &self.0;
         member.leave(DisconnectReason::TransportClose);
+        member.settle();
         if let Some(hub) = member.registry.hub() {
             hub.forget_if_empty(&member.registry);
         }

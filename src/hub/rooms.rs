@@ -183,6 +183,10 @@ impl<T: Clone> Rooms<T> {
         }
     }
 
+    pub(crate) fn get(&self, id: &SocketId) -> Option<&T> {
+        self.sockets.map.get(id)
+    }
+
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
         let of = self.of.get(id).into_iter().flatten();
         of.cloned().collect()

@@ -51,6 +51,7 @@ mod packet;
 mod payload;
 pub(crate) mod peer;
 mod read;
+mod recovery;
 mod resolve;
 mod scan;
 mod typed;
@@ -67,6 +68,7 @@ pub use self::msgpack::MsgpackParser;
 pub use self::packet::{Encoded, EncodedIter, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;
 pub use self::read::ReadError;
+pub(crate) use self::recovery::Claim;
 pub use self::typed::TypedEvent;
 
 /// How packets are written as messages; client and server have to use the same.
@@ -145,6 +147,8 @@ pub use self::typed::TypedEvent;
 /// ```
 pub trait Parser: fmt::Debug + Send + Sync {
     /// Writes a packet.
+    ///
+    /// It must not send anything itself: with [`Recovery`](crate::Recovery) a lock is held.
     fn encode(&self, packet: Packet) -> Encoded;
 
     /// Makes what reads the packets of one connection.

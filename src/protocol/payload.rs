@@ -145,6 +145,32 @@ impl Payload {
         })
     }
 
+    /// Writes a text behind the arguments. It must need no escapes.
+    pub(crate) fn push_text(&mut self, text: &str) {
+        let mut json = match std::mem::take(&mut self.text) {
+            Buffer::Own(json) => json,
+            Buffer::Shared(json) => json.into(),
+        };
+        // An event ends with its bracket: it was written by us, or checked.
+        json.pop();
+        if self.args == json.len() {
+            // It had no arguments, and has one now, behind a comma.
+            self.args += 1;
+        }
+        json.extend_from_slice(b",\"");
+        json.extend_from_slice(text.as_bytes());
+        json.extend_from_slice(b"\"]");
+        self.text = Buffer::Own(json);
+    }
+
+    /// Whether the last of the arguments, or the name if there are none, is a text.
+    pub(crate) fn ends_with_text(&self) -> bool {
+        let [values @ .., _bracket] = self.json() else {
+            return false;
+        };
+        values.trim_ascii_end().ends_with(b"\"")
+    }
+
     pub(super) const fn written(
         text: Vec<u8>,
         json: usize,

@@ -7,7 +7,7 @@ use futures_core::future::BoxFuture;
 
 use super::conversation::Queued;
 use crate::engine::SocketId;
-use crate::protocol::{NamespaceName, Payload};
+use crate::protocol::{Claim, NamespaceName, Payload};
 use crate::transport::guarded;
 
 /// A client that asks for a namespace.
@@ -15,6 +15,8 @@ pub(super) struct Applicant {
     pub(super) slot: usize,
     pub(super) name: NamespaceName,
     pub(super) auth: Payload,
+    /// Who it says it was.
+    pub(super) claim: Option<Claim>,
     /// The id it will have.
     pub(super) id: SocketId,
     /// What it has sent since.

@@ -11,6 +11,7 @@ use crate::engine::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
+use crate::hub::recovery::Legacy;
 use crate::hub::registry::Membership;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
@@ -56,9 +57,13 @@ const MAX_CONCURRENT: usize = 64;
 impl Conversation {
     pub(super) fn new(applicant: Applicant, membership: Membership, routes: Arc<Routes>) -> Self {
         let event = Event::connect(Socket::new(Arc::clone(&membership.0)), applicant.auth);
+        let connecting = match membership.0.inherited() {
+            None => call(&routes.connect, event),
+            Some(legacy) => recover(Arc::clone(legacy), Arc::clone(&routes), event),
+        };
         Self {
             slot: Some(applicant.slot),
-            phase: Phase::Connecting(call(&routes.connect, event)),
+            phase: Phase::Connecting(connecting),
             membership,
             routes,
             queue: applicant.queue,
@@ -282,20 +287,38 @@ struct Welcome<'a>(&'a Member);
 
 impl serde::Serialize for Welcome<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map([("sid", self.0.id.as_str())])
+        let private = self.0.recovery.as_ref();
+        let private = private.map(|recovery| ("pid", recovery.owner.expose()));
+        let public = ("sid", self.0.id.as_str().to_owned());
+        serializer.collect_map([public].into_iter().chain(private))
     }
 }
 
 /// Lets a client whose connect handler made it leave come in and go, as it expects it.
 fn send_off(member: &Member, connect: Encoded) {
-    let held = member.take_held();
+    let (missed, held) = (member.take_missed(), member.take_held());
     if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {
         return;
     }
     let leave = member.encode(Kind::Disconnect, None, Payload::default());
-    for packet in [connect].into_iter().chain(held).chain([leave]) {
+    let packets = missed.into_iter().chain([connect]).chain(held);
+    for packet in packets.chain([leave]) {
         member.link.send(packet);
     }
+}
+
+/// Lets a client in that is back: when the handlers have ended that ran for it before, so that the
+/// last of them does not undo what the connect handler does.
+fn recover(legacy: Arc<Legacy>, routes: Arc<Routes>, event: Event) -> BoxFuture<'static, Reply> {
+    Box::pin(async move {
+        legacy.settled().await;
+        let member = Arc::clone(&event.socket().member);
+        member.inherit(&legacy);
+        if member.registry.skips_connect_handler() {
+            return Reply::ok();
+        }
+        call(&routes.connect, event).await
+    })
 }
 
 fn call(route: &Route, event: Event) -> BoxFuture<'static, Reply> {

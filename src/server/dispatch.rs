@@ -11,7 +11,7 @@ use super::{Server, Taken, partial_deadline};
 use crate::engine::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::link::Link;
-use crate::hub::member::Member;
+use crate::hub::recovery::{Newcomer, PrivateId};
 use crate::hub::registry::Registry;
 use crate::protocol::peer::{Action, Peer, Violation};
 use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, v4};
@@ -152,18 +152,25 @@ impl Dispatch {
         }
     }
 
-    fn apply(&mut self, slot: usize, name: NamespaceName, auth: Payload, id: SocketId) {
+    fn apply(&mut self, slot: usize, name: NamespaceName, mut auth: Payload, id: SocketId) {
         // What the server dismissed before has nothing to do with the slot's new owner.
         if let Some(former) = self.conversation(slot) {
             former.detach();
         }
+        let claim = self.recovers().then(|| auth.take_claim()).flatten();
         self.connect(Applicant {
             slot,
             name,
             auth,
+            claim,
             id,
             queue: VecDeque::new(),
         });
+    }
+
+    /// Whether the client can come back: one of version 2 does not know how.
+    fn recovers(&self) -> bool {
+        self.server.hub.recovers() && self.link.opening.revision == Revision::V4
     }
 
     fn connect(&mut self, applicant: Applicant) {
@@ -210,9 +217,13 @@ impl Dispatch {
     }
 
     fn enter(&mut self, applicant: Applicant, routes: Arc<Routes>, registry: &Arc<Registry>) {
-        let link = Arc::clone(&self.link);
-        let member = Member::new(applicant.id, link, Arc::clone(registry), &applicant.auth);
-        match registry.enter(Arc::new(member)) {
+        let newcomer = Newcomer {
+            id: applicant.id,
+            auth: &applicant.auth,
+            owner: self.recovers().then(private_id),
+            claim: applicant.claim.as_ref(),
+        };
+        match registry.admit(&self.link, &newcomer) {
             Some(membership) => {
                 let conversation = Conversation::new(applicant, membership, routes);
                 self.conversations.push(conversation);
@@ -328,8 +339,16 @@ impl Upper for Dispatch {
 }
 
 fn socket_id() -> SocketId {
-    let mut random = [0; 15];
+    SocketId::new(random())
+}
+
+fn private_id() -> PrivateId {
+    PrivateId::new(random())
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut random = [0; N];
     // As for the session's own id: without randomness there is no server.
     getrandom::fill(&mut random).expect("the system gives random bytes");
-    SocketId::new(random)
+    random
 }

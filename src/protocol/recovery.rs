@@ -1,0 +1,200 @@
+//! What packets carry for a client that may lose its connection and come back.
+//!
+//! ```text
+//!    → 40
+//!    ← 40{"sid":"…","pid":"…"}            the id that is private, beside the public one
+//!    ← 42["news",1,"AAAAAAPo"]            an event, and its offset behind the arguments
+//!         the connection breaks, and a new one is opened
+//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, before what the client authenticates with
+//!    ← 42["news",2,"AAAAAAPp"]            what was missed
+//!    ← 40{"sid":"…","pid":"…"}            the same ids
+//! ```
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::scan::Scanner;
+use super::{Kind, Payload};
+
+/// The socket that a client says it is, and the last packet that it has got.
+pub(crate) struct Claim {
+    pub(crate) pid: String,
+    pub(crate) offset: Option<String>,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the id, which is private.
+        f.debug_struct("Claim")
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Payload {
+    /// Takes the claim out of a `CONNECT`, so that handlers see what they saw the first time.
+    pub(crate) fn take_claim(&mut self) -> Option<Claim> {
+        #[derive(Deserialize)]
+        struct Wire<'a> {
+            #[serde(borrow)]
+            pid: Cow<'a, str>,
+            #[serde(borrow)]
+            offset: Option<Cow<'a, str>>,
+        }
+        let wire: Wire<'_> = serde_json::from_slice(self.json()).ok()?;
+        let claim = Claim {
+            pid: wire.pid.into_owned(),
+            offset: wire.offset.map(Cow::into_owned),
+        };
+        let rest = without(self.json(), &[b"\"pid\"", b"\"offset\""])?;
+        *self = match &rest[..] {
+            b"{}" => Self::default(),
+            _ => Self::from_json(Kind::Connect, Bytes::from(rest), Vec::new()).ok()?,
+        };
+        Some(claim)
+    }
+}
+
+/// An object without some of its members.
+fn without(json: &[u8], names: &[&[u8]]) -> Option<Vec<u8>> {
+    let mut scanner = Scanner::new(json, 0);
+    let mut rest = Vec::with_capacity(json.len());
+    rest.push(b'{');
+    scanner.expect(b'{').ok()?;
+    while scanner.peek()? != b'}' {
+        let start = scanner.position();
+        scanner.expect(b'"').ok()?;
+        scanner.string().ok()?;
+        let name = &json[start..scanner.position()];
+        scanner.expect(b':').ok()?;
+        scanner.value().ok()?;
+        if !names.contains(&name) {
+            if rest.len() > 1 {
+                rest.push(b',');
+            }
+            rest.extend_from_slice(&json[start..scanner.position()]);
+        }
+        if scanner.peek()? == b',' {
+            scanner.next();
+        }
+    }
+    rest.push(b'}');
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tests::{decode, event, json};
+    use crate::protocol::{Args, JsonParser, Packet, Parser};
+
+    fn claim(connect: &str) -> (Option<(String, Option<String>)>, String) {
+        let mut payload = decode(connect, &[]).expect("valid").payload;
+        let claim = payload.take_claim();
+        (
+            claim.map(|claim| (claim.pid, claim.offset)),
+            json(&payload).to_owned(),
+        )
+    }
+
+    #[test]
+    fn a_claim_is_taken_out_of_what_the_client_authenticates_with() {
+        let both = Some(("p".to_owned(), Some("o".to_owned())));
+        let alone = Some(("p".to_owned(), None));
+        for (connect, expected, rest) in [
+            (r#"0{"pid":"p","offset":"o"}"#, &both, ""),
+            (r#"0{"pid":"p"}"#, &alone, ""),
+            (r#"0{"pid":"p","offset":null}"#, &alone, ""),
+            (
+                r#"0{"pid":"p","offset":"o","token":"t"}"#,
+                &both,
+                r#"{"token":"t"}"#,
+            ),
+            (
+                r#"0{"a":[{"pid":1}, 1.50],"pid":"p" , "b":{}}"#,
+                &alone,
+                r#"{"a":[{"pid":1}, 1.50],"b":{}}"#,
+            ),
+            (r#"0/x,{"a":1,"pid":"\u0070"}"#, &alone, r#"{"a":1}"#),
+        ] {
+            assert_eq!(
+                claim(connect),
+                (expected.clone(), rest.to_owned()),
+                "{connect}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_claim_stays_as_it_is() {
+        for rest in [
+            "",
+            "{}",
+            r#"{"token":"t"}"#,
+            r#"{"pid":1,"offset":"o"}"#,
+            r#"{"pid":"p","offset":1}"#,
+            r#"{"pid":"p","pid":"p"}"#,
+        ] {
+            assert_eq!(claim(&format!("0{rest}")), (None, rest.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_claim_is_not_shown() {
+        let mut payload = decode(r#"0{"pid":"secret","offset":"o"}"#, &[])
+            .expect("valid")
+            .payload;
+        let shown = format!("{:?}", payload.take_claim().expect("a claim"));
+        assert_eq!(shown, r#"Claim { offset: Some("o"), .. }"#);
+    }
+
+    #[test]
+    fn a_text_is_put_behind_the_arguments() {
+        for (payload, expected) in [
+            (event(Args(())), r#"["e","o"]"#),
+            (event(Args((1, "x"))), r#"["e",1,"x","o"]"#),
+            (
+                decode(r#"2["e"  ]"#, &[]).expect("valid").payload,
+                r#"["e"  ,"o"]"#,
+            ),
+        ] {
+            let mut with = payload.clone();
+            with.push_text("o");
+            assert_eq!((json(&with), with.name()), (expected, Some("e")));
+            assert!(with.ends_with_text());
+            let packet = Packet {
+                namespace: "/".into(),
+                kind: Kind::Event,
+                ack: None,
+                payload: with.clone(),
+            };
+            let head = JsonParser::default().encode(packet).into_iter().next();
+            assert_eq!(
+                head,
+                Some(crate::engine::Message::Text(
+                    format!("2{expected}").as_str().into()
+                ))
+            );
+            let mut all = with.into_args();
+            let first: serde_json::Value = all.read_one().expect("an argument");
+            assert!(first == 1 || first == "o");
+        }
+    }
+
+    #[test]
+    fn an_event_may_end_with_a_text() {
+        for (payload, expected) in [
+            (event(Args(())), true),
+            (event("x"), true),
+            (event(1), false),
+            (event(["x"]), false),
+            (decode("2[\"e\",\"x\" ]", &[]).expect("valid").payload, true),
+            (Payload::default(), false),
+        ] {
+            assert_eq!(payload.ends_with_text(), expected, "{}", json(&payload));
+        }
+    }
+}
