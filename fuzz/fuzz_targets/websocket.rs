@@ -1,0 +1,29 @@
+//! The bytes of a WebSocket: the same comes out however they are cut.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tower_socketio::websocket::{Decoder, Violation};
+
+const MAX_MESSAGE: usize = 70_000;
+
+fuzz_target!(|input: (&[u8], u8)| {
+    let (data, cut) = input;
+    let whole = decode(data.chunks(usize::MAX));
+    assert_eq!(whole, decode(data.chunks(usize::from(cut) + 1)));
+});
+
+fn decode<'a>(reads: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Result<(), Violation>) {
+    let mut decoder = Decoder::new(MAX_MESSAGE);
+    let mut incoming = Vec::new();
+    let mut result = Ok(());
+    for read in reads {
+        let mut read = read.to_vec();
+        result = decoder.decode(&mut read, |each| incoming.push(format!("{each:?}")));
+    }
+    // Whether a message lies in the caller's buffer depends on the cuts.
+    let incoming = incoming
+        .into_iter()
+        .map(|each| each.replace("Borrowed", "Owned"));
+    (incoming.collect(), result)
+}
