@@ -1,0 +1,436 @@
+//! The servers of the differential tests: `cargo run --example differential NAME=PORT...`
+//!
+//! `tests/interop/differential/server.js` is the same with Node's `socket.io`: the same
+//! configurations, and in each the same handlers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Message, Text};
+use tower_socketio::{
+    AckError, AckSender, Args, Auth, Broadcast, Data, DisconnectReason, Handler, Namespace,
+    RawArgs, Refuse, Socket, SocketIo, SocketIoBuilder, Transport,
+};
+
+#[tokio::main]
+async fn main() {
+    let mut servers = tokio::task::JoinSet::new();
+    for argument in std::env::args().skip(1) {
+        let (name, port) = argument.split_once('=').expect("NAME=PORT");
+        let port: u16 = port.parse().expect("a port is a number");
+        let app = app(name);
+        servers.spawn(async move {
+            let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+            axum::serve(listener, app).await
+        });
+    }
+    while let Some(ended) = servers.join_next().await {
+        ended.expect("no panic").expect("a free port");
+    }
+}
+
+fn app(name: &str) -> Router {
+    if name == "engine" {
+        let engine = EngineLayer::new(Config::default(), engine);
+        return routes().layer(engine).with_state(Facts::default());
+    }
+    let facts = Facts::default();
+    let builder = configure(name, SocketIo::builder())
+        .namespace("/", namespace())
+        .namespace("/chat", namespace())
+        .namespace("/room-{name}", namespace())
+        .with_state(facts.clone());
+    let (layer, _io) = builder.build();
+    routes().layer(layer).with_state(facts)
+}
+
+/// What a configuration is called in the scripts, and what differs from the defaults in it.
+fn configure(name: &str, builder: SocketIoBuilder<Facts>) -> SocketIoBuilder<Facts> {
+    let ms = Duration::from_millis;
+    match name {
+        "default" | "alone" | "shutdown" => builder,
+        "pings" => builder.ping_interval(ms(300)).ping_timeout(ms(200)),
+        "small" => builder.max_payload(100),
+        "connect" => builder.connect_timeout(ms(300)),
+        "upgrade" => builder.upgrade_timeout(ms(300)),
+        "polling" => builder.transports(&[Transport::Polling]),
+        "websocket" => builder.transports(&[Transport::WebSocket]),
+        _ => panic!("no configuration is called {name}"),
+    }
+}
+
+fn namespace() -> Namespace<Facts> {
+    Namespace::new()
+        .on_connect(connect)
+        .on_disconnect(leave)
+        .on("sync", async || {})
+        .on("echo", echo)
+        .on("ack", async |args: RawArgs| args)
+        .on("ack late", ack_late)
+        .on("ack and emit", ack_and_emit)
+        .on("no ack", async |_: AckSender| {})
+        .on("ask", ask.concurrent())
+        .on("ask all", ask_all.concurrent())
+        .on("bytes", bytes)
+        .on("many", many)
+        .on("volatile", volatile)
+        .on("join", join)
+        .on("leave", part)
+        .on("rooms", rooms)
+        .on("say", say)
+        .on("say bytes", say_bytes)
+        .on("members", members)
+        .on("move", move_members)
+        .on("dismiss", dismiss)
+        .on("disconnect me", disconnect_me)
+        .on("handshake", handshake)
+        .on("transport", async |socket: Socket| socket.transport().name())
+}
+
+// Connecting and leaving.
+
+/// What the client wants to happen.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wishes {
+    /// A gate that holds it up.
+    gate: Option<String>,
+    refuse: Option<String>,
+    data: Option<Value>,
+    join: Option<String>,
+    greet: Option<Value>,
+    /// To be sent away, with `true` as the connection's end.
+    dismiss: Option<bool>,
+}
+
+async fn connect(
+    socket: Socket,
+    Auth(wishes): Auth<Wishes>,
+    State(facts): State<Facts>,
+) -> Result<(), Refuse> {
+    if let Some(gate) = &wishes.gate {
+        facts.wait(&format!("gate/{gate}")).await;
+    }
+    if let Some(refuse) = wishes.refuse {
+        let refuse = Refuse::new(refuse);
+        return Err(match wishes.data {
+            Some(data) => refuse.with_data(data),
+            None => refuse,
+        });
+    }
+    if let Some(room) = wishes.join {
+        socket.join(room);
+    }
+    if let Some(greet) = wishes.greet {
+        socket.emit("hello", greet);
+    }
+    match wishes.dismiss {
+        Some(true) => socket.close(),
+        Some(false) => socket.disconnect(),
+        None => {}
+    }
+    Ok(())
+}
+
+async fn leave(socket: Socket, reason: DisconnectReason, State(facts): State<Facts>) {
+    facts.set(format!("reason/{}", socket.id()), reason.as_str());
+}
+
+async fn disconnect_me(socket: Socket, Data(close): Data<bool>) {
+    socket.emit("bye", "first");
+    if close {
+        socket.close();
+    } else {
+        socket.disconnect();
+    }
+    socket.emit("bye", "too late");
+}
+
+// Events and acknowledgements.
+
+async fn echo(socket: Socket, args: RawArgs) {
+    socket.emit("echoed", args);
+}
+
+async fn ack_late(socket: Socket, Data(gate): Data<String>, State(facts): State<Facts>, ack: AckSender) {
+    tokio::spawn(async move {
+        facts.wait(&format!("gate/{gate}")).await;
+        ack.send(Args(("late", socket.is_connected())));
+    });
+}
+
+async fn ack_and_emit(socket: Socket) -> &'static str {
+    socket.emit("before", ());
+    "answer"
+}
+
+#[derive(Deserialize)]
+struct Ask {
+    event: String,
+    args: Vec<Value>,
+    timeout: Option<u64>,
+}
+
+async fn ask(socket: Socket, Data(ask): Data<Ask>) {
+    let mut question = socket.emit_with_ack::<Value>(&ask.event, Args(ask.args));
+    if let Some(ms) = ask.timeout {
+        question = question.timeout(Duration::from_millis(ms));
+    }
+    match question.await {
+        Ok(answer) => socket.emit("answer", answer),
+        Err(error) => socket.emit("no answer", why(&error)),
+    }
+}
+
+async fn ask_all(socket: Socket, Args((target, timeout)): Args<(Say, u64)>) {
+    let question = target.of(&socket).emit_with_ack::<Value>(&target.event, Args(&target.args));
+    let answers = question.timeout(Duration::from_millis(timeout)).await;
+    let total = answers.len();
+    let mut answers: Vec<_> = answers.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
+    answers.sort_by_key(Value::to_string);
+    socket.emit("answers", Args((answers.len() == total, answers)));
+}
+
+fn why(error: &AckError) -> &'static str {
+    if error.is_timeout() { "timeout" } else { "gone" }
+}
+
+#[derive(Serialize)]
+struct Nested {
+    one: Bytes,
+    many: Vec<Bytes>,
+    text: &'static str,
+}
+
+async fn bytes(socket: Socket) {
+    let nested = Nested {
+        one: Bytes::from_static(b"\x01\x02"),
+        many: vec![Bytes::from_static(b""), Bytes::from_static(b"\xff")],
+        text: "é€😀",
+    };
+    socket.emit("bytes", Args((nested, Bytes::from_static(b"last"))));
+}
+
+async fn many(socket: Socket, Data(count): Data<u32>) {
+    for n in 0..count {
+        socket.emit("n", n);
+    }
+}
+
+async fn volatile(socket: Socket, Data(after): Data<bool>) {
+    if after {
+        socket.emit("first", ());
+    }
+    socket.emit_volatile("volatile", ());
+}
+
+// Rooms and broadcasts.
+
+async fn join(socket: Socket, Data(rooms): Data<Vec<String>>) {
+    rooms.iter().for_each(|room| socket.join(room));
+}
+
+async fn part(socket: Socket, Data(room): Data<String>) {
+    socket.leave(room);
+}
+
+async fn rooms(socket: Socket) -> Data<Vec<String>> {
+    let mut rooms = socket.rooms();
+    rooms.sort();
+    Data(rooms)
+}
+
+/// What to say, and to whom.
+#[derive(Deserialize)]
+struct Say {
+    event: String,
+    #[serde(default)]
+    args: Vec<Value>,
+    #[serde(default)]
+    to: Vec<String>,
+    #[serde(default)]
+    except: Vec<String>,
+    /// To the sender too.
+    #[serde(default)]
+    all: bool,
+    #[serde(default)]
+    volatile: bool,
+}
+
+impl Say {
+    fn of(&self, socket: &Socket) -> Broadcast {
+        self.narrow(if self.all { socket.within() } else { socket.broadcast() })
+    }
+
+    fn narrow(&self, everybody: Broadcast) -> Broadcast {
+        let rooms = self.to.iter().fold(everybody, Broadcast::to);
+        let some = self.except.iter().fold(rooms, Broadcast::except);
+        if self.volatile { some.volatile() } else { some }
+    }
+
+    fn emit(&self, target: &Broadcast) {
+        target.emit(&self.event, Args(&self.args));
+    }
+}
+
+async fn say(socket: Socket, Data(say): Data<Say>) {
+    say.emit(&say.of(&socket));
+}
+
+async fn say_bytes(socket: Socket, Args((room, bytes)): Args<(String, Bytes)>) {
+    socket.to(room).emit("bytes", bytes);
+}
+
+async fn members(socket: Socket, Data(room): Data<Option<String>>) -> usize {
+    let all = socket.within();
+    room.map_or(all.clone(), |room| all.to(room)).sockets().len()
+}
+
+async fn move_members(socket: Socket, Args((room, joined, left)): Args<(String, String, String)>) {
+    let target = socket.within().to(room);
+    target.join(joined);
+    target.leave(left);
+}
+
+async fn dismiss(socket: Socket, Args((room, close)): Args<(String, bool)>) {
+    let target = socket.within().to(room);
+    if close {
+        target.close();
+    } else {
+        target.disconnect();
+    }
+}
+
+// The first request.
+
+async fn handshake(socket: Socket) -> Data<Value> {
+    let parts = socket.request_parts();
+    let header = |name: &str| {
+        let values = parts.headers.get_all(name).iter();
+        let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    };
+    Data(json!({
+        "url": parts.uri.to_string(),
+        "x-test": header("x-test"),
+        "xdomain": header("origin").is_some(),
+    }))
+}
+
+// Engine.IO alone.
+
+async fn engine(mut socket: EngineSocket) {
+    while let Some(message) = socket.recv().await {
+        match &message {
+            Message::Text(text) if text.as_str() == "close" => return,
+            Message::Text(text) if text.as_str() == "data, then close" => {
+                socket.send(Text::from("some").into());
+                socket.send(Text::from("data").into());
+                return;
+            }
+            _ => socket.send(message),
+        }
+    }
+}
+
+// What tests do beside the client: they read facts, open gates, and act on sockets.
+
+/// What is known, by name: why a socket left, which gates are open.
+#[derive(Clone, Default)]
+struct Facts(Arc<(Mutex<HashMap<String, String>>, Notify)>);
+
+impl Facts {
+    fn set(&self, name: String, value: &str) {
+        self.0.0.lock().unwrap().insert(name, value.to_owned());
+        self.0.1.notify_waiters();
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.0.lock().unwrap().get(name).cloned()
+    }
+
+    /// The fact, as soon as there is one.
+    async fn wait(&self, name: &str) -> String {
+        loop {
+            let changed = self.0.1.notified();
+            if let Some(value) = self.get(name) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+}
+
+fn routes() -> Router<Facts> {
+    Router::new()
+        .route("/control/ping", any(async || "pong"))
+        .route("/control/fact/{*name}", get(fact))
+        .route("/control/open/{gate}", post(open))
+        .route("/control/say", post(say_from_outside))
+        .route("/control/socket/{id}/{action}", post(act))
+        .route("/control/close", post(close))
+}
+
+async fn fact(Path(name): Path<String>, State(facts): State<Facts>) -> (StatusCode, String) {
+    match timeout(Duration::from_secs(2), facts.wait(&name)).await {
+        Ok(value) => (StatusCode::OK, value),
+        Err(_) => (StatusCode::NOT_FOUND, String::new()),
+    }
+}
+
+async fn open(Path(gate): Path<String>, State(facts): State<Facts>) {
+    facts.set(format!("gate/{gate}"), "");
+}
+
+#[derive(Deserialize)]
+struct Where {
+    #[serde(default = "main_namespace")]
+    of: String,
+}
+
+fn main_namespace() -> String {
+    "/".to_owned()
+}
+
+async fn say_from_outside(io: SocketIo, Query(place): Query<Where>, Json(say): Json<Say>) {
+    say.emit(&say.narrow(io.of(&place.of)));
+}
+
+async fn act(
+    io: SocketIo,
+    Path((id, action)): Path<(String, String)>,
+    Query(place): Query<Where>,
+) -> StatusCode {
+    let sockets = io.of(&place.of).to(id).sockets();
+    let Some(socket) = sockets.first() else {
+        return StatusCode::NOT_FOUND;
+    };
+    match action.as_str() {
+        "disconnect" => socket.disconnect(),
+        "close" => socket.close(),
+        "emit" => socket.emit("from outside", 1),
+        "volatile" => socket.emit_volatile("volatile", 1),
+        "bytes" => bytes(socket.clone()).await,
+        "emit and close" => {
+            socket.emit("from outside", 1);
+            socket.close();
+        }
+        _ => return StatusCode::BAD_REQUEST,
+    }
+    StatusCode::OK
+}
+
+async fn close(io: SocketIo) {
+    io.close().await;
+}

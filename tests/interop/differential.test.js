@@ -1,0 +1,93 @@
+// The same scripts, played against Node's `socket.io` and against ours: what each answers, and in
+// which order, is the same but for what differential/deviations.js lists.
+
+import assert from "node:assert/strict";
+import path from "node:path";
+import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { deviations } from "./differential/deviations.js";
+import { diff } from "./differential/diff.js";
+import { engineio } from "./differential/engineio.js";
+import { play } from "./differential/run.js";
+import { socketio } from "./differential/socketio.js";
+import { Server, freePort } from "./support.js";
+
+const NODE = fileURLToPath(new URL("./differential/server.js", import.meta.url));
+
+/** How many scripts are played at a time. */
+const AT_A_TIME = 8;
+
+const PARTS = { "Engine.IO": engineio, "Socket.IO": socketio };
+const only = process.env.SCRIPT && new RegExp(process.env.SCRIPT);
+const scripts = Object.values(PARTS).flat().filter(({ title }) => !only || only.test(title));
+const results = new Map();
+const servers = [];
+
+before(async () => {
+  const ours = await start("differential");
+  const node = await start("server.js", process.execPath, NODE);
+  playAll(node, ours);
+});
+after(() => Promise.all(servers.map((server) => server.kill())));
+
+for (const [name, part] of Object.entries(PARTS)) {
+  describe(name, () => {
+    for (const script of part.filter((script) => scripts.includes(script))) {
+      test(script.title, () => compare(script));
+    }
+  });
+}
+
+test("every deviation belongs to a script", () => {
+  const titles = Object.values(PARTS).flat().map(({ title }) => title);
+  assert.equal(new Set(titles).size, titles.length, "two scripts have the same title");
+  assert.deepEqual(Object.keys(deviations).filter((title) => !titles.includes(title)), []);
+});
+
+/** A server with all configurations, each on a port of its own. */
+async function start(name, program, ...before) {
+  const ports = {};
+  for (const { on } of scripts) ports[on] ??= await freePort();
+  const args = Object.entries(ports).map(([on, port]) => `${on}=${port}`);
+  const server = new Server(name, Object.values(ports), [...before, ...args], program);
+  servers.push(server);
+  await server.start();
+  return ports;
+}
+
+/** Plays the scripts, several at a time. Those that share a server with nobody are one queue. */
+function playAll(node, ours) {
+  const queues = [[], []];
+  for (const script of scripts) {
+    let done;
+    results.set(script.title, new Promise((resolve) => (done = resolve)));
+    const run = async () => {
+      const both = [play(script, node[script.on]), play(script, ours[script.on])];
+      done(await Promise.allSettled(both));
+    };
+    queues[Number(script.on === "alone" || script.on === "shutdown")].push(run);
+  }
+  const work = async (queue) => {
+    for (let next; (next = queue.shift());) await next();
+  };
+  for (let n = 0; n < AT_A_TIME; n++) work(queues[0]);
+  work(queues[1]);
+}
+
+async function compare({ title }) {
+  const [node, ours] = await results.get(title);
+  assert.equal(node.status, "fulfilled", node.reason);
+  assert.equal(ours.status, "fulfilled", ours.reason);
+  if (process.env.SHOW) console.log(node.value.join("\n"));
+  const differs = diff(node.value, ours.value);
+  const { differs: expected = [] } = deviations[title] ?? {};
+  if (differs.join("\n") === expected.join("\n")) return;
+  const lines = [
+    `${title}: ${expected.length > 0 ? "differs otherwise than listed" : "differs"}`,
+    ...differs,
+    "",
+    "Node's transcript:",
+    ...node.value,
+  ];
+  assert.fail(lines.join("\n"));
+}
