@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -19,8 +19,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Message, Text};
 use tower_socketio::{
-    AckError, AckSender, Args, Auth, Broadcast, Data, DisconnectReason, Handler, Namespace,
-    RawArgs, Refuse, Socket, SocketIo, SocketIoBuilder, Transport,
+    AckError, AckSender, Args, Auth, Broadcast, Cors, Data, DisconnectReason, Handler, HttpOptions,
+    Namespace, Origins, RawArgs, Refuse, SameSite, SessionCookie, Socket, SocketIo,
+    SocketIoBuilder, Transport,
 };
 
 #[tokio::main]
@@ -66,6 +67,53 @@ fn configure(name: &str, builder: SocketIoBuilder<Facts>) -> SocketIoBuilder<Fac
         "upgrade" => builder.upgrade_timeout(ms(300)),
         "polling" => builder.transports(&[Transport::Polling]),
         "websocket" => builder.transports(&[Transport::WebSocket]),
+        "no upgrades" => builder.upgrades(false),
+        _ => builder.http(http_options(name)),
+    }
+}
+
+fn http_options(name: &str) -> HttpOptions {
+    let options = HttpOptions::new();
+    match name {
+        "any origin" => options.cors(Origins::any()),
+        "some origins" => {
+            let origins = Origins::list(["https://one.example", "https://two.example"]);
+            let cors = Cors::new(origins)
+                .allow_credentials(true)
+                .allow_methods([Method::GET, Method::POST])
+                .allow_headers([HeaderName::from_static("x-asked")])
+                .expose_headers([HeaderName::from_static("x-told")])
+                .max_age(Duration::from_secs(600));
+            options.cors(cors)
+        }
+        "cookie" => options.cookie(SessionCookie::new("io")),
+        "another cookie" => {
+            let cookie = SessionCookie::new("sticky")
+                .path("/there")
+                .domain("example.com")
+                .max_age(Duration::from_secs(60))
+                .http_only(false)
+                .secure(true)
+                .same_site(SameSite::Strict);
+            options.cookie(cookie)
+        }
+        "jsonp" => options.jsonp(true),
+        "hooks" => options
+            .allow_request(|request| async move {
+                match request.headers.get("x-blocked").map(HeaderValue::as_bytes) {
+                    None => Ok(()),
+                    Some(b"why") => Err("because"),
+                    Some(_) => Err(""),
+                }
+            })
+            .initial_headers(|headers, _| {
+                headers.insert("x-first", HeaderValue::from_static("yes"));
+                headers.append("set-cookie", HeaderValue::from_static("a=1"));
+                headers.append("set-cookie", HeaderValue::from_static("b=2"));
+            })
+            .headers(|headers, _| {
+                headers.insert("x-each", HeaderValue::from_static("yes"));
+            }),
         _ => panic!("no configuration is called {name}"),
     }
 }
@@ -81,6 +129,7 @@ fn namespace() -> Namespace<Facts> {
         .on("ack and emit", ack_and_emit)
         .on("no ack", async |_: AckSender| {})
         .on("ask", ask.concurrent())
+        .on("ask for bytes", ask_for_bytes.concurrent())
         .on("ask all", ask_all.concurrent())
         .on("bytes", bytes)
         .on("many", many)
@@ -94,8 +143,11 @@ fn namespace() -> Namespace<Facts> {
         .on("move", move_members)
         .on("dismiss", dismiss)
         .on("disconnect me", disconnect_me)
+        .on("disconnect me and speak", disconnect_me_and_speak)
         .on("handshake", handshake)
-        .on("transport", async |socket: Socket| socket.transport().name())
+        .on("transport", async |socket: Socket| {
+            socket.transport().name()
+        })
 }
 
 // Connecting and leaving.
@@ -120,6 +172,7 @@ async fn connect(
     State(facts): State<Facts>,
 ) -> Result<(), Refuse> {
     if let Some(gate) = &wishes.gate {
+        facts.set(format!("at/{gate}"), "");
         facts.wait(&format!("gate/{gate}")).await;
     }
     if let Some(refuse) = wishes.refuse {
@@ -154,6 +207,10 @@ async fn disconnect_me(socket: Socket, Data(close): Data<bool>) {
     } else {
         socket.disconnect();
     }
+}
+
+async fn disconnect_me_and_speak(socket: Socket) {
+    socket.disconnect();
     socket.emit("bye", "too late");
 }
 
@@ -163,7 +220,12 @@ async fn echo(socket: Socket, args: RawArgs) {
     socket.emit("echoed", args);
 }
 
-async fn ack_late(socket: Socket, Data(gate): Data<String>, State(facts): State<Facts>, ack: AckSender) {
+async fn ack_late(
+    socket: Socket,
+    Data(gate): Data<String>,
+    State(facts): State<Facts>,
+    ack: AckSender,
+) {
     tokio::spawn(async move {
         facts.wait(&format!("gate/{gate}")).await;
         ack.send(Args(("late", socket.is_connected())));
@@ -171,7 +233,7 @@ async fn ack_late(socket: Socket, Data(gate): Data<String>, State(facts): State<
 }
 
 async fn ack_and_emit(socket: Socket) -> &'static str {
-    socket.emit("before", ());
+    socket.emit("before", Args(()));
     "answer"
 }
 
@@ -193,17 +255,33 @@ async fn ask(socket: Socket, Data(ask): Data<Ask>) {
     }
 }
 
+async fn ask_for_bytes(socket: Socket) {
+    match socket.emit_with_ack::<Bytes>("question", Args(())).await {
+        Ok(bytes) => socket.emit("answer", bytes),
+        Err(error) => socket.emit("no answer", why(&error)),
+    }
+}
+
 async fn ask_all(socket: Socket, Args((target, timeout)): Args<(Say, u64)>) {
-    let question = target.of(&socket).emit_with_ack::<Value>(&target.event, Args(&target.args));
+    let question = target
+        .of(&socket)
+        .emit_with_ack::<Value>(&target.event, Args(&target.args));
     let answers = question.timeout(Duration::from_millis(timeout)).await;
     let total = answers.len();
-    let mut answers: Vec<_> = answers.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
+    let mut answers: Vec<_> = answers
+        .into_iter()
+        .filter_map(|(_, answer)| answer.ok())
+        .collect();
     answers.sort_by_key(Value::to_string);
     socket.emit("answers", Args((answers.len() == total, answers)));
 }
 
 fn why(error: &AckError) -> &'static str {
-    if error.is_timeout() { "timeout" } else { "gone" }
+    if error.is_timeout() {
+        "timeout"
+    } else {
+        "gone"
+    }
 }
 
 #[derive(Serialize)]
@@ -230,9 +308,9 @@ async fn many(socket: Socket, Data(count): Data<u32>) {
 
 async fn volatile(socket: Socket, Data(after): Data<bool>) {
     if after {
-        socket.emit("first", ());
+        socket.emit("first", Args(()));
     }
-    socket.emit_volatile("volatile", ());
+    socket.emit_volatile("volatile", Args(()));
 }
 
 // Rooms and broadcasts.
@@ -270,7 +348,11 @@ struct Say {
 
 impl Say {
     fn of(&self, socket: &Socket) -> Broadcast {
-        self.narrow(if self.all { socket.within() } else { socket.broadcast() })
+        self.narrow(if self.all {
+            socket.within()
+        } else {
+            socket.broadcast()
+        })
     }
 
     fn narrow(&self, everybody: Broadcast) -> Broadcast {
@@ -294,7 +376,9 @@ async fn say_bytes(socket: Socket, Args((room, bytes)): Args<(String, Bytes)>) {
 
 async fn members(socket: Socket, Data(room): Data<Option<String>>) -> usize {
     let all = socket.within();
-    room.map_or(all.clone(), |room| all.to(room)).sockets().len()
+    room.map_or(all.clone(), |room| all.to(room))
+        .sockets()
+        .len()
 }
 
 async fn move_members(socket: Socket, Args((room, joined, left)): Args<(String, String, String)>) {
@@ -432,5 +516,5 @@ async fn act(
 }
 
 async fn close(io: SocketIo) {
-    io.close().await;
+    tokio::spawn(async move { io.close().await });
 }

@@ -333,6 +333,22 @@ async fn a_poll_that_its_clients_close_packet_has_overtaken_is_released_once() {
     assert_eq!(io.counts().sessions, 0);
 }
 
+#[tokio::test]
+async fn a_post_that_meets_a_closing_server_costs_the_client_nothing() {
+    async fn last_words(socket: Socket) {
+        socket.emit("last", "words");
+        socket.close();
+    }
+    let (app, io) = main_app(Namespace::new().on("end", last_words));
+    let mut client = Polling::connect(&app).await;
+    client.send(r#"42["end"]"#).await;
+    until(|| io.counts().sockets == 0).await;
+    let response = client.post(r#"42["echo","too late"]"#).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let last = "42[\"last\",\"words\"]\x1e41\x1e1";
+    assert_eq!(client.get().await.body(), last);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_answer_pings_is_given_up() {
     let (app, io) = main_app(Namespace::new());

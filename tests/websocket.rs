@@ -13,6 +13,7 @@ use support::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tower_socketio::{Data, DisconnectReason, Namespace, Socket, SocketId, Transport};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
@@ -256,8 +257,15 @@ async fn a_close_frame_is_answered_and_ends_the_session() {
     let (app, io) = main_app(namespace);
     let addr = serve(app).await;
     let mut client = Client::connect(addr, "/").await;
-    within(client.stream.close(None)).await.expect("sent");
-    assert_eq!(client.closed().await, Got::Close(None));
+    let close = CloseFrame {
+        code: CloseCode::Library(4001),
+        reason: "for a reason".into(),
+    };
+    within(client.stream.close(Some(close)))
+        .await
+        .expect("sent");
+    let echo = Got::Close(Some((4001, "for a reason".to_owned())));
+    assert_eq!(client.closed().await, echo);
     let (_, reason) = within(left.recv()).await.expect("it left");
     assert_eq!(reason.as_str(), "transport close");
     until(|| io.counts().sessions == 0).await;

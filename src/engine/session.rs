@@ -302,6 +302,13 @@ impl Session {
         }
     }
 
+    /// Whether a POST is answered as one that is taken. It is passed over while the client has yet
+    /// to fetch what was sent before the server closed: a refusal would make it give that up.
+    #[must_use]
+    pub(crate) fn takes_posts(&self) -> bool {
+        self.is_known() && self.close_reason().is_none_or(CloseReason::is_graceful)
+    }
+
     /// Whether input may be read. False while too much waits for its handler or to be sent: then
     /// TCP pushes back.
     #[must_use]

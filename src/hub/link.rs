@@ -256,7 +256,7 @@ impl Link {
     pub(crate) fn begin_post(&self) -> Result<(), Refusal> {
         self.with(|session, now| {
             session.handle_timeout(now);
-            if !session.is_open() {
+            if !session.takes_posts() {
                 return Err(Refusal::UnknownSession);
             }
             session.handle_post(now)

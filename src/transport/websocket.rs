@@ -101,11 +101,15 @@ impl WebSocket {
         let now = tokio::time::Instant::now().into_std();
         let mut control = Vec::new();
         let mut end = false;
+        let mut echo = None;
         let result = link.drive(|session| {
             decode(&mut self.decoder, &mut |incoming| match incoming {
                 Incoming::Ping(data) => control.extend(pong_frame(data)),
                 Incoming::Pong => {}
-                Incoming::Close(_) => end = true,
+                Incoming::Close(close) => {
+                    end = true;
+                    echo = close.map(|(code, reason)| (code, reason.to_owned()));
+                }
                 Incoming::Text(_) | Incoming::Binary(_) => receive(session, incoming, now),
             })
         });
@@ -121,7 +125,9 @@ impl WebSocket {
             link.drive(|session| session.close(reason, now));
             self.start_close(Some(violation.code()), text);
         } else if end && !self.closing {
-            self.start_close(None, "");
+            // The client is told what it said, as RFC 6455 has it.
+            let (code, reason) = echo.unzip();
+            self.start_close(code, &reason.unwrap_or_default());
         }
         if end { Read::End } else { Read::More }
     }

@@ -2,6 +2,10 @@
 
 import { script } from "./script.js";
 
+const UPGRADE = ["Connection: Upgrade", "Upgrade: websocket"];
+const KEY = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==";
+const WEBSOCKET = [...UPGRADE, "Sec-WebSocket-Version: 13", KEY];
+
 export const engineio = [
   // Handshake.
 
@@ -284,9 +288,9 @@ export const engineio = [
     ["a", "open"],
     ["a", "post", "40"],
     ["a", "receive"],
-    ["a", "post", `42["echo","${"x".repeat(100 - 11)}"]`],
+    ["a", "post", `42["echo","${"x".repeat(100 - 13)}"]`],
     ["a", "receive"],
-    ["a", "post", `42["echo","${"x".repeat(101 - 11)}"]`],
+    ["a", "post", `42["echo","${"x".repeat(101 - 13)}"]`],
     ["a", "post", '42["echo","still here"]'],
     ["a", "receive"],
   ]),
@@ -310,9 +314,9 @@ export const engineio = [
     ["a", "ws"],
     ["a", "send", "40"],
     ["a", "read"],
-    ["a", "send", `42["echo","${"x".repeat(100 - 12)}"]`],
+    ["a", "send", `42["echo","${"x".repeat(100 - 13)}"]`],
     ["a", "read"],
-    ["a", "send", `42["echo","${"x".repeat(101 - 12)}"]`],
+    ["a", "send", `42["echo","${"x".repeat(101 - 13)}"]`],
     ["a", "closed"],
     ["a", "reason"],
   ]),
@@ -356,7 +360,7 @@ export const engineio = [
     ["a", "ws"],
     ["a", "send", "1"],
     ["a", "send", "4after"],
-    ["a", "closed"],
+    ["a", "read"],
   ]),
   script("packets that mean nothing to a server of a WebSocket", "engine", [
     ["a", "ws"],
@@ -404,28 +408,29 @@ export const engineio = [
     ["a", "send", "4still here"],
     ["a", "read"],
   ]),
-  script("a second WebSocket of a session that began by WebSocket is closed", "engine", [
+  script("a second WebSocket of a session that began by WebSocket is closed", "upgrade", [
     ["a", "ws"],
+    ["a", "send", "40"],
+    ["a", "read"],
     ["b", "ws", { query: "&sid={a.sid}" }],
     ["b", "closed"],
-    ["a", "send", "4still here"],
-    ["a", "read"],
+    ["a", "sync"],
   ]),
   script("a WebSocket handshake without a key", "engine", [
-    ["a", "tcp", websocket("Sec-WebSocket-Version: 13\n")],
+    ["a", "knock", [...UPGRADE, "Sec-WebSocket-Version: 13"]],
   ]),
   script("a WebSocket handshake with a bad key", "engine", [
-    ["a", "tcp", websocket("Sec-WebSocket-Version: 13\nSec-WebSocket-Key: abc\n")],
+    ["a", "knock", [...UPGRADE, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: abc"]],
   ]),
   script("a WebSocket handshake of another version", "engine", [
-    ["a", "tcp", websocket("Sec-WebSocket-Version: 12\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n")],
+    ["a", "knock", [...UPGRADE, "Sec-WebSocket-Version: 12", KEY]],
   ]),
   script("a WebSocket handshake without a transport", "engine", [
-    ["a", "tcp", websocket("", "/engine.io/?EIO=4")],
-    ["b", "tcp", websocket("", "/engine.io/?EIO=4&transport=abc")],
+    ["a", "knock", WEBSOCKET, "/engine.io/?EIO=4"],
+    ["b", "knock", WEBSOCKET, "/engine.io/?EIO=4&transport=abc"],
   ]),
   script("a WebSocket handshake with an unknown sid", "engine", [
-    ["a", "tcp", websocket("", "/engine.io/?EIO=4&transport=websocket&sid=abc")],
+    ["a", "knock", WEBSOCKET, "/engine.io/?EIO=4&transport=websocket&sid=abc"],
   ]),
   script("a WebSocket frame that is not masked", "engine", [
     ["a", "frames", "810134"],
@@ -440,10 +445,10 @@ export const engineio = [
     ["a", "frames", "818200000000 34ff"],
   ]),
   script("a WebSocket message in fragments", "engine", [
-    ["a", "frames", "018200000000 3461 008100000000 62 808100000000 63 888000000000"],
+    ["a", "frames", "018200000000 3461 008100000000 62 808100000000 63", "888000000000"],
   ]),
   script("a WebSocket ping among fragments", "engine", [
-    ["a", "frames", "018200000000 3461 898100000000 70 808100000000 63 888000000000"],
+    ["a", "frames", "018200000000 3461 898100000000 70", "808100000000 63", "888000000000"],
   ]),
   script("a WebSocket close with a bad code", "engine", [
     ["a", "frames", "888200000000 03ed"],
@@ -676,6 +681,7 @@ export const engineio = [
     ["a", "post", "4close"],
     ["a", "send", "5"],
     ["a", "closed"],
+    ["a", "get"],
     ["a", "gone"],
   ]),
   script("the client closes by polling during an upgrade", "engine", [
@@ -791,8 +797,3 @@ export const engineio = [
     ["a", "closed"],
   ]),
 ];
-
-function websocket(headers, target = "/engine.io/?EIO=4&transport=websocket") {
-  const key = "Sec-WebSocket-Version: 13\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n";
-  return `GET ${target} HTTP/1.1\nHost: localhost\nConnection: Upgrade\nUpgrade: websocket\n${headers || key}\n`;
-}

@@ -143,7 +143,7 @@ class Player {
     const end = Date.now() + PATIENCE;
     for (;;) {
       const response = await this.request(actor, "POST", actor.place(), { body: "3" });
-      if (response.status !== 200) return this.heard(actor, response);
+      if (response.text.includes('"code":1,')) return this.heard(actor, response);
       if (Date.now() > end) return this.say(actor, "still there");
       await sleep(20);
     }
@@ -179,7 +179,8 @@ class Player {
       once(socket, "close").then(() => ({})),
     ]);
     if (outcome.refused) {
-      this.heard(actor, await received(outcome.refused));
+      this.refused(actor, await received(outcome.refused));
+      socket.removeAllListeners("close");
       socket.terminate();
       return false;
     }
@@ -191,13 +192,19 @@ class Player {
     return true;
   }
 
+  refused(actor, { status, headers, text }) {
+    this.say(actor, `refused ${status}${headersOf(headers)}`);
+    this.say(actor, `refused ${shown(text)}`);
+    actor.refused = true;
+  }
+
   send(actor, ...messages) {
     messages.forEach((message) => actor.socket.send(message));
   }
 
   /** The next messages. */
   async read(actor, count = 1) {
-    for (let n = 0; n < count; n++) {
+    for (let n = 0; n < count && !actor.refused; n++) {
       const frame = await actor.next();
       this.frame(actor, frame);
       if (frame === undefined || frame.code) return;
@@ -206,7 +213,7 @@ class Player {
 
   /** All messages until the end of the connection. */
   async closed(actor) {
-    for (;;) {
+    while (!actor.refused) {
       const frame = await actor.next();
       this.frame(actor, frame);
       if (frame === undefined || frame.code) return;
@@ -257,53 +264,63 @@ class Player {
 
   // TCP.
 
-  /** Writes to a TCP connection, and reads until the server ends it. */
-  async tcp(actor, ...parts) {
-    const { bytes, ended } = await this.connection((socket) => {
-      for (const part of parts) socket.write(part.replaceAll("\n", "\r\n"));
-    });
-    const [head, ...body] = bytes.toString("latin1").split("\r\n\r\n");
+  /** The request of a WebSocket's handshake, word by word, and how it is refused. */
+  async knock(actor, headers, target = `${this.base}?EIO=4&transport=websocket`) {
+    const lines = [`GET ${target} HTTP/1.1`, "Host: localhost", ...headers, "", ""];
+    const isWhole = (bytes) => {
+      const text = bytes.toString("latin1");
+      const length = /content-length: (\d+)/i.exec(text)?.[1] ?? 0;
+      return text.includes("\r\n\r\n") && text.split("\r\n\r\n")[1].length >= Number(length);
+    };
+    const bytes = await this.connection(isWhole, (socket) => socket.write(lines.join("\r\n")));
+    const [head, text] = bytes.toString("latin1").split("\r\n\r\n");
     const [status, ...fields] = head.split("\r\n");
-    const heads = fields.map((field) => field.split(/: */)).map(([k, v]) => [k.toLowerCase(), v]);
-    this.say(actor, `${status.split(" ")[1]}${headersOf(Object.fromEntries(heads))}`);
-    if (body.length) this.say(actor, shown(body.join("\r\n\r\n")));
-    if (!ended) this.say(actor, "still open");
+    const pairs = fields.map((field) => field.split(/: */));
+    const told = Object.fromEntries(pairs.map(([name, value]) => [name.toLowerCase(), value]));
+    this.refused(actor, { status: status.split(" ")[1], headers: told, text });
   }
 
-  /** Frames, as hexadecimal, behind a WebSocket's handshake; then all until the server ends it. */
-  async frames(actor, hex) {
+  /**
+   * Frames, as hexadecimal, behind a WebSocket's handshake, each part when something came after
+   * the one before; then all until the server's close frame.
+   */
+  async frames(actor, ...parts) {
     const head =
       `GET ${this.base}?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\n` +
       "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
       "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-    const { bytes, ended } = await this.connection(async (socket) => {
+    const isWhole = (bytes) => framesOf(bytes).at(-1)?.[0] === 0x88;
+    const bytes = await this.connection(isWhole, async (socket) => {
       socket.write(head);
-      await once(socket, "data");
-      socket.write(Buffer.from(hex.replaceAll(" ", ""), "hex"));
+      for (const part of parts) {
+        await once(socket, "data");
+        socket.write(Buffer.from(part.replaceAll(" ", ""), "hex"));
+      }
     });
-    let frames = bytes.subarray(bytes.indexOf("\r\n\r\n") + 4);
-    while (frames.length > 1) {
-      // The server's frames are not masked.
-      const [begin, end] = frames[1] === 126 ? [4, 4 + frames.readUInt16BE(2)] : [2, 2 + frames[1]];
-      const [opcode, payload] = [frames[0], frames.subarray(begin, end)];
+    for (const [opcode, payload] of framesOf(bytes)) {
       if (opcode === 0x81) this.packet(actor, payload.toString());
-      else this.say(actor, `frame ${opcode.toString(16)} ${payload.toString("hex")}`.trim());
-      frames = frames.subarray(end);
+      else if (opcode !== 0x88) this.say(actor, `frame ${opcode.toString(16)} ${payload.toString("hex")}`);
+      else this.frame(actor, closeOf(payload));
     }
-    this.say(actor, ended ? "ended" : "still open");
   }
 
-  async connection(write) {
+  /** What comes on a TCP connection until it is whole, or the server ends it. */
+  async connection(isWhole, write) {
     const socket = net.connect(this.port, "127.0.0.1");
-    const chunks = [];
-    socket.on("data", (chunk) => chunks.push(chunk));
+    let bytes = Buffer.alloc(0);
+    const whole = new Promise((resolve) => {
+      socket.on("data", (chunk) => {
+        bytes = Buffer.concat([bytes, chunk]);
+        if (isWhole(bytes)) resolve();
+      });
+      socket.on("close", resolve);
+    });
     socket.on("error", () => {});
     await once(socket, "connect");
-    const closed = once(socket, "close").then(() => true);
     await write(socket);
-    const ended = await Promise.race([closed, sleep(PATIENCE)]);
+    await Promise.race([whole, sleep(PATIENCE)]);
     socket.destroy();
-    return { bytes: Buffer.concat(chunks), ended };
+    return bytes;
   }
 
   // Beside the client.
@@ -321,6 +338,11 @@ class Player {
     const of = namespace ? `?of=${encodeURIComponent(namespace)}` : "";
     const { status } = await this.beside("POST", `socket/${id}/${encodeURIComponent(action)}${of}`);
     if (status !== 200) this.say(actor, "no such socket");
+  }
+
+  /** Until somebody waits at the gate. */
+  async "at gate"(_, name) {
+    await this.beside("GET", `fact/at/${name}`);
   }
 
   /** Lets go on who waits at the gate. */
@@ -390,6 +412,8 @@ class Player {
     if (Buffer.isBuffer(packet)) return this.say(actor, shown(packet));
     const open = /^(?:\d+:)?0(\{"sid":.*)/.exec(packet);
     if (open) this.learn(actor, "sid", field(open[1], "sid"));
+    const script = /^___eio.*\\"sid\\":\\"([\w-]+)/.exec(packet);
+    if (script) this.learn(actor, "sid", script[1]);
     const connect = /^40(\/[^,]*)?,?(\{.*)/.exec(packet);
     if (connect) {
       this.learn(actor, `id${connect[1] ?? ""}`, field(connect[2], "sid"));
@@ -500,8 +524,25 @@ function headersOf(headers) {
   const told = Object.keys(headers).filter((name) => !UNHEARD.has(name));
   return told
     .sort()
-    .map((name) => ` | ${name}: ${headers[name]}`)
+    .map((name) => ` | ${name}: ${name === "vary" ? headers[name].toLowerCase() : headers[name]}`)
     .join("");
+}
+
+/** The frames behind a handshake, each its first byte and its payload. A server masks none. */
+function framesOf(bytes) {
+  const frames = [];
+  let rest = bytes.subarray(bytes.indexOf("\r\n\r\n") + 4);
+  while (rest.length > 1) {
+    const [begin, length] = rest[1] === 126 ? [4, rest.readUInt16BE(2)] : [2, rest[1]];
+    frames.push([rest[0], rest.subarray(begin, begin + length)]);
+    rest = rest.subarray(begin + length);
+  }
+  return frames;
+}
+
+function closeOf(payload) {
+  const code = payload.length < 2 ? 1005 : payload.readUInt16BE(0);
+  return { code, reason: payload.subarray(2).toString() };
 }
 
 function field(json, name) {

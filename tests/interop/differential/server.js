@@ -10,7 +10,8 @@ import { Server } from "socket.io";
 function main() {
   for (const argument of process.argv.slice(2)) {
     const [name, port] = argument.split("=");
-    const server = http.createServer();
+    // What the engine does not serve comes to the listeners that were there before.
+    const server = http.createServer((_, response) => response.writeHead(404).end());
     const facts = new Facts();
     const io = name === "engine" ? engine(server) : socketio(name, server, facts);
     const before = server.listeners("request").slice();
@@ -25,6 +26,7 @@ function main() {
 
 function socketio(name, server, facts) {
   const io = new Server(server, { serveClient: false, ...configuration(name) });
+  if (name === "hooks") hooks(io.engine);
   for (const path of ["/", "/chat", /^\/room-[^/]+$/]) namespace(io.of(path), facts);
   return io;
 }
@@ -48,15 +50,64 @@ function configuration(name) {
       return { transports: ["polling"] };
     case "websocket":
       return { transports: ["websocket"] };
+    case "no upgrades":
+      return { allowUpgrades: false };
+    case "any origin":
+      return { cors: { origin: "*" } };
+    case "some origins":
+      return {
+        cors: {
+          origin: ["https://one.example", "https://two.example"],
+          credentials: true,
+          methods: ["GET", "POST"],
+          allowedHeaders: ["x-asked"],
+          exposedHeaders: ["x-told"],
+          maxAge: 600,
+        },
+      };
+    case "cookie":
+      return { cookie: true };
+    case "another cookie":
+      return {
+        cookie: {
+          name: "sticky",
+          path: "/there",
+          domain: "example.com",
+          maxAge: 60,
+          httpOnly: false,
+          secure: true,
+          sameSite: "strict",
+        },
+      };
+    case "jsonp":
+      return {};
+    case "hooks":
+      return { allowRequest };
     default:
       throw new Error(`no configuration is called ${name}`);
   }
 }
 
+function allowRequest({ headers }, callback) {
+  const blocked = headers["x-blocked"];
+  callback(blocked === "why" ? "because" : null, blocked === undefined);
+}
+
+function hooks(engine) {
+  engine.on("initial_headers", (headers) => {
+    headers["x-first"] = "yes";
+    headers["set-cookie"] = ["a=1", "b=2"];
+  });
+  engine.on("headers", (headers) => (headers["x-each"] = "yes"));
+}
+
 function namespace(nsp, facts) {
   nsp.use(async (socket, next) => {
     const { gate, refuse, data } = socket.handshake.auth;
-    if (gate) await facts.wait(`gate/${gate}`);
+    if (gate) {
+      facts.set(`at/${gate}`, "");
+      await facts.wait(`gate/${gate}`);
+    }
     if (refuse === undefined) return next();
     const error = new Error(refuse);
     if (data !== undefined) error.data = data;
@@ -78,7 +129,10 @@ function handlers(socket, facts) {
   const on = (event, handler) => socket.on(event, handler);
   on("sync", (ack) => ack?.());
   on("echo", (...args) => socket.emit("echoed", ...args));
-  on("ack", (...args) => args.pop()(...args));
+  on("ack", (...args) => {
+    const ack = args.pop();
+    if (typeof ack === "function") ack(...args);
+  });
   on("ack late", async (gate, ack) => {
     await facts.wait(`gate/${gate}`);
     ack("late", socket.connected);
@@ -96,6 +150,7 @@ function handlers(socket, facts) {
       socket.emit("no answer", "timeout");
     }
   });
+  on("ask for bytes", async () => socket.emit("answer", await socket.emitWithAck("question")));
   on("ask all", async (say, timeout) => {
     const asking = chosen(socket, say).timeout(timeout);
     const [all, answers] = await asking.emitWithAck(say.event, ...(say.args ?? [])).then(
@@ -140,6 +195,9 @@ function handlers(socket, facts) {
   on("disconnect me", (close) => {
     socket.emit("bye", "first");
     socket.disconnect(close);
+  });
+  on("disconnect me and speak", () => {
+    socket.disconnect();
     socket.emit("bye", "too late");
   });
   on("handshake", (ack) => {
