@@ -1,9 +1,11 @@
-//! The servers of the differential tests: `cargo run --example differential NAME=PORT...`
+//! The servers of the differential tests: `cargo run --example differential NAME...`
 //!
+//! It listens on a port for each configuration named, and prints `NAME=PORT`.
 //! `tests/interop/differential/server.js` is the same with Node's `socket.io`: the same
 //! configurations, and in each the same handlers.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,17 +29,15 @@ use tower_socketio::{
 #[tokio::main]
 async fn main() {
     let mut servers = tokio::task::JoinSet::new();
-    for argument in std::env::args().skip(1) {
-        let (name, port) = argument.split_once('=').expect("NAME=PORT");
-        let port: u16 = port.parse().expect("a port is a number");
-        let app = app(name);
-        servers.spawn(async move {
-            let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-            axum::serve(listener, app).await
-        });
+    for name in std::env::args().skip(1) {
+        let app = app(&name);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        writeln!(std::io::stdout(), "{name}={port}").expect("a reader");
+        servers.spawn(async move { axum::serve(listener, app).await });
     }
     while let Some(ended) = servers.join_next().await {
-        ended.expect("no panic").expect("a free port");
+        ended.expect("no panic").expect("no error");
     }
 }
 

@@ -345,8 +345,9 @@ async fn a_post_that_meets_a_closing_server_costs_the_client_nothing() {
     until(|| io.counts().sockets == 0).await;
     let response = client.post(r#"42["echo","too late"]"#).await;
     assert_eq!(response.status(), StatusCode::OK);
-    let last = "42[\"last\",\"words\"]\x1e41\x1e1";
+    let last = "42[\"last\",\"words\"]\x1e41";
     assert_eq!(client.get().await.body(), last);
+    assert_eq!(client.get().await.body(), "1");
 }
 
 #[tokio::test(start_paused = true)]

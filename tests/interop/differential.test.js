@@ -10,9 +10,11 @@ import { diff } from "./differential/diff.js";
 import { engineio } from "./differential/engineio.js";
 import { http } from "./differential/http.js";
 import { play } from "./differential/run.js";
+import { serve } from "./differential/servers.js";
 import { socketio } from "./differential/socketio.js";
-import { Server, freePort } from "./support.js";
 
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const EXAMPLES = process.env.EXAMPLES || path.join(ROOT, "target/debug/examples");
 const NODE = fileURLToPath(new URL("./differential/server.js", import.meta.url));
 
 /** How many scripts are played at a time. */
@@ -25,9 +27,12 @@ const results = new Map();
 const servers = [];
 
 before(async () => {
-  const ours = await start("differential");
-  const node = await start("server.js", process.execPath, NODE);
-  playAll(node, ours);
+  const names = [...new Set(scripts.map(({ on }) => on))];
+  const node = await serve(process.execPath, [NODE], names);
+  servers.push(node);
+  const ours = await serve(path.join(EXAMPLES, "differential"), [], names);
+  servers.push(ours);
+  playAll(node.ports, ours.ports);
 });
 after(() => Promise.all(servers.map((server) => server.kill())));
 
@@ -45,17 +50,6 @@ test("every deviation belongs to a script", async () => {
   assert.deepEqual(Object.keys(deviations).filter((title) => !titles.includes(title)), []);
   if (!only) assert.deepEqual(everywhere.filter((rule) => !rule.used), []);
 });
-
-/** A server with all configurations, each on a port of its own. */
-async function start(name, program, ...before) {
-  const ports = {};
-  for (const { on } of scripts) ports[on] ??= await freePort();
-  const args = Object.entries(ports).map(([on, port]) => `${on}=${port}`);
-  const server = new Server(name, Object.values(ports), [...before, ...args], program);
-  servers.push(server);
-  await server.start();
-  return ports;
-}
 
 /** Plays the scripts, several at a time. Those that share a server with nobody are one queue. */
 function playAll(node, ours) {

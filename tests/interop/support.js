@@ -26,10 +26,7 @@ export async function freePort() {
   return port;
 }
 
-/**
- * An example, or another program, that runs with these ports as its arguments until `kill`;
- * `start` again after it.
- */
+/** An example that runs with these ports as its arguments, until `kill`; `start` again after it. */
 export class Server {
   static async run(name, count = 1) {
     const ports = [];
@@ -39,11 +36,9 @@ export class Server {
     return server;
   }
 
-  constructor(name, ports, args = ports.map(String), program = path.join(EXAMPLES, name)) {
+  constructor(name, ports) {
     this.name = name;
     this.ports = ports;
-    this.args = args;
-    this.program = program;
     this.output = "";
   }
 
@@ -52,7 +47,8 @@ export class Server {
   }
 
   async start() {
-    const child = spawn(this.program, this.args, { stdio: ["ignore", "pipe", "pipe"] });
+    const program = path.join(EXAMPLES, this.name);
+    const child = spawn(program, this.ports.map(String), { stdio: ["ignore", "pipe", "pipe"] });
     this.child = child;
     running.add(child);
     const ended = new Promise((resolve, reject) => {

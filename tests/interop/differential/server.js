@@ -1,4 +1,6 @@
-// The servers of the differential tests, with Node's `socket.io`: node server.js NAME=PORT...
+// The servers of the differential tests, with Node's `socket.io`: node server.js NAME...
+//
+// It listens on a port for each configuration named, and prints NAME=PORT.
 //
 // examples/differential.rs is the same with ours: the same configurations, and in each the same
 // handlers.
@@ -8,8 +10,7 @@ import { attach } from "engine.io";
 import { Server } from "socket.io";
 
 function main() {
-  for (const argument of process.argv.slice(2)) {
-    const [name, port] = argument.split("=");
+  for (const name of process.argv.slice(2)) {
     // What the engine does not serve comes to the listeners that were there before.
     const server = http.createServer((_, response) => response.writeHead(404).end());
     const facts = new Facts();
@@ -20,7 +21,7 @@ function main() {
       if (request.url.startsWith("/control/")) return control(io, facts, request, response);
       before.forEach((listener) => listener.call(server, request, response));
     });
-    server.listen(Number(port), "127.0.0.1");
+    server.listen(0, "127.0.0.1", () => console.log(`${name}=${server.address().port}`));
   }
 }
 
