@@ -37,6 +37,8 @@
 //!   [`middleware::from_fn`] makes one of a function.
 //! - [`Socket`] is one client, [`Broadcast`] are many, [`SocketIo`] is the server.
 //!
+#![doc = include_str!("docs/coming_from_javascript.md")]
+//!
 //! # Features
 //!
 //! | feature   | default | what it brings                                            |

@@ -495,10 +495,17 @@ async fn what_happens_to_rooms_is_told_in_order() {
 
 #[tokio::test]
 async fn a_refused_socket_leaves_its_rooms_and_had_none_of_its_own() {
-    let (namespace, told) = told(Namespace::new().on_connect(async |socket: Socket| {
-        socket.join("a");
-        Err::<(), _>(Refuse::new("no"))
-    }));
+    let left = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&left);
+    let namespace = Namespace::new()
+        .on_connect(async |socket: Socket| {
+            socket.join("a");
+            Err::<(), _>(Refuse::new("no"))
+        })
+        .on_disconnect(async move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+    let (namespace, told) = told(namespace);
     let (app, io) = main_app(namespace);
     let mut client = Polling::open(&app).await;
     assert_eq!(client.ask("40").await, r#"44{"message":"no"}"#);
@@ -514,6 +521,9 @@ async fn a_refused_socket_leaves_its_rooms_and_had_none_of_its_own() {
     ));
     assert!(changes.iter().all(|event| &*event.room == "a"));
     assert!(io.of("/").rooms().is_empty());
+    client.post("1").await;
+    until(|| io.counts().sessions == 0).await;
+    assert_eq!(left.load(Ordering::Relaxed), 0, "it was never in");
 }
 
 #[tokio::test]
@@ -622,6 +632,9 @@ async fn a_server_that_is_alone_says_so() {
     assert!(error.is_alone());
     let answers = io.of("/").server_side_emit_with_ack::<u32>("x", 1).await;
     assert!(answers.expect_err("alone").is_alone());
+    // No name stands for something else there.
+    let error = io.of("/").server_side_emit("connection", ());
+    assert!(error.expect_err("alone").is_alone());
 }
 
 #[tokio::test]
@@ -739,4 +752,121 @@ async fn what_is_sent_can_be_observed() {
     for client in &mut clients {
         while client.next().await != r#"42["panic",null]"# {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_to_many_waits_five_seconds_unless_it_is_told_otherwise() {
+    let (app, io) = rooms();
+    let _client = Polling::connect(&app).await;
+    let started = tokio::time::Instant::now();
+    let answers = io.of("/").emit_with_ack::<u32>("q", 1).await;
+    assert!(answers[0].1.as_ref().is_err_and(AckError::is_timeout));
+    assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test]
+async fn all_arguments_of_an_answer_can_be_read() {
+    let (app, io) = rooms();
+    let ([mut client], [socket]) = clients(&app, &io, [""]).await;
+    let answer = socket.emit_with_ack::<(u32, Value)>("q", 1).all_args();
+    client.answer(r#"[5,{"a":1}]"#).await;
+    let (number, object) = within(answer.into_future()).await.expect("an answer");
+    assert_eq!((number, &object["a"]), (5, &1.into()));
+    let answer = socket.emit_with_ack::<(u32, u32)>("q", 1).all_args();
+    client.answer("[5]").await;
+    let error = within(answer.into_future())
+        .await
+        .expect_err("one is missing");
+    assert!(error.is_wrong_type());
+}
+
+#[tokio::test]
+async fn a_socket_that_connects_still_is_not_listed_and_misses_nothing() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let wait = Arc::clone(&gate);
+    let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let connect = move |socket: Socket| {
+        let (wait, begins) = (Arc::clone(&wait), begins.clone());
+        async move {
+            socket.join("a");
+            begins.send(()).expect("somebody waits");
+            wait.acquire().await.expect("open").forget();
+        }
+    };
+    let (app, io) = main_app(Namespace::new().on_connect(connect));
+    let mut client = Polling::open(&app).await;
+    client.send("40").await;
+    within(begun.recv()).await.expect("it connects");
+    assert!(io.sockets().is_empty());
+    assert!(
+        io.of("/")
+            .fetch_sockets()
+            .await
+            .expect("one server")
+            .is_empty()
+    );
+    assert!(io.to("a").emit_with_ack::<u32>("q", 1).await.is_empty());
+    io.to("a").emit("x", 1);
+    io.of("/").volatile().emit("volatile", 1);
+    gate.add_permits(1);
+    support::socket_id(&client.next().await);
+    assert_eq!(client.next().await, r#"42["x",1]"#);
+    io.emit("y", 2);
+    assert_eq!(client.next().await, r#"42["y",2]"#);
+}
+
+#[tokio::test]
+async fn a_volatile_event_right_after_another_is_dropped() {
+    let (app, io) = rooms();
+    let ([mut client], [socket]) = clients(&app, &io, [""]).await;
+    let poll = client.poll();
+    tokio::task::yield_now().await;
+    socket.emit("first", Bytes::from_static(b"x"));
+    socket.emit_volatile("second", Bytes::from_static(b"y"));
+    let got = poll.await.expect("no panic").into_body();
+    let header = r#"451-["first",{"_placeholder":true,"num":0}]"#;
+    assert_eq!(got, format!("{header}\x1ebeA=="));
+    socket.emit_volatile("third", ());
+    socket.emit("last", ());
+    assert_eq!(client.next().await, r#"42["last",null]"#);
+}
+
+#[tokio::test]
+async fn names_that_mean_something_else_are_not_sent() {
+    let (app, io) = rooms();
+    let ([mut client], [socket]) = clients(&app, &io, [""]).await;
+    for name in [
+        "connect",
+        "connect_error",
+        "disconnect",
+        "disconnecting",
+        "newListener",
+        "removeListener",
+    ] {
+        let error = socket.try_emit(name, 1).expect_err("reserved");
+        assert!(error.is_encode() && !error.is_closed(), "{name}");
+        socket.emit(name, 1);
+        io.emit(name, 1);
+        assert!(socket.emit_with_ack::<u32>(name, 1).await.is_err());
+        assert!(io.of("/").emit_with_ack::<u32>(name, 1).await.is_empty());
+    }
+    io.emit("error", 1);
+    assert_eq!(client.next().await, r#"42["error",1]"#);
+    socket.emit("message", "sent");
+    assert_eq!(client.next().await, r#"42["message","sent"]"#);
+}
+
+#[tokio::test]
+async fn what_is_sent_to_a_client_that_has_left_goes_nowhere() {
+    let (app, io) = rooms();
+    let ([mut client], [socket]) = clients(&app, &io, ["a"]).await;
+    client.send("41").await;
+    until(|| !socket.is_connected()).await;
+    socket.emit("x", 1);
+    assert!(socket.try_emit("x", 1).expect_err("it left").is_closed());
+    socket.join("b");
+    assert!(io.of("/").rooms().is_empty());
+    client.join("/").await;
+    io.emit("mark", ());
+    assert_eq!(client.next().await, r#"42["mark",null]"#);
 }

@@ -645,6 +645,76 @@ async fn a_disconnected_client_is_told_and_its_connection_stays() {
 }
 
 #[tokio::test]
+async fn a_disconnect_handler_knows_the_rooms_and_is_in_none() {
+    async fn leave(socket: Socket, io: SocketIo) {
+        assert!(
+            io.to("a")
+                .sockets()
+                .iter()
+                .all(|other| other.id() != socket.id())
+        );
+        let mut rooms = socket.rooms();
+        rooms.sort_unstable();
+        socket.to("a").emit("left", rooms);
+    }
+    let namespace = Namespace::new()
+        .on("join", async |socket: Socket, Data(room): Data<String>| {
+            socket.join(room);
+        })
+        .on_disconnect(leave);
+    let (app, _io) = main_app(namespace);
+    let mut leaver = Polling::connect(&app).await;
+    let mut stayer = Polling::connect(&app).await;
+    assert_eq!(leaver.ask(r#"421["join","a"]"#).await, "431[]");
+    assert_eq!(leaver.ask(r#"421["join","b"]"#).await, "431[]");
+    assert_eq!(stayer.ask(r#"421["join","a"]"#).await, "431[]");
+    leaver.send("41").await;
+    assert_eq!(stayer.next().await, r#"42["left",["a","b"]]"#);
+}
+
+#[tokio::test]
+async fn a_layer_sees_all_events_and_may_change_their_arguments() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&seen);
+    let layer = move |mut event: Event, next: Next| {
+        let entry = format!("{}{}", event.name(), event.args().to_json());
+        note.lock().expect("notes").push(entry);
+        let refused = event.set_args(Args((1, 2))).is_err();
+        assert_eq!(refused, event.is_connect() || event.is_disconnect());
+        next.run(event)
+    };
+    let namespace = Namespace::new()
+        .on("add", async |Args((a, b)): Args<(u32, u32)>| a + b)
+        .on("error", async |raw: RawArgs| raw)
+        .fallback(async |raw: RawArgs| raw)
+        .layer(middleware::from_fn(layer));
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    assert_eq!(client.ask(r#"421["add",5,6]"#).await, "431[3]");
+    assert_eq!(client.ask(r#"421["error","boo"]"#).await, "431[1,2]");
+    assert_eq!(client.ask(r#"421["other"]"#).await, "431[1,2]");
+    let seen = seen.lock().expect("notes").clone();
+    assert_eq!(
+        seen,
+        ["connect[]", "add[5,6]", r#"error["boo"]"#, "other[]"]
+    );
+}
+
+#[tokio::test]
+async fn one_layer_around_two_apps_is_one_server() {
+    let (layer, io) = builder(Namespace::new()).build();
+    let apps = [app(layer.clone()), app(layer)];
+    let mut clients = [
+        Polling::connect(&apps[0]).await,
+        Polling::connect(&apps[1]).await,
+    ];
+    assert_eq!(io.counts().sessions, 2);
+    io.emit("x", 1);
+    for client in &mut clients {
+        assert_eq!(client.next().await, r#"42["x",1]"#);
+    }
+}
+
+#[tokio::test]
 async fn closing_makes_the_client_leave_all_its_namespaces() {
     let (main, mut left) = telling();
     let (admin, mut left_admin) = telling();

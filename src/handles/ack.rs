@@ -47,6 +47,7 @@ const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct EmitWithAck<T> {
     pending: Result<Pending, AckError>,
     timeout: Option<Duration>,
+    reads_all: bool,
     reads: PhantomData<fn() -> T>,
 }
 
@@ -74,6 +75,7 @@ impl<T> EmitWithAck<T> {
                 .map_err(|error| AckError(Reason::Emit(error)))
                 .and_then(|payload| Pending::send(member, payload)),
             timeout: None,
+            reads_all: false,
             reads: PhantomData,
         }
     }
@@ -81,6 +83,22 @@ impl<T> EmitWithAck<T> {
     /// How long the answer may take, from the `.await` on.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Reads all arguments of the answer, not the first one alone: `T` is a tuple or a list, as
+    /// for [`Args`](crate::Args).
+    ///
+    /// ```
+    /// # use tower_socketio::{AckError, Socket};
+    /// async fn ask(socket: Socket) -> Result<(), AckError> {
+    ///     let question = socket.emit_with_ack("position", ()).all_args();
+    ///     let (x, y): (f64, f64) = question.await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn all_args(mut self) -> Self {
+        self.reads_all = true;
         self
     }
 }
@@ -117,7 +135,12 @@ impl<T: DeserializeOwned + Send + 'static> IntoFuture for EmitWithAck<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let payload = self.pending?.answer(self.timeout).await?;
+            let mut payload = self.pending?.answer(self.timeout).await?;
+            if self.reads_all {
+                return payload
+                    .read_all()
+                    .map_err(|error| AckError(Reason::Read(error)));
+            }
             read(payload)
         })
     }

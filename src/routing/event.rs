@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
-use crate::protocol::{Payload, RawArgs};
+use crate::protocol::{EncodeError, IntoArgs, Payload, RawArgs};
 
 /// Something that happens on a socket: the request that handlers and their layers are given.
 ///
@@ -127,6 +127,32 @@ impl Event {
     #[must_use]
     pub fn args(&self) -> RawArgs {
         self.payload.clone().into_args()
+    }
+
+    /// Replaces the arguments that the handler will read.
+    ///
+    /// ```
+    /// use tower_socketio::middleware::{self, Next};
+    /// use tower_socketio::{Event, Namespace, Reply};
+    ///
+    /// /// Gives handlers the text in lower case.
+    /// async fn lower(mut event: Event, next: Next) -> Reply {
+    ///     if let Ok(text) = event.args().read_one::<String>() {
+    ///         event.set_args(text.to_lowercase()).unwrap();
+    ///     }
+    ///     next.run(event).await
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().layer(middleware::from_fn(lower));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written as JSON, or this is no event of the client. What is there stays.
+    pub fn set_args(&mut self, args: impl IntoArgs) -> Result<(), EncodeError> {
+        let name = self.name();
+        self.payload = Payload::event(name, self.socket.namespace().len(), args)?;
+        Ok(())
     }
 
     /// Why the socket is gone.
