@@ -468,7 +468,8 @@ where
 /// does not.
 ///
 /// It goes around the function, and changes nothing of it. `state = Type,` says what state the
-/// namespace has, if it has one; `on_connect,` before it, that the function is a connect handler.
+/// namespace has, if it has one. `on_connect,` before it says that the function is a connect
+/// handler, `typed,` that it is one of a [`TypedEvent`](crate::TypedEvent), its first argument.
 ///
 /// ```
 /// use axum::extract::State;
@@ -492,9 +493,28 @@ where
 ///         Ok(())
 ///     }
 /// }
+///
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Confirm { question: String }
+/// # impl tower_socketio::TypedEvent for Confirm {
+/// #     const NAME: &'static str = "confirm";
+/// #     type Reply = bool;
+/// # }
+/// debug_handler! {
+///     typed,
+///     async fn confirm(Confirm { question }: Confirm, socket: Socket) -> bool {
+///         question.ends_with('?')
+///     }
+/// }
 /// ```
 #[macro_export]
 macro_rules! debug_handler {
+    (typed, state = $state:ty, $($function:tt)*) => {
+        $crate::debug_handler!(@ [typed] [$state] $($function)*);
+    };
+    (typed, $($function:tt)*) => {
+        $crate::debug_handler!(@ [typed] [()] $($function)*);
+    };
     (on_connect, state = $state:ty, $($function:tt)*) => {
         $crate::debug_handler!(@ [connect] [$state] $($function)*);
     };
@@ -515,12 +535,16 @@ macro_rules! debug_handler {
             #[allow(dead_code)]
             fn checks() {
                 $crate::debug_handler!(@args [$kind] [$state] $($args)*);
-                $($crate::debug_handler!(@check [reply] [$state] [$ret]);)?
+                $crate::debug_handler!(@reply [$kind] [$($ret)?] $($args)*);
             }
         };
     };
     // A pattern cannot be matched before a colon, so all up to the type is skipped.
     (@args [$kind:ident] [$state:ty]) => {};
+    (@args [typed] [$state:ty] : $ty:ty $(, $($rest:tt)*)?) => {
+        $crate::debug_handler!(@check [typed] [$state] [$ty]);
+        $crate::debug_handler!(@args [event] [$state] $($($rest)*)?);
+    };
     (@args [$kind:ident] [$state:ty] : $ty:ty, $($rest:tt)*) => {
         $crate::debug_handler!(@check [$kind] [$state] [$ty]);
         $crate::debug_handler!(@args [$kind] [$state] $($rest)*);
@@ -539,9 +563,22 @@ macro_rules! debug_handler {
         fn check<T: $crate::extract::FromConnect<$state, M>, M>() {}
         check::<$ty, _>()
     }};
-    (@check [reply] [$state:ty] [$ty:ty]) => {{
-        fn check<T: $crate::IntoReply>() {}
+    (@check [typed] [$state:ty] [$ty:ty]) => {{
+        fn check<T: $crate::TypedEvent>() {}
         check::<$ty>()
+    }};
+    (@reply [typed] [$($ret:ty)?] : $ty:ty $(, $($rest:tt)*)?) => {{
+        fn check<E: $crate::TypedEvent, T: $crate::handler::IntoTypedReply<E::Reply>>() {}
+        #[allow(unused_parens)]
+        check::<$ty, ($($ret)?)>()
+    }};
+    (@reply [typed] [$($ret:ty)?] $skipped:tt $($rest:tt)*) => {
+        $crate::debug_handler!(@reply [typed] [$($ret)?] $($rest)*);
+    };
+    (@reply [$kind:ident] [] $($args:tt)*) => {};
+    (@reply [$kind:ident] [$ret:ty] $($args:tt)*) => {{
+        fn check<T: $crate::IntoReply>() {}
+        check::<$ret>()
     }};
     ($($function:tt)*) => {
         $crate::debug_handler!(@ [event] [()] $($function)*);
