@@ -415,6 +415,17 @@ async fn a_catch_all_route_beside_it_gets_what_is_not_its_own() {
 }
 
 #[tokio::test]
+async fn clones_of_a_layer_are_one_server() {
+    let (layer, io) = builder(Namespace::new().on("echo", echo)).build();
+    let (one, other) = (app(layer.clone()), app(layer));
+    let client = Polling::connect(&one).await;
+    let event = r#"42["echo","a"]"#;
+    assert_eq!(post(&other, &client.uri, event).await.body(), "ok");
+    assert_eq!(get(&other, &client.uri).await.body(), event);
+    assert_eq!(io.counts().sessions, 1);
+}
+
+#[tokio::test]
 async fn the_path_can_be_chosen() {
     let (layer, _io) = builder(Namespace::new()).path("/a/realtime/").build();
     let app = app(layer);

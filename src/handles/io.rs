@@ -133,6 +133,30 @@ impl SocketIo {
     /// Ready when the last connection and the last handler have ended. A client that does not
     /// read holds it up for five seconds at most; a handler for as long as it runs.
     ///
+    /// An HTTP server that ends gracefully waits for its connections, and those of clients do not
+    /// end by themselves. So this is what its signal waits for:
+    ///
+    /// ```
+    /// # use axum::Router;
+    /// # use tower_socketio::{Namespace, SocketIo};
+    /// # let runtime = tokio::runtime::Runtime::new().unwrap();
+    /// # runtime.block_on(async {
+    /// # let signal = async {};
+    /// let (layer, io) = SocketIo::builder().namespace("/", Namespace::new()).build();
+    /// let app = Router::new().layer(layer);
+    ///
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// axum::serve(listener, app)
+    ///     .with_graceful_shutdown(async move {
+    ///         // `tokio::signal::ctrl_c()`, say.
+    ///         signal.await;
+    ///         io.close().await;
+    ///     })
+    ///     .await
+    ///     .unwrap();
+    /// # });
+    /// ```
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future stops the waiting, not the end.
