@@ -261,3 +261,22 @@ async fn a_handler_can_wait_until_what_it_sent_has_left() {
     }
     assert_eq!(polling.get().await.body(), "1");
 }
+
+#[tokio::test]
+async fn a_session_that_has_ended_gives_no_message_however_often_it_is_asked() {
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let handler = move |mut socket: EngineSocket| {
+        let sender = sender.clone();
+        async move {
+            while socket.recv().await.is_some() {}
+            let again = socket.recv().await;
+            sender.send(again.is_none()).expect("the test goes on");
+        }
+    };
+    let layer = EngineLayer::at("/socket.io", Config::default(), handler);
+    let app = Router::new().layer(layer.clone());
+    let mut client = Polling::open(&app).await;
+    client.send("1").await;
+    assert_eq!(within(ended.recv()).await, Some(true));
+    until(|| layer.sessions() == 0).await;
+}

@@ -340,6 +340,23 @@ async fn a_concurrent_handler_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_concurrent_handler_waits_for_nobody() {
+    let (work, mut gate) = gate();
+    let namespace = Namespace::new()
+        .on("work", work)
+        .on("fine", (async || "fine").concurrent());
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    client
+        .send("421[\"work\",1]\x1e422[\"fine\"]\x1e423[\"work\",3]")
+        .await;
+    assert_eq!(gate.started().await, 1);
+    assert_eq!(client.next().await, r#"432["fine"]"#);
+    gate.assert_idle().await;
+    gate.permits.add_permits(1);
+    assert_eq!(gate.started().await, 3);
+}
+
+#[tokio::test]
 async fn other_sockets_do_not_wait_for_a_handler() {
     let (work, mut gate) = gate();
     let (app, _io) = main_app(Namespace::new().on("work", work));

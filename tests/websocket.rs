@@ -102,6 +102,26 @@ async fn a_failed_upgrade_leaves_polling_open() {
 }
 
 #[tokio::test]
+async fn a_probe_that_breaks_the_rules_of_websocket_leaves_polling_open() {
+    let (app, _io) = main_app(echoing());
+    let addr = serve(app.clone()).await;
+    let mut polling = Polling::connect(&app).await;
+    let unmasked = b"\x81\x062probe";
+    let too_long = b"\x81\xff\x00\x00\x00\x00\xff\x00\x00\x00\x00\x00\x00\x00";
+    for faulty in [&unmasked[..], too_long] {
+        let mut stream = TcpStream::connect(addr).await.expect("a connection");
+        let head = upgrade_head(&format!("&sid={}", polling.sid));
+        assert!(send_head(&mut stream, &head).await.contains(" 101 "));
+        within(stream.write_all(faulty)).await.expect("it is taken");
+        let mut end = Vec::new();
+        let _ = within(stream.read_to_end(&mut end)).await;
+        assert_eq!(end.first(), Some(&0x88), "a close frame");
+        let event = r#"42["echo","a"]"#;
+        assert_eq!(polling.ask(event).await, event);
+    }
+}
+
+#[tokio::test]
 async fn a_second_websocket_of_a_session_is_closed() {
     let addr = serve(main_app(echoing()).0).await;
     let mut first = Client::raw(addr, "").await;

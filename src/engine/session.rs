@@ -550,6 +550,12 @@ impl Session {
         self.moved |= cost > 0;
     }
 
+    /// Messages of such a cost were begun, but have to wait after all: they are a part of one that
+    /// waits.
+    pub(crate) fn handle_kept(&mut self, cost: usize) {
+        self.pending += cost;
+    }
+
     /// The application waits for an answer of the client.
     pub(crate) fn handle_asked(&mut self) {
         self.asked += 1;

@@ -339,6 +339,7 @@ impl Link {
     pub(crate) fn poll_event(&self, cx: &Context<'_>) -> Poll<SessionEvent> {
         let mut shared = self.lock();
         let Some(event) = shared.session.poll_event() else {
+            // The last event was taken before.
             if let Some(reason) = shared.session.close_reason() {
                 return Poll::Ready(SessionEvent::Closed(reason));
             }

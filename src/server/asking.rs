@@ -17,6 +17,8 @@ pub(super) struct Applicant {
     pub(super) auth: Payload,
     /// Who it says it was.
     pub(super) claim: Option<Claim>,
+    /// What that counts until it is decided, and its connect handler has ended.
+    pub(super) connect_cost: usize,
     /// The id it will have.
     pub(super) id: SocketId,
     /// What it has sent since.
@@ -24,9 +26,10 @@ pub(super) struct Applicant {
 }
 
 impl Applicant {
-    /// What its queue counts for.
+    /// What all of it counts.
     pub(super) fn cost(&self) -> usize {
-        self.queue.iter().map(|queued| queued.cost).sum()
+        let queued = self.queue.iter().map(|queued| queued.cost);
+        self.connect_cost + queued.sum::<usize>()
     }
 }
 

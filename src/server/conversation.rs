@@ -26,6 +26,8 @@ pub(super) struct Conversation {
     routes: Arc<Routes>,
     phase: Phase,
     queue: VecDeque<Queued>,
+    /// What its CONNECT counts while the connect handler runs.
+    connect_cost: usize,
     running: Vec<Running>,
 }
 
@@ -67,6 +69,7 @@ impl Conversation {
             membership,
             routes,
             queue: applicant.queue,
+            connect_cost: applicant.connect_cost,
             running: Vec::new(),
         }
     }
@@ -121,6 +124,7 @@ impl Conversation {
 
     fn connected(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut usize) {
         let member = Arc::clone(self.member());
+        *consumed += std::mem::take(&mut self.connect_cost);
         match reply.into_result() {
             Ok(_) => {
                 let packet = member.encode(Kind::Connect, None, welcome(&member));
@@ -226,7 +230,15 @@ impl Conversation {
             .filter(|each| each.is_concurrent)
             .count();
         let ordered = self.running.len() - concurrent;
-        ordered < self.routes.max_concurrent && concurrent < MAX_CONCURRENT
+        concurrent < MAX_CONCURRENT
+            && (ordered < self.routes.max_concurrent || self.next_is_concurrent())
+    }
+
+    fn next_is_concurrent(&self) -> bool {
+        let next = self.queue.front();
+        let name = next.and_then(|queued| queued.payload.name());
+        let found = self.routes.find(name.unwrap_or_default());
+        found.is_some_and(|(_, is_concurrent)| *is_concurrent)
     }
 
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {

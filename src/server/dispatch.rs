@@ -25,6 +25,8 @@ pub(super) struct Dispatch {
     decoder: Box<dyn Decoder>,
     /// When the attachments of a packet must have come.
     partial: Option<Instant>,
+    /// What has come of that packet.
+    partial_cost: usize,
     peer: Peer,
     /// Those for whom it is not decided whether there is a namespace.
     asking: Vec<Asking>,
@@ -46,6 +48,7 @@ impl Dispatch {
             server,
             link: Arc::clone(link),
             partial: None,
+            partial_cost: 0,
             asking: Vec::new(),
             conversations: Vec::new(),
             inbox: VecDeque::new(),
@@ -60,15 +63,19 @@ impl Dispatch {
         match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
                 self.partial = None;
+                let earlier = std::mem::take(&mut self.partial_cost);
                 if self.link.opening.revision == Revision::V3 {
                     v4::take_query(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
-                    Ok(action) => return self.handle_action(action, cost),
+                    Ok(action) => return self.handle_action(action, cost, earlier),
                     Err(Violation(what)) => self.violation(&what),
                 }
             }
-            Ok(None) => self.watch_partial(),
+            Ok(None) => {
+                self.partial_cost += cost;
+                self.watch_partial();
+            }
             Err(error) if error.is_limit() => self.link.close(CloseReason::TooBig),
             Err(error) => self.violation(&error),
         }
@@ -87,23 +94,40 @@ impl Dispatch {
         }
     }
 
-    fn handle_action(&mut self, action: Action, cost: usize) {
+    /// `cost` is that of the packet's last message; those of `earlier` ones did not hold up the
+    /// reading of the others.
+    fn handle_action(&mut self, action: Action, cost: usize, earlier: usize) {
         match action {
             Action::Event { slot, ack, payload } => {
+                let cost = cost + earlier;
                 let queued = Queued { ack, payload, cost };
+                if earlier > 0 {
+                    self.link.drive(|session| session.handle_kept(earlier));
+                }
                 if let Some(conversation) = self.conversation(slot) {
                     return conversation.push(queued);
                 }
                 if let Some(asking) = self.asking_at(slot) {
                     return self.asking[asking].applicant.queue.push_back(queued);
                 }
+                self.consumed += earlier;
             }
             Action::Ack { slot, ack, payload } => {
                 if let Some(conversation) = self.conversation(slot) {
                     conversation.member().answer(ack, payload);
                 }
             }
-            Action::Connect { slot, name, auth } => self.apply(slot, name, auth, socket_id()),
+            Action::Connect { slot, name, auth } => {
+                return self.apply(Applicant {
+                    slot,
+                    name,
+                    auth,
+                    claim: None,
+                    connect_cost: cost,
+                    id: socket_id(),
+                    queue: VecDeque::new(),
+                });
+            }
             Action::Disconnect { slot } => {
                 if let Some(conversation) = self.conversation(slot) {
                     let reason = DisconnectReason::ClientNamespaceDisconnect;
@@ -115,7 +139,7 @@ impl Dispatch {
                 }
                 self.peer.free(slot);
             }
-            Action::TooMany(name) => self.refuse(&name, &Refuse::new("Too many namespaces")),
+            Action::TooMany(name) => self.refuse(&name, TOO_MANY),
             Action::Ignore => {}
         }
         self.consumed += cost;
@@ -148,24 +172,32 @@ impl Dispatch {
             payload: Payload::default(),
         };
         if let Ok(Action::Connect { slot, name, auth }) = self.peer.handle_packet(packet) {
-            self.apply(slot, name, auth, id);
+            self.apply(Applicant {
+                slot,
+                name,
+                auth,
+                claim: None,
+                connect_cost: 0,
+                id,
+                queue: VecDeque::new(),
+            });
         }
     }
 
-    fn apply(&mut self, slot: usize, name: NamespaceName, mut auth: Payload, id: SocketId) {
+    fn apply(&mut self, mut applicant: Applicant) {
         // What the server dismissed before has nothing to do with the slot's new owner.
-        if let Some(former) = self.conversation(slot) {
+        if let Some(former) = self.conversation(applicant.slot) {
             former.detach();
         }
-        let claim = self.recovers().then(|| auth.take_claim()).flatten();
-        self.connect(Applicant {
-            slot,
-            name,
-            auth,
-            claim,
-            id,
-            queue: VecDeque::new(),
-        });
+        // Handlers of sockets that have left may run still: as many again.
+        if self.conversations.len() / 2 >= self.server.hub.limits.namespaces_per_session {
+            return self.deny(&applicant, TOO_MANY);
+        }
+        applicant.claim = self
+            .recovers()
+            .then(|| applicant.auth.take_claim())
+            .flatten();
+        self.connect(applicant);
     }
 
     /// Whether the client can come back: one of version 2 does not know how.
@@ -187,7 +219,7 @@ impl Dispatch {
                 applicant,
                 decision: Decision::new(decision),
             }),
-            None => self.deny(&applicant),
+            None => self.deny(&applicant, INVALID),
         }
     }
 
@@ -212,7 +244,7 @@ impl Dispatch {
             Some(Taken::Found(routes, registry)) => self.enter(applicant, routes, &registry),
             // Now it is known whose it is.
             Some(Taken::ByAnother) => self.connect(applicant),
-            Some(Taken::TooMany) | None => self.deny(&applicant),
+            Some(Taken::TooMany) | None => self.deny(&applicant, INVALID),
         }
     }
 
@@ -233,18 +265,18 @@ impl Dispatch {
         }
     }
 
-    fn deny(&mut self, applicant: &Applicant) {
+    fn deny(&mut self, applicant: &Applicant, message: &'static str) {
         self.consumed += applicant.cost();
         self.peer.free(applicant.slot);
-        self.refuse(&applicant.name, &Refuse::new("Invalid namespace"));
+        self.refuse(&applicant.name, message);
     }
 
-    fn refuse(&self, name: &NamespaceName, refuse: &Refuse) {
+    fn refuse(&self, name: &NamespaceName, message: &'static str) {
         let packet = Packet {
             namespace: name.clone(),
             kind: Kind::ConnectError,
             ack: None,
-            payload: refuse.to_connect_error(),
+            payload: Refuse::new(message).to_connect_error(),
         };
         self.link.send(self.server.hub.parser.encode(packet));
     }
@@ -337,6 +369,9 @@ impl Upper for Dispatch {
         }
     }
 }
+
+const INVALID: &str = "Invalid namespace";
+const TOO_MANY: &str = "Too many namespaces";
 
 fn socket_id() -> SocketId {
     SocketId::new(random())

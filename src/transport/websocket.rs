@@ -31,6 +31,8 @@ pub(super) struct WebSocket {
     small: Vec<u8>,
     written: usize,
     tail: Bytes,
+    /// The answer to the last ping of the WebSocket's own, while the peer takes none.
+    pong: Option<Box<[u8]>>,
     /// Whether bytes have left since this was last asked.
     progress: bool,
     closing: bool,
@@ -58,6 +60,7 @@ impl WebSocket {
             small: Vec::new(),
             written: 0,
             tail: Bytes::new(),
+            pong: None,
             progress: false,
             closing: false,
             base64: link.opening.base64,
@@ -99,12 +102,19 @@ impl WebSocket {
         ) -> Result<(), crate::websocket::Violation>,
     ) -> Read {
         let now = tokio::time::Instant::now().into_std();
+        let is_blocked = self.is_blocked();
         let mut control = Vec::new();
         let mut end = false;
         let mut echo = None;
         let result = link.drive(|session| {
             decode(&mut self.decoder, &mut |incoming| match incoming {
-                Incoming::Ping(data) => control.extend(pong_frame(data)),
+                Incoming::Ping(data) => {
+                    // One answer is enough for pings that wait for theirs.
+                    if is_blocked {
+                        control.clear();
+                    }
+                    control.extend(pong_frame(data));
+                }
                 Incoming::Pong => {}
                 Incoming::Close(close) => {
                     end = true;
@@ -113,7 +123,9 @@ impl WebSocket {
                 Incoming::Text(_) | Incoming::Binary(_) => receive(session, incoming, now),
             })
         });
-        if !control.is_empty() {
+        if is_blocked && !control.is_empty() {
+            self.pong = Some(control.into());
+        } else if !control.is_empty() && !self.closing {
             self.push(&control);
         }
         if let Err(violation) = result {
@@ -122,7 +134,7 @@ impl WebSocket {
                 1009 => (CloseReason::TooBig, ""),
                 _ => (CloseReason::TransportError, violation.reason()),
             };
-            link.drive(|session| session.close(reason, now));
+            link.drive(|session| fail(session, reason, now));
             self.start_close(Some(violation.code()), text);
         } else if end && !self.closing {
             // The client is told what it said, as RFC 6455 has it.
@@ -136,6 +148,11 @@ impl WebSocket {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<io::Result<()>> {
         loop {
             if !self.closing {
+                if !self.is_blocked()
+                    && let Some(pong) = self.pong.take()
+                {
+                    self.push(&pong);
+                }
                 link.drive(|session| self.fill(session));
             }
             if self.small.is_empty() && self.tail.is_empty() {
@@ -293,11 +310,15 @@ fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     };
     match packet {
         Ok(packet) => session.handle_packet(Transport::WebSocket, packet, now),
-        // Beside a polling session only the WebSocket ends.
-        Err(_) if session.transport() == Transport::Polling => {
-            session.handle_transport_closed(Transport::WebSocket, now);
-        }
-        Err(_) => session.close(CloseReason::ParseError, now),
+        Err(_) => fail(session, CloseReason::ParseError, now),
+    }
+}
+
+/// Beside a polling session only the WebSocket ends.
+fn fail(session: &mut Session, reason: CloseReason, now: Instant) {
+    match session.transport() {
+        Transport::Polling => session.handle_transport_closed(Transport::WebSocket, now),
+        Transport::WebSocket => session.close(reason, now),
     }
 }
 

@@ -1,0 +1,307 @@
+//! What one client can use up, and what comes beyond each limit.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use futures_util::stream;
+use support::{
+    Client, Got, Polling, app, builder, frame, main_app, serve, text_frame, until, within,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::{Semaphore, mpsc};
+use tower_socketio::protocol::JsonParser;
+use tower_socketio::{
+    Data, DisconnectReason, Handler, Namespace, RawArgs, Refuse, Socket, SocketIo,
+};
+
+/// A namespace that tells why its sockets leave.
+fn telling() -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
+    let (sender, left) = mpsc::unbounded_channel();
+    let leave = async move |reason: DisconnectReason| {
+        let _ = sender.send(reason);
+    };
+    (Namespace::new().on_disconnect(leave), left)
+}
+
+/// Lets everything that can go on go on.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_post_waits_while_more_events_wait_than_allowed() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let work = async move |_: Data<String>| opened.acquire().await.expect("open").forget();
+    let (layer, _io) = builder(Namespace::new().on("work", work))
+        .max_pending(1_000)
+        .build();
+    let client = Polling::connect(&app(layer)).await;
+    let event = format!(r#"42["work","{}"]"#, "x".repeat(400));
+    let body = [&*event; 6].join("\x1e");
+    let mut post = std::pin::pin!(client.post(body));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = settle() => {}
+    }
+    gate.add_permits(6);
+    assert_eq!(within(post).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn attachments_count_with_the_event_that_waits_for_its_handler() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&begun);
+    let work = async move |_: RawArgs| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        opened.acquire().await.expect("open").forget();
+    };
+    let (layer, _io) = builder(Namespace::new().on("work", work))
+        .max_pending(10_000)
+        .build();
+    let client = Polling::connect(&app(layer)).await;
+    let large = format!("b{}", "A".repeat(8_000));
+    let head = r#"452-["work",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
+    // What comes last is small.
+    let event = [head, &large, "bAAAA"].join("\x1e");
+    let body = [&*event; 10].join("\x1e");
+    let mut post = std::pin::pin!(client.post(body));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = settle() => {}
+    }
+    gate.add_permits(10);
+    assert_eq!(within(post).await.status(), StatusCode::OK);
+    until(|| begun.load(Ordering::Relaxed) == 10).await;
+}
+
+#[tokio::test]
+async fn what_a_client_authenticates_itself_with_counts_while_its_handler_runs() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let connect = async move || opened.acquire().await.expect("open").forget();
+    let (layer, io) = SocketIo::builder()
+        .namespace("/{any}", Namespace::new().on_connect(connect))
+        .max_pending(10_000)
+        .build();
+    let client = Polling::open(&app(layer)).await;
+    let connect = |n: usize| format!(r#"40/{n},{{"x":"{}"}}"#, "x".repeat(4_000));
+    let body: Vec<_> = (0..10).map(connect).collect();
+    let mut post = std::pin::pin!(client.post(body.join("\x1e")));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = settle() => {}
+    }
+    assert_eq!(io.counts().sockets, 3);
+    gate.add_permits(10);
+    assert_eq!(within(post).await.status(), StatusCode::OK);
+    until(|| io.counts().sockets == 10).await;
+}
+
+#[tokio::test]
+async fn handlers_of_sockets_that_have_left_are_counted() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&running);
+    let connect = async move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    };
+    let (layer, _io) = builder(Namespace::new().on_connect(connect))
+        .max_namespaces(4)
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    client.send(&["40", "41"].repeat(100).join("\x1e")).await;
+    let told = client.next().await;
+    assert_eq!(told, r#"44{"message":"Too many namespaces"}"#);
+    assert_eq!(running.load(Ordering::Relaxed), 8);
+}
+
+#[tokio::test]
+async fn as_many_handlers_marked_as_concurrent_run_for_one_socket_as_allowed() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&running);
+    let slow = async move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    };
+    let (app, _io) = main_app(Namespace::new().on("slow", slow.concurrent()));
+    let mut client = Polling::connect(&app).await;
+    client.send(&[r#"42["slow"]"#; 100].join("\x1e")).await;
+    settle().await;
+    assert_eq!(running.load(Ordering::Relaxed), 64);
+}
+
+#[tokio::test]
+async fn there_are_as_many_namespaces_that_clients_name_as_allowed() {
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/rooms/{name}", Namespace::new())
+        .max_dynamic_namespaces(2)
+        .build();
+    let app = app(layer);
+    let mut client = Polling::connect(&app).await;
+    client.join("/rooms/a").await;
+    client.join("/rooms/b").await;
+    let told = client.ask("40/rooms/c,").await;
+    assert_eq!(told, r#"44/rooms/c,{"message":"Invalid namespace"}"#);
+    // One that is there may be joined, and there is room when one has gone.
+    let mut other = Polling::connect(&app).await;
+    other.join("/rooms/a").await;
+    client.send("41/rooms/b,").await;
+    until(|| io.counts().namespaces == 2).await;
+    other.join("/rooms/c").await;
+}
+
+#[tokio::test]
+async fn what_is_sent_to_a_client_that_connects_is_bounded() {
+    let (namespace, mut left) = telling();
+    let connect = async |socket: Socket| {
+        let text = "x".repeat(100);
+        while socket.try_emit("flood", &text).is_ok() {}
+        Err::<(), _>(Refuse::new("never"))
+    };
+    let (layer, io) = builder(namespace.on_connect(connect))
+        .max_buffered(10_000)
+        .build();
+    let client = Polling::open(&app(layer)).await;
+    let poll = client.poll();
+    settle().await;
+    client.post("40").await;
+    assert_eq!(poll.await.expect("no panic").body(), "1");
+    until(|| io.counts().sessions == 0).await;
+    // It was never in.
+    assert!(left.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_packet_has_as_many_attachments_and_bytes_in_them_as_allowed() {
+    let (namespace, mut left) = telling();
+    let parser = JsonParser::default()
+        .with_max_attachments(2)
+        .with_max_attachment_bytes(10);
+    let (layer, _io) = builder(namespace).parser(parser).build();
+    let addr = serve(app(layer)).await;
+    let mut many = Client::connect(addr, "/").await;
+    many.send(r#"453-["x",{"_placeholder":true,"num":0}]"#)
+        .await;
+    assert!(matches!(many.closed().await, Got::Close(Some((1009, _)))));
+    assert_eq!(
+        within(left.recv()).await,
+        Some(DisconnectReason::TransportError)
+    );
+    let mut large = Client::connect(addr, "/").await;
+    let head = r#"452-["x",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
+    large.send(head).await;
+    large.send_binary(&[0; 6]).await;
+    large.send_binary(&[0; 6]).await;
+    assert!(matches!(large.closed().await, Got::Close(Some((1009, _)))));
+    assert_eq!(
+        within(left.recv()).await,
+        Some(DisconnectReason::TransportError)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn attachments_may_be_missing_for_half_a_minute() {
+    let (app, _io) = main_app(Namespace::new());
+    let mut client = Polling::connect(&app).await;
+    let started = tokio::time::Instant::now();
+    client
+        .send(r#"451-["x",{"_placeholder":true,"num":0}]"#)
+        .await;
+    while client.get().await.body() == "2" {
+        client.send("3").await;
+    }
+    assert_eq!(started.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_a_post_may_take_half_a_minute() {
+    let (namespace, mut left) = telling();
+    let (app, _io) = main_app(namespace);
+    let client = Polling::connect(&app).await;
+    let started = tokio::time::Instant::now();
+    let body = stream::pending::<Result<Bytes, std::convert::Infallible>>();
+    let response = client.post(Body::from_stream(body)).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(started.elapsed().as_secs(), 30);
+    let reason = within(left.recv()).await;
+    assert_eq!(reason, Some(DisconnectReason::TransportError));
+}
+
+/// A WebSocket in the main namespace, over a stream that holds little.
+async fn narrow(app: &axum::Router) -> DuplexStream {
+    let (mut client, server) = tokio::io::duplex(4_096);
+    let app = app.clone();
+    let service =
+        hyper::service::service_fn(move |request| tower::ServiceExt::oneshot(app.clone(), request));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(hyper_util::rt::TokioIo::new(server), service);
+    tokio::spawn(connection.with_upgrades());
+    let head = support::upgrade_head("");
+    client
+        .write_all(head.as_bytes())
+        .await
+        .expect("it is taken");
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        response.push(client.read_u8().await.expect("a response"));
+    }
+    assert!(next_frame(&mut client).await.1.starts_with(b"0{"));
+    client
+        .write_all(&text_frame("40"))
+        .await
+        .expect("it is taken");
+    assert!(next_frame(&mut client).await.1.starts_with(b"40"));
+    client
+}
+
+/// The opcode and the payload of the next frame.
+async fn next_frame(stream: &mut DuplexStream) -> (u8, Vec<u8>) {
+    within(async {
+        let opcode = stream.read_u8().await.expect("a frame") & 0xf;
+        let len = match stream.read_u8().await.expect("a length") {
+            126 => usize::from(stream.read_u16().await.expect("a length")),
+            127 => stream.read_u64().await.expect("a length") as usize,
+            len => usize::from(len),
+        };
+        let mut payload = vec![0; len];
+        stream.read_exact(&mut payload).await.expect("a payload");
+        (opcode, payload)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn pings_of_websocket_do_not_pile_up_answers_that_are_not_read() {
+    const PINGS: u32 = 20_000;
+    let (app, io) = main_app(Namespace::new());
+    let mut client = narrow(&app).await;
+    io.emit("large", "x".repeat(100_000));
+    settle().await;
+    for n in 1..=PINGS {
+        let ping = frame(9, &n.to_be_bytes());
+        within(client.write_all(&ping)).await.expect("it is read");
+    }
+    settle().await;
+    let mut pongs = Vec::new();
+    while pongs.last() != Some(&PINGS) {
+        let (opcode, payload) = next_frame(&mut client).await;
+        if opcode == 10 {
+            let n = payload.try_into().expect("what the ping had");
+            pongs.push(u32::from_be_bytes(n));
+        }
+    }
+    assert!(pongs.is_sorted());
+    assert!(pongs.len() < 1_000, "{} answers waited", pongs.len());
+}
