@@ -278,5 +278,6 @@ async fn a_session_that_has_ended_gives_no_message_however_often_it_is_asked() {
     let mut client = Polling::open(&app).await;
     client.send("1").await;
     assert_eq!(within(ended.recv()).await, Some(true));
+    assert_eq!(client.get().await.body(), "6");
     until(|| layer.sessions() == 0).await;
 }
