@@ -281,3 +281,29 @@ async fn a_session_that_has_ended_gives_no_message_however_often_it_is_asked() {
     assert_eq!(client.get().await.body(), "6");
     until(|| layer.sessions() == 0).await;
 }
+
+#[tokio::test]
+async fn a_post_that_waits_ends_with_its_session() {
+    let config = Config {
+        max_pending: 100,
+        ..Config::default()
+    };
+    let handler = async |socket: EngineSocket| {
+        std::future::pending::<()>().await;
+        drop(socket);
+    };
+    let layer = EngineLayer::at("/socket.io", config, handler);
+    let app = Router::new().layer(layer.clone());
+    let client = Polling::open(&app).await;
+    let mut post = std::pin::pin!(client.post("4a\x1e4b\x1e4c"));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+    let mut end = std::pin::pin!(layer.close());
+    tokio::select! {
+        () = &mut end => panic!("the handler has not ended"),
+        response = within(post) => assert_eq!(response.body(), "ok"),
+    }
+}

@@ -829,6 +829,30 @@ async fn panics_end_the_handler_alone() {
     assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
 }
 
+#[tokio::test]
+async fn a_panic_in_the_destructor_of_what_a_socket_kept_ends_no_connection() {
+    #[derive(Clone)]
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("in a destructor");
+        }
+    }
+    let (layer, io) = builder(Namespace::new().on("fine", async || 1))
+        .namespace(
+            "/keeps",
+            Namespace::new().on_connect(async |socket: Socket| {
+                socket.insert(Panics);
+            }),
+        )
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    client.join("/keeps").await;
+    client.send("41/keeps,").await;
+    until(|| io.counts().sockets == 1).await;
+    assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+}
+
 /// The text of a panic, with the file it points at.
 fn panic_of(register: impl FnOnce()) -> (String, String) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

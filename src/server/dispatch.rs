@@ -16,7 +16,7 @@ use crate::hub::registry::Registry;
 use crate::protocol::peer::{Action, Peer, Violation};
 use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, v4};
 use crate::routing::{NamespaceRequest, Refuse, Routes};
-use crate::transport::Upper;
+use crate::transport::{Upper, guarded};
 
 /// What runs above one session.
 pub(super) struct Dispatch {
@@ -307,9 +307,13 @@ impl Dispatch {
         for conversation in &mut self.conversations {
             progress |= conversation.run(cx, &mut self.peer, &mut self.consumed);
         }
-        let before = self.conversations.len();
-        self.conversations.retain(|each| !each.has_ended());
-        progress || self.conversations.len() < before
+        while let Some(at) = self.conversations.iter().position(Conversation::has_ended) {
+            let ended = self.conversations.remove(at);
+            // What a socket kept is the user's, with its destructor.
+            let _ = guarded(move || drop(ended));
+            progress = true;
+        }
+        progress
     }
 }
 
