@@ -24,7 +24,7 @@
 //! ```
 //!
 //! The official JavaScript clients, version 3 and 4, connect to it over long-polling and
-//! WebSocket.
+//! WebSocket; those of version 2 if [`SocketIoBuilder::allow_eio3`] says so.
 //!
 //! # The walk
 //!

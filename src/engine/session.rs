@@ -970,6 +970,30 @@ mod tests {
     }
 
     #[test]
+    fn in_revision_3_a_client_whose_pings_are_not_read_is_given_more_time() {
+        let config = Config {
+            max_pending: 1,
+            ..Config::default()
+        };
+        for transport in [WebSocket, Polling] {
+            let (mut s, t) = session_of(Revision::V3, transport, config.clone());
+            s.handle_packet(transport, message("work"), t);
+            assert!(!s.wants_read());
+            s.handle_timeout(t + ms(45_000));
+            assert!(s.is_open());
+            // A pong that it did not ask for shows whether it still takes anything.
+            if transport == WebSocket {
+                assert_eq!(drain(&mut s, WebSocket), [PONG]);
+                s.handle_consumed(Session::cost(&text("work")));
+            }
+            s.handle_timeout(t + ms(89_999));
+            assert!(s.is_open());
+            s.handle_timeout(t + ms(90_000));
+            assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+        }
+    }
+
+    #[test]
     fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
         let (mut s, t) = polling();
         assert_eq!(poll(&mut s, t), []);
