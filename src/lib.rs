@@ -68,12 +68,6 @@
 //! still run, in order, unless the server made the client leave; the disconnect handler is last. A
 //! panic ends the handler alone. A loop that lasts as long as the connection belongs into a
 //! `tokio::spawn`, not into a connect handler.
-//!
-//! # Features
-//!
-//! | feature | by default | adds |
-//! |---|---|---|
-//! | `msgpack` | | [`protocol::MsgpackParser`] |
 
 pub mod engine;
 pub mod protocol;
