@@ -7,6 +7,7 @@
 //! | 3002 | B | as A, for clients of version 2 too |
 //! | 3003 | | Socket.IO for clients of version 2 too |
 //! | 3004 | E | Engine.IO as the tests of its client want it, at `/engine.io/` |
+//! | 3210 | D | Socket.IO as the tests of its client want it, with recovery |
 //!
 //! With ports as arguments there are as many servers, in this order.
 
@@ -14,16 +15,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_http::cors::CorsLayer;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Message, Text};
-use tower_socketio::{Auth, HttpOptions, Namespace, RawArgs, Refuse, Socket, SocketIo};
+use tower_socketio::{
+    AckSender, Args, Auth, Data, Handler, HttpOptions, Namespace, RawArgs, Recovery, Refuse,
+    Socket, SocketIo,
+};
 
 const PING_INTERVAL: Duration = Duration::from_millis(300);
 const PING_TIMEOUT: Duration = Duration::from_millis(200);
@@ -36,6 +43,7 @@ async fn main() -> std::io::Result<()> {
         (3002, engine_app(true)),
         (3003, version_2_app()),
         (3004, engine_client_app()),
+        (3210, socket_client_app()),
     ];
     let ports = std::env::args().skip(1);
     let mut ports: Vec<u16> = ports
@@ -140,6 +148,116 @@ async fn refuse(Auth(auth): Auth<serde_json::Value>) -> Result<(), Refuse> {
         Some(code) => refuse.with_data(serde_json::json!({ "code": code })),
         None => refuse,
     })
+}
+
+/// The tests with a timeout of 0 need a server that is not too fast.
+const DELAY: Duration = Duration::from_millis(10);
+
+fn socket_client_app() -> Router {
+    let id = async |socket: Socket| Data(socket.id());
+    let main = Namespace::new()
+        .on_connect(refuse_if_it_fails)
+        .on("hi", async |socket: Socket| socket.emit("hi", Args(())))
+        .on("echo", async |Data(value): Data<Value>| Data(value))
+        .on("ack", ask.concurrent())
+        .on("getAckDate", async || Data(NOW))
+        .on("getDate", async |socket: Socket| {
+            socket.emit("takeDate", NOW)
+        })
+        .on("getDateObj", async |socket: Socket| {
+            socket.emit("takeDateObj", json!({ "date": NOW }));
+        })
+        .on("getUtf8", texts)
+        .on("false", async |socket: Socket| socket.emit("false", false))
+        .on("doge", async |socket: Socket| {
+            socket.emit("doge", Bytes::from_static(b"asdfasdf"));
+        })
+        .on("buffa", async |socket: Socket, Data(_): Data<Bytes>| {
+            socket.emit("buffack", Args(()));
+        })
+        .on("jsonbuff", mixed)
+        .on(
+            "abuff1",
+            async |socket: Socket, Data(bytes): Data<Bytes>| {
+                socket.insert(bytes);
+            },
+        )
+        .on(
+            "abuff2",
+            async |socket: Socket, Extension(_): Extension<Bytes>| {
+                socket.emit("abuff2-ack", Args(()));
+            },
+        )
+        .on("getHandshake", async |socket: Socket| {
+            Data(socket.handshake())
+        })
+        .on("getId", id)
+        // Others wait for an answer in vain.
+        .fallback(async |_: AckSender| {});
+    let abc = Namespace::new().on_connect(async |socket: Socket| {
+        socket.emit("handshake", socket.handshake());
+    });
+    let no = Namespace::new()
+        .on_connect(async || Err::<(), _>(Refuse::new("Auth failed (custom namespace)")));
+    let http = HttpOptions::new().allow_request(|_| async {
+        tokio::time::sleep(DELAY).await;
+        Ok::<_, &str>(())
+    });
+    let (layer, _io) = SocketIo::builder()
+        .namespace("/", main)
+        .namespace("/foo", Namespace::new().on("getId", id))
+        .namespace("/abc", abc)
+        .namespace("/no", no)
+        .namespace("/timeout_socket", Namespace::new())
+        .namespace("/valid", Namespace::new())
+        .namespace("/asd", Namespace::new())
+        .ping_interval(Duration::from_secs(2))
+        .http(http)
+        .recovery(Recovery::within(Duration::from_secs(120)))
+        .build();
+    Router::new().layer(layer)
+}
+
+/// A date as JavaScript writes it into JSON.
+const NOW: &str = "2026-11-23T12:00:00.000Z";
+
+async fn refuse_if_it_fails(uri: Uri) -> Result<(), Refuse> {
+    match uri.query().is_some_and(|query| query.contains("fail=")) {
+        true => Err(Refuse::new("Auth failed (main namespace)")),
+        false => Ok(()),
+    }
+}
+
+/// Asks back, and answers nothing itself.
+async fn ask(socket: Socket, _answer: AckSender) {
+    if let Ok(5) = socket.emit_with_ack("ack", Args(())).await {
+        socket.emit("got it", Args(()));
+    }
+}
+
+async fn texts(socket: Socket) {
+    for text in [
+        "てすと",
+        "Я Б Г Д Ж Й",
+        "Ä ä Ü ü ß",
+        "utf8 — string",
+        "utf8 — string",
+    ] {
+        socket.emit("takeUtf8", text);
+    }
+}
+
+async fn mixed(socket: Socket, Data(mixed): Data<Mixed>) {
+    if mixed.hello == "lol" && !mixed.message.is_empty() && mixed.goodbye == "gotcha" {
+        socket.emit("jsonbuff-ack", Args(()));
+    }
+}
+
+#[derive(Deserialize)]
+struct Mixed {
+    hello: String,
+    message: Bytes,
+    goodbye: String,
 }
 
 /// The headers of each session's last POST.

@@ -56,6 +56,11 @@ fn hello() {
 }
 
 #[test]
+fn recovery() {
+    takes_a_client("recovery");
+}
+
+#[test]
 fn rooms() {
     takes_a_client("rooms");
 }

@@ -226,6 +226,10 @@ const TICK: Duration = Duration::from_millis(10);
 /// How long a poll waits, while the client upgrades, before it is released again.
 const RELEASE_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a poll that waits when the client begins to upgrade may still wait for something better
+/// than a noop: the answer to what the client has just sent, say.
+const PROBE_GRACE: Duration = Duration::from_millis(20);
+
 /// How long a poll may be on its way that the client's close packet has overtaken.
 const OVERTAKEN: Duration = Duration::from_millis(500);
 
@@ -747,7 +751,9 @@ impl Session {
             (Packet::Ping { probe: true }, Probe::Connected) => {
                 self.probe = Probe::Pinged;
                 // The client ends its poll before it goes on.
-                self.release = self.poll;
+                if self.poll {
+                    self.timers.set(Timer::Release, now + PROBE_GRACE);
+                }
             }
             (Packet::Upgrade, Probe::Pinged | Probe::Ponged) => self.upgrade(now),
             (_, Probe::None) => {}
@@ -1000,6 +1006,8 @@ mod tests {
         s.handle_upgrade(t).expect("an upgrade");
         s.handle_packet(WebSocket, PROBE, t);
         assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+        assert_eq!(drain(&mut s, Polling), []);
+        s.handle_timeout(t + PROBE_GRACE);
         assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
         s.handle_poll_answered();
         s.send(text("a"), t);
