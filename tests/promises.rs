@@ -528,3 +528,33 @@ async fn attachments_follow_their_packet_whoever_else_emits() {
         next[task] += 1;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_takes_the_place_of_one_that_was_closed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let (first, io) = main_app(Namespace::new());
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let stopped = Arc::clone(&stop);
+    let serving = tokio::spawn(async move {
+        let serve = axum::serve(listener, first);
+        serve
+            .with_graceful_shutdown(async move { stopped.notified().await })
+            .await
+    });
+    let mut client = Client::connect(addr, "/").await;
+    within(io.close()).await;
+    assert!(matches!(client.closed().await, Got::Close(_)));
+    drop(client);
+    stop.notify_one();
+    let served = within(serving).await.expect("no panic");
+    served.expect("an end");
+
+    let (second, io) = main_app(Namespace::new().on("hi", async || "hi"));
+    let listener = tokio::net::TcpListener::bind(addr).await.expect("the port");
+    tokio::spawn(async move { axum::serve(listener, second).await });
+    let mut client = Client::connect(addr, "/").await;
+    assert_eq!(client.ask(r#"421["hi"]"#).await, r#"431["hi"]"#);
+    assert_eq!(io.counts().sockets, 1);
+}

@@ -581,7 +581,10 @@ async fn a_client_that_does_not_answer_pings_can_come_back() {
 
 #[tokio::test]
 async fn two_polls_at_a_time_lose_the_connection_and_not_the_socket() {
-    let (app, io) = server(handlers());
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&reasons);
+    let gone = async move |reason: DisconnectReason| note.lock().expect("notes").push(reason);
+    let (app, io) = server(handlers().on_disconnect(gone));
     let (client, mut seat) = connect(&app).await;
     let poll = client.poll();
     until(|| io.sockets()[0].transport() == Transport::Polling).await;
@@ -589,6 +592,7 @@ async fn two_polls_at_a_time_lose_the_connection_and_not_the_socket() {
     assert_eq!(client.get().await.status(), 400);
     within(poll).await.expect("no panic");
     until(|| io.counts().sockets == 0).await;
+    until(|| *reasons.lock().expect("notes") == [DisconnectReason::TransportError]).await;
     assert!(events_back(&app, &mut seat).await.1.is_empty());
 }
 
@@ -669,8 +673,20 @@ async fn a_connection_lost_while_it_recovers_loses_nothing() {
 async fn a_connection_lost_while_it_connects_is_no_socket() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
-    let waits = async move || opened.notified().await;
-    let (app, io) = server(handlers().on_connect(waits));
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let (connected, left) = (Arc::clone(&ends), Arc::clone(&ends));
+    let waits = async move |socket: Socket| {
+        opened.notified().await;
+        socket.join("too late");
+        socket.emit("too late", 1);
+        connected.lock().expect("notes").push(socket.is_connected());
+    };
+    let main = handlers()
+        .on_connect(waits)
+        .on_disconnect(async move |socket: Socket| {
+            left.lock().expect("notes").push(socket.is_connected());
+        });
+    let (app, io) = server(main);
     let client = Polling::open(&app).await;
     client.post("40").await;
     until(|| io.counts().sockets == 1).await;
@@ -679,7 +695,9 @@ async fn a_connection_lost_while_it_connects_is_no_socket() {
     assert_eq!(io.counts().recoverable, 0);
     gate.notify_one();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(io.counts().sessions, 0);
+    assert_eq!((io.counts().sessions, io.counts().rooms), (0, 0));
+    // Its connect handler let it in, so its disconnect handler runs too.
+    assert_eq!(*ends.lock().expect("notes"), [false, false]);
 }
 
 #[tokio::test]
