@@ -58,7 +58,7 @@
 //!   before it answers is closed when nothing has moved for a while. Give it a timeout to go on
 //!   without the answer.
 //! - A packet is delivered, or the connection ends with a [`DisconnectReason`]. Only volatile ones
-//!   may be dropped.
+//!   may be dropped. With [`Recovery`] a client that is back in time is sent what it missed.
 //! - Nothing is lost between the client's connect and the first handler: events that come while the
 //!   connect handler runs wait for its end, and what is emitted to the socket follows it.
 //!

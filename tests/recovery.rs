@@ -935,3 +935,33 @@ async fn bytes_are_missed_and_sent_again_over_websocket() {
     assert_eq!(client.next().await, Got::Binary(b"bytes".into()));
     assert!(seat.clone().welcome(&client.text().await));
 }
+
+/// Something that does not go quietly.
+struct Fragile;
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        panic!("meant");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_what_was_kept_with_a_client_harms_nobody_else() {
+    let keeps = async |socket: Socket| {
+        socket.insert(Arc::new(Fragile));
+    };
+    let (app, io) = server(handlers().on("keep", keeps));
+    let (client, seat) = connect(&app).await;
+    client.post(r#"42["keep"]"#).await;
+    lose(client, &io).await;
+    tokio::time::sleep(WITHIN - Duration::from_secs(1)).await;
+    let (mut other, mut other_seat) = connect(&app).await;
+    assert_eq!(io.counts().recoverable, 1);
+    tokio::time::advance(Duration::from_millis(1001)).await;
+    // The first who comes by drops it.
+    io.emit("m", 1);
+    assert_eq!(io.counts().recoverable, 0);
+    assert_eq!(other_seat.event(&other.next().await), r#"["m",1]"#);
+    let (_client, _, recovered) = back(&app, &mut seat.clone()).await;
+    assert!(!recovered);
+}

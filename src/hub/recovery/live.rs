@@ -1,6 +1,7 @@
 //! Recovery's part in a namespace and its sockets.
 
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -123,7 +124,10 @@ impl Drop for Guard<'_> {
         if let Some(mut archive) = self.0.take() {
             let dead = std::mem::take(&mut archive.dead);
             drop(archive);
-            drop(dead);
+            for legacy in dead {
+                // The destructors are the user's. Who happens to come by must not suffer from them.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(legacy)));
+            }
         }
     }
 }
