@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,15 +16,16 @@ use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Message, Text};
+use tower_socketio::protocol::MsgpackParser;
 use tower_socketio::{
     AckError, AckSender, Args, Auth, Broadcast, Cors, Data, DisconnectReason, Handler, HttpOptions,
-    Namespace, Origins, RawArgs, Refuse, SameSite, SessionCookie, Socket, SocketIo,
-    SocketIoBuilder, Transport,
+    Namespace, NamespaceRequest, Origins, RawArgs, Recovery, Refuse, SameSite, SessionCookie,
+    Socket, SocketIo, SocketIoBuilder, Transport, Uncompressed,
 };
 
 #[tokio::main]
@@ -34,6 +36,7 @@ async fn main() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         writeln!(std::io::stdout(), "{name}={port}").expect("a reader");
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         servers.spawn(async move { axum::serve(listener, app).await });
     }
     while let Some(ended) = servers.join_next().await {
@@ -51,9 +54,16 @@ fn app(name: &str) -> Router {
         .namespace("/", namespace())
         .namespace("/chat", namespace())
         .namespace("/room-{name}", namespace())
+        .namespace_if(is_allowed, namespace())
         .with_state(facts.clone());
     let (layer, _io) = builder.build();
     routes().layer(layer).with_state(facts)
+}
+
+/// A namespace that there is for those who know the word.
+async fn is_allowed(request: NamespaceRequest) -> bool {
+    let auth: Value = request.auth().unwrap_or_default();
+    request.name().starts_with("/allowed-") && auth["word"] == "please"
 }
 
 /// What a configuration is called in the scripts, and what differs from the defaults in it.
@@ -68,6 +78,15 @@ fn configure(name: &str, builder: SocketIoBuilder<Facts>) -> SocketIoBuilder<Fac
         "polling" => builder.transports(&[Transport::Polling]),
         "websocket" => builder.transports(&[Transport::WebSocket]),
         "no upgrades" => builder.upgrades(false),
+        "eio3" => builder
+            .allow_eio3(true)
+            .http(HttpOptions::new().jsonp(true)),
+        "eio3 pings" => builder
+            .allow_eio3(true)
+            .ping_interval(ms(300))
+            .ping_timeout(ms(200)),
+        "recovery" => builder.recovery(Recovery::within(Duration::from_secs(120))),
+        "msgpack" => builder.parser(MsgpackParser::default()),
         _ => builder.http(http_options(name)),
     }
 }
@@ -98,6 +117,7 @@ fn http_options(name: &str) -> HttpOptions {
             options.cookie(cookie)
         }
         "jsonp" => options.jsonp(true),
+        "files" => options.serve_client("node_modules/socket.io-client/dist"),
         "hooks" => options
             .allow_request(|request| async move {
                 match request.headers.get("x-blocked").map(HeaderValue::as_bytes) {
@@ -144,7 +164,13 @@ fn namespace() -> Namespace<Facts> {
         .on("dismiss", dismiss)
         .on("disconnect me", disconnect_me)
         .on("disconnect me and speak", disconnect_me_and_speak)
-        .on("handshake", handshake)
+        .on("recovered", async |socket: Socket| socket.recovered())
+        .on("remember", remember)
+        .on("recall", async |socket: Socket| {
+            Data(socket.data::<Value>())
+        })
+        .on("plain", plain)
+        .on("handshake", async |socket: Socket| Data(socket.handshake()))
         .on("transport", async |socket: Socket| {
             socket.transport().name()
         })
@@ -300,6 +326,14 @@ async fn bytes(socket: Socket) {
     socket.emit("bytes", Args((nested, Bytes::from_static(b"last"))));
 }
 
+async fn plain(socket: Socket, Data(length): Data<usize>) {
+    socket.emit("plain", Uncompressed("x".repeat(length)));
+}
+
+async fn remember(socket: Socket, Data(value): Data<Value>) {
+    socket.set_data(value).expect("it is JSON");
+}
+
 async fn many(socket: Socket, Data(count): Data<u32>) {
     for n in 0..count {
         socket.emit("n", n);
@@ -394,22 +428,6 @@ async fn dismiss(socket: Socket, Args((room, close)): Args<(String, bool)>) {
     } else {
         target.disconnect();
     }
-}
-
-// The first request.
-
-async fn handshake(socket: Socket) -> Data<Value> {
-    let parts = socket.request_parts();
-    let header = |name: &str| {
-        let values = parts.headers.get_all(name).iter();
-        let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
-        (!values.is_empty()).then(|| values.join(", "))
-    };
-    Data(json!({
-        "url": parts.uri.to_string(),
-        "x-test": header("x-test"),
-        "xdomain": header("origin").is_some(),
-    }))
 }
 
 // Engine.IO alone.

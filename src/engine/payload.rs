@@ -43,10 +43,13 @@ impl Packets {
     ///
     /// # Errors
     ///
-    /// If it is a text and not UTF-8.
+    /// If it is a text, and empty or not UTF-8: one without packets is written as `0:`.
     pub fn with_lengths(body: Bytes, is_binary: bool) -> Result<Self, ParseError> {
         if !is_binary {
             std::str::from_utf8(&body).map_err(|_| ParseError)?;
+        }
+        if body.is_empty() && !is_binary {
+            return Err(ParseError);
         }
         Ok(Self {
             rest: Some(body),

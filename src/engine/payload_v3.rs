@@ -272,9 +272,11 @@ mod tests {
 
     #[test]
     fn an_empty_body_holds_no_packet() {
-        for body in ["", "0:", "0:0:"] {
+        for body in ["0:", "0:0:"] {
             assert_eq!(read(body.as_bytes(), false), [], "{body}");
         }
+        assert_eq!(read(b"", false), [Err(ParseError)]);
+        assert_eq!(read(b"", true), []);
         assert_eq!(read(b"0:1:20:", false), [Ok(Packet::Ping { probe: false })]);
     }
 

@@ -5,10 +5,14 @@ import assert from "node:assert/strict";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { clients } from "./differential/clients.js";
 import { deviations, everywhere } from "./differential/deviations.js";
 import { diff } from "./differential/diff.js";
+import { eio3 } from "./differential/eio3.js";
 import { engineio } from "./differential/engineio.js";
 import { http } from "./differential/http.js";
+import { msgpack } from "./differential/msgpack.js";
+import { recovery } from "./differential/recovery.js";
 import { play } from "./differential/run.js";
 import { serve } from "./differential/servers.js";
 import { socketio } from "./differential/socketio.js";
@@ -20,7 +24,15 @@ const NODE = fileURLToPath(new URL("./differential/server.js", import.meta.url))
 /** How many scripts are played at a time. */
 const AT_A_TIME = 8;
 
-const PARTS = { "Engine.IO": engineio, HTTP: http, "Socket.IO": socketio };
+const PARTS = {
+  "Engine.IO": engineio,
+  HTTP: http,
+  "Socket.IO": socketio,
+  "Clients of version 2": eio3,
+  MessagePack: msgpack,
+  Recovery: recovery,
+  "Official clients": clients,
+};
 const only = process.env.SCRIPT && new RegExp(process.env.SCRIPT);
 const scripts = Object.values(PARTS).flat().filter(({ title }) => !only || only.test(title));
 const results = new Map();

@@ -257,7 +257,7 @@ export const engineio = [
   script("the server sends and closes, without a GET", "engine", [
     ["a", "open"],
     ["a", "post", "4data, then close"],
-    ["a", "receive", 3],
+    ["a", "rest"],
     ["a", "gone"],
   ]),
   script("the server sends and closes, with a GET waiting", "engine", [
@@ -265,14 +265,14 @@ export const engineio = [
     ["a", "hold"],
     ["a", "post", "4data, then close"],
     ["a", "released"],
-    ["a", "receive", 2],
+    ["a", "rest"],
     ["a", "gone"],
   ]),
   script("a POST while the server is closing", "engine", [
     ["a", "open"],
     ["a", "post", "4data, then close"],
     ["a", "post", "4too late"],
-    ["a", "receive", 3],
+    ["a", "rest"],
     ["a", "gone"],
   ]),
   script("old browsers are told not to filter", "engine", [

@@ -10,6 +10,10 @@ import { once } from "node:events";
 import http from "node:http";
 import net from "node:net";
 import zlib from "node:zlib";
+import notepack from "notepack.io";
+import { io } from "socket.io-client";
+import io2 from "socket.io-client-v2";
+import { io as io3 } from "socket.io-client-v3";
 import { WebSocket } from "ws";
 
 /** How long something may take that comes. Nothing is awaited for this long if all is well. */
@@ -25,6 +29,8 @@ const UNHEARD = new Set([
   "transfer-encoding",
   "upgrade",
 ]);
+
+const CLIENTS = { 2: io2, 3: io3, 4: io };
 
 export async function play(script, port) {
   const player = new Player(script, port);
@@ -43,6 +49,7 @@ class Player {
 
   constructor(script, port) {
     this.word = script.word;
+    this.on = script.on;
     this.port = port;
     this.base = script.on === "engine" ? "/engine.io/" : "/socket.io/";
     this.control = new http.Agent({ keepAlive: true });
@@ -80,6 +87,7 @@ class Player {
     const { eio = "EIO=4&", query = "", path = this.base, ...rest } = options;
     actor.path = path;
     actor.query = eio;
+    actor.isOld = !eio.includes("EIO=4");
     const target = `${path}?${eio}transport=polling${query}`;
     this.heard(actor, await this.request(actor, "GET", target, rest));
   }
@@ -102,9 +110,20 @@ class Player {
     for (let left = count; left > 0;) {
       const response = await this.request(actor, "GET", actor.place());
       if (response.status !== 200) return this.heard(actor, response);
-      const packets = response.text.split("\x1e");
+      const packets = actor.packets(response.text);
       packets.forEach((packet) => this.packet(actor, packet));
       left -= packets.length;
+    }
+  }
+
+  /** All packets until the server's close packet, or until the session is not known. */
+  async rest(actor) {
+    for (;;) {
+      const response = await this.request(actor, "GET", actor.place());
+      if (response.status !== 200) return this.heard(actor, response);
+      const packets = actor.packets(response.text);
+      packets.forEach((packet) => this.packet(actor, packet));
+      if (packets.includes("1")) return;
     }
   }
 
@@ -142,7 +161,7 @@ class Player {
   async gone(actor) {
     const end = Date.now() + PATIENCE;
     for (;;) {
-      const response = await this.request(actor, "POST", actor.place(), { body: "3" });
+      const response = await this.request(actor, "POST", actor.place(), { body: actor.isOld ? "1:2" : "3" });
       if (response.text.includes('"code":1,')) return this.heard(actor, response);
       if (Date.now() > end) return this.say(actor, "still there");
       await sleep(20);
@@ -154,6 +173,7 @@ class Player {
   /** A WebSocket; without a session's id in the query it begins one. */
   async ws(actor, options = {}) {
     const { eio = "EIO=4&", query = "", path = this.base, headers } = options;
+    actor.isOld = !eio.includes("EIO=4");
     const target = `${path}?${eio}transport=websocket${query}`;
     if (!(await this.handshake(actor, target, headers))) return;
     if (!query.includes("sid=")) await this.read(actor);
@@ -251,12 +271,13 @@ class Player {
         if (frame === undefined || frame.code) return;
       }
     }
-    const posted = await this.request(actor, "POST", actor.place(), { body: question });
+    const body = actor.isOld ? `${question.length}:${question}` : question;
+    const posted = await this.request(actor, "POST", actor.place(), { body });
     if (posted.status !== 200) return this.heard(actor, posted);
     for (;;) {
       const response = await this.request(actor, "GET", actor.place());
       if (response.status !== 200) return this.heard(actor, response);
-      const packets = response.text.split("\x1e");
+      const packets = actor.packets(response.text);
       packets.filter((each) => each !== answer).forEach((each) => this.packet(actor, each));
       if (packets.includes(answer)) return;
     }
@@ -321,6 +342,60 @@ class Player {
     await Promise.race([whole, sleep(PATIENCE)]);
     socket.destroy();
     return bytes;
+  }
+
+  // The official clients.
+
+  /** A client of this version, until it is connected or refused. */
+  async client(actor, { version = 4, namespace = "", ...options } = {}) {
+    const url = `http://127.0.0.1:${this.port}${namespace}`;
+    const defaults = { forceNew: true, reconnection: false };
+    actor.client = CLIENTS[version](url, { ...defaults, ...options });
+    actor.client.on("connect", () => actor.take({ told: "connected" }));
+    actor.client.on("connect_error", (error) => actor.take({ told: errorOf(error) }));
+    actor.client.on("error", (error) => actor.take({ told: errorOf(error) }));
+    actor.client.on("disconnect", (reason) => actor.take({ told: `left: ${reason}` }));
+    const events = ["hello", "echoed", "said", "bytes", "n", "bye", "answer", "question", "answers"];
+    for (const event of events) {
+      actor.client.on(event, (...args) => {
+        const ack = typeof args.at(-1) === "function" ? args.pop() : undefined;
+        actor.take({ told: `${event} ${JSON.stringify(args)}` });
+        ack?.("an answer", 2);
+      });
+    }
+    await this.hears(actor);
+  }
+
+  async hears(actor, count = 1) {
+    for (let n = 0; n < count; n++) this.say(actor, (await actor.next())?.told ?? "nothing");
+  }
+
+  emits(actor, ...args) {
+    actor.client.emit(...args);
+  }
+
+  /** An event that is acknowledged. */
+  async asks(actor, ...args) {
+    const answer = new Promise((resolve) => {
+      actor.client.emit(...args, (...answer) => resolve(JSON.stringify(answer)));
+    });
+    const late = sleep(PATIENCE).then(() => "no answer");
+    this.say(actor, await Promise.race([answer, late]));
+  }
+
+  /** The transport that the client uses, when the upgrade is done. */
+  async upgraded(actor) {
+    const { engine } = actor.client.io;
+    if (engine.transport.name !== "websocket") await once(engine, "upgrade");
+    this.say(actor, engine.transport.name);
+  }
+
+  leaves(actor) {
+    actor.client.disconnect();
+  }
+
+  comes(actor) {
+    actor.client.connect();
   }
 
   // Beside the client.
@@ -404,16 +479,21 @@ class Player {
     const body = text === "" ? "nothing" : undefined;
     this.say(actor, `${status}${headersOf(headers)}${length ?? ""}`);
     if (body) return;
-    if (status !== 200) return this.say(actor, shown(text));
-    text.split("\x1e").forEach((packet) => this.packet(actor, packet));
+    if (status !== 200 || /^no payload|^ok$/.test(text)) return this.say(actor, shown(text));
+    actor.packets(text).forEach((packet) => this.packet(actor, packet));
   }
 
   packet(actor, packet) {
-    if (Buffer.isBuffer(packet)) return this.say(actor, shown(packet));
-    const open = /^(?:\d+:)?0(\{"sid":.*)/.exec(packet);
+    if (Buffer.isBuffer(packet)) return this.bytes(actor, packet);
+    if (this.on === "msgpack" && packet[0] === "b") {
+      return this.bytes(actor, Buffer.from(packet.slice(1), "base64"));
+    }
+    const open = /^0(\{"sid":.*)/.exec(packet);
     if (open) this.learn(actor, "sid", field(open[1], "sid"));
-    const script = /^___eio.*\\"sid\\":\\"([\w-]+)/.exec(packet);
+    const script = /___eio.*\\"sid\\":\\"([\w-]+)/.exec(packet);
     if (script) this.learn(actor, "sid", script[1]);
+    // Ids are not of the same length everywhere.
+    if (script) packet = packet.replace(/"\d+:0\{/, '"<length>:0{');
     const connect = /^40(\/[^,]*)?,?(\{.*)/.exec(packet);
     if (connect) {
       this.learn(actor, `id${connect[1] ?? ""}`, field(connect[2], "sid"));
@@ -424,7 +504,29 @@ class Player {
       actor.known.ack = question[2];
       return this.say(actor, shown(`${question[1]}<ack>${question[3]}`));
     }
-    this.say(actor, shown(packet));
+    const event = this.on === "recovery" && /^4(?:2|5\d+-)(?:\/[^,]*,)?(\[.*,"([\w.-]{7,})"\])$/.exec(packet);
+    if (event) this.learn(actor, "offset", event[2]);
+    const now = packet
+      .replace(/"issued":\d+/, '"issued":<ms>')
+      .replace(/"time":"\w{3} [^"]+ GMT[^"]+"/, '"time":<date>')
+      .replace(/"sec-websocket-key":"[^"]+"/, '"sec-websocket-key":<key>');
+    this.say(actor, now.includes('"issued":') ? now : shown(now));
+  }
+
+  /** Bytes; those of MessagePack are written as what they say. */
+  bytes(actor, bytes) {
+    if (this.on !== "msgpack") return this.say(actor, shown(bytes));
+    const packet = notepack.decode(bytes);
+    const { type, nsp, data, id } = packet;
+    if (type === 0) this.learn(actor, nsp === "/" ? "id" : `id${nsp}`, data.sid);
+    if (type === 2 && id !== undefined) {
+      actor.known.ack = id;
+      packet.id = "<ack>";
+    }
+    const hex = (key, value) => (value?.type === "Buffer" ? shown(Buffer.from(value.data)) : value);
+    // The order of its fields means nothing.
+    const sorted = Object.fromEntries(Object.entries(packet).sort());
+    this.say(actor, `msgpack ${shown(JSON.stringify(sorted, hex))}`);
   }
 
   learn(actor, name, value) {
@@ -452,7 +554,11 @@ class Player {
   /** What is left of the script: what came without having been asked for, and the connections. */
   end() {
     for (const actor of this.actors.values()) {
-      for (const frame of actor.frames) this.frame(actor, frame);
+      for (const frame of actor.frames) {
+        if (frame.told === undefined) this.frame(actor, frame);
+        else this.say(actor, frame.told);
+      }
+      actor.client?.disconnect();
       actor.socket?.terminate();
       actor.held?.request.destroy();
       actor.agent.destroy();
@@ -474,6 +580,19 @@ class Actor {
   /** Where the session that began by polling is. */
   place() {
     return `${this.path}?${this.query}transport=polling&sid=${this.known.sid}`;
+  }
+
+  /** The packets of a payload; those of revision 3 are `<length>:<packet>`, as it is counted there. */
+  packets(text) {
+    if (!this.isOld) return text.split("\x1e");
+    const packets = [];
+    for (let rest = text; rest !== "";) {
+      const [head, length] = /^(\d+):/.exec(rest) ?? [];
+      if (head === undefined) return [...packets, `no payload: ${rest}`];
+      packets.push(rest.slice(head.length, head.length + Number(length)));
+      rest = rest.slice(head.length + Number(length));
+    }
+    return packets;
   }
 
   take(frame) {
@@ -517,7 +636,7 @@ async function received(response) {
   const length = right || response.req.method === "HEAD" ? "" : ` content-length: ${declared}`;
   if (headers["content-encoding"]) body = zlib.unzipSync(body);
   const isBinary = headers["content-type"] === "application/octet-stream";
-  return { status, headers, length, text: isBinary ? shown(body) : body.toString() };
+  return { status, headers, length, text: isBinary ? `no payload: ${shown(body)}` : body.toString() };
 }
 
 function headersOf(headers) {
@@ -543,6 +662,11 @@ function framesOf(bytes) {
 function closeOf(payload) {
   const code = payload.length < 2 ? 1005 : payload.readUInt16BE(0);
   return { code, reason: payload.subarray(2).toString() };
+}
+
+function errorOf(error) {
+  if (typeof error === "string") return `refused: ${error}`;
+  return `refused: ${error.message} ${JSON.stringify(error.data) ?? ""}`.trim();
 }
 
 function field(json, name) {

@@ -8,6 +8,7 @@
 import http from "node:http";
 import { attach } from "engine.io";
 import { Server } from "socket.io";
+import msgpack from "socket.io-msgpack-parser";
 
 function main() {
   for (const name of process.argv.slice(2)) {
@@ -28,7 +29,7 @@ function main() {
 function socketio(name, server, facts) {
   const io = new Server(server, { serveClient: false, ...configuration(name) });
   if (name === "hooks") hooks(io.engine);
-  for (const path of ["/", "/chat", /^\/room-[^/]+$/]) namespace(io.of(path), facts);
+  for (const path of ["/", "/chat", /^\/room-[^/]+$/, isAllowed]) namespace(io.of(path), facts);
   return io;
 }
 
@@ -82,11 +83,26 @@ function configuration(name) {
       };
     case "jsonp":
       return {};
+    case "files":
+      return { serveClient: true };
+    case "eio3":
+      return { allowEIO3: true };
+    case "eio3 pings":
+      return { allowEIO3: true, pingInterval: 300, pingTimeout: 200 };
+    case "recovery":
+      return { connectionStateRecovery: {} };
+    case "msgpack":
+      return { parser: msgpack };
     case "hooks":
       return { allowRequest };
     default:
       throw new Error(`no configuration is called ${name}`);
   }
+}
+
+/** A namespace that there is for those who know the word. */
+function isAllowed(name, { word }, next) {
+  next(null, name.startsWith("/allowed-") && word === "please");
 }
 
 function allowRequest({ headers }, callback) {
@@ -201,10 +217,14 @@ function handlers(socket, facts) {
     socket.disconnect();
     socket.emit("bye", "too late");
   });
-  on("handshake", (ack) => {
-    const { url, headers, xdomain } = socket.handshake;
-    ack({ url, "x-test": headers["x-test"] ?? null, xdomain });
+  on("handshake", (ack) => ack(socket.handshake));
+  on("recovered", (ack) => ack(socket.recovered));
+  on("remember", (value, ack) => {
+    socket.data.value = value;
+    ack();
   });
+  on("recall", (ack) => ack(socket.data.value));
+  on("plain", (length) => socket.compress(false).emit("plain", "x".repeat(length)));
   on("transport", (ack) => ack(socket.conn.transport.name));
 }
 

@@ -3,13 +3,18 @@
 
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+/** Where `node_modules` is. */
+const INTEROP = fileURLToPath(new URL("..", import.meta.url));
 
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
 /** The ports, by the names of the configurations, and how to end the server. */
 export async function serve(program, args, names) {
-  const child = spawn(program, [...args, ...names], { stdio: ["ignore", "pipe", "inherit"] });
+  const options = { cwd: INTEROP, stdio: ["ignore", "pipe", "inherit"] };
+  const child = spawn(program, [...args, ...names], options);
   running.add(child);
   const ended = new Promise((resolve, reject) => {
     child.once("error", reject);

@@ -1,0 +1,271 @@
+// Scripts about clients of version 2: revision 3 of Engine.IO, revision 4 of the protocol above it.
+
+import { script } from "./script.js";
+
+const V3 = { eio: "EIO=3&" };
+const BASE64 = { ...V3, query: "&b64=1" };
+const OCTETS = { headers: { "content-type": "application/octet-stream" } };
+
+/** A payload of these packets. */
+const payload = (...packets) => packets.map((packet) => `${packet.length}:${packet}`).join("");
+
+const bytes = (hex) => Buffer.from(hex.replaceAll(" ", ""), "hex");
+
+/** A client that has been told that it is in `/`. */
+const connected = (name, options = V3) => [
+  [name, "ws", options],
+  [name, "read"],
+];
+const polling = (name, options = BASE64) => [
+  [name, "open", options],
+  [name, "receive"],
+];
+
+export const eio3 = [
+  script("a handshake of version 2 by polling", "eio3", polling("a", V3)),
+  script("a handshake of version 2 by WebSocket", "eio3", connected("a")),
+  script("a handshake that names no version", "eio3", [
+    ["a", "open", { eio: "" }],
+    ["b", "ws", { eio: "" }],
+    ["b", "read"],
+    ["c", "open", { eio: "EIO=5&" }],
+  ]),
+  script("a handshake of version 4 beside those of version 2", "eio3", [
+    ["a", "open"],
+    ["a", "post", "40"],
+    ["a", "get"],
+    ["b", "ws"],
+    ["b", "send", "40"],
+    ["b", "read"],
+  ]),
+  script("a request of version 4 in a session of version 2", "eio3", [
+    ...polling("a"),
+    ["a", "ask", "POST", "/socket.io/?EIO=4&transport=polling&sid={a.sid}", { body: "1:2" }],
+  ]),
+  script("events of version 2 by WebSocket", "eio3", [
+    ...connected("a"),
+    ["a", "send", '42["echo",1,"é€😀"]', '421["ack",{"a":2}]'],
+    ["a", "read", 2],
+  ]),
+  script("events of version 2 by polling", "eio3", [
+    ...polling("a"),
+    ["a", "post", payload('42["echo",1,"é€😀"]', '421["ack",{"a":2}]')],
+    ["a", "receive", 2],
+  ]),
+  script("bytes of version 2 by WebSocket begin with the packet's type", "eio3", [
+    ...connected("a"),
+    ["a", "send", '451-["echo",{"_placeholder":true,"num":0}]', bytes("04 0102")],
+    ["a", "read", 2],
+    ["a", "send", '42["bytes"]'],
+    ["a", "read", 5],
+  ]),
+  script("bytes of version 2 as text by WebSocket", "eio3", [
+    ...connected("a", BASE64),
+    ["a", "send", '451-["echo",{"_placeholder":true,"num":0}]', "b4AQI="],
+    ["a", "read", 2],
+  ]),
+  script("bytes of version 2 as text by polling", "eio3", [
+    ...polling("a"),
+    ["a", "post", payload('451-["echo",{"_placeholder":true,"num":0}]', "b4AQI=")],
+    ["a", "receive", 2],
+    ["a", "post", payload('42["bytes"]')],
+    ["a", "receive", 5],
+  ]),
+  script("bytes of version 2 in a body of bytes", "eio3", [
+    ...polling("a", V3),
+    ["a", "post", payload('42["bytes"]')],
+    ["a", "get"],
+  ]),
+  script("a body of bytes from a client of version 2", "eio3", [
+    ...polling("a"),
+    ["a", "post", Buffer.concat([bytes("00 01 00 ff"), Buffer.from('42["echo"]')]), OCTETS],
+    ["a", "receive"],
+    ["a", "post", bytes("01 04 ff 04010203 00 01 ff 32"), OCTETS],
+    ["a", "gone"],
+  ]),
+  script("a body of bytes that is broken", "eio3", [
+    ...polling("a"),
+    ["a", "post", bytes("00 ff"), OCTETS],
+    ["a", "gone"],
+    ...polling("b"),
+    ["b", "post", bytes("02 01 ff 34"), OCTETS],
+    ["b", "gone"],
+  ]),
+  script("a payload of version 2 that is broken", "eio3", [
+    ...polling("a"),
+    ["a", "post", "abc"],
+    ["a", "gone"],
+    ...polling("b"),
+    ["b", "post", "5:42"],
+    ["b", "gone"],
+    ...polling("c"),
+    ["c", "post", "0:"],
+    ["c", "gone"],
+    ...polling("d"),
+    ["d", "post", ""],
+    ["d", "gone"],
+    ...polling("e"),
+    ["e", "post", "x:4a"],
+    ["e", "gone"],
+  ]),
+  script("an unknown packet type of version 2", "eio3", [
+    ...connected("a"),
+    ["a", "send", "abc"],
+    ["a", "closed"],
+    ...polling("b"),
+    ["b", "post", payload("abc")],
+    ["b", "gone"],
+  ]),
+  script("a client of version 2 pings", "eio3", [
+    ...connected("a"),
+    ["a", "send", "2"],
+    ["a", "read"],
+    ["a", "send", "2hello"],
+    ["a", "read"],
+    ...polling("b"),
+    ["b", "post", payload("2")],
+    ["b", "receive"],
+  ]),
+  script("a pong of a client of version 2 ends the session", "eio3", [
+    ...connected("a"),
+    ["a", "send", "3"],
+    ["a", "closed"],
+    ["a", "reason"],
+  ]),
+  script("a client of version 2 that does not ping", "eio3 pings", [
+    ...connected("a"),
+    ["a", "closed"],
+    ...polling("b"),
+    ["b", "get"],
+    ["b", "gone"],
+  ]),
+  script("a client of version 2 that pings stays", "eio3 pings", [
+    ...connected("a"),
+    ["a", "wait", 300],
+    ["a", "send", "2"],
+    ["a", "read"],
+    ["a", "wait", 300],
+    ["a", "send", "2"],
+    ["a", "read"],
+    ["a", "closed"],
+  ]),
+  script("an upgrade of version 2", "eio3", [
+    ...polling("a"),
+    ["a", "hold"],
+    ["a", "upgrade"],
+    ["a", "send", "2probe"],
+    ["a", "read"],
+    ["a", "released"],
+    ["a", "send", "5", '42["echo",1]'],
+    ["a", "read"],
+  ]),
+  script("an upgrade of version 2 that ends", "eio3", [
+    ...polling("a"),
+    ["a", "upgrade"],
+    ["a", "send", "2probe"],
+    ["a", "read"],
+    ["a", "close"],
+    ["a", "closed"],
+    ["a", "post", payload('42["echo",1]')],
+    ["a", "receive"],
+  ]),
+  script("a client of version 2 closes", "eio3", [
+    ...polling("a"),
+    ["a", "hold"],
+    ["a", "post", payload("1")],
+    ["a", "released"],
+    ["a", "gone"],
+    ...connected("b"),
+    ["b", "close"],
+    ["b", "closed"],
+  ]),
+  script("a client of version 2 joins another namespace", "eio3", [
+    ...connected("a"),
+    ["a", "send", "40/chat"],
+    ["a", "read"],
+    ["a", "send", '42/chat,["echo",1]', '42/chat,1["ack"]'],
+    ["a", "read", 2],
+  ]),
+  script("a client of version 2 joins a namespace with a query", "eio3", [
+    ...connected("a"),
+    ["a", "send", "40/chat?greet=hello&join={s},"],
+    ["a", "read", 2],
+  ]),
+  script("a client of version 2 asks for an unknown namespace", "eio3", [
+    ...connected("a"),
+    ["a", "send", "40/unknown"],
+    ["a", "read"],
+    ["a", "send", '42["echo",1]'],
+    ["a", "read"],
+  ]),
+  script("a client of version 2 is refused", "eio3", [
+    ...connected("a"),
+    ["a", "send", "40/chat?refuse=no"],
+    ["a", "read"],
+    ["a", "send", "40/chat?refuse=no&data=why"],
+    ["a", "read"],
+    ["a", "send", "40/chat"],
+    ["a", "read"],
+  ]),
+  script("a client of version 2 leaves", "eio3", [
+    ...connected("a"),
+    ["a", "send", "40/chat"],
+    ["a", "read"],
+    ["a", "send", "41/chat", '42["echo",1]'],
+    ["a", "read"],
+  ]),
+  script("the server makes a client of version 2 leave", "eio3", [
+    ...connected("a"),
+    ["a", "send", '42["disconnect me",false]'],
+    ["a", "read", 2],
+    ...connected("b"),
+    ["b", "send", '42["disconnect me",true]'],
+    ["b", "closed"],
+  ]),
+  script("the server asks a client of version 2", "eio3", [
+    ...connected("a"),
+    ["a", "send", '42["ask",{"event":"question","args":[1]}]'],
+    ["a", "read"],
+    ["a", "send", '43{a.ack}["answer"]'],
+    ["a", "read"],
+  ]),
+  script("a client of version 2 breaks the protocol", "eio3", [
+    ...connected("a"),
+    ["a", "send", "4abc"],
+    ["a", "closed"],
+    ...connected("b"),
+    ["b", "send", '42/chat,["echo"]'],
+    ["b", "closed"],
+    ...connected("c"),
+    ["c", "send", "42{}"],
+    ["c", "closed"],
+  ]),
+  script("a broadcast to clients of both versions", "eio3", [
+    ...connected("a"),
+    ["a", "send", "42" + '["join",["{s}"]]'],
+    ["a", "sync"],
+    ["b", "ws"],
+    ["b", "send", '40{"join":"{s}"}'],
+    ["b", "read"],
+    ...polling("c"),
+    ["c", "post", payload('42["join",["s-old"]]')],
+    ["c", "sync"],
+    ["", "announce", { event: "said", args: ["é"], to: ["{s}", "s-old"] }],
+    ["a", "read"],
+    ["b", "read"],
+    ["c", "receive"],
+  ]),
+  script("JSONP of version 2", "eio3", [
+    ["a", "open", { ...BASE64, query: "&j=3&b64=1" }],
+    ["a", "get"],
+    ["a", "post", `d=${encodeURIComponent(payload('42["echo",1]'))}`, {
+      headers: { "content-type": "application/x-www-form-urlencoded" },
+    }],
+    ["a", "get"],
+  ]),
+  script("errors for clients of version 2", "eio3", [
+    ["a", "ask", "GET", "/socket.io/?EIO=3&transport=abc"],
+    ["a", "ask", "GET", "/socket.io/?EIO=3&transport=polling&sid=abc"],
+    ["a", "ask", "POST", "/socket.io/?EIO=3&transport=polling"],
+  ]),
+];
