@@ -28,8 +28,9 @@ use tokio::{
     net::TcpListener,
 };
 use tower_socketio::websocket::{
-    Decoder, Incoming, MAX_HEADER, Opcode, Violation, accept_key, close_frame,
-    header as frame_header, is_valid_key, pong_frame,
+    DEFLATE_ACCEPTED, Decoder, Incoming, MAX_HEADER, Opcode, Violation, accept_key,
+    accepts_deflate, close_frame, compressed_header, deflate, header as frame_header, is_valid_key,
+    pong_frame,
 };
 
 const MAX_MESSAGE: usize = 16 << 20;
@@ -58,10 +59,13 @@ async fn upgrade(mut request: Request) -> Response {
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         return StatusCode::UPGRADE_REQUIRED.into_response();
     };
+    let offers = request.headers().get(header::SEC_WEBSOCKET_EXTENSIONS);
+    let offers = offers.and_then(|offers| offers.to_str().ok());
+    let compresses = offers.is_some_and(accepts_deflate);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             // A client that hangs up without a close frame is nothing to report.
-            let _ = echo(TokioIo::new(upgraded)).await;
+            let _ = echo(TokioIo::new(upgraded), compresses).await;
         }
     });
     let headers = [
@@ -69,7 +73,12 @@ async fn upgrade(mut request: Request) -> Response {
         (header::UPGRADE, "websocket"),
         (header::SEC_WEBSOCKET_ACCEPT, &accept),
     ];
-    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+    let extension = compresses.then_some([(header::SEC_WEBSOCKET_EXTENSIONS, DEFLATE_ACCEPTED)]);
+    let switching = (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty());
+    match extension {
+        Some(extension) => (extension, switching.into_response()).into_response(),
+        None => switching.into_response(),
+    }
 }
 
 fn accept(headers: &HeaderMap) -> Option<String> {
@@ -79,9 +88,15 @@ fn accept(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Reads until the client closes or breaks the protocol, answers that, and waits for the end.
-async fn echo(mut stream: Stream) -> io::Result<()> {
+async fn echo(mut stream: Stream, compresses: bool) -> io::Result<()> {
     let mut decoder = Decoder::new(MAX_MESSAGE);
-    let mut out = Out::default();
+    if compresses {
+        decoder = decoder.with_deflate();
+    }
+    let mut out = Out {
+        compresses,
+        ..Out::default()
+    };
     while !out.closed {
         match read(&mut stream, &mut decoder, &mut out).await? {
             None => return Ok(()),
@@ -135,6 +150,7 @@ fn poll_read(
 struct Out {
     bytes: Vec<u8>,
     closed: bool,
+    compresses: bool,
 }
 
 impl Out {
@@ -149,6 +165,13 @@ impl Out {
     }
 
     fn message(&mut self, opcode: Opcode, payload: &[u8]) {
+        if self.compresses {
+            let payload = deflate(&[payload]);
+            let (header, len) = compressed_header(opcode, payload.len());
+            self.bytes.extend_from_slice(&header[MAX_HEADER - len..]);
+            self.bytes.extend_from_slice(&payload);
+            return;
+        }
         let (header, len) = frame_header(opcode, payload.len());
         self.bytes.extend_from_slice(&header[MAX_HEADER - len..]);
         self.bytes.extend_from_slice(payload);

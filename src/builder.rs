@@ -253,6 +253,13 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// From how many bytes on messages are compressed on WebSocket, if the client offers
+    /// `permessage-deflate`; never. See [`Config::deflate_from`](crate::engine::Config).
+    pub fn deflate_from(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.config.deflate_from = bytes.into();
+        self
+    }
+
     /// Sets the HTTP side up: who may connect, cookies, headers; see [`HttpOptions`]. All of it is
     /// replaced.
     pub fn http(mut self, options: HttpOptions) -> Self {

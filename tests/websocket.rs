@@ -14,7 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
-use tower_socketio::{Data, DisconnectReason, Namespace, Socket, SocketId, Transport};
+use tower_socketio::{
+    Data, DisconnectReason, Namespace, Socket, SocketId, Transport, Uncompressed,
+};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);
@@ -616,4 +618,132 @@ async fn the_address_is_that_of_the_tcp_peer() {
     let own = stream.local_addr().expect("an address");
     let peer = support::read_frame(&mut stream).await;
     assert_eq!(peer, format!(r#"42["peer","{own}"]"#));
+}
+
+/// A WebSocket in the main namespace that has agreed on compression.
+async fn compressing(addr: std::net::SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let offer = "host: test\r\nsec-websocket-extensions: permessage-deflate; \
+                 client_max_window_bits\r\n";
+    let head = upgrade_head("").replace("host: test\r\n", offer);
+    let head = send_head(&mut stream, &head).await;
+    let agreed = "sec-websocket-extensions: permessage-deflate; server_no_context_takeover; \
+                  client_no_context_takeover\r\n";
+    assert!(head.contains(agreed), "{head}");
+    support::read_frame(&mut stream).await;
+    within(stream.write_all(&text_frame("40")))
+        .await
+        .expect("it is taken");
+    support::read_frame(&mut stream).await;
+    stream
+}
+
+/// A masked frame with a text that is compressed.
+fn compressed_frame(text: &str) -> Vec<u8> {
+    let mut frame = frame(1, &tower_socketio::websocket::deflate(&[text.as_bytes()]));
+    frame[0] |= 0x40;
+    frame
+}
+
+/// The first two bytes of the next frame, and its payload.
+async fn read_raw(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    let first = within(stream.read_u8()).await.expect("a frame");
+    let len = match within(stream.read_u8()).await.expect("a length") {
+        126 => usize::from(within(stream.read_u16()).await.expect("a length")),
+        len => usize::from(len),
+    };
+    let mut payload = vec![0; len];
+    within(stream.read_exact(&mut payload)).await.expect("all");
+    (first, payload)
+}
+
+#[tokio::test]
+async fn long_messages_are_compressed_if_both_sides_want_it() {
+    let (layer, io) = builder(echoing()).deflate_from(100).build();
+    let addr = serve(app(layer)).await;
+    let mut stream = compressing(addr).await;
+    let event = format!(r#"42["echo","{}"]"#, "x".repeat(5_000));
+    // Twice, for neither side may lean on what was before.
+    for _ in 0..2 {
+        let frame = compressed_frame(&event);
+        assert!(frame.len() < 200);
+        within(stream.write_all(&frame)).await.expect("it is taken");
+        let (first, payload) = read_raw(&mut stream).await;
+        assert_eq!(first, 0xc1);
+        assert!(payload.len() < 200);
+        let mut inflate = flate2::Decompress::new(false);
+        let mut text = Vec::with_capacity(10_000);
+        let sync = flate2::FlushDecompress::Sync;
+        inflate
+            .decompress_vec(&payload, &mut text, sync)
+            .expect("compressed");
+        assert_eq!(String::from_utf8_lossy(&text), event);
+    }
+    // In fragments, of which the first alone is marked.
+    let whole = compressed_frame(&event);
+    let payload = &whole[6..];
+    let (one, two) = payload.split_at(payload.len() / 2);
+    let mut fragments = frame(1, one);
+    fragments[0] = 0x41;
+    fragments.extend(frame(0, two));
+    within(stream.write_all(&fragments))
+        .await
+        .expect("it is taken");
+    assert_eq!(read_raw(&mut stream).await.0, 0xc1);
+
+    io.emit("short", "x");
+    assert_eq!(read_raw(&mut stream).await.0, 0x81);
+    io.emit("long", Uncompressed("x".repeat(5_000)));
+    assert_eq!(read_raw(&mut stream).await.0, 0x81);
+    io.emit("raw", Data(Bytes::from(vec![7; 5_000])));
+    assert_eq!(read_raw(&mut stream).await.0, 0x81);
+    assert_eq!(read_raw(&mut stream).await.0, 0xc2);
+}
+
+#[tokio::test]
+async fn compression_is_not_agreed_on_unless_it_is_asked_for() {
+    let (layer, _io) = builder(echoing()).deflate_from(100).build();
+    for (app, offer) in [
+        (main_app(echoing()).0, "permessage-deflate"),
+        (app(layer), "permessage-deflate; server_max_window_bits=10"),
+    ] {
+        let mut stream = TcpStream::connect(serve(app).await)
+            .await
+            .expect("a connection");
+        let offer = format!("host: test\r\nsec-websocket-extensions: {offer}\r\n");
+        let head = upgrade_head("").replace("host: test\r\n", &offer);
+        let head = send_head(&mut stream, &head).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert!(!head.contains("extensions"), "{head}");
+        support::read_frame(&mut stream).await;
+        within(stream.write_all(&compressed_frame("40")))
+            .await
+            .expect("it is taken");
+        let (first, payload) = read_raw(&mut stream).await;
+        assert_eq!((first, &payload[..2]), (0x88, &1002_u16.to_be_bytes()[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_grows_past_the_limit_closes_with_1009() {
+    let bomb = compressed_frame(&"4".repeat(100_000));
+    assert!(bomb.len() < 1_000);
+    let mut marked_control = frame(9, b"");
+    marked_control[0] |= 0x40;
+    let mut not_compressed = frame(1, b"\xff\xff\xff");
+    not_compressed[0] |= 0x40;
+    for (frame, code) in [
+        (bomb, 1009_u16),
+        (marked_control, 1002),
+        (not_compressed, 1007),
+    ] {
+        let (layer, _io) = builder(echoing())
+            .deflate_from(100)
+            .max_payload(10_000)
+            .build();
+        let mut stream = compressing(serve(app(layer)).await).await;
+        within(stream.write_all(&frame)).await.expect("it is taken");
+        let (first, payload) = read_raw(&mut stream).await;
+        assert_eq!((first, &payload[..2]), (0x88, &code.to_be_bytes()[..]));
+    }
 }

@@ -41,6 +41,10 @@ pub struct Config {
     /// Whether clients of [revision 3](Revision::V3) are served too; they are not. A client that
     /// names no revision counts as one of them.
     pub allow_eio3: bool,
+    /// From how many bytes on messages are compressed on WebSocket, if the client offers
+    /// `permessage-deflate`; never. Node's server begins at 1024. It costs the time to compress a
+    /// message for each of its receivers; a connection holds no memory for it.
+    pub deflate_from: Option<usize>,
 }
 
 impl Default for Config {
@@ -59,6 +63,7 @@ impl Default for Config {
             upgrades: true,
             initial_packet: None,
             allow_eio3: false,
+            deflate_from: None,
         }
     }
 }

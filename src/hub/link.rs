@@ -40,7 +40,15 @@ struct Shared {
     waiting: Vec<Waker>,
     /// A reader that is not the session's task.
     reader: Option<Waker>,
-    websocket: Option<OnUpgrade>,
+    websocket: Option<Upgrade>,
+}
+
+/// A WebSocket that is on its way.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    pub(crate) stream: OnUpgrade,
+    /// Whether compression was agreed on.
+    pub(crate) deflate: bool,
 }
 
 impl Shared {
@@ -295,7 +303,7 @@ impl Link {
     }
 
     /// Hands a WebSocket to the session's task; gives it back if there is one already.
-    pub(crate) fn offer_websocket(&self, upgrade: OnUpgrade) -> Result<(), OnUpgrade> {
+    pub(crate) fn offer_websocket(&self, upgrade: Upgrade) -> Result<(), Upgrade> {
         let taken = self.with(|session, now| {
             session.handle_timeout(now);
             session.handle_upgrade(now)
@@ -314,7 +322,7 @@ impl Link {
 
     // For the session's task.
 
-    pub(crate) fn take_websocket(&self) -> Option<OnUpgrade> {
+    pub(crate) fn take_websocket(&self) -> Option<Upgrade> {
         self.lock().websocket.take()
     }
 

@@ -20,9 +20,9 @@ use crate::engine::{
     Config, Handshake, Opening, Refusal, Revision, SessionId, SocketId, Transport,
 };
 use crate::hub::handshake::Handshake as FirstRequest;
-use crate::hub::link::Link;
+use crate::hub::link::{Link, Upgrade};
 use crate::hub::sessions::Sessions;
-use crate::websocket::{accept_key, is_valid_key};
+use crate::websocket::{DEFLATE_ACCEPTED, accept_key, accepts_deflate, is_valid_key};
 
 /// What runs above the sessions.
 pub(crate) trait Application: Send + Sync {
@@ -97,6 +97,7 @@ impl Front {
             Ok(Plan::Post(link)) => (Answer::Later, polling::post(link, parts, body).boxed()),
             Ok(Plan::Probe(link, response)) => {
                 // If there is one already this one is accepted and closed, as the protocol wants it.
+                let upgrade = upgrade.map(|stream| agreed(stream, &response));
                 if let Some(Err(upgrade)) = upgrade.map(|upgrade| link.offer_websocket(upgrade)) {
                     tokio::spawn(websocket::refuse(upgrade));
                 }
@@ -121,7 +122,7 @@ impl Front {
         }
         let Some(sid) = &handshake.sid else {
             self.check(&handshake, &parts.method, has_upgrade)?;
-            let response = has_upgrade.then(|| accept(parts)).transpose()?;
+            let response = has_upgrade.then(|| self.accept(parts)).transpose()?;
             return Ok(Plan::Open(handshake.opening(), response));
         };
         let link = self.sessions.find(sid).ok_or(ConnectionError::new(
@@ -140,7 +141,7 @@ impl Front {
                         "upgrades are off",
                     ));
                 }
-                Ok(Plan::Probe(link, accept(parts)?))
+                Ok(Plan::Probe(link, self.accept(parts)?))
             }
             (Transport::Polling, true, _) | (Transport::WebSocket, false, _) => Err(mismatch),
             _ if link.transport() != Transport::Polling => Err(mismatch),
@@ -188,6 +189,20 @@ impl Front {
         Ok(())
     }
 
+    /// The answer to an upgrade request.
+    fn accept(&self, parts: &Parts) -> Result<Response, ConnectionError> {
+        let mut response = accept(parts)?;
+        let offers = parts.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+        let mut offers = offers.iter().filter_map(|offer| offer.to_str().ok());
+        if self.config.deflate_from.is_some() && offers.any(accepts_deflate) {
+            response.headers_mut().insert(
+                header::SEC_WEBSOCKET_EXTENSIONS,
+                HeaderValue::from_static(DEFLATE_ACCEPTED),
+            );
+        }
+        Ok(response)
+    }
+
     /// Opens a session, if the application allows it.
     fn open(
         self: &Arc<Self>,
@@ -223,6 +238,8 @@ impl Front {
         response: Option<Response>,
     ) -> BoxFuture<'static, Response> {
         let style = Style::of(&parts, &self.http);
+        let upgrade = upgrade.zip(response.as_ref());
+        let upgrade = upgrade.map(|(stream, response)| agreed(stream, response));
         let link = self.start(opening, parts, upgrade);
         if let Some(response) = response {
             return ready(response);
@@ -239,7 +256,7 @@ impl Front {
     }
 
     /// Opens a session and starts its task.
-    fn start(&self, opening: Opening, parts: Parts, upgrade: Option<OnUpgrade>) -> Arc<Link> {
+    fn start(&self, opening: Opening, parts: Parts, upgrade: Option<Upgrade>) -> Arc<Link> {
         let link = Arc::new(Link::open(
             Arc::clone(&self.config),
             session_id(opening),
@@ -263,6 +280,15 @@ const FULL: ConnectionError = ConnectionError::new(
     Refusal::Unavailable,
     "too many sessions, or the server closes",
 );
+
+/// What the answer to an upgrade request has agreed to.
+fn agreed(stream: OnUpgrade, response: &Response) -> Upgrade {
+    let headers = response.headers();
+    Upgrade {
+        stream,
+        deflate: headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS),
+    }
+}
 
 fn ready(response: Response) -> BoxFuture<'static, Response> {
     std::future::ready(response).boxed()
@@ -307,7 +333,7 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
         .any(|each| each.trim().eq_ignore_ascii_case(token))
 }
 
-/// The answer to an upgrade request.
+/// The answer to an upgrade request, without extensions.
 fn accept(parts: &Parts) -> Result<Response, ConnectionError> {
     let mut response = Response::new(Body::empty());
     let version = parts.headers.get(header::SEC_WEBSOCKET_VERSION);

@@ -5,13 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::websocket::{Read, WebSocket};
 use crate::engine::Transport;
-use crate::hub::link::Link;
+use crate::hub::link::{Link, Upgrade};
 use crate::hub::sessions::Presence;
 
 /// What runs above a session, in its task.
@@ -51,7 +50,7 @@ pin_project! {
 enum Io {
     /// Only polls, so far or any more.
     None,
-    Upgrading(OnUpgrade),
+    Upgrading(Upgrade),
     Open(Box<WebSocket>),
 }
 
@@ -72,7 +71,7 @@ impl SessionTask {
         link: Arc<Link>,
         presence: Presence,
         upper: Box<dyn Upper>,
-        upgrade: Option<OnUpgrade>,
+        upgrade: Option<Upgrade>,
     ) -> Self {
         Self {
             link,
@@ -153,11 +152,14 @@ impl Io {
         match self {
             Self::None => Reading::Idle,
             Self::Upgrading(upgrade) => {
-                let Poll::Ready(upgraded) = Pin::new(upgrade).poll(cx) else {
+                let Poll::Ready(upgraded) = Pin::new(&mut upgrade.stream).poll(cx) else {
                     return Reading::Idle;
                 };
                 match upgraded {
-                    Ok(io) => *self = Self::Open(Box::new(WebSocket::new(io, link))),
+                    Ok(io) => {
+                        let deflate = upgrade.deflate;
+                        *self = Self::Open(Box::new(WebSocket::new(io, link, deflate)));
+                    }
                     Err(_) => self.closed(link),
                 }
                 Reading::Progress

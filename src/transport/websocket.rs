@@ -8,13 +8,15 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::engine::{CloseReason, Message, Packet, Revision, Session, Transport, payload};
-use crate::hub::link::Link;
-use crate::websocket::{Decoder, Incoming, Opcode, close_frame, header, pong_frame};
+use crate::hub::link::{Link, Upgrade};
+use crate::websocket::{
+    Decoder, Incoming, Opcode, close_frame, compressed_header, deflate, header, pong_frame,
+};
 
 /// As much is read at a time, on the stack: an idle connection holds no buffer.
 const READ: usize = 8 * 1024;
@@ -38,6 +40,8 @@ pub(super) struct WebSocket {
     closing: bool,
     base64: bool,
     revision: Revision,
+    /// From how many bytes on messages are compressed; `u32::MAX`: none is.
+    deflate_from: u32,
 }
 
 /// What a read came to.
@@ -53,10 +57,15 @@ thread_local! {
 }
 
 impl WebSocket {
-    pub(super) fn new(io: Upgraded, link: &Link) -> Self {
+    pub(super) fn new(io: Upgraded, link: &Link, deflate: bool) -> Self {
+        let mut decoder = Decoder::new(link.config.max_payload);
+        if deflate {
+            decoder = decoder.with_deflate();
+        }
+        let deflate_from = link.config.deflate_from.filter(|_| deflate);
         Self {
             io: TokioIo::new(io),
-            decoder: Decoder::new(link.config.max_payload),
+            decoder,
             small: Vec::new(),
             written: 0,
             tail: Bytes::new(),
@@ -65,6 +74,9 @@ impl WebSocket {
             closing: false,
             base64: link.opening.base64,
             revision: link.opening.revision,
+            deflate_from: deflate_from
+                .and_then(|from| u32::try_from(from).ok())
+                .unwrap_or(u32::MAX),
         }
     }
 
@@ -153,7 +165,10 @@ impl WebSocket {
                 {
                     self.push(&pong);
                 }
-                link.drive(|session| self.fill(session));
+                match self.deflate_from {
+                    u32::MAX => link.drive(|session| self.fill(session)),
+                    _ => self.fill_compressed(link),
+                }
             }
             if self.small.is_empty() && self.tail.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -187,6 +202,41 @@ impl WebSocket {
             };
             self.push_packet(&packet);
         }
+    }
+
+    /// As [`fill`](Self::fill), but what takes long is done outside of the session's lock.
+    fn fill_compressed(&mut self, link: &Link) {
+        while self.tail.len() < LARGE && self.small.len() + self.tail.len() < COALESCE {
+            let Some(packet) = link.drive(|session| session.poll_transmit(Transport::WebSocket))
+            else {
+                return;
+            };
+            if !self.push_compressed(&packet) {
+                self.push_packet(&packet);
+            }
+        }
+    }
+
+    /// False if it is to travel as it is.
+    fn push_compressed(&mut self, packet: &Packet) -> bool {
+        let Packet::Message(message) = packet else {
+            return false;
+        };
+        let (opcode, kind, data): (_, &[u8], _) = match message {
+            Message::Text(text) if !text.is_compressible() => return false,
+            Message::Text(text) => (Opcode::Text, b"4", text.as_bytes()),
+            Message::Binary(_) if self.base64 => return false,
+            Message::Binary(data) if self.revision == Revision::V3 => (Opcode::Binary, &[4], data),
+            Message::Binary(data) => (Opcode::Binary, b"", data),
+        };
+        if data.len() < self.deflate_from as usize {
+            return false;
+        }
+        let compressed = deflate(&[kind, data]);
+        let (bytes, taken) = compressed_header(opcode, compressed.len());
+        self.push(&bytes[bytes.len() - taken..]);
+        self.push_frame(compressed.into());
+        true
     }
 
     fn push_packet(&mut self, packet: &Packet) {
@@ -323,9 +373,9 @@ fn fail(session: &mut Session, reason: CloseReason, now: Instant) {
 }
 
 /// Closes a WebSocket that no session takes.
-pub(super) async fn refuse(upgrade: OnUpgrade) {
+pub(super) async fn refuse(upgrade: Upgrade) {
     let close = async {
-        let mut io = TokioIo::new(upgrade.await.ok()?);
+        let mut io = TokioIo::new(upgrade.stream.await.ok()?);
         io.write_all(&close_frame(None, "")).await.ok()?;
         io.shutdown().await.ok()
     };

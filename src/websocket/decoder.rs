@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 
 use super::{
     Incoming, Violation,
-    header::{Header, MAX_CLIENT_HEADER},
+    header::{COMPRESSED, Header, MAX_CLIENT_HEADER, RESERVED},
     mask::unmask,
     message::{Kind, Message},
 };
@@ -28,6 +28,8 @@ use super::{
 #[derive(Debug)]
 pub struct Decoder {
     max_message: usize,
+    /// The bits of a header that must be clear.
+    reserved: u8,
     /// The start of a header whose rest has not arrived.
     head: [u8; MAX_CLIENT_HEADER],
     head_len: u8,
@@ -58,6 +60,7 @@ impl Decoder {
     pub fn new(max_message: usize) -> Self {
         Self {
             max_message,
+            reserved: RESERVED,
             head: [0; MAX_CLIENT_HEADER],
             head_len: 0,
             frame: None,
@@ -65,6 +68,14 @@ impl Decoder {
             buf: Vec::new(),
             ended: None,
         }
+    }
+
+    /// Also takes messages that are compressed, [`DEFLATE_ACCEPTED`](super::DEFLATE_ACCEPTED)
+    /// having been agreed on. `max_message` bounds them before and after.
+    #[must_use]
+    pub fn with_deflate(mut self) -> Self {
+        self.reserved = RESERVED & !COMPRESSED;
+        self
     }
 
     /// Takes bytes from the network: unmasks whole frames where they lie and gives them to `on`,
@@ -152,7 +163,11 @@ impl Decoder {
             if !header.is_fragment() && input.len() >= header.len {
                 let payload = take(&mut input, header.len);
                 unmask(payload, header.mask, 0);
-                self.give(header.opcode, payload, on)?;
+                if header.compressed {
+                    on(header.kind().decompressed(payload, self.max_message)?);
+                } else {
+                    self.give(header.opcode, payload, on)?;
+                }
             } else {
                 self.begin(header);
             }
@@ -164,7 +179,7 @@ impl Decoder {
     #[inline]
     fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Violation> {
         if self.head_len == 0 {
-            if let Some((header, len)) = Header::parse(input)? {
+            if let Some((header, len)) = Header::parse(input, self.reserved)? {
                 take(input, len);
                 return Ok(Some(header));
             }
@@ -177,7 +192,7 @@ impl Decoder {
         let held = usize::from(self.head_len);
         let fits = input.len().min(MAX_CLIENT_HEADER - held);
         self.head[held..held + fits].copy_from_slice(&input[..fits]);
-        if let Some((header, len)) = Header::parse(&self.head[..held + fits])? {
+        if let Some((header, len)) = Header::parse(&self.head[..held + fits], self.reserved)? {
             self.head_len = 0;
             // More than was held, because that alone was no header.
             take(input, len - held);
@@ -230,8 +245,9 @@ impl Decoder {
     /// Sends a frame's payload through `buf`.
     fn begin(&mut self, header: Header) {
         match header.opcode {
-            OpCode::Data(Data::Text) => self.message = Some(Message::new(Kind::Text)),
-            OpCode::Data(Data::Binary) => self.message = Some(Message::new(Kind::Binary)),
+            OpCode::Data(Data::Text | Data::Binary) => {
+                self.message = Some(Message::new(header.kind(), header.compressed));
+            }
             OpCode::Data(_) | OpCode::Control(_) => (),
         }
         let start = self.buf.len();
@@ -273,7 +289,7 @@ impl Decoder {
             return Ok(());
         }
         if let Some(message) = self.message.take() {
-            on(message.finish(mem::take(&mut self.buf))?);
+            on(message.finish(mem::take(&mut self.buf), self.max_message)?);
         }
         Ok(())
     }
@@ -318,8 +334,19 @@ impl Decoder {
     fn end(&mut self, ended: Result<(), Violation>) {
         *self = Self {
             ended: Some(ended),
+            reserved: self.reserved,
             ..Self::new(self.max_message)
         };
+    }
+}
+
+impl Header {
+    /// Of a frame that begins a message.
+    fn kind(&self) -> Kind {
+        match self.opcode {
+            OpCode::Data(Data::Text) => Kind::Text,
+            OpCode::Data(_) | OpCode::Control(_) => Kind::Binary,
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! assert_eq!(buf[MAX_HEADER - len..], *b"\x81\x05hello");
 //! ```
 
+use super::header::COMPRESSED;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// The longest header of a server's frame, in bytes.
@@ -47,6 +48,14 @@ pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
     let start = MAX_HEADER - size;
     bytes[start] = FINAL | u8::from(OpCode::from(opcode));
     bytes[start + 1] = marker;
+    (bytes, size)
+}
+
+/// Formats the header of a frame with a message that is compressed to `len` bytes, as [`header`].
+#[must_use]
+pub fn compressed_header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
+    let (mut bytes, size) = header(opcode, len);
+    bytes[MAX_HEADER - size] |= COMPRESSED;
     (bytes, size)
 }
 

@@ -24,19 +24,21 @@ use super::{Violation, encode::MAX_CONTROL};
 pub(super) struct Header {
     pub(super) opcode: OpCode,
     pub(super) is_final: bool,
+    /// Whether the message that it begins is compressed.
+    pub(super) compressed: bool,
     pub(super) mask: [u8; 4],
     pub(super) len: usize,
 }
 
 impl Header {
     /// Parses the header that `bytes` start with and says how many bytes it took; `None` if there
-    /// are too few.
+    /// are too few. `reserved` are the bits of the first byte that must be clear.
     #[inline]
-    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
+    pub(super) fn parse(bytes: &[u8], reserved: u8) -> Result<Option<(Self, usize)>, Violation> {
         let [first, second, rest @ ..] = bytes else {
             return Ok(None);
         };
-        let opcode = check(*first, *second)?;
+        let opcode = check(*first, *second, reserved)?;
         let Some((len, rest)) = parse_len(second & LENGTH, rest)? else {
             return Ok(None);
         };
@@ -46,6 +48,7 @@ impl Header {
         let header = Self {
             opcode,
             is_final: first & FINAL != 0,
+            compressed: first & COMPRESSED != 0,
             mask,
             len,
         };
@@ -61,8 +64,8 @@ impl Header {
 
 /// Checks what the first two bytes tell.
 #[inline]
-fn check(first: u8, second: u8) -> Result<OpCode, Violation> {
-    if first & RESERVED != 0 {
+fn check(first: u8, second: u8, reserved: u8) -> Result<OpCode, Violation> {
+    if first & reserved != 0 {
         return Err(Violation::RESERVED_BIT);
     }
     let opcode = match OpCode::from(first & OPCODE) {
@@ -71,6 +74,11 @@ fn check(first: u8, second: u8) -> Result<OpCode, Violation> {
         }
         opcode => opcode,
     };
+    // > an endpoint MUST NOT set it on control frames and on non-first fragments
+    let begins = matches!(opcode, OpCode::Data(Data::Text | Data::Binary));
+    if first & COMPRESSED != 0 && !begins {
+        return Err(Violation::RESERVED_BIT);
+    }
     if second & MASKED == 0 {
         return Err(Violation::UNMASKED);
     }
@@ -111,7 +119,10 @@ fn check_len(len: u64) -> Result<usize, Violation> {
 }
 
 const FINAL: u8 = 0x80;
-const RESERVED: u8 = 0x70;
+/// The bits that mean nothing without an extension.
+pub(super) const RESERVED: u8 = 0x70;
+/// The one of them by which a compressed message is known.
+pub(super) const COMPRESSED: u8 = 0x40;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
@@ -130,7 +141,7 @@ mod tests {
     fn agrees_with_tungstenite(bytes: &[u8]) {
         let mut cursor = Cursor::new(bytes);
         let theirs = FrameHeader::parse(&mut cursor);
-        match (Header::parse(bytes), theirs) {
+        match (Header::parse(bytes, RESERVED), theirs) {
             (Ok(Some((ours, size))), Ok(Some((theirs, len)))) => {
                 assert_eq!((size as u64, ours.len as u64), (cursor.position(), len));
                 assert_eq!((ours.opcode, Some(ours.mask)), (theirs.opcode, theirs.mask));
@@ -170,22 +181,25 @@ mod tests {
     #[test]
     fn a_broken_rule_shows_as_soon_as_two_bytes_are_there() {
         assert_eq!(
-            Header::parse(b"\xc1\x80").unwrap_err(),
+            Header::parse(b"\xc1\x80", RESERVED).unwrap_err(),
             Violation::RESERVED_BIT
         );
         assert_eq!(
-            Header::parse(b"\x83\x80").unwrap_err(),
+            Header::parse(b"\x83\x80", RESERVED).unwrap_err(),
             Violation::RESERVED_OPCODE
         );
-        assert_eq!(Header::parse(b"\x81\x7f").unwrap_err(), Violation::UNMASKED);
         assert_eq!(
-            Header::parse(b"\x09\x80").unwrap_err(),
+            Header::parse(b"\x81\x7f", RESERVED).unwrap_err(),
+            Violation::UNMASKED
+        );
+        assert_eq!(
+            Header::parse(b"\x09\x80", RESERVED).unwrap_err(),
             Violation::FRAGMENTED_CONTROL
         );
         assert_eq!(
-            Header::parse(b"\x89\xfe").unwrap_err(),
+            Header::parse(b"\x89\xfe", RESERVED).unwrap_err(),
             Violation::LONG_CONTROL
         );
-        assert!(Header::parse(b"\x81\xfe").unwrap().is_none());
+        assert!(Header::parse(b"\x81\xfe", RESERVED).unwrap().is_none());
     }
 }

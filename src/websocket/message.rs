@@ -2,12 +2,13 @@
 
 use std::str::from_utf8;
 
-use super::{Incoming, Payload, Violation};
+use super::{Incoming, Payload, Violation, deflate::inflate};
 
 /// A message that has begun, without its bytes.
 #[derive(Debug)]
 pub(super) struct Message {
     kind: Kind,
+    compressed: bool,
     fragments: u32,
     /// How many bytes of a text are whole, valid characters.
     checked: usize,
@@ -20,9 +21,10 @@ pub(super) enum Kind {
 }
 
 impl Message {
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: Kind, compressed: bool) -> Self {
         Self {
             kind,
+            compressed,
             fragments: 1,
             checked: 0,
         }
@@ -40,7 +42,7 @@ impl Message {
     /// Checks what is new in `bytes`, the message so far. A character may yet be incomplete at
     /// its end; up to three bytes are looked at again for that.
     pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), Violation> {
-        if self.kind == Kind::Binary {
+        if self.kind == Kind::Binary || self.compressed {
             return Ok(());
         }
         match from_utf8(&bytes[self.checked..]) {
@@ -51,8 +53,12 @@ impl Message {
         Ok(())
     }
 
-    /// Gives out the whole message, all of which went through [`check`](Self::check).
-    pub(super) fn finish(self, bytes: Vec<u8>) -> Result<Incoming<'static>, Violation> {
+    /// Gives out the whole message, all of which went through [`check`](Self::check); compressed
+    /// it may have grown to `max` bytes.
+    pub(super) fn finish(self, bytes: Vec<u8>, max: usize) -> Result<Incoming<'static>, Violation> {
+        if self.compressed {
+            return self.kind.decompressed(&bytes, max);
+        }
         if self.kind == Kind::Text && self.checked < bytes.len() {
             return Err(Violation::UTF8);
         }
@@ -70,6 +76,20 @@ impl Kind {
             return Err(Violation::UTF8);
         }
         Ok(self.incoming(Payload::Borrowed(bytes)))
+    }
+
+    /// Gives out a whole message that is compressed.
+    #[cold]
+    pub(super) fn decompressed(
+        self,
+        bytes: &[u8],
+        max: usize,
+    ) -> Result<Incoming<'static>, Violation> {
+        let bytes = inflate(bytes, max)?;
+        if self == Self::Text && from_utf8(&bytes).is_err() {
+            return Err(Violation::UTF8);
+        }
+        Ok(self.incoming(Payload::Owned(bytes.into_boxed_slice().into())))
     }
 
     #[inline]
@@ -90,11 +110,11 @@ mod tests {
     use super::*;
 
     fn check_in_pieces(bytes: &[u8], piece: usize) -> Result<(), Violation> {
-        let mut message = Message::new(Kind::Text);
+        let mut message = Message::new(Kind::Text, false);
         for end in (0..bytes.len()).step_by(piece).chain([bytes.len()]) {
             message.check(&bytes[..end])?;
         }
-        message.finish(bytes.to_vec()).map(drop)
+        message.finish(bytes.to_vec(), bytes.len()).map(drop)
     }
 
     #[test]
@@ -130,7 +150,7 @@ mod tests {
 
     #[test]
     fn text_fails_at_the_first_byte_that_cannot_become_valid() {
-        let mut message = Message::new(Kind::Text);
+        let mut message = Message::new(Kind::Text, false);
         assert_eq!(message.check(b"\xce\xba\xf4"), Ok(()));
         assert_eq!(message.check(b"\xce\xba\xf4\x90"), Err(Violation::UTF8));
     }
@@ -139,7 +159,8 @@ mod tests {
     fn a_finished_message_keeps_no_spare_capacity() {
         let mut bytes = Vec::with_capacity(1000);
         bytes.extend_from_slice(b"abc");
-        let Ok(Incoming::Binary(payload)) = Message::new(Kind::Binary).finish(bytes) else {
+        let Ok(Incoming::Binary(payload)) = Message::new(Kind::Binary, false).finish(bytes, 3)
+        else {
             panic!("a binary message");
         };
         assert_eq!(payload.into_bytes().try_into_mut().unwrap().capacity(), 3);

@@ -8,6 +8,7 @@
 //! | the rest of a large frame is missing | read into [`Decoder::read_buf`], then [`Decoder::filled`] |
 //! | the client has broken a rule | send [`close_frame`] with [`Violation::code`], then hang up |
 //! | a message is to be sent | put [`header`] before it |
+//! | the client offers compression | [`accepts_deflate`], [`Decoder::with_deflate`]; then [`deflate`] and [`compressed_header`] |
 //! | a ping or a close frame came | answer with [`pong_frame`] or [`close_frame`] |
 //!
 //! ```
@@ -34,6 +35,7 @@ use std::fmt;
 use bytes::Bytes;
 
 mod decoder;
+mod deflate;
 mod encode;
 mod handshake;
 mod header;
@@ -43,7 +45,8 @@ mod violation;
 
 pub use self::{
     decoder::Decoder,
-    encode::{MAX_HEADER, Opcode, close_frame, header, pong_frame},
+    deflate::{DEFLATE_ACCEPTED, accepts_deflate, deflate},
+    encode::{MAX_HEADER, Opcode, close_frame, compressed_header, header, pong_frame},
     handshake::{accept_key, is_valid_key},
     violation::Violation,
 };

@@ -25,6 +25,7 @@ enum Kind {
     Utf8,
     TooBig,
     TooManyFragments,
+    Deflate,
 }
 
 impl Violation {
@@ -41,12 +42,13 @@ impl Violation {
     pub(super) const UTF8: Self = Self(Kind::Utf8);
     pub(super) const TOO_BIG: Self = Self(Kind::TooBig);
     pub(super) const TOO_MANY_FRAGMENTS: Self = Self(Kind::TooManyFragments);
+    pub(super) const DEFLATE: Self = Self(Kind::Deflate);
 
-    /// The close code for it: 1002 protocol error, 1007 not UTF-8, 1009 too big.
+    /// The close code for it: 1002 protocol error, 1007 not UTF-8 or not compressed, 1009 too big.
     #[must_use]
     pub const fn code(self) -> u16 {
         match self.0 {
-            Kind::Utf8 => 1007,
+            Kind::Utf8 | Kind::Deflate => 1007,
             Kind::TooBig | Kind::TooManyFragments => 1009,
             _ => 1002,
         }
@@ -69,6 +71,7 @@ impl Violation {
             Kind::Utf8 => "text is not UTF-8",
             Kind::TooBig => "message is too big",
             Kind::TooManyFragments => "message has too many fragments",
+            Kind::Deflate => "message cannot be decompressed",
         }
     }
 }

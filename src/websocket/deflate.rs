@@ -1,0 +1,241 @@
+//! Messages that are compressed one by one ([RFC 7692], `permessage-deflate`), without a context
+//! that lasts: between messages a connection holds no window.
+//!
+//! A thread has one compressor and one decompressor, which its connections use in turn.
+//!
+//! [RFC 7692]: https://www.rfc-editor.org/rfc/rfc7692
+
+use std::cell::RefCell;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::Violation;
+
+/// What a compressed message ends with, which is not sent.
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+
+/// The value of `Sec-WebSocket-Extensions` that accepts an offer.
+pub const DEFLATE_ACCEPTED: &str =
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+thread_local! {
+    static COMPRESS: RefCell<Option<Compress>> = const { RefCell::new(None) };
+    static DECOMPRESS: RefCell<Option<Decompress>> = const { RefCell::new(None) };
+}
+
+/// Whether one of the offers in a `Sec-WebSocket-Extensions` can be accepted, with
+/// [`DEFLATE_ACCEPTED`].
+///
+/// An offer that wants a smaller window of the server cannot, nor one with a parameter that is not
+/// known, or that is there twice.
+///
+/// ```
+/// # use tower_socketio::websocket::accepts_deflate;
+/// assert!(accepts_deflate("permessage-deflate; client_max_window_bits"));
+/// assert!(!accepts_deflate("permessage-deflate; server_max_window_bits=10"));
+/// assert!(accepts_deflate("permessage-deflate; server_max_window_bits=10, permessage-deflate"));
+/// ```
+#[must_use]
+pub fn accepts_deflate(offers: &str) -> bool {
+    offers.split(',').any(is_acceptable)
+}
+
+fn is_acceptable(offer: &str) -> bool {
+    let mut parts = offer.split(';').map(str::trim);
+    if parts.next() != Some("permessage-deflate") {
+        return false;
+    }
+    let mut seen = Vec::new();
+    parts.all(|parameter| {
+        let (name, value) = match parameter.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
+            None => (parameter, None),
+        };
+        let is_new = !seen.contains(&name);
+        seen.push(name);
+        is_new
+            && match (name, value) {
+                ("server_no_context_takeover" | "client_no_context_takeover", None) => true,
+                ("client_max_window_bits", None) => true,
+                ("client_max_window_bits", Some(bits)) => {
+                    matches!(bits, "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")
+                }
+                ("server_max_window_bits", Some(bits)) => bits == "15",
+                _ => false,
+            }
+    })
+}
+
+/// Compresses a message, which may come in parts.
+#[must_use]
+pub fn deflate(parts: &[&[u8]]) -> Vec<u8> {
+    COMPRESS.with_borrow_mut(|compress| {
+        // Somebody waits for it, so speed goes before size.
+        let compress = compress.get_or_insert_with(|| Compress::new(Compression::fast(), false));
+        compress.reset();
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let mut out = Vec::with_capacity(len / 2 + 64);
+        for part in parts {
+            write(compress, part, &mut out, FlushCompress::None);
+        }
+        write(compress, &[], &mut out, FlushCompress::Sync);
+        if out.ends_with(&TAIL) {
+            out.truncate(out.len() - TAIL.len());
+        }
+        out
+    })
+}
+
+fn write(compress: &mut Compress, mut input: &[u8], out: &mut Vec<u8>, flush: FlushCompress) {
+    loop {
+        let before = compress.total_in();
+        let status = compress.compress_vec(input, out, flush);
+        let taken = (compress.total_in() - before) as usize;
+        input = &input[taken..];
+        // While it fills the room there is more to come.
+        if status.is_err() || (input.is_empty() && out.len() < out.capacity()) {
+            return;
+        }
+        out.reserve(out.len().max(256));
+    }
+}
+
+/// Decompresses a message of `max` bytes at most.
+pub(super) fn inflate(message: &[u8], max: usize) -> Result<Vec<u8>, Violation> {
+    DECOMPRESS.with_borrow_mut(|decompress| {
+        let decompress = decompress.get_or_insert_with(|| Decompress::new(false));
+        decompress.reset(false);
+        let mut out = Vec::with_capacity(message.len().saturating_mul(3).min(max).max(64));
+        read(decompress, message, &mut out, max)?;
+        read(decompress, &TAIL, &mut out, max)?;
+        Ok(out)
+    })
+}
+
+fn read(
+    decompress: &mut Decompress,
+    mut input: &[u8],
+    out: &mut Vec<u8>,
+    max: usize,
+) -> Result<(), Violation> {
+    loop {
+        let before = decompress.total_in();
+        let len = out.len();
+        let status = decompress
+            .decompress_vec(input, out, FlushDecompress::None)
+            .map_err(|_| Violation::DEFLATE)?;
+        let taken = (decompress.total_in() - before) as usize;
+        input = &input[taken..];
+        if out.len() > max {
+            return Err(Violation::TOO_BIG);
+        }
+        if status == Status::StreamEnd {
+            // A final block; what follows begins anew.
+            decompress.reset(false);
+            if input.is_empty() {
+                return Ok(());
+            }
+            continue;
+        }
+        if out.len() == out.capacity() {
+            // One byte more than allowed shows that it is too much.
+            let room = max - out.len() + 1;
+            out.reserve_exact(room.min(out.len().max(64)));
+            continue;
+        }
+        if taken == 0 && out.len() == len {
+            return match input.is_empty() {
+                true => Ok(()),
+                false => Err(Violation::DEFLATE),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compressed_is_read_again() {
+        let mut noise = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (noise >> 24) as u8
+        })
+        .take(200_000)
+        .collect();
+        for message in [&b""[..], b"4", &[7; 100_000], &noise] {
+            let compressed = deflate(&[message]);
+            let whole = inflate(&compressed, message.len());
+            assert!(whole.as_deref() == Ok(message), "{} bytes", message.len());
+            let (one, two) = message.split_at(message.len() / 2);
+            let compressed = deflate(&[one, two]);
+            assert!(inflate(&compressed, message.len()).as_deref() == Ok(message));
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_are_read() {
+        let hello = Ok(&b"Hello"[..]);
+        for message in [
+            &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
+            // A block that is not compressed.
+            &[
+                0x00, 0x05, 0x00, 0xfa, 0xff, b'H', b'e', b'l', b'l', b'o', 0x00,
+            ],
+            // A final block.
+            &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
+            // Two blocks.
+            &[
+                0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00,
+            ],
+        ] {
+            assert_eq!(inflate(message, 5).as_deref(), hello, "{message:x?}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let bomb = deflate(&[&vec![0; 10_000_000]]);
+        assert!(bomb.len() < 100_000);
+        for max in [0, 1_000_000, 9_999_999] {
+            assert_eq!(inflate(&bomb, max).err(), Some(Violation::TOO_BIG));
+        }
+        assert!(inflate(&bomb, 10_000_000).is_ok());
+    }
+
+    #[test]
+    fn what_was_not_compressed_is_refused() {
+        for message in [&b"\xff\xff\xff"[..], b"4hello world, this is no block"] {
+            assert_eq!(inflate(message, 1_000), Err(Violation::DEFLATE));
+        }
+        // The next message does not suffer for it.
+        assert_eq!(inflate(&deflate(&[b"ok"]), 2).as_deref(), Ok(&b"ok"[..]));
+    }
+
+    #[test]
+    fn only_offers_that_can_be_kept_are_accepted() {
+        for (offers, expected) in [
+            ("permessage-deflate", true),
+            ("permessage-deflate; client_max_window_bits=10", true),
+            ("permessage-deflate; server_max_window_bits=15", true),
+            (
+                "x-other, permessage-deflate; server_no_context_takeover",
+                true,
+            ),
+            ("", false),
+            ("x-webkit-deflate-frame", false),
+            ("permessage-deflate; server_max_window_bits=8", false),
+            ("permessage-deflate; client_max_window_bits=16", false),
+            ("permessage-deflate; unknown", false),
+            ("permessage-deflate; server_no_context_takeover=1", false),
+            (
+                "permessage-deflate; client_max_window_bits; client_max_window_bits",
+                false,
+            ),
+        ] {
+            assert_eq!(accepts_deflate(offers), expected, "{offers}");
+        }
+    }
+}
