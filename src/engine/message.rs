@@ -93,6 +93,18 @@ impl Text {
         (self.start > 0).then_some(&self.frame)
     }
 
+    /// The WebSocket frame, or the text as it was if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the text was received.
+    pub fn into_frame(self) -> Result<Bytes, Self> {
+        match self.start {
+            0 => Err(self),
+            _ => Ok(self.frame),
+        }
+    }
+
     /// The text.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

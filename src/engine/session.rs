@@ -380,6 +380,11 @@ impl Session {
         self.told
     }
 
+    /// Whether [`Session::poll_event`] has something.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Counts something that the application has to see beside the session's own events.
     pub(crate) fn nudge(&mut self) {
         self.told += 1;

@@ -32,19 +32,30 @@ impl Timer {
 
 /// When each timer is due.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TimerTable([Option<Instant>; Timer::ALL.len()]);
+pub(super) struct TimerTable {
+    due: [Option<Instant>; Timer::ALL.len()],
+    /// The nearest of them: it is asked for far more often than it changes.
+    next: Option<Instant>,
+}
 
 impl TimerTable {
     pub(super) fn set(&mut self, timer: Timer, at: Instant) {
-        self.0[timer as usize] = Some(at);
+        self.change(timer, Some(at));
     }
 
     pub(super) fn stop(&mut self, timer: Timer) {
-        self.0[timer as usize] = None;
+        if self.is_set(timer) {
+            self.change(timer, None);
+        }
+    }
+
+    fn change(&mut self, timer: Timer, at: Option<Instant>) {
+        self.due[timer as usize] = at;
+        self.next = self.due.iter().flatten().min().copied();
     }
 
     pub(super) fn is_set(&self, timer: Timer) -> bool {
-        self.0[timer as usize].is_some()
+        self.due[timer as usize].is_some()
     }
 
     pub(super) fn clear(&mut self) {
@@ -52,12 +63,13 @@ impl TimerTable {
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.iter().flatten().min().copied()
+        self.next
     }
 
     /// Takes out a timer that is due, and tells since when.
     pub(super) fn expire(&mut self, now: Instant) -> Option<(Timer, Instant)> {
-        let due = |timer: Timer| self.0[timer as usize].filter(|at| *at <= now);
+        self.next.filter(|next| *next <= now)?;
+        let due = |timer: Timer| self.due[timer as usize].filter(|at| *at <= now);
         let (timer, at) = Timer::ALL
             .into_iter()
             .find_map(|timer| Some((timer, due(timer)?)))?;

@@ -322,8 +322,16 @@ impl Link {
 
     // For the session's task.
 
-    pub(crate) fn take_websocket(&self) -> Option<Upgrade> {
-        self.lock().websocket.take()
+    /// Begins a round of the task. While the task runs nobody needs to wake it.
+    pub(crate) fn begin_round(&self) -> Round {
+        let mut shared = self.lock();
+        shared.task = None;
+        Round {
+            told: shared.session.told(),
+            has_events: shared.session.has_events(),
+            wants_read: shared.session.wants_read(),
+            websocket: shared.websocket.take(),
+        }
     }
 
     /// The session itself, for the task that drives it. Nobody is woken by what it does there.
@@ -378,11 +386,17 @@ impl Link {
         wake([reader]);
     }
 
-    /// Lets the task sleep unless something came in between: then false.
-    pub(crate) fn park(&self, cx: &Context<'_>, idle: impl FnOnce(&Session) -> bool) -> bool {
+    /// Lets the task sleep if it is idle and nothing came in between; gives back why not.
+    pub(crate) fn park(
+        &self,
+        cx: &Context<'_>,
+        look: impl FnOnce(&Session) -> Standing,
+    ) -> Standing {
         let mut shared = self.lock();
-        if !idle(&shared.session) || shared.websocket.is_some() {
-            return false;
+        match look(&shared.session) {
+            Standing::Idle if shared.websocket.is_some() => return Standing::Busy,
+            Standing::Idle => {}
+            other => return other,
         }
         let waiting = shared.take_waiting();
         shared.task = Some(cx.waker().clone());
@@ -391,13 +405,28 @@ impl Link {
         drop(shared);
         wake(poll);
         waiting.into_iter().for_each(Waker::wake);
-        true
+        Standing::Idle
     }
+}
 
-    /// The task runs: nobody needs to wake it.
-    pub(crate) fn unpark(&self) {
-        self.lock().task = None;
-    }
+/// What a round of the session's task begins with.
+pub(crate) struct Round {
+    /// [`Session::told`], before the round.
+    pub(crate) told: u64,
+    pub(crate) has_events: bool,
+    pub(crate) wants_read: bool,
+    pub(crate) websocket: Option<Upgrade>,
+}
+
+/// How things stand at the end of a round.
+pub(crate) enum Standing {
+    /// Nothing is to be done until somebody wakes the task.
+    Idle,
+    Busy,
+    /// The task has to be woken then, which is sooner than it thought.
+    Due(std::time::Instant),
+    /// The session is closed.
+    Closed,
 }
 
 impl Shared {

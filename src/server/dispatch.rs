@@ -318,7 +318,7 @@ impl Dispatch {
 }
 
 impl Upper for Dispatch {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, mut news: bool) -> Poll<()> {
         if std::mem::take(&mut self.joins_main) {
             self.join_main();
         }
@@ -326,8 +326,10 @@ impl Upper for Dispatch {
             if self.link.take_dismissal() {
                 self.dismiss();
             }
-            self.link
-                .pull(&mut self.inbox, std::mem::take(&mut self.consumed));
+            if std::mem::take(&mut news) || self.consumed > 0 {
+                let consumed = std::mem::take(&mut self.consumed);
+                self.link.pull(&mut self.inbox, consumed);
+            }
             let mut progress = !self.inbox.is_empty();
             while let Some(event) = self.inbox.pop_front() {
                 match event {

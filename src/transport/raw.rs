@@ -245,7 +245,7 @@ struct Running {
 }
 
 impl Upper for Running {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, _news: bool) -> Poll<()> {
         self.link.wake_reader(cx);
         let Some(handler) = &mut self.handler else {
             return Poll::Ready(());

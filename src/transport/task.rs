@@ -8,16 +8,16 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
-use super::websocket::{Read, WebSocket};
+use super::websocket::{Read, WebSocket, Written};
 use crate::engine::Transport;
-use crate::hub::link::{Link, Upgrade};
+use crate::hub::link::{Link, Round, Standing, Upgrade};
 use crate::hub::sessions::Presence;
 
 /// What runs above a session, in its task.
 pub(crate) trait Upper: Send {
-    /// Goes on with what has arrived and what runs. Ready when the session has ended and nothing
-    /// runs any more.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Goes on with what runs, and with what has arrived if there are `news`. Ready when the
+    /// session has ended and nothing runs any more.
+    fn poll(&mut self, cx: &mut Context<'_>, news: bool) -> Poll<()>;
 
     /// When [`Upper::handle_timeout`] is to be called.
     fn poll_timeout(&self) -> Option<std::time::Instant> {
@@ -90,39 +90,34 @@ impl Future for SessionTask {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        this.link.unpark();
+        let mut is_armed = this.armed.is_some();
         for _ in 0..ROUNDS {
-            if this.armed.is_some() && this.sleep.as_mut().poll(cx).is_ready() {
+            if std::mem::take(&mut is_armed) && this.sleep.as_mut().poll(cx).is_ready() {
                 *this.armed = None;
                 this.link.handle_timeout();
                 this.upper.handle_timeout(Instant::now().into_std());
             }
-            let seen = this.link.drive(|session| session.told());
-            let reading = this.io.poll_read(cx, this.link);
+            let round = this.link.begin_round();
+            let (told, mut news) = (round.told, round.has_events);
+            let reading = this.io.poll_read(cx, this.link, round);
+            news |= matches!(reading, Reading::Progress);
             if !*this.upper_ended {
-                *this.upper_ended = this.upper.poll(cx).is_ready();
+                *this.upper_ended = this.upper.poll(cx, news).is_ready();
             }
             this.io.poll_write(cx, this.link);
-            let (ended, due) = this
-                .link
-                .drive(|session| (session.is_closed(), session.poll_timeout()));
-            if ended {
-                this.io.end();
-                if *this.upper_ended {
-                    return Poll::Ready(());
-                }
-            }
-            let next = due.into_iter().chain(this.upper.poll_timeout()).min();
-            if let Some(due) = next
-                && this.armed.is_none_or(|armed| due < armed)
-            {
-                // A deadline that moves away is looked at when the old one has come.
-                this.sleep.as_mut().reset(Instant::from_std(due));
-                *this.armed = Some(due);
-                continue;
-            }
+            let upper_due = this.upper.poll_timeout();
             let writes = this.io.takes_output();
-            let parked = this.link.park(cx, |session| {
+            let over = *this.upper_ended || this.io.is_some();
+            let standing = this.link.park(cx, |session| {
+                if over && session.is_closed() {
+                    return Standing::Closed;
+                }
+                // A deadline that moves away is looked at when the old one has come.
+                let due = session.poll_timeout().into_iter().chain(upper_due).min();
+                let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
+                if let Some(due) = due {
+                    return Standing::Due(due);
+                }
                 let idle = match reading {
                     Reading::Progress => false,
                     Reading::Idle => true,
@@ -130,11 +125,25 @@ impl Future for SessionTask {
                     Reading::Paused => !session.wants_read(),
                 };
                 // Another thread may have changed the session since.
-                let same = session.told() == seen && session.poll_timeout() == due;
-                idle && same && !(writes && session.has_output())
+                if idle && session.told() == told && !(writes && session.has_output()) {
+                    return Standing::Idle;
+                }
+                Standing::Busy
             });
-            if parked {
-                return Poll::Pending;
+            match standing {
+                Standing::Idle => return Poll::Pending,
+                Standing::Busy => {}
+                Standing::Due(due) => {
+                    this.sleep.as_mut().reset(Instant::from_std(due));
+                    *this.armed = Some(due);
+                    is_armed = true;
+                }
+                Standing::Closed => {
+                    this.io.end();
+                    if *this.upper_ended {
+                        return Poll::Ready(());
+                    }
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -144,8 +153,8 @@ impl Future for SessionTask {
 
 impl Io {
     /// Goes on with the upgrade, or reads once.
-    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> Reading {
-        if let Some(upgrade) = link.take_websocket() {
+    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link, round: Round) -> Reading {
+        if let Some(upgrade) = round.websocket {
             // There was none, or it had ended: the session says so.
             *self = Self::Upgrading(upgrade);
         }
@@ -165,7 +174,7 @@ impl Io {
                 Reading::Progress
             }
             Self::Open(websocket) => {
-                if !link.drive(|session| session.wants_read()) {
+                if !round.wants_read {
                     return Reading::Paused;
                 }
                 match websocket.poll_read(cx, link) {
@@ -198,30 +207,18 @@ impl Io {
                 });
             }
             Poll::Ready(Err(_)) => self.closed(link),
-            Poll::Ready(Ok(())) => {
-                let (finished, reason) = link.drive(|session| {
-                    session.handle_progress();
-                    let finished = session.finished(Transport::WebSocket);
-                    (finished, session.close_reason())
-                });
-                if finished {
-                    self.finish(cx, link, reason);
-                }
-            }
+            Poll::Ready(Ok(Written { finished: true })) => self.finish(cx, link),
+            Poll::Ready(Ok(Written { finished: false })) => {}
         }
     }
 
     /// Sends the close frame. Of a session's own WebSocket the answer is waited for; one that only
     /// probed is dropped.
-    fn finish(
-        &mut self,
-        cx: &mut Context<'_>,
-        link: &Link,
-        reason: Option<crate::engine::CloseReason>,
-    ) {
+    fn finish(&mut self, cx: &mut Context<'_>, link: &Link) {
         let Self::Open(websocket) = self else {
             return;
         };
+        let reason = link.drive(|session| session.close_reason());
         if !websocket.is_closing() {
             let (code, text) = reason.map_or((None, ""), |reason| reason.close_frame());
             websocket.start_close(code, text);
@@ -240,6 +237,10 @@ impl Io {
         *self = Self::None;
         let now = Instant::now().into_std();
         link.drive(|session| session.handle_transport_closed(Transport::WebSocket, now));
+    }
+
+    fn is_some(&self) -> bool {
+        !matches!(self, Self::None)
     }
 
     fn end(&mut self) {

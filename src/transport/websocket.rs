@@ -51,6 +51,12 @@ pub(super) enum Read {
     End,
 }
 
+/// Everything was written.
+pub(super) struct Written {
+    /// Whether the session has nothing more to do with this WebSocket.
+    pub(super) finished: bool,
+}
+
 thread_local! {
     /// Room for small frames, lent to the connection that writes.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -157,21 +163,34 @@ impl WebSocket {
     }
 
     /// Takes what the session has and writes it, until there is nothing left.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &Link,
+    ) -> Poll<io::Result<Written>> {
         loop {
-            if !self.closing {
-                if !self.is_blocked()
-                    && let Some(pong) = self.pong.take()
-                {
-                    self.push(&pong);
-                }
-                match self.deflate_from {
-                    u32::MAX => link.drive(|session| self.fill(session)),
-                    _ => self.fill_compressed(link),
-                }
+            let emptied = !self.is_blocked() && self.take_progress();
+            if !self.closing
+                && !self.is_blocked()
+                && let Some(pong) = self.pong.take()
+            {
+                self.push(&pong);
             }
-            if self.small.is_empty() && self.tail.is_empty() {
-                return Poll::Ready(Ok(()));
+            let compresses = self.deflate_from != u32::MAX;
+            if compresses && !self.closing {
+                self.fill_compressed(link);
+            }
+            let finished = link.drive(|session| {
+                if emptied {
+                    session.handle_progress();
+                }
+                if !compresses && !self.closing {
+                    self.fill(session);
+                }
+                session.finished(Transport::WebSocket)
+            });
+            if !self.is_blocked() {
+                return Poll::Ready(Ok(Written { finished }));
             }
             ready!(self.poll_flush(cx))?;
         }
@@ -200,67 +219,32 @@ impl WebSocket {
             let Some(packet) = session.poll_transmit(Transport::WebSocket) else {
                 return;
             };
-            self.push_packet(&packet);
+            self.push_packet(packet);
         }
     }
 
-    /// As [`fill`](Self::fill), but what takes long is done outside of the session's lock.
-    fn fill_compressed(&mut self, link: &Link) {
-        while self.tail.len() < LARGE && self.small.len() + self.tail.len() < COALESCE {
-            let Some(packet) = link.drive(|session| session.poll_transmit(Transport::WebSocket))
-            else {
-                return;
-            };
-            if !self.push_compressed(&packet) {
-                self.push_packet(&packet);
-            }
-        }
-    }
-
-    /// False if it is to travel as it is.
-    fn push_compressed(&mut self, packet: &Packet) -> bool {
-        let Packet::Message(message) = packet else {
-            return false;
-        };
-        let (opcode, kind, data): (_, &[u8], _) = match message {
-            Message::Text(text) if !text.is_compressible() => return false,
-            Message::Text(text) => (Opcode::Text, b"4", text.as_bytes()),
-            Message::Binary(_) if self.base64 => return false,
-            Message::Binary(data) if self.revision == Revision::V3 => (Opcode::Binary, &[4], data),
-            Message::Binary(data) => (Opcode::Binary, b"", data),
-        };
-        if data.len() < self.deflate_from as usize {
-            return false;
-        }
-        let compressed = deflate(&[kind, data]);
-        let (bytes, taken) = compressed_header(opcode, compressed.len());
-        self.push(&bytes[bytes.len() - taken..]);
-        self.push_frame(compressed.into());
-        true
-    }
-
-    fn push_packet(&mut self, packet: &Packet) {
+    fn push_packet(&mut self, packet: Packet) {
         match packet {
-            Packet::Message(Message::Text(text)) => match text.frame() {
-                Some(frame) => self.push_frame(frame.clone()),
+            Packet::Message(Message::Text(text)) => match text.into_frame() {
+                Ok(frame) => self.push_frame(frame),
                 // A message that is passed on as it was received.
-                None => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
+                Err(text) => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
             },
             Packet::Message(Message::Binary(_)) if self.base64 => {
                 let mut text = Vec::new();
-                payload::push_packet(&mut text, packet, self.revision);
+                payload::push_packet(&mut text, &packet, self.revision);
                 self.push_parts(Opcode::Text, &[&text]);
             }
             Packet::Message(Message::Binary(data)) if self.revision == Revision::V3 => {
                 self.push_parts_len(Opcode::Binary, 1 + data.len());
                 self.push(&[4]);
-                self.push_frame(data.clone());
+                self.push_frame(data);
             }
             Packet::Message(Message::Binary(data)) => {
                 self.push_parts_len(Opcode::Binary, data.len());
-                self.push_frame(data.clone());
+                self.push_frame(data);
             }
-            Packet::Open(json) => self.push_parts(Opcode::Text, &[b"0", json]),
+            Packet::Open(json) => self.push_parts(Opcode::Text, &[b"0", &json]),
             control => self.push_parts(Opcode::Text, &[control.control_text()]),
         }
     }
