@@ -78,17 +78,15 @@ impl<'a> Handshake<'a> {
         let mut revision = Revision::V3;
         let mut base64 = false;
         let mut jsonp = false;
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "transport" => transport = Some(value),
-                "sid" => sid = Some(value).filter(|sid| !sid.is_empty()),
-                "EIO" if value == "4" => revision = Revision::V4,
-                "EIO" => revision = Revision::V3,
-                "b64" => base64 = !value.is_empty() && value != "0",
-                "j" => jsonp = true,
-                _ => {}
-            }
-        }
+        each_field(query, |name, value| match name {
+            "transport" => transport = Some(value),
+            "sid" => sid = Some(value).filter(|sid| !sid.is_empty()),
+            "EIO" if value == "4" => revision = Revision::V4,
+            "EIO" => revision = Revision::V3,
+            "b64" => base64 = !value.is_empty() && value != "0",
+            "j" => jsonp = true,
+            _ => {}
+        });
         let transport = match transport.as_deref() {
             Some("polling") => Transport::Polling,
             Some("websocket") => Transport::WebSocket,
@@ -127,6 +125,21 @@ pub struct Opening {
     pub base64: bool,
     /// Whether polls are answered with scripts.
     pub jsonp: bool,
+}
+
+/// Gives each name and value of a query. What clients send has nothing to decode, and decoding it
+/// all the same was a tenth of what a poll costs.
+fn each_field<'a>(query: &'a str, mut take: impl FnMut(&str, Cow<'a, str>)) {
+    if query.contains(['%', '+']) {
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            take(&name, value);
+        }
+        return;
+    }
+    for field in query.split('&') {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        take(name, Cow::Borrowed(value));
+    }
 }
 
 /// Why a request is not served; each has the code, the message and the status of the reference

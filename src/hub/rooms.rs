@@ -279,8 +279,8 @@ fn id_of(room: &str) -> Option<SocketId> {
     SocketId::parse(room)
 }
 
-/// Ids are random already.
-pub(super) type IdHash = BuildHasherDefault<IdHasher>;
+/// Ids are random already. It is also right for keys that no client chooses.
+pub(crate) type IdHash = BuildHasherDefault<IdHasher>;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct IdHasher(u64);

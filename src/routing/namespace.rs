@@ -14,6 +14,7 @@ use crate::handles::Socket;
 use crate::hub::RoomEvent;
 use crate::hub::hooks::Hooks;
 use crate::hub::member::Member;
+use crate::hub::rooms::IdHash;
 use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, registered once for all its sockets.
@@ -439,7 +440,7 @@ pub(crate) struct Routes {
     /// When a socket is gone.
     pub(crate) disconnect: Option<Route>,
     /// By name; and whether other events need not wait for it.
-    pub(crate) events: HashMap<Box<str>, (Route, bool)>,
+    pub(crate) events: HashMap<Box<str>, (Route, bool), IdHash>,
     /// For the events that are not in `events`.
     pub(crate) fallback: Option<(Route, bool)>,
     /// How many events of a socket are handled at the same time.

@@ -59,19 +59,16 @@ impl Style {
         if let Some((encoding, _)) = compress {
             body = encoding.encode(&body);
         }
-        let headers = [
-            (header::CONTENT_TYPE, content_type),
-            (header::CACHE_CONTROL, "no-store"),
-        ];
-        let mut response = (headers, Body::from(body)).into_response();
+        let mut response = Response::new(Body::from(body));
+        let headers = response.headers_mut();
+        let mut say = |name, value| headers.insert(name, HeaderValue::from_static(value));
+        say(header::CONTENT_TYPE, content_type);
+        say(header::CACHE_CONTROL, "no-store");
         if self.suspicious {
-            let off = HeaderValue::from_static("0");
-            response.headers_mut().insert(header::X_XSS_PROTECTION, off);
+            say(header::X_XSS_PROTECTION, "0");
         }
         if let Some((encoding, _)) = compress {
-            let name = HeaderValue::from_static(encoding.name());
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_ENCODING, name);
+            say(header::CONTENT_ENCODING, encoding.name());
         }
         response
     }

@@ -102,7 +102,7 @@ impl Decoder {
     ///
     /// To be written to as a [`BufMut`] only, which takes no byte past the frame's end. Call
     /// [`filled`](Self::filled) after each read. The room is allocated as the payload arrives: a
-    /// header alone, whatever it declares, is worth 64 KiB.
+    /// header alone, whatever it declares, is worth 64 KiB, or 85 KiB if that is all.
     ///
     /// ```
     /// # use tokio::io::{AsyncRead, AsyncReadExt};
@@ -326,7 +326,12 @@ impl Decoder {
             } => frame.end(),
             _ => frame.end().max(2 * frame.start),
         };
-        self.buf.reserve_exact(ahead.min(limit) - self.buf.len());
+        // What is nearly all of it may be all: it is not moved for a little more.
+        let wanted = match limit - limit / 4 <= ahead {
+            true => limit,
+            false => ahead,
+        };
+        self.buf.reserve_exact(wanted - self.buf.len());
     }
 
     /// Stops looking at what comes, and lets go of what was kept.
