@@ -2,6 +2,8 @@
 //!
 //! Server and client together, in one thread; the client's part is small and stays the same.
 
+#![allow(clippy::print_stdout, reason = "it prints its table")]
+
 use tokio::runtime::Builder;
 
 mod load;

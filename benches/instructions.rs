@@ -3,6 +3,8 @@
 //! `cargo bench --bench instructions`, with Valgrind installed. Server and client together, in one
 //! thread; the client's part is small and stays the same.
 
+#![allow(clippy::print_stdout, reason = "it prints its table")]
+
 use std::process::Command;
 
 use tokio::runtime::Builder;
