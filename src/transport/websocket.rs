@@ -223,6 +223,41 @@ impl WebSocket {
         }
     }
 
+    /// As [`fill`](Self::fill), but what takes long is done outside of the session's lock.
+    fn fill_compressed(&mut self, link: &Link) {
+        while self.tail.len() < LARGE && self.small.len() + self.tail.len() < COALESCE {
+            let Some(packet) = link.drive(|session| session.poll_transmit(Transport::WebSocket))
+            else {
+                return;
+            };
+            if !self.push_compressed(&packet) {
+                self.push_packet(packet);
+            }
+        }
+    }
+
+    /// False if it is to travel as it is.
+    fn push_compressed(&mut self, packet: &Packet) -> bool {
+        let Packet::Message(message) = packet else {
+            return false;
+        };
+        let (opcode, kind, data): (_, &[u8], _) = match message {
+            Message::Text(text) if !text.is_compressible() => return false,
+            Message::Text(text) => (Opcode::Text, b"4", text.as_bytes()),
+            Message::Binary(_) if self.base64 => return false,
+            Message::Binary(data) if self.revision == Revision::V3 => (Opcode::Binary, &[4], data),
+            Message::Binary(data) => (Opcode::Binary, b"", data),
+        };
+        if data.len() < self.deflate_from as usize {
+            return false;
+        }
+        let compressed = deflate(&[kind, data]);
+        let (bytes, taken) = compressed_header(opcode, compressed.len());
+        self.push(&bytes[bytes.len() - taken..]);
+        self.push_frame(compressed.into());
+        true
+    }
+
     fn push_packet(&mut self, packet: Packet) {
         match packet {
             Packet::Message(Message::Text(text)) => match text.into_frame() {
