@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::timeout::TimeoutLayer;
-use tower_socketio::extract::{Handshake, InvalidArgs};
+use tower_socketio::extract::{FromEvent, Handshake, InvalidArgs, MissingExtension};
 use tower_socketio::middleware::{self, Next};
 use tower_socketio::{
     AckError, AckSender, Args, Auth, Data, DisconnectReason, Event, Handler, IntoReply, Namespace,
@@ -274,6 +274,42 @@ async fn state_is_given_whole_or_in_part() {
     assert_eq!(client.ask(r#"421["add",2]"#).await, "431[42]");
     client.join("/other").await;
     assert_eq!(client.ask(r#"42/other,1["add",2]"#).await, "43/other,1[52]");
+}
+
+/// A handler's user, and whether the state knows it: an extractor of one's own.
+struct Known(User, bool);
+
+impl<S: Send + Sync> FromEvent<S> for Known
+where
+    u32: FromRef<S>,
+{
+    type Rejection = MissingExtension;
+
+    async fn from_event(event: &mut Event, state: &S) -> Result<Self, Self::Rejection> {
+        let Extension(user) = Extension::<User>::from_event(event, state).await?;
+        let known = user.0 == u32::from_ref(state).to_string();
+        Ok(Self(user, known))
+    }
+}
+
+#[tokio::test]
+async fn an_extractor_of_ones_own_takes_from_the_event_and_the_state() {
+    async fn enter(socket: Socket, Data(name): Data<String>) {
+        socket.insert(User(name));
+    }
+    async fn who(Known(user, known): Known) -> Data<(String, bool)> {
+        Data((user.0, known))
+    }
+    let namespace: Namespace<u32> = Namespace::new().on("enter", enter).on("who", who);
+    let namespace = namespace.with_state(7);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    let told = client.ask(r#"421["who"]"#).await;
+    assert!(told.starts_with(r#"431[{"error":"#), "{told}");
+    for (name, known) in [("7", true), ("Ada", false)] {
+        client.send(&format!(r#"42["enter","{name}"]"#)).await;
+        let told = client.ask(r#"421["who"]"#).await;
+        assert_eq!(told, format!(r#"431[["{name}",{known}]]"#));
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
