@@ -679,6 +679,7 @@ export const engineio = [
     ["a", "send", "2probe"],
     ["a", "read"],
     ["a", "post", "4close"],
+    ["a", "wait", 100],
     ["a", "send", "5"],
     ["a", "closed"],
     ["a", "get"],

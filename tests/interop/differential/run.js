@@ -161,7 +161,8 @@ class Player {
   async gone(actor) {
     const end = Date.now() + PATIENCE;
     for (;;) {
-      const response = await this.request(actor, "POST", actor.place(), { body: actor.isOld ? "1:2" : "3" });
+      const body = actor.isOld ? "1:2" : "3";
+      const response = await this.request(actor, "POST", actor.place(), { body });
       if (response.text.includes('"code":1,')) return this.heard(actor, response);
       if (Date.now() > end) return this.say(actor, "still there");
       await sleep(20);
@@ -291,7 +292,8 @@ class Player {
     const isWhole = (bytes) => {
       const text = bytes.toString("latin1");
       const length = /content-length: (\d+)/i.exec(text)?.[1] ?? 0;
-      return text.includes("\r\n\r\n") && text.split("\r\n\r\n")[1].length >= Number(length);
+      const [, body] = text.split("\r\n\r\n");
+      return body?.length >= Number(length);
     };
     const bytes = await this.connection(isWhole, (socket) => socket.write(lines.join("\r\n")));
     const [head, text] = bytes.toString("latin1").split("\r\n\r\n");
@@ -320,8 +322,8 @@ class Player {
     });
     for (const [opcode, payload] of framesOf(bytes)) {
       if (opcode === 0x81) this.packet(actor, payload.toString());
-      else if (opcode !== 0x88) this.say(actor, `frame ${opcode.toString(16)} ${payload.toString("hex")}`);
-      else this.frame(actor, closeOf(payload));
+      else if (opcode === 0x88) this.frame(actor, closeOf(payload));
+      else this.say(actor, `frame ${opcode.toString(16)} ${payload.toString("hex")}`);
     }
   }
 
@@ -355,8 +357,7 @@ class Player {
     actor.client.on("connect_error", (error) => actor.take({ told: errorOf(error) }));
     actor.client.on("error", (error) => actor.take({ told: errorOf(error) }));
     actor.client.on("disconnect", (reason) => actor.take({ told: `left: ${reason}` }));
-    const events = ["hello", "echoed", "said", "bytes", "n", "bye", "answer", "question", "answers"];
-    for (const event of events) {
+    for (const event of ["hello", "echoed", "said", "bytes", "bye", "answer", "question"]) {
       actor.client.on(event, (...args) => {
         const ack = typeof args.at(-1) === "function" ? args.pop() : undefined;
         actor.take({ told: `${event} ${JSON.stringify(args)}` });
@@ -504,8 +505,8 @@ class Player {
       actor.known.ack = question[2];
       return this.say(actor, shown(`${question[1]}<ack>${question[3]}`));
     }
-    const event = this.on === "recovery" && /^4(?:2|5\d+-)(?:\/[^,]*,)?(\[.*,"([\w.-]{7,})"\])$/.exec(packet);
-    if (event) this.learn(actor, "offset", event[2]);
+    const event = /^4(?:2|5\d+-)(?:\/[^,]*,)?\[.*,"([\w.-]{7,})"\]$/.exec(packet);
+    if (event && this.on === "recovery") this.learn(actor, "offset", event[1]);
     const now = packet
       .replace(/"issued":\d+/, '"issued":<ms>')
       .replace(/"time":"\w{3} [^"]+ GMT[^"]+"/, '"time":<date>')
@@ -582,7 +583,7 @@ class Actor {
     return `${this.path}?${this.query}transport=polling&sid=${this.known.sid}`;
   }
 
-  /** The packets of a payload; those of revision 3 are `<length>:<packet>`, as it is counted there. */
+  /** The packets of a payload; in revision 3 each is `<length>:<packet>`. */
   packets(text) {
     if (!this.isOld) return text.split("\x1e");
     const packets = [];
@@ -636,7 +637,8 @@ async function received(response) {
   const length = right || response.req.method === "HEAD" ? "" : ` content-length: ${declared}`;
   if (headers["content-encoding"]) body = zlib.unzipSync(body);
   const isBinary = headers["content-type"] === "application/octet-stream";
-  return { status, headers, length, text: isBinary ? `no payload: ${shown(body)}` : body.toString() };
+  const text = isBinary ? `no payload: ${shown(body)}` : body.toString();
+  return { status, headers, length, text };
 }
 
 function headersOf(headers) {

@@ -241,7 +241,8 @@ function narrow(everybody, { to = [], except = [], volatile }) {
 }
 
 function bytes(socket) {
-  const nested = { one: Buffer.from([1, 2]), many: [Buffer.alloc(0), Buffer.from([255])], text: "é€😀" };
+  const many = [Buffer.alloc(0), Buffer.from([255])];
+  const nested = { one: Buffer.from([1, 2]), many, text: "é€😀" };
   socket.emit("bytes", nested, Buffer.from("last"));
 }
 
