@@ -328,7 +328,7 @@ impl Link {
         shared.task = None;
         Round {
             told: shared.session.told(),
-            has_events: shared.session.has_events(),
+            news: shared.session.has_events(),
             wants_read: shared.session.wants_read(),
             websocket: shared.websocket.take(),
         }
@@ -413,7 +413,8 @@ impl Link {
 pub(crate) struct Round {
     /// [`Session::told`], before the round.
     pub(crate) told: u64,
-    pub(crate) has_events: bool,
+    /// Whether the session has events.
+    pub(crate) news: bool,
     pub(crate) wants_read: bool,
     pub(crate) websocket: Option<Upgrade>,
 }

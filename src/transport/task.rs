@@ -64,7 +64,10 @@ enum Reading {
 }
 
 /// How many rounds a task runs before it lets others run.
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 4;
+
+/// How often a task reads in one round. What has come by then is answered by one write.
+const READS: usize = 8;
 
 impl SessionTask {
     pub(super) fn new(
@@ -97,10 +100,9 @@ impl Future for SessionTask {
                 this.link.handle_timeout();
                 this.upper.handle_timeout(Instant::now().into_std());
             }
-            let round = this.link.begin_round();
-            let (told, mut news) = (round.told, round.has_events);
-            let reading = this.io.poll_read(cx, this.link, round);
-            news |= matches!(reading, Reading::Progress);
+            let mut round = this.link.begin_round();
+            let reading = this.io.poll_read(cx, this.link, &mut round);
+            let Round { told, news, .. } = round;
             if !*this.upper_ended {
                 *this.upper_ended = this.upper.poll(cx, news).is_ready();
             }
@@ -152,9 +154,9 @@ impl Future for SessionTask {
 }
 
 impl Io {
-    /// Goes on with the upgrade, or reads once.
-    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link, round: Round) -> Reading {
-        if let Some(upgrade) = round.websocket {
+    /// Goes on with the upgrade, or reads what there is.
+    fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link, round: &mut Round) -> Reading {
+        if let Some(upgrade) = round.websocket.take() {
             // There was none, or it had ended: the session says so.
             *self = Self::Upgrading(upgrade);
         }
@@ -171,22 +173,33 @@ impl Io {
                     }
                     Err(_) => self.closed(link),
                 }
+                round.news = true;
                 Reading::Progress
             }
             Self::Open(websocket) => {
                 if !round.wants_read {
                     return Reading::Paused;
                 }
-                match websocket.poll_read(cx, link) {
-                    Poll::Pending => Reading::Idle,
-                    Poll::Ready(Read::More) => Reading::Progress,
-                    Poll::Ready(Read::End) => {
-                        // The answer to a close frame is worth a try.
-                        let _ = websocket.poll_write(cx, link);
-                        self.closed(link);
-                        Reading::Progress
+                for _ in 0..READS {
+                    match websocket.poll_read(cx, link) {
+                        Poll::Pending => return Reading::Idle,
+                        Poll::Ready(Read::More { told, wants_read }) => {
+                            round.told = told;
+                            round.news = true;
+                            if !wants_read {
+                                return Reading::Progress;
+                            }
+                        }
+                        Poll::Ready(Read::End) => {
+                            // The answer to a close frame is worth a try.
+                            let _ = websocket.poll_write(cx, link);
+                            self.closed(link);
+                            round.news = true;
+                            return Reading::Progress;
+                        }
                     }
                 }
+                Reading::Progress
             }
         }
     }

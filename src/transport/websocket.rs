@@ -20,9 +20,10 @@ use crate::websocket::{
 
 /// As much is read at a time, on the stack: an idle connection holds no buffer.
 const READ: usize = 8 * 1024;
-/// Frames are copied together up to this size, so that they leave in one call.
-const COALESCE: usize = 16 * 1024;
-/// A frame of this size is not copied.
+/// So much is taken at a time, to leave in one call: one of 128 KiB costs far less than two of 64.
+const COALESCE: usize = 128 * 1024;
+/// A frame of this size that others hold too is not copied: they share its memory, however long
+/// one of them does not read.
 const LARGE: usize = 4 * 1024;
 
 /// A WebSocket of a session.
@@ -46,7 +47,11 @@ pub(super) struct WebSocket {
 
 /// What a read came to.
 pub(super) enum Read {
-    More,
+    /// Bytes, and how the session is after them.
+    More {
+        told: u64,
+        wants_read: bool,
+    },
     /// The peer has closed, or broken the rules of WebSocket.
     End,
 }
@@ -93,7 +98,7 @@ impl WebSocket {
 
     /// Reads once and hands what is whole to the session.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
-        let result = if let Some(mut room) = self.decoder.read_buf() {
+        let read = if let Some(mut room) = self.decoder.read_buf() {
             match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
                 Ok(1..) => self.handle(link, |decoder, on| decoder.filled(on)),
                 Ok(0) | Err(_) => return Poll::Ready(Read::End),
@@ -107,7 +112,7 @@ impl WebSocket {
             }
             self.handle(link, |decoder, on| decoder.decode(buf.filled_mut(), on))
         };
-        Poll::Ready(result)
+        Poll::Ready(read)
     }
 
     /// Lets the decoder go on; `on` cannot be a parameter, for it is not the same type twice.
@@ -124,8 +129,8 @@ impl WebSocket {
         let mut control = Vec::new();
         let mut end = false;
         let mut echo = None;
-        let result = link.drive(|session| {
-            decode(&mut self.decoder, &mut |incoming| match incoming {
+        let (result, told, wants_read) = link.drive(|session| {
+            let result = decode(&mut self.decoder, &mut |incoming| match incoming {
                 Incoming::Ping(data) => {
                     // One answer is enough for pings that wait for theirs.
                     if is_blocked {
@@ -139,7 +144,8 @@ impl WebSocket {
                     echo = close.map(|(code, reason)| (code, reason.to_owned()));
                 }
                 Incoming::Text(_) | Incoming::Binary(_) => receive(session, incoming, now),
-            })
+            });
+            (result, session.told(), session.wants_read())
         });
         if is_blocked && !control.is_empty() {
             self.pong = Some(control.into());
@@ -159,7 +165,10 @@ impl WebSocket {
             let (code, reason) = echo.unzip();
             self.start_close(code, &reason.unwrap_or_default());
         }
-        if end { Read::End } else { Read::More }
+        match end {
+            true => Read::End,
+            false => Read::More { told, wants_read },
+        }
     }
 
     /// Takes what the session has and writes it, until there is nothing left.
@@ -214,8 +223,14 @@ impl WebSocket {
         std::mem::take(&mut self.progress)
     }
 
+    /// Whether what is queued is to leave before more is taken.
+    fn is_full(&self) -> bool {
+        self.small.len() + self.tail.len() >= COALESCE
+            || self.tail.len() >= LARGE && !self.tail.is_unique()
+    }
+
     fn fill(&mut self, session: &mut Session) {
-        while self.tail.len() < LARGE && self.small.len() + self.tail.len() < COALESCE {
+        while !self.is_full() {
             let Some(packet) = session.poll_transmit(Transport::WebSocket) else {
                 return;
             };
@@ -225,7 +240,7 @@ impl WebSocket {
 
     /// As [`fill`](Self::fill), but what takes long is done outside of the session's lock.
     fn fill_compressed(&mut self, link: &Link) {
-        while self.tail.len() < LARGE && self.small.len() + self.tail.len() < COALESCE {
+        while !self.is_full() {
             let Some(packet) = link.drive(|session| session.poll_transmit(Transport::WebSocket))
             else {
                 return;
@@ -294,7 +309,7 @@ impl WebSocket {
         self.push(&bytes[bytes.len() - taken..]);
     }
 
-    /// Queues a frame without copying it, if it is the only one.
+    /// Queues a frame, without copying it as long as it is the last.
     fn push_frame(&mut self, frame: Bytes) {
         self.settle();
         if self.small.is_empty() || frame.len() >= LARGE {
@@ -353,7 +368,7 @@ impl WebSocket {
         if self.written == self.small.len() && self.written > 0 {
             self.written = 0;
             let mut spare = std::mem::take(&mut self.small);
-            if spare.capacity() <= 4 * COALESCE {
+            if spare.capacity() <= 2 * COALESCE {
                 spare.clear();
                 SPARE.set(spare);
             }
