@@ -130,16 +130,28 @@ pub struct Opening {
 /// Gives each name and value of a query. What clients send has nothing to decode, and decoding it
 /// all the same was a tenth of what a poll costs.
 fn each_field<'a>(query: &'a str, mut take: impl FnMut(&str, Cow<'a, str>)) {
-    if query.contains(['%', '+']) {
+    let is_coded = |coded, byte: &u8| coded | matches!(byte, b'%' | b'+');
+    if query.as_bytes().iter().fold(false, is_coded) {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             take(&name, value);
         }
         return;
     }
-    for field in query.split('&') {
-        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+    let mut rest = query;
+    while !rest.is_empty() {
+        let field = cut(&mut rest, b'&');
+        let mut value = field;
+        let name = cut(&mut value, b'=');
         take(name, Cow::Borrowed(value));
     }
+}
+
+/// Takes what is before a byte, or all; the byte goes too.
+fn cut<'a>(text: &mut &'a str, at: u8) -> &'a str {
+    let found = text.bytes().position(|byte| byte == at);
+    let (taken, rest) = text.split_at(found.unwrap_or(text.len()));
+    *text = rest.get(1..).unwrap_or_default();
+    taken
 }
 
 /// Why a request is not served; each has the code, the message and the status of the reference

@@ -272,7 +272,7 @@ impl Link {
     }
 
     pub(crate) fn end_post(&self) {
-        self.with(|session, _| session.handle_post_end());
+        self.lock().session.handle_post_end();
     }
 
     /// Hands packets of a body in while input is wanted; ready when the body is at its end.
@@ -281,25 +281,18 @@ impl Link {
         cx: &Context<'_>,
         packets: &mut impl Iterator<Item = Result<Packet, crate::engine::ParseError>>,
     ) -> Poll<()> {
+        let now = Instant::now().into_std();
         loop {
             let mut shared = self.lock();
-            if !shared.session.wants_read() {
-                shared.wait(cx);
-                return Poll::Pending;
-            }
+            let mark = shared.mark();
+            let polled = shared.take_packets(cx, packets, now);
+            let wakers = shared.wakers(&mark);
             drop(shared);
-            let Some(packet) = packets.next() else {
-                return Poll::Ready(());
-            };
-            self.receive(Transport::Polling, packet);
+            wake(wakers);
+            if let Some(polled) = polled {
+                return polled;
+            }
         }
-    }
-
-    fn receive(&self, via: Transport, packet: Result<Packet, crate::engine::ParseError>) {
-        self.with(|session, now| match packet {
-            Ok(packet) => session.handle_packet(via, packet, now),
-            Err(_) => session.close(CloseReason::ParseError, now),
-        });
     }
 
     /// Hands a WebSocket to the session's task; gives it back if there is one already.
@@ -430,7 +423,31 @@ pub(crate) enum Standing {
     Closed,
 }
 
+/// How many packets of a body are taken under one lock.
+const BATCH: usize = 64;
+
 impl Shared {
+    /// Takes some packets of a body; tells if that was all, or if there is no room for more.
+    fn take_packets(
+        &mut self,
+        cx: &Context<'_>,
+        packets: &mut impl Iterator<Item = Result<Packet, crate::engine::ParseError>>,
+        now: std::time::Instant,
+    ) -> Option<Poll<()>> {
+        for _ in 0..BATCH {
+            if !self.session.wants_read() {
+                self.wait(cx);
+                return Some(Poll::Pending);
+            }
+            match packets.next() {
+                None => return Some(Poll::Ready(())),
+                Some(Ok(packet)) => self.session.handle_packet(Transport::Polling, packet, now),
+                Some(Err(_)) => self.session.close(CloseReason::ParseError, now),
+            }
+        }
+        None
+    }
+
     fn wait(&mut self, cx: &Context<'_>) {
         if !self.waiting.iter().any(|each| each.will_wake(cx.waker())) {
             self.waiting.push(cx.waker().clone());

@@ -48,10 +48,7 @@ pub(super) struct WebSocket {
 /// What a read came to.
 pub(super) enum Read {
     /// Bytes, and how the session is after them.
-    More {
-        told: u64,
-        wants_read: bool,
-    },
+    More { told: u64, wants_read: bool },
     /// The peer has closed, or broken the rules of WebSocket.
     End,
 }
