@@ -180,7 +180,7 @@ impl Io {
                 if !round.wants_read {
                     return Reading::Paused;
                 }
-                for _ in 0..READS {
+                for nth in 0..READS {
                     match websocket.poll_read(cx, link) {
                         Poll::Pending => return Reading::Idle,
                         Poll::Ready(Read::More { told, wants_read }) => {
@@ -190,6 +190,8 @@ impl Io {
                                 return Reading::Progress;
                             }
                         }
+                        // What came before the end is handled before it.
+                        Poll::Ready(Read::End) if nth > 0 => return Reading::Progress,
                         Poll::Ready(Read::End) => {
                             // The answer to a close frame is worth a try.
                             let _ = websocket.poll_write(cx, link);

@@ -39,6 +39,8 @@ pub(super) struct WebSocket {
     /// Whether bytes have left since this was last asked.
     progress: bool,
     closing: bool,
+    /// Whether there is nothing more to read.
+    ended: bool,
     base64: bool,
     revision: Revision,
     /// From how many bytes on messages are compressed; `u32::MAX`: none is.
@@ -80,6 +82,7 @@ impl WebSocket {
             pong: None,
             progress: false,
             closing: false,
+            ended: false,
             base64: link.opening.base64,
             revision: link.opening.revision,
             deflate_from: deflate_from
@@ -93,8 +96,17 @@ impl WebSocket {
         self.closing
     }
 
-    /// Reads once and hands what is whole to the session.
+    /// Reads once and hands what is whole to the session. [`Read::End`] stays.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
+        if self.ended {
+            return Poll::Ready(Read::End);
+        }
+        let read = ready!(self.poll_read_on(cx, link));
+        self.ended = matches!(read, Read::End);
+        Poll::Ready(read)
+    }
+
+    fn poll_read_on(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
         let read = if let Some(mut room) = self.decoder.read_buf() {
             match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
                 Ok(1..) => self.handle(link, |decoder, on| decoder.filled(on)),
