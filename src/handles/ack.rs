@@ -206,7 +206,7 @@ impl<T> AckStream<T> {
                 if let Some(sent) = &sent {
                     sent.tell(member);
                 }
-                member.send(&packet);
+                member.send(packet.clone());
                 let member = Arc::clone(member);
                 asked.push(AckGuard { member, ack });
             }

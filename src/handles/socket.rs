@@ -256,7 +256,7 @@ impl Socket {
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
         let packet = self.member.encode(Kind::Ack, Some(ack), payload);
         if self.member.is_connected() {
-            self.member.send(&packet);
+            self.member.send(packet);
         }
     }
 }

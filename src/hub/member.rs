@@ -159,7 +159,7 @@ impl Member {
         if ack.is_none() && self.recovery.is_some() {
             return self.emit_kept(payload);
         }
-        self.send(&self.encode(Kind::Event, ack, payload))
+        self.send(self.encode(Kind::Event, ack, payload))
     }
 
     /// Sends an event that need not arrive.
@@ -175,18 +175,18 @@ impl Member {
     }
 
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
-    pub(crate) fn send(&self, packet: &Encoded) -> bool {
+    pub(crate) fn send(&self, packet: Encoded) -> bool {
         match self.phase.load(Ordering::Acquire) {
-            CONNECTED => self.link.send(packet.clone()),
+            CONNECTED => self.link.send(packet),
             CONNECTING => self.hold(packet),
             _ => false,
         }
     }
 
-    fn hold(&self, packet: &Encoded) -> bool {
+    fn hold(&self, packet: Encoded) -> bool {
         let mut state = self.lock();
         match self.phase.load(Ordering::Acquire) {
-            CONNECTED => self.link.send(packet.clone()),
+            CONNECTED => self.link.send(packet),
             CONNECTING => {
                 let held = state.held.get_or_insert_default();
                 if held.bytes > self.link.config.max_buffered {
@@ -195,7 +195,7 @@ impl Member {
                 }
                 let messages = packet.clone().into_iter();
                 held.bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
-                held.packets.push(packet.clone());
+                held.packets.push(packet);
                 true
             }
             _ => false,

@@ -218,7 +218,7 @@ impl Registry {
             if volatile && !member.is_writable() {
                 continue;
             }
-            member.send(&packet);
+            member.send(packet.clone());
         }
     }
 }

@@ -233,13 +233,13 @@ impl Registry {
             let selected = self.select(target);
             let ready = selected.iter().filter(|member| member.is_writable());
             for member in ready {
-                member.send(&packet);
+                member.send(packet.clone());
             }
             return;
         }
         let (number, packet) = self.keep(&mut archive, To::Many(target.clone()), payload);
         for member in self.select(target).iter() {
-            member.send_numbered(number, &packet);
+            member.send_numbered(number, packet.clone());
         }
     }
 
@@ -344,11 +344,11 @@ impl Member {
         }
         let (number, packet) = self.registry.keep(&mut archive, To::One(self.id), payload);
         if !self.has_left() {
-            return self.send_numbered(number, &packet);
+            return self.send_numbered(number, packet);
         }
         // The client is back, or else it is sent this when it is.
         let successor = self.registry.find(&self.id);
-        successor.is_none_or(|successor| successor.send_numbered(number, &packet))
+        successor.is_none_or(|successor| successor.send_numbered(number, packet))
     }
 
     /// Sends an event that will not be sent again.
@@ -357,10 +357,10 @@ impl Member {
         if let Some(archive) = &archive {
             mark_volatile(archive, &mut payload);
         }
-        self.send(&self.encode(Kind::Event, None, payload))
+        self.send(self.encode(Kind::Event, None, payload))
     }
 
-    fn send_numbered(&self, number: Number, packet: &Encoded) -> bool {
+    fn send_numbered(&self, number: Number, packet: Encoded) -> bool {
         if let Some(recovery) = &self.recovery {
             recovery.sent.store(number.0, Ordering::Relaxed);
         }
