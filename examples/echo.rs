@@ -13,6 +13,7 @@ async fn main() -> std::io::Result<()> {
         .on("echo-bin", echo)
         .on("broadcast", broadcast)
         .on("join", join)
+        .on("leave", leave)
         .on("room", room);
     let (layer, _io) = SocketIo::builder().namespace("/", namespace).build();
     let app = axum::Router::new().layer(layer);
@@ -32,6 +33,10 @@ async fn broadcast(io: SocketIo, args: RawArgs) {
 
 async fn join(socket: Socket, Data(room): Data<String>) {
     socket.join(room);
+}
+
+async fn leave(socket: Socket, Data(room): Data<String>) {
+    socket.leave(&room);
 }
 
 /// The first argument says which; the others are passed on, undecoded.
