@@ -14,6 +14,10 @@ use super::Violation;
 /// What a compressed message ends with, which is not sent.
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
+/// How many final blocks a message may have, where one is usual: beginning anew clears a window,
+/// which costs far more than the two bytes of an empty block.
+const MAX_FINAL: usize = 16;
+
 /// The value of `Sec-WebSocket-Extensions` that accepts an offer.
 pub const DEFLATE_ACCEPTED: &str =
     "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -118,6 +122,7 @@ fn read(
     out: &mut Vec<u8>,
     max: usize,
 ) -> Result<(), Violation> {
+    let mut finals = 0;
     loop {
         let before = decompress.total_in();
         let len = out.len();
@@ -131,6 +136,10 @@ fn read(
         }
         if status == Status::StreamEnd {
             // A final block; what follows begins anew.
+            finals += 1;
+            if finals > MAX_FINAL {
+                return Err(Violation::DEFLATE);
+            }
             decompress.reset(false);
             if input.is_empty() {
                 return Ok(());
@@ -203,6 +212,17 @@ mod tests {
             assert_eq!(inflate(&bomb, max).err(), Some(Violation::TOO_BIG));
         }
         assert!(inflate(&bomb, 10_000_000).is_ok());
+    }
+
+    #[test]
+    fn a_message_of_nothing_but_final_blocks_is_refused() {
+        let empty = [0x03, 0x00];
+        assert_eq!(
+            inflate(&empty.repeat(MAX_FINAL), 5).as_deref(),
+            Ok(&b""[..])
+        );
+        let many = empty.repeat(MAX_FINAL + 1);
+        assert_eq!(inflate(&many, 5), Err(Violation::DEFLATE));
     }
 
     #[test]
