@@ -119,6 +119,19 @@ async fn what_is_no_probe_closes_the_websocket_and_not_the_session() {
 }
 
 #[tokio::test]
+async fn a_probe_that_came_while_too_much_waited_is_answered_when_that_was_fetched() {
+    let mut it = upgrading().await;
+    it.io.emit("much", "x".repeat(300_000));
+    it.websocket.send("2probe").await;
+    // So that the session sees that there is something, which it does not read now.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(it.polling.get().await.status(), StatusCode::OK);
+    assert_eq!(it.websocket.text().await, "3probe");
+}
+
+#[tokio::test]
 async fn an_upgrade_that_is_not_completed_in_time_is_given_up() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
         .upgrade_timeout(Duration::from_millis(50))

@@ -236,6 +236,7 @@ impl Link {
         mut push: impl FnMut(&Packet) -> bool,
     ) -> Poll<()> {
         let mut shared = self.lock();
+        let was_paused = !shared.session.wants_read();
         let mut any = false;
         while let Some(packet) = shared.session.poll_transmit(Transport::Polling) {
             any = true;
@@ -249,8 +250,10 @@ impl Link {
         }
         shared.session.handle_poll_answered();
         let waiting = shared.take_waiting();
-        // The task may have to see that the session has ended by this.
-        let task = shared.session.is_closed().then(|| shared.task.take());
+        // The task may have to see that the session has ended by this, or that what comes over a
+        // WebSocket that probes is to be read again.
+        let resumes = was_paused && shared.session.wants_read();
+        let task = (resumes || shared.session.is_closed()).then(|| shared.task.take());
         drop(shared);
         wake(task);
         waiting.into_iter().for_each(Waker::wake);
