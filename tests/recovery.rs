@@ -965,3 +965,43 @@ async fn a_panic_of_what_was_kept_with_a_client_harms_nobody_else() {
     let (_client, _, recovered) = back(&app, &mut seat.clone()).await;
     assert!(!recovered);
 }
+
+/// Something that asks the server for a namespace when it goes, and notes whether it was answered.
+struct Curious(SocketIo);
+
+static WAS_ANSWERED: AtomicBool = AtomicBool::new(false);
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let io = self.0.clone();
+        let (sender, answer) = std::sync::mpsc::channel();
+        // On a thread of its own, so that a lock that is held does not hold up the test for good.
+        std::thread::spawn(move || {
+            io.of("/").emit("gone", ());
+            sender.send(())
+        });
+        let answer = answer.recv_timeout(Duration::from_secs(5));
+        WAS_ANSWERED.store(answer.is_ok(), Ordering::Release);
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_with_a_client_goes_under_no_lock_when_its_namespace_makes_room() {
+    let keeps = async |socket: Socket| {
+        socket.insert(Arc::new(Curious(socket.io())));
+    };
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/shop/{id}", Namespace::new().on("keep", keeps))
+        .max_dynamic_namespaces(1)
+        .recovery(Recovery::within(WITHIN))
+        .build();
+    let app = app(layer);
+    let mut client = Polling::open(&app).await;
+    client.join("/shop/1").await;
+    client.post(r#"42/shop/1,["keep"]"#).await;
+    lose(client, &io).await;
+    assert_eq!(io.counts().recoverable, 1);
+    Polling::open(&app).await.join("/shop/2").await;
+    assert_eq!(io.counts().recoverable, 0);
+    assert!(WAS_ANSWERED.load(Ordering::Acquire));
+}

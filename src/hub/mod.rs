@@ -118,16 +118,19 @@ impl Hub {
         let dynamic = || namespaces.values().filter(|each| !each.is_static).count();
         // The length alone tells nearly always.
         let max = self.limits.dynamic_namespaces;
+        let mut dead = None;
         if !is_static && namespaces.len() >= max && dynamic() >= max {
             // One that is there only for clients who may come back makes room.
-            let mut abandoned = namespaces.values().filter(|each| each.abandon());
-            let abandoned = abandoned.next()?.name.clone();
+            let abandon = |each: &Arc<Registry>| Some((each.name.clone(), each.abandon()?));
+            let (abandoned, kept) = namespaces.values().find_map(abandon)?;
             namespaces.remove(&abandoned);
+            dead = Some(kept);
         }
         let registry = Registry::new(name.clone(), params, is_static, Arc::clone(hooks), self);
         let registry = Arc::new(registry);
         namespaces.insert(name.clone(), Arc::clone(&registry));
         drop(namespaces);
+        drop(dead);
         self.created.tell(name);
         Some(registry)
     }

@@ -122,12 +122,22 @@ impl DerefMut for Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(mut archive) = self.0.take() {
-            let dead = std::mem::take(&mut archive.dead);
+            let dead = Dead(std::mem::take(&mut archive.dead));
             drop(archive);
-            for legacy in dead {
-                // The destructors are the user's. Who happens to come by must not suffer from them.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(legacy)));
-            }
+            drop(dead);
+        }
+    }
+}
+
+/// What was kept with sockets that nobody will be any more. It is to be dropped under no lock, for
+/// the destructors are the user's.
+pub(in crate::hub) struct Dead(Vec<Arc<Legacy>>);
+
+impl Drop for Dead {
+    fn drop(&mut self) {
+        for legacy in self.0.drain(..) {
+            // Who happens to come by must not suffer from them.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(legacy)));
         }
     }
 }
@@ -188,19 +198,18 @@ impl Registry {
         archive.is_some_and(|archive| archive.kept.config.skip_connect_handler)
     }
 
-    /// Marks a namespace as gone where nobody is, whoever may come back.
-    pub(in crate::hub) fn abandon(&self) -> bool {
+    /// Marks a namespace as gone where nobody is, whoever may come back, and gives what is to be
+    /// dropped then; none if it stays.
+    pub(in crate::hub) fn abandon(&self) -> Option<Dead> {
         if self.is_static {
-            return false;
+            return None;
         }
-        let Some(mut archive) = self.archive() else {
-            return false;
-        };
-        if self.member_count() > 0 {
-            return false;
+        let mut archive = self.archive()?;
+        if !self.retire_empty() {
+            return None;
         }
         archive.abandon();
-        self.retire_empty()
+        Some(Dead(std::mem::take(&mut archive.dead)))
     }
 
     /// Makes a socket that its client has given up leave; its connection is to be closed.
