@@ -199,7 +199,7 @@ async fn events_carry_an_offset_and_are_encoded_once() {
         r#"["bytes",{"_placeholder":true,"num":0}]"#
     );
     assert_eq!(client.next().await, "beA==");
-    assert!(seat_a.offset > first);
+    assert_ne!(seat_a.offset, first);
 }
 
 #[tokio::test]
