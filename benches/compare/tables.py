@@ -11,6 +11,8 @@ GROWTH = [
     ("joining or leaving a room", [f"membership-c100-d16-crowd{n}" for n in (10, 10000)]),
     ("connect, join, disconnect", [f"churn-k32-crowd{n}" for n in (10, 10000)]),
 ]
+# Those that no other table needs.
+GROWTH_ONLY = {s for _, scenarios in GROWTH for s in scenarios if "-n1000-" not in s}
 WORKERS = ["echo-c100-d16", "fanout-n1000-w16-24b"]
 
 
@@ -155,7 +157,8 @@ def report(records, servers, base, when):
     table = Table(records, servers, base)
     idle = [s for s in table.scenarios if s.startswith("idle-")]
     active = [s for s in table.scenarios
-              if not s.startswith(("idle-", "fairness-")) and "-workers" not in s]
+              if not s.startswith(("idle-", "fairness-")) and "-workers" not in s
+              and s not in GROWTH_ONLY]
     loads = [r["load_avg"] for r in records if "load_avg" in r]
     contended = [r.get("contended") or 0 for r in records]
     versions = [f"Linux {platform.release()}", subprocess.getoutput("rustc --version"),
