@@ -532,7 +532,7 @@ macro_rules! debug_handler {
         $vis async fn $name($($args)*) $(-> $ret)? $body
 
         const _: () = {
-            #[allow(dead_code)]
+            #[allow(dead_code, reason = "it is checked and never called")]
             fn checks() {
                 $crate::debug_handler!(@args [$kind] [$state] $($args)*);
                 $crate::debug_handler!(@reply [$kind] [$($ret)?] $($args)*);
@@ -569,7 +569,7 @@ macro_rules! debug_handler {
     }};
     (@reply [typed] [$($ret:ty)?] : $ty:ty $(, $($rest:tt)*)?) => {{
         fn check<E: $crate::TypedEvent, T: $crate::handler::IntoTypedReply<E::Reply>>() {}
-        #[allow(unused_parens)]
+        #[allow(unused_parens, reason = "without a type they are `()`")]
         check::<$ty, ($($ret)?)>()
     }};
     (@reply [typed] [$($ret:ty)?] $skipped:tt $($rest:tt)*) => {

@@ -115,6 +115,7 @@ impl Deref for Guard<'_> {
 
 impl DerefMut for Guard<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
+        // As above.
         self.0.as_mut().expect("locked")
     }
 }
