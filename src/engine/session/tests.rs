@@ -1,0 +1,495 @@
+use super::*;
+use crate::engine::Text;
+use Transport::{Polling, WebSocket};
+
+const PING: Packet = Packet::Ping { probe: false };
+const PONG: Packet = Packet::Pong { probe: false };
+const PROBE: Packet = Packet::Ping { probe: true };
+const PROBED: Packet = Packet::Pong { probe: true };
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn session(transport: Transport, config: Config) -> (Session, Instant) {
+    session_of(Revision::V4, transport, config)
+}
+
+fn session_of(revision: Revision, transport: Transport, config: Config) -> (Session, Instant) {
+    let now = Instant::now();
+    let sid = SessionId::new([0; 16]);
+    let mut session = Session::open(Arc::new(config), &sid, transport, revision, now);
+    if transport == Polling {
+        session.handle_poll(now).expect("the first poll");
+    }
+    assert!(matches!(
+        session.poll_transmit(transport),
+        Some(Packet::Open(_))
+    ));
+    session.handle_poll_answered();
+    (session, now)
+}
+
+fn polling() -> (Session, Instant) {
+    session(Polling, Config::default())
+}
+
+fn text(text: &str) -> Message {
+    Text::from(text).into()
+}
+
+fn message(content: &str) -> Packet {
+    Packet::Message(text(content))
+}
+
+fn drain(session: &mut Session, via: Transport) -> Vec<Packet> {
+    std::iter::from_fn(|| session.poll_transmit(via)).collect()
+}
+
+fn poll(session: &mut Session, now: Instant) -> Vec<Packet> {
+    session.handle_poll(now).expect("a poll");
+    let packets = drain(session, Polling);
+    if !packets.is_empty() {
+        session.handle_poll_answered();
+    }
+    packets
+}
+
+fn closed(session: &mut Session) -> Option<CloseReason> {
+    std::iter::from_fn(|| session.poll_event()).find_map(|event| match event {
+        SessionEvent::Closed(reason) => Some(reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_open_packet_has_the_five_keys_in_their_order() {
+    let sid = SessionId::new([0; 16]);
+    let json = Config::default().open_packet(&sid, Polling);
+    assert_eq!(
+        json,
+        r#"{"sid":"AAAAAAAAAAAAAAAAAAAAAA","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#
+    );
+    let json = Config::default().open_packet(&sid, WebSocket);
+    assert!(json.windows(13).any(|part| part == br#""upgrades":[]"#));
+}
+
+#[test]
+fn a_ping_follows_each_pong_and_a_missing_pong_ends_the_session() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_timeout(t + ms(24_999));
+    assert_eq!(drain(&mut s, WebSocket), []);
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_packet(WebSocket, PONG, t + ms(30_000));
+    assert_eq!(s.poll_timeout(), Some(t + ms(55_000)));
+    s.handle_timeout(t + ms(55_000));
+    s.handle_timeout(t + ms(74_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(75_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn pongs_that_nobody_asked_for_do_not_put_off_the_ping() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_packet(WebSocket, PONG, t + ms(24_000));
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+}
+
+#[test]
+fn a_ping_from_the_client_ends_the_session() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_packet(WebSocket, PING, t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+}
+
+#[test]
+fn in_revision_3_the_client_pings_and_its_silence_ends_the_session() {
+    let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+    s.handle_timeout(t + ms(44_999));
+    assert!(s.is_open());
+    assert_eq!(drain(&mut s, WebSocket), []);
+    s.handle_packet(WebSocket, PING, t + ms(44_999));
+    assert_eq!(drain(&mut s, WebSocket), [PONG]);
+    s.handle_packet(WebSocket, message("no heartbeat"), t + ms(60_000));
+    s.handle_timeout(t + ms(89_998));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(89_999));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn in_revision_3_the_answer_to_a_ping_has_no_data() {
+    let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(drain(&mut s, WebSocket), [PONG]);
+}
+
+#[test]
+fn in_revision_3_a_pong_from_the_client_ends_the_session() {
+    let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+    s.handle_packet(WebSocket, PONG, t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+}
+
+#[test]
+fn in_revision_3_a_session_upgrades_and_its_pong_leaves_on_the_new_transport() {
+    let (mut s, t) = session_of(Revision::V3, Polling, Config::default());
+    s.handle_packet(Polling, PING, t + ms(10_000));
+    s.handle_upgrade(t + ms(10_000)).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(10_000));
+    assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+    s.handle_packet(WebSocket, Packet::Upgrade, t + ms(10_000));
+    assert_eq!(drain(&mut s, WebSocket), [PONG]);
+    s.handle_timeout(t + ms(54_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(55_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn in_revision_3_a_client_whose_pings_are_not_read_is_given_more_time() {
+    let config = Config {
+        max_pending: 1,
+        ..Config::default()
+    };
+    for transport in [WebSocket, Polling] {
+        let (mut s, t) = session_of(Revision::V3, transport, config.clone());
+        s.handle_packet(transport, message("work"), t);
+        assert!(!s.wants_read());
+        s.handle_timeout(t + ms(45_000));
+        assert!(s.is_open());
+        // A pong that it did not ask for shows whether it still takes anything.
+        if transport == WebSocket {
+            assert_eq!(drain(&mut s, WebSocket), [PONG]);
+            s.handle_consumed(Session::cost(&text("work")));
+        }
+        s.handle_timeout(t + ms(89_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(90_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+}
+
+#[test]
+fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+    assert_eq!(drain(&mut s, Polling), []);
+    s.handle_timeout(t + PROBE_GRACE);
+    assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+    s.handle_poll_answered();
+    s.send(text("a"), t);
+    s.send(text("b"), t);
+    assert_eq!(drain(&mut s, WebSocket), []);
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    assert_eq!(s.transport(), WebSocket);
+    assert_eq!(drain(&mut s, WebSocket), [message("a"), message("b")]);
+    assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
+    assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+}
+
+#[test]
+fn a_poll_that_comes_while_the_client_upgrades_is_released_soon() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_timeout(t + ms(100));
+    assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+}
+
+#[test]
+fn a_poll_that_waits_when_the_upgrade_ends_is_released() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+}
+
+#[test]
+fn a_failed_upgrade_leaves_polling_open() {
+    let endings: [fn(&mut Session, Instant); 4] = [
+        |s, t| s.handle_transport_closed(WebSocket, t),
+        |s, t| s.handle_packet(WebSocket, message("early"), t),
+        |s, t| s.handle_packet(WebSocket, Packet::Upgrade, t),
+        |s, t| s.handle_timeout(t + ms(10_000)),
+    ];
+    for end in endings {
+        let (mut s, t) = polling();
+        s.handle_upgrade(t).expect("an upgrade");
+        assert!(!s.finished(WebSocket));
+        assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+        end(&mut s, t);
+        assert!(s.finished(WebSocket));
+        assert!(s.is_open());
+        s.send(text("still here"), t);
+        assert_eq!(poll(&mut s, t), [message("still here")]);
+        s.handle_upgrade(t).expect("another try");
+    }
+}
+
+#[test]
+fn a_ping_due_while_upgrading_leaves_on_the_new_transport_with_its_full_time() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t + ms(24_000)).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(24_500));
+    s.handle_timeout(t + ms(25_000));
+    s.handle_packet(WebSocket, Packet::Upgrade, t + ms(26_000));
+    assert_eq!(drain(&mut s, WebSocket), [PROBED, PING][1..]);
+    s.handle_timeout(t + ms(45_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(46_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_ping_fetched_before_the_upgrade_must_still_be_answered() {
+    let (mut s, t) = polling();
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
+    s.handle_upgrade(t + ms(26_000)).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(26_000));
+    s.handle_packet(WebSocket, Packet::Upgrade, t + ms(26_000));
+    s.handle_timeout(t + ms(44_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(45_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn messages_do_not_put_off_the_missing_pong() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_timeout(t + ms(25_000));
+    s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+    s.handle_timeout(t + ms(45_000));
+    assert!(!s.is_open());
+}
+
+#[test]
+fn a_second_poll_ends_the_session_and_releases_the_first() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
+    assert_eq!(drain(&mut s, Polling), [Packet::Close]);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    assert!(!s.is_known());
+}
+
+#[test]
+fn a_second_post_ends_the_session() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    assert_eq!(s.handle_post(t), Err(Refusal::BadRequest));
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+}
+
+#[test]
+fn a_close_packet_releases_the_poll_with_a_noop() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_packet(Polling, Packet::Close, t);
+    assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
+    assert!(s.is_closed());
+}
+
+#[test]
+fn a_poll_that_a_close_packet_has_overtaken_is_released_once() {
+    let (mut s, t) = polling();
+    s.handle_packet(Polling, Packet::Close, t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
+    assert!(s.is_known());
+    assert_eq!(poll(&mut s, t + ms(100)), [Packet::Noop]);
+    assert!(!s.is_known());
+    let (mut s, t) = polling();
+    s.handle_packet(Polling, Packet::Close, t);
+    s.handle_timeout(t + ms(500));
+    assert!(!s.is_known());
+}
+
+#[test]
+fn after_a_close_by_the_server_polls_get_the_rest_and_then_the_close() {
+    let (mut s, t) = polling();
+    s.send(text("last words"), t);
+    s.close(CloseReason::ServerClose, t);
+    s.send(text("too late"), t);
+    assert!(s.is_known());
+    assert_eq!(poll(&mut s, t), [message("last words")]);
+    assert!(s.is_known());
+    assert_eq!(poll(&mut s, t), [Packet::Close]);
+    assert!(!s.is_known());
+}
+
+#[test]
+fn a_client_that_does_not_fetch_the_rest_is_forgotten() {
+    let (mut s, t) = polling();
+    s.close(CloseReason::ServerClose, t);
+    s.handle_timeout(t + ms(5_000));
+    assert!(s.is_closed());
+}
+
+#[test]
+fn a_slow_consumer_is_closed_and_its_input_is_not_read_before() {
+    let config = Config {
+        high_water: 200,
+        max_buffered: 400,
+        ..Config::default()
+    };
+    let (mut s, t) = session(WebSocket, config);
+    let long = "x".repeat(236);
+    s.send(text(&long), t);
+    assert!(!s.wants_read());
+    s.send(text(&long), t);
+    assert!(s.is_open());
+    s.send(text(&long), t);
+    assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+    assert_eq!(drain(&mut s, WebSocket), []);
+}
+
+#[test]
+fn a_transport_that_takes_nothing_for_the_pings_time_is_closed() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_blocked(t);
+    s.handle_progress();
+    s.handle_blocked(t + ms(1_000));
+    s.handle_timeout(t + ms(20_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(21_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_client_is_not_blamed_for_a_pong_that_we_do_not_read() {
+    let config = Config {
+        max_pending: 1,
+        ..Config::default()
+    };
+    let (mut s, t) = session(WebSocket, config);
+    s.handle_packet(WebSocket, message("work"), t);
+    assert!(!s.wants_read());
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_timeout(t + ms(45_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    assert!(s.is_open());
+    s.handle_consumed(Session::cost(&text("work")));
+    assert!(s.wants_read());
+    s.handle_timeout(t + ms(65_000));
+    assert!(!s.is_open());
+}
+
+/// A session with more pending than is read, and a question that waits for its answer.
+fn stuck(transport: Transport) -> (Session, Instant) {
+    let config = Config {
+        max_pending: 100,
+        ..Config::default()
+    };
+    let (mut s, t) = session(transport, config);
+    s.handle_packet(transport, message("work"), t);
+    s.handle_packet(transport, message("work"), t);
+    assert!(!s.wants_read());
+    s.handle_asked();
+    assert!(s.wants_read(), "the answer lies behind what waits");
+    while s.wants_read() {
+        s.handle_packet(transport, message("work"), t);
+    }
+    (s, t)
+}
+
+#[test]
+fn more_is_read_while_an_answer_is_waited_for() {
+    let (mut s, _) = stuck(WebSocket);
+    assert_eq!(s.pending, 6 * Session::cost(&text("work")));
+    s.handle_consumed(s.pending - 100);
+    assert!(s.wants_read());
+    s.handle_answered(1);
+    assert!(!s.wants_read());
+}
+
+#[test]
+fn an_answer_that_can_never_be_read_ends_the_session() {
+    for transport in [WebSocket, Polling] {
+        let (mut s, t) = stuck(transport);
+        s.handle_timeout(t + ms(25_000));
+        if transport == Polling {
+            assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
+        }
+        s.handle_timeout(t + ms(44_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(45_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::EventBacklog));
+    }
+}
+
+#[test]
+fn events_that_move_on_are_given_more_time() {
+    let moves: [fn(&mut Session); 2] = [
+        |s| s.handle_consumed(1),
+        |s| {
+            s.handle_asked();
+            s.handle_answered(1);
+        },
+    ];
+    for go_on in moves {
+        let (mut s, t) = stuck(WebSocket);
+        s.handle_packet(WebSocket, message("work"), t);
+        s.handle_timeout(t + ms(25_000));
+        go_on(&mut s);
+        s.handle_timeout(t + ms(45_000));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(65_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::EventBacklog));
+    }
+}
+
+#[test]
+fn a_client_that_no_longer_polls_is_gone_however_much_waits_for_it() {
+    let config = Config {
+        high_water: 100,
+        ..Config::default()
+    };
+    let (mut s, t) = session(Polling, config);
+    s.send(text(&"x".repeat(100)), t);
+    assert!(!s.wants_read());
+    s.handle_timeout(t + ms(25_000));
+    s.handle_timeout(t + ms(45_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn what_is_discarded_is_not_delivered() {
+    let (mut s, t) = polling();
+    s.send(text("never heard"), t);
+    s.discard(t);
+    assert_eq!(closed(&mut s), Some(CloseReason::ServerClose));
+    assert!(!s.is_known() && s.is_closed());
+
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.send(text("never heard"), t);
+    s.discard(t);
+    assert_eq!(drain(&mut s, WebSocket), []);
+    assert!(s.finished(WebSocket));
+
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.discard(t);
+    assert_eq!(drain(&mut s, Polling), [Packet::Close]);
+    assert!(!s.is_known());
+}
+
+#[test]
+fn an_aborted_poll_ends_the_session() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_poll_aborted(t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    assert!(s.is_closed());
+}
