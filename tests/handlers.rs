@@ -3,7 +3,9 @@
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -863,6 +865,52 @@ async fn panics_end_the_handler_alone() {
     until(|| io.counts().sockets == 0).await;
     client.join("/").await;
     assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+}
+
+#[tokio::test]
+async fn a_panic_in_the_destructor_of_a_handlers_future_ends_no_connection() {
+    #[derive(Clone)]
+    struct Own {
+        refuses: bool,
+    }
+    impl<K, S> Handler<K, S> for Own {
+        fn call(self, _: Event, _: S) -> impl Future<Output = Reply> + Send + 'static {
+            Panics(self)
+        }
+    }
+    struct Panics(Own);
+    impl Future for Panics {
+        type Output = Reply;
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Reply> {
+            Poll::Ready(match self.0.refuses {
+                true => Refuse::new("no").into_reply(),
+                false => ().into_reply(),
+            })
+        }
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("in a destructor");
+        }
+    }
+    let namespace = |refuses| {
+        Namespace::new()
+            .on_connect::<_, ()>(Own { refuses })
+            .on("fine", async || 1)
+            .on_disconnect::<_, ()>(Own { refuses })
+    };
+    let (layer, io) = builder(namespace(false))
+        .namespace("/no", namespace(true))
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    for _ in 0..2 {
+        assert_eq!(client.ask("40/no,").await, r#"44/no,{"message":"no"}"#);
+        client.join("/").await;
+        assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+        client.send("41").await;
+        until(|| io.counts().sockets == 0).await;
+    }
+    assert_eq!(io.counts().sessions, 1);
 }
 
 #[tokio::test]

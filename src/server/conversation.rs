@@ -114,7 +114,7 @@ impl Conversation {
             Phase::Disconnecting(future) => {
                 let ended = poll(future, cx).is_ready();
                 if ended {
-                    self.phase = Phase::Ended;
+                    self.enter(Phase::Ended);
                 }
                 ended
             }
@@ -134,7 +134,7 @@ impl Conversation {
                     peer.accepted(slot);
                 }
                 // It is in, if only for the moment: its disconnect handler will run.
-                self.phase = Phase::Open;
+                self.enter(Phase::Open);
             }
             Err(refuse) => {
                 let had_left = !member.leave(DisconnectReason::ServerNamespaceDisconnect);
@@ -151,9 +151,15 @@ impl Conversation {
                         .link
                         .send(member.encode(Kind::ConnectError, None, error));
                 }
-                self.phase = Phase::Ended;
+                self.enter(Phase::Ended);
             }
         }
+    }
+
+    /// Begins a phase. A destructor of the user's ends the former one.
+    fn enter(&mut self, phase: Phase) {
+        let former = std::mem::replace(&mut self.phase, phase);
+        let _ = guarded(move || drop(former));
     }
 
     fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut usize) -> bool {
@@ -276,13 +282,13 @@ impl Conversation {
 
     fn begin_disconnect(&mut self) {
         let Some(route) = &self.routes.disconnect else {
-            self.phase = Phase::Ended;
+            self.enter(Phase::Ended);
             return;
         };
         let reason = self.member().reason();
         let reason = reason.unwrap_or(DisconnectReason::TransportClose);
         let event = Event::disconnect(Socket::new(Arc::clone(self.member())), reason);
-        self.phase = Phase::Disconnecting(call(route, event));
+        self.enter(Phase::Disconnecting(call(route, event)));
     }
 }
 
