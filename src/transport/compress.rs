@@ -1,5 +1,6 @@
 //! Bodies that leave smaller, as the client accepts it.
 
+use std::cmp::Reverse;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -20,25 +21,33 @@ impl Encoding {
     /// What [`Encoding::encode`] can do.
     pub(super) const LIGHT: [Self; 2] = [Self::Gzip, Self::Deflate];
 
-    /// The encoding that the client likes best of those offered; of two that it likes the same,
-    /// the one that it names first.
+    /// The encoding that the client likes best of those offered, unless it likes none better; of
+    /// two that it likes the same, the one that it names first.
     pub(super) fn accepted(headers: &HeaderMap, offered: &[Self]) -> Option<Self> {
-        let mut best = None;
-        let mut best_quality = 0.0;
+        let mut named = [None; 3];
+        // > The asterisk "*" symbol in an Accept-Encoding field matches any available content
+        // > coding not explicitly listed in the field.
+        let mut others = 0;
+        let mut identity = 0;
         let lines = headers.get_all(header::ACCEPT_ENCODING).iter();
         let entries = lines.filter_map(|line| line.to_str().ok());
-        for entry in entries.flat_map(|line| line.split(',')) {
+        for (nth, entry) in entries.flat_map(|line| line.split(',')).enumerate() {
             let (name, parameters) = entry.split_once(';').unwrap_or((entry, ""));
-            let named = offered.iter().copied().find(|each| {
-                let name = name.trim();
-                name == "*" || name.eq_ignore_ascii_case(each.name())
-            });
-            let quality = quality(parameters);
-            if named.is_some() && quality > best_quality {
-                (best, best_quality) = (named, quality);
+            let (name, quality) = (name.trim(), quality(parameters));
+            let is = |each: &Self| name.eq_ignore_ascii_case(each.name());
+            if let Some(at) = offered.iter().position(is) {
+                named[at].get_or_insert((quality, nth));
+            } else if name == "*" {
+                others = quality;
+            } else if name.eq_ignore_ascii_case("identity") {
+                identity = quality;
             }
         }
-        best
+        let likings = named.map(|named| named.unwrap_or((others, usize::MAX)));
+        let liked = offered.iter().copied().zip(likings);
+        let liked = liked.filter(|(_, (quality, _))| *quality > 0 && *quality >= identity);
+        let best = liked.min_by_key(|(_, (quality, nth))| (Reverse(*quality), *nth));
+        best.map(|(encoding, _)| encoding)
     }
 
     pub(super) const fn name(self) -> &'static str {
@@ -68,9 +77,20 @@ impl Encoding {
     }
 }
 
-fn quality(parameters: &str) -> f32 {
-    let value = parameters.trim().strip_prefix("q=");
-    value.map_or(1.0, |value| value.trim().parse().unwrap_or(0.0))
+/// How much an encoding is liked, in thousandths; what cannot be read is not at all.
+fn quality(parameters: &str) -> u16 {
+    let parameters = parameters
+        .split(';')
+        .filter_map(|each| each.split_once('='));
+    let mut named = parameters.map(|(name, value)| (name.trim(), value.trim()));
+    let Some((_, value)) = named.find(|(name, _)| name.eq_ignore_ascii_case("q")) else {
+        return 1000;
+    };
+    let value = value.parse().unwrap_or(0.0_f32);
+    match (0.0..=1.0).contains(&value) {
+        true => (value * 1000.0) as u16,
+        false => 0,
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +109,26 @@ mod tests {
             ("identity", None),
             ("gzip;q=0", None),
             ("gzip;q=x", None),
+            ("gzip;Q=0.5, deflate; q=0.25", Some(Gzip)),
+            ("gzip;q=0.000", None),
+            ("gzip;q=0.001", Some(Gzip)),
+            ("gzip;q=2, deflate;q=0.1", Some(Deflate)),
+            ("gzip;q=inf", None),
+            ("gzip;q=-1", None),
+            ("gzip;level=9", Some(Gzip)),
+            ("gzip;level=9;q=0", None),
+            // What is named is not among the others.
+            ("gzip;q=0, *", Some(Deflate)),
+            ("*, gzip;q=0", Some(Deflate)),
+            ("gzip;q=0, deflate;q=0, *", None),
+            ("*;q=0", None),
+            ("deflate, *;q=0", Some(Deflate)),
+            ("*, deflate", Some(Deflate)),
+            ("gzip;q=0.5, *", Some(Deflate)),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip", Some(Gzip)),
+            ("identity, gzip", Some(Gzip)),
+            ("identity;q=0, gzip;q=0", None),
             ("", None),
         ] {
             let mut headers = HeaderMap::new();
