@@ -781,7 +781,11 @@ async fn a_file_that_the_client_has_is_not_sent_again() {
     for (tag, status) in [
         ("\"4.8.4\"", StatusCode::NOT_MODIFIED),
         ("W/\"4.8.4\"", StatusCode::NOT_MODIFIED),
+        ("\"4.8.3\", W/\"4.8.4\"", StatusCode::NOT_MODIFIED),
+        ("*", StatusCode::NOT_MODIFIED),
         ("\"4.8.3\"", StatusCode::OK),
+        ("W/W/\"4.8.4\"", StatusCode::OK),
+        ("4.8.4", StatusCode::OK),
     ] {
         let known = format!("if-none-match: {tag}");
         let response = ask(&app, Method::GET, uri, &[&known]).await;

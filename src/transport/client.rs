@@ -105,12 +105,14 @@ impl ClientFiles {
 
     /// Whether the client has this version already.
     fn is_known(&self, parts: &Parts) -> bool {
-        let known = parts.headers.get(header::IF_NONE_MATCH);
-        let known = known.and_then(|known| known.to_str().ok()).unwrap_or("");
-        known
-            .split(',')
-            .map(|tag| tag.trim().trim_start_matches("W/"))
-            .any(|tag| tag.as_bytes() == self.tag.as_bytes())
+        let lines = parts.headers.get_all(header::IF_NONE_MATCH).iter();
+        let known = lines.filter_map(|known| known.to_str().ok());
+        known.flat_map(|line| line.split(',')).any(|tag| {
+            let tag = tag.trim();
+            // > If the field value is "*", the condition is false if the origin server has a
+            // > current representation for the target resource.
+            tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.tag
+        })
     }
 }
 
