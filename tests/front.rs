@@ -763,7 +763,15 @@ async fn the_files_of_the_client_are_served_and_no_others() {
         assert_eq!(values(&response, "etag"), "\"4.8.4\"");
         assert!(file.ends_with(".map") || response.body().contains(file));
     }
-    for other in ["secret.js", "x.js", "../front.rs", ""] {
+    for other in [
+        "secret.js",
+        "x.js",
+        "../front.rs",
+        "",
+        "a/b/socket.io.js",
+        "/socket.io.js",
+        "socket.io.js/",
+    ] {
         let response = get(&app, &format!("/socket.io/{other}")).await;
         assert_eq!(
             response.body(),
@@ -771,6 +779,21 @@ async fn the_files_of_the_client_are_served_and_no_others() {
         );
     }
     assert_eq!(get(&app, OPEN).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_files_of_the_client_are_served_wherever_a_router_has_the_service() {
+    let dist = Dist::new("routed");
+    let service = || {
+        let http = HttpOptions::new().serve_client(&dist.0);
+        plain().http(http).build().0.into_service()
+    };
+    let nested = axum::Router::new().nest_service("/realtime", service());
+    let routed = axum::Router::new().route_service("/realtime/{*rest}", service());
+    for app in [nested, routed] {
+        let response = get(&app, "/realtime/socket.io.js").await;
+        assert_eq!(values(&response, "etag"), "\"4.8.4\"");
+    }
 }
 
 #[tokio::test]

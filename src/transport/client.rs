@@ -76,8 +76,7 @@ impl ClientFiles {
     }
 
     /// The answer to a request for one of the files, whatever its method.
-    pub(super) fn answer(&self, parts: &Parts) -> Option<Response> {
-        let (_, name) = parts.uri.path().rsplit_once('/')?;
+    pub(super) fn answer(&self, parts: &Parts, name: &str) -> Option<Response> {
         let file = self.files.iter().find(|file| file.name == name)?;
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();

@@ -56,6 +56,14 @@ impl Front {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// What a path names below the server's own; where a router has decided that the request is
+    /// the server's, its last segment.
+    fn name_in<'a>(&self, path: &'a str) -> &'a str {
+        let below = path.strip_prefix(&*self.path);
+        let below = below.and_then(|rest| rest.strip_prefix('/'));
+        below.unwrap_or_else(|| path.rsplit('/').next().unwrap_or_default())
+    }
+
     /// Answers a request.
     pub(crate) fn respond<B>(
         self: &Arc<Self>,
@@ -85,7 +93,7 @@ impl Front {
         B: http_body::Body + Send + 'static,
         B::Data: Send,
     {
-        if let Some(answer) = self.http.aside(&parts) {
+        if let Some(answer) = self.http.aside(&parts, self.name_in(parts.uri.path())) {
             return (Answer::Other, ready(answer));
         }
         match self.decide(&parts, upgrade.is_some()) {

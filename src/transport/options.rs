@@ -207,14 +207,14 @@ impl HttpOptions {
     }
 
     /// The answer to a request that is none of the protocol: a preflight, or for a file.
-    pub(super) fn aside(&self, parts: &Parts) -> Option<Response> {
+    pub(super) fn aside(&self, parts: &Parts, name: &str) -> Option<Response> {
         if let Some(cors) = &self.cors
             && parts.method == Method::OPTIONS
             && !cors.preflight_continue
         {
             return Some(cors.preflight());
         }
-        self.client.as_ref()?.answer(parts)
+        self.client.as_ref()?.answer(parts, name)
     }
 
     pub(super) fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
