@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Read;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -397,6 +398,21 @@ async fn a_cookie_names_the_session_in_the_answer_that_opens_it_over_polling() {
     assert_eq!(values(&later, "set-cookie"), "");
     let head = upgrade(app, "", "").await;
     assert!(!head.contains("set-cookie"), "{head}");
+}
+
+#[test]
+fn what_cannot_stand_in_a_cookie_is_a_mistake() {
+    let cookie = SessionCookie::default;
+    for (what, result) in [
+        ("a b", catch_unwind(|| SessionCookie::new("a b"))),
+        ("/;", catch_unwind(|| cookie().path("/;"))),
+        ("a\nb", catch_unwind(|| cookie().domain("a\nb"))),
+        ("\u{e4}", catch_unwind(|| cookie().attribute("\u{e4}"))),
+    ] {
+        let panic = result.expect_err(what);
+        let message = panic.downcast_ref::<String>().expect("a message");
+        assert!(message.starts_with(&format!("`{what}`")), "{message}");
+    }
 }
 
 #[tokio::test]

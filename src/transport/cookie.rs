@@ -56,16 +56,29 @@ impl SessionCookie {
     }
 
     /// Below which path browsers send it; `/`. `None`: below that of the requests.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot stand in a cookie: it holds a `;`, or what is not of printable ASCII.
     #[track_caller]
     pub fn path<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
-        self.path = path.into().map(checked);
+        let path = path.into();
+        if let Some(path) = path {
+            check(path);
+        }
+        self.path = path.map(str::to_owned);
         self
     }
 
     /// To which domain, and those below it, browsers send it; to the host alone.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot stand in a cookie: it holds a `;`, or what is not of printable ASCII.
     #[track_caller]
     pub fn domain(mut self, domain: &str) -> Self {
-        self.domain = Some(checked(domain));
+        check(domain);
+        self.domain = Some(domain.to_owned());
         self
     }
 
@@ -101,11 +114,12 @@ impl SessionCookie {
     ///
     /// # Panics
     ///
-    /// If it cannot stand in a cookie; so do [`SessionCookie::path`] and [`SessionCookie::domain`].
+    /// If it cannot stand in a cookie: it holds a `;`, or what is not of printable ASCII.
     #[track_caller]
     pub fn attribute(mut self, attribute: &str) -> Self {
+        check(attribute);
         self.more.push_str("; ");
-        self.more.push_str(&checked(attribute));
+        self.more.push_str(attribute);
         self
     }
 
@@ -159,11 +173,10 @@ pub enum SameSite {
 }
 
 #[track_caller]
-fn checked(text: &str) -> String {
+fn check(text: &str) {
     assert!(
         text.bytes()
             .all(|byte| matches!(byte, b' '..=b'~') && byte != b';'),
         "`{text}` cannot stand in a cookie"
     );
-    text.to_owned()
 }

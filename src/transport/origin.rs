@@ -133,7 +133,8 @@ impl Origins {
     }
 }
 
-/// Neither of the headers that this goes by can be set by a page.
+/// `Sec-Fetch-Site` and `Host` are the browser's alone. `X-Forwarded-Host` a page cannot add to a
+/// WebSocket either, and to a request of another origin only if CORS lets it.
 fn is_same_origin(origin: &HeaderValue, parts: &Parts) -> bool {
     if let Some(site) = parts.headers.get("sec-fetch-site") {
         return matches!(site.as_bytes(), b"same-origin" | b"none");
