@@ -4,18 +4,19 @@
 //! The same server three times, at three ports, with three parsers: the default one, MessagePack,
 //! and one of its own, which writes each packet as a JSON object.
 
+#[path = "../tests/support/objects.rs"]
+mod objects;
+
 use std::collections::HashMap;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Query;
+use objects::Objects;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tower_socketio::engine::Message;
-use tower_socketio::protocol::{
-    DecodeError, Decoder, Encoded, JsonParser, Kind, MsgpackParser, Packet, Parser, Payload,
-};
+use tower_socketio::protocol::{JsonParser, MsgpackParser, Parser};
 use tower_socketio::{
     Auth, Data, DisconnectReason, Namespace, Params, RawArgs, Refuse, Socket, SocketIo,
 };
@@ -136,67 +137,4 @@ async fn left(socket: Socket, reason: DisconnectReason) {
 
 async fn place(Params(name): Params<String>) -> String {
     name
-}
-
-/// Writes each packet as a JSON object, without bytes.
-#[derive(Debug)]
-struct Objects;
-
-#[derive(Serialize)]
-struct Written<'a> {
-    r#type: u8,
-    nsp: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a RawValue>,
-}
-
-impl Parser for Objects {
-    fn encode(&self, packet: Packet) -> Encoded {
-        let object = Written {
-            r#type: packet.kind as u8,
-            nsp: &packet.namespace,
-            id: packet.ack,
-            data: serde_json::from_slice(packet.payload.json()).ok(),
-        };
-        let text = serde_json::to_string(&object).expect("it has nothing that JSON has not");
-        Message::Text(text.as_str().into()).into()
-    }
-
-    fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(Self)
-    }
-}
-
-#[derive(Deserialize)]
-struct Read {
-    r#type: u64,
-    nsp: String,
-    id: Option<u64>,
-    data: Option<Box<RawValue>>,
-}
-
-impl Decoder for Objects {
-    fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
-        const INVALID: DecodeError = DecodeError::new("not a packet");
-
-        let Message::Text(text) = message else {
-            return Err(INVALID);
-        };
-        let object: Read = serde_json::from_str(text.as_str()).map_err(|_| INVALID)?;
-        let kind = Kind::from_number(object.r#type).ok_or(INVALID)?;
-        let json = object.data.map(|data| data.get().to_owned());
-        let json = json.unwrap_or_default().into();
-        Ok(Some(Packet {
-            namespace: object.nsp.as_str().into(),
-            kind,
-            ack: object.id,
-            payload: Payload::from_json(kind, json, Vec::new())?,
-        }))
-    }
-
-    fn is_partial(&self) -> bool {
-        false
-    }
 }

@@ -10,8 +10,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{Client, Got, Polling, main_app, serve, until, within};
-use tower_socketio::protocol::{Decoder, Encoded, JsonParser, Kind, Packet, Parser};
+use support::{Client, Counting, Got, Polling, main_app, serve, until, within};
 use tower_socketio::{
     AckError, Args, Data, Namespace, RawArgs, Refuse, RoomChange, RoomEvent, Socket, SocketId,
     SocketIo, TypedEvent,
@@ -672,26 +671,6 @@ async fn one_question_to_many_has_one_id_and_the_first_argument_counts() {
     // One counter for the namespace.
     let _asked = sockets[0].emit_with_ack::<u32>("q", 1);
     assert_eq!(clients[0].next().await, r#"422["q",1]"#);
-}
-
-/// Counts what it writes.
-#[derive(Debug, Default)]
-struct Counting {
-    json: JsonParser,
-    events: Arc<AtomicUsize>,
-}
-
-impl Parser for Counting {
-    fn encode(&self, packet: Packet) -> Encoded {
-        if packet.kind == Kind::Event {
-            self.events.fetch_add(1, Ordering::Relaxed);
-        }
-        self.json.encode(packet)
-    }
-
-    fn decoder(&self) -> Box<dyn Decoder> {
-        self.json.decoder()
-    }
 }
 
 #[tokio::test]

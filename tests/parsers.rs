@@ -1,10 +1,10 @@
 //! Parsers: one of one's own, limits of the default one, MessagePack.
 
+#[path = "support/objects.rs"]
+mod objects;
 mod support;
 
-use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use objects::Objects;
 use serde_json::{Value, json};
 use support::{Client, Got, Polling, app, builder, serve, within};
 use tokio::sync::mpsc;
@@ -14,65 +14,10 @@ use tower_socketio::protocol::{
 };
 use tower_socketio::{Data, DisconnectReason, Namespace, RawArgs, Refuse, Socket, SocketIo};
 
-/// Writes each packet as one JSON object.
-#[derive(Debug)]
-struct Objects;
-
-impl Parser for Objects {
-    fn encode(&self, packet: Packet) -> Encoded {
-        let data: Option<&RawValue> = serde_json::from_slice(packet.payload.json()).ok();
-        let object = json!({
-            "type": packet.kind as u8,
-            "nsp": packet.namespace.as_str(),
-            "id": packet.ack,
-            "data": data,
-        });
-        Message::Text(object.to_string().as_str().into()).into()
-    }
-
-    fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(Self)
-    }
-}
-
-#[derive(Deserialize)]
-struct Fields {
-    r#type: u64,
-    nsp: String,
-    id: Option<u64>,
-    data: Option<Box<RawValue>>,
-}
-
-impl Decoder for Objects {
-    fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
-        const INVALID: DecodeError = DecodeError::new("not a packet");
-
-        let Message::Text(text) = message else {
-            return Err(INVALID);
-        };
-        let fields: Fields = serde_json::from_str(text.as_str()).map_err(|_| INVALID)?;
-        let kind = Kind::from_number(fields.r#type).ok_or(INVALID)?;
-        let json = fields.data.map(|data| Bytes::from(data.get().to_owned()));
-        Ok(Some(Packet {
-            namespace: fields.nsp.as_str().into(),
-            kind,
-            ack: fields.id,
-            payload: Payload::from_json(kind, json.unwrap_or_default(), Vec::new())?,
-        }))
-    }
-
-    fn is_partial(&self) -> bool {
-        false
-    }
-}
-
-/// The packet in a message of `Objects`, without what is null.
+/// The packet in a message of [`Objects`].
 fn object(message: &str) -> Value {
     let json = message.strip_prefix('4').unwrap_or(message);
-    let mut object: Value = serde_json::from_str(json).expect("an object");
-    let fields = object.as_object_mut().expect("an object");
-    fields.retain(|_, value| !value.is_null());
-    object
+    serde_json::from_str(json).expect("an object")
 }
 
 fn namespace() -> Namespace {

@@ -9,9 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use serde_json::{Value, json};
-use support::{Client, Got, Polling, app, builder, serve, until, within};
+use support::{Client, Counting, Got, Polling, app, builder, serve, until, within};
 use tokio::sync::Notify;
-use tower_socketio::protocol::{Decoder, Encoded, JsonParser, Kind, Packet, Parser};
 use tower_socketio::{
     Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
     Transport, middleware,
@@ -143,25 +142,6 @@ async fn a_client_is_given_a_private_id_only_where_it_may_come_back() {
     // A claim means nothing.
     let mut client = Polling::open(&without).await;
     assert!(!client.ask(&seat.claim()).await.contains("pid"));
-}
-
-#[derive(Debug, Default)]
-struct Counting {
-    json: JsonParser,
-    events: Arc<AtomicUsize>,
-}
-
-impl Parser for Counting {
-    fn encode(&self, packet: Packet) -> Encoded {
-        if packet.kind == Kind::Event {
-            self.events.fetch_add(1, Ordering::Relaxed);
-        }
-        self.json.encode(packet)
-    }
-
-    fn decoder(&self) -> Box<dyn Decoder> {
-        self.json.decoder()
-    }
 }
 
 #[tokio::test]

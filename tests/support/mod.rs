@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -19,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tower::ServiceExt;
+use tower_socketio::protocol::{Decoder, Encoded, JsonParser, Kind, Packet, Parser};
 use tower_socketio::{Namespace, SocketIo, SocketIoBuilder, SocketIoLayer};
 
 /// How long a condition may take that holds in a moment on an idle machine.
@@ -313,6 +316,26 @@ impl Client {
                 end => return end,
             }
         }
+    }
+}
+
+/// A parser that counts the events that it writes.
+#[derive(Debug, Default)]
+pub(crate) struct Counting {
+    json: JsonParser,
+    pub(crate) events: Arc<AtomicUsize>,
+}
+
+impl Parser for Counting {
+    fn encode(&self, packet: Packet) -> Encoded {
+        if packet.kind == Kind::Event {
+            self.events.fetch_add(1, Ordering::Relaxed);
+        }
+        self.json.encode(packet)
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        self.json.decoder()
     }
 }
 
