@@ -2,7 +2,9 @@
 //!
 //! | passed to `emit` or returned by a handler | arguments             |
 //! |-------------------------------------------|-----------------------|
-//! | `value`, `Data(value)`                    | one, whatever it is: `()` is `null`, a tuple is an array |
+//! | `()`                                      | none                  |
+//! | another `value`                           | one: a tuple is an array |
+//! | `Data(value)`                             | one, whatever it is: `()` is `null` |
 //! | `Args((a, b))`, `Args([a, b])`            | `a` and `b`           |
 //! | `Args(())`                                | none                  |
 //! | `RawArgs`                                 | those that it came with |
@@ -121,8 +123,8 @@ impl fmt::Debug for RawArgs {
 
 /// What can be sent as the arguments of an event or an acknowledgement.
 ///
-/// Anything that implements [`Serialize`] is one argument. [`Args`] makes several of a tuple, an
-/// array or a list.
+/// Anything that implements [`Serialize`] is one argument, but `()` is none. [`Args`] makes several
+/// of a tuple, an array or a list.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent as arguments",
     label = "not serializable",
@@ -146,7 +148,13 @@ pub trait IntoArgs {
 #[diagnostic::do_not_recommend]
 impl<T: Serialize> IntoArgs for T {
     fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError> {
-        out.push(&self)
+        let before = out.len();
+        out.push(&self)?;
+        // `()`, which is asked for in the only way that there is for any type.
+        if size_of::<T>() == 0 && out.text.ends_with(b"null") {
+            out.text.truncate(before);
+        }
+        Ok(())
     }
 }
 
@@ -464,7 +472,6 @@ mod tests {
         struct Id(u64);
         assert_eq!(written(1), r#"["e",1]"#);
         assert_eq!(written("a"), r#"["e","a"]"#);
-        assert_eq!(written(()), r#"["e",null]"#);
         assert_eq!(written(Id(7)), r#"["e",7]"#);
         assert_eq!(written((1, "a")), r#"["e",[1,"a"]]"#);
         assert_eq!(written([1, 2]), r#"["e",[1,2]]"#);
@@ -472,6 +479,26 @@ mod tests {
         assert_eq!(written(Data((1, 2))), r#"["e",[1,2]]"#);
         assert_eq!(written(&["a"][..]), r#"["e",["a"]]"#);
         assert_eq!(written(None::<u8>), r#"["e",null]"#);
+        assert_eq!(written(serde_json::Value::Null), r#"["e",null]"#);
+        assert_eq!(written([(); 0]), r#"["e",[]]"#);
+        assert_eq!(written([()]), r#"["e",[null]]"#);
+    }
+
+    #[test]
+    fn nothing_is_no_argument_unless_it_is_called_one() {
+        assert_eq!(written(()), r#"["e"]"#);
+        assert_eq!(written(Data(())), r#"["e",null]"#);
+        assert_eq!(json(&Payload::args(1, ()).expect("nothing")), "[]");
+
+        struct Both;
+        impl IntoArgs for Both {
+            fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError> {
+                1.into_args(out)?;
+                ().into_args(out)?;
+                2.into_args(out)
+            }
+        }
+        assert_eq!(written(Both), r#"["e",1,2]"#);
     }
 
     #[test]

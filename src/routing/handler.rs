@@ -6,7 +6,7 @@
 //! fn.layer(…) ─────────┘
 //! ```
 
-use std::any::{Any, TypeId, type_name};
+use std::any::{Any, type_name};
 use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
@@ -257,11 +257,7 @@ pub trait IntoTypedReply<R> {
 
 impl<R: Serialize + 'static> IntoTypedReply<R> for R {
     fn into_typed_reply(self) -> Reply {
-        // As for other handlers, `()` is no argument rather than `null`.
-        if TypeId::of::<R>() == TypeId::of::<()>() {
-            return Reply::ok();
-        }
-        Reply::args(Data(self))
+        Reply::args(self)
     }
 }
 
