@@ -1,15 +1,16 @@
 //! One GET or POST ↔ a session.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum_core::body::Body;
 use axum_core::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::compress::Encoding;
 use super::options::HttpOptions;
@@ -206,13 +207,45 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::TooLarge);
     }
-    let body = body.map_err(|_| axum_core::Error::new("the body cannot be read"));
-    let read = Box::pin(Limited::new(body, limit)).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::TooLarge),
-        Ok(Err(_)) | Err(_) => Err(Failure::Unusable),
+    let mut read = pin!(collect(limit, body));
+    // Most bodies have come with their head, and need no clock.
+    if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+        return read;
     }
+    let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
+    read.unwrap_or(Err(Failure::Unusable))
+}
+
+/// The bytes of a body; those of a single frame are not copied.
+async fn collect<B: http_body::Body>(limit: usize, body: B) -> Result<Bytes, Failure> {
+    let mut body = pin!(body);
+    let mut whole = Bytes::new();
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Failure::Unusable)?;
+        let Ok(mut data) = frame.into_data() else {
+            continue;
+        };
+        let len = data.remaining();
+        if len > limit - whole.len() {
+            return Err(Failure::TooLarge);
+        }
+        let data = data.copy_to_bytes(len);
+        whole = match whole.is_empty() {
+            true => data,
+            false => append(whole, &data),
+        };
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(whole)
+}
+
+/// Only the first time it copies what there was: then nobody else has it.
+fn append(bytes: Bytes, more: &[u8]) -> Bytes {
+    let mut bytes = Vec::from(bytes);
+    bytes.extend_from_slice(more);
+    bytes.into()
 }
 
 /// Does what is to be done when the client gives the request up.
