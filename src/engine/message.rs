@@ -105,6 +105,16 @@ impl Text {
         }
     }
 
+    /// The text with its type in front, as it stands in a polling body, without being copied; the
+    /// text as it was if it was received.
+    pub(crate) fn into_record(mut self) -> Result<Bytes, Self> {
+        let Some(at) = self.start.checked_sub(1) else {
+            return Err(self);
+        };
+        self.frame.advance(at as usize);
+        Ok(self.frame)
+    }
+
     /// The text.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -112,28 +112,69 @@ pub(crate) fn decode_binary(data: Bytes, revision: Revision) -> Result<Packet, P
 /// A body that is to be written.
 #[derive(Debug)]
 pub(crate) enum Body {
-    V4(Vec<u8>),
+    V4(Separated),
     V3(payload_v3::Body),
+}
+
+/// Packets with separators between them. Mostly there is one, a text that was made to be sent; it
+/// stays where it is.
+#[derive(Debug, Default)]
+pub(crate) struct Separated {
+    only: Bytes,
+    all: Vec<u8>,
+}
+
+impl Separated {
+    fn push(&mut self, packet: Packet) {
+        let packet = match packet {
+            Packet::Message(Message::Text(text)) if self.is_empty() => match text.into_record() {
+                Ok(record) => {
+                    self.only = record;
+                    return;
+                }
+                Err(text) => Packet::Message(text.into()),
+            },
+            packet => packet,
+        };
+        if !self.only.is_empty() {
+            self.all = std::mem::take(&mut self.only).into();
+        }
+        if !self.all.is_empty() {
+            self.all.push(SEPARATOR);
+        }
+        push_packet(&mut self.all, &packet, Revision::V4);
+    }
+
+    /// One of both is empty.
+    fn len(&self) -> usize {
+        self.only.len() + self.all.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn finish(self) -> Bytes {
+        match self.all.is_empty() {
+            true => self.only,
+            false => self.all.into(),
+        }
+    }
 }
 
 impl Body {
     /// An empty one; with `base64` it will be text, whatever it holds.
     pub(crate) fn new(revision: Revision, base64: bool) -> Self {
         match revision {
-            Revision::V4 => Self::V4(Vec::new()),
+            Revision::V4 => Self::V4(Separated::default()),
             Revision::V3 => Self::V3(payload_v3::Body::new(base64)),
         }
     }
 
     /// Appends a packet.
-    pub(crate) fn push(&mut self, packet: &Packet) {
+    pub(crate) fn push(&mut self, packet: Packet) {
         match self {
-            Self::V4(body) => {
-                if !body.is_empty() {
-                    body.push(SEPARATOR);
-                }
-                push_packet(body, packet, Revision::V4);
-            }
+            Self::V4(body) => body.push(packet),
             Self::V3(body) => body.push(packet),
         }
     }
@@ -154,9 +195,9 @@ impl Body {
     }
 
     /// The body, and whether it is bytes and no text.
-    pub(crate) fn finish(self) -> (Vec<u8>, bool) {
+    pub(crate) fn finish(self) -> (Bytes, bool) {
         match self {
-            Self::V4(body) => (body, false),
+            Self::V4(body) => (body.finish(), false),
             Self::V3(body) => body.finish(),
         }
     }
@@ -205,8 +246,8 @@ mod tests {
         assert_eq!(read(body), packets.clone().map(Ok));
 
         let mut written = Body::new(Revision::V4, false);
-        packets.iter().for_each(|packet| written.push(packet));
-        assert_eq!(written.finish(), (body.as_bytes().to_vec(), false));
+        packets.into_iter().for_each(|packet| written.push(packet));
+        assert_eq!(written.finish(), (Bytes::from(body), false));
     }
 
     #[test]

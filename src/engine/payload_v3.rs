@@ -139,14 +139,14 @@ impl Body {
         }
     }
 
-    pub(super) fn push(&mut self, packet: &Packet) {
-        self.len += match packet {
+    pub(super) fn push(&mut self, packet: Packet) {
+        self.len += match &packet {
             Packet::Message(Message::Text(text)) => text.as_bytes().len(),
             Packet::Message(Message::Binary(data)) => data.len(),
             Packet::Open(json) => json.len(),
             control => control.control_text().len(),
         };
-        self.packets.push(packet.clone());
+        self.packets.push(packet);
     }
 
     /// About how many bytes there are.
@@ -159,7 +159,7 @@ impl Body {
     }
 
     /// The body, and whether it has the binary form.
-    pub(super) fn finish(self) -> (Vec<u8>, bool) {
+    pub(super) fn finish(self) -> (Bytes, bool) {
         let is_binary = |packet: &Packet| matches!(packet, Packet::Message(Message::Binary(_)));
         let binary = !self.base64 && self.packets.iter().any(is_binary);
         let mut body = Vec::with_capacity(self.len + 8 * self.packets.len());
@@ -173,7 +173,7 @@ impl Body {
                 packet => push_text(&mut body, packet, binary),
             }
         }
-        (body, binary)
+        (body.into(), binary)
     }
 }
 
@@ -225,8 +225,10 @@ mod tests {
 
     fn written(packets: &[Packet], base64: bool) -> (Vec<u8>, bool) {
         let mut body = Body::new(base64);
-        packets.iter().for_each(|packet| body.push(packet));
-        body.finish()
+        let packets = packets.iter().cloned();
+        packets.for_each(|packet| body.push(packet));
+        let (body, is_binary) = body.finish();
+        (body.into(), is_binary)
     }
 
     #[test]

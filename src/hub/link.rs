@@ -233,14 +233,14 @@ impl Link {
     pub(crate) fn poll_packets(
         &self,
         cx: &Context<'_>,
-        mut push: impl FnMut(&Packet) -> bool,
+        mut push: impl FnMut(Packet) -> bool,
     ) -> Poll<()> {
         let mut shared = self.lock();
         let was_paused = !shared.session.wants_read();
         let mut any = false;
         while let Some(packet) = shared.session.poll_transmit(Transport::Polling) {
             any = true;
-            if !push(&packet) {
+            if !push(packet) {
                 break;
             }
         }

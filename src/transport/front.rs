@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header}
 use hyper::upgrade::OnUpgrade;
 
 use super::options::{Answer, HttpOptions};
-use super::polling::Style;
+use super::polling::{Post, Style};
 use super::refusal::{ConnectionError, WRONG_VERSION};
 use super::task::{SessionTask, Upper};
 use super::{polling, websocket};
@@ -102,7 +102,10 @@ impl Front {
                 let style = Style::of(&parts, &self.http);
                 (Answer::Later, polling::get(link, style).boxed())
             }
-            Ok(Plan::Post(link)) => (Answer::Later, polling::post(link, parts, body).boxed()),
+            Ok(Plan::Post(link)) => {
+                let post = Post::of(&parts);
+                (Answer::Later, polling::post(link, post, body).boxed())
+            }
             Ok(Plan::Probe(link, response)) => {
                 // If there is one already this one is accepted and closed, as the protocol wants it.
                 let upgrade = upgrade.map(|stream| agreed(stream, &response));

@@ -100,7 +100,7 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
     let mut last = true;
     poll_fn(|cx| {
         link.poll_packets(cx, |packet| {
-            if let Packet::Message(Message::Text(text)) = packet {
+            if let Packet::Message(Message::Text(text)) = &packet {
                 last = text.is_compressible();
             }
             compressible |= last;
@@ -119,17 +119,34 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
     let (mut body, is_binary) = body.finish();
     if link.opening.jsonp {
         let index = link.handshake.query("j").unwrap_or_default();
-        body = jsonp::script(&index, &body);
+        body = jsonp::script(&index, &body).into();
     }
     let content_type = match is_binary {
         true => OCTETS,
         false => "text/plain; charset=UTF-8",
     };
-    style.respond(content_type, body.into())
+    style.respond(content_type, body)
+}
+
+/// What the headers of a POST say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Post {
+    style: Style,
+    is_binary: bool,
+}
+
+impl Post {
+    pub(super) fn of(parts: &Parts) -> Self {
+        let content_type = parts.headers.get(header::CONTENT_TYPE);
+        Self {
+            style: Style::of_post(parts),
+            is_binary: content_type.is_some_and(|value| value == OCTETS),
+        }
+    }
 }
 
 /// Hands a body's packets to the session.
-pub(super) async fn post<B>(link: Arc<Link>, parts: Parts, body: B) -> Response
+pub(super) async fn post<B>(link: Arc<Link>, post: Post, body: B) -> Response
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -141,7 +158,7 @@ where
         link.close(CloseReason::TransportError);
         link.end_post();
     });
-    let result = deliver(&link, &parts, body).await;
+    let result = deliver(&link, post, body).await;
     guard.defuse();
     link.end_post();
     match result {
@@ -154,7 +171,7 @@ where
             return refuse(Refusal::BadRequest);
         }
     }
-    Style::of_post(&parts).respond("text/html", Bytes::from_static(b"ok"))
+    post.style.respond("text/html", Bytes::from_static(b"ok"))
 }
 
 enum Failure {
@@ -166,14 +183,12 @@ enum Failure {
     Unusable,
 }
 
-async fn deliver<B>(link: &Link, parts: &Parts, body: B) -> Result<(), Failure>
+async fn deliver<B>(link: &Link, post: Post, body: B) -> Result<(), Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
 {
-    let content_type = parts.headers.get(header::CONTENT_TYPE);
-    let is_binary = content_type.is_some_and(|value| value == OCTETS);
-    if is_binary && link.opening.revision == Revision::V4 {
+    if post.is_binary && link.opening.revision == Revision::V4 {
         // Such bodies are of revision 3.
         return Err(Failure::Unusable);
     }
@@ -186,7 +201,7 @@ where
     }
     let packets = match link.opening.revision {
         Revision::V4 => Packets::new(body),
-        Revision::V3 => Packets::with_lengths(body, is_binary),
+        Revision::V3 => Packets::with_lengths(body, post.is_binary),
     };
     let mut packets = packets.map_err(|_| Failure::Malformed)?;
     let mut failed = false;
