@@ -23,7 +23,10 @@ use crate::hub::link::Link;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The type of a body of bytes, exactly so, as Node's server has it.
-const OCTETS: &str = "application/octet-stream";
+static OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
+static HTML: HeaderValue = HeaderValue::from_static("text/html");
+static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What a request's headers ask of its answer.
 #[derive(Clone, Copy, Debug)]
@@ -55,21 +58,21 @@ impl Style {
         }
     }
 
-    fn respond(self, content_type: &'static str, mut body: Bytes) -> Response {
+    fn respond(self, content_type: &HeaderValue, mut body: Bytes) -> Response {
         let compress = self.compress.filter(|(_, from)| body.len() >= *from);
         if let Some((encoding, _)) = compress {
             body = encoding.encode(&body);
         }
         let mut response = Response::new(Body::from(body));
         let headers = response.headers_mut();
-        let mut say = |name, value| headers.insert(name, HeaderValue::from_static(value));
-        say(header::CONTENT_TYPE, content_type);
-        say(header::CACHE_CONTROL, "no-store");
+        headers.insert(header::CONTENT_TYPE, content_type.clone());
+        headers.insert(header::CACHE_CONTROL, NO_STORE.clone());
         if self.suspicious {
-            say(header::X_XSS_PROTECTION, "0");
+            headers.insert(header::X_XSS_PROTECTION, HeaderValue::from_static("0"));
         }
         if let Some((encoding, _)) = compress {
-            say(header::CONTENT_ENCODING, encoding.name());
+            let name = HeaderValue::from_static(encoding.name());
+            headers.insert(header::CONTENT_ENCODING, name);
         }
         response
     }
@@ -122,8 +125,8 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
         body = jsonp::script(&index, &body).into();
     }
     let content_type = match is_binary {
-        true => OCTETS,
-        false => "text/plain; charset=UTF-8",
+        true => &OCTETS,
+        false => &TEXT,
     };
     style.respond(content_type, body)
 }
@@ -171,7 +174,7 @@ where
             return refuse(Refusal::BadRequest);
         }
     }
-    post.style.respond("text/html", Bytes::from_static(b"ok"))
+    post.style.respond(&HTML, Bytes::from_static(b"ok"))
 }
 
 enum Failure {
