@@ -59,7 +59,7 @@ impl Packets {
 
     fn next_separated(&mut self) -> Option<Result<Packet, ParseError>> {
         let rest = self.rest.as_mut()?;
-        let record = match rest.iter().position(|byte| *byte == SEPARATOR) {
+        let record = match memchr::memchr(SEPARATOR, rest) {
             Some(at) => {
                 let record = rest.split_to(at);
                 rest.advance(1);
