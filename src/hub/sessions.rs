@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::link::Link;
+use super::rooms::IdHash;
 use crate::engine::{CloseReason, SessionId};
 
 /// All sessions of a server. A session is in it as long as its task lives.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    map: Mutex<HashMap<SessionId, Arc<Link>>>,
+    /// The ids are random, so no client can choose such as fall together.
+    map: Mutex<HashMap<SessionId, Arc<Link>, IdHash>>,
     next: AtomicU64,
     closing: AtomicBool,
     empty: Notify,
@@ -27,7 +29,7 @@ impl Sessions {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Link>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Link>, IdHash>> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
