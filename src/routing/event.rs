@@ -31,6 +31,8 @@ pub struct Event {
     payload: Payload,
     ack: Option<u64>,
     deferred: bool,
+    /// Whether nobody reads the arguments after the extractor that asks next.
+    gives_args: bool,
     extensions: Extensions,
     /// Made when the first extractor asks for them.
     parts: Option<Box<Parts>>,
@@ -73,6 +75,7 @@ impl Event {
             payload,
             ack: None,
             deferred: false,
+            gives_args: false,
             extensions: Extensions::new(),
             parts: None,
         }
@@ -178,6 +181,19 @@ impl Event {
             parts.extensions.extend(self.extensions.clone());
             Box::new(parts)
         })
+    }
+
+    /// Lets the next extractor take the arguments and leave none.
+    pub(super) const fn give_args(&mut self) {
+        self.gives_args = true;
+    }
+
+    /// The arguments as they came; shared with who reads them later, if anybody does.
+    pub(super) fn take_args(&mut self) -> RawArgs {
+        if std::mem::take(&mut self.gives_args) {
+            return std::mem::take(&mut self.payload).into_args();
+        }
+        self.args()
     }
 
     /// Takes the answer over from the handler.

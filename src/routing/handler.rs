@@ -22,8 +22,7 @@ use tower_service::Service;
 
 use super::extract::{FromConnect, FromEvent};
 use super::{Event, IntoReply, Reply};
-use crate::protocol::Data;
-use crate::protocol::TypedEvent;
+use crate::protocol::{Data, RawArgs, TypedEvent};
 
 /// An async function that takes extractors and returns something that is [`IntoReply`].
 ///
@@ -139,8 +138,6 @@ macro_rules! extract {
 
 macro_rules! impl_handler {
     ($([$m:ident $t:ident])*) => {
-        impl_handler!(@events [$($t)*]);
-
         #[diagnostic::do_not_recommend]
         #[allow(non_snake_case, unused_mut, reason = "one macro for all numbers of arguments")]
         impl<F, Fut, S, $($m, $t,)*> Handler<OnConnect<($(($m, $t),)*)>, S> for F
@@ -163,15 +160,16 @@ macro_rules! impl_handler {
             }
         }
     };
-    (@events [$($t:ident)*]) => {
+    (@events [$($t:ident)*] $($last:ident)?) => {
         #[diagnostic::do_not_recommend]
         #[allow(non_snake_case, unused_mut, reason = "one macro for all numbers of arguments")]
-        impl<F, Fut, S, $($t,)*> Handler<OnEvent<($($t,)*)>, S> for F
+        impl<F, Fut, S, $($t,)* $($last)?> Handler<OnEvent<($($t,)* $($last,)?)>, S> for F
         where
-            F: FnOnce($($t),*) -> Fut + Clone + Send + Sync + 'static,
+            F: FnOnce($($t,)* $($last)?) -> Fut + Clone + Send + Sync + 'static,
             Fut: Future<Output: IntoReply> + Send + 'static,
             S: Send + Sync + 'static,
             $($t: FromEvent<S> + Send + 'static,)*
+            $($last: FromEvent<S> + Send + 'static,)?
         {
             fn call(
                 self,
@@ -180,9 +178,15 @@ macro_rules! impl_handler {
             ) -> impl Future<Output = Reply> + Send + 'static {
                 async move {
                     $(let $t = extract!(event, $t::from_event(&mut event, &state));)*
+                    $(
+                        if TypeId::of::<$last>() == TypeId::of::<RawArgs>() {
+                            event.give_args();
+                        }
+                        let $last = extract!(event, $last::from_event(&mut event, &state));
+                    )?
                     let deferred = event.is_deferred();
                     drop((event, state));
-                    self($($t),*).await.into_reply().defer(deferred)
+                    self($($t,)* $($last)?).await.into_reply().defer(deferred)
                 }
             }
         }
@@ -224,6 +228,15 @@ impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5]);
 impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5] [M6 T6]);
 impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5] [M6 T6] [M7 T7]);
 impl_handler!([M1 T1] [M2 T2] [M3 T3] [M4 T4] [M5 T5] [M6 T6] [M7 T7] [M8 T8]);
+impl_handler!(@events []);
+impl_handler!(@events [] T1);
+impl_handler!(@events [T1] T2);
+impl_handler!(@events [T1 T2] T3);
+impl_handler!(@events [T1 T2 T3] T4);
+impl_handler!(@events [T1 T2 T3 T4] T5);
+impl_handler!(@events [T1 T2 T3 T4 T5] T6);
+impl_handler!(@events [T1 T2 T3 T4 T5 T6] T7);
+impl_handler!(@events [T1 T2 T3 T4 T5 T6 T7] T8);
 impl_handler!(@typed []);
 impl_handler!(@typed [T1]);
 impl_handler!(@typed [T1 T2]);

@@ -32,7 +32,7 @@ impl<S: Sync> FromEvent<S> for RawArgs {
     type Rejection = Infallible;
 
     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Infallible> {
-        Ok(event.args())
+        Ok(event.take_args())
     }
 }
 
