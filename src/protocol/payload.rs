@@ -270,9 +270,13 @@ impl Payload {
     /// The name of the event; `None` if the payload is that of another packet.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        let name = self.name.find(self.text.as_slice())?;
         // It was written by us, or the text was checked when it was read.
-        std::str::from_utf8(name).ok()
+        std::str::from_utf8(self.name_bytes()?).ok()
+    }
+
+    /// As [`Payload::name`].
+    pub(crate) fn name_bytes(&self) -> Option<&[u8]> {
+        self.name.find(self.text.as_slice())
     }
 
     /// The whole JSON text; empty if there is no payload.

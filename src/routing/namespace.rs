@@ -366,7 +366,7 @@ where
             events: self
                 .events
                 .into_iter()
-                .map(|(name, (handler, concurrent))| (name, (handler(state), concurrent)))
+                .map(|(name, (handler, concurrent))| (name.into(), (handler(state), concurrent)))
                 .collect(),
             fallback: self
                 .fallback
@@ -440,7 +440,7 @@ pub(crate) struct Routes {
     /// When a socket is gone.
     pub(crate) disconnect: Option<Route>,
     /// By name; and whether other events need not wait for it.
-    pub(crate) events: HashMap<Box<str>, (Route, bool), IdHash>,
+    pub(crate) events: HashMap<Box<[u8]>, (Route, bool), IdHash>,
     /// For the events that are not in `events`.
     pub(crate) fallback: Option<(Route, bool)>,
     /// How many events of a socket are handled at the same time.
@@ -451,8 +451,8 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// The handler of an event, and whether other events need not wait for it.
-    pub(crate) fn find(&self, name: &str) -> Option<&(Route, bool)> {
-        self.events.get(name).or(self.fallback.as_ref())
+    pub(crate) fn find(&self, name: impl AsRef<[u8]>) -> Option<&(Route, bool)> {
+        self.events.get(name.as_ref()).or(self.fallback.as_ref())
     }
 }
 

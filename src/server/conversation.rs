@@ -242,15 +242,15 @@ impl Conversation {
 
     fn next_is_concurrent(&self) -> bool {
         let next = self.queue.front();
-        let name = next.and_then(|queued| queued.payload.name());
+        let name = next.and_then(|queued| queued.payload.name_bytes());
         let found = self.routes.find(name.unwrap_or_default());
         found.is_some_and(|(_, is_concurrent)| *is_concurrent)
     }
 
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
-        let name = queued.payload.name().unwrap_or_default();
+        let name = queued.payload.name_bytes().unwrap_or_default();
         let Some((route, is_concurrent)) = self.routes.find(name) else {
-            tracing::debug!(event = name, "no handler");
+            tracing::debug!(event = queued.payload.name(), "no handler");
             return self.answer(
                 queued.ack,
                 Err(Refuse::new("no handler for this event")).into(),

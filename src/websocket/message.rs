@@ -1,8 +1,7 @@
 //! A message on its way into a buffer: what it is, and how much of its text is known to be good.
 
-use std::str::from_utf8;
 
-use super::{Incoming, Payload, Violation, deflate::inflate};
+use super::{Incoming, Payload, Violation, deflate::inflate, is_utf8};
 
 /// A message that has begun, without its bytes.
 #[derive(Debug)]
@@ -45,7 +44,12 @@ impl Message {
         if self.kind == Kind::Binary || self.compressed {
             return Ok(());
         }
-        match from_utf8(&bytes[self.checked..]) {
+        let fresh = &bytes[self.checked..];
+        if fresh.is_ascii() {
+            self.checked = bytes.len();
+            return Ok(());
+        }
+        match std::str::from_utf8(fresh) {
             Ok(_) => self.checked = bytes.len(),
             Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
             Err(_) => return Err(Violation::UTF8),
@@ -72,7 +76,7 @@ impl Kind {
     /// Gives out a whole message where it lies.
     #[inline]
     pub(super) fn in_place(self, bytes: &[u8]) -> Result<Incoming<'_>, Violation> {
-        if self == Self::Text && from_utf8(bytes).is_err() {
+        if self == Self::Text && !is_utf8(bytes) {
             return Err(Violation::UTF8);
         }
         Ok(self.incoming(Payload::Borrowed(bytes)))
@@ -86,7 +90,7 @@ impl Kind {
         max: usize,
     ) -> Result<Incoming<'static>, Violation> {
         let bytes = inflate(bytes, max)?;
-        if self == Self::Text && from_utf8(&bytes).is_err() {
+        if self == Self::Text && !is_utf8(&bytes) {
             return Err(Violation::UTF8);
         }
         Ok(self.incoming(Payload::Owned(bytes.into_boxed_slice().into())))
