@@ -12,6 +12,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::scan::is_utf8;
 use super::{DecodeError, Decoder, Encoded, Kind, NamespaceName, Packet, Parser, Payload};
 use crate::engine::{Message, Text};
 
@@ -197,8 +198,10 @@ impl Decoder for JsonDecoder {
 
 impl JsonDecoder {
     fn head(&mut self, text: Bytes) -> Result<Option<Packet>, DecodeError> {
-        let mut rest =
-            std::str::from_utf8(&text).map_err(|_| DecodeError::new("text is not valid UTF-8"))?;
+        if !is_utf8(&text) {
+            return Err(DecodeError::new("text is not valid UTF-8"));
+        }
+        let mut rest = &text[..];
         let (kind, binary) = take_type(&mut rest)?;
         let attachments = if binary {
             self.take_attachments(&mut rest)?
@@ -206,9 +209,7 @@ impl JsonDecoder {
             0
         };
         let namespace = self.take_namespace(&mut rest)?;
-        let ack = take_digits(&mut rest)
-            .map(|digits| digits.parse())
-            .transpose()
+        let ack = take_number(&mut rest)
             .map_err(|_| DecodeError::limit("acknowledgement is too large"))?;
         let at = text.len() - rest.len();
         let packet = Packet {
@@ -249,29 +250,32 @@ impl JsonDecoder {
         Ok(Some(partial.packet))
     }
 
-    fn take_attachments(&self, rest: &mut &str) -> Result<usize, DecodeError> {
+    fn take_attachments(&self, rest: &mut &[u8]) -> Result<usize, DecodeError> {
         const ILLEGAL: DecodeError = DecodeError::new("illegal number of attachments");
 
-        let digits = take_digits(rest).ok_or(ILLEGAL)?;
-        *rest = rest.strip_prefix('-').ok_or(ILLEGAL)?;
-        match digits.parse() {
-            Ok(0) => Err(ILLEGAL),
-            Ok(count) if count <= self.limits.max_attachments => Ok(count),
+        let count = take_number(rest);
+        *rest = rest.strip_prefix(b"-").ok_or(ILLEGAL)?;
+        match count {
+            Ok(None | Some(0)) => Err(ILLEGAL),
+            Ok(Some(count)) if count <= self.limits.max_attachments as u64 => Ok(count as usize),
             _ => Err(DecodeError::limit("too many attachments")),
         }
     }
 
     /// Takes what reaches from a slash to a comma or the end.
-    fn take_namespace(&mut self, rest: &mut &str) -> Result<NamespaceName, DecodeError> {
+    fn take_namespace(&mut self, rest: &mut &[u8]) -> Result<NamespaceName, DecodeError> {
         const MAX_LEN: usize = 255;
         /// As long as the head of an HTTP request may be.
         const MAX_QUERY: usize = 8 * 1024;
 
-        if !rest.starts_with('/') {
+        if !rest.starts_with(b"/") {
             return Ok(NamespaceName::MAIN);
         }
-        let (name, after) = rest.split_once(',').unwrap_or((rest, ""));
-        *rest = after;
+        let end = rest.iter().position(|byte| *byte == b',');
+        let (name, after) = rest.split_at(end.unwrap_or(rest.len()));
+        *rest = after.get(1..).unwrap_or_default();
+        // The text was checked.
+        let name = std::str::from_utf8(name).unwrap_or_default();
         let path = name.find('?').unwrap_or(name.len());
         if path > MAX_LEN || name.len() - path > MAX_QUERY {
             return Err(DecodeError::limit("namespace is too long"));
@@ -289,8 +293,8 @@ impl JsonDecoder {
     }
 }
 
-fn take_type(rest: &mut &str) -> Result<(Kind, bool), DecodeError> {
-    let kind = match rest.as_bytes() {
+fn take_type(rest: &mut &[u8]) -> Result<(Kind, bool), DecodeError> {
+    let kind = match rest {
         [b'0', ..] => (Kind::Connect, false),
         [b'1', ..] => (Kind::Disconnect, false),
         [b'2', ..] => (Kind::Event, false),
@@ -304,12 +308,20 @@ fn take_type(rest: &mut &str) -> Result<(Kind, bool), DecodeError> {
     Ok(kind)
 }
 
-fn take_digits<'a>(rest: &mut &'a str) -> Option<&'a str> {
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    let (digits, after) = rest.split_at(digits);
+/// Takes a number, if one is there.
+fn take_number(rest: &mut &[u8]) -> Result<Option<u64>, TooLarge> {
+    let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, after) = rest.split_at(count);
     *rest = after;
-    (!digits.is_empty()).then_some(digits)
+    let append = |number: u64, digit: &u8| {
+        let shifted = number.checked_mul(10)?;
+        shifted.checked_add(u64::from(digit - b'0'))
+    };
+    let number = digits.iter().try_fold(0, append).ok_or(TooLarge)?;
+    Ok((count > 0).then_some(number))
 }
+
+struct TooLarge;
 
 #[cfg(test)]
 mod tests;
