@@ -692,6 +692,14 @@ impl Session {
         event
     }
 
+    /// All that [`Session::poll_event`] would give, put behind what is there.
+    pub(crate) fn take_events(&mut self, events: &mut VecDeque<SessionEvent>) {
+        if events.is_empty() {
+            return std::mem::swap(&mut self.events, events);
+        }
+        events.append(&mut self.events);
+    }
+
     /// What a message counts against the limits.
     #[must_use]
     pub fn cost(message: &Message) -> usize {

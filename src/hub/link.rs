@@ -339,9 +339,7 @@ impl Link {
     pub(crate) fn pull(&self, events: &mut VecDeque<SessionEvent>, consumed: usize) {
         let mut shared = self.lock();
         shared.session.handle_consumed(consumed);
-        while let Some(event) = shared.session.poll_event() {
-            events.push_back(event);
-        }
+        shared.session.take_events(events);
         let waiting = shared.take_waiting();
         drop(shared);
         waiting.into_iter().for_each(Waker::wake);
