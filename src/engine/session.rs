@@ -492,6 +492,7 @@ impl Session {
     }
 
     /// A packet came.
+    #[inline]
     pub fn handle_packet(&mut self, via: Transport, packet: Packet, now: Instant) {
         if !self.is_open() {
             return;
@@ -590,6 +591,7 @@ impl Session {
 
     /// Queues the messages of one packet, all or none of them; false if it is not queued. The
     /// clock is read only if the session is closed by it.
+    #[inline]
     pub fn send_all(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
@@ -647,6 +649,7 @@ impl Session {
     // D. to be polled after B and C
 
     /// The next packet for a transport.
+    #[inline]
     pub fn poll_transmit(&mut self, via: Transport) -> Option<Packet> {
         if via == Transport::Polling && !self.poll {
             return None;
@@ -702,6 +705,7 @@ impl Session {
 
     /// What a message counts against the limits.
     #[must_use]
+    #[inline]
     pub fn cost(message: &Message) -> usize {
         OVERHEAD
             + match message {
@@ -710,16 +714,19 @@ impl Session {
             }
     }
 
+    #[inline]
     fn tell(&mut self, event: SessionEvent) {
         self.told += 1;
         self.events.push_back(event);
     }
 
+    #[inline]
     fn push(&mut self, message: Message) {
         self.out_bytes += Self::cost(&message);
         self.out.push_back(message);
     }
 
+    #[inline]
     fn receive(&mut self, message: Message) {
         self.pending += Self::cost(&message);
         self.tell(SessionEvent::Message(message));

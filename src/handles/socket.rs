@@ -253,6 +253,7 @@ impl Socket {
         self.member.link.dismiss();
     }
 
+    #[inline]
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
         let packet = self.member.encode(Kind::Ack, Some(ack), payload);
         if self.member.is_connected() {

@@ -175,6 +175,7 @@ impl Member {
     }
 
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
+    #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.link.send(packet),
@@ -299,6 +300,7 @@ impl Member {
     }
 
     /// Puts a packet of this namespace into the parser's words.
+    #[inline]
     pub(crate) fn encode(&self, kind: Kind, ack: Option<u64>, payload: Payload) -> Encoded {
         encode(&self.registry, kind, ack, payload)
     }

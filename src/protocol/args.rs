@@ -215,6 +215,7 @@ pub struct ArgsWriter {
 }
 
 impl ArgsWriter {
+    #[inline]
     pub(super) fn new(headroom: usize, len_hint: usize) -> Self {
         let mut text = Vec::with_capacity(headroom + "[".len() + len_hint);
         text.resize(headroom, 0);
@@ -273,6 +274,7 @@ impl ArgsWriter {
     }
 
     /// Writes arguments as they came.
+    #[inline]
     pub(super) fn push_raw(&mut self, mut raw: Payload) -> Result<(), EncodeError> {
         let (_, tail, attachments) = raw.split();
         let [args @ .., _bracket] = tail else {
@@ -325,6 +327,7 @@ impl ArgsWriter {
     ///
     /// A value that came from a client may hold an object that looks like a placeholder. Among
     /// real ones it would be taken for an attachment, or make the receiver close the connection.
+    #[inline]
     pub(super) fn finish(mut self) -> Result<Payload, EncodeError> {
         self.text.push(b']');
         if !self.attachments.is_empty() {

@@ -92,7 +92,8 @@ fn encode_head(packet: Packet, attachments: usize) -> Text {
         ack,
         payload,
     } = packet;
-    let (mut buf, start) = payload.into_headroom(Payload::HEADROOM + namespace.len());
+    let headroom = Text::HEADROOM + max_head_len(&namespace, ack, attachments);
+    let (mut buf, start) = payload.into_headroom(headroom);
     let mut head = Prepend {
         buf: &mut buf,
         start,
@@ -113,10 +114,21 @@ fn encode_head(packet: Packet, attachments: usize) -> Text {
     Text::from_headroom(buf, start)
 }
 
-// The frame, a type, a count and a dash, a comma, an acknowledgement.
-const _: () = assert!(Text::HEADROOM + 1 + 21 + 1 + 20 <= Payload::HEADROOM);
+/// How much may have to be written before the JSON: a type, a count and a dash, a namespace and a
+/// comma, an acknowledgement.
+fn max_head_len(namespace: &NamespaceName, ack: Option<u64>, attachments: usize) -> usize {
+    let attachments = match attachments {
+        0 => 0,
+        1..=99 => 3,
+        _ => 21,
+    };
+    1 + attachments + namespace.len() + 1 + ack.map_or(0, |_| 20)
+}
 
-/// Writes before what is there. There is room: [`Payload::HEADROOM`] counts everything.
+// What a payload promises.
+const _: () = assert!(Text::HEADROOM + 1 + 3 + 1 + 20 <= Payload::HEADROOM);
+
+/// Writes before what is there. There is room: [`max_head_len`] counts everything.
 struct Prepend<'a> {
     buf: &'a mut [u8],
     start: usize,

@@ -71,9 +71,9 @@ impl Name {
 /// To be written to.
 impl Payload {
     /// The bytes kept free before the JSON, in addition to the length of a namespace's name: for
-    /// a WebSocket header, `4`, a type, a count of attachments, a comma, and the id of an
-    /// acknowledgement.
-    pub const HEADROOM: usize = 64;
+    /// a WebSocket header, `4`, a type, a comma, a count of attachments up to 99, and the id of an
+    /// acknowledgement. More attachments cost a copy.
+    pub const HEADROOM: usize = 36;
 
     /// An event: its name and its arguments.
     ///
@@ -171,6 +171,7 @@ impl Payload {
         values.trim_ascii_end().ends_with(b"\"")
     }
 
+    #[inline]
     pub(super) const fn written(
         text: Vec<u8>,
         json: usize,
@@ -188,6 +189,7 @@ impl Payload {
 
     /// The text with at least `headroom` bytes before the JSON, and where the JSON begins. Copies
     /// if it has to.
+    #[inline]
     pub(super) fn into_headroom(self, headroom: usize) -> (Vec<u8>, usize) {
         match self.text {
             Buffer::Own(text) if self.json >= headroom => (text, self.json),
@@ -275,6 +277,7 @@ impl Payload {
     }
 
     /// As [`Payload::name`].
+    #[inline]
     pub(crate) fn name_bytes(&self) -> Option<&[u8]> {
         self.name.find(self.text.as_slice())
     }
@@ -292,6 +295,7 @@ impl Payload {
 
     /// The arguments, without the name of the event.
     #[must_use]
+    #[inline]
     pub fn into_args(mut self) -> RawArgs {
         self.text = Buffer::Shared(match self.text {
             Buffer::Own(text) => text.into(),

@@ -50,6 +50,7 @@ impl Reply {
         Self::written(Payload::args(NAMESPACE_LEN, args))
     }
 
+    #[inline]
     fn written(payload: Result<Payload, EncodeError>) -> Self {
         let result = payload.map_err(|error| {
             tracing::error!(
@@ -71,6 +72,7 @@ impl Reply {
     }
 
     /// An answer that an [`AckSender`](super::AckSender) took over is not to be sent.
+    #[inline]
     pub(super) fn defer(mut self, deferred: bool) -> Self {
         self.deferred |= deferred;
         self
@@ -92,6 +94,7 @@ impl Reply {
     }
 
     /// The arguments of the acknowledgement, whatever the outcome.
+    #[inline]
     pub(crate) fn into_ack(self) -> Payload {
         self.result.unwrap_or_else(|refuse| refuse.to_ack())
     }
@@ -364,7 +367,7 @@ one_argument! {
 }
 
 /// A guess at the length of the namespace's name: with a longer one the text is copied once.
-const NAMESPACE_LEN: usize = 16;
+const NAMESPACE_LEN: usize = 8;
 
 #[cfg(test)]
 mod tests {

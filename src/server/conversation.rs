@@ -91,8 +91,17 @@ impl Conversation {
         matches!(self.phase, Phase::Ended)
     }
 
-    pub(super) fn push(&mut self, queued: Queued) {
-        self.queue.push_back(queued);
+    /// Begins with an event if nothing has to be done before; if not, it waits. Tells what it
+    /// counted if it does not wait.
+    pub(super) fn take(&mut self, event: Queued, cx: &mut Context<'_>) -> usize {
+        let is_idle = self.queue.is_empty() && self.running.is_empty();
+        if !is_idle || !matches!(self.phase, Phase::Open) || self.member().has_left() {
+            self.queue.push_back(event);
+            return 0;
+        }
+        let cost = event.cost;
+        self.start(event, cx);
+        cost
     }
 
     /// Goes on with what can go on; whether anything happened.

@@ -58,7 +58,7 @@ impl Dispatch {
         }
     }
 
-    fn handle_message(&mut self, message: Message) {
+    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>) {
         let cost = Session::cost(&message);
         match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
@@ -68,7 +68,7 @@ impl Dispatch {
                     v4::take_query(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
-                    Ok(action) => return self.handle_action(action, cost, earlier),
+                    Ok(action) => return self.handle_action(action, cost, earlier, cx),
                     Err(Violation(what)) => self.violation(&what),
                 }
             }
@@ -96,7 +96,7 @@ impl Dispatch {
 
     /// `cost` is that of the packet's last message; those of `earlier` ones did not hold up the
     /// reading of the others.
-    fn handle_action(&mut self, action: Action, cost: usize, earlier: usize) {
+    fn handle_action(&mut self, action: Action, cost: usize, earlier: usize, cx: &mut Context<'_>) {
         match action {
             Action::Event { slot, ack, payload } => {
                 let cost = cost + earlier;
@@ -105,7 +105,8 @@ impl Dispatch {
                     self.link.drive(|session| session.handle_kept(earlier));
                 }
                 if let Some(conversation) = self.conversation(slot) {
-                    return conversation.push(queued);
+                    self.consumed += conversation.take(queued, cx);
+                    return;
                 }
                 if let Some(asking) = self.asking_at(slot) {
                     return self.asking[asking].applicant.queue.push_back(queued);
@@ -330,11 +331,11 @@ impl Upper for Dispatch {
                 let consumed = std::mem::take(&mut self.consumed);
                 self.link.pull(&mut self.inbox, consumed);
             }
-            let mut progress = !self.inbox.is_empty();
+            let progress = self.run(cx) || !self.inbox.is_empty();
             while let Some(event) = self.inbox.pop_front() {
                 match event {
                     SessionEvent::Message(message) if self.closed.is_none() => {
-                        self.handle_message(message);
+                        self.handle_message(message, cx);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
                     SessionEvent::Message(_) | SessionEvent::Upgraded => {}
@@ -343,7 +344,6 @@ impl Upper for Dispatch {
             if self.inbox.capacity() > 32 {
                 self.inbox = VecDeque::new();
             }
-            progress |= self.run(cx);
             if !progress && self.consumed == 0 {
                 break;
             }

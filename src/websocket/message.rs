@@ -1,6 +1,5 @@
 //! A message on its way into a buffer: what it is, and how much of its text is known to be good.
 
-
 use super::{Incoming, Payload, Violation, deflate::inflate, is_utf8};
 
 /// A message that has begun, without its bytes.
