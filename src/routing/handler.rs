@@ -6,7 +6,7 @@
 //! fn.layer(…) ─────────┘
 //! ```
 
-use std::any::{Any, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
