@@ -142,19 +142,23 @@ impl Socket {
     ///
     /// Dropping the future loses nothing.
     pub async fn drained(&self) {
-        std::future::poll_fn(|cx| self.member.link.poll_drained(cx)).await;
+        std::future::poll_fn(|cx| {
+            self.member.catch_up();
+            self.member.link.poll_drained(cx)
+        })
+        .await;
     }
 
     /// Joins a room. Nothing happens if it is in it or has left. A socket is in 10 000 rooms at
     /// most; see [`max_rooms`](crate::SocketIoBuilder::max_rooms).
     pub fn join(&self, room: impl AsRef<str>) {
         let room = room.as_ref();
-        self.member.registry.join(self.member.id, room);
+        self.member.registry.join(&self.member, room);
     }
 
     /// Leaves a room.
     pub fn leave(&self, room: impl AsRef<str>) {
-        self.member.registry.part(&self.member.id, room.as_ref());
+        self.member.registry.part(&self.member, room.as_ref());
     }
 
     /// The rooms it is in, its own one aside; in the disconnect handler, those it was in.

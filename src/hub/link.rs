@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
+use super::fanout::Mail;
 use super::handshake::Handshake;
 use crate::engine::{
     CloseReason, Config, Message, Opening, Packet, Refusal, Session, SessionEvent, SessionId,
@@ -144,6 +145,22 @@ impl Link {
         drop(shared);
         wake(wakers);
         sent
+    }
+
+    /// Queues packets, but volatile ones only if they need not wait.
+    pub(super) fn send_mails<'a>(&self, mails: impl Iterator<Item = &'a Mail>) {
+        let mut shared = self.lock();
+        let mark = shared.mark();
+        for mail in mails {
+            if mail.volatile && !shared.session.is_writable() {
+                continue;
+            }
+            let now = || Instant::now().into_std();
+            shared.session.send_all(mail.packet.clone(), now);
+        }
+        let wakers = shared.wakers(&mark);
+        drop(shared);
+        wake(wakers);
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {

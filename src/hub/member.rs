@@ -1,7 +1,7 @@
 //! One socket in one namespace.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::DisconnectReason;
+use super::fanout::Mail;
 use super::hooks::Sent;
 use super::link::Link;
 use super::recovery::{Archive, Legacy, Recoverable};
@@ -30,6 +31,9 @@ pub(crate) struct Member {
     /// What it authenticated itself with, in JSON; none if with nothing.
     pub(crate) auth: Option<Box<str>>,
     phase: AtomicU8,
+    /// The number of the last packet for many that it was given, or that was not for it. It
+    /// changes under its lock.
+    taken_in: AtomicU64,
     state: Mutex<State>,
     pub(crate) extensions: RwLock<Extensions>,
     /// None without recovery.
@@ -57,6 +61,21 @@ struct Held {
 struct Left {
     reason: DisconnectReason,
     rooms: Vec<Arc<str>>,
+}
+
+impl State {
+    /// Keeps a packet until the client is told that it is in.
+    fn hold(&mut self, packet: Encoded, link: &Link) -> bool {
+        let held = self.held.get_or_insert_default();
+        if held.bytes > link.config.max_buffered {
+            link.close(CloseReason::SlowConsumer);
+            return false;
+        }
+        let messages = packet.clone().into_iter();
+        held.bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
+        held.packets.push(packet);
+        true
+    }
 }
 
 const CONNECTING: u8 = 0;
@@ -129,6 +148,7 @@ impl Member {
             issued: issued.map_or(0, |since| since.as_millis() as u64),
             auth: (!matches!(auth, "" | "{}")).then(|| auth.into()),
             phase: AtomicU8::new(CONNECTING),
+            taken_in: AtomicU64::new(0),
             state: Mutex::default(),
             extensions: RwLock::default(),
             recovery: None,
@@ -148,6 +168,7 @@ impl Member {
     }
 
     pub(crate) fn is_writable(&self) -> bool {
+        self.catch_up();
         self.is_connected() && self.link.is_writable()
     }
 
@@ -177,6 +198,7 @@ impl Member {
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
     #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {
+        self.catch_up();
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.link.send(packet),
             CONNECTING => self.hold(packet),
@@ -188,19 +210,54 @@ impl Member {
         let mut state = self.lock();
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.link.send(packet),
-            CONNECTING => {
-                let held = state.held.get_or_insert_default();
-                if held.bytes > self.link.config.max_buffered {
-                    self.link.close(CloseReason::SlowConsumer);
-                    return false;
-                }
-                let messages = packet.clone().into_iter();
-                held.bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
-                held.packets.push(packet);
-                true
-            }
+            CONNECTING => state.hold(packet, &self.link),
             _ => false,
         }
+    }
+
+    /// Queues a packet that is not for this socket alone.
+    pub(super) fn take(&self, mail: &Mail) {
+        if mail.volatile && !self.is_writable() {
+            return;
+        }
+        self.was_sent(mail.offset);
+        self.send(mail.packet.clone());
+    }
+
+    /// Is given everything that [waits](super::fanout) for it.
+    pub(crate) fn catch_up(&self) {
+        if self.registry.fanout.is_busy() {
+            self.registry.give(self);
+        }
+    }
+
+    /// Queues packets of a fan-out, up to this number, but those that it was given.
+    pub(super) fn take_in<'a>(&self, last: u64, posts: impl Iterator<Item = (u64, &'a Mail)>) {
+        let mut state = self.lock();
+        let before = self.taken_in();
+        if before >= last {
+            return;
+        }
+        let new = posts.filter(|(number, _)| *number > before);
+        let mails = new.map(|(_, mail)| mail);
+        match self.phase.load(Ordering::Acquire) {
+            CONNECTED => self.link.send_mails(mails.inspect(|mail| self.was_sent(mail.offset))),
+            CONNECTING => mails.filter(|mail| !mail.volatile).for_each(|mail| {
+                self.was_sent(mail.offset);
+                state.hold(mail.packet.clone(), &self.link);
+            }),
+            _ => {}
+        }
+        self.taken_in.store(last, Ordering::Relaxed);
+    }
+
+    pub(super) fn taken_in(&self) -> u64 {
+        self.taken_in.load(Ordering::Relaxed)
+    }
+
+    /// It enters when so many packets were sent, which are of no concern to it.
+    pub(super) fn comes_after(&self, number: u64) {
+        self.taken_in.store(number, Ordering::Relaxed);
     }
 
     /// Tells the client that it is in, and sends what was held. False if it has left meanwhile.
@@ -245,6 +302,7 @@ impl Member {
         reason: DisconnectReason,
         archive: Option<&mut Archive<Arc<Legacy>>>,
     ) -> bool {
+        self.catch_up();
         let mut state = self.lock();
         let phase = self.phase.swap(LEFT, Ordering::AcqRel);
         if phase == LEFT {

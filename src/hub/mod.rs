@@ -5,6 +5,7 @@
 //! | [`sessions`] | the sessions by their secret id, and the end of all of them |
 //! | [`link`] | one session, shared by those who read and write it |
 //! | [`registry`] | one namespace: its sockets, and a broadcast to them |
+//! | [`fanout`] | broadcasts to many, on their way |
 //! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
 //! | [`member`] | one socket in one namespace |
 //! | [`recovery`] | what clients are given that lost their connection and come back |
@@ -16,6 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::protocol::{NamespaceName, Parser};
 
+mod fanout;
 pub(crate) mod handshake;
 pub(crate) mod hooks;
 pub(crate) mod link;

@@ -1,8 +1,9 @@
 //! One namespace: its sockets, and a broadcast to them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::fanout::{AT_ONCE, Fanout, Mail, Waiting};
 use super::hooks::{Hooks, RoomChange, RoomLog, Sent};
 use super::member::{Member, encode};
 use super::recovery::{Archive, Legacy};
@@ -11,7 +12,7 @@ use super::{DisconnectReason, Hub};
 use crate::engine::SocketId;
 use crate::protocol::{Kind, NamespaceName, Parser, Payload};
 
-/// One namespace. Synchronous: whoever broadcasts picks the receivers and queues for them.
+/// One namespace. Whoever broadcasts picks the receivers; if they are few, it queues for them too.
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) name: NamespaceName,
@@ -26,9 +27,17 @@ pub(crate) struct Registry {
     pub(super) archive: Option<Box<Mutex<Archive<Arc<Legacy>>>>>,
     max_rooms: usize,
     hub: Weak<Hub>,
-    rooms: Mutex<Rooms<Arc<Member>>>,
+    space: Mutex<Space>,
+    pub(super) fanout: Fanout,
     next_ack: AtomicU64,
-    retired: std::sync::atomic::AtomicBool,
+    retired: AtomicBool,
+}
+
+/// What is under the lock of a namespace.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    pub(super) rooms: Rooms<Arc<Member>>,
+    pub(super) waiting: Waiting<Arc<Member>>,
 }
 
 impl Registry {
@@ -49,14 +58,15 @@ impl Registry {
             archive: hub.new_archive(),
             max_rooms: hub.limits.rooms_per_socket,
             hub: Arc::downgrade(hub),
-            rooms: Mutex::default(),
+            space: Mutex::default(),
+            fanout: Fanout::default(),
             next_ack: AtomicU64::new(0),
             retired: false.into(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Rooms<Arc<Member>>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
@@ -79,10 +89,11 @@ impl Registry {
         member: Arc<Member>,
         joins: &[Arc<str>],
     ) -> Option<Membership> {
-        let entered = self.change(|rooms, mut log| {
+        let entered = self.change(|Space { rooms, waiting }, mut log| {
             if self.retired.load(Ordering::Relaxed) {
                 return false;
             }
+            member.comes_after(waiting.last());
             rooms.enter(member.id, Arc::clone(&member));
             for room in joins {
                 rooms.join(member.id, room, self.max_rooms, log.as_deref_mut());
@@ -93,17 +104,17 @@ impl Registry {
     }
 
     pub(super) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
-        self.lock().get(id).cloned()
+        self.lock().rooms.get(id).cloned()
     }
 
     /// Changes rooms. Whoever calls it has to [`tell`](Self::tell) of it, under no lock.
-    fn change<R>(&self, change: impl FnOnce(&mut Rooms<Arc<Member>>, Log<'_>) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut Space, Log<'_>) -> R) -> R {
         if self.hooks.room.is_none() {
             return change(&mut self.lock(), None);
         }
         let mut log = Vec::new();
-        let mut rooms = self.lock();
-        let result = change(&mut rooms, Some(&mut log));
+        let mut space = self.lock();
+        let result = change(&mut space, Some(&mut log));
         self.room_log.push(&self.name, log);
         result
     }
@@ -128,13 +139,13 @@ impl Registry {
 
     /// Takes a socket out, and gives the rooms it was in. To be told of.
     pub(super) fn remove(&self, id: &SocketId, was_connected: bool) -> Vec<Arc<str>> {
-        self.change(|rooms, mut log| {
+        self.change(|space, mut log| {
             if let Some(log) = log.as_deref_mut().filter(|_| was_connected) {
                 let own = Arc::<str>::from(id.as_str());
                 log.push((Arc::clone(&own), RoomChange::Leave(*id)));
                 log.push((own, RoomChange::Delete));
             }
-            rooms.leave(id, log)
+            space.rooms.leave(id, log)
         })
     }
 
@@ -149,15 +160,17 @@ impl Registry {
 
     /// As [`retire`](Self::retire), for who has the archive, if there is one.
     pub(super) fn retire_empty(&self) -> bool {
-        let rooms = self.lock();
-        let is_empty = rooms.len() == 0;
+        let space = self.lock();
+        let is_empty = space.rooms.len() == 0;
         self.retired.store(is_empty, Ordering::Relaxed);
         is_empty
     }
 
-    pub(crate) fn join(&self, id: SocketId, room: &str) -> bool {
+    pub(crate) fn join(&self, member: &Member, room: &str) -> bool {
+        let id = member.id;
         let mut archive = self.archive();
-        let joined = self.change(|rooms, log| rooms.join(id, room, self.max_rooms, log));
+        member.catch_up();
+        let joined = self.change(|space, log| space.rooms.join(id, room, self.max_rooms, log));
         if let Some(archive) = archive.as_mut().filter(|_| joined) {
             archive.join(&id, room);
         }
@@ -166,9 +179,11 @@ impl Registry {
         joined
     }
 
-    pub(crate) fn part(&self, id: &SocketId, room: &str) -> bool {
+    pub(crate) fn part(&self, member: &Member, room: &str) -> bool {
+        let id = &member.id;
         let mut archive = self.archive();
-        let parted = self.change(|rooms, log| rooms.part(id, room, log));
+        member.catch_up();
+        let parted = self.change(|space, log| space.rooms.part(id, room, log));
         if let Some(archive) = archive.as_mut().filter(|_| parted) {
             archive.part(id, room);
         }
@@ -178,13 +193,13 @@ impl Registry {
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
-        self.lock().rooms_of(id)
+        self.lock().rooms.rooms_of(id)
     }
 
     /// The rooms of those that are meant, sockets' own ones aside; one may come twice.
     pub(crate) fn rooms_among(&self, target: &Target) -> Vec<Arc<str>> {
         if target.is_everybody() {
-            return self.lock().names();
+            return self.lock().rooms.names();
         }
         let selected = self.select(target);
         selected.iter().flat_map(|member| member.rooms()).collect()
@@ -192,34 +207,51 @@ impl Registry {
 
     /// How many sockets there are, those that still connect too.
     pub(crate) fn member_count(&self) -> usize {
-        self.lock().len()
+        self.lock().rooms.len()
     }
 
     pub(crate) fn room_count(&self) -> usize {
-        self.lock().room_count()
+        self.lock().rooms.room_count()
     }
 
     /// The sockets that a broadcast means. The lock is not held while it is sent.
     pub(crate) fn select(&self, target: &Target) -> Selection<Arc<Member>> {
-        self.lock().select(target)
+        self.lock().rooms.select(target)
     }
 
     /// Sends an event to all that are meant; it is encoded once.
-    pub(crate) fn broadcast(&self, target: &Target, payload: Payload, volatile: bool) {
-        let sent = Sent::seen(&self.hooks, &payload);
-        if self.archive.is_some() {
-            return self.broadcast_kept(target, payload, volatile, sent.as_ref());
+    pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
+        if let Some(sent) = Sent::seen(&self.hooks, &payload) {
+            // The user's code runs under no lock, and before there is a number.
+            let selected = self.select(target);
+            selected.iter().for_each(|member| sent.tell(member));
         }
-        let packet = encode(self, Kind::Event, None, payload);
-        for member in self.select(target).iter() {
-            if let Some(sent) = &sent {
-                sent.tell(member);
+        let waits = match self.archive() {
+            Some(mut archive) => self.spread_kept(&mut archive, target, payload, volatile),
+            None => {
+                let packet = encode(self, Kind::Event, None, payload);
+                self.spread(target, Mail { packet, volatile, offset: None })
             }
-            if volatile && !member.is_writable() {
-                continue;
-            }
-            member.send(packet.clone());
+        };
+        if waits {
+            self.attend();
         }
+    }
+
+    /// Queues a packet for all that are meant, or leaves it for them if they are many: then it
+    /// waits to be [attended](Self::attend) to.
+    pub(super) fn spread(&self, target: &Target, mail: Mail) -> bool {
+        let mut space = self.lock();
+        let selected = match space.rooms.select(target).at_most(AT_ONCE) {
+            Ok(selected) => selected,
+            Err((members, skip)) => {
+                self.leave_for(&mut space.waiting, members, skip, target, mail);
+                return true;
+            }
+        };
+        drop(space);
+        selected.iter().for_each(|member| member.take(&mail));
+        false
     }
 }
 

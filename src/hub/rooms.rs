@@ -47,6 +47,15 @@ pub(crate) enum Selection<T> {
 }
 
 impl<T> Selection<T> {
+    /// Gives them back as a list, with the place of one that is not meant, if they are more.
+    pub(crate) fn at_most(self, many: usize) -> Result<Self, (Arc<[T]>, Option<usize>)> {
+        match self {
+            Self::Shared(members, skip) if members.len() > many => Err((members, skip)),
+            Self::Owned(members) if members.len() > many => Err((members.into(), None)),
+            few => Ok(few),
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let (members, skip) = match self {
             Self::Shared(members, skip) => (&members[..], *skip),
@@ -218,6 +227,19 @@ impl<T: Clone> Rooms<T> {
         }
     }
 
+    /// Whether a socket that is here is one of them.
+    pub(crate) fn is_meant(&self, id: &SocketId, target: &Target) -> bool {
+        let is_in = |room: &Arc<str>| self.is_in(id, room);
+        (target.rooms.is_empty() || target.rooms.iter().any(is_in))
+            && !target.except.iter().any(is_in)
+    }
+
+    /// Whether a socket is in a room, or the room is its own.
+    fn is_in(&self, id: &SocketId, room: &str) -> bool {
+        let members = self.rooms.get(room);
+        room == id.as_str() || members.is_some_and(|members| members.map.contains_key(id))
+    }
+
     fn select_room(&mut self, room: &str, except: &[Arc<str>]) -> Selection<T> {
         let only_ids = except
             .iter()
@@ -241,8 +263,9 @@ impl<T: Clone> Rooms<T> {
     fn select_union(&self, rooms: &[Arc<str>], except: &[Arc<str>]) -> Vec<T> {
         let mut seen = HashSet::<SocketId, IdHash>::default();
         let mut selected = Vec::new();
+        let is_excepted = |id: &SocketId| except.iter().any(|room| self.is_in(id, room));
         let mut take = |(id, socket): (&SocketId, &T)| {
-            if !self.is_excepted(id, except) && seen.insert(*id) {
+            if !is_excepted(id) && seen.insert(*id) {
                 selected.push(socket.clone());
             }
         };
@@ -257,16 +280,6 @@ impl<T: Clone> Rooms<T> {
             own.into_iter().for_each(&mut take);
         }
         selected
-    }
-
-    fn is_excepted(&self, id: &SocketId, except: &[Arc<str>]) -> bool {
-        except.iter().any(|name| {
-            **name == *id.as_str()
-                || self
-                    .rooms
-                    .get(name)
-                    .is_some_and(|members| members.map.contains_key(id))
-        })
     }
 
     fn is_socket(&self, room: &str) -> bool {

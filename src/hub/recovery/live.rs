@@ -15,7 +15,7 @@ use super::archive::{Archive, Restored};
 use super::log::{Number, To};
 use super::{Kept, PrivateId};
 use crate::engine::{CloseReason, SocketId};
-use crate::hub::hooks::Sent;
+use crate::hub::fanout::Mail;
 use crate::hub::link::Link;
 use crate::hub::member::{Member, encode};
 use crate::hub::registry::{Membership, Registry};
@@ -220,37 +220,22 @@ impl Registry {
         Some(Arc::clone(&former.link))
     }
 
-    /// Sends an event to all that are meant, and keeps it unless it is volatile.
-    pub(in crate::hub) fn broadcast_kept(
+    /// As [`spread`](Self::spread), and keeps it unless it is volatile.
+    pub(in crate::hub) fn spread_kept(
         &self,
+        archive: &mut Guard<'_>,
         target: &Target,
         mut payload: Payload,
         volatile: bool,
-        sent: Option<&Sent<'_>>,
-    ) {
-        if let Some(sent) = sent {
-            // The user's code runs under no lock, and before there is a number.
-            self.select(target)
-                .iter()
-                .for_each(|member| sent.tell(member));
-        }
-        let Some(mut archive) = self.archive() else {
-            return;
+    ) -> bool {
+        let (offset, packet) = if volatile {
+            mark_volatile(archive, &mut payload);
+            (None, encode(self, Kind::Event, None, payload))
+        } else {
+            let (number, packet) = self.keep(archive, To::Many(target.clone()), payload);
+            (Some(number), packet)
         };
-        if volatile {
-            mark_volatile(&archive, &mut payload);
-            let packet = encode(self, Kind::Event, None, payload);
-            let selected = self.select(target);
-            let ready = selected.iter().filter(|member| member.is_writable());
-            for member in ready {
-                member.send(packet.clone());
-            }
-            return;
-        }
-        let (number, packet) = self.keep(&mut archive, To::Many(target.clone()), payload);
-        for member in self.select(target).iter() {
-            member.send_numbered(number, packet.clone());
-        }
+        self.spread(target, Mail { packet, volatile, offset })
     }
 
     /// Numbers, writes and keeps an event.
@@ -371,10 +356,17 @@ impl Member {
     }
 
     fn send_numbered(&self, number: Number, packet: Encoded) -> bool {
-        if let Some(recovery) = &self.recovery {
+        // What waits has lower numbers.
+        self.catch_up();
+        self.was_sent(Some(number));
+        self.send(packet)
+    }
+
+    /// It is sent the packet of this number, if that has one.
+    pub(in crate::hub) fn was_sent(&self, number: Option<Number>) {
+        if let (Some(recovery), Some(number)) = (&self.recovery, number) {
             recovery.sent.store(number.0, Ordering::Relaxed);
         }
-        self.send(packet)
     }
 
     /// Whether it is the socket of a client that came back.

@@ -30,6 +30,7 @@ mod log;
 
 pub(crate) use self::archive::Archive;
 pub(crate) use self::live::{Legacy, Newcomer, Recoverable};
+pub(crate) use self::log::Number;
 
 /// Connection state recovery: how long, and in how much memory.
 ///
