@@ -162,6 +162,7 @@ impl SocketIo {
     /// Dropping the future stops the waiting, not the end.
     pub async fn close(&self) {
         if let Some(hub) = self.hub.upgrade() {
+            hub.namespaces().iter().for_each(|each| each.take_all());
             hub.sessions.close().await;
         }
     }

@@ -97,11 +97,10 @@ impl<T> Waiting<T> {
             target: target.clone(),
             skip,
         };
-        // One that was begun is shared, and takes no more.
-        if let Some(batch) = self.batches.back_mut()
-            && Arc::ptr_eq(&batch.to, &to)
-            && let Some(posts) = Arc::get_mut(&mut batch.posts)
-        {
+        let takes_more = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
+        let last = self.batches.back_mut().filter(takes_more);
+        // Nobody has one that is not begun.
+        if let Some(posts) = last.and_then(|batch| Arc::get_mut(&mut batch.posts)) {
             posts.push(post);
             return;
         }

@@ -241,7 +241,9 @@ impl Member {
         let new = posts.filter(|(number, _)| *number > before);
         let mails = new.map(|(_, mail)| mail);
         match self.phase.load(Ordering::Acquire) {
-            CONNECTED => self.link.send_mails(mails.inspect(|mail| self.was_sent(mail.offset))),
+            CONNECTED => self
+                .link
+                .send_mails(mails.inspect(|mail| self.was_sent(mail.offset))),
             CONNECTING => mails.filter(|mail| !mail.volatile).for_each(|mail| {
                 self.was_sent(mail.offset);
                 state.hold(mail.packet.clone(), &self.link);

@@ -230,7 +230,14 @@ impl Registry {
             Some(mut archive) => self.spread_kept(&mut archive, target, payload, volatile),
             None => {
                 let packet = encode(self, Kind::Event, None, payload);
-                self.spread(target, Mail { packet, volatile, offset: None })
+                self.spread(
+                    target,
+                    Mail {
+                        packet,
+                        volatile,
+                        offset: None,
+                    },
+                )
             }
         };
         if waits {

@@ -235,7 +235,14 @@ impl Registry {
             let (number, packet) = self.keep(archive, To::Many(target.clone()), payload);
             (Some(number), packet)
         };
-        self.spread(target, Mail { packet, volatile, offset })
+        self.spread(
+            target,
+            Mail {
+                packet,
+                volatile,
+                offset,
+            },
+        )
     }
 
     /// Numbers, writes and keeps an event.

@@ -1,0 +1,334 @@
+//! Broadcasts to so many sockets that they are taken to some of them at a time: nobody can tell.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use axum::Router;
+use tower_socketio::testing::{Client, Disconnect};
+use tower_socketio::{Args, Data, Namespace, Recovery, Socket, SocketIo};
+
+/// More than are served at once, and no multiple of it.
+const MANY: usize = 200;
+
+struct Crowd {
+    io: SocketIo,
+    clients: Vec<Client>,
+    sockets: Vec<Socket>,
+}
+
+async fn crowd(namespace: Namespace, recovery: Option<Recovery>) -> Crowd {
+    let builder = SocketIo::builder().namespace("/", namespace);
+    let (layer, io) = match recovery {
+        Some(recovery) => builder.recovery(recovery).build(),
+        None => builder.build(),
+    };
+    let app = Router::new().layer(layer);
+    let mut clients = Vec::new();
+    let mut sockets = Vec::new();
+    for _ in 0..MANY {
+        let client = Client::connect(&app, "/").await.expect("it is let in");
+        sockets.extend(io.to(client.id()).sockets());
+        clients.push(client);
+    }
+    Crowd {
+        io,
+        clients,
+        sockets,
+    }
+}
+
+/// The numbers that came, up to the end of the connection or the event `end`.
+async fn numbers(client: &mut Client) -> Vec<u32> {
+    let mut numbers = Vec::new();
+    while let Some(mut event) = client.recv().await {
+        if event.name() == "end" {
+            break;
+        }
+        numbers.push(event.data());
+    }
+    numbers
+}
+
+/// A small generator of chance: xorshift, so that a failure comes again.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % bound
+    }
+}
+
+/// What each of them is to be sent, if everything happens at once when it is called.
+struct Model {
+    sent: Vec<Vec<u32>>,
+    rooms: Vec<[bool; 2]>,
+    here: Vec<bool>,
+}
+
+impl Model {
+    fn emit(&mut self, number: u32, is_meant: impl Fn(usize, [bool; 2]) -> bool) {
+        for (at, sent) in self.sent.iter_mut().enumerate() {
+            if self.here[at] && is_meant(at, self.rooms[at]) {
+                sent.push(number);
+            }
+        }
+    }
+}
+
+/// One task does at random whatever concerns sockets, and each of them gets exactly what it would
+/// if nothing took time.
+async fn random_actions(recovery: Option<Recovery>, seed: u64) {
+    let mut crowd = crowd(Namespace::new(), recovery).await;
+    let (io, sockets) = (&crowd.io, &crowd.sockets);
+    let mut model = Model {
+        sent: vec![Vec::new(); MANY],
+        rooms: vec![[false; 2]; MANY],
+        here: vec![true; MANY],
+    };
+    let mut chance = Chance(seed);
+    for (at, socket) in sockets.iter().enumerate() {
+        for (room, name) in ["a", "b"].into_iter().enumerate() {
+            if chance.below(4) > 0 {
+                socket.join(name);
+                model.rooms[at][room] = true;
+            }
+        }
+    }
+    for number in 0..400 {
+        let at = chance.below(MANY);
+        let room = chance.below(2);
+        let name = ["a", "b"][room];
+        match chance.below(16) {
+            0..=2 => {
+                io.emit("n", number);
+                model.emit(number, |_, _| true);
+            }
+            3 | 4 => {
+                io.to(name).emit("n", number);
+                model.emit(number, |_, rooms| rooms[room]);
+            }
+            5 => {
+                io.to("a").to("b").emit("n", number);
+                model.emit(number, |_, rooms| rooms[0] || rooms[1]);
+            }
+            6 => {
+                io.except(name).emit("n", number);
+                model.emit(number, |_, rooms| !rooms[room]);
+            }
+            7 if model.here[at] => {
+                sockets[at].broadcast().emit("n", number);
+                model.emit(number, |other, _| other != at);
+            }
+            8 if model.here[at] => {
+                sockets[at].to(name).emit("n", number);
+                model.emit(number, |other, rooms| other != at && rooms[room]);
+            }
+            9 => {
+                sockets[at].emit("n", number);
+                model.emit(number, |other, _| other == at);
+            }
+            10 => {
+                sockets[at].join(name);
+                model.rooms[at][room] = true;
+            }
+            11 => {
+                sockets[at].leave(name);
+                model.rooms[at][room] = false;
+            }
+            12 if chance.below(4) == 0 => {
+                sockets[at].disconnect();
+                model.here[at] = false;
+            }
+            _ => tokio::task::yield_now().await,
+        }
+    }
+    io.emit("end", ());
+    for (at, client) in crowd.clients.iter_mut().enumerate() {
+        assert_eq!(
+            numbers(client).await,
+            model.sent[at],
+            "seed {seed}, client {at}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_socket_gets_what_it_would_if_nothing_took_time() {
+    for seed in 1..=4 {
+        random_actions(None, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_beside_other_threads() {
+    for seed in 11..=14 {
+        random_actions(None, seed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_if_it_is_kept_for_those_who_come_back() {
+    for seed in 21..=23 {
+        let recovery = Recovery::within(Duration::from_secs(60));
+        random_actions(Some(recovery), seed).await;
+    }
+}
+
+/// Several tasks broadcast, and what each of them sends arrives in its order and once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_sender_keeps_its_order() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let senders: Vec<_> = (0..3)
+        .map(|sender| {
+            let (io, socket) = (crowd.io.clone(), crowd.sockets[sender].clone());
+            tokio::spawn(async move {
+                for number in 0..60 {
+                    io.emit("n", 1000 * sender as u32 + number);
+                    if number % 7 == 0 {
+                        socket.emit("n", 1000 * sender as u32 + 500 + number);
+                        tokio::task::yield_now().await;
+                    }
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.await.expect("no panic");
+    }
+    crowd.io.emit("end", ());
+    for (at, client) in crowd.clients.iter_mut().enumerate() {
+        let got = numbers(client).await;
+        for sender in 0..3 {
+            let from = got.iter().filter(|number| **number / 1000 == sender);
+            let got: Vec<_> = from.map(|number| number % 1000).collect();
+            let own =
+                |number: u32| (number % 7 == 0 && at == sender as usize).then_some(500 + number);
+            let sent = (0..60).flat_map(|number| [Some(number), own(number)]);
+            assert_eq!(
+                got,
+                sent.flatten().collect::<Vec<_>>(),
+                "sender {sender} to {at}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_comes_after_the_broadcast_of_its_handler() {
+    let namespace = Namespace::new().on("tell", async |io: SocketIo, Data(number): Data<u32>| {
+        io.emit("told", number);
+        number
+    });
+    let mut crowd = crowd(namespace, None).await;
+    let client = &mut crowd.clients[MANY - 1];
+    let answer = client.emit_with_ack::<u32>("tell", 7);
+    assert_eq!(answer.await.expect("an answer"), 7);
+    // It is there already.
+    let told = futures_util::FutureExt::now_or_never(client.recv());
+    assert_eq!(told.flatten().expect("an event").data::<u32>(), 7);
+}
+
+#[tokio::test]
+async fn who_is_made_to_leave_gets_what_was_sent_before() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    crowd.io.emit("n", 1);
+    crowd.io.of("/").disconnect();
+    for client in &mut crowd.clients {
+        assert_eq!(numbers(client).await, [1]);
+        assert_eq!(client.disconnected().await, Disconnect::ByServer);
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_the_server_comes_after_what_was_sent_before() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    crowd.io.emit("n", 1);
+    crowd.io.close().await;
+    for client in &mut crowd.clients {
+        assert_eq!(numbers(client).await, [1]);
+    }
+}
+
+#[tokio::test]
+async fn a_socket_is_drained_when_it_has_the_broadcast() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    crowd.io.emit("n", 1);
+    let last = &crowd.sockets[MANY - 1];
+    assert!(futures_util::FutureExt::now_or_never(last.drained()).is_none());
+    last.drained().await;
+    crowd.io.emit("end", ());
+    assert_eq!(numbers(&mut crowd.clients[MANY - 1]).await, [1]);
+}
+
+#[tokio::test]
+async fn a_volatile_broadcast_is_dropped_for_those_who_would_wait() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    crowd.io.emit("n", 1);
+    crowd.io.of("/").volatile().emit("n", 2);
+    for socket in &crowd.sockets {
+        socket.drained().await;
+    }
+    tokio::task::yield_now().await;
+    crowd.io.of("/").volatile().emit("n", 3);
+    crowd.io.of("/").volatile().emit("n", 4);
+    crowd.io.emit("end", ());
+    for client in &mut crowd.clients {
+        assert_eq!(numbers(client).await, [1, 3]);
+    }
+}
+
+#[tokio::test]
+async fn more_than_may_wait_is_done_by_who_sends_it() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let text = "x".repeat(64 * 1024);
+    // Three times what may wait, and less than what a client may leave unread.
+    for number in 0..48 {
+        crowd.io.emit("n", Args((number, &text)));
+    }
+    crowd.io.emit("end", ());
+    for client in &mut crowd.clients {
+        assert!(numbers(client).await.into_iter().eq(0..48));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_thread_without_a_runtime_broadcasts_too() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let (io, last) = (crowd.io.clone(), crowd.sockets[MANY - 1].clone());
+    let sender = std::thread::spawn(move || {
+        io.emit("n", 1);
+        last.emit("n", 2);
+        io.emit("n", 3);
+        io.emit("end", ());
+    });
+    for client in &mut crowd.clients[..MANY - 1] {
+        assert_eq!(numbers(client).await, [1, 3]);
+    }
+    assert_eq!(numbers(&mut crowd.clients[MANY - 1]).await, [1, 2, 3]);
+    sender.join().expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_end_of_the_sender_s_runtime_loses_nothing() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let io = crowd.io.clone();
+    let (sends, sent) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            io.emit("n", 1);
+            io.emit("end", ());
+        });
+        sends.send(()).expect("somebody waits");
+    });
+    tokio::task::spawn_blocking(move || sent.recv())
+        .await
+        .expect("no panic")
+        .expect("it is sent");
+    for client in &mut crowd.clients {
+        assert_eq!(numbers(client).await, [1]);
+    }
+}
