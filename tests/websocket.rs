@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, Version};
+use axum::serve::ListenerExt;
 use support::{
-    Client, Got, Polling, app, builder, frame, main_app, raw_session, send_head, serve, text_frame,
-    until, upgrade_head, within,
+    Client, Got, Polling, app, builder, frame, main_app, raw_session, read_frame, send_head, serve,
+    text_frame, until, upgrade_head, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tower_socketio::{
@@ -746,4 +747,44 @@ async fn a_message_that_grows_past_the_limit_closes_with_1009() {
         let (first, payload) = read_raw(&mut stream).await;
         assert_eq!((first, &payload[..2]), (0x88, &code.to_be_bytes()[..]));
     }
+}
+
+#[tokio::test]
+async fn frames_may_come_together_with_the_request() {
+    let addr = serve(main_app(echoing()).0).await;
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let long = format!(r#"42["echo","{}"]"#, "x".repeat(20_000));
+    let mut bytes = upgrade_head("").into_bytes();
+    bytes.extend(text_frame("40"));
+    bytes.extend(text_frame(&long));
+    stream.write_all(&bytes).await.expect("the server takes it");
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        response.push(within(stream.read_u8()).await.expect("a response"));
+    }
+    assert!(response.starts_with(b"HTTP/1.1 101"));
+    assert!(read_frame(&mut stream).await.starts_with("0{"));
+    assert!(read_frame(&mut stream).await.starts_with("40{"));
+    assert_eq!(read_frame(&mut stream).await, long);
+}
+
+/// Otherwise an answer would wait, 40 ms mostly, until the client has acknowledged the broadcast
+/// before it.
+#[cfg(unix)]
+#[tokio::test]
+async fn no_frame_waits_for_the_acknowledgement_of_another() {
+    use std::os::fd::AsFd;
+
+    let (accepts, mut accepted) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let listener = listener.tap_io(move |tcp| {
+        let same = tcp.as_fd().try_clone_to_owned().expect("a descriptor");
+        let _ = accepts.send(std::net::TcpStream::from(same));
+    });
+    let app = main_app(echoing()).0;
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let _client = raw_session(addr).await;
+    let accepted = accepted.recv().await.expect("a connection");
+    assert!(accepted.nodelay().expect("an option"));
 }

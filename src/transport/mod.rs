@@ -15,6 +15,7 @@
 //! | [`refusal`] | why a request is not served |
 //! | [`polling`] | one GET or POST ↔ a session |
 //! | [`websocket`] | one byte stream ↔ a session |
+//! | [`stream`] | that byte stream |
 //! | [`task`] | the one task of a session |
 //! | [`raw`] | Engine.IO on its own |
 
@@ -28,6 +29,7 @@ mod origin;
 mod polling;
 mod raw;
 mod refusal;
+mod stream;
 mod task;
 mod websocket;
 

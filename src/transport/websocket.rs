@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use super::stream::Stream;
 use crate::engine::{CloseReason, Message, Packet, Revision, Session, Transport, payload};
 use crate::hub::link::{Link, Upgrade};
 use crate::websocket::{
@@ -28,7 +28,7 @@ const LARGE: usize = 4 * 1024;
 
 /// A WebSocket of a session.
 pub(super) struct WebSocket {
-    io: TokioIo<Upgraded>,
+    io: Stream,
     decoder: Decoder,
     /// Small frames in a row, from `written` on; then `tail`, one frame or the rest of one.
     small: Vec<u8>,
@@ -74,7 +74,7 @@ impl WebSocket {
         }
         let deflate_from = link.config.deflate_from.filter(|_| deflate);
         Self {
-            io: TokioIo::new(io),
+            io: Stream::new(io),
             decoder,
             small: Vec::new(),
             written: 0,
@@ -418,7 +418,7 @@ fn fail(session: &mut Session, reason: CloseReason, now: Instant) {
 /// Closes a WebSocket that no session takes.
 pub(super) async fn refuse(upgrade: Upgrade) {
     let close = async {
-        let mut io = TokioIo::new(upgrade.stream.await.ok()?);
+        let mut io = Stream::new(upgrade.stream.await.ok()?);
         io.write_all(&close_frame(None, "")).await.ok()?;
         io.shutdown().await.ok()
     };
