@@ -10,6 +10,9 @@ use tower_socketio::{Args, Data, Namespace, Recovery, Socket, SocketIo};
 /// More than are served at once, and no multiple of it.
 const MANY: usize = 200;
 
+/// How long something may take that takes a moment on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 struct Crowd {
     io: SocketIo,
     clients: Vec<Client>,
@@ -40,12 +43,16 @@ async fn crowd(namespace: Namespace, recovery: Option<Recovery>) -> Crowd {
 /// The numbers that came, up to the end of the connection or the event `end`.
 async fn numbers(client: &mut Client) -> Vec<u32> {
     let mut numbers = Vec::new();
-    while let Some(mut event) = client.recv().await {
-        if event.name() == "end" {
-            break;
+    let all = async {
+        while let Some(mut event) = client.recv().await {
+            if event.name() == "end" {
+                break;
+            }
+            numbers.push(event.data());
         }
-        numbers.push(event.data());
-    }
+    };
+    let all = tokio::time::timeout(PATIENCE, all).await;
+    all.expect("something comes");
     numbers
 }
 
