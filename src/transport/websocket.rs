@@ -360,7 +360,10 @@ impl WebSocket {
                     io.poll_write_vectored(cx, &parts)
                 }
             };
-            let taken = ready!(polled)?;
+            let Poll::Ready(taken) = polled? else {
+                fit(&mut self.small, &mut self.written);
+                return Poll::Pending;
+            };
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -376,16 +379,30 @@ impl WebSocket {
         self.tail.advance(taken - small);
         if self.written == self.small.len() && self.written > 0 {
             self.written = 0;
-            let mut spare = std::mem::take(&mut self.small);
-            if spare.capacity() <= 2 * COALESCE {
-                spare.clear();
-                SPARE.set(spare);
-            }
+            give_back(std::mem::take(&mut self.small));
         }
         if self.tail.is_empty() {
             // An empty slice would keep what it is a slice of.
             self.tail = Bytes::new();
         }
+    }
+}
+
+fn give_back(mut spare: Vec<u8>) {
+    if spare.capacity() <= 2 * COALESCE {
+        spare.clear();
+        SPARE.set(spare);
+    }
+}
+
+/// Changes a buffer for a smaller one if what waits in it, from `written` on, does not need it: the
+/// peer may not read for long.
+fn fit(small: &mut Vec<u8>, written: &mut usize) {
+    let waiting = &small[*written..];
+    if small.capacity() / 4 > waiting.len().max(LARGE) {
+        let fitting = waiting.to_vec();
+        give_back(std::mem::replace(small, fitting));
+        *written = 0;
     }
 }
 
@@ -424,4 +441,31 @@ pub(super) async fn refuse(upgrade: Upgrade) {
     };
     // Who does not take it in time is simply cut off.
     let _ = tokio::time::timeout(Duration::from_secs(5), close).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_blocked_keeps_no_more_than_waits() {
+        for (len, capacity, is_changed) in [
+            (10, 2 * COALESCE, true),
+            (30_000, 2 * COALESCE, true),
+            (100_000, 2 * COALESCE, false),
+            (10, 3 * LARGE, false),
+        ] {
+            SPARE.take();
+            let mut small = Vec::with_capacity(capacity);
+            small.resize(7, b'-');
+            small.resize(7 + len, b'x');
+            let mut written = 7;
+            fit(&mut small, &mut written);
+            assert_eq!(small[written..], vec![b'x'; len]);
+            let kept = if is_changed { len } else { capacity };
+            assert_eq!(small.capacity(), kept);
+            // The other one is there for those who write.
+            assert_eq!(SPARE.take().capacity() == capacity, is_changed);
+        }
+    }
 }
