@@ -327,7 +327,7 @@ async fn answer(mut socket: EngineSocket, posts: Posts) {
                 "sendHeaders" => text(&json(&last().unwrap_or_default())),
                 _ => message,
             },
-            Message::Binary(_) => message,
+            Message::Binary(_) | Message::Uncompressed(_) => message,
         });
     }
     last();

@@ -711,6 +711,23 @@ async fn what_is_not_to_be_compressed_is_sent_as_it_is() {
     assert!(inflate(&response).ends_with(r#"42["short","x"]"#));
 }
 
+#[cfg(feature = "msgpack")]
+#[tokio::test]
+async fn a_packet_of_a_binary_parser_may_be_sent_as_it_is_too() {
+    let parser = tower_socketio::protocol::MsgpackParser::default();
+    let (layer, io) = plain().parser(parser).build();
+    let app = app(layer);
+    let mut client = Polling::open(&app).await;
+    // `{ type: 0, nsp: "/" }`
+    assert!(client.ask("bgqR0eXBlAKNuc3ChLw==").await.starts_with('b'));
+    io.emit("long", "x".repeat(2_000));
+    let response = poll_bytes(&client, &app, "gzip").await;
+    assert_eq!(values(&response, "content-encoding"), "gzip");
+    io.emit("long", Uncompressed("x".repeat(2_000)));
+    let response = poll_bytes(&client, &app, "gzip").await;
+    assert_eq!(values(&response, "content-encoding"), "");
+}
+
 #[tokio::test]
 async fn compression_begins_where_it_is_told_or_not_at_all() {
     for (from, encoding) in [(Some(5_000), ""), (Some(10), "gzip"), (None, "")] {

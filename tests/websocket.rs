@@ -623,6 +623,11 @@ async fn the_address_is_that_of_the_tcp_peer() {
 
 /// A WebSocket in the main namespace that has agreed on compression.
 async fn compressing(addr: std::net::SocketAddr) -> TcpStream {
+    compressing_with(addr, &text_frame("40")).await
+}
+
+/// The same, which joins the namespace by this frame.
+async fn compressing_with(addr: std::net::SocketAddr, connect: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
     let offer = "host: test\r\nsec-websocket-extensions: permessage-deflate; \
                  client_max_window_bits\r\n";
@@ -632,7 +637,7 @@ async fn compressing(addr: std::net::SocketAddr) -> TcpStream {
                   client_no_context_takeover\r\n";
     assert!(head.contains(agreed), "{head}");
     support::read_frame(&mut stream).await;
-    within(stream.write_all(&text_frame("40")))
+    within(stream.write_all(connect))
         .await
         .expect("it is taken");
     support::read_frame(&mut stream).await;
@@ -699,6 +704,25 @@ async fn long_messages_are_compressed_if_both_sides_want_it() {
     io.emit("raw", Data(Bytes::from(vec![7; 5_000])));
     assert_eq!(read_raw(&mut stream).await.0, 0x81);
     assert_eq!(read_raw(&mut stream).await.0, 0xc2);
+    let raw = Data(Bytes::from(vec![7; 5_000]));
+    io.emit("raw", Uncompressed(raw));
+    assert_eq!(read_raw(&mut stream).await.0, 0x81);
+    assert_eq!(read_raw(&mut stream).await.0, 0x82);
+}
+
+#[cfg(feature = "msgpack")]
+#[tokio::test]
+async fn a_packet_of_a_binary_parser_is_compressed_unless_it_is_not_to_be() {
+    let parser = tower_socketio::protocol::MsgpackParser::default();
+    let builder = builder(echoing()).parser(parser);
+    let connect = frame(2, b"\x82\xa4type\x00\xa3nsp\xa1/");
+    let (layer, io) = builder.deflate_from(100).build();
+    let mut stream = compressing_with(serve(app(layer)).await, &connect).await;
+    io.emit("long", "x".repeat(5_000));
+    assert_eq!(read_raw(&mut stream).await.0, 0xc2);
+    io.emit("long", Uncompressed("x".repeat(5_000)));
+    let (first, payload) = read_raw(&mut stream).await;
+    assert_eq!((first, payload.len() > 5_000), (0x82, true));
 }
 
 #[tokio::test]

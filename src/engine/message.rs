@@ -17,6 +17,30 @@ pub enum Message {
     Text(Text),
     /// An attachment, or a packet of a parser that writes bytes.
     Binary(Bytes),
+    /// The same, but not to be compressed on its way; it comes as [`Message::Binary`].
+    Uncompressed(Bytes),
+}
+
+impl Message {
+    /// Asks not to compress it on its way. A polling body is compressed if any of its messages
+    /// may be.
+    #[must_use]
+    pub fn uncompressed(self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(text.uncompressed()),
+            Self::Binary(data) | Self::Uncompressed(data) => Self::Uncompressed(data),
+        }
+    }
+
+    /// Whether it may be compressed on its way.
+    #[must_use]
+    pub const fn is_compressible(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_compressible(),
+            Self::Binary(_) => true,
+            Self::Uncompressed(_) => false,
+        }
+    }
 }
 
 impl From<Text> for Message {
@@ -75,8 +99,7 @@ impl Text {
         }
     }
 
-    /// Asks not to compress it on its way. A polling body is compressed if any of its messages
-    /// may be.
+    /// Asks not to compress it on its way, as [`Message::uncompressed`].
     #[must_use]
     pub fn uncompressed(mut self) -> Self {
         self.uncompressed = true;

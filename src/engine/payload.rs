@@ -215,10 +215,12 @@ pub(crate) fn push_packet(body: &mut Vec<u8>, packet: &Packet, revision: Revisio
             body.push(b'4');
             body.extend_from_slice(text.as_bytes());
         }
-        Packet::Message(Message::Binary(data)) if revision == Revision::V3 => {
+        Packet::Message(Message::Binary(data) | Message::Uncompressed(data))
+            if revision == Revision::V3 =>
+        {
             payload_v3::push_base64(body, data);
         }
-        Packet::Message(Message::Binary(data)) => {
+        Packet::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
             body.push(b'b');
             body.extend_from_slice(STANDARD.encode(data).as_bytes());
         }
@@ -249,6 +251,25 @@ mod tests {
         let mut written = Body::new(Revision::V4, false);
         packets.into_iter().for_each(|packet| written.push(packet));
         assert_eq!(written.finish(), (Bytes::from(body), false));
+    }
+
+    #[test]
+    fn bytes_are_written_the_same_if_they_are_not_to_be_compressed() {
+        let data = Message::Binary(Bytes::from_static(&[1, 2, 3, 4]));
+        for (revision, base64) in [
+            (Revision::V4, false),
+            (Revision::V3, false),
+            (Revision::V3, true),
+        ] {
+            let written = |message: Message| {
+                let mut body = Body::new(revision, base64);
+                body.push(Packet::Message(message));
+                body.finish()
+            };
+            let marked = data.clone().uncompressed();
+            assert!(!marked.is_compressible());
+            assert_eq!(written(marked), written(data.clone()));
+        }
     }
 
     #[test]

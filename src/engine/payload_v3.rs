@@ -142,7 +142,7 @@ impl Body {
     pub(super) fn push(&mut self, packet: Packet) {
         self.len += match &packet {
             Packet::Message(Message::Text(text)) => text.as_bytes().len(),
-            Packet::Message(Message::Binary(data)) => data.len(),
+            Packet::Message(Message::Binary(data) | Message::Uncompressed(data)) => data.len(),
             Packet::Open(json) => json.len(),
             control => control.control_text().len(),
         };
@@ -160,12 +160,17 @@ impl Body {
 
     /// The body, and whether it has the binary form.
     pub(super) fn finish(self) -> (Bytes, bool) {
-        let is_binary = |packet: &Packet| matches!(packet, Packet::Message(Message::Binary(_)));
+        let is_binary = |packet: &Packet| {
+            matches!(
+                packet,
+                Packet::Message(Message::Binary(_) | Message::Uncompressed(_))
+            )
+        };
         let binary = !self.base64 && self.packets.iter().any(is_binary);
         let mut body = Vec::with_capacity(self.len + 8 * self.packets.len());
         for packet in &self.packets {
             match packet {
-                Packet::Message(Message::Binary(data)) if binary => {
+                Packet::Message(Message::Binary(data) | Message::Uncompressed(data)) if binary => {
                     push_length(&mut body, 1, data.len() + 1);
                     body.push(MESSAGE);
                     body.extend_from_slice(data);

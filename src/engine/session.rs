@@ -710,7 +710,7 @@ impl Session {
         OVERHEAD
             + match message {
                 Message::Text(text) => text.as_bytes().len(),
-                Message::Binary(data) => data.len(),
+                Message::Binary(data) | Message::Uncompressed(data) => data.len(),
             }
     }
 

@@ -192,8 +192,10 @@ impl Decoder for JsonDecoder {
         // Whatever goes wrong from here on, the decoder has failed.
         match (mem::replace(&mut self.state, State::Failed), message) {
             (State::Ready, Message::Text(text)) => self.head(text.into_bytes()),
-            (State::Partial(partial), Message::Binary(bytes)) => self.attachment(partial, bytes),
-            (State::Ready, Message::Binary(_)) => {
+            (State::Partial(partial), Message::Binary(bytes) | Message::Uncompressed(bytes)) => {
+                self.attachment(partial, bytes)
+            }
+            (State::Ready, Message::Binary(_) | Message::Uncompressed(_)) => {
                 Err(DecodeError::new("attachment without a packet"))
             }
             (State::Partial(_), Message::Text(_)) => {

@@ -110,7 +110,7 @@ struct MsgpackDecoder {
 
 impl Decoder for MsgpackDecoder {
     fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
-        let Message::Binary(message) = message else {
+        let (Message::Binary(message) | Message::Uncompressed(message)) = message else {
             return Err(DecodeError::new("text in place of MessagePack"));
         };
         let fields = Fields::read(&message)?;

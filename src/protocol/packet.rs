@@ -143,7 +143,7 @@ impl fmt::Debug for NamespaceName {
 #[derive(Clone, Debug)]
 pub struct Encoded {
     head: Message,
-    attachments: Option<Arc<[Bytes]>>,
+    attachments: Option<Arc<[Message]>>,
 }
 
 impl Encoded {
@@ -153,19 +153,23 @@ impl Encoded {
     pub fn new(head: Message, attachments: impl ExactSizeIterator<Item = Bytes>) -> Self {
         Self {
             head,
-            attachments: (attachments.len() > 0).then(|| attachments.collect()),
+            attachments: (attachments.len() > 0)
+                .then(|| attachments.map(Message::Binary).collect()),
         }
     }
 }
 
 impl Encoded {
-    /// Asks not to compress it on its way; a packet of a binary parser is not marked.
+    /// Asks not to compress it on its way.
     #[must_use]
-    pub fn uncompressed(mut self) -> Self {
-        if let Message::Text(text) = self.head {
-            self.head = Message::Text(text.uncompressed());
+    pub fn uncompressed(self) -> Self {
+        Self {
+            head: self.head.uncompressed(),
+            attachments: self.attachments.map(|all| {
+                let messages = all.iter().cloned();
+                messages.map(Message::uncompressed).collect()
+            }),
         }
-        self
     }
 }
 
@@ -196,7 +200,7 @@ impl IntoIterator for Encoded {
 #[derive(Clone, Debug)]
 pub struct EncodedIter {
     head: Option<Message>,
-    attachments: Option<Arc<[Bytes]>>,
+    attachments: Option<Arc<[Message]>>,
     next: usize,
 }
 
@@ -210,7 +214,7 @@ impl Iterator for EncodedIter {
         }
         let attachment = self.attachments.as_ref()?.get(self.next)?;
         self.next += 1;
-        Some(Message::Binary(attachment.clone()))
+        Some(attachment.clone())
     }
 }
 

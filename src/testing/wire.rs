@@ -202,7 +202,9 @@ async fn send(
     for message in packet {
         let message = match message {
             Message::Text(text) => tungstenite::Message::text(format!("4{}", text.as_str())),
-            Message::Binary(data) => tungstenite::Message::Binary(data),
+            Message::Binary(data) | Message::Uncompressed(data) => {
+                tungstenite::Message::Binary(data)
+            }
         };
         sink.send(message).await?;
     }

@@ -16,7 +16,7 @@ use super::compress::Encoding;
 use super::options::HttpOptions;
 use super::refusal::ConnectionError;
 use crate::engine::payload::Body as Payload;
-use crate::engine::{CloseReason, Message, Packet, Packets, Refusal, Revision, jsonp};
+use crate::engine::{CloseReason, Packet, Packets, Refusal, Revision, jsonp};
 use crate::hub::link::Link;
 
 /// How long the body of a POST may take.
@@ -99,14 +99,12 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
     );
     let limit = link.config.max_payload;
     let mut compressible = false;
-    // An attachment is as the text before it.
-    let mut last = true;
     poll_fn(|cx| {
         link.poll_packets(cx, |packet| {
-            if let Packet::Message(Message::Text(text)) = &packet {
-                last = text.is_compressible();
-            }
-            compressible |= last;
+            compressible |= match &packet {
+                Packet::Message(message) => message.is_compressible(),
+                _ => true,
+            };
             body.push(packet);
             body.len() < limit
         })

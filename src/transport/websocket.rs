@@ -265,12 +265,18 @@ impl WebSocket {
         let Packet::Message(message) = packet else {
             return false;
         };
+        if !message.is_compressible() {
+            return false;
+        }
         let (opcode, kind, data): (_, &[u8], _) = match message {
-            Message::Text(text) if !text.is_compressible() => return false,
             Message::Text(text) => (Opcode::Text, b"4", text.as_bytes()),
-            Message::Binary(_) if self.base64 => return false,
-            Message::Binary(data) if self.revision == Revision::V3 => (Opcode::Binary, &[4], data),
-            Message::Binary(data) => (Opcode::Binary, b"", data),
+            _ if self.base64 => return false,
+            Message::Binary(data) | Message::Uncompressed(data)
+                if self.revision == Revision::V3 =>
+            {
+                (Opcode::Binary, &[4], data)
+            }
+            Message::Binary(data) | Message::Uncompressed(data) => (Opcode::Binary, b"", data),
         };
         if data.len() < self.deflate_from as usize {
             return false;
@@ -289,17 +295,19 @@ impl WebSocket {
                 // A message that is passed on as it was received.
                 Err(text) => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
             },
-            Packet::Message(Message::Binary(_)) if self.base64 => {
+            Packet::Message(_) if self.base64 => {
                 let mut text = Vec::new();
                 payload::push_packet(&mut text, &packet, self.revision);
                 self.push_parts(Opcode::Text, &[&text]);
             }
-            Packet::Message(Message::Binary(data)) if self.revision == Revision::V3 => {
+            Packet::Message(Message::Binary(data) | Message::Uncompressed(data))
+                if self.revision == Revision::V3 =>
+            {
                 self.push_parts_len(Opcode::Binary, 1 + data.len());
                 self.push(&[4]);
                 self.push_frame(data);
             }
-            Packet::Message(Message::Binary(data)) => {
+            Packet::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
                 self.push_parts_len(Opcode::Binary, data.len());
                 self.push_frame(data);
             }

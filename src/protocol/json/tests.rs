@@ -37,7 +37,7 @@ fn encode(packet: Packet) -> (String, Vec<Bytes>) {
         panic!("the head is a text");
     };
     let attachments = messages.map(|message| match message {
-        Message::Binary(bytes) => bytes,
+        Message::Binary(bytes) | Message::Uncompressed(bytes) => bytes,
         Message::Text(_) => panic!("an attachment is binary"),
     });
     (head.as_str().to_owned(), attachments.collect())
