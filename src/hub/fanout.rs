@@ -27,6 +27,9 @@ use crate::protocol::Encoded;
 /// worker of tokio has room for 256 tasks in its own queue, so that none has to be moved.
 pub(super) const AT_ONCE: usize = 128;
 
+/// How many packets are queued at a time, which takes a fraction of a millisecond.
+const PACKETS_AT_ONCE: usize = 4096;
+
 /// How many bytes may wait. Who broadcasts more without ever letting the task run does its work.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -124,7 +127,8 @@ impl<T> Waiting<T> {
     fn begin_part(&mut self) -> Option<Part<T>> {
         let batch = self.batches.front_mut()?;
         let begin = batch.done;
-        batch.done = batch.to.len().min(begin + AT_ONCE);
+        let many = (PACKETS_AT_ONCE / batch.posts.len()).clamp(1, AT_ONCE);
+        batch.done = batch.to.len().min(begin + many);
         Some(Part {
             to: Arc::clone(&batch.to),
             posts: Arc::clone(&batch.posts),
