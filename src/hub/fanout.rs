@@ -1,9 +1,9 @@
 //! Broadcasts to many sockets, on their way.
 //!
 //! Who broadcasts to few queues for each of them and is done. For many that would keep its thread
-//! from everybody else, so it leaves the packet in [`Waiting`], and a task takes it to some of them
-//! at a time. Those are woken, write and sleep again before it comes to the next, so others never
-//! wait behind more than these; and what is sent meanwhile to the same sockets is taken along.
+//! from everybody else, so it leaves the packet in [`Waiting`], and a task takes it to [`LIST`] of
+//! them at a time. Those are woken, write and sleep again before it comes to the next, so others
+//! never wait behind more than these; and what is sent meanwhile to the same sockets is taken along.
 //!
 //! Nobody can tell the difference, because whatever else concerns a socket has it
 //! [catch up](Member::catch_up) first: what is sent to it alone, a change of its rooms, its leaving.
@@ -19,13 +19,9 @@ use std::task::Poll;
 use super::member::Member;
 use super::recovery::Number;
 use super::registry::{Registry, Space};
-use super::rooms::Target;
+use super::rooms::{LIST, Lists, Target};
 use crate::engine::Session;
 use crate::protocol::Encoded;
-
-/// To how many sockets a broadcast is taken at a time; one to no more is not left to a task. A
-/// worker of tokio has room for 256 tasks in its own queue, so that none has to be moved.
-pub(super) const AT_ONCE: usize = 128;
 
 /// How many packets are queued at a time, which takes a fraction of a millisecond.
 const PACKETS_AT_ONCE: usize = 4096;
@@ -57,7 +53,7 @@ struct Post {
 /// Packets in a row for the same sockets.
 #[derive(Debug)]
 struct Batch<T> {
-    to: Arc<[T]>,
+    to: Lists<T>,
     posts: Arc<Vec<Post>>,
     /// How many of the sockets were given them.
     done: usize,
@@ -91,7 +87,7 @@ impl<T> Waiting<T> {
         self.last
     }
 
-    fn push(&mut self, to: Arc<[T]>, skip: Option<usize>, target: &Target, mail: Mail) {
+    fn push(&mut self, to: Lists<T>, skip: Option<usize>, target: &Target, mail: Mail) {
         self.last += 1;
         self.bytes += cost(&mail);
         let post = Post {
@@ -126,20 +122,27 @@ impl<T> Waiting<T> {
     /// The next sockets, and what they are to be given. To be [ended](Self::end_part).
     fn begin_part(&mut self) -> Option<Part<T>> {
         let batch = self.batches.front_mut()?;
-        let begin = batch.done;
-        let many = (PACKETS_AT_ONCE / batch.posts.len()).clamp(1, AT_ONCE);
-        batch.done = batch.to.len().min(begin + many);
+        let to = Arc::clone(&batch.to[batch.done / LIST]);
+        let begin = batch.done % LIST;
+        let many = (PACKETS_AT_ONCE / batch.posts.len()).max(1);
+        let range = begin..to.len().min(begin + many);
+        let first = batch.done - begin;
+        batch.done = first + range.end;
         Some(Part {
-            to: Arc::clone(&batch.to),
+            to,
+            first,
+            range,
             posts: Arc::clone(&batch.posts),
-            range: begin..batch.done,
             is_all: self.batches.len() == 1,
         })
     }
 
     /// Forgets what everybody was given: it is to be dropped under no lock.
     fn end_part(&mut self) -> Option<Batch<T>> {
-        let is_ended = |batch: &Batch<T>| batch.done == batch.to.len();
+        let is_ended = |batch: &Batch<T>| {
+            let last = batch.to.last().map_or(0, |list| list.len());
+            batch.done == (batch.to.len() - 1) * LIST + last
+        };
         let ended = self.batches.front().is_some_and(is_ended);
         let ended = ended.then(|| self.batches.pop_front()).flatten()?;
         let bytes = ended.posts.iter().map(|post| cost(&post.mail));
@@ -151,8 +154,11 @@ impl<T> Waiting<T> {
 /// Some of the sockets of a batch.
 struct Part<T> {
     to: Arc<[T]>,
-    posts: Arc<Vec<Post>>,
+    /// The place of the first of these, among all of the batch.
+    first: usize,
+    /// Those that are meant.
     range: Range<usize>,
+    posts: Arc<Vec<Post>>,
     /// Whether nothing else waits.
     is_all: bool,
 }
@@ -164,6 +170,7 @@ impl<T> Part<T> {
 
     /// What the socket at this place is to be given.
     fn mails(&self, at: usize) -> impl Iterator<Item = (u64, &Mail)> {
+        let at = self.first + at;
         let meant = self.posts.iter().filter(move |post| post.skip != Some(at));
         meant.map(|post| (post.number, &post.mail))
     }
@@ -194,7 +201,7 @@ impl Registry {
     pub(super) fn leave_for(
         &self,
         waiting: &mut Waiting<Arc<Member>>,
-        to: Arc<[Arc<Member>]>,
+        to: Lists<Arc<Member>>,
         skip: Option<usize>,
         target: &Target,
         mail: Mail,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::fanout::{AT_ONCE, Fanout, Mail, Waiting};
+use super::fanout::{Fanout, Mail, Waiting};
 use super::hooks::{Hooks, RoomChange, RoomLog, Sent};
 use super::member::{Member, encode};
 use super::recovery::{Archive, Legacy};
@@ -249,10 +249,10 @@ impl Registry {
     /// waits to be [attended](Self::attend) to.
     pub(super) fn spread(&self, target: &Target, mail: Mail) -> bool {
         let mut space = self.lock();
-        let selected = match space.rooms.select(target).at_most(AT_ONCE) {
+        let selected = match space.rooms.select(target).few() {
             Ok(selected) => selected,
-            Err((members, skip)) => {
-                self.leave_for(&mut space.waiting, members, skip, target, mail);
+            Err((lists, skip)) => {
+                self.leave_for(&mut space.waiting, lists, skip, target, mail);
                 return true;
             }
         };

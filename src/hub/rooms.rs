@@ -38,31 +38,47 @@ impl Target {
     }
 }
 
+/// How many sockets are in one list. Of tokio's workers each has room for 256 tasks in a queue of
+/// its own: those of one list can all be woken, and none has to be moved.
+pub(crate) const LIST: usize = 128;
+
+/// Sockets in lists of [`LIST`], the last of which may be shorter: a change of the sockets changes
+/// one or two of the lists, and shares the others.
+pub(crate) type Lists<T> = Arc<[Arc<[T]>]>;
+
 /// The sockets of a [`Target`], each once.
 #[derive(Debug)]
 pub(crate) enum Selection<T> {
     /// A whole room, perhaps without one of them.
-    Shared(Arc<[T]>, Option<usize>),
+    Shared(Lists<T>, Option<usize>),
     Owned(Vec<T>),
 }
 
 impl<T> Selection<T> {
-    /// Gives them back as a list, with the place of one that is not meant, if they are more.
-    pub(crate) fn at_most(self, many: usize) -> Result<Self, (Arc<[T]>, Option<usize>)> {
+    /// Gives them back as lists, with the place of one that is not meant, if they are too many for
+    /// one.
+    pub(crate) fn few(self) -> Result<Self, (Lists<T>, Option<usize>)> {
         match self {
-            Self::Shared(members, skip) if members.len() > many => Err((members, skip)),
-            Self::Owned(members) if members.len() > many => Err((members.into(), None)),
+            Self::Shared(lists, skip) if lists.len() > 1 => Err((lists, skip)),
+            Self::Owned(members) if members.len() > LIST => {
+                let mut members = members.into_iter();
+                let lists = std::iter::from_fn(|| {
+                    let list: Arc<[T]> = members.by_ref().take(LIST).collect();
+                    (!list.is_empty()).then_some(list)
+                });
+                Err((lists.collect(), None))
+            }
             few => Ok(few),
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        let (members, skip) = match self {
-            Self::Shared(members, skip) => (&members[..], *skip),
-            Self::Owned(members) => (&members[..], None),
+        let (lists, owned, skip) = match self {
+            Self::Shared(lists, skip) => (&lists[..], &[][..], *skip),
+            Self::Owned(members) => (&[][..], &members[..], None),
         };
+        let members = lists.iter().flat_map(|list| list.iter()).chain(owned);
         members
-            .iter()
             .enumerate()
             .filter(move |(at, _)| Some(*at) != skip)
             .map(|(_, member)| member)
@@ -72,37 +88,61 @@ impl<T> Selection<T> {
 #[derive(Debug)]
 struct Members<T> {
     map: IndexMap<SocketId, T, IdHash>,
-    /// The values, until the next change.
-    list: Option<Arc<[T]>>,
+    /// The values, in lists that are gone where they have changed.
+    lists: Vec<Option<Arc<[T]>>>,
+    /// All lists, until the next change.
+    all: Option<Lists<T>>,
 }
 
 impl<T> Default for Members<T> {
     fn default() -> Self {
         Self {
             map: IndexMap::default(),
-            list: None,
+            lists: Vec::new(),
+            all: None,
         }
     }
 }
 
 impl<T: Clone> Members<T> {
     fn insert(&mut self, id: SocketId, value: T) -> bool {
-        self.list = None;
-        self.map.insert(id, value).is_none()
+        let (at, before) = self.map.insert_full(id, value);
+        self.changed(at);
+        before.is_none()
     }
 
     fn remove(&mut self, id: &SocketId) -> Option<T> {
-        self.list = None;
-        let value = self.map.swap_remove(id);
+        let (at, _, value) = self.map.swap_remove_full(id)?;
+        // The last one has taken its place.
+        self.changed(self.map.len());
+        self.changed(at);
         if self.map.capacity() > 64 && self.map.len() * 8 < self.map.capacity() {
             self.map.shrink_to(self.map.len() * 2);
+            self.lists.shrink_to(self.lists.len() * 2);
         }
-        value
+        Some(value)
     }
 
-    fn list(&mut self) -> Arc<[T]> {
-        let Self { map, list } = self;
-        Arc::clone(list.get_or_insert_with(|| map.values().cloned().collect()))
+    /// Another value, or none, is at this place.
+    fn changed(&mut self, at: usize) {
+        self.all = None;
+        if let Some(list) = self.lists.get_mut(at / LIST) {
+            *list = None;
+        }
+        self.lists.truncate(self.map.len().div_ceil(LIST));
+    }
+
+    fn lists(&mut self) -> Lists<T> {
+        let Self { map, lists, all } = self;
+        let all = all.get_or_insert_with(|| {
+            lists.resize(map.len().div_ceil(LIST), None);
+            let values = |nth: usize| map.values().skip(nth * LIST).take(LIST).cloned();
+            let list = |(nth, list): (usize, &mut Option<Arc<[T]>>)| {
+                Arc::clone(list.get_or_insert_with(|| values(nth).collect()))
+            };
+            lists.iter_mut().enumerate().map(list).collect()
+        });
+        Arc::clone(all)
     }
 }
 
@@ -217,10 +257,10 @@ impl<T: Clone> Rooms<T> {
 
     pub(crate) fn select(&mut self, target: &Target) -> Selection<T> {
         match (&target.rooms[..], &target.except[..]) {
-            ([], []) => Selection::Shared(self.sockets.list(), None),
+            ([], []) => Selection::Shared(self.sockets.lists(), None),
             ([], [one]) if id_of(one).is_some() && !self.rooms.contains_key(one) => {
                 let skip = id_of(one).and_then(|id| self.sockets.map.get_index_of(&id));
-                Selection::Shared(self.sockets.list(), skip)
+                Selection::Shared(self.sockets.lists(), skip)
             }
             ([room], except) if !self.is_socket(room) => self.select_room(room, except),
             (rooms, except) => Selection::Owned(self.select_union(rooms, except)),
@@ -248,10 +288,10 @@ impl<T: Clone> Rooms<T> {
             return Selection::Owned(Vec::new());
         };
         match except {
-            [] => Selection::Shared(members.list(), None),
+            [] => Selection::Shared(members.lists(), None),
             [one] if only_ids => {
                 let skip = id_of(one).and_then(|id| members.map.get_index_of(&id));
-                Selection::Shared(members.list(), skip)
+                Selection::Shared(members.lists(), skip)
             }
             except => {
                 let room = [Arc::from(room)];
@@ -377,6 +417,110 @@ mod tests {
         assert_eq!(select(&mut rooms, &[own.as_str()], &[]), [3]);
         assert_eq!(select(&mut rooms, &[own.as_str(), "low"], &[]), [0, 1, 3]);
         assert_eq!(select(&mut rooms, &[own.as_str()], &[own.as_str()]), [0; 0]);
+    }
+
+    /// So many, in no room.
+    fn crowd(count: u32) -> Rooms<u32> {
+        let mut rooms = Rooms::default();
+        for n in 0..count {
+            rooms.enter(number(n), n);
+        }
+        rooms
+    }
+
+    fn number(n: u32) -> SocketId {
+        let mut bytes = [0; 15];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        SocketId::new(bytes)
+    }
+
+    fn everybody(rooms: &mut Rooms<u32>) -> Lists<u32> {
+        match rooms.select(&Target::default()) {
+            Selection::Shared(lists, None) => lists,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn lists_follow_every_change() {
+        let mut rooms = crowd(0);
+        let mut here = Vec::new();
+        let mut chance = crate::protocol::tests::Chance::new(7);
+        for n in 0..2_000 {
+            if chance.below(5) < 3 {
+                rooms.enter(number(n), n);
+                here.push(n);
+            } else if !here.is_empty() {
+                let gone = here.swap_remove(chance.below(here.len()));
+                rooms.leave(&number(gone), None);
+            }
+            let lists = everybody(&mut rooms);
+            let (last, full) = lists
+                .split_last()
+                .map_or((0, &[][..]), |(l, f)| (l.len(), f));
+            assert!(
+                full.iter().all(|list| list.len() == LIST) && (1..=LIST).contains(&last)
+                    || here.is_empty()
+            );
+            assert!(lists.iter().flat_map(|list| list.iter()).eq(&here));
+        }
+    }
+
+    #[test]
+    fn a_change_leaves_other_lists_as_they_are() {
+        let mut rooms = crowd(5 * LIST as u32);
+        let before = everybody(&mut rooms);
+        rooms.leave(&number(LIST as u32), None);
+        let after = everybody(&mut rooms);
+        let same: Vec<_> = before
+            .iter()
+            .zip(after.iter())
+            .map(|(a, b)| Arc::ptr_eq(a, b))
+            .collect();
+        assert_eq!(same, [true, false, true, true, false]);
+        rooms.enter(number(1_000_000), 0);
+        let again = everybody(&mut rooms);
+        let same: Vec<_> = after
+            .iter()
+            .zip(again.iter())
+            .map(|(a, b)| Arc::ptr_eq(a, b))
+            .collect();
+        assert_eq!(same, [true, true, true, true, false]);
+        assert!(Arc::ptr_eq(&again, &everybody(&mut rooms)));
+    }
+
+    #[test]
+    fn many_are_given_as_lists_and_few_are_not() {
+        for count in [0, 1, LIST, LIST + 1, 3 * LIST] {
+            let all: Vec<_> = (0..count as u32).collect();
+            let mut shared = crowd(count as u32);
+            let own = [Arc::from(number(0).as_str())];
+            let but_one = Target {
+                rooms: Vec::new(),
+                except: own.to_vec(),
+            };
+            for (selection, expected) in [
+                (Selection::Owned(all.clone()), &all[..]),
+                (shared.select(&Target::default()), &all[..]),
+                (shared.select(&but_one), all.get(1..).unwrap_or_default()),
+            ] {
+                assert!(selection.iter().eq(expected));
+                match selection.few() {
+                    Ok(few) => assert!(count <= LIST && few.iter().eq(expected)),
+                    Err((lists, skip)) => {
+                        assert!(
+                            count > LIST
+                                && lists[..lists.len() - 1]
+                                    .iter()
+                                    .all(|list| list.len() == LIST)
+                        );
+                        assert_eq!(skip.is_some(), expected.len() < count);
+                        let again = Selection::Shared(lists, skip);
+                        assert!(again.iter().eq(expected));
+                    }
+                }
+            }
+        }
     }
 
     #[test]
