@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
+use indexmap::IndexSet;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
@@ -19,7 +20,7 @@ use crate::engine::SocketId;
 use crate::hub::hooks::Sent;
 use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
 use crate::hub::registry::Registry;
-use crate::hub::rooms::Target;
+use crate::hub::rooms::{IdHash, Target};
 use crate::protocol::{Kind, Payload, ReadError};
 
 /// How long a broadcast waits for its answers.
@@ -169,7 +170,7 @@ fn read<T: DeserializeOwned>(mut payload: Payload) -> Result<T, AckError> {
 pub struct AckStream<T> {
     answers: mpsc::UnboundedReceiver<(SocketId, Option<Payload>)>,
     /// Those who have not answered.
-    missing: Vec<SocketId>,
+    missing: IndexSet<SocketId, IdHash>,
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     _asked: Vec<AckGuard>,
@@ -180,7 +181,7 @@ impl<T> AckStream<T> {
     pub(super) fn empty() -> Self {
         Self {
             answers: mpsc::unbounded_channel().1,
-            missing: Vec::new(),
+            missing: IndexSet::default(),
             timeout: BROADCAST_TIMEOUT,
             sleep: None,
             _asked: Vec::new(),
@@ -236,10 +237,9 @@ impl<T: DeserializeOwned> Stream for AckStream<T> {
         }
         // A socket that was never asked may report that it will not answer.
         while let Poll::Ready(Some((id, payload))) = this.answers.poll_recv(cx) {
-            let Some(at) = this.missing.iter().position(|missing| *missing == id) else {
+            if !this.missing.swap_remove(&id) {
                 continue;
-            };
-            this.missing.swap_remove(at);
+            }
             let answer = payload.map_or(Err(AckError(Reason::Disconnected)), read);
             return Poll::Ready(Some((id, answer)));
         }
