@@ -108,6 +108,10 @@ impl<T: Clone> Members<T> {
     fn insert(&mut self, id: SocketId, value: T) -> bool {
         let (at, before) = self.map.insert_full(id, value);
         self.changed(at);
+        if self.map.len() % LIST == 0 {
+            // So that a first broadcast to many need not make all of them.
+            self.list(at / LIST);
+        }
         before.is_none()
     }
 
@@ -132,17 +136,21 @@ impl<T: Clone> Members<T> {
         self.lists.truncate(self.map.len().div_ceil(LIST));
     }
 
+    fn list(&mut self, nth: usize) -> Arc<[T]> {
+        let Self { map, lists, .. } = self;
+        lists.resize(map.len().div_ceil(LIST), None);
+        let values = map.values().skip(nth * LIST).take(LIST).cloned();
+        Arc::clone(lists[nth].get_or_insert_with(|| values.collect()))
+    }
+
     fn lists(&mut self) -> Lists<T> {
-        let Self { map, lists, all } = self;
-        let all = all.get_or_insert_with(|| {
-            lists.resize(map.len().div_ceil(LIST), None);
-            let values = |nth: usize| map.values().skip(nth * LIST).take(LIST).cloned();
-            let list = |(nth, list): (usize, &mut Option<Arc<[T]>>)| {
-                Arc::clone(list.get_or_insert_with(|| values(nth).collect()))
-            };
-            lists.iter_mut().enumerate().map(list).collect()
-        });
-        Arc::clone(all)
+        if let Some(all) = &self.all {
+            return Arc::clone(all);
+        }
+        let lists = 0..self.map.len().div_ceil(LIST);
+        let all: Lists<T> = lists.map(|nth| self.list(nth)).collect();
+        self.all = Some(Arc::clone(&all));
+        all
     }
 }
 
