@@ -11,7 +11,7 @@ use super::{EmitWithAck, SocketIo};
 use crate::engine::{SocketId, Transport};
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
-use crate::protocol::{EncodeError, IntoArgs, Kind, Payload, TypedEvent};
+use crate::protocol::{EncodeError, IntoArgs, Payload, TypedEvent};
 
 /// One client in one namespace.
 ///
@@ -257,12 +257,8 @@ impl Socket {
         self.member.link.dismiss();
     }
 
-    #[inline]
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
-        let packet = self.member.encode(Kind::Ack, Some(ack), payload);
-        if self.member.is_connected() {
-            self.member.send(packet);
-        }
+        self.member.send_ack(ack, payload);
     }
 }
 

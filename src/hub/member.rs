@@ -195,6 +195,14 @@ impl Member {
         self.emit_unkept(payload);
     }
 
+    /// Answers an event.
+    #[inline]
+    pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
+        if self.is_connected() {
+            self.link.send(self.encode(Kind::Ack, Some(ack), payload));
+        }
+    }
+
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
     #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {

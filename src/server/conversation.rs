@@ -286,7 +286,7 @@ impl Conversation {
         let Some(ack) = ack.filter(|_| !reply.is_deferred()) else {
             return;
         };
-        Socket::new(Arc::clone(self.member())).send_ack(ack, reply.into_ack());
+        self.member().send_ack(ack, reply.into_ack());
     }
 
     fn begin_disconnect(&mut self) {
