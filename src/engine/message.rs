@@ -71,7 +71,6 @@ impl Text {
     ///
     /// If `start` is less than [`Text::HEADROOM`] or lies outside of `buf`.
     #[must_use]
-    #[inline]
     pub fn from_headroom(mut buf: Vec<u8>, start: usize) -> Self {
         assert!(
             (Self::HEADROOM..=buf.len()).contains(&start),
@@ -90,7 +89,6 @@ impl Text {
 
     /// Takes a text as it came from a peer.
     #[must_use]
-    #[inline]
     pub const fn received(text: Bytes) -> Self {
         Self {
             frame: text,
@@ -123,7 +121,6 @@ impl Text {
     /// # Errors
     ///
     /// If the text was received.
-    #[inline]
     pub fn into_frame(self) -> Result<Bytes, Self> {
         match self.start {
             0 => Err(self),
@@ -143,7 +140,6 @@ impl Text {
 
     /// The text.
     #[must_use]
-    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.frame[self.start as usize..]
     }
@@ -156,7 +152,6 @@ impl Text {
 
     /// The text, without the frame in front.
     #[must_use]
-    #[inline]
     pub fn into_bytes(mut self) -> Bytes {
         self.frame.advance(self.start as usize);
         self.frame

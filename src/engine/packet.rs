@@ -37,7 +37,6 @@ impl Packet {
     /// # Errors
     ///
     /// If it is empty or its first character is no packet type.
-    #[inline]
     pub fn from_text(text: &[u8]) -> Result<Self, ParseError> {
         let (kind, rest) = text.split_first().ok_or(ParseError)?;
         Ok(match kind {

@@ -89,7 +89,6 @@ impl Iterator for Packets {
 
 /// Reads a text frame, or one packet of a body: binary may come as `b` + base64, in revision 3 with
 /// the type in between.
-#[inline]
 pub(crate) fn decode(record: &[u8], revision: Revision) -> Result<Packet, ParseError> {
     let Some((b'b', base64)) = record.split_first() else {
         return Packet::from_text(record);

@@ -196,7 +196,6 @@ impl Member {
     }
 
     /// Answers an event.
-    #[inline]
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
         if self.is_connected() {
             self.link.send(self.encode(Kind::Ack, Some(ack), payload));
@@ -204,7 +203,6 @@ impl Member {
     }
 
     /// Queues a packet, after CONNECT if the client is not told yet that it is in.
-    #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         self.catch_up();
         match self.phase.load(Ordering::Acquire) {
@@ -368,7 +366,6 @@ impl Member {
     }
 
     /// Puts a packet of this namespace into the parser's words.
-    #[inline]
     pub(crate) fn encode(&self, kind: Kind, ack: Option<u64>, payload: Payload) -> Encoded {
         encode(&self.registry, kind, ack, payload)
     }

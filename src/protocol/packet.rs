@@ -149,7 +149,6 @@ pub struct Encoded {
 impl Encoded {
     /// Puts the messages of a packet together.
     #[must_use]
-    #[inline]
     pub fn new(head: Message, attachments: impl ExactSizeIterator<Item = Bytes>) -> Self {
         Self {
             head,
@@ -186,7 +185,6 @@ impl IntoIterator for Encoded {
     type Item = Message;
     type IntoIter = EncodedIter;
 
-    #[inline]
     fn into_iter(self) -> EncodedIter {
         EncodedIter {
             head: Some(self.head),
@@ -207,7 +205,6 @@ pub struct EncodedIter {
 impl Iterator for EncodedIter {
     type Item = Message;
 
-    #[inline]
     fn next(&mut self) -> Option<Message> {
         if let Some(head) = self.head.take() {
             return Some(head);

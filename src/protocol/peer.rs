@@ -67,7 +67,6 @@ impl Peer {
         }
     }
 
-    #[inline]
     pub(crate) fn handle_packet(&mut self, packet: Packet) -> Result<Action, Violation> {
         let found = self.find(&packet.namespace);
         if packet.kind == Kind::Connect {

@@ -51,7 +51,6 @@ impl Event {
         clippy::self_named_constructors,
         reason = "beside `connect` and `disconnect`"
     )]
-    #[inline]
     pub(crate) fn event(socket: Socket, payload: Payload, ack: Option<u64>) -> Self {
         Self {
             ack,
@@ -69,7 +68,6 @@ impl Event {
         Self::new(EventKind::Disconnect(reason), socket, Payload::default())
     }
 
-    #[inline]
     fn new(kind: EventKind, socket: Socket, payload: Payload) -> Self {
         Self {
             kind,
@@ -191,7 +189,6 @@ impl Event {
     }
 
     /// The arguments as they came; shared with who reads them later, if anybody does.
-    #[inline]
     pub(super) fn take_args(&mut self) -> RawArgs {
         if std::mem::take(&mut self.gives_args) {
             return std::mem::take(&mut self.payload).into_args();

@@ -68,7 +68,6 @@ pub enum Incoming<'a> {
 }
 
 /// Whether these bytes are a text. Most are ASCII, which is seen much faster.
-#[inline]
 pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
     bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
 }
