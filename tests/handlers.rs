@@ -92,6 +92,42 @@ async fn arguments_are_taken_one_by_one_all_together_or_as_they_came() {
     assert_acks(namespace, &expected).await;
 }
 
+/// The arguments twice, by an extractor of one's own.
+struct Twice(RawArgs, u32);
+
+impl<S: Send + Sync> FromEvent<S> for Twice {
+    type Rejection = InvalidArgs;
+
+    async fn from_event(event: &mut Event, state: &S) -> Result<Self, Self::Rejection> {
+        let Ok(raw) = RawArgs::from_event(event, state).await;
+        let Data(first) = Data::from_event(event, state).await?;
+        Ok(Self(raw, first))
+    }
+}
+
+#[tokio::test]
+async fn arguments_as_they_came_leave_them_to_the_extractors_after_them() {
+    async fn both(first: RawArgs, Data(n): Data<u32>, last: RawArgs) -> Args<[String; 3]> {
+        Args([first.to_json(), n.to_string(), last.to_json()])
+    }
+    async fn twice(Twice(raw, first): Twice) -> Args<(String, u32)> {
+        Args((raw.to_json(), first))
+    }
+    async fn last(Twice(_, first): Twice, raw: RawArgs) -> Args<(u32, String)> {
+        Args((first, raw.to_json()))
+    }
+    let namespace = Namespace::new()
+        .on("both", both)
+        .on("twice", twice)
+        .on("last", last);
+    let expected = [
+        (r#"["both",1,2]"#, r#"["[1,2]","1","[1,2]"]"#),
+        (r#"["twice",1,2]"#, r#"["[1,2]",1]"#),
+        (r#"["last",1,2]"#, r#"[1,"[1,2]"]"#),
+    ];
+    assert_acks(namespace, &expected).await;
+}
+
 #[tokio::test]
 async fn an_error_is_an_object_with_its_text() {
     struct Taken;
