@@ -198,7 +198,7 @@ impl Member {
     /// Answers an event.
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
         if self.is_connected() {
-            self.link.send(self.encode(Kind::Ack, Some(ack), payload));
+            self.send(self.encode(Kind::Ack, Some(ack), payload));
         }
     }
 
