@@ -83,10 +83,9 @@ impl Socket {
     ///
     /// One value is one argument, also a tuple; [`Args`](crate::Args) makes several.
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
-        if let Err(error) = self.try_emit(event, args)
-            && error.is_encode()
-        {
-            tracing::error!(%error, event, "not emitted");
+        match self.try_emit(event, args) {
+            Err(error) if error.is_encode() => tracing::error!(%error, event, "not emitted"),
+            Ok(()) | Err(_) => {}
         }
     }
 

@@ -208,10 +208,8 @@ impl HttpOptions {
 
     /// The answer to a request that is none of the protocol: a preflight, or for a file.
     pub(super) fn aside(&self, parts: &Parts, name: &str) -> Option<Response> {
-        if let Some(cors) = &self.cors
-            && parts.method == Method::OPTIONS
-            && !cors.preflight_continue
-        {
+        let answers = |cors: &&Cors| parts.method == Method::OPTIONS && !cors.preflight_continue;
+        if let Some(cors) = self.cors.as_ref().filter(answers) {
             return Some(cors.preflight());
         }
         self.client.as_ref()?.answer(parts, name)

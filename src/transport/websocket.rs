@@ -188,10 +188,8 @@ impl WebSocket {
     ) -> Poll<io::Result<Written>> {
         loop {
             let emptied = !self.is_blocked() && self.take_progress();
-            if !self.closing
-                && !self.is_blocked()
-                && let Some(pong) = self.pong.take()
-            {
+            let takes_more = !self.closing && !self.is_blocked();
+            if let Some(pong) = takes_more.then(|| self.pong.take()).flatten() {
                 self.push(&pong);
             }
             let compresses = self.deflate_from != u32::MAX;

@@ -132,9 +132,10 @@ impl<T> Archive<T> {
 
     pub(crate) fn part(&mut self, id: &SocketId, room: &str) {
         let (first, to) = (self.log.first(), self.log.next());
-        if let Some(session) = self.sessions.get_mut(id)
-            && let Some((room, from)) = session.rooms.swap_remove_entry(room)
-        {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        if let Some((room, from)) = session.rooms.swap_remove_entry(room) {
             session.remember(Stay { room, from, to }, first);
         }
     }
@@ -224,9 +225,8 @@ impl<T> Archive<T> {
     /// Forgets who has been away for too long, and the packets of before.
     pub(crate) fn expire(&mut self, now: Instant) {
         let within = self.kept.config.within;
-        while let Some(&(since, id)) = self.away.first()
-            && now.saturating_duration_since(since) > within
-        {
+        let is_late = |since: Instant| now.saturating_duration_since(since) > within;
+        while let Some(&(_, id)) = self.away.first().filter(|(since, _)| is_late(*since)) {
             self.forget(&id);
         }
         self.log.expire(now);
@@ -292,9 +292,8 @@ impl<T> Session<T> {
         if self.former_rooms.len() >= MAX_FORMER_ROOMS {
             self.former_rooms.retain(|stay| stay.to > first);
         }
-        if self.former_rooms.len() >= MAX_FORMER_ROOMS
-            && let Some(oldest) = self.former_rooms.pop_front()
-        {
+        let is_full = self.former_rooms.len() >= MAX_FORMER_ROOMS;
+        if let Some(oldest) = is_full.then(|| self.former_rooms.pop_front()).flatten() {
             self.floor = self.floor.max(oldest.to);
         }
         self.former_rooms.push_back(stay);

@@ -258,10 +258,10 @@ impl Registry {
     /// Sees to it that what is kept is dropped when it is too old, also if nothing happens here.
     fn sweep_later(&self, kept: &Kept) {
         // Outside of a runtime there is none to do it; what happens here next does it then.
-        let runtime = tokio::runtime::Handle::try_current();
-        if let Ok(runtime) = runtime
-            && kept.begin_sweeping()
-        {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        if kept.begin_sweeping() {
             let every = kept.config.within.clamp(SHORTEST_SWEEP, LONGEST_SWEEP);
             runtime.spawn(sweep(self.weak_hub(), every));
         }
