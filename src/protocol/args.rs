@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::ser::Formatter;
 
+use super::payload::MAX_LEN;
 use super::scan::{Scanner, check_placeholders, parse_num, placeholders};
 use super::{Payload, ReadError};
 
@@ -330,6 +331,9 @@ impl ArgsWriter {
     #[inline]
     pub(super) fn finish(mut self) -> Result<Payload, EncodeError> {
         self.text.push(b']');
+        if self.text.len() > MAX_LEN {
+            return Err(EncodeError::TOO_LONG);
+        }
         if !self.attachments.is_empty() {
             check_placeholders(&self.text[self.json..], self.attachments.len())
                 .map_err(|_| EncodeError(Reason::Placeholder))?;
@@ -411,6 +415,7 @@ pub struct EncodeError(Reason);
 
 impl EncodeError {
     pub(super) const RESERVED: Self = Self(Reason::Reserved);
+    pub(super) const TOO_LONG: Self = Self(Reason::TooLong);
 }
 
 #[derive(Debug)]
@@ -418,6 +423,7 @@ enum Reason {
     Json(serde_json::Error),
     NotAList,
     Reserved,
+    TooLong,
     Taken,
     Placeholder,
 }
@@ -428,6 +434,7 @@ impl fmt::Display for EncodeError {
             Reason::Json(_) => "value cannot be written as JSON",
             Reason::NotAList => "`Args` holds neither a tuple nor an array nor a list",
             Reason::Reserved => "name of the event is reserved",
+            Reason::TooLong => "value is too long",
             Reason::Taken => "attachment of the arguments was read before",
             Reason::Placeholder => "value looks like a placeholder for an attachment",
         })
@@ -438,7 +445,11 @@ impl error::Error for EncodeError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match &self.0 {
             Reason::Json(error) => Some(error),
-            Reason::NotAList | Reason::Reserved | Reason::Taken | Reason::Placeholder => None,
+            Reason::NotAList
+            | Reason::Reserved
+            | Reason::TooLong
+            | Reason::Taken
+            | Reason::Placeholder => None,
         }
     }
 }

@@ -28,13 +28,14 @@ use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 /// | `Disconnect`               | none                       |
 #[derive(Clone, Default)]
 pub struct Payload {
+    /// Not longer than [`MAX_LEN`]: a payload is moved often, and places of four bytes keep it small.
     text: Buffer,
     /// Where the JSON begins in `text`. It ends with it; if it is empty there is no payload.
-    json: usize,
+    json: u32,
     name: Name,
     /// Where the first argument begins; if there is none, the closing bracket; the end if the
     /// JSON is not an array.
-    args: usize,
+    args: u32,
     /// An attachment is gone once an argument was read that holds it.
     pub(super) attachments: Vec<Option<Bytes>>,
     /// Whether it is to travel as it is.
@@ -53,16 +54,26 @@ enum Buffer {
 enum Name {
     #[default]
     None,
-    At(usize, usize),
+    /// From where on, and how long it is.
+    At(u32, u32),
     /// It has escapes in the JSON.
-    Unescaped(Box<str>),
+    Unescaped(Box<Box<str>>),
 }
 
 impl Name {
+    /// One that stands in the text of a payload.
+    const fn at(at: usize, len: usize) -> Self {
+        Self::At(at as u32, len as u32)
+    }
+
+    fn unescaped(name: &str) -> Self {
+        Self::Unescaped(Box::new(name.into()))
+    }
+
     fn find<'a>(&'a self, text: &'a [u8]) -> Option<&'a [u8]> {
         match self {
             Self::None => None,
-            &Self::At(at, len) => Some(&text[at..at + len]),
+            &Self::At(at, len) => Some(&text[at as usize..][..len as usize]),
             Self::Unescaped(name) => Some(name.as_bytes()),
         }
     }
@@ -82,8 +93,8 @@ impl Payload {
     ///
     /// # Errors
     ///
-    /// If an argument cannot be written as JSON, or the name is reserved: the receiver would close
-    /// the connection.
+    /// If an argument cannot be written as JSON, if that is longer than 2 GiB, or the name is
+    /// reserved: the receiver would close the connection.
     pub fn event(
         name: &str,
         namespace_len: usize,
@@ -102,12 +113,12 @@ impl Payload {
 
         let mut payload = out.finish()?;
         // After the comma, if there is one.
-        payload.args = (end + 1).min(payload.text.len() - 1);
+        payload.args = (end + 1).min(payload.text.len() - 1) as u32;
         let start = headroom + 2;
         payload.name = if end - 1 - start == name.len() {
-            Name::At(start, name.len())
+            Name::at(start, name.len())
         } else {
-            Name::Unescaped(name.into())
+            Name::unescaped(name)
         };
         Ok(payload)
     }
@@ -137,11 +148,12 @@ impl Payload {
         let json = Self::HEADROOM + namespace_len;
         let mut text = vec![0; json];
         serde_json::to_writer(&mut text, object)?;
+        if text.len() > MAX_LEN {
+            return Err(EncodeError::TOO_LONG);
+        }
         Ok(Self {
-            args: text.len(),
-            text: Buffer::Own(text),
-            json,
-            ..Self::default()
+            args: text.len() as u32,
+            ..Self::written(text, json, Vec::new())
         })
     }
 
@@ -153,7 +165,7 @@ impl Payload {
         };
         // An event ends with its bracket: it was written by us, or checked.
         json.pop();
-        if self.args == json.len() {
+        if self.args as usize == json.len() {
             // It had no arguments, and has one now, behind a comma.
             self.args += 1;
         }
@@ -171,6 +183,7 @@ impl Payload {
         values.trim_ascii_end().ends_with(b"\"")
     }
 
+    /// The text must not be longer than [`MAX_LEN`].
     #[inline]
     pub(super) const fn written(
         text: Vec<u8>,
@@ -179,9 +192,9 @@ impl Payload {
     ) -> Self {
         Self {
             text: Buffer::Own(text),
-            json,
+            json: json as u32,
             name: Name::None,
-            args: json + 1,
+            args: json as u32 + 1,
             attachments,
             uncompressed: false,
         }
@@ -191,8 +204,9 @@ impl Payload {
     /// if it has to.
     #[inline]
     pub(super) fn into_headroom(self, headroom: usize) -> (Vec<u8>, usize) {
+        let json = self.json as usize;
         match self.text {
-            Buffer::Own(text) if self.json >= headroom => (text, self.json),
+            Buffer::Own(text) if json >= headroom => (text, json),
             _ => {
                 let json = self.json();
                 let mut text = Vec::with_capacity(headroom + json.len());
@@ -229,6 +243,9 @@ impl Payload {
 
     /// Takes `text[at..]`, which is valid UTF-8, if it is what `kind` carries.
     pub(super) fn parse(kind: Kind, mut text: Bytes, at: usize) -> Result<Self, DecodeError> {
+        if text.len() > MAX_LEN {
+            return Err(DecodeError::limit("payload is too long"));
+        }
         let mut scanner = Scanner::new(&text, at);
         let mut name = Name::None;
         let mut args = text.len();
@@ -255,9 +272,9 @@ impl Payload {
         text.truncate(end);
         Ok(Self {
             text: Buffer::Shared(text),
-            json: at,
+            json: at as u32,
             name,
-            args: args.min(end),
+            args: args.min(end) as u32,
             attachments: Vec::new(),
             uncompressed: false,
         })
@@ -285,7 +302,7 @@ impl Payload {
     /// The whole JSON text; empty if there is no payload.
     #[must_use]
     pub fn json(&self) -> &[u8] {
-        &self.text.as_slice()[self.json..]
+        &self.text.as_slice()[self.json as usize..]
     }
 
     /// The attachments, in the order of their numbers. One that was read is left out.
@@ -309,15 +326,15 @@ impl Payload {
     pub(super) fn split(&mut self) -> (&[u8], &[u8], &mut [Option<Bytes>]) {
         let text = self.text.as_slice();
         (
-            &text[self.json..],
-            &text[self.args..],
+            &text[self.json as usize..],
+            &text[self.args as usize..],
             &mut self.attachments,
         )
     }
 
     /// The text from the first argument to the closing bracket.
     pub(super) fn tail(&self) -> &[u8] {
-        &self.text.as_slice()[self.args..]
+        &self.text.as_slice()[self.args as usize..]
     }
 }
 
@@ -386,10 +403,10 @@ fn scan_name(scanner: &mut Scanner<'_>, text: &[u8]) -> Result<Name, DecodeError
     let start = scanner.position();
     let name = match first {
         Some(b'"') if scanner.string()? => unescape(&text[start - 1..scanner.position()])?,
-        Some(b'"') => Name::At(start, scanner.position() - 1 - start),
+        Some(b'"') => Name::at(start, scanner.position() - 1 - start),
         Some(first @ (b'-' | b'0'..=b'9')) => {
             scanner.number(first)?;
-            Name::At(start - 1, scanner.position() + 1 - start)
+            Name::at(start - 1, scanner.position() + 1 - start)
         }
         _ => return Err(DecodeError::new("event has no name")),
     };
@@ -401,9 +418,12 @@ fn scan_name(scanner: &mut Scanner<'_>, text: &[u8]) -> Result<Name, DecodeError
 
 fn unescape(quoted: &[u8]) -> Result<Name, DecodeError> {
     serde_json::from_slice(quoted)
-        .map(|name: String| Name::Unescaped(name.into()))
+        .map(|name: String| Name::unescaped(&name))
         .map_err(|_| DecodeError::new("event has a name that is not text"))
 }
+
+/// The longest text of a payload, with the room before it. All that is longer is refused.
+pub(super) const MAX_LEN: usize = 1 << 31;
 
 #[cfg(test)]
 mod tests {
