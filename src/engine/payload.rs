@@ -10,15 +10,17 @@ use super::{Message, Packet, ParseError, Revision, payload_v3};
 /// U+001E, which no JSON text holds.
 const SEPARATOR: u8 = 0x1e;
 
-/// The packets of a body, read one by one: a body of a million separators costs no list.
-#[derive(Clone, Debug)]
+/// The packets of a body, read one by one: a body of a million separators costs no list. By default
+/// there are none.
+#[derive(Clone, Debug, Default)]
 pub struct Packets {
     rest: Option<Bytes>,
     form: Form,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Form {
+    #[default]
     Separated,
     /// Revision 3, as text or as bytes.
     Text,

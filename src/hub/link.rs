@@ -176,8 +176,11 @@ impl Link {
         self.lock().session.close_reason()
     }
 
-    pub(crate) fn is_known(&self) -> bool {
-        self.lock().session.is_known()
+    /// The transport, if requests may still name the session.
+    pub(crate) fn known_transport(&self) -> Option<Transport> {
+        let shared = self.lock();
+        let known = shared.session.is_known();
+        known.then(|| shared.session.transport())
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -291,11 +294,13 @@ impl Link {
         })
     }
 
+    /// Ends a POST whose body is not handed in.
     pub(crate) fn end_post(&self) {
         self.lock().session.handle_post_end();
     }
 
-    /// Hands packets of a body in while input is wanted; ready when the body is at its end.
+    /// Hands packets of a body in while input is wanted; ready when the body, and so the POST, is
+    /// at its end.
     pub(crate) fn poll_post(
         &self,
         cx: &Context<'_>,
@@ -458,7 +463,10 @@ impl Shared {
                 return Some(Poll::Pending);
             }
             match packets.next() {
-                None => return Some(Poll::Ready(())),
+                None => {
+                    self.session.handle_post_end();
+                    return Some(Poll::Ready(()));
+                }
                 Some(Ok(packet)) => self.session.handle_packet(Transport::Polling, packet, now),
                 Some(Err(_)) => self.session.close(CloseReason::ParseError, now),
             }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::link::Link;
 use super::rooms::IdHash;
-use crate::engine::{CloseReason, SessionId};
+use crate::engine::{CloseReason, SessionId, Transport};
 
 /// All sessions of a server. A session is in it as long as its task lives.
 #[derive(Debug, Default)]
@@ -55,9 +55,11 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn find(&self, sid: &str) -> Option<Arc<Link>> {
+    /// The session that requests may name so, and the transport that it has.
+    pub(crate) fn find(&self, sid: &str) -> Option<(Arc<Link>, Transport)> {
         let link = self.lock().get(sid).cloned()?;
-        link.is_known().then_some(link)
+        let transport = link.known_transport()?;
+        Some((link, transport))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -136,7 +136,7 @@ impl Front {
             let response = has_upgrade.then(|| self.accept(parts)).transpose()?;
             return Ok(Plan::Open(handshake.opening(), response));
         };
-        let link = self.sessions.find(sid).ok_or(ConnectionError::new(
+        let (link, current) = self.sessions.find(sid).ok_or(ConnectionError::new(
             Refusal::UnknownSession,
             "`sid` in the query",
         ))?;
@@ -155,7 +155,7 @@ impl Front {
                 Ok(Plan::Probe(link, self.accept(parts)?))
             }
             (Transport::Polling, true, _) | (Transport::WebSocket, false, _) => Err(mismatch),
-            _ if link.transport() != Transport::Polling => Err(mismatch),
+            _ if current != Transport::Polling => Err(mismatch),
             (Transport::Polling, false, &Method::GET) => Ok(Plan::Poll(link)),
             (Transport::Polling, false, &Method::POST) => Ok(Plan::Post(link)),
             (Transport::Polling, false, _) => Err(BAD_METHOD),

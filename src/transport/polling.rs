@@ -159,11 +159,13 @@ where
         link.close(CloseReason::TransportError);
         link.end_post();
     });
-    let result = deliver(&link, post, body).await;
-    guard.defuse();
-    link.end_post();
-    match result {
-        Ok(()) => {}
+    let packets = packets(&link, post, body).await;
+    if packets.is_err() {
+        guard.defuse();
+        link.end_post();
+    }
+    match packets {
+        Ok(mut packets) => poll_fn(|cx| link.poll_post(cx, &mut packets)).await,
         Err(Failure::TooLarge) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         // The request was fine, what it brought was not: the next poll says so.
         Err(Failure::Malformed) => link.close(CloseReason::ParseError),
@@ -172,19 +174,21 @@ where
             return refuse(Refusal::BadRequest);
         }
     }
+    guard.defuse();
     post.style.respond(&HTML, Bytes::from_static(b"ok"))
 }
 
 enum Failure {
     /// The session stays: nothing of the body was read.
     TooLarge,
-    /// A packet cannot be read; those before it were delivered.
+    /// It is no text, or has no packets.
     Malformed,
-    /// It did not come, or not as text.
+    /// It did not come, or is of a type that is not allowed.
     Unusable,
 }
 
-async fn deliver<B>(link: &Link, post: Post, body: B) -> Result<(), Failure>
+/// Reads a body and takes it for packets.
+async fn packets<B>(link: &Link, post: Post, body: B) -> Result<Packets, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -197,21 +201,14 @@ where
     if link.opening.jsonp {
         match jsonp::form(&body) {
             Some(inner) => body = inner,
-            None => return Ok(()),
+            None => return Ok(Packets::default()),
         }
     }
     let packets = match link.opening.revision {
         Revision::V4 => Packets::new(body),
         Revision::V3 => Packets::with_lengths(body, post.is_binary),
     };
-    let mut packets = packets.map_err(|_| Failure::Malformed)?;
-    let mut failed = false;
-    let mut watched = packets.by_ref().inspect(|packet| failed |= packet.is_err());
-    poll_fn(|cx| link.poll_post(cx, &mut watched)).await;
-    match failed {
-        true => Err(Failure::Malformed),
-        false => Ok(()),
-    }
+    packets.map_err(|_| Failure::Malformed)
 }
 
 async fn read<B>(limit: usize, body: B) -> Result<Bytes, Failure>
