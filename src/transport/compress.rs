@@ -36,6 +36,10 @@ impl Encoding {
             let (name, quality) = (name.trim(), quality(parameters));
             let is = |each: &Self| name.eq_ignore_ascii_case(each.name());
             if let Some(at) = offered.iter().position(is) {
+                // Nothing that follows can be liked better. So it is with every browser's first.
+                if quality == BEST && named[at].is_none() {
+                    return Some(offered[at]);
+                }
                 named[at].get_or_insert((quality, nth));
             } else if name == "*" {
                 others = quality;
@@ -78,17 +82,20 @@ impl Encoding {
 }
 
 /// How much an encoding is liked, in thousandths; what cannot be read is not at all.
+/// The quality 1, in thousandths.
+const BEST: u16 = 1000;
+
 fn quality(parameters: &str) -> u16 {
     let parameters = parameters
         .split(';')
         .filter_map(|each| each.split_once('='));
     let mut named = parameters.map(|(name, value)| (name.trim(), value.trim()));
     let Some((_, value)) = named.find(|(name, _)| name.eq_ignore_ascii_case("q")) else {
-        return 1000;
+        return BEST;
     };
     let value = value.parse().unwrap_or(0.0_f32);
     match (0.0..=1.0).contains(&value) {
-        true => (value * 1000.0) as u16,
+        true => (value * f32::from(BEST)) as u16,
         false => 0,
     }
 }
