@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::{memchr, memchr2};
+
 /// How packets travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -141,36 +143,27 @@ const USUAL: &str = "EIO=4&transport=polling&";
 /// Gives each name and value of a query. What clients send has nothing to decode, and decoding it
 /// all the same was a tenth of what a poll costs.
 fn each_field<'a>(query: &'a str, mut take: impl FnMut(&str, Cow<'a, str>)) {
-    let mut rest = query.as_bytes();
+    let mut rest = query;
     while !rest.is_empty() {
-        let mut equals = None;
-        let mut is_coded = false;
-        let mut end = rest.len();
-        for (at, byte) in rest.iter().enumerate() {
-            match byte {
-                b'=' => equals = equals.or(Some(at)),
-                b'%' | b'+' => is_coded = true,
-                b'&' => {
-                    end = at;
-                    break;
-                }
-                _ => {}
-            }
-        }
-        let begin = query.len() - rest.len();
-        let field = &query[begin..begin + end];
-        rest = rest.get(end + 1..).unwrap_or_default();
-        if is_coded {
+        let field = cut(&mut rest, b'&');
+        if memchr2(b'%', b'+', field.as_bytes()).is_some() {
             for (name, value) in form_urlencoded::parse(field.as_bytes()) {
                 take(&name, value);
             }
             continue;
         }
-        match equals {
-            Some(at) => take(&field[..at], Cow::Borrowed(&field[at + 1..])),
-            None => take(field, Cow::Borrowed("")),
-        }
+        let mut value = field;
+        let name = cut(&mut value, b'=');
+        take(name, Cow::Borrowed(value));
     }
+}
+
+/// Takes what is before a byte, or all; the byte goes too.
+fn cut<'a>(text: &mut &'a str, at: u8) -> &'a str {
+    let found = memchr(at, text.as_bytes());
+    let (taken, rest) = text.split_at(found.unwrap_or(text.len()));
+    *text = rest.get(1..).unwrap_or_default();
+    taken
 }
 
 /// Why a request is not served; each has the code, the message and the status of the reference
