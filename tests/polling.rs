@@ -188,6 +188,18 @@ async fn a_chunked_body_is_read_up_to_the_limit() {
 }
 
 #[tokio::test]
+async fn a_body_that_comes_in_pieces_is_whole() {
+    let mut client = Polling::connect(&echoing()).await;
+    let pieces = ["", "42[\"ec", "ho\",\"a\"]\x1e", "", "42[\"echo\",\"b\"]"];
+    let pieces = pieces.map(|piece| Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())));
+    let body = Body::from_stream(futures_util::stream::iter(pieces));
+    assert_eq!(client.post(body).await.body(), "ok");
+    for text in ["a", "b"] {
+        assert_eq!(client.next().await, format!(r#"42["echo","{text}"]"#));
+    }
+}
+
+#[tokio::test]
 async fn a_body_of_exactly_the_limit_is_taken() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
         .max_payload(100)
