@@ -226,6 +226,8 @@ impl Member {
         if mail.volatile && !self.is_writable() {
             return;
         }
+        // What waits has lower numbers.
+        self.catch_up();
         self.was_sent(mail.offset);
         self.send(mail.packet.clone());
     }
@@ -270,6 +272,8 @@ impl Member {
 
     /// Tells the client that it is in, and sends what was held. False if it has left meanwhile.
     pub(crate) fn accept(&self, connect: Encoded) -> bool {
+        // What is volatile is not for who still connects.
+        self.catch_up();
         let mut state = self.lock();
         if self.phase.load(Ordering::Acquire) != CONNECTING {
             return false;
