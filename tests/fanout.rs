@@ -1,9 +1,13 @@
 //! Broadcasts to so many sockets that they are taken to some of them at a time: nobody can tell.
 
-use std::sync::mpsc;
+mod support;
+
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::Router;
+use serde_json::{Value, json};
+use support::{Polling, main_app, until};
 use tower_socketio::testing::{Client, Disconnect};
 use tower_socketio::{Args, Data, Namespace, Recovery, Socket, SocketIo};
 
@@ -30,6 +34,8 @@ async fn crowd(namespace: Namespace, recovery: Option<Recovery>) -> Crowd {
     let mut sockets = Vec::new();
     for _ in 0..MANY {
         let client = Client::connect(&app, "/").await.expect("it is let in");
+        // It knows that it is in a moment before the server does.
+        until(|| io.to(client.id()).sockets().len() == 1).await;
         sockets.extend(io.to(client.id()).sockets());
         clients.push(client);
     }
@@ -316,6 +322,143 @@ async fn a_thread_without_a_runtime_broadcasts_too() {
     }
     assert_eq!(numbers(&mut crowd.clients[MANY - 1]).await, [1, 2, 3]);
     sender.join().expect("no panic");
+}
+
+#[tokio::test]
+async fn what_a_handler_broadcasts_is_delivered_before_a_violation_closes() {
+    let tell = async |io: SocketIo| io.emit("told", 1);
+    let (app, _io) = main_app(Namespace::new().on("tell", tell));
+    let mut crowd = polling(&app).await;
+    crowd[0].send("42[\"tell\"]\x1e4x").await;
+    assert_eq!(crowd[0].next().await, r#"42["told",1]"#);
+}
+
+#[tokio::test]
+async fn a_volatile_broadcast_of_a_connect_handler_is_not_for_who_connects() {
+    let connect = async |io: SocketIo| io.of("/").volatile().emit("hint", 1);
+    let (app, io) = main_app(Namespace::new().on_connect(connect));
+    let _crowd = polling(&app).await;
+    let mut client = Polling::connect(&app).await;
+    io.emit("end", ());
+    assert_eq!(client.next().await, r#"42["end"]"#);
+}
+
+#[tokio::test]
+async fn who_comes_back_misses_nothing_that_went_to_few_after_what_went_to_many() {
+    let namespace = Namespace::new();
+    let (layer, io) = support::builder(namespace)
+        .recovery(Recovery::within(Duration::from_secs(120)))
+        .build();
+    let app = support::app(layer);
+    let _crowd = polling(&app).await;
+    let mut client = Polling::open(&app).await;
+    let welcome: Value = serde_json::from_str(&client.ask("40").await[2..]).expect("JSON");
+    io.emit("n", 1);
+    io.to(welcome["sid"].as_str().expect("an id")).emit("n", 2);
+    let first: Value = serde_json::from_str(&client.next().await[2..]).expect("JSON");
+    assert_eq!(first[1], 1);
+    // The second is lost with the connection.
+    client.post("1").await;
+    until(|| io.counts().sockets == MANY).await;
+    let mut client = Polling::open(&app).await;
+    let claim = json!({ "pid": welcome["pid"], "offset": first[2] });
+    let missed = client.ask(&format!("40{claim}")).await;
+    assert!(missed.starts_with(r#"42["n",2"#), "{missed}");
+}
+
+/// Clients that poll, as many as are not served at once.
+async fn polling(app: &Router) -> Vec<Polling> {
+    let mut crowd = Vec::new();
+    for _ in 0..MANY {
+        crowd.push(Polling::connect(app).await);
+    }
+    crowd
+}
+
+/// A handler that blocks its thread after it has broadcast: another thread does the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_computes_keeps_nobody_waiting() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let (got, gets) = mpsc::channel();
+    let io = crowd.io.clone();
+    let sender = tokio::spawn(async move {
+        io.emit("n", 1);
+        io.emit("end", ());
+        gets.recv_timeout(PATIENCE)
+    });
+    assert_eq!(numbers(&mut crowd.clients[MANY - 1]).await, [1]);
+    got.send(()).expect("it waits");
+    sender
+        .await
+        .expect("no panic")
+        .expect("it was sent in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_runtime_that_nobody_drives_keeps_nobody_waiting() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let io = crowd.io.clone();
+    let (ends, end) = mpsc::channel::<()>();
+    let sender = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(async {
+            io.emit("n", 1);
+            io.emit("end", ());
+        });
+        // It is kept for later.
+        let _ = end.recv();
+    });
+    for client in &mut crowd.clients {
+        assert_eq!(numbers(client).await, [1]);
+    }
+    drop(ends);
+    sender.join().expect("no panic");
+}
+
+#[tokio::test]
+async fn one_task_takes_care_of_what_waits() {
+    let crowd = crowd(Namespace::new(), None).await;
+    let all = crowd.io.of("/").volatile();
+    let large = "x".repeat(2 * 1024 * 1024);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.num_alive_tasks();
+    for _ in 0..20 {
+        all.emit("small", ());
+        all.emit("large", &large);
+    }
+    // The other one ends at once.
+    assert!(metrics.num_alive_tasks() <= before + 2);
+}
+
+/// Each for itself, though a broadcast is the last that knows of both.
+#[tokio::test]
+async fn destructors_that_panic_do_so_one_by_one() {
+    #[derive(Clone)]
+    struct Careless(Arc<Mutex<u32>>);
+
+    impl Drop for Careless {
+        fn drop(&mut self) {
+            *self.0.lock().expect("no panic under it") += 1;
+            panic!("a destructor");
+        }
+    }
+
+    let dropped = Arc::new(Mutex::new(0));
+    let value = Arc::clone(&dropped);
+    let connect = move |socket: Socket| {
+        let value = Arc::clone(&value);
+        async move {
+            socket.insert(Arc::new(Careless(value)));
+        }
+    };
+    let (app, io) = main_app(Namespace::new().on_connect(connect));
+    let crowd = polling(&app).await;
+    io.emit("n", 1);
+    for client in &crowd[..2] {
+        client.post("1").await;
+    }
+    until(|| *dropped.lock().expect("no panic under it") == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

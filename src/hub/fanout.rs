@@ -5,13 +5,14 @@
 //! them at a time. Those are woken, write and sleep again before it comes to the next, so others
 //! never wait behind more than these; and what is sent meanwhile to the same sockets is taken along.
 //!
-//! Nobody can tell the difference, because whatever else concerns a socket has it
+//! Nobody in the namespace can tell the difference, because whatever else concerns a socket has it
 //! [catch up](Member::catch_up) first: what is sent to it alone, a change of its rooms, its leaving.
+//! The sockets that one client has in several namespaces know nothing of each other, so what is sent
+//! in another namespace may overtake it.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -19,14 +20,15 @@ use std::task::Poll;
 use super::member::Member;
 use super::recovery::Number;
 use super::registry::{Registry, Space};
-use super::rooms::{LIST, Lists, Target};
+use super::rooms::{LIST, Lists, Many, Target};
 use crate::engine::Session;
 use crate::protocol::Encoded;
 
 /// How many packets are queued at a time, which takes a fraction of a millisecond.
 const PACKETS_AT_ONCE: usize = 4096;
 
-/// How many bytes may wait. Who broadcasts more without ever letting the task run does its work.
+/// How many bytes may wait, those of lists that are nobody else's too. Beyond it, who broadcasts does
+/// all the work that there is.
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// A packet for one socket or for many.
@@ -57,6 +59,8 @@ struct Batch<T> {
     posts: Arc<Vec<Post>>,
     /// How many of the sockets were given them.
     done: usize,
+    /// What it counts of [`MAX_BYTES`].
+    bytes: usize,
 }
 
 /// What waits, in order.
@@ -66,7 +70,7 @@ pub(super) struct Waiting<T> {
     /// The number of the last packet there was.
     last: u64,
     bytes: usize,
-    /// Whether a task takes care of it.
+    /// Whether there is an [`Attendant`].
     attended: bool,
 }
 
@@ -87,50 +91,66 @@ impl<T> Waiting<T> {
         self.last
     }
 
-    fn push(&mut self, to: Lists<T>, skip: Option<usize>, target: &Target, mail: Mail) {
+    fn push(&mut self, many: Many<T>, target: &Target, mail: Mail) {
+        let Many {
+            lists: to,
+            skip,
+            copied,
+        } = many;
         self.last += 1;
-        self.bytes += cost(&mail);
+        let bytes = cost(&mail);
         let post = Post {
             number: self.last,
             mail,
             target: target.clone(),
             skip,
         };
+        self.bytes += bytes;
         let takes_more = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
-        let last = self.batches.back_mut().filter(takes_more);
-        // Nobody has one that is not begun.
-        if let Some(posts) = last.and_then(|batch| Arc::get_mut(&mut batch.posts)) {
-            posts.push(post);
-            return;
+        if let Some(batch) = self.batches.back_mut().filter(takes_more) {
+            // It is shared while the first sockets are given it.
+            if let Some(posts) = Arc::get_mut(&mut batch.posts) {
+                posts.push(post);
+                batch.bytes += bytes;
+                return;
+            }
         }
+        let copied = copied * size_of::<T>();
+        self.bytes += copied;
         self.batches.push_back(Batch {
             to,
             posts: Arc::new(vec![post]),
             done: 0,
+            bytes: bytes + copied,
         });
     }
 
     /// What waits for a socket that was given everything up to a number.
     fn after(&self, number: u64, is_meant: impl Fn(&Target) -> bool) -> Vec<(u64, Mail)> {
         let posts = self.batches.iter().flat_map(|batch| batch.posts.iter());
-        posts
-            .filter(|post| post.number > number && is_meant(&post.target))
+        // Most have got nearly all of them.
+        let mut mails: Vec<_> = posts
+            .rev()
+            .take_while(|post| post.number > number)
+            .filter(|post| is_meant(&post.target))
             .map(|post| (post.number, post.mail.clone()))
-            .collect()
+            .collect();
+        mails.reverse();
+        mails
     }
 
     /// The next sockets, and what they are to be given. To be [ended](Self::end_part).
     fn begin_part(&mut self) -> Option<Part<T>> {
-        let batch = self.batches.front_mut()?;
+        let batch = self.batches.front()?;
         let to = Arc::clone(&batch.to[batch.done / LIST]);
         let begin = batch.done % LIST;
-        let many = (PACKETS_AT_ONCE / batch.posts.len()).max(1);
+        let waiting = self.last + 1 - batch.posts.first().map_or(0, |post| post.number);
+        let waiting = usize::try_from(waiting).unwrap_or(usize::MAX);
+        let many = (PACKETS_AT_ONCE / waiting).max(1);
         let range = begin..to.len().min(begin + many);
-        let first = batch.done - begin;
-        batch.done = first + range.end;
         Some(Part {
             to,
-            first,
+            first: batch.done - begin,
             range,
             posts: Arc::clone(&batch.posts),
             is_all: self.batches.len() == 1,
@@ -138,16 +158,27 @@ impl<T> Waiting<T> {
     }
 
     /// Forgets what everybody was given: it is to be dropped under no lock.
-    fn end_part(&mut self) -> Option<Batch<T>> {
-        let is_ended = |batch: &Batch<T>| {
-            let last = batch.to.last().map_or(0, |list| list.len());
-            batch.done == (batch.to.len() - 1) * LIST + last
-        };
-        let ended = self.batches.front().is_some_and(is_ended);
-        let ended = ended.then(|| self.batches.pop_front()).flatten()?;
-        let bytes = ended.posts.iter().map(|post| cost(&post.mail));
-        self.bytes -= bytes.sum::<usize>();
+    fn end_part(&mut self, part: &Part<T>) -> Option<Batch<T>> {
+        let batch = self.batches.front_mut()?;
+        batch.done = part.first + part.range.end;
+        let last = batch.to.last().map_or(0, |list| list.len());
+        if batch.done < (batch.to.len() - 1) * LIST + last {
+            return None;
+        }
+        let ended = self.batches.pop_front()?;
+        self.bytes -= ended.bytes;
         Some(ended)
+    }
+
+    /// Whether something waits that came no later than the packet of this number.
+    fn begins_by(&self, number: u64) -> bool {
+        let first = self.batches.front().and_then(|batch| batch.posts.first());
+        first.is_some_and(|post| post.number <= number)
+    }
+
+    /// One of those for whom something waits.
+    fn first(&self) -> Option<&T> {
+        self.batches.front()?.to.first()?.first()
     }
 }
 
@@ -201,48 +232,55 @@ impl Registry {
     pub(super) fn leave_for(
         &self,
         waiting: &mut Waiting<Arc<Member>>,
-        to: Lists<Arc<Member>>,
-        skip: Option<usize>,
+        many: Many<Arc<Member>>,
         target: &Target,
         mail: Mail,
     ) {
-        waiting.push(to, skip, target, mail);
+        waiting.push(many, target, mail);
         self.fanout.busy.store(true, Ordering::Release);
     }
 
     /// Sees to it that somebody takes care of what waits.
     pub(super) fn attend(self: &Arc<Self>) {
         let mut space = self.lock();
-        let is_too_much = space.waiting.bytes > MAX_BYTES;
-        if !is_too_much && std::mem::replace(&mut space.waiting.attended, true) {
+        if space.waiting.bytes > MAX_BYTES {
+            drop(space);
+            return self.take_all();
+        }
+        if std::mem::replace(&mut space.waiting.attended, true) {
             return;
         }
+        let runtime = space
+            .waiting
+            .first()
+            .map(|member| member.link.runtime.clone());
         drop(space);
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if !is_too_much => {
-                let registry = Arc::clone(self);
-                let ended = false;
-                runtime.spawn(Attendant { registry, ended }.run());
-            }
-            _ => self.take_all(),
+        let registry = Arc::clone(self);
+        let ended = false;
+        let attendant = Attendant { registry, ended };
+        // If there is nobody any more, it ends here.
+        if let Some(runtime) = runtime {
+            // Where sessions run: the caller's runtime may be one that nobody drives.
+            runtime.spawn(attendant.run());
+            // The last that a worker has spawned waits for that worker alone, whatever its task does
+            // before it returns. So that is not the attendant.
+            runtime.spawn(async {});
         }
     }
 
-    /// Takes everything that waits to everybody.
+    /// Takes everything that waits now to everybody.
     pub(crate) fn take_all(&self) {
-        while self.take_some() {}
+        let last = self.lock().waiting.last();
+        while self.lock().waiting.begins_by(last) && self.take_some() {}
     }
 
     /// Takes what has waited the longest to some sockets; false if nothing waits.
     fn take_some(&self) -> bool {
         let turn = self.fanout.turn.lock();
         let turn = turn.unwrap_or_else(PoisonError::into_inner);
-        let mut space = self.lock();
-        let Some(part) = space.waiting.begin_part() else {
-            space.waiting.attended = false;
+        let Some(part) = self.lock().waiting.begin_part() else {
             return false;
         };
-        drop(space);
         for at in part.range.clone() {
             match part.is_all {
                 true => part.to[at].take_in(part.last(), part.mails(at)),
@@ -251,14 +289,21 @@ impl Registry {
             }
         }
         let mut space = self.lock();
-        let ended = space.waiting.end_part();
+        let ended = space.waiting.end_part(&part);
         let is_busy = !space.waiting.batches.is_empty();
         self.fanout.busy.store(is_busy, Ordering::Release);
         drop(space);
         drop(turn);
         // With the last that knows a socket its values go, whose destructors are the user's.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop((part, ended))));
+        drop((part, ended));
         true
+    }
+
+    /// Whether nothing waits. If so, the next that waits needs another attendant.
+    fn has_ended(&self) -> bool {
+        let waiting = &mut self.lock().waiting;
+        waiting.attended = !waiting.batches.is_empty();
+        !waiting.attended
     }
 
     /// Gives a socket everything that waits for it.
@@ -266,6 +311,9 @@ impl Registry {
         let space = self.lock();
         let Space { rooms, waiting } = &*space;
         let last = waiting.last();
+        if member.taken_in() >= last {
+            return;
+        }
         let is_meant = |target: &Target| rooms.is_meant(&member.id, target);
         let mails = waiting.after(member.taken_in(), is_meant);
         drop(space);
@@ -282,7 +330,8 @@ struct Attendant {
 
 impl Attendant {
     async fn run(mut self) {
-        while self.registry.take_some() {
+        while !self.registry.has_ended() {
+            self.registry.take_some();
             // At the end of the queue, behind those that were woken.
             let mut yielded = false;
             poll_fn(|cx| {
@@ -300,8 +349,8 @@ impl Attendant {
 
 impl Drop for Attendant {
     fn drop(&mut self) {
-        if !self.ended {
-            self.registry.take_all();
+        while !self.ended && !self.registry.has_ended() {
+            self.registry.take_some();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use hyper::upgrade::OnUpgrade;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::fanout::Mail;
@@ -23,6 +24,8 @@ pub(crate) struct Link {
     sid: SessionId,
     /// A running number for the log, where the secret id must not stand.
     pub(crate) number: u64,
+    /// Where its task runs.
+    pub(super) runtime: Handle,
     pub(crate) config: Arc<Config>,
     pub(crate) handshake: Handshake,
     pub(crate) opening: Opening,
@@ -80,6 +83,7 @@ struct Mark {
 }
 
 impl Link {
+    /// To be called in the runtime where its task is to run.
     pub(crate) fn open(
         config: Arc<Config>,
         sid: SessionId,
@@ -106,6 +110,7 @@ impl Link {
             }),
             sid,
             number,
+            runtime: Handle::current(),
             config,
             handshake,
             opening,

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::DisconnectReason;
 use super::fanout::Mail;
-use super::hooks::Sent;
+use super::hooks::{Sent, call};
 use super::link::Link;
 use super::recovery::{Archive, Legacy, Recoverable};
 use super::registry::Registry;
@@ -129,6 +129,17 @@ impl AckWaiter {
                 let _ = waiter.answers.send((waiter.id, Some(payload)));
             }
         }
+    }
+}
+
+impl Drop for Member {
+    /// The destructors of what was kept with it are the user's, and who happens to drop the last
+    /// handle must not suffer from them.
+    fn drop(&mut self) {
+        let extensions = std::mem::take(&mut self.extensions);
+        let recovery = self.recovery.take();
+        call(|| drop(extensions));
+        call(|| drop(recovery));
     }
 }
 
@@ -258,11 +269,11 @@ impl Member {
             }),
             _ => {}
         }
-        self.taken_in.store(last, Ordering::Relaxed);
+        self.taken_in.store(last, Ordering::Release);
     }
 
     pub(super) fn taken_in(&self) -> u64 {
-        self.taken_in.load(Ordering::Relaxed)
+        self.taken_in.load(Ordering::Acquire)
     }
 
     /// It enters when so many packets were sent, which are of no concern to it.

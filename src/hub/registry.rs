@@ -226,7 +226,8 @@ impl Registry {
             let selected = self.select(target);
             selected.iter().for_each(|member| sent.tell(member));
         }
-        let waits = match self.archive() {
+        // Dropped under no lock: with the last handle of a socket its values go.
+        let few = match self.archive() {
             Some(mut archive) => self.spread_kept(&mut archive, target, payload, volatile),
             None => {
                 let packet = encode(self, Kind::Event, None, payload);
@@ -240,25 +241,25 @@ impl Registry {
                 )
             }
         };
-        if waits {
+        if few.is_none() {
             self.attend();
         }
     }
 
-    /// Queues a packet for all that are meant, or leaves it for them if they are many: then it
-    /// waits to be [attended](Self::attend) to.
-    pub(super) fn spread(&self, target: &Target, mail: Mail) -> bool {
+    /// Queues a packet for all that are meant, and gives them; or leaves it for them if they are
+    /// many: then it waits to be [attended](Self::attend) to.
+    pub(super) fn spread(&self, target: &Target, mail: Mail) -> Option<Selection<Arc<Member>>> {
         let mut space = self.lock();
-        let selected = match space.rooms.select(target).few() {
-            Ok(selected) => selected,
-            Err((lists, skip)) => {
-                self.leave_for(&mut space.waiting, lists, skip, target, mail);
-                return true;
+        let few = match space.rooms.select(target).many() {
+            Err(few) => few,
+            Ok(many) => {
+                self.leave_for(&mut space.waiting, many, target, mail);
+                return None;
             }
         };
         drop(space);
-        selected.iter().for_each(|member| member.take(&mail));
-        false
+        few.iter().for_each(|member| member.take(&mail));
+        Some(few)
     }
 }
 

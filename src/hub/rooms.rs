@@ -54,21 +54,39 @@ pub(crate) enum Selection<T> {
     Owned(Vec<T>),
 }
 
+/// More sockets than are in one list.
+#[derive(Debug)]
+pub(crate) struct Many<T> {
+    pub(crate) lists: Lists<T>,
+    /// The place of one that is not meant.
+    pub(crate) skip: Option<usize>,
+    /// How many places of the lists are nobody else's.
+    pub(crate) copied: usize,
+}
+
 impl<T> Selection<T> {
-    /// Gives them back as lists, with the place of one that is not meant, if they are too many for
-    /// one.
-    pub(crate) fn few(self) -> Result<Self, (Lists<T>, Option<usize>)> {
+    /// The same as lists, if they are too many for one.
+    pub(crate) fn many(self) -> Result<Many<T>, Self> {
         match self {
-            Self::Shared(lists, skip) if lists.len() > 1 => Err((lists, skip)),
+            Self::Shared(lists, skip) if lists.len() > 1 => Ok(Many {
+                lists,
+                skip,
+                copied: 0,
+            }),
             Self::Owned(members) if members.len() > LIST => {
+                let copied = members.len();
                 let mut members = members.into_iter();
                 let lists = std::iter::from_fn(|| {
                     let list: Arc<[T]> = members.by_ref().take(LIST).collect();
                     (!list.is_empty()).then_some(list)
                 });
-                Err((lists.collect(), None))
+                Ok(Many {
+                    lists: lists.collect(),
+                    skip: None,
+                    copied,
+                })
             }
-            few => Ok(few),
+            few => Err(few),
         }
     }
 
@@ -513,9 +531,9 @@ mod tests {
                 (shared.select(&but_one), all.get(1..).unwrap_or_default()),
             ] {
                 assert!(selection.iter().eq(expected));
-                match selection.few() {
-                    Ok(few) => assert!(count <= LIST && few.iter().eq(expected)),
-                    Err((lists, skip)) => {
+                match selection.many() {
+                    Err(few) => assert!(count <= LIST && few.iter().eq(expected)),
+                    Ok(Many { lists, skip, .. }) => {
                         assert!(
                             count > LIST
                                 && lists[..lists.len() - 1]

@@ -84,6 +84,10 @@ impl Dispatch {
 
     fn violation(&self, what: &dyn std::fmt::Display) {
         tracing::debug!(session = self.link.number, %what, "protocol violation");
+        // What was sent before is delivered, a broadcast that is on its way too.
+        for conversation in &self.conversations {
+            conversation.member().catch_up();
+        }
         self.link.close(CloseReason::Violation);
     }
 

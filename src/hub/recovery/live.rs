@@ -19,7 +19,7 @@ use crate::hub::fanout::Mail;
 use crate::hub::link::Link;
 use crate::hub::member::{Member, encode};
 use crate::hub::registry::{Membership, Registry};
-use crate::hub::rooms::Target;
+use crate::hub::rooms::{Selection, Target};
 use crate::hub::{DisconnectReason, Hub};
 use crate::protocol::{Claim, Encoded, Kind, Payload};
 
@@ -188,7 +188,7 @@ impl Registry {
         drop(archive);
         self.tell();
         if let Some(displaced) = displaced {
-            displaced.close(CloseReason::TransportClose);
+            displaced.link.close(CloseReason::TransportClose);
         }
         membership
     }
@@ -213,11 +213,12 @@ impl Registry {
         Some(Dead(std::mem::take(&mut archive.dead)))
     }
 
-    /// Makes a socket that its client has given up leave; its connection is to be closed.
-    fn displace(&self, archive: &mut Guard<'_>, id: &SocketId) -> Option<Arc<Link>> {
+    /// Makes a socket that its client has given up leave; its connection is to be closed, and it is
+    /// to be dropped under no lock.
+    fn displace(&self, archive: &mut Guard<'_>, id: &SocketId) -> Option<Arc<Member>> {
         let former = self.find(id)?;
         former.leave_from(DisconnectReason::TransportClose, Some(&mut **archive));
-        Some(Arc::clone(&former.link))
+        Some(former)
     }
 
     /// As [`spread`](Self::spread), and keeps it unless it is volatile.
@@ -227,7 +228,7 @@ impl Registry {
         target: &Target,
         mut payload: Payload,
         volatile: bool,
-    ) -> bool {
+    ) -> Option<Selection<Arc<Member>>> {
         let (offset, packet) = if volatile {
             mark_volatile(archive, &mut payload);
             (None, encode(self, Kind::Event, None, payload))
@@ -338,6 +339,8 @@ impl Member {
 
     /// Sends an event and keeps it. False if it goes nowhere.
     pub(in crate::hub) fn emit_kept(&self, payload: Payload) -> bool {
+        // Dropped when the archive is free again: with the last handle of a socket its values go.
+        let successor;
         let Some(mut archive) = self.registry.archive() else {
             return false;
         };
@@ -349,8 +352,10 @@ impl Member {
             return self.send_numbered(number, packet);
         }
         // The client is back, or else it is sent this when it is.
-        let successor = self.registry.find(&self.id);
-        successor.is_none_or(|successor| successor.send_numbered(number, packet))
+        successor = self.registry.find(&self.id);
+        successor
+            .as_ref()
+            .is_none_or(|successor| successor.send_numbered(number, packet))
     }
 
     /// Sends an event that will not be sent again.
