@@ -50,8 +50,8 @@
 //!
 //! - The events of one socket start in the order in which they came, and by default one ends
 //!   before the next starts: [`Namespace::max_concurrent_events`], [`Handler::concurrent`].
-//!   Acknowledgements do not wait in that line. What is emitted leaves in the order of the calls.
-//!   Both hold while a client changes from polling to WebSocket.
+//!   Acknowledgements do not wait in that line. What is emitted in a namespace, to one or to many,
+//!   leaves in the order of the calls. Both hold while a client changes from polling to WebSocket.
 //! - A handler that waits for *another event* of the same socket waits for ever, unless it is
 //!   concurrent. Waiting for an *acknowledgement* is fine. It is read while up to four times as many
 //!   events wait as [`SocketIoBuilder::max_pending`] allows; a client that sends more than that

@@ -16,6 +16,8 @@ use tower_socketio::{Namespace, RawArgs, Socket, SocketIo};
 
 /// How many events are under way when they are not sent one at a time.
 const BATCH: usize = 16;
+/// How many come at once in a flood: half a mebibyte.
+const FLOOD: usize = 8_000;
 
 /// An app with the handlers of the `echo` example.
 pub(crate) fn app() -> Router {
@@ -174,9 +176,15 @@ impl Load {
                 frame(ECHO).repeat(BATCH),
                 BATCH,
             ),
-            "broadcast" => {
+            "flood" => Self::Echo(
+                Client::connect(&app).await,
+                frame(ECHO).repeat(FLOOD),
+                FLOOD,
+            ),
+            "broadcast" | "crowd" => {
                 let mut clients = Vec::new();
-                for _ in 0..1000 {
+                let count = if scenario == "crowd" { 10_000 } else { 1_000 };
+                for _ in 0..count {
                     clients.push(Client::connect(&app).await);
                 }
                 Self::Broadcast(clients, frame(BROADCAST))
