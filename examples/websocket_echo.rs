@@ -165,8 +165,7 @@ impl Out {
     }
 
     fn message(&mut self, opcode: Opcode, payload: &[u8]) {
-        if self.compresses {
-            let payload = deflate(&[payload]);
+        if let Some(payload) = self.compresses.then(|| deflate(&[payload])).flatten() {
             let (header, len) = compressed_header(opcode, payload.len());
             self.bytes.extend_from_slice(&header[MAX_HEADER - len..]);
             self.bytes.extend_from_slice(&payload);

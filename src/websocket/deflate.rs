@@ -7,7 +7,9 @@
 
 use std::cell::RefCell;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{
+    Compress, CompressError, Compression, Decompress, FlushCompress, FlushDecompress, Status,
+};
 
 use super::Violation;
 
@@ -70,9 +72,12 @@ fn is_acceptable(offer: &str) -> bool {
     })
 }
 
-/// Compresses a message, which may come in parts.
+/// Compresses a message, which may come in parts. `None` if the compressor does not end it as
+/// [RFC 7692, section 7.2.1][rfc] has it; then the message has to travel as it is.
+///
+/// [rfc]: https://www.rfc-editor.org/rfc/rfc7692#section-7.2.1
 #[must_use]
-pub fn deflate(parts: &[&[u8]]) -> Vec<u8> {
+pub fn deflate(parts: &[&[u8]]) -> Option<Vec<u8>> {
     COMPRESS.with_borrow_mut(|compress| {
         // Somebody waits for it, so speed goes before size.
         let compress = compress.get_or_insert_with(|| Compress::new(Compression::fast(), false));
@@ -80,26 +85,46 @@ pub fn deflate(parts: &[&[u8]]) -> Vec<u8> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let mut out = Vec::with_capacity(len / 2 + 64);
         for part in parts {
-            write(compress, part, &mut out, FlushCompress::None);
+            write(compress, part, &mut out).ok()?;
         }
-        write(compress, &[], &mut out, FlushCompress::Sync);
-        if out.ends_with(&TAIL) {
-            out.truncate(out.len() - TAIL.len());
+        flush(compress, &mut out).ok()?;
+        if !out.ends_with(&TAIL) {
+            return None;
         }
-        out
+        out.truncate(out.len() - TAIL.len());
+        Some(out)
     })
 }
 
-fn write(compress: &mut Compress, mut input: &[u8], out: &mut Vec<u8>, flush: FlushCompress) {
+fn write(
+    compress: &mut Compress,
+    mut input: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), CompressError> {
     loop {
         let before = compress.total_in();
-        let status = compress.compress_vec(input, out, flush);
+        compress.compress_vec(input, out, FlushCompress::None)?;
         let taken = (compress.total_in() - before) as usize;
         input = &input[taken..];
         // While it fills the room there is more to come.
-        if status.is_err() || (input.is_empty() && out.len() < out.capacity()) {
-            return;
+        if input.is_empty() && out.len() < out.capacity() {
+            return Ok(());
         }
+        out.reserve(out.len().max(256));
+    }
+}
+
+/// Ends the last block. A call that begins with output left over from the one before may give out
+/// that alone; only one that neither begins nor ends so has done the whole.
+fn flush(compress: &mut Compress, out: &mut Vec<u8>) -> Result<(), CompressError> {
+    let mut was_full = false;
+    loop {
+        compress.compress_vec(&[], out, FlushCompress::Sync)?;
+        let is_full = out.len() == out.capacity();
+        if !is_full && !was_full {
+            return Ok(());
+        }
+        was_full = is_full;
         out.reserve(out.len().max(256));
     }
 }
@@ -165,22 +190,42 @@ fn read(
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_compressed_is_read_again() {
+    /// Bytes that do not compress.
+    fn noise(len: usize) -> Vec<u8> {
         let mut noise = 1_u32;
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
+        let noise = std::iter::repeat_with(|| {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (noise >> 24) as u8
-        })
-        .take(200_000)
-        .collect();
-        for message in [&b""[..], b"4", &[7; 100_000], &noise] {
-            let compressed = deflate(&[message]);
-            let whole = inflate(&compressed, message.len());
-            assert!(whole.as_deref() == Ok(message), "{} bytes", message.len());
-            let (one, two) = message.split_at(message.len() / 2);
-            let compressed = deflate(&[one, two]);
-            assert!(inflate(&compressed, message.len()).as_deref() == Ok(message));
+        });
+        noise.take(len).collect()
+    }
+
+    #[track_caller]
+    fn assert_read_again(message: &[u8]) {
+        let halves = message.split_at(message.len() / 2);
+        for parts in [&[message][..], &[b"4", message], &[halves.0, halves.1]] {
+            let compressed = deflate(parts).expect("a compressed message");
+            let expected = parts.concat();
+            let whole = inflate(&compressed, expected.len());
+            assert!(whole == Ok(expected), "{} bytes", message.len());
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_is_read_again() {
+        for message in [&b""[..], b"4", &[7; 100_000], &noise(200_000)] {
+            assert_read_again(message);
+        }
+    }
+
+    #[test]
+    fn a_message_of_any_length_arrives_whole() {
+        let noise = noise(130_000);
+        // The compressor's blocks end at about 58 000 and 116 000 bytes.
+        let ends = [57_500..61_500, 115_500..119_500];
+        let near = ends.into_iter().flat_map(|range| range.step_by(211));
+        for len in (0..noise.len()).step_by(7_919).chain(near) {
+            assert_read_again(&noise[..len]);
         }
     }
 
@@ -206,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_not_unpacked() {
-        let bomb = deflate(&[&vec![0; 10_000_000]]);
+        let bomb = deflate(&[&vec![0; 10_000_000]]).expect("a compressed message");
         assert!(bomb.len() < 100_000);
         for max in [0, 1_000_000, 9_999_999] {
             assert_eq!(inflate(&bomb, max).err(), Some(Violation::TOO_BIG));
@@ -231,7 +276,8 @@ mod tests {
             assert_eq!(inflate(message, 1_000), Err(Violation::DEFLATE));
         }
         // The next message does not suffer for it.
-        assert_eq!(inflate(&deflate(&[b"ok"]), 2).as_deref(), Ok(&b"ok"[..]));
+        let message = deflate(&[b"ok"]).expect("a compressed message");
+        assert_eq!(inflate(&message, 2).as_deref(), Ok(&b"ok"[..]));
     }
 
     #[test]
