@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
@@ -25,6 +26,10 @@ fn telling() -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
         let _ = sender.send(reason);
     };
     (Namespace::new().on_disconnect(leave), left)
+}
+
+async fn echo(socket: Socket, Data(text): Data<String>) {
+    socket.emit("echo", text);
 }
 
 /// Lets everything that can go on go on.
@@ -53,6 +58,43 @@ async fn a_post_waits_while_more_events_wait_than_allowed() {
     }
     gate.add_permits(6);
     assert_eq!(within(post).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_waits_is_refused_when_its_session_ends() {
+    let main = Namespace::new().on("work", async || std::future::pending::<()>().await);
+    let (layer, io) = builder(main).max_pending(1_000).build();
+    let client = Polling::connect(&app(layer)).await;
+    let event = format!(r#"42["work","{}"]"#, "x".repeat(400));
+    // Nobody polls, so no ping is fetched.
+    let response = client.post([&*event; 6].join("\x1e")).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    // The handler that runs is waited for, the session is not.
+    assert_eq!(io.counts().sockets, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_not_fetched_hold_a_post_up_for_twenty_seconds() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo))
+        .ping_timeout(Duration::from_secs(60))
+        .build();
+    let client = Polling::connect(&app(layer)).await;
+    let event = format!(r#"42["echo","{}"]"#, "x".repeat(50_000));
+    let begun = tokio::time::Instant::now();
+    let response = client.post([&*event; 15].join("\x1e")).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(begun.elapsed().as_secs(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_that_are_not_fetched_end_the_session_at_once() {
+    let (layer, io) = builder(Namespace::new()).build();
+    let client = Polling::connect(&app(layer)).await;
+    let begun = tokio::time::Instant::now();
+    let response = client.post(["40/a,"; 120_000].join("\x1e")).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    until(|| io.counts().sessions == 0).await;
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use support::{Client, Got, Polling, app, builder, serve, until, within};
+use tokio::sync::Semaphore;
 use tower_socketio::{Data, Namespace, Socket, SocketIo};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
@@ -173,12 +175,78 @@ async fn a_session_that_ends_takes_its_websocket_along() {
 }
 
 #[tokio::test]
-async fn a_server_that_closes_while_a_client_upgrades_closes_both() {
+async fn a_server_that_closes_while_a_client_upgrades_tells_one_that_still_polls() {
     let mut it = upgrading().await;
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
     it.polling.send(r#"42["close"]"#).await;
-    assert_closed(&mut it.websocket).await;
     assert_eq!(it.polling.next().await, "41");
     assert_eq!(it.polling.next().await, "1");
+    assert_closed(&mut it.websocket).await;
     until(|| it.io.counts().sessions == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_closes_while_a_client_upgrades_tells_it_over_websocket() {
+    let mut it = upgrading().await;
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    it.polling.send(ECHO).await;
+    it.polling.send(r#"42["close"]"#).await;
+    until(|| it.io.counts().sockets == 0).await;
+    // From here on nobody polls.
+    it.websocket.send("5").await;
+    assert_eq!(it.websocket.text().await, ECHO);
+    assert_eq!(it.websocket.text().await, "41");
+    assert_closed(&mut it.websocket).await;
+    until(|| it.io.counts().sessions == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_ends_while_a_client_upgrades_tells_it_over_websocket() {
+    let mut it = upgrading().await;
+    assert_eq!(it.websocket.ask("2probe").await, "3probe");
+    it.io.emit("last", "word");
+    let io = it.io.clone();
+    let ended = tokio::spawn(async move { io.close().await });
+    until(|| it.io.counts().sockets == 0).await;
+    it.websocket.send("5").await;
+    assert_eq!(it.websocket.text().await, r#"42["last","word"]"#);
+    assert_closed(&mut it.websocket).await;
+    within(ended).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_post_that_waits_for_room_is_handled_whole_before_the_websocket() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let work = async move |Data(number): Data<u32>| {
+        opened.acquire().await.expect("open").forget();
+        number
+    };
+    let main = Namespace::new().on("work", work);
+    let (layer, _io) = builder(main).max_pending(1_000).build();
+    let app = app(layer);
+    let polling = Polling::connect(&app).await;
+    let addr = serve(app).await;
+    let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    assert_eq!(websocket.ask("2probe").await, "3probe");
+    let event = |number| format!(r#"42{number}["work",{number},"{}"]"#, "x".repeat(400));
+    let body: Vec<_> = (0..12).map(event).collect();
+    let mut post = std::pin::pin!(polling.post(body.join("\x1e")));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = async {
+            websocket.send("5").await;
+            websocket.send(&event(12)).await;
+            gate.add_permits(13);
+        } => {}
+    }
+    let response = within(post).await;
+    assert_eq!(
+        (response.status(), &**response.body()),
+        (StatusCode::OK, "ok")
+    );
+    for number in 0..13 {
+        assert_eq!(websocket.text().await, format!("43{number}[{number}]"));
+    }
 }

@@ -8,8 +8,8 @@ use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, Version};
 use axum::serve::ListenerExt;
 use support::{
-    Client, Got, Polling, app, builder, frame, main_app, raw_session, read_frame, send_head, serve,
-    text_frame, until, upgrade_head, within,
+    Client, Got, Polling, app, builder, compressed_frame, deflate_head, frame, main_app,
+    raw_session, read_frame, send_head, serve, text_frame, until, upgrade_head, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -629,9 +629,7 @@ async fn compressing(addr: std::net::SocketAddr) -> TcpStream {
 /// The same, which joins the namespace by this frame.
 async fn compressing_with(addr: std::net::SocketAddr, connect: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
-    let offer = "host: test\r\nsec-websocket-extensions: permessage-deflate; \
-                 client_max_window_bits\r\n";
-    let head = upgrade_head("").replace("host: test\r\n", offer);
+    let head = deflate_head();
     let head = send_head(&mut stream, &head).await;
     let agreed = "sec-websocket-extensions: permessage-deflate; server_no_context_takeover; \
                   client_no_context_takeover\r\n";
@@ -642,13 +640,6 @@ async fn compressing_with(addr: std::net::SocketAddr, connect: &[u8]) -> TcpStre
         .expect("it is taken");
     support::read_frame(&mut stream).await;
     stream
-}
-
-/// A masked frame with a text that is compressed.
-fn compressed_frame(text: &str) -> Vec<u8> {
-    let mut frame = frame(1, &tower_socketio::websocket::deflate(&[text.as_bytes()]));
-    frame[0] |= 0x40;
-    frame
 }
 
 /// The first two bytes of the next frame, and its payload.

@@ -181,6 +181,8 @@ pub struct Session {
     poll: bool,
     /// Whether a POST is under way.
     post: bool,
+    /// Whether a GET was answered since a POST began to wait, or since its deadline was put off.
+    fetched: bool,
     /// Whether a waiting GET is to be released with a noop.
     release: bool,
     /// Whether it gets messages.
@@ -190,6 +192,10 @@ pub struct Session {
     ping: bool,
     out: VecDeque<Message>,
     out_bytes: usize,
+    /// How much of it the client missed on an earlier connection, which kept it within other limits.
+    missed: usize,
+    /// Whether the WebSocket has taken messages that have not left yet.
+    sending: bool,
     events: VecDeque<SessionEvent>,
     /// How many events there have been.
     told: u64,
@@ -198,6 +204,10 @@ pub struct Session {
     asked: u32,
     /// Whether anything was begun or answered since the last ping.
     moved: bool,
+    /// Whether another packet has put the pong's deadline off since the last ping.
+    extended: bool,
+    /// Whether a part of a message came since the last ping, or since it last put a deadline off.
+    partial: bool,
     timers: TimerTable,
 }
 
@@ -216,7 +226,10 @@ enum Probe {
     Connected,
     /// The probe came, its answer is to be sent.
     Pinged,
+    /// The client has its answer, or will have it, and polls no more then.
     Ponged,
+    /// The client has changed, and the packets of a POST that it began before come first.
+    Changing,
 }
 
 /// What a waiting message costs beyond its bytes.
@@ -234,6 +247,9 @@ const RELEASE_AFTER: Duration = Duration::from_millis(100);
 /// How long a poll that waits when the client begins to upgrade may still wait for something better
 /// than a noop: the answer to what the client has just sent, say.
 const PROBE_GRACE: Duration = Duration::from_millis(20);
+
+/// How long a POST waits at most for a client to fetch what it was sent. Proxies wait 30 s or more.
+const POST_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a poll may be on its way that the client's close packet has overtaken.
 const OVERTAKEN: Duration = Duration::from_millis(500);
@@ -263,16 +279,21 @@ impl Session {
             probe: Probe::None,
             poll: false,
             post: false,
+            fetched: false,
             release: false,
             carries: false,
             ping: false,
             out: VecDeque::new(),
             out_bytes: 0,
+            missed: 0,
+            sending: false,
             events: VecDeque::new(),
             told: 0,
             pending: 0,
             asked: 0,
             moved: false,
+            extended: false,
+            partial: false,
             timers,
         };
         if let Some(message) = initial {
@@ -322,8 +343,20 @@ impl Session {
     /// TCP pushes back.
     #[must_use]
     pub fn wants_read(&self) -> bool {
-        !self.is_open()
-            || (self.pending < self.max_pending() && self.out_bytes < self.config.high_water)
+        !self.is_open() || (self.pending < self.max_pending() && !self.is_congested())
+    }
+
+    /// Whether frames of the WebSocket may be read: [`Session::wants_read`], and no packets come
+    /// before them.
+    #[must_use]
+    pub(crate) fn wants_frames(&self) -> bool {
+        self.probe != Probe::Changing && self.wants_read()
+    }
+
+    /// Whether so much waits to be sent that input is no longer read.
+    #[must_use]
+    pub(crate) fn is_congested(&self) -> bool {
+        self.out_bytes >= self.config.high_water
     }
 
     fn max_pending(&self) -> usize {
@@ -338,9 +371,9 @@ impl Session {
     pub fn finished(&self, via: Transport) -> bool {
         match self.state {
             State::Closed(_) => true,
-            State::Closing(_) if via == self.transport => self.out.is_empty(),
-            State::Closing(_) => true,
-            State::Open => via != self.transport && self.probe == Probe::None,
+            _ if via != self.transport => self.probe == Probe::None,
+            State::Closing(_) => self.out.is_empty(),
+            State::Open => false,
         }
     }
 
@@ -368,10 +401,10 @@ impl Session {
             && (self.transport == Transport::WebSocket || self.poll)
     }
 
-    /// Whether nothing waits to be sent.
+    /// Whether nothing waits to be sent, here or in the transport.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.out.is_empty() || !self.is_open()
+        (self.out.is_empty() && !self.sending) || !self.is_open()
     }
 
     /// How many events there have been, taken or not.
@@ -438,6 +471,7 @@ impl Session {
         self.poll = false;
         self.release = false;
         self.carries = false;
+        self.fetched = true;
         self.timers.stop(Timer::Release);
     }
 
@@ -466,9 +500,34 @@ impl Session {
         Ok(())
     }
 
+    /// The packets of the POST wait for room. That has a deadline if the client does not fetch what
+    /// it was sent meanwhile.
+    pub fn handle_post_blocked(&mut self, now: Instant) {
+        if self.is_open() && !self.timers.is_set(Timer::Post) {
+            self.fetched = false;
+            self.timers.set(Timer::Post, now + self.post_patience());
+        }
+    }
+
+    fn post_patience(&self) -> Duration {
+        POST_PATIENCE.min(self.config.ping_timeout)
+    }
+
+    fn handle_post_waits(&mut self, now: Instant) {
+        if self.is_congested() && !self.fetched {
+            return self.close(CloseReason::SlowConsumer, now);
+        }
+        self.fetched = false;
+        self.timers.set(Timer::Post, now + self.post_patience());
+    }
+
     /// The POST has ended.
-    pub fn handle_post_end(&mut self) {
+    pub fn handle_post_end(&mut self, now: Instant) {
         self.post = false;
+        self.timers.stop(Timer::Post);
+        if self.probe == Probe::Changing {
+            self.upgrade(now);
+        }
     }
 
     /// A WebSocket of this session is there and may probe.
@@ -495,10 +554,17 @@ impl Session {
     #[inline]
     pub fn handle_packet(&mut self, via: Transport, packet: Packet, now: Instant) {
         if !self.is_open() {
+            // The client that changes gets there what was sent before the end.
+            if self.probe == Probe::Ponged && packet == Packet::Upgrade {
+                self.upgrade(now);
+            }
             return;
         }
         if via != self.transport {
             return self.handle_probe(&packet, now);
+        }
+        if self.timers.is_set(Timer::Pong) {
+            self.handle_sign_of_life(&packet, now);
         }
         match packet {
             Packet::Message(message) => self.receive(message),
@@ -516,7 +582,7 @@ impl Session {
     /// A transport is gone.
     pub fn handle_transport_closed(&mut self, via: Transport, now: Instant) {
         if via != self.transport {
-            self.end_probe();
+            self.end_probe(now);
             return;
         }
         self.close(CloseReason::TransportClose, now);
@@ -530,6 +596,8 @@ impl Session {
                 Timer::Ping => {
                     self.ping = true;
                     self.moved = false;
+                    self.extended = false;
+                    self.partial = false;
                     // A clock ticks late, but by little. After a long sleep the client has its
                     // full time.
                     let is_late = now - due > TICK;
@@ -538,25 +606,38 @@ impl Session {
                         .set(Timer::Pong, sent + self.config.ping_timeout);
                 }
                 Timer::Pong => self.handle_missing_pong(now),
+                Timer::Post => self.handle_post_waits(now),
                 Timer::Stall => self.close(CloseReason::PingTimeout, now),
-                Timer::Upgrade => self.end_probe(),
+                Timer::Upgrade => self.end_probe(now),
                 Timer::Release => self.release = self.poll,
                 Timer::Close => self.end(),
             }
         }
     }
 
-    /// The transport takes no more bytes for now.
+    /// The WebSocket takes no more bytes for now. One that only probes ends by its own deadline.
     pub fn handle_blocked(&mut self, now: Instant) {
-        if self.is_open() && !self.timers.is_set(Timer::Stall) {
+        let is_own = self.transport == Transport::WebSocket;
+        if is_own && self.is_open() && !self.timers.is_set(Timer::Stall) {
             self.timers
                 .set(Timer::Stall, now + self.config.ping_timeout);
         }
     }
 
+    /// A part of a message came. What the client says meanwhile lies behind it.
+    pub fn handle_partial(&mut self) {
+        self.partial = true;
+    }
+
     /// The transport took bytes.
     pub fn handle_progress(&mut self) {
         self.timers.stop(Timer::Stall);
+    }
+
+    /// The WebSocket holds no bytes any more: all that it was given has left.
+    pub fn handle_flushed(&mut self) {
+        self.sending = false;
+        self.handle_progress();
     }
 
     /// The application has begun with messages of so many [`Session::cost`]s.
@@ -600,12 +681,21 @@ impl Session {
         if !self.is_open() {
             return false;
         }
-        if self.out_bytes > self.config.max_buffered {
+        if self.out_bytes - self.missed > self.config.max_buffered {
             self.close(CloseReason::SlowConsumer, now());
             return false;
         }
         messages.into_iter().for_each(|message| self.push(message));
         true
+    }
+
+    /// Queues what the client missed. It does not count against [`Config::max_buffered`].
+    pub(crate) fn send_missed(&mut self, messages: impl IntoIterator<Item = Message>) {
+        if self.is_open() {
+            let before = self.out_bytes;
+            messages.into_iter().for_each(|message| self.push(message));
+            self.missed += self.out_bytes - before;
+        }
     }
 
     /// Ends the session. The application gets [`SessionEvent::Closed`] at once; what waits is
@@ -615,12 +705,21 @@ impl Session {
             return;
         }
         self.tell(SessionEvent::Closed(reason));
-        self.timers.clear();
+        self.timers.clear_but(Timer::Upgrade);
         self.ping = false;
         if !reason.is_graceful() {
-            self.out = VecDeque::new();
-            self.out_bytes = 0;
+            self.drop_output();
         }
+        if reason.is_graceful() && self.probe == Probe::Ponged {
+            // The client polls no more: the rest waits until it has changed, or until that is late.
+            self.state = State::Closing(reason);
+            return;
+        }
+        if reason.is_graceful() && self.probe == Probe::Changing {
+            self.state = State::Closing(reason);
+            return self.upgrade(now);
+        }
+        self.end_probe(now);
         let reachable = self.transport == Transport::WebSocket || self.poll || reason.is_graceful();
         let rest = match reason {
             _ if reachable => self.config.close_timeout,
@@ -637,8 +736,7 @@ impl Session {
     /// Ends the session at once: what waits is dropped, and a client that is not there now does
     /// not find it any more.
     pub fn discard(&mut self, now: Instant) {
-        self.out = VecDeque::new();
-        self.out_bytes = 0;
+        self.drop_output();
         let is_away = self.transport == Transport::Polling && !self.poll;
         self.close(CloseReason::ServerClose, now);
         if is_away {
@@ -668,7 +766,9 @@ impl Session {
         }
         if let Some(message) = self.out.pop_front() {
             self.out_bytes -= Self::cost(&message);
+            self.missed = self.missed.min(self.out_bytes);
             self.carries = true;
+            self.sending = via == Transport::WebSocket;
             if self.out.is_empty() && self.out.capacity() > 32 {
                 self.out = VecDeque::new();
             }
@@ -742,9 +842,24 @@ impl Session {
             .set(Timer::Ping, now + self.config.ping_interval);
     }
 
+    /// The first packet that comes before the pong puts its deadline off: a client that sends much
+    /// is there, and its pong lies behind that.
+    fn handle_sign_of_life(&mut self, packet: &Packet, now: Instant) {
+        let is_pong = matches!(packet, Packet::Pong { .. });
+        if self.revision == Revision::V4 && !self.extended && !is_pong {
+            self.extended = true;
+            self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+        }
+    }
+
     fn handle_missing_pong(&mut self, now: Instant) {
         // Without a poll that fetches the ping there is no client.
         let unfetched = self.ping && self.transport == Transport::Polling;
+        // The pong lies behind what is still coming.
+        let body_comes = self.post && !self.timers.is_set(Timer::Post);
+        if !unfetched && (body_comes || std::mem::take(&mut self.partial)) {
+            return self.timers.set(Timer::Pong, now + self.patience());
+        }
         if unfetched || self.wants_read() {
             return self.close(CloseReason::PingTimeout, now);
         }
@@ -758,11 +873,15 @@ impl Session {
         // client begins its interval anew.
         self.ping = true;
         self.moved = false;
-        let patience = match self.revision {
+        self.timers.set(Timer::Pong, now + self.patience());
+    }
+
+    /// How long a pong may take; in revision 3 the client's ping.
+    fn patience(&self) -> Duration {
+        match self.revision {
             Revision::V4 => self.config.ping_timeout,
             Revision::V3 => self.config.silence(),
-        };
-        self.timers.set(Timer::Pong, now + patience);
+        }
     }
 
     /// The ping of a client of revision 3.
@@ -780,16 +899,22 @@ impl Session {
                     self.timers.set(Timer::Release, now + PROBE_GRACE);
                 }
             }
+            (Packet::Upgrade, Probe::Pinged | Probe::Ponged) if self.post => {
+                self.probe = Probe::Changing;
+            }
             (Packet::Upgrade, Probe::Pinged | Probe::Ponged) => self.upgrade(now),
             (_, Probe::None) => {}
-            _ => self.end_probe(),
+            _ => self.end_probe(now),
         }
     }
 
     fn upgrade(&mut self, now: Instant) {
-        self.end_probe();
+        self.end_probe(now);
         self.transport = Transport::WebSocket;
         self.release = self.poll;
+        if !self.is_open() {
+            return;
+        }
         self.tell(SessionEvent::Upgraded);
         // A ping that no poll has fetched leaves now; its pong has the full time.
         if self.ping && self.revision == Revision::V4 {
@@ -798,10 +923,14 @@ impl Session {
     }
 
     /// From here on the WebSocket, if it still is beside the session, is [`Session::finished`].
-    fn end_probe(&mut self) {
+    fn end_probe(&mut self, now: Instant) {
         self.probe = Probe::None;
         self.timers.stop(Timer::Upgrade);
         self.timers.stop(Timer::Release);
+        if let State::Closing(_) = self.state {
+            self.timers
+                .set(Timer::Close, now + self.config.close_timeout);
+        }
     }
 
     fn poll_beside(&mut self, via: Transport) -> Option<Packet> {
@@ -837,13 +966,18 @@ impl Session {
         }
     }
 
+    fn drop_output(&mut self) {
+        self.out = VecDeque::new();
+        self.out_bytes = 0;
+        self.missed = 0;
+    }
+
     fn end(&mut self) {
         if let State::Closing(reason) = self.state {
             self.state = State::Closed(reason);
         }
         self.timers.clear();
-        self.out = VecDeque::new();
-        self.out_bytes = 0;
+        self.drop_output();
     }
 }
 

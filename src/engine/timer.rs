@@ -15,17 +15,20 @@ pub(super) enum Timer {
     Release,
     /// Bytes were given to the transport and do not leave.
     Stall,
+    /// A POST waits for room.
+    Post,
     /// The client was told of the end and does not hang up or poll.
     Close,
 }
 
 impl Timer {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Ping,
         Self::Pong,
         Self::Upgrade,
         Self::Release,
         Self::Stall,
+        Self::Post,
         Self::Close,
     ];
 }
@@ -60,6 +63,12 @@ impl TimerTable {
 
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    pub(super) fn clear_but(&mut self, timer: Timer) {
+        let at = self.due[timer as usize];
+        self.clear();
+        self.change(timer, at);
     }
 
     pub(super) fn next(&self) -> Option<Instant> {

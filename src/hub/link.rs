@@ -40,8 +40,10 @@ struct Shared {
     task: Option<Waker>,
     /// The request that waits for packets.
     poll: Option<Waker>,
-    /// Those who wait until input is wanted or output has left.
+    /// Those who wait until input is wanted.
     waiting: Vec<Waker>,
+    /// Those who wait until output has left.
+    draining: Vec<Waker>,
     /// A reader that is not the session's task.
     reader: Option<Waker>,
     websocket: Option<Upgrade>,
@@ -105,6 +107,7 @@ impl Link {
                 task: None,
                 poll: None,
                 waiting: Vec::new(),
+                draining: Vec::new(),
                 reader: None,
                 websocket: None,
             }),
@@ -168,6 +171,27 @@ impl Link {
         wake(wakers);
     }
 
+    /// Queues what a client that is back has missed, and then the packet that lets it in.
+    pub(super) fn send_missed(
+        &self,
+        missed: impl IntoIterator<Item = Message>,
+        connect: impl IntoIterator<Item = Message>,
+    ) {
+        self.with(|session, now| {
+            session.send_missed(missed);
+            session.send_all(connect, || now);
+        });
+    }
+
+    /// Queues a refusal, unless so much waits already that the client does not seem to read: clients
+    /// can ask for many in few bytes.
+    pub(crate) fn send_refusal(&self, messages: impl IntoIterator<Item = Message>) {
+        self.with(|session, now| match session.is_congested() {
+            true => session.close(CloseReason::SlowConsumer, now),
+            false => drop(session.send_all(messages, || now)),
+        });
+    }
+
     pub(crate) fn close(&self, reason: CloseReason) {
         self.with(|session, now| session.close(reason, now));
     }
@@ -201,7 +225,7 @@ impl Link {
         if shared.session.is_drained() {
             return Poll::Ready(());
         }
-        shared.wait(cx);
+        enlist(&mut shared.draining, cx);
         Poll::Pending
     }
 
@@ -246,7 +270,6 @@ impl Link {
 
     pub(crate) fn begin_poll(&self) -> Result<(), Refusal> {
         self.with(|session, now| {
-            session.handle_timeout(now);
             if !session.is_known() {
                 return Err(Refusal::UnknownSession);
             }
@@ -291,7 +314,6 @@ impl Link {
 
     pub(crate) fn begin_post(&self) -> Result<(), Refusal> {
         self.with(|session, now| {
-            session.handle_timeout(now);
             if !session.takes_posts() {
                 return Err(Refusal::UnknownSession);
             }
@@ -301,16 +323,21 @@ impl Link {
 
     /// Ends a POST whose body is not handed in.
     pub(crate) fn end_post(&self) {
-        self.lock().session.handle_post_end();
+        self.with(Session::handle_post_end);
     }
 
     /// Hands packets of a body in while input is wanted; ready when the body, and so the POST, is
     /// at its end.
+    ///
+    /// # Errors
+    ///
+    /// If the session has ended before all packets were handed in, for a reason that does not lie
+    /// in them.
     pub(crate) fn poll_post(
         &self,
         cx: &Context<'_>,
         packets: &mut impl Iterator<Item = Result<Packet, crate::engine::ParseError>>,
-    ) -> Poll<()> {
+    ) -> Poll<Result<(), Refusal>> {
         let now = Instant::now().into_std();
         loop {
             let mut shared = self.lock();
@@ -327,10 +354,7 @@ impl Link {
 
     /// Hands a WebSocket to the session's task; gives it back if there is one already.
     pub(crate) fn offer_websocket(&self, upgrade: Upgrade) -> Result<(), Upgrade> {
-        let taken = self.with(|session, now| {
-            session.handle_timeout(now);
-            session.handle_upgrade(now)
-        });
+        let taken = self.with(Session::handle_upgrade);
         if taken.is_err() {
             return Err(upgrade);
         }
@@ -352,7 +376,7 @@ impl Link {
         Round {
             told: shared.session.told(),
             news: shared.session.has_events(),
-            wants_read: shared.session.wants_read(),
+            wants_read: shared.session.wants_frames(),
             websocket: shared.websocket.take(),
         }
     }
@@ -461,35 +485,50 @@ impl Shared {
         cx: &Context<'_>,
         packets: &mut impl Iterator<Item = Result<Packet, crate::engine::ParseError>>,
         now: std::time::Instant,
-    ) -> Option<Poll<()>> {
-        for _ in 0..BATCH {
-            if !self.session.wants_read() {
-                self.wait(cx);
-                return Some(Poll::Pending);
-            }
-            match packets.next() {
-                None => {
-                    self.session.handle_post_end();
-                    return Some(Poll::Ready(()));
+    ) -> Option<Poll<Result<(), Refusal>>> {
+        let session = &mut self.session;
+        let result = 'ended: {
+            for _ in 0..BATCH {
+                if !session.takes_posts() {
+                    break 'ended Err(Refusal::BadRequest);
                 }
-                Some(Ok(packet)) => self.session.handle_packet(Transport::Polling, packet, now),
-                Some(Err(_)) => self.session.close(CloseReason::ParseError, now),
+                if !session.wants_read() {
+                    session.handle_post_blocked(now);
+                    enlist(&mut self.waiting, cx);
+                    return Some(Poll::Pending);
+                }
+                match packets.next() {
+                    None => break 'ended Ok(()),
+                    Some(Ok(packet)) => session.handle_packet(Transport::Polling, packet, now),
+                    Some(Err(_)) => session.close(CloseReason::ParseError, now),
+                }
+                if !session.is_open() {
+                    // The next poll tells what this body has done; what follows is passed over.
+                    break 'ended Ok(());
+                }
             }
-        }
-        None
+            return None;
+        };
+        session.handle_post_end(now);
+        Some(Poll::Ready(result))
     }
 
-    fn wait(&mut self, cx: &Context<'_>) {
-        if !self.waiting.iter().any(|each| each.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
-        }
-    }
-
+    /// Those whose waiting is over.
     fn take_waiting(&mut self) -> Vec<Waker> {
-        if self.waiting.is_empty() || !(self.session.wants_read() || self.session.is_drained()) {
-            return Vec::new();
+        let mut over = Vec::new();
+        if !self.waiting.is_empty() && self.session.wants_read() {
+            over.append(&mut self.waiting);
         }
-        std::mem::take(&mut self.waiting)
+        if !self.draining.is_empty() && self.session.is_drained() {
+            over.append(&mut self.draining);
+        }
+        over
+    }
+}
+
+fn enlist(list: &mut Vec<Waker>, cx: &Context<'_>) {
+    if !list.iter().any(|each| each.will_wake(cx.waker())) {
+        list.push(cx.waker().clone());
     }
 }
 

@@ -291,7 +291,7 @@ impl Member {
         }
         // Together, so that no connection breaks in between.
         let missed = self.take_missed().into_iter().flatten();
-        self.link.send(missed.chain(connect));
+        self.link.send_missed(missed, connect);
         for packet in state.held.take().unwrap_or_default().packets {
             self.link.send(packet);
         }

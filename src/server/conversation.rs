@@ -156,9 +156,8 @@ impl Conversation {
                         Revision::V4 => refuse.to_connect_error(),
                         Revision::V3 => refuse.to_connect_error_v4(),
                     };
-                    member
-                        .link
-                        .send(member.encode(Kind::ConnectError, None, error));
+                    let packet = member.encode(Kind::ConnectError, None, error);
+                    member.link.send_refusal(packet);
                 }
                 self.enter(Phase::Ended);
             }

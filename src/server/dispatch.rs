@@ -283,7 +283,8 @@ impl Dispatch {
             ack: None,
             payload: Refuse::new(message).to_connect_error(),
         };
-        self.link.send(self.server.hub.parser.encode(packet));
+        self.link
+            .send_refusal(self.server.hub.parser.encode(packet));
     }
 
     fn handle_closed(&mut self, reason: CloseReason) {

@@ -165,7 +165,13 @@ where
         link.end_post();
     }
     match packets {
-        Ok(mut packets) => poll_fn(|cx| link.poll_post(cx, &mut packets)).await,
+        Ok(mut packets) => {
+            let taken = poll_fn(|cx| link.poll_post(cx, &mut packets)).await;
+            guard.defuse();
+            if let Err(refusal) = taken {
+                return refuse(refusal);
+            }
+        }
         Err(Failure::TooLarge) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         // The request was fine, what it brought was not: the next poll says so.
         Err(Failure::Malformed) => link.close(CloseReason::ParseError),
@@ -174,7 +180,6 @@ where
             return refuse(Refusal::BadRequest);
         }
     }
-    guard.defuse();
     post.style.respond(&HTML, Bytes::from_static(b"ok"))
 }
 

@@ -4,12 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::websocket::{Read, WebSocket, Written};
-use crate::engine::Transport;
+use crate::engine::{CloseReason, Transport};
 use crate::hub::link::{Link, Round, Standing, Upgrade};
 use crate::hub::sessions::Presence;
 
@@ -43,6 +44,8 @@ pin_project! {
         #[pin]
         sleep: Sleep,
         armed: Option<std::time::Instant>,
+        // Whether a deadline has passed that is not judged yet.
+        catching_up: bool,
         presence: Presence,
     }
 }
@@ -70,6 +73,17 @@ const ROUNDS: usize = 4;
 /// write. That many small events keep a worker for half a millisecond.
 const READS: usize = 8;
 
+/// From how late on a timer means that the whole process did not run: it was suspended, or its
+/// machine was.
+const LATE: Duration = Duration::from_millis(50);
+
+/// How long such a process takes in what has come before it misses anything.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+fn is_late(due: Option<std::time::Instant>) -> bool {
+    due.is_some_and(|due| Instant::now().into_std().duration_since(due) > LATE)
+}
+
 impl SessionTask {
     pub(super) fn new(
         link: Arc<Link>,
@@ -84,6 +98,7 @@ impl SessionTask {
             io: upgrade.map_or(Io::None, Io::Upgrading),
             sleep: tokio::time::sleep_until(Instant::now()),
             armed: None,
+            catching_up: false,
             presence,
         }
     }
@@ -97,13 +112,27 @@ impl Future for SessionTask {
         let mut is_armed = this.armed.is_some();
         let mut reads = READS;
         for _ in 0..ROUNDS {
-            if std::mem::take(&mut is_armed) && this.sleep.as_mut().poll(cx).is_ready() {
-                *this.armed = None;
-                this.link.handle_timeout();
-                this.upper.handle_timeout(Instant::now().into_std());
+            let mut is_due =
+                std::mem::take(&mut is_armed) && this.sleep.as_mut().poll(cx).is_ready();
+            if is_due && !*this.catching_up && is_late(*this.armed) {
+                // This process did not run for a while. What has come meanwhile may lie in other
+                // tasks too: polls and posts.
+                *this.catching_up = true;
+                let due = Instant::now() + CATCH_UP;
+                this.sleep.as_mut().reset(due);
+                *this.armed = Some(due.into_std());
+                is_due = this.sleep.as_mut().poll(cx).is_ready();
             }
             let mut round = this.link.begin_round();
             let reading = this.io.poll_read(cx, this.link, &mut round, &mut reads);
+            if is_due {
+                // What has come is read before anything is missed.
+                *this.armed = None;
+                *this.catching_up = false;
+                this.link.handle_timeout();
+                this.upper.handle_timeout(Instant::now().into_std());
+                round.news = true;
+            }
             let Round { told, news, .. } = round;
             if !*this.upper_ended {
                 *this.upper_ended = this.upper.poll(cx, news).is_ready();
@@ -119,6 +148,7 @@ impl Future for SessionTask {
                 // A deadline that moves away is looked at when the old one has come.
                 let due = session.poll_timeout().into_iter().chain(upper_due).min();
                 let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
+                let due = due.filter(|_| !*this.catching_up);
                 if let Some(due) = due {
                     return Standing::Due(due);
                 }
@@ -204,18 +234,36 @@ impl Io {
                         }
                         // What came before the end is handled before it.
                         Poll::Ready(Read::End) if any => return Reading::Progress,
-                        Poll::Ready(Read::End) => {
-                            // The answer to a close frame is worth a try.
-                            let _ = websocket.poll_write(cx, link);
-                            self.closed(link);
-                            round.news = true;
-                            return Reading::Progress;
-                        }
+                        Poll::Ready(Read::End) => return self.poll_end(cx, link, round),
                     }
                 }
                 Reading::Progress
             }
         }
+    }
+
+    /// The peer has ended its side. The answer to its close frame leaves first.
+    fn poll_end(&mut self, cx: &mut Context<'_>, link: &Link, round: &mut Round) -> Reading {
+        let Self::Open(websocket) = self else {
+            return Reading::Idle;
+        };
+        round.news = true;
+        if websocket.poll_write(cx, link).is_pending() && websocket.is_closing() {
+            let now = Instant::now().into_std();
+            let waits = link.drive(|session| {
+                let is_own = session.transport() == Transport::WebSocket;
+                if is_own {
+                    session.close(CloseReason::TransportClose, now);
+                }
+                // The session has a deadline for the rest, which a probe has not.
+                is_own && !session.is_closed()
+            });
+            if waits {
+                return Reading::Idle;
+            }
+        }
+        self.closed(link);
+        Reading::Progress
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, link: &Link) {
@@ -249,9 +297,8 @@ impl Io {
         if !websocket.is_closing() {
             let (code, text) = reason.map_or((None, ""), |reason| reason.close_frame());
             websocket.start_close(code, text);
-            let _ = websocket.poll_write(cx, link);
         }
-        if reason.is_none() {
+        if websocket.poll_write(cx, link).is_ready() && reason.is_none() {
             *self = Self::None;
         }
     }

@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -30,12 +30,16 @@ const LARGE: usize = 4 * 1024;
 pub(super) struct WebSocket {
     io: Stream,
     decoder: Decoder,
+    /// Bytes that were read and wait until the session wants more.
+    ahead: BytesMut,
     /// Small frames in a row, from `written` on; then `tail`, one frame or the rest of one.
     small: Vec<u8>,
     written: usize,
     tail: Bytes,
     /// The answer to the last ping of the WebSocket's own, while the peer takes none.
     pong: Option<Box<[u8]>>,
+    /// Whether the stream may still hold bytes that it took: TLS does, until it is flushed.
+    unflushed: bool,
     /// Whether bytes have left since this was last asked.
     progress: bool,
     closing: bool,
@@ -76,10 +80,12 @@ impl WebSocket {
         Self {
             io: Stream::new(io),
             decoder,
+            ahead: BytesMut::new(),
             small: Vec::new(),
             written: 0,
             tail: Bytes::new(),
             pong: None,
+            unflushed: false,
             progress: false,
             closing: false,
             ended: false,
@@ -107,59 +113,79 @@ impl WebSocket {
     }
 
     fn poll_read_on(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
-        let read = if let Some(mut room) = self.decoder.read_buf() {
-            match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
-                Ok(1..) => self.handle(link, |decoder, on| decoder.filled(on)),
-                Ok(0) | Err(_) => return Poll::Ready(Read::End),
+        if !self.ahead.is_empty() {
+            let mut ahead = std::mem::take(&mut self.ahead);
+            let mut rest = &mut *ahead;
+            let read = self.handle(link, &mut rest);
+            let rest = rest.len();
+            if rest > 0 {
+                ahead.advance(ahead.len() - rest);
+                self.ahead = ahead;
             }
-        } else {
-            let mut space = [MaybeUninit::<u8>::uninit(); READ];
-            let mut buf = ReadBuf::uninit(&mut space);
-            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
-            if read.is_err() || buf.filled().is_empty() {
-                return Poll::Ready(Read::End);
-            }
-            self.handle(link, |decoder, on| decoder.decode(buf.filled_mut(), on))
-        };
+            return Poll::Ready(read);
+        }
+        if let Some(mut room) = self.decoder.read_buf() {
+            return Poll::Ready(match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
+                Ok(1..) => self.handle(link, &mut &mut [][..]),
+                Ok(0) | Err(_) => Read::End,
+            });
+        }
+        let mut space = [MaybeUninit::<u8>::uninit(); READ];
+        let mut buf = ReadBuf::uninit(&mut space);
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
+        if read.is_err() || buf.filled().is_empty() {
+            return Poll::Ready(Read::End);
+        }
+        let mut rest = buf.filled_mut();
+        let read = self.handle(link, &mut rest);
+        if !rest.is_empty() {
+            self.ahead = BytesMut::from(&*rest);
+        }
         Poll::Ready(read)
     }
 
-    /// Lets the decoder go on; `on` cannot be a parameter, for it is not the same type twice.
-    fn handle(
-        &mut self,
-        link: &Link,
-        decode: impl FnOnce(
-            &mut Decoder,
-            &mut dyn FnMut(Incoming<'_>),
-        ) -> Result<(), crate::websocket::Violation>,
-    ) -> Read {
+    /// Decodes what was read, as long as the session wants it; the rest stays in `input`.
+    fn handle(&mut self, link: &Link, input: &mut &mut [u8]) -> Read {
         let now = tokio::time::Instant::now().into_std();
         let is_blocked = self.is_blocked();
         let mut control = Vec::new();
         let mut end = false;
         let mut echo = None;
         let (result, told, wants_read) = link.drive(|session| {
-            let result = decode(&mut self.decoder, &mut |incoming| match incoming {
-                Incoming::Ping(data) => {
-                    // One answer is enough for pings that wait for theirs.
-                    if is_blocked {
-                        control.clear();
+            let result = self.decoder.decode_while(input, |incoming| {
+                match incoming {
+                    Incoming::Ping(data) => {
+                        // One answer is enough for pings that wait for theirs.
+                        if is_blocked {
+                            control.clear();
+                        }
+                        control.extend(pong_frame(data));
                     }
-                    control.extend(pong_frame(data));
+                    Incoming::Pong => {}
+                    Incoming::Close(close) => {
+                        end = true;
+                        echo = close.map(|(code, reason)| (code, reason.to_owned()));
+                    }
+                    Incoming::Text(_) | Incoming::Binary(_) => {
+                        receive(session, incoming, now);
+                        return session.wants_frames();
+                    }
                 }
-                Incoming::Pong => {}
-                Incoming::Close(close) => {
-                    end = true;
-                    echo = close.map(|(code, reason)| (code, reason.to_owned()));
-                }
-                Incoming::Text(_) | Incoming::Binary(_) => receive(session, incoming, now),
+                true
             });
-            (result, session.told(), session.wants_read())
+            if self.decoder.is_partial() {
+                session.handle_partial();
+            }
+            (result, session.told(), session.wants_frames())
         });
         if is_blocked && !control.is_empty() {
             self.pong = Some(control.into());
         } else if !control.is_empty() && !self.closing {
             self.push(&control);
+        }
+        if result.is_err() || end {
+            // Nothing that follows is looked at.
+            *input = &mut [];
         }
         if let Err(violation) = result {
             // The official client's tests want no words with 1009.
@@ -198,7 +224,7 @@ impl WebSocket {
             }
             let finished = link.drive(|session| {
                 if emptied {
-                    session.handle_progress();
+                    session.handle_flushed();
                 }
                 if !compresses && !self.closing {
                     self.fill(session);
@@ -220,8 +246,13 @@ impl WebSocket {
         }
     }
 
-    /// Whether bytes wait that the transport does not take.
+    /// Whether bytes wait that have not left: here, or in the stream.
     pub(super) fn is_blocked(&self) -> bool {
+        self.has_bytes() || self.unflushed
+    }
+
+    /// Whether bytes wait that the stream has not taken.
+    fn has_bytes(&self) -> bool {
         !self.small.is_empty() || !self.tail.is_empty()
     }
 
@@ -279,7 +310,9 @@ impl WebSocket {
         if data.len() < self.deflate_from as usize {
             return false;
         }
-        let compressed = deflate(&[kind, data]);
+        let Some(compressed) = deflate(&[kind, data]) else {
+            return false;
+        };
         let (bytes, taken) = compressed_header(opcode, compressed.len());
         self.push(&bytes[bytes.len() - taken..]);
         self.push_frame(compressed.into());
@@ -355,7 +388,7 @@ impl WebSocket {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.is_blocked() {
+        while self.has_bytes() {
             let small = &self.small[self.written..];
             let io = Pin::new(&mut self.io);
             let polled = match (small.is_empty(), self.tail.is_empty()) {
@@ -375,10 +408,14 @@ impl WebSocket {
             }
             self.advance(taken);
         }
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed = false;
+        self.progress = true;
+        Poll::Ready(Ok(()))
     }
 
     fn advance(&mut self, taken: usize) {
+        self.unflushed = true;
         self.progress = true;
         let small = taken.min(self.small.len() - self.written);
         self.written += small;
@@ -443,6 +480,7 @@ pub(super) async fn refuse(upgrade: Upgrade) {
     let close = async {
         let mut io = Stream::new(upgrade.stream.await.ok()?);
         io.write_all(&close_frame(None, "")).await.ok()?;
+        io.flush().await.ok()?;
         io.shutdown().await.ok()
     };
     // Who does not take it in time is simply cut off.

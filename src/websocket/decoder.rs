@@ -87,14 +87,38 @@ impl Decoder {
     /// over: later calls look at nothing and return the same.
     pub fn decode(
         &mut self,
-        input: &mut [u8],
+        mut input: &mut [u8],
         mut on: impl FnMut(Incoming<'_>),
+    ) -> Result<(), Violation> {
+        self.decode_while(&mut input, |incoming| {
+            on(incoming);
+            true
+        })
+    }
+
+    /// Takes bytes off `input` as long as `on`, which gets what they are, answers `true`. The rest
+    /// stays in `input` and is to be given again. Little input can be worth a lot: a compressed
+    /// message of a kilobyte may hold a megabyte.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode).
+    pub fn decode_while(
+        &mut self,
+        input: &mut &mut [u8],
+        mut on: impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<(), Violation> {
         let result = self.decode_frames(input, &mut on);
         if result.is_err() {
             self.end(result);
         }
         self.ended.unwrap_or(Ok(()))
+    }
+
+    /// Whether a frame or a message has begun and is not whole yet.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.frame.is_some() || self.message.is_some() || self.head_len > 0
     }
 
     /// Offers room to read the rest of a large frame into, without a copy: while at least 8 KiB
@@ -141,33 +165,34 @@ impl Decoder {
 
     fn decode_frames(
         &mut self,
-        mut input: &mut [u8],
-        on: &mut impl FnMut(Incoming<'_>),
+        input: &mut &mut [u8],
+        on: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<(), Violation> {
-        while self.ended.is_none() {
+        let mut goes_on = true;
+        while goes_on && self.ended.is_none() {
             if let Some(frame) = self.frame {
-                if !self.take_payload(frame, &mut input)? {
+                if !self.take_payload(frame, input)? {
                     break;
                 }
                 self.frame = None;
-                self.finish(frame, on)?;
+                goes_on = self.finish(frame, on)?;
                 continue;
             }
             if input.is_empty() {
                 break;
             }
-            let Some(header) = self.take_header(&mut input)? else {
+            let Some(header) = self.take_header(input)? else {
                 break;
             };
             self.admit(&header)?;
             if !header.is_fragment() && input.len() >= header.len {
-                let payload = take(&mut input, header.len);
+                let payload = take(input, header.len);
                 unmask(payload, header.mask, 0);
-                if header.compressed {
-                    on(header.kind().decompressed(payload, self.max_message)?);
+                goes_on = if header.compressed {
+                    on(header.kind().decompressed(payload, self.max_message)?)
                 } else {
-                    self.give(header.opcode, payload, on)?;
-                }
+                    self.give(header.opcode, payload, on)?
+                };
             } else {
                 self.begin(header);
             }
@@ -228,8 +253,8 @@ impl Decoder {
         &mut self,
         opcode: OpCode,
         payload: &[u8],
-        on: &mut impl FnMut(Incoming<'_>),
-    ) -> Result<(), Violation> {
+        on: &mut impl FnMut(Incoming<'_>) -> bool,
+    ) -> Result<bool, Violation> {
         let incoming = match opcode {
             OpCode::Data(Data::Text) => Kind::Text.in_place(payload)?,
             OpCode::Data(_) => Kind::Binary.in_place(payload)?,
@@ -238,8 +263,7 @@ impl Decoder {
         if let Incoming::Close(_) = incoming {
             self.end(Ok(()));
         }
-        on(incoming);
-        Ok(())
+        Ok(on(incoming))
     }
 
     /// Sends a frame's payload through `buf`.
@@ -280,32 +304,38 @@ impl Decoder {
         Ok(fits == missing)
     }
 
-    /// Gives out what a complete frame in `buf` completes.
-    fn finish(&mut self, frame: Frame, on: &mut impl FnMut(Incoming<'_>)) -> Result<(), Violation> {
+    /// Gives out what a complete frame in `buf` completes; whether to go on.
+    fn finish(
+        &mut self,
+        frame: Frame,
+        on: &mut impl FnMut(Incoming<'_>) -> bool,
+    ) -> Result<bool, Violation> {
         if let OpCode::Control(_) = frame.header.opcode {
             return self.finish_control(frame, on);
         }
         if !frame.header.is_final {
-            return Ok(());
+            return Ok(true);
         }
-        if let Some(message) = self.message.take() {
-            on(message.finish(mem::take(&mut self.buf), self.max_message)?);
-        }
-        Ok(())
+        let Some(message) = self.message.take() else {
+            return Ok(true);
+        };
+        Ok(on(
+            message.finish(mem::take(&mut self.buf), self.max_message)?
+        ))
     }
 
     fn finish_control(
         &mut self,
         frame: Frame,
-        on: &mut impl FnMut(Incoming<'_>),
-    ) -> Result<(), Violation> {
+        on: &mut impl FnMut(Incoming<'_>) -> bool,
+    ) -> Result<bool, Violation> {
         let mut buf = mem::take(&mut self.buf);
-        self.give(frame.header.opcode, &buf[frame.start..], on)?;
+        let goes_on = self.give(frame.header.opcode, &buf[frame.start..], on)?;
         buf.truncate(frame.start);
         if self.message.is_some() {
             self.buf = buf;
         }
-        Ok(())
+        Ok(goes_on)
     }
 
     /// Makes room in `buf` for `more` bytes of `frame`.

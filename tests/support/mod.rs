@@ -1,6 +1,8 @@
 //! Clients small enough to see what is on the wire, and a server for them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod stream;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,13 +17,14 @@ use axum::response::IntoResponse;
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tower::ServiceExt;
-use tower_socketio::protocol::{Decoder, Encoded, JsonParser, Kind, Packet, Parser};
+use tower_socketio::engine;
+use tower_socketio::protocol::{DecodeError, Decoder, Encoded, JsonParser, Kind, Packet, Parser};
 use tower_socketio::{Namespace, SocketIo, SocketIoBuilder, SocketIoLayer};
 
 /// How long a condition may take that holds in a moment on an idle machine.
@@ -319,11 +322,13 @@ impl Client {
     }
 }
 
-/// A parser that counts the events that it writes.
+/// A parser that counts the events that it writes and the messages that it reads.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
     json: JsonParser,
     pub(crate) events: Arc<AtomicUsize>,
+    /// The messages that were read.
+    pub(crate) read: Arc<AtomicUsize>,
 }
 
 impl Parser for Counting {
@@ -335,7 +340,26 @@ impl Parser for Counting {
     }
 
     fn decoder(&self) -> Box<dyn Decoder> {
-        self.json.decoder()
+        let inner = self.json.decoder();
+        let read = Arc::clone(&self.read);
+        Box::new(CountingDecoder { inner, read })
+    }
+}
+
+#[derive(Debug)]
+struct CountingDecoder {
+    inner: Box<dyn Decoder>,
+    read: Arc<AtomicUsize>,
+}
+
+impl Decoder for CountingDecoder {
+    fn decode(&mut self, message: engine::Message) -> Result<Option<Packet>, DecodeError> {
+        self.read.fetch_add(1, Ordering::Relaxed);
+        self.inner.decode(message)
+    }
+
+    fn is_partial(&self) -> bool {
+        self.inner.is_partial()
     }
 }
 
@@ -381,8 +405,26 @@ pub(crate) fn upgrade_head(query: &str) -> String {
     )
 }
 
+/// As [`upgrade_head`], offering compression.
+pub(crate) fn deflate_head() -> String {
+    let offer = "host: test\r\nsec-websocket-extensions: permessage-deflate; \
+                 client_max_window_bits\r\n";
+    upgrade_head("").replace("host: test\r\n", offer)
+}
+
+/// A masked frame with a text that is compressed.
+pub(crate) fn compressed_frame(text: &str) -> Vec<u8> {
+    let compressed = tower_socketio::websocket::deflate(&[text.as_bytes()]);
+    let mut frame = frame(1, &compressed.expect("a compressed text"));
+    frame[0] |= 0x40;
+    frame
+}
+
 /// Sends a request as it is and gives the response's head.
-pub(crate) async fn send_head(stream: &mut TcpStream, head: &str) -> String {
+pub(crate) async fn send_head(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    head: &str,
+) -> String {
     within(stream.write_all(head.as_bytes()))
         .await
         .expect("the server takes it");
@@ -404,7 +446,7 @@ pub(crate) async fn raw_session(addr: SocketAddr) -> TcpStream {
 }
 
 /// The payload of the next frame of the server.
-pub(crate) async fn read_frame(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> String {
     within(async {
         let _opcode = stream.read_u8().await.expect("a frame");
         let len = match stream.read_u8().await.expect("a length") {

@@ -214,6 +214,119 @@ fn a_poll_that_waits_when_the_upgrade_ends_is_released() {
     assert_eq!(drain(&mut s, Polling), [Packet::Noop]);
 }
 
+/// A session whose client has the answer to its probe, and polls no more.
+fn probed() -> (Session, Instant) {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+    (s, t)
+}
+
+#[test]
+fn a_server_that_closes_waits_for_a_client_that_changes() {
+    for reason in [
+        CloseReason::ServerClose,
+        CloseReason::Shutdown,
+        CloseReason::Violation,
+    ] {
+        let (mut s, t) = probed();
+        s.send(text("last"), t);
+        s.close(reason, t);
+        assert!(!s.finished(WebSocket));
+        assert_eq!(drain(&mut s, WebSocket), []);
+        s.handle_packet(WebSocket, Packet::Upgrade, t + ms(40));
+        assert_eq!(drain(&mut s, WebSocket), [message("last")]);
+        assert!(s.finished(WebSocket));
+        assert_eq!(s.poll_event(), Some(SessionEvent::Closed(reason)));
+        assert_eq!(s.poll_event(), None);
+        s.handle_timeout(t + ms(5_040));
+        assert!(s.is_closed());
+    }
+}
+
+#[test]
+fn a_server_that_closes_does_not_wait_longer_than_an_upgrade_may_take() {
+    let (mut s, t) = probed();
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    s.handle_timeout(t + ms(9_999));
+    assert!(!s.finished(WebSocket));
+    s.handle_timeout(t + ms(10_000));
+    assert!(s.finished(WebSocket));
+    // The client may have thought better of it.
+    assert_eq!(poll(&mut s, t + ms(10_000)), [message("last")]);
+    assert_eq!(poll(&mut s, t + ms(10_000)), [Packet::Close]);
+    assert!(s.is_closed());
+}
+
+#[test]
+fn a_client_that_still_polls_is_told_of_the_end_by_its_poll() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    assert!(s.finished(WebSocket));
+    assert_eq!(poll(&mut s, t), [message("last")]);
+    assert_eq!(poll(&mut s, t), [Packet::Close]);
+}
+
+#[test]
+fn an_end_that_is_not_graceful_does_not_wait_for_an_upgrade() {
+    let (mut s, t) = probed();
+    s.close(CloseReason::ParseError, t);
+    assert!(s.finished(WebSocket));
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    assert_eq!(s.transport(), Polling);
+}
+
+#[test]
+fn a_websocket_that_breaks_while_a_closing_server_waits_for_it_leaves_the_poll() {
+    let (mut s, t) = probed();
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    s.handle_transport_closed(WebSocket, t + ms(10));
+    assert_eq!(poll(&mut s, t + ms(20)), [message("last")]);
+    s.handle_timeout(t + ms(5_010));
+    assert!(s.is_closed());
+}
+
+#[test]
+fn the_packets_of_a_post_come_before_those_of_the_websocket() {
+    let (mut s, t) = probed();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(Polling, message("one"), t);
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    assert_eq!(s.transport(), Polling);
+    assert!(s.wants_read() && !s.wants_frames());
+    s.handle_packet(Polling, message("two"), t);
+    s.handle_post_end(t);
+    assert_eq!(s.transport(), WebSocket);
+    assert!(s.wants_frames());
+    let events: Vec<_> = std::iter::from_fn(|| s.poll_event()).collect();
+    assert_eq!(
+        events,
+        [
+            SessionEvent::Message(text("one")),
+            SessionEvent::Message(text("two")),
+            SessionEvent::Upgraded,
+        ]
+    );
+}
+
+#[test]
+fn a_server_that_closes_while_a_post_holds_up_the_change_changes_at_once() {
+    let (mut s, t) = probed();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    assert_eq!(drain(&mut s, WebSocket), [message("last")]);
+    assert!(s.finished(WebSocket));
+    assert!(!s.takes_posts());
+}
+
 #[test]
 fn a_failed_upgrade_leaves_polling_open() {
     let endings: [fn(&mut Session, Instant); 4] = [
@@ -264,13 +377,134 @@ fn a_ping_fetched_before_the_upgrade_must_still_be_answered() {
     assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
 }
 
-#[test]
-fn messages_do_not_put_off_the_missing_pong() {
-    let (mut s, t) = session(WebSocket, Config::default());
+/// A session that was sent its ping at 25 s and owes a pong until 45 s.
+fn pinged(transport: Transport) -> (Session, Instant) {
+    let (mut s, t) = session(transport, Config::default());
     s.handle_timeout(t + ms(25_000));
+    match transport {
+        Polling => assert_eq!(poll(&mut s, t + ms(25_000)), [PING]),
+        WebSocket => assert_eq!(drain(&mut s, WebSocket), [PING]),
+    }
+    (s, t)
+}
+
+#[track_caller]
+fn assert_ends_at(s: &mut Session, reason: CloseReason, at: Instant) {
+    s.handle_timeout(at - ms(1));
+    assert!(s.is_open());
+    s.handle_timeout(at);
+    assert_eq!(closed(s), Some(reason));
+}
+
+#[test]
+fn the_first_other_packet_puts_the_missing_pong_off_once() {
+    let (mut s, t) = pinged(WebSocket);
     s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+    s.handle_packet(WebSocket, message("busy"), t + ms(63_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(64_000));
+}
+
+#[test]
+fn each_ping_may_be_put_off_again() {
+    let (mut s, t) = pinged(WebSocket);
+    s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+    s.handle_packet(WebSocket, PONG, t + ms(50_000));
+    s.handle_timeout(t + ms(75_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_packet(WebSocket, message("busy"), t + ms(80_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(100_000));
+}
+
+#[test]
+fn a_pong_may_lie_behind_a_long_message_that_still_comes() {
+    let (mut s, t) = pinged(WebSocket);
+    for second in (30..100).step_by(10) {
+        s.handle_partial();
+        s.handle_timeout(t + ms(second * 1_000));
+        assert!(s.is_open(), "at {second} s");
+    }
+    // From here on nothing comes.
+    s.handle_timeout(t + ms(120_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_pong_may_lie_behind_a_body_that_still_comes() {
+    let (mut s, t) = pinged(Polling);
+    s.handle_post(t + ms(44_000)).expect("a post");
     s.handle_timeout(t + ms(45_000));
-    assert!(!s.is_open());
+    assert!(s.is_open());
+    s.handle_post_end(t + ms(50_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(65_000));
+}
+
+#[test]
+fn a_client_that_sends_bodies_and_fetches_no_ping_is_given_up() {
+    let (mut s, t) = polling();
+    s.handle_timeout(t + ms(25_000));
+    s.handle_post(t + ms(44_000)).expect("a post");
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(45_000));
+}
+
+#[test]
+fn a_post_waits_some_time_for_a_client_that_does_not_poll() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(Polling, message(&"x".repeat(300_000)), t);
+    s.handle_post_blocked(t + ms(1_000));
+    // The answer to what has come.
+    s.send(text(&"x".repeat(300_000)), t);
+    s.handle_post_blocked(t + ms(9_000));
+    assert_ends_at(&mut s, CloseReason::SlowConsumer, t + ms(21_000));
+    assert!(!s.takes_posts());
+}
+
+#[test]
+fn a_post_waits_as_long_as_its_client_polls() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    s.handle_post_blocked(t);
+    s.send(text(&"x".repeat(300_000)), t);
+    assert_eq!(poll(&mut s, t + ms(19_000)).len(), 1);
+    s.send(text(&"x".repeat(300_000)), t + ms(19_500));
+    s.handle_timeout(t + ms(20_000));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(39_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(40_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+}
+
+#[test]
+fn a_post_waits_for_handlers_without_a_deadline() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    s.handle_post_blocked(t);
+    s.handle_timeout(t + ms(24_999));
+    assert!(s.is_open());
+    s.handle_post_end(t + ms(24_999));
+    s.send(text(&"x".repeat(300_000)), t + ms(24_999));
+    s.handle_timeout(t + ms(44_999));
+    assert!(s.is_open());
+}
+
+#[test]
+fn what_a_websocket_has_taken_is_not_sent_until_it_is_flushed() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.send(text("a"), t);
+    assert_eq!(drain(&mut s, WebSocket), [message("a")]);
+    assert!(!s.is_drained());
+    s.handle_flushed();
+    assert!(s.is_drained());
+}
+
+#[test]
+fn a_probe_that_takes_no_bytes_leaves_polling_open() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_blocked(t);
+    s.handle_timeout(t + ms(20_000));
+    assert!(s.is_open());
 }
 
 #[test]
