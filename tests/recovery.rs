@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{Client, Counting, Got, Polling, app, builder, serve, until, within};
 use tokio::sync::Notify;
 use tower_socketio::{
-    Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
+    Args, Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
     Transport, middleware,
 };
 
@@ -396,15 +396,12 @@ async fn what_is_no_claim_is_a_new_socket() {
 async fn who_cannot_be_given_all_is_a_new_socket() {
     let small = Recovery::within(WITHIN).max_namespace_bytes(10_000);
     type Happens = fn(&SocketIo, &mut Seat);
-    let cases: [(&str, Happens); 3] = [
+    let cases: [(&str, Happens); 2] = [
         ("an offset that is none", |_, seat| {
             seat.offset = Some("abc".into())
         }),
         ("a packet that is gone", |io, _| {
             (0..100).for_each(|_| io.emit("m", "x".repeat(1000)));
-        }),
-        ("more than may wait for a client", |io, _| {
-            io.emit("m", "x".repeat(5_000_000));
         }),
     ];
     for (what, happens) in cases {
@@ -413,12 +410,7 @@ async fn who_cannot_be_given_all_is_a_new_socket() {
         let connect_handler = async move |socket: Socket| {
             note.fetch_or(socket.recovered(), Ordering::Relaxed);
         };
-        let recovery = if what.starts_with("more") {
-            Recovery::within(WITHIN)
-        } else {
-            small
-        };
-        let (app, io) = server_with(handlers().on_connect(connect_handler), recovery);
+        let (app, io) = server_with(handlers().on_connect(connect_handler), small);
         let (mut client, mut seat) = connect(&app).await;
         io.emit("m", 1);
         seat.event(&client.next().await);
@@ -557,6 +549,50 @@ async fn a_client_that_does_not_answer_pings_can_come_back() {
     drop(client);
     let (_client, missed) = events_back(&app, &mut seat).await;
     assert_eq!(missed, [r#"["m",1]"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_too_slow_comes_back_and_misses_nothing() {
+    let (app, io) = server(handlers());
+    let (mut client, mut seat) = connect(&app).await;
+    assert_eq!(client.ask(r#"421["join","room"]"#).await, "431[]");
+    io.to("room").emit("m", 0);
+    seat.event(&client.next().await);
+    // The line stalls. More is sent than may wait for one client.
+    let large = "x".repeat(500_000);
+    for number in 0..25 {
+        io.to("room").emit("m", Args((number, &large)));
+    }
+    until(|| io.counts().sockets == 0).await;
+    let (mut client, missed) = events_back(&app, &mut seat).await;
+    assert_eq!(missed.len(), 25);
+    assert_eq!(client.ask(r#"421["join","room"]"#).await, "431[]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_fetches_much_that_it_missed_is_not_too_slow() {
+    let (app, io) = server(handlers());
+    let (client, mut seat) = connect(&app).await;
+    io.emit("m", 0);
+    let mut client = client;
+    seat.event(&client.next().await);
+    lose(client, &io).await;
+    let large = "x".repeat(500_000);
+    for _ in 0..25 {
+        io.emit("m", &large);
+    }
+    let mut client = Polling::open(&app).await;
+    client.send(&seat.claim()).await;
+    until(|| io.counts().sockets == 1).await;
+    // Most of what it missed still waits.
+    io.emit("m", "new");
+    for number in 0..25 {
+        let packet = client.next().await;
+        assert!(packet.starts_with("42"), "event {number}: {packet:.100}");
+        seat.event(&packet);
+    }
+    assert!(seat.welcome(&client.next().await));
+    assert_eq!(seat.event(&client.next().await), r#"["m","new"]"#);
 }
 
 #[tokio::test]

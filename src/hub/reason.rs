@@ -54,19 +54,19 @@ impl DisconnectReason {
 
 impl DisconnectReason {
     /// Whether the client may come back as the same socket: the connection was lost, and nobody
-    /// wanted it to leave.
+    /// wanted it to leave. A slow client is cut off, but to the client the line broke.
     pub(crate) const fn is_recoverable(self) -> bool {
         match self {
             Self::TransportClose
             | Self::TransportError
             | Self::PingTimeout
-            | Self::ForcedServerClose => true,
+            | Self::ForcedServerClose
+            | Self::SlowConsumer
+            | Self::EventBacklog => true,
             Self::ParseError
             | Self::ServerShuttingDown
             | Self::ClientNamespaceDisconnect
-            | Self::ServerNamespaceDisconnect
-            | Self::SlowConsumer
-            | Self::EventBacklog => false,
+            | Self::ServerNamespaceDisconnect => false,
         }
     }
 }

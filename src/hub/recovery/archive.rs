@@ -232,20 +232,19 @@ impl<T> Archive<T> {
         self.log.expire(now);
     }
 
-    /// Makes a socket that is away present again, with what it has missed: at most `max` bytes.
-    /// If that is not possible without a gap, it is forgotten.
+    /// Makes a socket that is away present again, with what it has missed. If that is not possible
+    /// without a gap, it is forgotten.
     pub(crate) fn restore(
         &mut self,
         id: SocketId,
         offset: Option<&str>,
-        max: usize,
         now: Instant,
     ) -> Option<Restored<T>> {
         self.expire(now);
         let session = self.sessions.get(&id)?;
         let missed = session.away.as_ref().and_then(|away| {
             let from = session.missing_from(away, offset, &self.log)?;
-            missed(session, &id, &self.log, from, max)
+            Some(missed(session, &id, &self.log, from))
         });
         let Some((missed, sent)) = missed else {
             self.forget(&id);
@@ -350,26 +349,20 @@ impl<T> Session<T> {
 const SESSION_BYTES: usize = 512;
 const ROOM_BYTES: usize = 64;
 
-/// The packets for a session from a number on, and the number of the last; none if they are more
-/// than `max` bytes.
+/// The packets for a session from a number on, and the number of the last.
 fn missed<T>(
     session: &Session<T>,
     id: &SocketId,
     log: &Log,
     from: Number,
-    max: usize,
-) -> Option<(Vec<Encoded>, Number)> {
-    let (mut bytes, mut last, mut packets) = (0, session.sent, Vec::new());
+) -> (Vec<Encoded>, Number) {
+    let (mut last, mut packets) = (session.sent, Vec::new());
     let meant = |(number, entry): &(Number, &Entry)| session.is_meant(id, *number, &entry.to);
     for (number, entry) in log.from(from).filter(meant) {
-        bytes += entry.bytes;
-        if bytes > max {
-            return None;
-        }
         last = number;
         packets.push(entry.packet.clone());
     }
-    Some((packets, last))
+    (packets, last)
 }
 
 #[cfg(test)]
@@ -382,7 +375,6 @@ mod tests {
     use crate::hub::rooms::Target;
 
     const WITHIN: Duration = Duration::from_secs(120);
-    const MAX: usize = 1_000_000;
     const START: Number = Number(1_000);
 
     /// An archive in virtual time.
@@ -453,7 +445,7 @@ mod tests {
                 offset: None,
             };
             let found = self.archive.find(&claim)?;
-            let restored = self.archive.restore(found, offset, MAX, self.now)?;
+            let restored = self.archive.restore(found, offset, self.now)?;
             assert_eq!((restored.id, restored.owner), (id(n), owner(n)));
             assert_eq!(restored.legacy, "legacy");
             let text = |packet: Encoded| match packet.into_iter().next() {
@@ -654,17 +646,6 @@ mod tests {
             world.lose(1, seen);
             assert_eq!(world.back_with(1, Some(offset)), None);
         }
-    }
-
-    #[test]
-    fn more_than_the_client_may_be_sent_at_a_time_is_not_restored() {
-        let mut world = World::with_one();
-        let seen = world.all("1");
-        world.lose(1, seen);
-        (0..3).for_each(|_| {
-            world.all(&"x".repeat(MAX / 2));
-        });
-        assert_eq!(world.back(1, Some(seen)), None);
     }
 
     #[test]

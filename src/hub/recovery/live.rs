@@ -170,7 +170,7 @@ impl Registry {
         let displaced = found.and_then(|(_, id)| self.displace(&mut archive, &id));
         let restored = found.and_then(|(claim, id)| {
             let offset = claim.offset.as_deref();
-            archive.restore(id, offset, link.config.max_buffered, now())
+            archive.restore(id, offset, now())
         });
         let (id, recoverable, rooms) = match restored {
             Some(restored) => Recoverable::restored(restored),
