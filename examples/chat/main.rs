@@ -4,7 +4,7 @@
 //! client, which npm fetches at the first start.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::{env, error::Error};
@@ -148,21 +148,32 @@ fn rooms(seats: &BTreeMap<String, (User, Socket)>) -> BTreeMap<String, BTreeSet<
     rooms
 }
 
-/// The path of the official client's bundle; npm fetches it if it is not there.
-fn client() -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target/chat");
-    let bundle = format!("{folder}/node_modules/socket.io-client/dist/socket.io.min.js");
-    if !Path::new(&bundle).exists() {
+/// The path of the official client's bundle. It is below cargo's target directory, and npm fetches
+/// it if it is missing.
+fn client() -> PathBuf {
+    let folder = target().join("chat");
+    let bundle = folder.join("node_modules/socket.io-client/dist/socket.io.min.js");
+    if !bundle.exists() {
         let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
         let install = "install --no-save --ignore-scripts --no-audit --no-fund";
         let status = Command::new(npm)
             .args(install.split(' '))
-            .args(["--prefix", folder, "socket.io-client@4.8.3"])
+            .arg("--prefix")
+            .arg(&folder)
+            .arg("socket.io-client@4.8.3")
             .status();
         if !status.is_ok_and(|status| status.success()) {
+            let place = bundle.display();
             eprintln!("npm could not fetch the client: install Node.js, then start this again,");
-            eprintln!("or put socket.io.min.js (4.8) at {bundle}");
+            eprintln!("or put socket.io.min.js (4.8) at {place}");
         }
     }
     bundle
+}
+
+/// Cargo's target directory: the program is its `debug/examples/chat`.
+fn target() -> PathBuf {
+    let program = env::current_exe().unwrap_or_default();
+    let target = program.ancestors().nth(3);
+    target.unwrap_or(Path::new("target")).to_path_buf()
 }

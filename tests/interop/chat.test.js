@@ -3,10 +3,13 @@
 // CHROMIUM is the browser's program, /usr/bin/chromium if it is not set.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { chromium } from "playwright-core";
-import { Server, TARGET } from "./support.js";
+import { EXAMPLES, Server, TARGET, freePort, until } from "./support.js";
 
 const FLAGS = [
   "--no-sandbox",
@@ -234,6 +237,27 @@ describe("the door", () => {
     await page.route("**/socket.io.min.js", (route) => route.fulfill({ status: 404, body: "" }));
     await page.goto(server.url);
     await sees(page, "#refused", "npm");
+  });
+});
+
+describe("the client's bundle", () => {
+  test("it is kept in the target directory that the example was built into", async (t) => {
+    const target = mkdtempSync(path.join(TARGET, "chat-elsewhere-"));
+    t.after(() => rmSync(target, { recursive: true }));
+    const program = path.join(target, "debug/examples/chat");
+    mkdirSync(path.dirname(program), { recursive: true });
+    copyFileSync(path.join(EXAMPLES, "chat"), program);
+    const bundle = path.join(target, "chat/node_modules/socket.io-client/dist/socket.io.min.js");
+    mkdirSync(path.dirname(bundle), { recursive: true });
+    writeFileSync(bundle, "// of this target directory");
+
+    const port = await freePort();
+    const child = spawn(program, [`${port}`], { stdio: "ignore" });
+    t.after(() => child.kill("SIGKILL"));
+    const answer = await until(() => fetch(`http://127.0.0.1:${port}/socket.io.min.js`).catch(() => {}), "answer");
+    assert.equal((await answer.text()).slice(0, 80), "// of this target directory");
+    child.kill("SIGKILL");
+    await once(child, "exit");
   });
 });
 

@@ -1,6 +1,7 @@
 // Starts the examples as programs, and waits for what a test wants to see.
 //
-// EXAMPLES is the folder of the built examples; tests/run sets it.
+// EXAMPLES is the folder of the built examples, by default that in CARGO_TARGET_DIR; tests/run sets
+// both.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,9 +11,10 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
-const EXAMPLES = process.env.EXAMPLES || path.join(ROOT, "target/debug/examples");
 
-export const TARGET = process.env.CARGO_TARGET_DIR || path.join(ROOT, "target");
+export const TARGET = path.resolve(ROOT, process.env.CARGO_TARGET_DIR || "target");
+
+export const EXAMPLES = path.resolve(ROOT, process.env.EXAMPLES || path.join(TARGET, "debug/examples"));
 
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
