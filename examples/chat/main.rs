@@ -1,7 +1,7 @@
 //! A chat with a page: `cargo run --example chat [PORT]`.
 //!
-//! Names, rooms, who is here, who is typing, images. The page is `index.html`; it uses the official
-//! client, which npm fetches at the first start.
+//! Names, rooms, who is here, who is typing, images. The page is `index.html`. It uses the official
+//! client, which npm fetches at the first start; without npm the browser loads it from a CDN.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,17 +18,23 @@ use tower_socketio::{Args, Auth, Data, Namespace, Refuse, Socket, SocketIo};
 /// Who sits where: each name with its socket. The rooms are known to the sockets.
 type Seats = Arc<Mutex<BTreeMap<String, (User, Socket)>>>;
 
-/// What a client says of itself. By its key a page that comes back is told from another one.
+/// The most characters in a message, as in `index.html`. The limit of the whole event,
+/// `SocketIoBuilder::max_payload`, is 1 MB: a client that exceeds it loses its connection.
+const LONGEST_TEXT: usize = 10_000;
+
+/// What a client says of itself. The key shows that a page that returns is the one that left.
 #[derive(Clone, Deserialize)]
 struct User {
     name: String,
     key: String,
 }
 
-/// What a client says, and with the server's `from` what the others hear.
+/// What a client says, and with the server's `from` what the others hear. A page that had no answer
+/// sends a message again, and the others know it by its id.
 #[derive(Deserialize, Serialize)]
 struct Message {
     room: String,
+    id: String,
     #[serde(default)]
     from: String,
     text: String,
@@ -56,7 +62,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let port = env::args().nth(1).or_else(|| env::var("PORT").ok());
     let port = port.as_deref().unwrap_or("3000").parse::<u16>()?;
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port))
+        .await
+        .map_err(|error| format!("port {port}: {error}; `--example chat 3001` takes another"))?;
     eprintln!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
@@ -81,6 +89,7 @@ async fn enter(
         if other.key != user.key {
             return Err(Refuse::new(format!("the name {} is taken", user.name)));
         }
+        old.emit("replaced", ());
         old.disconnect();
     }
     seats.insert(user.name.clone(), (user.clone(), socket.clone()));
@@ -107,7 +116,8 @@ async fn say(
     Extension(user): Extension<User>,
     Data(mut message): Data<Message>,
 ) -> bool {
-    if !socket.rooms().contains(&message.room) {
+    let too_long = message.text.chars().count() > LONGEST_TEXT;
+    if too_long || !socket.rooms().contains(&message.room) {
         return false;
     }
     message.from = user.name;
@@ -164,8 +174,8 @@ fn client() -> PathBuf {
             .status();
         if !status.is_ok_and(|status| status.success()) {
             let place = bundle.display();
-            eprintln!("npm could not fetch the client: install Node.js, then start this again,");
-            eprintln!("or put socket.io.min.js (4.8) at {place}");
+            eprintln!("npm could not fetch the client: the browser loads it from cdn.socket.io;");
+            eprintln!("to work offline, put socket.io.min.js (4.8.3) at {place}");
         }
     }
     bundle

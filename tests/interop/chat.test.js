@@ -63,7 +63,7 @@ async function enter(page, name) {
 }
 
 /** A page whose user is in the lobby. */
-async function user(name, way) {
+async function user(name, way = WAYS["websocket only"]) {
   const page = await open(way.query);
   await enter(page, name);
   await state(page, `connected · ${way.transport}`);
@@ -71,7 +71,7 @@ async function user(name, way) {
   return page;
 }
 
-async function pair(way) {
+async function pair(way = WAYS["websocket only"]) {
   const [ann, bob] = await Promise.all([user("Ann", way), user("Bob", way)]);
   await Promise.all([sees(ann, "#people", "Bob"), sees(bob, "#people", "Ann")]);
   return [ann, bob];
@@ -206,6 +206,460 @@ for (const [name, way] of Object.entries(WAYS)) {
   });
 }
 
+/** Ann fills the lobby's log, so that Bob's scrolls. */
+async function fill(ann, bob, count = 30) {
+  await ann.evaluate((count) => {
+    for (let line = 1; line <= count; line++) say({ room: here, text: `line ${line} of many` });
+  }, count);
+  await sees(bob, ".message", `line ${count} of many`);
+  await delivered(ann, `line ${count} of many`);
+}
+
+const scrolled = (page) =>
+  page.locator("#log").evaluate(({ scrollTop, scrollHeight, clientHeight }) => ({
+    top: scrollTop,
+    fromEnd: scrollHeight - clientHeight - scrollTop,
+  }));
+
+const atEnd = (page) => until(async () => (await scrolled(page)).fromEnd < 1, "log at its end");
+
+/** Scrolls as a user does, and waits for the page to know. */
+async function scrollTo(page, top) {
+  await page.locator("#log").evaluate((log, top) => {
+    const done = new Promise((done) => log.addEventListener("scroll", done, { once: true }));
+    log.scrollTop = top;
+    return done;
+  }, top);
+}
+
+const focused = (page) => page.evaluate(() => document.activeElement.id || document.activeElement.tagName);
+
+const send = async (page, name, buffer) =>
+  page.setInputFiles("#image", { name, mimeType: "application/octet-stream", buffer });
+
+/** Puts a text into the field as a paste does. */
+const paste = (page, text) =>
+  page.locator("#text").evaluate((field, text) => {
+    field.focus();
+    field.setRangeText(text, 0, field.value.length, "end");
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }, text);
+
+describe("reading", () => {
+  test("a new message does not move the log for a user who reads back", async () => {
+    const [ann, bob] = await pair();
+    await fill(ann, bob);
+    await scrollTo(bob, 40);
+    await say(ann, "one more");
+    await say(ann, "and another");
+    await bob.locator(".message", { hasText: "and another" }).waitFor({ state: "attached" });
+    assert.equal((await scrolled(bob)).top, 40);
+    await sees(bob, "#more", "2 new messages");
+
+    await bob.click("#more");
+    await atEnd(bob);
+    await seesNo(bob, "#more", "new message");
+  });
+
+  test("at the end of the log the newest message stays in view, with its image", async () => {
+    const [ann, bob] = await pair();
+    await fill(ann, bob);
+    await atEnd(bob);
+    await send(ann, "red.png", IMAGE);
+    await bob.locator(".message img").evaluate((img) => img.decode());
+    await atEnd(bob);
+    await bob.setViewportSize({ width: 700, height: 400 });
+    await atEnd(bob);
+    await say(ann, "still in view?");
+    await sees(bob, ".message", "still in view?");
+    await atEnd(bob);
+  });
+
+  test("sending a message scrolls to it", async () => {
+    const [ann, bob] = await pair();
+    await fill(ann, bob);
+    await scrollTo(bob, 0);
+    await say(bob, "an answer\nof two lines");
+    await delivered(bob, "an answer");
+    await atEnd(bob);
+  });
+
+  test("a room keeps its scroll position, and its new messages are counted", async () => {
+    const [ann, bob] = await pair();
+    await fill(ann, bob);
+    await scrollTo(bob, 40);
+    await join(bob, "tea");
+    await say(ann, "while you were out");
+    await sees(bob, '#rooms [data-room="lobby"] em', "1");
+    await bob.click('#rooms [data-room="lobby"]');
+    assert.equal((await scrolled(bob)).top, 40);
+  });
+
+  test("a new message is added to the live region, and nothing else in it changes", async () => {
+    const [ann, bob] = await pair();
+    await say(ann, "first");
+    await sees(bob, ".message", "first");
+    await bob.evaluate(() => {
+      const first = document.querySelector(".message");
+      const region = first.closest("[aria-live=polite]");
+      window.kept = { first, added: [], removed: [] };
+      new MutationObserver((records) => {
+        for (const { addedNodes, removedNodes } of records) {
+          kept.added.push(...[...addedNodes].map((node) => node.textContent));
+          kept.removed.push(...[...removedNodes].map((node) => node.textContent));
+        }
+      }).observe(region, { childList: true, subtree: true, characterData: true });
+    });
+    await say(ann, "second");
+    await sees(bob, ".message", "second");
+    await join(bob, "tea");
+    await bob.click('#rooms [data-room="lobby"]');
+    await sees(bob, ".message", "first");
+    const { same, added, removed } = await bob.evaluate(() => ({
+      ...kept,
+      same: document.querySelector(".message") === kept.first,
+    }));
+    assert.equal(same, true);
+    assert.equal(added.length, 1);
+    assert.match(added[0], /second/);
+    assert.deepEqual(removed, []);
+  });
+
+  test("messages have times", async () => {
+    const [ann, bob] = await pair();
+    await say(ann, "what time is it?");
+    for (const page of [ann, bob]) {
+      const time = page.locator(".message", { hasText: "what time is it?" }).locator("time");
+      assert.match(await time.innerText(), /\d\d:\d\d/);
+      const age = Date.now() - Date.parse(await time.getAttribute("datetime"));
+      assert.ok(Math.abs(age) < 600_000, `${age} ms`);
+    }
+  });
+});
+
+describe("the focus", () => {
+  test("it stays on a room when rooms and people change", async () => {
+    const [ann, bob] = await pair();
+    await ann.focus('#rooms [data-room="lobby"]');
+    await ann.evaluate(() => (window.button = document.activeElement));
+    await join(bob, "a room before it");
+    await sees(ann, "#rooms", "# a room before it");
+    await user("Carl");
+    await sees(ann, "#people", "Carl");
+    assert.equal(await ann.evaluate(() => document.activeElement === button), true);
+  });
+
+  test("it goes to another room when its own is gone", async () => {
+    const [ann, bob] = await pair();
+    await join(bob, "tea");
+    await ann.focus('#rooms [data-room="tea"]');
+    await bob.click("#leave");
+    await seesNo(ann, "#rooms", "# tea");
+    assert.equal(await ann.evaluate(() => document.activeElement.dataset.room), "lobby");
+  });
+
+  test("it stays where it is when the connection returns", async () => {
+    const ann = await user("Ann");
+    await ann.fill("#room", "te");
+    await server.kill();
+    await state(ann, "connecting");
+    await server.start();
+    await state(ann, "connected");
+    await ann.type("#room", "a");
+    assert.equal(await focused(ann), "room");
+    assert.equal(await ann.inputValue("#room"), "tea");
+  });
+
+  test("the chat needs no mouse", async () => {
+    const bob = await user("Bob");
+    const ann = await open();
+    const keys = async (...keys) => {
+      for (const key of keys) await ann.keyboard.press(key);
+    };
+    assert.equal(await focused(ann), "name");
+    await ann.keyboard.type("Ann");
+    await keys("Enter");
+    await sees(ann, "#people", "Ann (you)");
+    assert.equal(await focused(ann), "text");
+    await ann.keyboard.type("two");
+    await keys("Shift+Enter");
+    await ann.keyboard.type("lines");
+    await keys("Enter");
+    await sees(bob, ".bubble", "two lines");
+    assert.equal(await bob.locator(".bubble").textContent(), "two\nlines");
+
+    await keys("Shift+Tab");
+    assert.equal(await focused(ann), "image");
+    await keys("Shift+Tab", "Shift+Tab");
+    assert.equal(await focused(ann), "quit");
+    await keys("Shift+Tab", "Shift+Tab", "Shift+Tab");
+    assert.equal(await focused(ann), "room");
+    await ann.keyboard.type("tea");
+    await keys("Enter");
+    await sees(ann, "#here", "# tea");
+    assert.equal(await focused(ann), "text");
+    await sees(bob, "#rooms", "# tea");
+
+    await ann.setViewportSize({ width: 390, height: 780 });
+    await ann.focus("#menu");
+    await keys("Enter");
+    assert.equal(await ann.getAttribute("#menu", "aria-expanded"), "true");
+    await keys("Escape");
+    assert.equal(await focused(ann), "menu");
+    assert.equal(await ann.getAttribute("#menu", "aria-expanded"), "false");
+    await keys("Enter", "Tab", "Enter");
+    await sees(ann, "#here", "# lobby");
+    assert.equal(await focused(ann), "text");
+  });
+});
+
+describe("writing", () => {
+  test("a draft stays in its room", async () => {
+    const ann = await user("Ann");
+    await ann.fill("#text", "for the lobby");
+    await join(ann, "tea");
+    assert.equal(await ann.inputValue("#text"), "");
+    await ann.fill("#text", "for tea");
+    await ann.click('#rooms [data-room="lobby"]');
+    await sees(ann, "#here", "# lobby");
+    assert.equal(await ann.inputValue("#text"), "for the lobby");
+    await ann.click('#rooms [data-room="tea"]');
+    await sees(ann, "#here", "# tea");
+    assert.equal(await ann.inputValue("#text"), "for tea");
+  });
+
+  for (const way of ["polling only", "websocket only"]) {
+    test(`a text of 1.2 MB is refused in the page, ${way}`, async () => {
+      const [ann, bob] = await pair(WAYS[way]);
+      await ann.evaluate(() => {
+        window.lost = [];
+        socket.on("disconnect", (reason) => lost.push(reason));
+      });
+      await paste(ann, "x".repeat(1_200_000));
+      await sees(ann, "#count", "1,200,000 of 10,000 characters");
+      await ann.press("#text", "Enter");
+      await sees(ann, "#notice", "has 1,200,000 characters, and the limit is 10,000. It was not sent.");
+      assert.equal((await ann.inputValue("#text")).length, 1_200_000);
+
+      // The longest that is allowed arrives, whatever it is made of.
+      await paste(ann, "\u0001😀".repeat(10_000 / 3) + "€");
+      await ann.press("#text", "Enter");
+      await delivered(ann, "€");
+      await sees(bob, ".message", "€");
+      assert.equal(await bob.locator(".message").count(), 1);
+      assert.equal(await ann.locator(".message").count(), 1);
+      assert.deepEqual(await ann.evaluate(() => lost), []);
+      assert.equal(await ann.innerText("#notice"), "");
+    });
+  }
+
+  test("the server refuses a longer text too", async () => {
+    const [ann, bob] = await pair();
+    const raw = (length) =>
+      ann.evaluate((length) => {
+        const message = { room: "lobby", id: `${length}`, text: "x".repeat(length) };
+        return socket.timeout(10_000).emitWithAck("say", message);
+      }, length);
+    assert.equal(await raw(10_001), false);
+    assert.equal(await raw(10_000), true);
+    await bob.locator(".message").waitFor();
+    assert.equal(await bob.locator(".message").count(), 1);
+  });
+
+  test("a file that is not an image is reported to its sender only", async () => {
+    const [ann, bob] = await pair();
+    await send(ann, "notes.txt", Buffer.from("no image"));
+    await sees(ann, "#notice", "notes.txt is not an image that this browser can read. Nothing was sent.");
+    assert.equal(await ann.locator(".message").count(), 0);
+    await say(ann, "sorry");
+    await delivered(ann, "sorry");
+    await sees(bob, ".message", "sorry");
+    assert.equal(await bob.locator(".message").count(), 1);
+    assert.equal(await ann.innerText("#notice"), "");
+  });
+
+  test("a large image is made smaller, and arrives", async () => {
+    const [ann, bob] = await pair(WAYS["polling only"]);
+    const noise = await ann.evaluate(async () => {
+      const canvas = Object.assign(document.createElement("canvas"), { width: 1000, height: 700 });
+      const context = canvas.getContext("2d");
+      const data = context.createImageData(1000, 700);
+      for (let at = 0; at < data.data.length; at += 65_536) crypto.getRandomValues(data.data.subarray(at, at + 65_536));
+      context.putImageData(data, 0, 0);
+      return canvas.toDataURL("image/png");
+    });
+    const file = Buffer.from(noise.split(",")[1], "base64");
+    assert.ok(file.length > 1_000_000, `${file.length} bytes`);
+    await send(ann, "noise.png", file);
+    await ann.locator(".mine [data-tick=delivered]").waitFor();
+    await bob.locator(".message img").evaluate((img) => img.decode());
+    await state(ann, "connected");
+  });
+
+  test("a file is sent when it is pasted or dropped, and the page stays", async () => {
+    const [ann, bob] = await pair();
+    for (const type of ["paste", "drop"]) {
+      const proceeded = await ann.locator("#text").evaluate(
+        (field, { type, bytes }) => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], "red.png", { type: "image/png" }));
+          const options = { bubbles: true, cancelable: true };
+          return field.dispatchEvent(
+            type === "paste"
+              ? new ClipboardEvent(type, { ...options, clipboardData: data })
+              : new DragEvent(type, { ...options, dataTransfer: data }),
+          );
+        },
+        { type, bytes: [...IMAGE] },
+      );
+      assert.equal(proceeded, false);
+    }
+    await bob.locator(".message img").nth(1).waitFor();
+  });
+
+  test("a message that failed has a button to try again", async () => {
+    const [ann, bob] = await pair();
+    // The server takes no message for a room that its sender is not in.
+    await ann.evaluate(() => socket.emit("leave", "lobby"));
+    await say(ann, "is this on?");
+    await ann.locator("[data-tick=failed]").waitFor();
+    await sees(ann, "#notice", "A message was not delivered.");
+    await ann.evaluate(() => socket.emit("join", "lobby"));
+    const again = ann.getByRole("button", { name: "try again" });
+    await again.focus();
+    await ann.keyboard.press("Enter");
+    await delivered(ann, "is this on?");
+    await sees(bob, ".message", "is this on?");
+    assert.equal(await focused(ann), "text");
+    assert.equal(await ann.innerText("#notice"), "");
+  });
+
+  test("a message whose answer was lost is shown once", async () => {
+    const bob = await user("Bob");
+    const ann = await open(WAYS["websocket only"].query);
+    let cut = true;
+    await ann.routeWebSocket(/socket\.io/, (page) => {
+      const server = page.connectToServer();
+      server.onMessage((frame) => {
+        const isAck = typeof frame === "string" && frame.startsWith("43");
+        if (!isAck || !cut) return page.send(frame);
+        cut = false;
+        page.close();
+        server.close();
+      });
+    });
+    await ann.reload(); // it has effect on pages that load after it
+    await enter(ann, "Ann");
+    await sees(bob, "#people", "Ann");
+    await sees(ann, "#people", "Bob");
+    await say(ann, "once");
+    await delivered(ann, "once");
+    await say(ann, "then this");
+    await sees(bob, ".message", "then this");
+    assert.equal(cut, false);
+    assert.equal(await bob.locator(".message").count(), 2);
+    assert.equal(await ann.locator(".message").count(), 2);
+  });
+
+  test("a room may have any name", async () => {
+    const ann = await user("Ann");
+    await join(ann, "constructor");
+    await join(ann, "__proto__");
+    await sees(ann, "#people", "Ann (you)");
+    assert.deepEqual(ann.problems, []);
+  });
+});
+
+describe("the window", () => {
+  test("a reload keeps the name and the rooms", async () => {
+    const [ann, bob] = await pair();
+    await join(ann, "tea");
+    await ann.reload();
+    await state(ann, "connected");
+    await sees(ann, "#here", "# tea");
+    await sees(ann, "#people", "Ann (you)");
+    await sees(ann, "#me", "Ann");
+    await say(bob, "are you still in the lobby?");
+    await sees(ann, '#rooms [data-room="lobby"] em', "1");
+    assert.equal(await bob.locator("#people li", { hasText: "Ann" }).count(), 1);
+    await ann.setViewportSize({ width: 390, height: 780 });
+    await ann.getByRole("button", { name: "Rooms and people, 1 unread" }).click();
+    await sees(ann, '#rooms [data-room="lobby"] em', "1");
+  });
+
+  test("a link opens a second window, with a name of its own", async () => {
+    const ann = await open(WAYS["websocket only"].query);
+    const second = async (link) => {
+      const [page] = await Promise.all([ann.context().waitForEvent("page"), ann.click(link)]);
+      await page.waitForLoadState();
+      assert.equal(page.url(), ann.url());
+      assert.equal(await page.inputValue("#name"), "");
+      return page;
+    };
+    const bob = await second("#login a");
+    await enter(ann, "Ann");
+    await enter(bob, "Bob");
+    await sees(bob, "#people", "Ann");
+    await second("#about a");
+    const carl = await second(".entries a");
+    await enter(carl, "Carl");
+    await say(carl, "Hello from another window");
+    await Promise.all([ann, bob].map((page) => sees(page, ".message", "Hello from another window")));
+  });
+
+  test("a duplicated window takes over the name, and the first window says so", async () => {
+    const ann = await user("Ann");
+    // With an opener, a window starts with a copy of what the page has stored.
+    await ann.locator("#about a").evaluate((link) => (link.rel = "opener"));
+    const [copy] = await Promise.all([ann.context().waitForEvent("page"), ann.click("#about a")]);
+    await sees(copy, "#people", "Ann (you)");
+    await sees(ann, "#refused", "Ann has moved to another window.");
+    assert.equal(await ann.inputValue("#name"), "Ann");
+
+    await ann.click("#login button");
+    await sees(ann, "#people", "Ann (you)");
+    await sees(copy, "#refused", "Ann has moved to another window.");
+    await enter(copy, "Copy");
+    await sees(ann, "#people", "Copy");
+  });
+
+  test("the name can be changed", async () => {
+    const [ann, bob] = await pair();
+    await say(ann, "soon I am Anna");
+    await delivered(ann, "soon I am Anna");
+    await ann.click("#quit");
+    await seesNo(bob, "#people", "Ann");
+    assert.equal(await focused(ann), "name");
+    await ann.reload();
+    await ann.locator("#login").waitFor();
+    await enter(ann, "Anna");
+    await sees(ann, "#people", "Anna (you)");
+    await sees(bob, "#people", "Anna");
+  });
+
+  test("a line says what the page shows, before and after the login", async () => {
+    const ann = await open();
+    await sees(ann, "#login", "A chat over Socket.IO, served by Rust. It shows rooms");
+    await enter(ann, "Ann");
+    await sees(ann, "#about", "What you see is Socket.IO: rooms");
+  });
+
+  test("a lost connection leaves a note in the log", async () => {
+    const [ann, bob] = await pair();
+    await say(bob, "before");
+    await sees(ann, ".message", "before");
+    server.killed = server.child;
+    server.child.kill("SIGINT");
+    await server.ended;
+    await Promise.all([state(ann, "connecting"), state(bob, "connecting")]);
+    await server.start();
+    await Promise.all([state(ann, "connected"), state(bob, "connected")]);
+    await sees(ann, ".note", "What others wrote in that time is not shown.");
+    await say(bob, "after");
+    await sees(ann, ".message", "after");
+  });
+});
+
 describe("the door", () => {
   test("an empty name is refused, and says so", async () => {
     const page = await open();
@@ -214,7 +668,7 @@ describe("the door", () => {
   });
 
   test("a taken name is refused, and another one is not", async () => {
-    await user("Ann", WAYS["websocket only"]);
+    await user("Ann");
     const page = await open("?transports=websocket");
     await enter(page, "Ann");
     await sees(page, "#refused", "taken");
@@ -224,23 +678,66 @@ describe("the door", () => {
   });
 
   test("a name is free when its user has left", async () => {
-    const first = await user("Ann", WAYS["websocket only"]);
-    const bob = await user("Bob", WAYS["websocket only"]);
+    const first = await user("Ann");
+    const bob = await user("Bob");
     await sees(bob, "#people", "Ann");
     await first.context().close();
     await seesNo(bob, "#people li", "Ann");
-    await user("Ann", WAYS["websocket only"]);
+    await user("Ann");
   });
 
-  test("without the client's bundle the page says what to do", async () => {
-    const page = await browser.newPage();
-    await page.route("**/socket.io.min.js", (route) => route.fulfill({ status: 404, body: "" }));
-    await page.goto(server.url);
-    await sees(page, "#refused", "npm");
+  test("a reload shows the login when another user has taken the name", async () => {
+    const ann = await user("Ann");
+    await ann.context().setOffline(true);
+    await ann.evaluate(() => socket.io.engine.close());
+    const bob = await user("Bob");
+    await seesNo(bob, "#people", "Ann");
+    await user("Ann");
+    await ann.context().setOffline(false);
+    await sees(ann, "#refused", "the name Ann is taken");
+    await ann.reload();
+    await ann.locator("#login").waitFor();
+    assert.equal(await ann.inputValue("#name"), "");
   });
 });
 
 describe("the client's bundle", () => {
+  const LOCAL = (url) => url.pathname === "/socket.io.min.js" && url.hostname === "127.0.0.1";
+  const missing = (route) => route.fulfill({ status: 404, body: "" });
+
+  test("without it on the server, the page loads the same file from the CDN", async () => {
+    const bundle = await (await fetch(`${server.url}/socket.io.min.js`)).text();
+    const page = await open();
+    await page.route(LOCAL, missing);
+    await page.route("https://cdn.socket.io/4.8.3/socket.io.min.js", (route) =>
+      route.fulfill({ body: bundle, headers: { "access-control-allow-origin": "*" } }),
+    );
+    await page.goto(server.url);
+    await page.waitForFunction(() => window.io);
+    await enter(page, "Ann");
+    await sees(page, "#people", "Ann (you)");
+  });
+
+  test("another file from the CDN is not run", async () => {
+    const page = await open();
+    await page.route(LOCAL, missing);
+    await page.route("https://cdn.socket.io/**", (route) =>
+      route.fulfill({ body: "window.io = 1", headers: { "access-control-allow-origin": "*" } }),
+    );
+    await page.goto(server.url);
+    await sees(page, "#refused", "npm");
+    assert.equal(await page.evaluate(() => typeof io), "undefined");
+  });
+
+  test("without any, the page says what to do", async () => {
+    const page = await open();
+    await page.route(LOCAL, missing);
+    await page.route("https://cdn.socket.io/**", (route) => route.abort());
+    await page.goto(server.url);
+    await sees(page, "#refused", "npm");
+    assert.equal(await page.isDisabled("#login button"), true);
+  });
+
   test("it is kept in the target directory that the example was built into", async (t) => {
     const target = mkdtempSync(path.join(TARGET, "chat-elsewhere-"));
     t.after(() => rmSync(target, { recursive: true }));
@@ -261,7 +758,157 @@ describe("the client's bundle", () => {
   });
 });
 
+/** The texts in view whose contrast to the ground behind them is less than 4.5, as WCAG counts it. */
+function faint() {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const over = (colors) => {
+    context.clearRect(0, 0, 1, 1);
+    for (const color of colors) {
+      context.fillStyle = color;
+      context.fillRect(0, 0, 1, 1);
+    }
+    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => {
+    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgb.map((byte) => linear(byte / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const contrast = (a, b) => {
+    const [light, dark] = [luminance(a), luminance(b)].sort((a, b) => b - a);
+    return (light + 0.05) / (dark + 0.05);
+  };
+  const grounds = (element) => {
+    const colors = [];
+    for (let at = element; at; at = at.parentElement) colors.unshift(getComputedStyle(at).backgroundColor);
+    return ["Canvas", ...colors];
+  };
+  const found = [];
+  const texts = new Set();
+  for (const element of document.querySelectorAll("body *")) {
+    if (!element.checkVisibility() || element.disabled || element.closest("script, svg")) continue;
+    const own = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+    const placeholder = !element.value && element.placeholder;
+    const text = own || element.value || placeholder;
+    if (!text) continue;
+    const ground = grounds(element);
+    const { color } = getComputedStyle(element, placeholder ? "::placeholder" : null);
+    const ratio = contrast(over([...ground, color]), over(ground));
+    texts.add(text);
+    if (ratio < 4.5) found.push(`${text}: ${ratio.toFixed(2)}`);
+  }
+  return { found, texts: [...texts] };
+}
+
 describe("its look", () => {
+  test("every text has enough contrast, light and dark", async () => {
+    const seen = new Set();
+    const look = async (page) => {
+      for (const colorScheme of ["light", "dark"]) {
+        await page.emulateMedia({ colorScheme });
+        const { found, texts } = await page.evaluate(faint);
+        assert.deepEqual(found, [], colorScheme);
+        texts.forEach((text) => seen.add(text));
+      }
+    };
+    const [ann, bob] = await pair();
+    await join(ann, "tea");
+    await ann.click('#rooms [data-room="lobby"]');
+    await bob.click('#rooms [data-room="tea"]');
+    await say(bob, "is the tea ready?");
+    await sees(ann, '#rooms [data-room="tea"] em', "1");
+    await bob.click('#rooms [data-room="lobby"]');
+    await sees(bob, "#here", "# lobby");
+    await look(ann);
+    await say(bob, "Hello");
+    await sees(ann, ".message", "Hello");
+    await say(ann, "Hi");
+    await delivered(ann, "Hi");
+    // Without the timer that ends it.
+    await ann.evaluate(() => {
+      mine.get(here).typing.set("Bob", undefined);
+      showTyping();
+    });
+    await look(ann);
+
+    await ann.evaluate(() => socket.emit("leave", "lobby"));
+    await say(ann, "not delivered, this one");
+    await ann.locator("[data-tick=failed]").waitFor();
+    await paste(ann, "x".repeat(10_001));
+    await look(ann);
+    await ann.press("#text", "Enter");
+    await look(ann);
+    await paste(ann, "x".repeat(9_999));
+    await look(ann);
+    await paste(ann, "");
+    await ann.evaluate(() => socket.emit("join", "lobby"));
+
+    await fill(bob, ann);
+    await scrollTo(ann, 0);
+    await say(bob, "below");
+    await sees(ann, "#more", "1 new message");
+    await look(ann);
+
+    await server.kill();
+    await state(ann, "connecting");
+    await say(ann, "later");
+    await ann.locator("[data-tick=waiting]").waitFor();
+    await look(ann);
+    await server.start();
+    await Promise.all([state(ann, "connected"), state(bob, "connected")]);
+    await sees(ann, ".note", "Offline from");
+    await look(ann);
+
+    await ann.hover('#rooms [data-room="tea"]');
+    await look(ann);
+    const faces = await ann.evaluate(() => {
+      const names = Array.from({ length: 400 }, (_, at) => `Name ${at}`);
+      document.body.replaceChildren(...names.map((name) => face(name)));
+      return new Set(Array.from(document.querySelectorAll(".face"), (face) => face.style.cssText)).size;
+    });
+    assert.ok(faces > 100, `${faces} colors`);
+    await look(ann);
+
+    const door = await open();
+    await look(door);
+    await enter(door, "Bob");
+    await sees(door, "#refused", "taken");
+    await look(door);
+    for (const text of ["✓ delivered", "try again", "Another room", "Bob is typing…", "the name Bob is taken"]) {
+      assert.ok(seen.has(text), `${text} was looked at`);
+    }
+  });
+
+  test("nothing overflows a screen of 390 pixels, even with the longest names", async () => {
+    const ann = await user("W".repeat(24));
+    await join(ann, "M".repeat(24));
+    await ann.setViewportSize({ width: 390, height: 780 });
+    const outside = () =>
+      ann.evaluate(() => {
+        return [...document.querySelectorAll("body *:not(.spoken)")]
+          .filter((element) => element.checkVisibility())
+          .filter((element) => {
+            const { left, right } = element.getBoundingClientRect();
+            return left < 0 || right > innerWidth;
+          })
+          .map((element) => element.outerHTML.slice(0, 80));
+      });
+    assert.deepEqual(await outside(), []);
+    await say(ann, "W".repeat(200));
+    await delivered(ann, "WW");
+    await send(ann, "a file whose name is ".repeat(9), Buffer.from("no image"));
+    await sees(ann, "#notice", "Nothing was sent");
+    assert.deepEqual(await outside(), []);
+    await ann.click("#menu");
+    await sees(ann, "#people", "(you)");
+    assert.deepEqual(await outside(), []);
+    await ann.click("#menu");
+    await server.kill();
+    await state(ann, "connecting");
+    assert.deepEqual(await outside(), []);
+  });
+
   test("two pages in a conversation, and one on a telephone", async () => {
     const [ann, bob] = await pair(WAYS["polling, then websocket"]);
     await join(bob, "tea");
@@ -276,10 +923,14 @@ describe("its look", () => {
     await bob.type("#text", "Well");
     await sees(ann, "#typing", "Bob is typing");
     await ann.screenshot({ path: path.join(TARGET, "chat.png") });
+    await ann.emulateMedia({ colorScheme: "dark" });
+    await ann.screenshot({ path: path.join(TARGET, "chat-dark.png") });
 
     await ann.setViewportSize({ width: 390, height: 780 });
     const wide = await ann.evaluate(() => document.documentElement.scrollWidth > innerWidth);
     assert.equal(wide, false);
+    await ann.screenshot({ path: path.join(TARGET, "chat-small-dark.png") });
+    await ann.emulateMedia({ colorScheme: "light" });
     await ann.screenshot({ path: path.join(TARGET, "chat-small.png") });
   });
 });
