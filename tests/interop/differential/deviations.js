@@ -160,6 +160,42 @@ export const deviations = {
       "- a: 6",
     ],
   },
+  "a body at the limit and above it": {
+    why: "a body that is too large is refused and nothing of it is taken, so the session can go on; Node's ends",
+    differs: [
+      "- a: 400 | content-type: application/json",
+      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
+      "+ a: 200 | cache-control: no-store | content-type: text/html",
+      "+ a: ok",
+      "- a: 400 | content-type: application/json",
+      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
+      "+ a: 42[\"echoed\",\"still here\"]",
+    ],
+  },
+  "a body in chunks above the limit": {
+    why: "a body that is too large is refused and nothing of it is taken, so the session can go on; Node's ends",
+    differs: [
+      "- a: 400 | content-type: application/json",
+      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
+      "+ a: 200 | cache-control: no-store | content-type: text/html",
+      "+ a: ok",
+      "- a: 400 | content-type: application/json",
+      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
+      "+ a: 42[\"echoed\",\"still here\"]",
+    ],
+  },
+  "a body is counted in bytes": {
+    why: "a body that is too large is refused and nothing of it is taken, so the session can go on; Node's ends",
+    differs: [
+      "- a: 400 | content-type: application/json",
+      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
+      "+ a: 200 | cache-control: no-store | content-type: text/html",
+      "+ a: ok",
+      "- a: 400 | content-type: application/json",
+      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
+      "+ a: 42[\"echoed\",\"€€€€€€€€€€€€€€€€€€€€€€€€€€€€€\"]",
+    ],
+  },
   "a close packet by WebSocket": {
     why: "a client that says it closes is believed; Node goes on until the heartbeat fails",
     differs: [

@@ -477,6 +477,8 @@ class Player {
 
   heard(actor, { status, headers, text, length }) {
     if (!status) return this.say(actor, text);
+    // Node's server ends the connection too, sooner or later.
+    if (status === 413) actor.renew();
     const body = text === "" ? "nothing" : undefined;
     this.say(actor, `${status}${headersOf(headers)}${length ?? ""}`);
     if (body) return;
@@ -576,6 +578,12 @@ class Actor {
 
   constructor(name) {
     this.name = name;
+  }
+
+  /** The next request opens a connection. */
+  renew() {
+    this.agent.destroy();
+    this.agent = new http.Agent({ keepAlive: true });
   }
 
   /** Where the session that began by polling is. */
