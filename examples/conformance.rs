@@ -9,7 +9,8 @@
 //! | 3004 | E | Engine.IO as the tests of its client want it, at `/engine.io/` |
 //! | 3210 | D | Socket.IO as the tests of its client want it, with recovery |
 //!
-//! With ports as arguments there are as many servers, in this order.
+//! With ports as arguments there are as many servers, in this order. The environment may set
+//! `PING_INTERVAL`, `PING_TIMEOUT` and `CONNECT_TIMEOUT` of the first four, in milliseconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +33,8 @@ use tower_socketio::{
     Socket, SocketIo,
 };
 
-const PING_INTERVAL: Duration = Duration::from_millis(300);
-const PING_TIMEOUT: Duration = Duration::from_millis(200);
-
-#[tokio::main]
+/// On one thread: a request that came first is handled first.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let apps = [
         (3000, engine_app(false)),
@@ -64,10 +63,24 @@ async fn serve(host: &str, port: u16, app: Router) -> std::io::Result<()> {
     axum::serve(TcpListener::bind((host, port)).await?, app).await
 }
 
+fn ping_interval() -> Duration {
+    millis("PING_INTERVAL", 300)
+}
+
+fn ping_timeout() -> Duration {
+    millis("PING_TIMEOUT", 200)
+}
+
+fn millis(name: &str, default: u64) -> Duration {
+    let given = std::env::var(name).ok();
+    let given = given.map(|ms| ms.parse().expect("it is a number of milliseconds"));
+    Duration::from_millis(given.unwrap_or(default))
+}
+
 fn engine_app(allow_eio3: bool) -> Router {
     let config = Config {
-        ping_interval: PING_INTERVAL,
-        ping_timeout: PING_TIMEOUT,
+        ping_interval: ping_interval(),
+        ping_timeout: ping_timeout(),
         allow_eio3,
         ..Config::default()
     };
@@ -89,9 +102,9 @@ fn socket_app() -> Router {
     let (layer, _io) = SocketIo::builder()
         .namespace("/", main)
         .namespace("/custom", Namespace::new().on_connect(connect))
-        .ping_interval(PING_INTERVAL)
-        .ping_timeout(PING_TIMEOUT)
-        .connect_timeout(Duration::from_secs(1))
+        .ping_interval(ping_interval())
+        .ping_timeout(ping_timeout())
+        .connect_timeout(millis("CONNECT_TIMEOUT", 1000))
         .build();
     Router::new().layer(layer).layer(CorsLayer::permissive())
 }
@@ -127,8 +140,8 @@ fn version_2_app() -> Router {
         .namespace("/", main)
         .namespace("/custom", custom)
         .namespace("/refused", Namespace::new().on_connect(refuse))
-        .ping_interval(PING_INTERVAL)
-        .ping_timeout(PING_TIMEOUT)
+        .ping_interval(ping_interval())
+        .ping_timeout(ping_timeout())
         .allow_eio3(true)
         .build();
     Router::new().layer(layer).layer(CorsLayer::permissive())

@@ -28,7 +28,8 @@ use tower_socketio::{
     Socket, SocketIo, SocketIoBuilder, Transport, Uncompressed,
 };
 
-#[tokio::main]
+/// On one thread, as Node's: a request that came first is handled first.
+#[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut servers = tokio::task::JoinSet::new();
     for name in std::env::args().skip(1) {
@@ -71,10 +72,11 @@ fn configure(name: &str, builder: SocketIoBuilder<Facts>) -> SocketIoBuilder<Fac
     let ms = Duration::from_millis;
     match name {
         "default" | "alone" | "shutdown" => builder,
-        "pings" => builder.ping_interval(ms(300)).ping_timeout(ms(200)),
+        "pings" => builder.ping_interval(ms(500)).ping_timeout(ms(30_000)),
+        "short pings" => builder.ping_interval(ms(1000)).ping_timeout(ms(1500)),
         "small" => builder.max_payload(100),
-        "connect" => builder.connect_timeout(ms(300)),
-        "upgrade" => builder.upgrade_timeout(ms(300)),
+        "connect" => builder.connect_timeout(ms(1500)),
+        "upgrade" => builder.upgrade_timeout(ms(1500)),
         "polling" => builder.transports(&[Transport::Polling]),
         "websocket" => builder.transports(&[Transport::WebSocket]),
         "no upgrades" => builder.upgrades(false),
@@ -83,8 +85,8 @@ fn configure(name: &str, builder: SocketIoBuilder<Facts>) -> SocketIoBuilder<Fac
             .http(HttpOptions::new().jsonp(true)),
         "eio3 pings" => builder
             .allow_eio3(true)
-            .ping_interval(ms(300))
-            .ping_timeout(ms(200)),
+            .ping_interval(ms(1000))
+            .ping_timeout(ms(1500)),
         "recovery" => builder.recovery(Recovery::within(Duration::from_secs(120))),
         "msgpack" => builder.parser(MsgpackParser::default()),
         _ => builder.http(http_options(name)),
@@ -485,7 +487,7 @@ fn routes() -> Router<Facts> {
 }
 
 async fn fact(Path(name): Path<String>, State(facts): State<Facts>) -> (StatusCode, String) {
-    match timeout(Duration::from_secs(2), facts.wait(&name)).await {
+    match timeout(Duration::from_secs(20), facts.wait(&name)).await {
         Ok(value) => (StatusCode::OK, value),
         Err(_) => (StatusCode::NOT_FOUND, String::new()),
     }

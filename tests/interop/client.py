@@ -5,6 +5,7 @@ EXAMPLES is the folder of the built examples; tests/run sets it, and installs wh
 
 import os
 import queue
+import random
 import re
 import socket
 import subprocess
@@ -17,21 +18,33 @@ import socketio
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = Path(os.environ.get("EXAMPLES", ROOT / "target/debug/examples"))
-PATIENCE = 10
+PATIENCE = 60
 
 # Each parser with its place among the ports of the example.
 PARSERS = {"default": 0, "msgpack": 1}
 WAYS = {"Polling": ["polling"], "Websocket": ["websocket"], "Upgrade": None}
 
 
+def free_ports(count):
+    """Ports that nobody listens on. They are below those that the system gives to outgoing
+    connections, so that none of these takes one before the example does."""
+    probes = []
+    while len(probes) < count:
+        try:
+            probes.append(socket.create_server(("127.0.0.1", random.randrange(10_000, 30_000))))
+        except OSError:
+            continue
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
 class Server:
     """The example, on free ports. It can be killed and started again."""
 
     def __init__(self):
-        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        self.ports = [probe.getsockname()[1] for probe in probes]
-        for probe in probes:
-            probe.close()
+        self.ports = free_ports(3)
         self.start()
 
     def start(self):

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { after, before, describe, test } from "node:test";
 import { io } from "socket.io-client";
-import { Inbox, Server, within } from "./support.js";
+import { Inbox, PATIENCE, Server, within } from "./support.js";
 
 const WAYS = {
   "polling only": { transports: ["polling"] },
@@ -74,7 +74,7 @@ async function event(socket, name) {
   return within(wait, `event ${name}`);
 }
 
-const ask = (socket, ...args) => socket.timeout(10_000).emitWithAck(...args);
+const ask = (socket, ...args) => socket.timeout(PATIENCE).emitWithAck(...args);
 
 for (const [way, options] of Object.entries(WAYS)) {
   describe(way, () => {

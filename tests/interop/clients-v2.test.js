@@ -17,9 +17,12 @@ const WAYS = {
 
 const TEXTS = ["", "hello", "é€😀", "a:1:b", "\u2028\u0000\u001e", "x".repeat(100_000)];
 
+/** Pings come often, and there is time for each pong. */
+const PINGS = { PING_INTERVAL: 300, PING_TIMEOUT: 30_000 };
+
 const open = new Set();
 let server;
-before(async () => (server = await Server.run("conformance", 4)));
+before(async () => (server = await Server.run("conformance", 4, PINGS)));
 after(() => server?.kill());
 test.afterEach(() => {
   open.forEach((socket) => socket.close());

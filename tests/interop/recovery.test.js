@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { io } from "socket.io-client";
-import { Inbox, Server, until, within } from "./support.js";
+import { Inbox, PATIENCE, Server, until, within } from "./support.js";
 
 const WAYS = {
   "polling only": { transports: ["polling"] },
@@ -13,8 +13,13 @@ const WAYS = {
 
 // How a connection is lost, as the client can bring it about.
 const ENDS = {
-  // The server is told.
-  closed: (engine) => engine.close(),
+  // The server is told. A client that closes while it upgrades waits for the end of the upgrade,
+  // and closes before it has handled what came with its last poll: its listeners hear that, but the
+  // offset with which it comes back is the one before, and they hear it twice.
+  closed: async (engine) => {
+    await until(() => !engine.upgrading, "end of the upgrade");
+    engine.close();
+  },
   // The server is not told: it learns of it by the next connection.
   gone: (engine) => {
     engine.transport.close = () => {};
@@ -47,14 +52,14 @@ async function connected(options) {
 const event = (socket, name) =>
   within(new Promise((resolve) => socket.once(name, (...args) => resolve(args))), `event ${name}`);
 
-const ask = (socket, ...args) => socket.timeout(10_000).emitWithAck(...args);
+const ask = (socket, ...args) => socket.timeout(PATIENCE).emitWithAck(...args);
 
 /** Loses the connection, does what is to be done meanwhile, and waits until it is back. */
 async function lose(socket, end, meanwhile = () => {}) {
-  const back = event(socket, "connect");
+  const [lost, back] = [event(socket, "disconnect"), event(socket, "connect")];
   const { id } = socket;
-  end(socket.io.engine);
-  assert.equal(socket.connected, false);
+  await end(socket.io.engine);
+  await lost;
   await meanwhile();
   await back;
   assert.equal(socket.recovered, true);

@@ -19,28 +19,42 @@ export const EXAMPLES = path.resolve(ROOT, process.env.EXAMPLES || path.join(TAR
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
+/** How long something may take that takes a moment on an idle machine. */
+export const PATIENCE = 60_000;
+
+/**
+ * A port that nobody listens on. It is below those that the system gives to outgoing connections,
+ * so that none of them takes it before the server does, or while the server is started anew.
+ */
 export async function freePort() {
-  const server = net.createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    const server = net.createServer().listen(port, "127.0.0.1");
+    const isFree = await new Promise((resolve) => {
+      server.once("listening", () => resolve(true));
+      server.once("error", () => resolve(false));
+    });
+    if (!isFree) continue;
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 /** An example that runs with these ports as its arguments, until `kill`; `start` again after it. */
 export class Server {
-  static async run(name, count = 1) {
-    const ports = [];
-    while (ports.length < count) ports.push(await freePort());
-    const server = new Server(name, ports);
+  static async run(name, count = 1, env = {}) {
+    const ports = new Set();
+    while (ports.size < count) ports.add(await freePort());
+    const server = new Server(name, [...ports], env);
     await server.start();
     return server;
   }
 
-  constructor(name, ports) {
+  constructor(name, ports, env) {
     this.name = name;
     this.ports = ports;
+    this.env = { ...process.env, ...env };
     this.output = "";
   }
 
@@ -50,7 +64,8 @@ export class Server {
 
   async start() {
     const program = path.join(EXAMPLES, this.name);
-    const child = spawn(program, this.ports.map(String), { stdio: ["ignore", "pipe", "pipe"] });
+    const options = { stdio: ["ignore", "pipe", "pipe"], env: this.env };
+    const child = spawn(program, this.ports.map(String), options);
     this.child = child;
     running.add(child);
     const ended = new Promise((resolve, reject) => {
@@ -102,12 +117,11 @@ async function listening(port) {
         socket.once("connect", () => socket.destroy());
       }),
     `a listener on port ${port}`,
-    60_000, // the first start of `chat` fetches the client
   );
 }
 
 /** Asks again and again until the answer is truthy, and returns it. */
-export async function until(ask, what, milliseconds = 10_000) {
+export async function until(ask, what, milliseconds = PATIENCE) {
   const end = Date.now() + milliseconds;
   while (Date.now() < end) {
     const answer = await ask();
@@ -118,7 +132,7 @@ export async function until(ask, what, milliseconds = 10_000) {
 }
 
 /** The promise's value, or an error that says what did not come. */
-export async function within(promise, what, milliseconds = 10_000) {
+export async function within(promise, what, milliseconds = PATIENCE) {
   let timer;
   const late = new Promise((_, reject) => {
     const error = new Error(`no ${what} within ${milliseconds} ms`);

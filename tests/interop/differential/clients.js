@@ -98,10 +98,10 @@ export const clients = [
   ]),
   script("client: a pong is answered in time", "pings", [
     ["a", "client", WEBSOCKET],
-    ["a", "wait", 900],
+    ["a", "pinged", 2],
     ["a", "asks", "ack", "still here"],
     ["b", "client", POLLING],
-    ["b", "wait", 900],
+    ["b", "pinged", 2],
     ["b", "asks", "ack", "still here"],
   ]),
 ];

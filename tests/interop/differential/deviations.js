@@ -404,7 +404,6 @@ export const deviations = {
     why: "nothing is sent to a client that has left; Node sends the acknowledgement all the same",
     differs: [
       "- a: 431[\"late\",false]",
-      "+ a: nothing",
     ],
   },
   "an attachment that is used twice": {
@@ -537,6 +536,12 @@ export const deviations = {
       "+ a: ok",
     ],
   },
+  "a body of bytes from a client of version 2": {
+    why: "a poll that finds the server closing gets the close packet; Node puts a noop before it, to have something to send",
+    differs: [
+      "- a: 6",
+    ],
+  },
   "a body of bytes that is broken": {
     why: "what is no packet is a parse error; Node takes any first byte but 0 for that of bytes",
     differs: [
@@ -549,7 +554,6 @@ export const deviations = {
     why: "a client that has seen no event yet misses all that came; Node recovers only those that have",
     differs: [
       "- b: 40{\"sid\":\"<id 2>\",\"pid\":\"<pid 2>\"}",
-      "- b: nothing",
       "+ b: 42[\"said\",1,\"<offset 1>\"]",
       "+ b: 40{\"sid\":\"<id 1>\",\"pid\":\"<pid 1>\"}",
     ],
@@ -561,7 +565,6 @@ export const deviations = {
       "+ b: 40{\"sid\":\"<id 1>\",\"pid\":\"<pid 1>\"}",
       "- b: 431[false]",
       "+ b: 431[true]",
-      "- a: nothing",
       "+ a: closed 1005",
     ],
   },

@@ -549,7 +549,7 @@ export const engineio = [
     ["a", "read"],
     ["a", "close"],
     ["a", "closed"],
-    ["a", "wait", 50],
+    ["", "settled"],
     ["a", "upgrade"],
     ["a", "send", "2probe"],
     ["a", "read"],
@@ -679,7 +679,7 @@ export const engineio = [
     ["a", "send", "2probe"],
     ["a", "read"],
     ["a", "post", "4close"],
-    ["a", "wait", 100],
+    ["", "settled"],
     ["a", "send", "5"],
     ["a", "closed"],
     ["a", "get"],
@@ -746,14 +746,14 @@ export const engineio = [
     ["a", "post", "3"],
     ["a", "get"],
   ]),
-  script("a pong that does not come, by WebSocket", "pings", [
+  script("a pong that does not come, by WebSocket", "short pings", [
     ["a", "ws"],
     ["a", "send", "40"],
     ["a", "read", 2],
     ["a", "closed"],
     ["a", "reason"],
   ]),
-  script("a pong that does not come, by polling", "pings", [
+  script("a pong that does not come, by polling", "short pings", [
     ["a", "open"],
     ["a", "post", "40"],
     ["a", "receive", 2],
@@ -761,14 +761,14 @@ export const engineio = [
     ["a", "reason"],
     ["a", "gone"],
   ]),
-  script("a pong that does not come, without a GET", "pings", [
+  script("a pong that does not come, without a GET", "short pings", [
     ["a", "open"],
     ["a", "post", "40"],
     ["a", "receive"],
     ["a", "reason"],
     ["a", "gone"],
   ]),
-  script("messages are no pong", "pings", [
+  script("messages are no pong", "short pings", [
     ["a", "ws"],
     ["a", "send", "40"],
     ["a", "read", 2],
@@ -786,7 +786,7 @@ export const engineio = [
     ["a", "send", "3"],
     ["a", "sync"],
   ]),
-  script("pings after an upgrade", "pings", [
+  script("pings after an upgrade", "short pings", [
     ["a", "open"],
     ["a", "upgrade"],
     ["a", "send", "2probe"],

@@ -178,7 +178,8 @@ export const recovery = [
     said(1),
     ["b", "ws"],
     ["b", "send", '40{"pid":"{a.pid}"}'],
-    ["b", "read", 2],
+    ["b", "read"],
+    ["b", "sync"],
   ]),
   script("recovery: a client comes back a second time", "recovery", [
     ...known("a"),
@@ -209,6 +210,6 @@ export const recovery = [
     ["b", "read"],
     ["b", "send", RECOVERED],
     ["b", "read"],
-    ["a", "closed"],
+    ["a", "sync"],
   ]),
 ];

@@ -16,8 +16,8 @@ import io2 from "socket.io-client-v2";
 import { io as io3 } from "socket.io-client-v3";
 import { WebSocket } from "ws";
 
-/** How long something may take that comes. Nothing is awaited for this long if all is well. */
-const PATIENCE = 3000;
+/** How long something may take that comes. No script waits for this long if all is well. */
+const PATIENCE = 30_000;
 
 /** What no two servers have in common, or what only the connection is about. */
 const UNHEARD = new Set([
@@ -157,9 +157,9 @@ class Player {
     actor.held.request.end(rest);
   }
 
-  /** Until the session is not known any more. */
-  async gone(actor) {
-    const end = Date.now() + PATIENCE;
+  /** Until the session is not known any more; `patience` is for sessions that may stay. */
+  async gone(actor, patience = PATIENCE) {
+    const end = Date.now() + patience;
     for (;;) {
       const body = actor.isOld ? "1:2" : "3";
       const response = await this.request(actor, "POST", actor.place(), { body });
@@ -433,9 +433,18 @@ class Player {
   }
 
   /** The server ends. */
-  async shutdown() {
+  shutdown() {
     this.beside("POST", "close").catch(() => {});
-    await sleep(50);
+  }
+
+  /** What was sent before has reached the server, and the server has handled it. */
+  async settled() {
+    await this.arrived();
+  }
+
+  /** Until the client has got so many pings. The second follows the pong to the first. */
+  async pinged(actor, count) {
+    for (let n = 0; n < count; n++) await once(actor.client.io, "ping");
   }
 
   async wait(_, milliseconds) {
@@ -451,14 +460,13 @@ class Player {
   }
 
   /**
-   * Nothing says that a server has got a request that it does not answer. But what it answers on
-   * connections that were opened later it has got later.
+   * Nothing says that a server has got a request that it does not answer. But both servers have one
+   * thread, and what they answer on connections that were opened later they have got later.
    */
   async arrived() {
     for (let n = 0; n < 3; n++) {
       await exchange(this.port, "GET", "/control/ping", { agent: false }).response;
     }
-    await sleep(10);
   }
 
   // What is written down.

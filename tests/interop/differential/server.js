@@ -41,13 +41,15 @@ function configuration(name) {
     case "shutdown":
       return {};
     case "pings":
-      return { pingInterval: 300, pingTimeout: 200 };
+      return { pingInterval: 500, pingTimeout: 30_000 };
+    case "short pings":
+      return { pingInterval: 1000, pingTimeout: 1500 };
     case "small":
       return { maxHttpBufferSize: 100 };
     case "connect":
-      return { connectTimeout: 300 };
+      return { connectTimeout: 1500 };
     case "upgrade":
-      return { upgradeTimeout: 300 };
+      return { upgradeTimeout: 1500 };
     case "polling":
       return { transports: ["polling"] };
     case "websocket":
@@ -88,7 +90,7 @@ function configuration(name) {
     case "eio3":
       return { allowEIO3: true };
     case "eio3 pings":
-      return { allowEIO3: true, pingInterval: 300, pingTimeout: 200 };
+      return { allowEIO3: true, pingInterval: 1000, pingTimeout: 1500 };
     case "recovery":
       return { connectionStateRecovery: {} };
     case "msgpack":
@@ -293,7 +295,7 @@ async function control(io, facts, request, response) {
     case "ping":
       return answer(200, "pong");
     case "fact": {
-      const late = new Promise((resolve) => setTimeout(resolve, 2000));
+      const late = new Promise((resolve) => setTimeout(resolve, 20_000));
       const value = await Promise.race([facts.wait(rest.join("/")), late]);
       return value === undefined ? answer(404) : answer(200, value);
     }
