@@ -33,7 +33,8 @@ async fn crowd(namespace: Namespace, recovery: Option<Recovery>) -> Crowd {
     let mut clients = Vec::new();
     let mut sockets = Vec::new();
     for _ in 0..MANY {
-        let client = Client::connect(&app, "/").await.expect("it is let in");
+        let client = Client::connect(&app, "/").timeout(PATIENCE);
+        let client = client.await.expect("it is let in");
         // It knows that it is in a moment before the server does.
         until(|| io.to(client.id()).sockets().len() == 1).await;
         sockets.extend(io.to(client.id()).sockets());

@@ -222,7 +222,7 @@ async fn two_thousand_sessions_leave_nothing_behind() {
     until(|| metrics.num_alive_tasks() <= baseline).await;
     // It still serves.
     let _client = Client::connect(addr, "/").await;
-    assert_eq!((io.counts().sessions, io.counts().rooms), (1, 2));
+    until(|| (io.counts().sessions, io.counts().rooms) == (1, 2)).await;
 }
 
 /// A panic's hook that does not print those that are meant.
@@ -497,6 +497,8 @@ async fn attachments_follow_their_packet_whoever_else_emits() {
     let (app, io) = main_app(Namespace::new());
     let addr = serve(app).await;
     let mut client = Client::connect(addr, "/").await;
+    // It knows that it is in a moment before the server does.
+    until(|| io.sockets().len() == 1).await;
     let socket = io.sockets().remove(0);
     for task in 0..4_u8 {
         let (socket, io) = (socket.clone(), io.clone());

@@ -29,7 +29,7 @@ async fn refusal(connect: impl IntoFuture<Output = Result<Client, ConnectError>>
     connect.await.expect_err("it is refused")
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handler_is_asked_and_answers() {
     let client = connect(Namespace::new().on("double", async |Data(n): Data<u32>| 2 * n)).await;
     let n: u32 = client.emit_with_ack("double", 21).await.expect("an answer");
@@ -43,7 +43,7 @@ async fn a_handler_is_asked_and_answers() {
     assert!(answer["error"].is_string(), "{answer}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn questions_leave_in_the_order_of_the_calls() {
     let client = connect(Namespace::new().on("n", async |Data(n): Data<u32>| n)).await;
     let first = client.emit_with_ack::<u32>("n", 1);
@@ -52,7 +52,7 @@ async fn questions_leave_in_the_order_of_the_calls() {
     assert_eq!(first.await.expect("an answer"), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn events_are_received_with_their_arguments() {
     async fn say(socket: Socket, args: RawArgs) {
         socket.emit("said", args);
@@ -65,7 +65,7 @@ async fn events_are_received_with_their_arguments() {
     assert_eq!(args, (1, "two".to_owned(), Bytes::from_static(b"three")));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_event_that_is_expected_leaves_others_for_later() {
     async fn greet(socket: Socket) {
         socket.emit("a", 1);
@@ -84,7 +84,7 @@ async fn an_event_that_does_not_come_fails_the_test() {
     connect(Namespace::new()).await.expect("never").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_question_of_the_server_is_answered() {
     async fn ask(socket: Socket) -> Result<u32, &'static str> {
         let answer: Result<u32, AckError> = socket.emit_with_ack("question", "6 x 7?").await;
@@ -117,7 +117,7 @@ async fn an_answer_is_waited_for_five_seconds_or_as_long_as_told() {
     assert_eq!(started.elapsed().as_secs(), 105);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_authenticates_itself_in_every_way() {
     async fn connect(socket: Socket, Auth(auth): Auth<Value>, headers: HeaderMap) {
         let uri = socket.request_parts().uri;
@@ -143,7 +143,7 @@ async fn a_client_authenticates_itself_in_every_way() {
     assert!(query.ends_with("&key=1"), "{query}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_has_its_message_and_its_data() {
     let refuse = async || Err::<(), _>(Refuse::new("not today").with_data(json!({ "code": 7 })));
     let app = app(Namespace::new().on_connect(refuse));
@@ -155,7 +155,7 @@ async fn a_refusal_has_its_message_and_its_data() {
     assert_eq!(error.data::<Value>(), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_response_that_opens_no_websocket_is_an_error_with_its_status() {
     let (layer, io) = SocketIo::builder().namespace("/", Namespace::new()).build();
     let app = Router::new().layer(layer);
@@ -174,7 +174,7 @@ fn telling() -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
     (Namespace::new().on_disconnect(leave), left)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_leaves_or_is_dropped() {
     let (namespace, mut left) = telling();
     let app = app(namespace);
@@ -186,7 +186,7 @@ async fn a_client_leaves_or_is_dropped() {
     assert_eq!(left.recv().await, Some(DisconnectReason::TransportClose));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_is_told_why_it_is_disconnected() {
     let namespace = Namespace::new()
         .on("leave", async |socket: Socket| {
@@ -219,7 +219,7 @@ async fn a_client_is_told_why_it_is_disconnected() {
     assert_eq!(end, Disconnect::Closed { code, reason });
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_is_sent_and_received_than_the_stream_holds() {
     let echo = async |socket: Socket, Data(text): Data<String>| socket.emit("echo", text);
     let mut client = connect(Namespace::new().on("echo", echo)).await;
@@ -232,7 +232,7 @@ async fn more_is_sent_and_received_than_the_stream_holds() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn any_tower_service_is_an_app() {
     let layer = MapRequestLayer::new(|mut request: axum::extract::Request| {
         request.extensions_mut().insert(7_u32);

@@ -136,13 +136,18 @@ async fn a_probe_that_came_while_too_much_waited_is_answered_when_that_was_fetch
 #[tokio::test]
 async fn an_upgrade_that_is_not_completed_in_time_is_given_up() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
-        .upgrade_timeout(Duration::from_millis(50))
+        .upgrade_timeout(Duration::from_secs(60))
+        .ping_interval(Duration::from_secs(120))
         .build();
     let app = app(layer);
     let mut polling = Polling::connect(&app).await;
     let addr = serve(app).await;
     let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
     assert_eq!(websocket.ask("2probe").await, "3probe");
+    // The rest takes as long as the network does.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::resume();
     assert_closed(&mut websocket).await;
     assert_eq!(polling.ask(ECHO).await, ECHO);
 }

@@ -9,7 +9,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "nod
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { chromium } from "playwright-core";
-import { EXAMPLES, Server, TARGET, freePort, until } from "./support.js";
+import { EXAMPLES, PATIENCE, Server, TARGET, freePort, until } from "./support.js";
 
 const FLAGS = [
   "--no-sandbox",
@@ -49,7 +49,7 @@ test.afterEach(async () => {
 
 async function open(query = "") {
   const context = await browser.newContext({ viewport: { width: 1100, height: 720 } });
-  context.setDefaultTimeout(10_000);
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   page.problems = [];
   page.on("pageerror", (error) => page.problems.push(error.message));

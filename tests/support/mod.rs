@@ -16,8 +16,11 @@ use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
@@ -28,7 +31,7 @@ use tower_socketio::protocol::{DecodeError, Decoder, Encoded, JsonParser, Kind, 
 use tower_socketio::{Namespace, SocketIo, SocketIoBuilder, SocketIoLayer};
 
 /// How long a condition may take that holds in a moment on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An app with nothing but the layer.
 pub(crate) fn app(layer: SocketIoLayer) -> Router {
@@ -54,12 +57,22 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     addr
 }
 
+/// A connection to an app in memory, with room for so many bytes on their way. It needs no network,
+/// so that a test with it may have a paused clock.
+pub(crate) fn in_memory(app: Router, room: usize) -> DuplexStream {
+    let (client, server) = tokio::io::duplex(room);
+    let service = TowerToHyperService::new(app);
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    tokio::spawn(connection.with_upgrades());
+    client
+}
+
 /// Fails instead of waiting for ever.
 #[track_caller]
 pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
     async move {
-        match tokio::time::timeout(4 * PATIENCE, future).await {
+        match tokio::time::timeout(2 * PATIENCE, future).await {
             Ok(output) => output,
             Err(_) => panic!("nothing happened for what is awaited at {caller}"),
         }
@@ -421,10 +434,10 @@ pub(crate) fn compressed_frame(text: &str) -> Vec<u8> {
 }
 
 /// Sends a request as it is and gives the response's head.
-pub(crate) async fn send_head(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    head: &str,
-) -> String {
+pub(crate) async fn send_head<S>(stream: &mut S, head: &str) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     within(stream.write_all(head.as_bytes()))
         .await
         .expect("the server takes it");
@@ -438,7 +451,15 @@ pub(crate) async fn send_head(
 
 /// A WebSocket session whose bytes are read and written by hand.
 pub(crate) async fn raw_session(addr: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let stream = TcpStream::connect(addr).await;
+    raw_session_on(stream.expect("a connection")).await
+}
+
+/// The same on a connection that there is.
+pub(crate) async fn raw_session_on<S>(mut stream: S) -> S
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let head = send_head(&mut stream, &upgrade_head("")).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     assert!(read_frame(&mut stream).await.starts_with("0{"));
