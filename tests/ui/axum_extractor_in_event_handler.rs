@@ -4,5 +4,8 @@ use tower_socketio::{Namespace, Socket};
 async fn handler(_: Socket, _: HeaderMap) {}
 
 fn main() {
-    let _: Namespace = Namespace::new().on("event", handler);
+    let _: Namespace = Namespace::new().on("event", handler); //~ is not a handler here
+    //~| not a handler
+    //~| a handler is an `async fn` whose arguments are extractors, at most eight, and which returns a type that implements `IntoReply`
+    //~| put `debug_handler!` around the function to see which part does not fit
 }

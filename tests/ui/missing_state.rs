@@ -8,5 +8,5 @@ async fn handler(_: State<App>) {}
 
 fn main() {
     let namespace: Namespace<App> = Namespace::new().on("event", handler);
-    let _ = SocketIo::builder().namespace("/", namespace).build();
+    let _ = SocketIo::builder().namespace("/", namespace).build(); //~ `build`
 }
