@@ -15,7 +15,7 @@ use tower_socketio::{Args, Data, Namespace, Recovery, Socket, SocketIo};
 const MANY: usize = 200;
 
 /// How long something may take that takes a moment on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Crowd {
     io: SocketIo,

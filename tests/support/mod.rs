@@ -31,7 +31,7 @@ use tower_socketio::protocol::{DecodeError, Decoder, Encoded, JsonParser, Kind, 
 use tower_socketio::{Namespace, SocketIo, SocketIoBuilder, SocketIoLayer};
 
 /// How long a condition may take that holds in a moment on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An app with nothing but the layer.
 pub(crate) fn app(layer: SocketIoLayer) -> Router {
