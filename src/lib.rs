@@ -77,6 +77,9 @@ mod builder;
 mod handles;
 mod hub;
 mod layer;
+// Not every kind has its place yet.
+#[allow(dead_code, unused_imports, unused_macros)]
+mod notice;
 mod routing;
 mod server;
 mod transport;

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::link::Link;
 use super::rooms::IdHash;
 use crate::engine::{CloseReason, SessionId, Transport};
+use crate::notice::Notices;
 
 /// All sessions of a server. A session is in it as long as its task lives.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(crate) struct Sessions {
     closing: AtomicBool,
     empty: Notify,
     max: Option<usize>,
+    /// What this server has logged before.
+    pub(crate) notices: Arc<Notices>,
 }
 
 impl Sessions {
