@@ -475,6 +475,11 @@ impl Session {
         self.timers.stop(Timer::Release);
     }
 
+    /// The waiting GET has waited long enough: it is answered with what there is, or a noop.
+    pub fn handle_poll_timeout(&mut self) {
+        self.release = self.poll;
+    }
+
     /// The waiting GET was given up by the client.
     pub fn handle_poll_aborted(&mut self, now: Instant) {
         self.poll = false;
@@ -609,7 +614,7 @@ impl Session {
                 Timer::Post => self.handle_post_waits(now),
                 Timer::Stall => self.close(CloseReason::PingTimeout, now),
                 Timer::Upgrade => self.end_probe(now),
-                Timer::Release => self.release = self.poll,
+                Timer::Release => self.handle_poll_timeout(),
                 Timer::Close => self.end(),
             }
         }

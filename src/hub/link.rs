@@ -308,6 +308,11 @@ impl Link {
         Poll::Ready(())
     }
 
+    /// Has the poll that waits answered with a noop if there is nothing else.
+    pub(crate) fn release_poll(&self) {
+        self.lock().session.handle_poll_timeout();
+    }
+
     pub(crate) fn abort_poll(&self) {
         self.with(Session::handle_poll_aborted);
     }

@@ -100,7 +100,8 @@ impl Front {
             Err(error) => (Answer::Other, ready(self.http.refuse(&parts, &error))),
             Ok(Plan::Poll(link)) => {
                 let style = Style::of(&parts, &self.http);
-                (Answer::Later, polling::get(link, style).boxed())
+                let timeout = self.http.poll_timeout;
+                (Answer::Later, polling::get(link, style, timeout).boxed())
             }
             Ok(Plan::Post(link)) => {
                 let post = Post::of(&parts);
@@ -257,9 +258,9 @@ impl Front {
         }
         let cookie = self.http.cookie.as_ref();
         let Some(cookie) = cookie.and_then(|cookie| cookie.header(link.sid())) else {
-            return polling::get(link, style).boxed();
+            return polling::get(link, style, None).boxed();
         };
-        let answer = polling::get(link, style).map(|mut answer| {
+        let answer = polling::get(link, style, None).map(|mut answer| {
             answer.headers_mut().append(header::SET_COOKIE, cookie);
             answer
         });

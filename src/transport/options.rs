@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum_core::response::Response;
 use futures_core::future::BoxFuture;
@@ -51,6 +52,7 @@ pub struct HttpOptions {
     pub(super) cookie: Option<SessionCookie>,
     pub(super) jsonp: bool,
     pub(super) compress_from: Option<usize>,
+    pub(super) poll_timeout: Option<Duration>,
     client: Option<Arc<ClientFiles>>,
 }
 
@@ -72,6 +74,7 @@ impl HttpOptions {
             cookie: None,
             jsonp: false,
             compress_from: Some(1024),
+            poll_timeout: None,
             client: None,
         }
     }
@@ -170,6 +173,26 @@ impl HttpOptions {
         self
     }
 
+    /// Sets how long a poll may wait for packets. A poll that has waited so long is answered with a
+    /// noop packet, and the client polls again; the session goes on. Default: no limit, as in
+    /// Node's server, so that an idle poll waits for the next ping:
+    /// [`ping_interval`](crate::SocketIoBuilder::ping_interval).
+    ///
+    /// Set it below the shortest timeout that a proxy or a layer such as
+    /// `tower_http::timeout::TimeoutLayer` has for a whole request: a poll that is cut off there
+    /// ends its session. Shorter times cost an idle client more requests.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero: no poll would ever wait.
+    #[track_caller]
+    pub fn poll_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        assert!(timeout != Some(Duration::ZERO), "`poll_timeout` is zero");
+        self.poll_timeout = timeout;
+        self
+    }
+
     /// Serves the files of the JavaScript client below the path, `/socket.io/socket.io.min.js`, out
     /// of a folder: that of `node_modules/socket.io-client/dist`. They are read now and kept in
     /// memory, 1.2 MB in all. Beside one of them its name and `.br` may hold it compressed by
@@ -238,6 +261,7 @@ impl fmt::Debug for HttpOptions {
             .field("cookie", &self.cookie)
             .field("jsonp", &self.jsonp)
             .field("compress_from", &self.compress_from)
+            .field("poll_timeout", &self.poll_timeout)
             .finish_non_exhaustive()
     }
 }

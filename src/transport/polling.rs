@@ -87,8 +87,8 @@ fn refuse(refusal: Refusal) -> Response {
     }
 }
 
-/// Waits for packets and answers with all that there are.
-pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
+/// Waits for packets and answers with all that there are; after the timeout with a noop.
+pub(super) async fn get(link: Arc<Link>, mut style: Style, timeout: Option<Duration>) -> Response {
     if let Err(refusal) = link.begin_poll() {
         return refuse(refusal);
     }
@@ -99,7 +99,12 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style) -> Response {
     );
     let limit = link.config.max_payload;
     let mut compressible = false;
+    let mut timeout = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
     poll_fn(|cx| {
+        let expired = timeout.take_if(|timeout| timeout.as_mut().poll(cx).is_ready());
+        if expired.is_some() {
+            link.release_poll();
+        }
         link.poll_packets(cx, |packet| {
             compressible |= match &packet {
                 Packet::Message(message) => message.is_compressible(),

@@ -1,6 +1,7 @@
 //! Clients small enough to see what is on the wire, and a server for them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod logs;
 pub(crate) mod stream;
 
 use std::collections::VecDeque;

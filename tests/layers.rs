@@ -1,0 +1,189 @@
+//! Layers of tower and tower-http around the app: polls, posts and upgrades pass through them.
+
+mod support;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use futures_util::{SinkExt, StreamExt};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use support::{Polling, app, builder};
+use tokio::io::DuplexStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::normalize_path::NormalizePathLayer;
+use tower_http::timeout::{RequestBodyTimeoutLayer, ResponseBodyTimeoutLayer, TimeoutLayer};
+use tower_http::trace::TraceLayer;
+use tower_socketio::{Data, HttpOptions, Namespace, Socket, SocketIo, SocketIoLayer};
+
+async fn echo(socket: Socket, Data(text): Data<String>) {
+    socket.emit("echo", text);
+}
+
+const ECHO: &str = r#"42["echo","a"]"#;
+
+fn build(http: HttpOptions) -> (SocketIoLayer, SocketIo) {
+    let main = Namespace::new().on("echo", echo);
+    builder(main).max_payload(1_000).http(http).build()
+}
+
+fn timeout(seconds: u64) -> TimeoutLayer {
+    TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(seconds))
+}
+
+/// A chunked body, whose length nobody knows before its end.
+fn chunked(chunks: impl IntoIterator<Item = &'static str>) -> Body {
+    let chunks: Vec<_> = chunks.into_iter().map(Bytes::from).collect();
+    let chunks = chunks.into_iter().map(Ok::<_, Infallible>);
+    Body::from_stream(futures_util::stream::iter(chunks))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_a_layer_cuts_off_ends_its_session() {
+    let (layer, _io) = build(HttpOptions::new());
+    let app = app(layer).layer(timeout(3));
+    let client = Polling::connect(&app).await;
+    assert_eq!(client.get().await.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(client.get().await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_is_answered_with_a_noop_after_its_timeout_and_the_session_goes_on() {
+    let http = HttpOptions::new().poll_timeout(Duration::from_secs(2));
+    let (layer, _io) = build(http);
+    let app = app(layer).layer(timeout(3));
+    let mut client = Polling::connect(&app).await;
+    let started = tokio::time::Instant::now();
+    let mut pings = 0;
+    while started.elapsed() < Duration::from_secs(60) {
+        let waits = tokio::time::Instant::now();
+        let answer = client.get().await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        if answer.body() == "2" {
+            pings += 1;
+            client.send("3").await;
+            continue;
+        }
+        assert_eq!(answer.body(), "6");
+        assert_eq!(waits.elapsed().as_secs(), 2);
+    }
+    assert_eq!(pings, 2);
+    client.send(ECHO).await;
+    assert_eq!(client.get().await.body(), ECHO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_waits_less_than_its_timeout_brings_what_comes() {
+    let (layer, io) = build(HttpOptions::new().poll_timeout(Duration::from_secs(2)));
+    let app = app(layer);
+    let client = Polling::connect(&app).await;
+    let poll = client.poll();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    io.emit("news", "rain");
+    let answer = poll.await.expect("no panic");
+    assert_eq!(answer.body(), r#"42["news","rain"]"#);
+    // The first poll's timeout is not the next one's.
+    let waits = tokio::time::Instant::now();
+    assert_eq!(client.get().await.body(), "6");
+    assert_eq!(waits.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_timeout_may_be_for_ever() {
+    let (layer, _io) = build(HttpOptions::new().poll_timeout(Duration::MAX));
+    let client = Polling::connect(&app(layer)).await;
+    assert_eq!(client.get().await.body(), "2");
+}
+
+#[test]
+#[should_panic(expected = "`poll_timeout` is zero")]
+fn a_poll_timeout_of_zero_is_a_mistake() {
+    let _ = HttpOptions::new().poll_timeout(Duration::ZERO);
+}
+
+/// A WebSocket to an app over a stream in memory, so that the clock may be a virtual one.
+struct WebSocket(WebSocketStream<DuplexStream>);
+
+impl WebSocket {
+    async fn open(app: Router, query: &str) -> Self {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            let http = auto::Builder::new(TokioExecutor::new());
+            let service = TowerToHyperService::new(app);
+            let io = TokioIo::new(server);
+            let served = http.serve_connection_with_upgrades(io, service).await;
+            served.expect("a client that speaks HTTP");
+        });
+        let url = format!("ws://test/socket.io/?EIO=4&transport=websocket{query}");
+        let (stream, _) = tokio_tungstenite::client_async(url, client)
+            .await
+            .expect("a WebSocket");
+        Self(stream)
+    }
+
+    async fn send(&mut self, text: &str) {
+        let sent = self.0.send(Message::text(text)).await;
+        sent.expect("the server takes it");
+    }
+
+    async fn next(&mut self) -> String {
+        let message = self.0.next().await.expect("a message");
+        let message = message.expect("a message").into_text().expect("a text");
+        message.as_str().to_owned()
+    }
+
+    async fn ask(&mut self, text: &str) -> String {
+        self.send(text).await;
+        self.next().await
+    }
+}
+
+/// All of them, as apps have them around everything.
+fn wrapped(layer: SocketIoLayer) -> Router {
+    app(layer)
+        .layer(CompressionLayer::new())
+        .layer(RequestBodyLimitLayer::new(2_000))
+        .layer(RequestBodyTimeoutLayer::new(Duration::from_secs(3)))
+        .layer(ResponseBodyTimeoutLayer::new(Duration::from_secs(3)))
+        .layer(timeout(3))
+        .layer(CatchPanicLayer::new())
+        .layer(TraceLayer::new_for_http())
+        .layer(NormalizePathLayer::trim_trailing_slash())
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_of_them_at_once_let_polls_posts_and_upgrades_pass() {
+    let (layer, io) = build(HttpOptions::new().poll_timeout(Duration::from_secs(2)));
+    let app = wrapped(layer);
+    let mut client = Polling::connect(&app).await;
+    assert_eq!(client.get().await.body(), "6");
+    assert_eq!(client.ask(ECHO).await, ECHO);
+    assert_eq!(client.post(chunked([ECHO])).await.body(), "ok");
+    assert_eq!(client.next().await, ECHO);
+
+    let query = format!("&sid={}", client.sid);
+    let mut probe = WebSocket::open(app.clone(), &query).await;
+    assert_eq!(probe.ask("2probe").await, "3probe");
+    probe.send("5").await;
+    assert_eq!(probe.ask(ECHO).await, ECHO);
+    drop(probe);
+
+    // What is a stream now is no response that takes long.
+    let mut own = WebSocket::open(app, "").await;
+    assert!(own.next().await.starts_with("0{"));
+    assert!(own.ask("40").await.starts_with("40{"));
+    for _ in 0..3 {
+        assert_eq!(own.next().await, "2");
+        own.send("3").await;
+    }
+    assert_eq!(own.ask(ECHO).await, ECHO);
+    assert_eq!(io.counts().sessions, 1);
+}

@@ -1,0 +1,74 @@
+//! What the server logs, for one test.
+
+use std::fmt::{Debug, Write as _};
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// What one thread has logged. A test whose runtime has one thread sees all of its server's lines.
+#[derive(Clone, Default)]
+pub(crate) struct Logs(Arc<Mutex<Vec<(Level, String)>>>);
+
+impl Logs {
+    /// Keeps what this thread logs until the guard is dropped.
+    pub(crate) fn keep() -> (Self, DefaultGuard) {
+        let logs = Self::default();
+        let guard = tracing::subscriber::set_default(logs.clone());
+        (logs, guard)
+    }
+
+    /// The lines of a level so far; each is its message and its fields, `message name=value`.
+    pub(crate) fn at(&self, level: Level) -> Vec<String> {
+        let lines = self.0.lock().expect("no panic");
+        let lines = lines.iter().filter(|(each, _)| *each == level);
+        lines.map(|(_, line)| line.clone()).collect()
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.at(Level::WARN)
+    }
+}
+
+impl Subscriber for Logs {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("tower_socketio")
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let line = (*event.metadata().level(), line.message + &line.fields);
+        self.0.lock().expect("no panic").push(line);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let written = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+        written.expect("a String takes it");
+    }
+}
