@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum_core::BoxError;
 use axum_core::response::{IntoResponse, Response};
 use futures_core::future::BoxFuture;
 use http::{Request, StatusCode};
@@ -103,6 +104,7 @@ where
     S::Response: IntoResponse,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
+    B::Error: Into<BoxError>,
 {
     type Response = Response;
     type Error = S::Error;

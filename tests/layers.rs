@@ -109,6 +109,29 @@ fn a_poll_timeout_of_zero_is_a_mistake() {
     let _ = HttpOptions::new().poll_timeout(Duration::ZERO);
 }
 
+#[tokio::test]
+async fn a_body_that_a_layer_limits_gets_413_and_the_session_stays() {
+    let (layer, _io) = build(HttpOptions::new());
+    let app = app(layer).layer(RequestBodyLimitLayer::new(100));
+    let mut client = Polling::connect(&app).await;
+    let declared = client.post("4".repeat(101)).await;
+    assert_eq!(declared.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let event = || ["42[\"echo\",\"", &*"x".repeat(90).leak(), "\"]"];
+    let undeclared = client.post(chunked(event())).await;
+    assert_eq!(undeclared.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(client.ask(ECHO).await, ECHO);
+}
+
+#[tokio::test]
+async fn a_body_that_fails_ends_its_session() {
+    let (layer, _io) = build(HttpOptions::new());
+    let client = Polling::connect(&app(layer)).await;
+    let broken = futures_util::stream::iter([Err::<Bytes, _>(std::io::Error::other("broken"))]);
+    let answer = client.post(Body::from_stream(broken)).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(client.get().await.status(), StatusCode::BAD_REQUEST);
+}
+
 /// A WebSocket to an app over a stream in memory, so that the clock may be a virtual one.
 struct WebSocket(WebSocketStream<DuplexStream>);
 

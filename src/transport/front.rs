@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use axum_core::BoxError;
 use axum_core::body::Body;
 use axum_core::response::Response;
 use futures_core::future::BoxFuture;
@@ -72,6 +73,7 @@ impl Front {
     where
         B: http_body::Body + Send + 'static,
         B::Data: Send,
+        B::Error: Into<BoxError>,
     {
         let upgrade = is_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
@@ -92,6 +94,7 @@ impl Front {
     where
         B: http_body::Body + Send + 'static,
         B::Data: Send,
+        B::Error: Into<BoxError>,
     {
         if let Some(answer) = self.http.aside(&parts, self.name_in(parts.uri.path())) {
             return (Answer::Other, ready(answer));

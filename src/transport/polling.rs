@@ -1,16 +1,19 @@
 //! One GET or POST ↔ a session.
 
+use std::error::Error;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use axum_core::BoxError;
 use axum_core::body::Body;
 use axum_core::response::{IntoResponse, Response};
 use bytes::{Buf as _, Bytes};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 
 use super::compress::Encoding;
 use super::options::HttpOptions;
@@ -156,6 +159,7 @@ pub(super) async fn post<B>(link: Arc<Link>, post: Post, body: B) -> Response
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
+    B::Error: Into<BoxError>,
 {
     if let Err(refusal) = link.begin_post() {
         return refuse(refusal);
@@ -202,6 +206,7 @@ async fn packets<B>(link: &Link, post: Post, body: B) -> Result<Packets, Failure
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
+    B::Error: Into<BoxError>,
 {
     if post.is_binary && link.opening.revision == Revision::V4 {
         // Such bodies are of revision 3.
@@ -225,6 +230,7 @@ async fn read<B>(limit: usize, body: B) -> Result<Bytes, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
+    B::Error: Into<BoxError>,
 {
     // What is declared as too long is not read at all.
     if body.size_hint().lower() > limit as u64 {
@@ -240,11 +246,15 @@ where
 }
 
 /// The bytes of a body; those of a single frame are not copied.
-async fn collect<B: http_body::Body>(limit: usize, body: B) -> Result<Bytes, Failure> {
+async fn collect<B>(limit: usize, body: B) -> Result<Bytes, Failure>
+where
+    B: http_body::Body,
+    B::Error: Into<BoxError>,
+{
     let mut body = pin!(body);
     let mut whole = Bytes::new();
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let frame = frame.map_err(|_| Failure::Unusable)?;
+        let frame = frame.map_err(|error| failure(&error.into()))?;
         let Ok(mut data) = frame.into_data() else {
             continue;
         };
@@ -262,6 +272,18 @@ async fn collect<B: http_body::Body>(limit: usize, body: B) -> Result<Bytes, Fai
         }
     }
     Ok(whole)
+}
+
+/// What the error of a body means: a layer may have limited it, else it did not come.
+fn failure(error: &BoxError) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&**error);
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return Failure::TooLarge;
+        }
+        cause = error.source();
+    }
+    Failure::Unusable
 }
 
 /// Only the first time it copies what there was: then nobody else has it.
