@@ -583,6 +583,46 @@ async fn an_upgrade_on_another_path_is_the_apps() {
 }
 
 #[tokio::test]
+async fn the_first_subprotocol_that_a_client_offers_is_taken() {
+    let app = app(plain().build().0);
+    let client = Polling::connect(&app).await;
+    for query in ["".to_owned(), format!("&sid={}", client.sid)] {
+        let offer = "sec-websocket-protocol: chat.v2, token.abc\r\n";
+        let head = upgrade(app.clone(), &query, offer).await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        let taken = "\r\nsec-websocket-protocol: chat.v2\r\n";
+        assert!(head.contains(taken), "{head}");
+    }
+    let head = upgrade(app.clone(), "", "").await;
+    assert!(!head.contains("sec-websocket-protocol"), "{head}");
+    for offer in ["a, a", "a b", "a,"] {
+        let offer = format!("sec-websocket-protocol: {offer}\r\n");
+        let head = upgrade(app.clone(), "", &offer).await;
+        assert!(head.starts_with("http/1.1 400"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn the_application_may_choose_the_subprotocol() {
+    let http = HttpOptions::new().websocket_protocol(|offered, request| {
+        assert!(request.uri.path().starts_with("/socket.io"));
+        match offered {
+            ["wrong"] => Some("another".to_owned()),
+            _ => offered.contains(&"chat.v1").then(|| "chat.v1".to_owned()),
+        }
+    });
+    let app = with(http);
+    for (offer, taken) in [("token, chat.v1", true), ("token", false), ("wrong", false)] {
+        let offer = format!("sec-websocket-protocol: {offer}\r\n");
+        let head = upgrade(app.clone(), "", &offer).await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        let has = head.contains("\r\nsec-websocket-protocol: chat.v1\r\n");
+        assert_eq!(has, taken, "{head}");
+        assert_eq!(head.contains("sec-websocket-protocol"), taken, "{head}");
+    }
+}
+
+#[tokio::test]
 async fn internet_explorer_is_told_not_to_suspect_an_attack() {
     let app = app(plain().build().0);
     for (agent, value) in [

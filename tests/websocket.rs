@@ -340,6 +340,7 @@ async fn websocket_works_over_http_2() {
         .version(Version::HTTP_2)
         .uri(uri)
         .header("sec-websocket-version", "13")
+        .header("sec-websocket-protocol", "chat.v1, token")
         .extension(h2::ext::Protocol::from_static("websocket"))
         .body(())
         .expect("a request");
@@ -347,6 +348,7 @@ async fn websocket_works_over_http_2() {
     let response = within(response).await.expect("a response");
     assert_eq!(response.status(), StatusCode::OK);
     assert!(!response.headers().contains_key("sec-websocket-accept"));
+    assert_eq!(response.headers()["sec-websocket-protocol"], "chat.v1");
 
     let mut body = response.into_body();
     let mut frames = Vec::new();

@@ -215,6 +215,10 @@ impl Front {
                 HeaderValue::from_static(DEFLATE_ACCEPTED),
             );
         }
+        if let Some(protocol) = self.http.protocol(parts)? {
+            let headers = response.headers_mut();
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
         Ok(response)
     }
 

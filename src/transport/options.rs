@@ -10,14 +10,16 @@ use std::time::Duration;
 use axum_core::response::Response;
 use futures_core::future::BoxFuture;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::client::ClientFiles;
 use super::cookie::SessionCookie;
 use super::cors::Cors;
 use super::origin::Origins;
 use super::refusal::ConnectionError;
+use crate::engine::Refusal;
 use crate::engine::Transport;
+use crate::websocket::offered_protocols;
 
 /// The HTTP side of a server: who may connect, and what answers carry. For
 /// [`SocketIoBuilder::http`](crate::SocketIoBuilder::http) and
@@ -53,12 +55,14 @@ pub struct HttpOptions {
     pub(super) jsonp: bool,
     pub(super) compress_from: Option<usize>,
     pub(super) poll_timeout: Option<Duration>,
+    websocket_protocol: Option<Arc<ChooseProtocol>>,
     client: Option<Arc<ClientFiles>>,
 }
 
 type Allowed = Result<(), Cow<'static, str>>;
 type AllowRequest = dyn Fn(Parts) -> BoxFuture<'static, Allowed> + Send + Sync;
 type OnConnectionError = dyn Fn(&Parts, &ConnectionError) + Send + Sync;
+type ChooseProtocol = dyn Fn(&[&str], &Parts) -> Option<String> + Send + Sync;
 type OnHeaders = dyn Fn(&mut HeaderMap, &Parts) + Send + Sync;
 
 impl HttpOptions {
@@ -75,6 +79,7 @@ impl HttpOptions {
             jsonp: false,
             compress_from: Some(1024),
             poll_timeout: None,
+            websocket_protocol: None,
             client: None,
         }
     }
@@ -193,6 +198,27 @@ impl HttpOptions {
         self
     }
 
+    /// Chooses the subprotocol of a WebSocket among those that the client offers, in its order;
+    /// `None`: none of them. Default: the first one, as with Node's server. It is asked only about
+    /// clients that offer any. What it gives and was not offered is not sent, as browsers would
+    /// close the connection, and logged as an error.
+    ///
+    /// ```
+    /// use tower_socketio::HttpOptions;
+    ///
+    /// // A token travels beside the protocol: `new WebSocket(url, ["chat.v1", token])`.
+    /// let http = HttpOptions::new().websocket_protocol(|offered, _request| {
+    ///     offered.contains(&"chat.v1").then(|| "chat.v1".to_owned())
+    /// });
+    /// ```
+    pub fn websocket_protocol<F>(mut self, choose: F) -> Self
+    where
+        F: Fn(&[&str], &Parts) -> Option<String> + Send + Sync + 'static,
+    {
+        self.websocket_protocol = Some(Arc::new(choose));
+        self
+    }
+
     /// Serves the files of the JavaScript client below the path, `/socket.io/socket.io.min.js`, out
     /// of a folder: that of `node_modules/socket.io-client/dist`. They are read now and kept in
     /// memory, 1.2 MB in all. Beside one of them its name and `.br` may hold it compressed by
@@ -213,6 +239,32 @@ impl HttpOptions {
             Some(origins) => origins.allows(parts),
             None => opens != Some(Transport::WebSocket) || Origins::same_origin().allows(parts),
         }
+    }
+
+    /// The subprotocol of a WebSocket, if the client offers any.
+    pub(super) fn protocol(&self, parts: &Parts) -> Result<Option<HeaderValue>, ConnectionError> {
+        if !parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+            return Ok(None);
+        }
+        let lines = parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+        let offered = offered_protocols(lines.iter().map(HeaderValue::as_bytes));
+        let offered = offered.ok_or(ConnectionError::new(
+            Refusal::BadRequest,
+            "Sec-WebSocket-Protocol",
+        ))?;
+        let Some(choose) = &self.websocket_protocol else {
+            let first = offered.first().copied();
+            return Ok(first.and_then(|first| HeaderValue::from_str(first).ok()));
+        };
+        let chosen = choose(&offered, parts);
+        let chosen = chosen.filter(|chosen| {
+            let is_offered = offered.contains(&&**chosen);
+            if !is_offered {
+                tracing::error!(chosen, "`websocket_protocol` chose what was not offered");
+            }
+            is_offered
+        });
+        Ok(chosen.and_then(|chosen| HeaderValue::from_str(&chosen).ok()))
     }
 
     /// What will have to be done to the answer to a request; mostly nothing.

@@ -1,4 +1,4 @@
-//! The two headers of the opening handshake that need computing ([RFC 6455, 4.2]).
+//! The headers of the opening handshake that need computing or reading ([RFC 6455, 4.2]).
 //!
 //! [RFC 6455, 4.2]: https://www.rfc-editor.org/rfc/rfc6455#section-4.2
 
@@ -31,9 +31,58 @@ fn is_base64_digit(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }
 
+/// Reads the subprotocols that a client offers, in its order, from the lines of
+/// `Sec-WebSocket-Protocol`. `None` if they are malformed, or one is offered twice: Node's `ws`
+/// refuses that too.
+///
+/// ```
+/// # use tower_socketio::websocket::offered_protocols;
+/// let offered = offered_protocols([&b"v2.chat, v1.chat"[..]]);
+/// assert_eq!(offered, Some(vec!["v2.chat", "v1.chat"]));
+/// assert_eq!(offered_protocols([&b"v1.chat,"[..]]), None);
+/// ```
+#[must_use]
+pub fn offered_protocols<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<&'a str>> {
+    let mut offered = Vec::new();
+    for line in lines {
+        for offer in line.split(|byte| *byte == b',') {
+            let offer = offer.trim_ascii();
+            if offer.is_empty() || !offer.iter().all(is_token_character) {
+                return None;
+            }
+            offered.push(std::str::from_utf8(offer).ok()?);
+        }
+    }
+    let mut sorted = offered.clone();
+    sorted.sort_unstable();
+    let is_doubled = sorted.windows(2).any(|pair| pair[0] == pair[1]);
+    (!is_doubled).then_some(offered)
+}
+
+/// Those of a token of HTTP ([RFC 9110, 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2)).
+fn is_token_character(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn offered_protocols_keep_their_order_over_all_lines() {
+        let offered = offered_protocols([&b"b,\ta "[..], b"c"]);
+        assert_eq!(offered, Some(vec!["b", "a", "c"]));
+        assert_eq!(offered_protocols([]), Some(Vec::new()));
+    }
+
+    #[test]
+    fn malformed_and_doubled_protocols_are_not_read() {
+        let malformed: [&[u8]; 7] = [b"", b",a", b"a,", b"a b", b"a/b", b"\xe9", b"a, b, a"];
+        for line in malformed {
+            assert_eq!(offered_protocols([line]), None, "{line:?}");
+        }
+        assert_eq!(offered_protocols([&b"a"[..], b"a"]), None);
+    }
 
     #[test]
     fn the_key_of_the_rfc_is_valid() {

@@ -47,7 +47,7 @@ pub use self::{
     decoder::Decoder,
     deflate::{DEFLATE_ACCEPTED, accepts_deflate, deflate},
     encode::{MAX_HEADER, Opcode, close_frame, compressed_header, header, pong_frame},
-    handshake::{accept_key, is_valid_key},
+    handshake::{accept_key, is_valid_key, offered_protocols},
     violation::Violation,
 };
 
