@@ -3,16 +3,17 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use axum::body::Body;
-use axum::http::Request;
 use axum::http::uri::Scheme;
+use axum::http::{Request, Version};
 use axum::{Extension, Router};
 use serde_json::{Value, json};
 use support::{Client, Polling, app, builder, main_app, within};
 use tokio::net::TcpListener;
-use tower_socketio::{Data, Handshake, Namespace, Socket};
+use tower_socketio::{Data, Handshake, HttpOptions, Namespace, Socket};
 
 /// Answers "handshake" with it.
 fn telling() -> Namespace {
@@ -144,6 +145,57 @@ async fn a_request_is_secure_if_its_uri_or_the_server_says_so() {
                 .is_some_and(|url| url.starts_with("/socket.io/?"))
         );
     }
+}
+
+#[tokio::test]
+async fn the_headers_of_http_2_are_as_those_of_http_1() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let http = HttpOptions::new().allow_request({
+        let seen = Arc::clone(&seen);
+        move |request| {
+            let host = request.headers.get("host").cloned();
+            seen.lock().expect("no panic").push(host);
+            std::future::ready(Ok::<_, String>(()))
+        }
+    });
+    let (layer, _io) = builder(telling()).http(http).build();
+    let app = app(layer);
+    for (more, host) in [(None, "tenant.example:8443"), (Some("other"), "other")] {
+        let mut request =
+            Request::get("https://tenant.example:8443/socket.io/?EIO=4&transport=polling")
+                .version(Version::HTTP_2)
+                .header("cookie", "a=1")
+                .header("cookie", "b=2");
+        if let Some(host) = more {
+            request = request.header("host", host);
+        }
+        let mut client = open(&app, request).await;
+        client.join("/").await;
+        let told = handshake(&mut client).await;
+        assert_eq!(told["headers"]["host"], host);
+        assert_eq!(told["headers"]["cookie"], "a=1; b=2");
+        let seen = seen.lock().expect("no panic").pop();
+        assert_eq!(seen.flatten().expect("a host"), host);
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_of_http_2_is_one_header() {
+    let cookies = async |socket: Socket| {
+        let headers = socket.handshake().headers;
+        let values = headers.get_all("cookie").iter();
+        let values: Vec<_> = values
+            .map(|value| value.to_str().expect("text").to_owned())
+            .collect();
+        Data(values)
+    };
+    let app = main_app(Namespace::new().on("cookies", cookies)).0;
+    let request = request("").version(Version::HTTP_2);
+    let request = request.header("cookie", "a=1").header("cookie", "b=2");
+    let mut client = open(&app, request).await;
+    client.join("/").await;
+    let told = client.ask(r#"421["cookies"]"#).await;
+    assert_eq!(told, r#"431[["a=1; b=2"]]"#);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use axum_core::response::Response;
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use hyper::upgrade::OnUpgrade;
 
 use super::options::{Answer, HttpOptions};
@@ -226,10 +226,11 @@ impl Front {
     fn open(
         self: &Arc<Self>,
         opening: Opening,
-        parts: Parts,
+        mut parts: Parts,
         upgrade: Option<OnUpgrade>,
         response: Option<Response>,
     ) -> BoxFuture<'static, Response> {
+        as_http_1(&mut parts.headers, parts.version, &parts.uri);
         let Some(allow) = &self.http.allow_request else {
             return self.begin(opening, parts, upgrade, response);
         };
@@ -341,6 +342,27 @@ fn is_websocket<B>(request: &Request<B>) -> bool {
         && request.version() >= Version::HTTP_11
         && has_token(headers, &header::CONNECTION, "upgrade")
         && has_token(headers, &header::UPGRADE, "websocket")
+}
+
+/// Gives the headers of HTTP/2 the form that they have in HTTP/1.1: `:authority` is the `host`, and
+/// the pieces of `cookie` are one ([RFC 9113, 8.2.3 and 8.3.1](https://www.rfc-editor.org/rfc/rfc9113)).
+fn as_http_1(headers: &mut HeaderMap, version: Version, uri: &Uri) {
+    if version < Version::HTTP_2 {
+        return;
+    }
+    let authority = uri.authority().map(|authority| authority.as_str());
+    if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
+        headers.entry(header::HOST).or_insert(host);
+    }
+    let pieces = headers.get_all(header::COOKIE).iter();
+    let pieces: Vec<_> = pieces.map(HeaderValue::as_bytes).collect();
+    if pieces.len() < 2 {
+        return;
+    }
+    // Each of them is a value, and so is what joins them.
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
 }
 
 fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
