@@ -345,12 +345,21 @@ async fn they_upgrade_as_others_do() {
 }
 
 #[tokio::test]
-async fn the_revision_is_that_of_the_first_request() {
+async fn a_request_of_another_revision_than_its_session_is_refused() {
     let (app, _io) = allowing(echoing());
-    let (uri, _) = open(&app, "").await;
-    let later = uri.replace("EIO=3", "EIO=4");
-    assert_eq!(post(&app, &later, "1:2").await.body(), "ok");
-    assert_eq!(get(&app, &later).await.body(), "1:3");
+    let (uri, sid) = open(&app, "").await;
+    let other = uri.replace("EIO=3", "EIO=4");
+    for response in [get(&app, &other).await, post(&app, &other, "1:2").await] {
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(response.body(), r#"{"code":3,"message":"Bad request"}"#);
+    }
+    let addr = serve(app.clone()).await;
+    let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket&sid={sid}");
+    let refused = tokio_tungstenite::connect_async(url).await;
+    assert!(refused.is_err(), "it is no upgrade of this session");
+    // The session goes on.
+    assert_eq!(post(&app, &uri, "1:2").await.body(), "ok");
+    assert_eq!(get(&app, &uri).await.body(), "1:3");
 }
 
 #[tokio::test]

@@ -364,6 +364,11 @@ async fn the_application_is_told_of_every_refusal() {
             &format!("EIO=4&transport=websocket&sid={}", client.sid),
             &[],
         ),
+        (
+            Method::GET,
+            &format!("EIO=3&transport=polling&sid={}", client.sid),
+            &[],
+        ),
     ] {
         ask(&app, method, &format!("/socket.io/?{query}"), headers).await;
     }
@@ -377,6 +382,11 @@ async fn the_application_is_told_of_every_refusal() {
         (4, "no", "allow_request"),
         (5, "Unsupported protocol version", "`EIO` in the query"),
         (3, "Bad request", "the session's transport"),
+        (
+            3,
+            "Bad request",
+            "the protocol is not the session's, `EIO` in the query",
+        ),
     ];
     let expected = expected.map(|(code, message, context)| {
         ("/socket.io/".to_owned(), code, message.to_owned(), context)

@@ -144,6 +144,10 @@ impl Front {
             Refusal::UnknownSession,
             "`sid` in the query",
         ))?;
+        if handshake.revision != link.opening.revision {
+            let context = "the protocol is not the session's, `EIO` in the query";
+            return Err(ConnectionError::new(Refusal::BadRequest, context));
+        }
         let mismatch = ConnectionError::new(Refusal::BadRequest, "the session's transport");
         match (transport, has_upgrade, &parts.method) {
             (Transport::WebSocket, true, _) => {

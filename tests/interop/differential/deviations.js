@@ -527,15 +527,6 @@ export const deviations = {
       "+ b: 42/room-sc977dd9a,[\"early\"]",
     ],
   },
-  "a request of version 4 in a session of version 2": {
-    why: "later requests belong to the session that they name; Node refuses them if a parameter that changes nothing is missing",
-    differs: [
-      "- a: 400 | content-type: application/json",
-      "- a: {\"code\":3,\"message\":\"Bad request\"}",
-      "+ a: 200 | cache-control: no-store | content-type: text/html",
-      "+ a: ok",
-    ],
-  },
   "a body of bytes from a client of version 2": {
     why: "a poll that finds the server closing gets the close packet; Node puts a noop before it, to have something to send",
     differs: [
