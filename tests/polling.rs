@@ -3,6 +3,7 @@
 mod support;
 
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,7 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::get as route_get;
 use support::{Polling, app, builder, call, get, main_app, post, until};
-use tower_socketio::{Data, Namespace, Socket, SocketIo, Transport};
+use tower_socketio::{Data, HttpOptions, Namespace, Socket, SocketIo, Transport};
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
 
@@ -184,6 +185,66 @@ async fn a_chunked_body_is_read_up_to_the_limit() {
     let endless = futures_util::stream::unfold((), move |()| std::future::ready(chunk()));
     let response = client.post(Body::from_stream(endless)).await;
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+}
+
+/// The status and the context of each refusal.
+type Told = Arc<Mutex<Vec<(u16, &'static str)>>>;
+
+/// An app that keeps what it is told of refusals.
+fn told_of_refusals(http: HttpOptions) -> (Router, Told) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let http = http.on_connection_error({
+        let told = Arc::clone(&told);
+        move |request, error| {
+            assert!(
+                request
+                    .uri
+                    .query()
+                    .is_some_and(|query| query.contains("sid="))
+            );
+            let entry = (error.status().as_u16(), error.context());
+            told.lock().expect("no panic").push(entry);
+        }
+    });
+    let main = Namespace::new().on("echo", echo);
+    let (layer, _io) = builder(main).max_payload(100).http(http).build();
+    (app(layer), told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_in_time_gets_408_and_ends_the_session() {
+    let short = HttpOptions::new().body_timeout(Duration::from_secs(7));
+    for (http, seconds, polled) in [(HttpOptions::new(), 30, "2"), (short, 7, "1")] {
+        let (app, told) = told_of_refusals(http);
+        let client = Polling::connect(&app).await;
+        let started = tokio::time::Instant::now();
+        let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        // A poll that waits meanwhile is told of the end.
+        let poll = client.poll();
+        let response = client.post(Body::from_stream(never)).await;
+        assert_eq!(started.elapsed().as_secs(), seconds);
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(response.body(), "");
+        let told = std::mem::take(&mut *told.lock().expect("no panic"));
+        assert_eq!(told, [(408, "`body_timeout`")]);
+        assert_eq!(poll.await.expect("no panic").body(), polled);
+        assert_ended(&client).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_may_take_for_ever_where_its_timeout_says_so() {
+    let (app, _) = told_of_refusals(HttpOptions::new().body_timeout(Duration::MAX));
+    let mut client = Polling::connect(&app).await;
+    let late = futures_util::stream::once(async {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        Ok::<_, Infallible>(Bytes::from_static(b"3"))
+    });
+    let (uri, body) = (client.uri.clone(), Body::from_stream(late));
+    let post = tokio::spawn(async move { post(&app, &uri, body).await });
+    assert_eq!(client.get().await.body(), "2");
+    assert_eq!(post.await.expect("no panic").body(), "ok");
     assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
 }
 

@@ -185,6 +185,10 @@ pub enum Refusal {
     UnsupportedVersion,
     /// The server is full, or it is shutting down.
     Unavailable,
+    /// The body of a request is longer than allowed.
+    PayloadTooLarge,
+    /// The body of a request did not come in time.
+    RequestTimeout,
 }
 
 impl Refusal {
@@ -195,7 +199,7 @@ impl Refusal {
             Self::UnknownTransport => 0,
             Self::UnknownSession => 1,
             Self::BadMethod => 2,
-            Self::BadRequest => 3,
+            Self::BadRequest | Self::PayloadTooLarge | Self::RequestTimeout => 3,
             Self::Forbidden | Self::Unavailable => 4,
             Self::UnsupportedVersion => 5,
         }
@@ -212,6 +216,8 @@ impl Refusal {
             Self::Forbidden => "Forbidden",
             Self::UnsupportedVersion => "Unsupported protocol version",
             Self::Unavailable => "Service unavailable",
+            Self::PayloadTooLarge => "Payload too large",
+            Self::RequestTimeout => "Request timeout",
         }
     }
 
@@ -221,6 +227,8 @@ impl Refusal {
         match self {
             Self::Forbidden => 403,
             Self::Unavailable => 503,
+            Self::PayloadTooLarge => 413,
+            Self::RequestTimeout => 408,
             _ => 400,
         }
     }

@@ -107,7 +107,7 @@ impl Front {
                 (Answer::Later, polling::get(link, style, timeout).boxed())
             }
             Ok(Plan::Post(link)) => {
-                let post = Post::of(&parts);
+                let post = Post::of(&parts, &self.http);
                 (Answer::Later, polling::post(link, post, body).boxed())
             }
             Ok(Plan::Probe(link, response)) => {

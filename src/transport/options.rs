@@ -55,6 +55,7 @@ pub struct HttpOptions {
     pub(super) jsonp: bool,
     pub(super) compress_from: Option<usize>,
     pub(super) poll_timeout: Option<Duration>,
+    pub(super) body_timeout: Duration,
     websocket_protocol: Option<Arc<ChooseProtocol>>,
     client: Option<Arc<ClientFiles>>,
 }
@@ -79,6 +80,7 @@ impl HttpOptions {
             jsonp: false,
             compress_from: Some(1024),
             poll_timeout: None,
+            body_timeout: Duration::from_secs(30),
             websocket_protocol: None,
             client: None,
         }
@@ -121,7 +123,8 @@ impl HttpOptions {
         self
     }
 
-    /// Tells a function of each request that is refused, and why.
+    /// Tells a function of each request that is refused, and why. A POST whose body is too long
+    /// or does not come is one of them: [`Refusal::PayloadTooLarge`], [`Refusal::RequestTimeout`].
     ///
     /// ```
     /// use tower_socketio::HttpOptions;
@@ -195,6 +198,15 @@ impl HttpOptions {
         let timeout = timeout.into();
         assert!(timeout != Some(Duration::ZERO), "`poll_timeout` is zero");
         self.poll_timeout = timeout;
+        self
+    }
+
+    /// Sets how long the body of a POST may take, from its head to its end. Beyond it the request is
+    /// answered with status 408 and its session ends, with
+    /// [`TransportError`](crate::DisconnectReason::TransportError). Default: 30 s. More lets clients
+    /// on slow lines send long messages, less frees what they hold sooner.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
         self
     }
 
@@ -290,6 +302,13 @@ impl HttpOptions {
         self.client.as_ref()?.answer(parts, name)
     }
 
+    /// Who is told if a request is refused after its head was read; mostly nobody.
+    pub(super) fn witness(&self, parts: &Parts) -> Option<Witness> {
+        let on_error = self.on_connection_error.clone()?;
+        let parts = parts.clone();
+        Some(Witness { on_error, parts })
+    }
+
     pub(super) fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
         tracing::debug!(%error, "refused");
         if let Some(on_error) = &self.on_connection_error {
@@ -314,7 +333,20 @@ impl fmt::Debug for HttpOptions {
             .field("jsonp", &self.jsonp)
             .field("compress_from", &self.compress_from)
             .field("poll_timeout", &self.poll_timeout)
+            .field("body_timeout", &self.body_timeout)
             .finish_non_exhaustive()
+    }
+}
+
+/// The application, as it is told of one request.
+pub(super) struct Witness {
+    on_error: Arc<OnConnectionError>,
+    parts: Parts,
+}
+
+impl Witness {
+    pub(super) fn tell(&self, error: &ConnectionError) {
+        (self.on_error)(&self.parts, error);
     }
 }
 

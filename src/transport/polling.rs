@@ -16,14 +16,11 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 
 use super::compress::Encoding;
-use super::options::HttpOptions;
+use super::options::{HttpOptions, Witness};
 use super::refusal::ConnectionError;
 use crate::engine::payload::Body as Payload;
 use crate::engine::{CloseReason, Packet, Packets, Refusal, Revision, jsonp};
 use crate::hub::link::Link;
-
-/// How long the body of a POST may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The type of a body of bytes, exactly so, as Node's server has it.
 static OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -138,19 +135,35 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style, timeout: Option<Durat
 }
 
 /// What the headers of a POST say.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Post {
     style: Style,
     is_binary: bool,
+    timeout: Duration,
+    witness: Option<Witness>,
 }
 
 impl Post {
-    pub(super) fn of(parts: &Parts) -> Self {
+    pub(super) fn of(parts: &Parts, http: &HttpOptions) -> Self {
         let content_type = parts.headers.get(header::CONTENT_TYPE);
         Self {
             style: Style::of_post(parts),
             is_binary: content_type.is_some_and(|value| value == OCTETS),
+            timeout: http.body_timeout,
+            witness: http.witness(parts),
         }
+    }
+}
+
+impl Post {
+    /// The answer to a body that is not taken.
+    fn refuse(&self, link: &Link, refusal: Refusal, context: &'static str) -> Response {
+        let error = ConnectionError::new(refusal, context);
+        tracing::debug!(session = link.number, %error, "refused");
+        if let Some(witness) = &self.witness {
+            witness.tell(&error);
+        }
+        // The client's transport fails by it, so there is nothing to say to the client.
+        error.status().into_response()
     }
 }
 
@@ -168,7 +181,7 @@ where
         link.close(CloseReason::TransportError);
         link.end_post();
     });
-    let packets = packets(&link, post, body).await;
+    let packets = packets(&link, &post, body).await;
     if packets.is_err() {
         guard.defuse();
         link.end_post();
@@ -178,15 +191,21 @@ where
             let taken = poll_fn(|cx| link.poll_post(cx, &mut packets)).await;
             guard.defuse();
             if let Err(refusal) = taken {
-                return refuse(refusal);
+                return post.refuse(&link, refusal, "the session has ended");
             }
         }
-        Err(Failure::TooLarge) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(Failure::TooLarge) => {
+            return post.refuse(&link, Refusal::PayloadTooLarge, "the length of the body");
+        }
         // The request was fine, what it brought was not: the next poll says so.
         Err(Failure::Malformed) => link.close(CloseReason::ParseError),
+        Err(Failure::TooSlow) => {
+            link.close(CloseReason::TransportError);
+            return post.refuse(&link, Refusal::RequestTimeout, "`body_timeout`");
+        }
         Err(Failure::Unusable) => {
             link.close(CloseReason::TransportError);
-            return refuse(Refusal::BadRequest);
+            return post.refuse(&link, Refusal::BadRequest, "the body");
         }
     }
     post.style.respond(&HTML, Bytes::from_static(b"ok"))
@@ -197,12 +216,14 @@ enum Failure {
     TooLarge,
     /// It is no text, or has no packets.
     Malformed,
+    /// It did not come in time.
+    TooSlow,
     /// It did not come, or is of a type that is not allowed.
     Unusable,
 }
 
 /// Reads a body and takes it for packets.
-async fn packets<B>(link: &Link, post: Post, body: B) -> Result<Packets, Failure>
+async fn packets<B>(link: &Link, post: &Post, body: B) -> Result<Packets, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -212,7 +233,7 @@ where
         // Such bodies are of revision 3.
         return Err(Failure::Unusable);
     }
-    let mut body = read(link.config.max_payload, body).await?;
+    let mut body = read(link.config.max_payload, post.timeout, body).await?;
     if link.opening.jsonp {
         match jsonp::form(&body) {
             Some(inner) => body = inner,
@@ -226,7 +247,7 @@ where
     packets.map_err(|_| Failure::Malformed)
 }
 
-async fn read<B>(limit: usize, body: B) -> Result<Bytes, Failure>
+async fn read<B>(limit: usize, timeout: Duration, body: B) -> Result<Bytes, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -241,8 +262,8 @@ where
     if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return read;
     }
-    let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
-    read.unwrap_or(Err(Failure::Unusable))
+    let read = tokio::time::timeout(timeout, read).await;
+    read.unwrap_or(Err(Failure::TooSlow))
 }
 
 /// The bytes of a body; those of a single frame are not copied.

@@ -63,11 +63,16 @@ impl ConnectionError {
         self.context
     }
 
+    /// The HTTP status that the client is answered with.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        // All of them are valid.
+        StatusCode::from_u16(self.refusal.status()).unwrap_or(StatusCode::BAD_REQUEST)
+    }
+
     pub(super) fn response(&self) -> Response {
         let mut response = Response::new(Body::from(self.refusal.body_saying(&self.message)));
-        // All of them are valid.
-        *response.status_mut() =
-            StatusCode::from_u16(self.refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
