@@ -179,7 +179,8 @@ impl<S> SocketIoBuilder<S> {
     }
 
     /// The longest message, WebSocket frame and polling body, in bytes; 1 000 000. This much may
-    /// be held in memory for each client that sends.
+    /// be held in memory for each client that sends; of a polling body half as much more, as the
+    /// official client does not count the whole of base64.
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.config.max_payload = bytes;
         self

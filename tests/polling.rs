@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::get as route_get;
+use support::logs::Logs;
 use support::{Polling, app, builder, call, get, main_app, post, until};
 use tower_socketio::{Data, HttpOptions, Namespace, Socket, SocketIo, Transport};
 
@@ -269,6 +270,53 @@ async fn a_body_of_exactly_the_limit_is_taken() {
     let event = format!(r#"42["echo","{}"]"#, "x".repeat(100 - 13));
     assert_eq!(event.len(), 100);
     assert_eq!(client.ask(&event).await, event);
+}
+
+#[tokio::test]
+async fn many_small_messages_of_bytes_that_the_official_client_takes_to_fit_are_taken() {
+    async fn count(Data(bytes): Data<Bytes>) -> usize {
+        bytes.len()
+    }
+    for (size, base64) in [
+        (1, "Bw==".to_owned()),
+        (4, "BwcHBw==".to_owned()),
+        (100, "BwcH".repeat(33) + "Bw=="),
+    ] {
+        let events = 50;
+        let header = r#"451-1["count",{"_placeholder":true,"num":0}]"#;
+        // The client takes base64 for 1.33 times the bytes.
+        let reckoned = header.len() + 1 + (size * 133_usize).div_ceil(100) + 2;
+        let limit = events * reckoned - 1;
+        let main = Namespace::new().on("count", count);
+        let (layer, _io) = builder(main).max_payload(limit).build();
+        let mut client = Polling::connect(&app(layer)).await;
+        let body = vec![format!("{header}\u{1e}b{base64}"); events].join("\u{1e}");
+        assert!(body.len() > limit, "{size}");
+        client.send(&body).await;
+        for _ in 0..events {
+            assert_eq!(client.next().await, format!("431[{size}]"));
+        }
+        // Of text nothing more than before is taken.
+        let text = client.post("4".repeat(limit + 1)).await;
+        assert_eq!(text.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_logged_and_told() {
+    let (logs, _guard) = Logs::keep();
+    let (app, told) = told_of_refusals(HttpOptions::new());
+    let client = Polling::connect(&app).await;
+    for _ in 0..2 {
+        let response = client.post("4".repeat(200)).await;
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let [warning] = &logs.warnings()[..] else {
+        panic!("{:?}", logs.warnings());
+    };
+    assert!(warning.contains("`max_payload`"), "{warning}");
+    let told = std::mem::take(&mut *told.lock().expect("no panic"));
+    assert_eq!(told, [(413, "the length of the body"); 2]);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, Version};
 use axum::serve::ListenerExt;
 use futures_util::FutureExt;
+use support::logs::Logs;
 use support::{
     Client, Got, Polling, app, builder, compressed_frame, deflate_head, frame, in_memory, main_app,
     raw_session, raw_session_on, read_frame, send_head, serve, text_frame, until, upgrade_head, within,
@@ -185,6 +186,7 @@ async fn the_accept_header_is_that_of_the_rfc() {
 
 #[tokio::test]
 async fn a_message_of_the_limit_is_taken_and_a_longer_one_closes_with_1009() {
+    let (logs, _guard) = Logs::keep();
     let (namespace, mut left) = telling();
     let (layer, _io) = builder(namespace).max_payload(1_000).build();
     let addr = serve(app(layer)).await;
@@ -196,7 +198,11 @@ async fn a_message_of_the_limit_is_taken_and_a_longer_one_closes_with_1009() {
     let close = Got::Close(Some((1009, String::new())));
     assert_eq!(client.closed().await, close);
     let (_, reason) = within(left.recv()).await.expect("it left");
+    assert_eq!(reason, DisconnectReason::TooBig);
     assert_eq!(reason.as_str(), "transport error");
+    let warnings = logs.warnings();
+    assert!(warnings[0].contains("`max_payload`"), "{warnings:?}");
+    assert_eq!(warnings.len(), 1);
 }
 
 #[tokio::test]

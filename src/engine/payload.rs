@@ -10,6 +10,29 @@ use super::{Message, Packet, ParseError, Revision, payload_v3};
 /// U+001E, which no JSON text holds.
 const SEPARATOR: u8 = 0x1e;
 
+/// How long the official client takes a body of revision 4 to be when it decides which packets still
+/// fit into `maxPayload`.
+///
+/// It counts text exactly and bytes as 1.33 times their number, which is less than base64 takes: by
+/// two characters for most messages, and by half of the body at most, if each message is one byte.
+pub(crate) fn reckoned_len(body: &[u8]) -> usize {
+    let packets = body.split(|byte| *byte == SEPARATOR);
+    let packets = packets.map(|packet| match packet.strip_prefix(b"b") {
+        Some(digits) => {
+            let padding = digits.iter().rev().take_while(|digit| **digit == b'=');
+            let bytes = (digits.len() / 4 * 3).saturating_sub(padding.count().min(2));
+            1 + (bytes * 133).div_ceil(100)
+        }
+        None => packet.len(),
+    });
+    packets.map(|len| len + 1).sum::<usize>() - 1
+}
+
+/// The longest body that the official client can send if it takes it to be so long.
+pub(crate) const fn longest_body(reckoned: usize) -> usize {
+    reckoned.saturating_add(reckoned / 2 + 1)
+}
+
 /// The packets of a body, read one by one: a body of a million separators costs no list. By default
 /// there are none.
 #[derive(Clone, Debug, Default)]
@@ -237,6 +260,54 @@ mod tests {
     fn read(body: &str) -> Vec<Result<Packet, ParseError>> {
         let body = Bytes::copy_from_slice(body.as_bytes());
         Packets::new(body).expect("UTF-8").collect()
+    }
+
+    /// What `_getWritablePackets` of engine.io-client 6.6 sends of packets that do not end: the body,
+    /// and how long it takes it to be.
+    fn fill(packets: impl Iterator<Item = Message>, max: usize) -> (Bytes, usize) {
+        let mut body = Body::new(Revision::V4, true);
+        let mut reckoned = 0;
+        for (nth, message) in packets.enumerate() {
+            let len = match &message {
+                Message::Text(text) => text.as_bytes().len(),
+                Message::Binary(data) | Message::Uncompressed(data) => {
+                    (data.len() as f64 * 1.33).ceil() as usize
+                }
+            };
+            let more = reckoned + 1 + len + usize::from(nth > 0);
+            if nth > 0 && more > max {
+                break;
+            }
+            reckoned = more;
+            body.push(Packet::Message(message));
+        }
+        (body.finish().0, reckoned)
+    }
+
+    #[test]
+    fn what_the_official_client_takes_to_fit_does_fit() {
+        for max in [1_000, 5_001] {
+            for size in (1..300).chain([max / 4, max / 2]) {
+                let binary = Message::Binary(vec![7; size].into());
+                let header = Message::from(Text::from(r#"51-["a",{"_placeholder":true,"num":0}]"#));
+                let alone = std::iter::repeat(binary.clone());
+                let events = std::iter::repeat([header, binary]).flatten();
+                for (body, reckoned) in [fill(alone, max), fill(events, max)] {
+                    assert!(reckoned_len(&body) <= reckoned, "{size} in {max}");
+                    assert!(reckoned <= max && body.len() <= longest_body(max));
+                }
+            }
+        }
+        let bytes = std::iter::repeat(Message::Binary(vec![7].into()));
+        let (body, _) = fill(bytes, 1_003);
+        assert_eq!(body.len(), longest_body(1_003), "half as much more");
+    }
+
+    #[test]
+    fn a_body_without_bytes_is_reckoned_as_long_as_it_is() {
+        for body in ["", "4", "4a\u{1e}4b", "\u{1e}", "4b===="] {
+            assert_eq!(reckoned_len(body.as_bytes()), body.len(), "{body:?}");
+        }
     }
 
     #[test]

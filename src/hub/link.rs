@@ -15,6 +15,7 @@ use crate::engine::{
     CloseReason, Config, Message, Opening, Packet, Refusal, Session, SessionEvent, SessionId,
     Transport,
 };
+use crate::notice::Notices;
 
 /// A session, and who waits for what in it. Its lock is held for a few lines, and no other lock is
 /// taken under it.
@@ -27,6 +28,7 @@ pub(crate) struct Link {
     /// Where its task runs.
     pub(super) runtime: Handle,
     pub(crate) config: Arc<Config>,
+    pub(crate) notices: Arc<Notices>,
     pub(crate) handshake: Handshake,
     pub(crate) opening: Opening,
     /// Whether its sockets are to leave and the session to be closed.
@@ -88,6 +90,7 @@ impl Link {
     /// To be called in the runtime where its task is to run.
     pub(crate) fn open(
         config: Arc<Config>,
+        notices: Arc<Notices>,
         sid: SessionId,
         number: u64,
         opening: Opening,
@@ -115,6 +118,7 @@ impl Link {
             number,
             runtime: Handle::current(),
             config,
+            notices,
             handshake,
             opening,
             dismissed: AtomicBool::new(false),

@@ -14,6 +14,10 @@ pub enum DisconnectReason {
     TransportClose,
     /// The connection failed or was used against the rules.
     TransportError,
+    /// A message was longer than [`max_payload`](crate::SocketIoBuilder::max_payload), or a packet
+    /// above a limit of its parser. Its text is that of [`TransportError`](Self::TransportError), as
+    /// in the reference implementation.
+    TooBig,
     /// The client did not answer a ping in time.
     PingTimeout,
     /// The client sent what is no packet.
@@ -39,7 +43,7 @@ impl DisconnectReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TransportClose => "transport close",
-            Self::TransportError => "transport error",
+            Self::TransportError | Self::TooBig => "transport error",
             Self::PingTimeout => "ping timeout",
             Self::ParseError => "parse error",
             Self::ForcedServerClose => "forced server close",
@@ -59,6 +63,7 @@ impl DisconnectReason {
         match self {
             Self::TransportClose
             | Self::TransportError
+            | Self::TooBig
             | Self::PingTimeout
             | Self::ForcedServerClose
             | Self::SlowConsumer
@@ -81,7 +86,8 @@ impl From<CloseReason> for DisconnectReason {
     fn from(reason: CloseReason) -> Self {
         match reason {
             CloseReason::TransportClose => Self::TransportClose,
-            CloseReason::TransportError | CloseReason::TooBig => Self::TransportError,
+            CloseReason::TransportError => Self::TransportError,
+            CloseReason::TooBig => Self::TooBig,
             CloseReason::PingTimeout => Self::PingTimeout,
             CloseReason::ParseError => Self::ParseError,
             CloseReason::ServerClose | CloseReason::Violation => Self::ForcedServerClose,

@@ -13,6 +13,7 @@ use crate::hub::DisconnectReason;
 use crate::hub::link::Link;
 use crate::hub::recovery::{Newcomer, PrivateId};
 use crate::hub::registry::Registry;
+use crate::notice::notice;
 use crate::protocol::peer::{Action, Peer, Violation};
 use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, v4};
 use crate::routing::{NamespaceRequest, Refuse, Routes};
@@ -288,6 +289,14 @@ impl Dispatch {
     }
 
     fn handle_closed(&mut self, reason: CloseReason) {
+        if reason == CloseReason::TooBig {
+            notice!(
+                self.link.notices.too_big,
+                session = self.link.number,
+                max_payload = self.link.config.max_payload,
+                "a message is longer than `max_payload`, or a packet above a limit of its parser",
+            );
+        }
         tracing::debug!(session = self.link.number, %reason, "closed");
         self.closed = Some(reason);
         self.partial = None;

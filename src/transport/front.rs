@@ -283,6 +283,7 @@ impl Front {
     fn start(&self, opening: Opening, parts: Parts, upgrade: Option<Upgrade>) -> Arc<Link> {
         let link = Arc::new(Link::open(
             Arc::clone(&self.config),
+            Arc::clone(&self.sessions.notices),
             session_id(opening),
             self.sessions.number(),
             opening,

@@ -19,8 +19,9 @@ use super::compress::Encoding;
 use super::options::{HttpOptions, Witness};
 use super::refusal::ConnectionError;
 use crate::engine::payload::Body as Payload;
-use crate::engine::{CloseReason, Packet, Packets, Refusal, Revision, jsonp};
+use crate::engine::{CloseReason, Packet, Packets, Refusal, Revision, jsonp, payload};
 use crate::hub::link::Link;
+use crate::notice::notice;
 
 /// The type of a body of bytes, exactly so, as Node's server has it.
 static OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -158,7 +159,16 @@ impl Post {
     /// The answer to a body that is not taken.
     fn refuse(&self, link: &Link, refusal: Refusal, context: &'static str) -> Response {
         let error = ConnectionError::new(refusal, context);
-        tracing::debug!(session = link.number, %error, "refused");
+        if refusal == Refusal::PayloadTooLarge {
+            notice!(
+                link.notices.too_big,
+                session = link.number,
+                max_payload = link.config.max_payload,
+                "a POST is longer than `max_payload` or a layer allows: it gets status 413",
+            );
+        } else {
+            tracing::debug!(session = link.number, %error, "refused");
+        }
         if let Some(witness) = &self.witness {
             witness.tell(&error);
         }
@@ -233,7 +243,16 @@ where
         // Such bodies are of revision 3.
         return Err(Failure::Unusable);
     }
-    let mut body = read(link.config.max_payload, post.timeout, body).await?;
+    let limit = link.config.max_payload;
+    // Only these clients are told the limit, and do not reckon with the length of base64.
+    let longest = match link.opening.revision {
+        Revision::V4 if !link.opening.jsonp => payload::longest_body(limit),
+        Revision::V3 | Revision::V4 => limit,
+    };
+    let mut body = read(longest, post.timeout, body).await?;
+    if body.len() > limit && payload::reckoned_len(&body) > limit {
+        return Err(Failure::TooLarge);
+    }
     if link.opening.jsonp {
         match jsonp::form(&body) {
             Some(inner) => body = inner,
