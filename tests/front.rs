@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use support::logs::Logs;
 use support::{Polling, app, builder, call, get, post, send_head, serve, upgrade_head, within};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
@@ -19,6 +20,7 @@ use tower_socketio::{
     Cors, Data, HttpOptions, Namespace, Origins, SameSite, SessionCookie, SocketIoBuilder,
     Uncompressed,
 };
+use tracing::Level;
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
 const ORIGIN: &str = "https://app.example";
@@ -102,6 +104,33 @@ async fn a_page_of_another_origin_opens_no_websocket_unless_it_is_allowed() {
     let any = with(HttpOptions::new().origins(Origins::any()));
     let head = upgrade(any, "", "origin: https://evil.example\r\n").await;
     assert!(head.starts_with("http/1.1 101"), "{head}");
+}
+
+#[tokio::test]
+async fn the_first_page_that_is_refused_is_a_warning_that_says_what_to_set() {
+    let (logs, _guard) = Logs::keep();
+    let app = app(plain().build().0);
+    // What nginx makes of `Host` by `$host`: the port is gone.
+    let head = upgrade(app.clone(), "", "origin: http://test:8080\r\n").await;
+    assert!(head.starts_with("http/1.1 403"), "{head}");
+    upgrade(app, "", "origin: https://evil.example\r\n").await;
+    let warnings = logs.warnings();
+    for part in [
+        "origin=\"http://test:8080\"",
+        "host=\"test\"",
+        "`HttpOptions::origins`",
+        "$http_host",
+    ] {
+        assert!(warnings[0].contains(part), "{part}: {warnings:?}");
+    }
+    assert_eq!(warnings.len(), 1);
+    let later = logs.at(Level::DEBUG);
+    let is_later = |line: &String| line.contains("origin=\"https://evil.example\"");
+    assert!(later.iter().any(is_later), "{later:?}");
+    // Each server has its own first.
+    let other = self::app(plain().build().0);
+    upgrade(other, "", "origin: https://evil.example\r\n").await;
+    assert_eq!(logs.warnings().len(), 2);
 }
 
 #[tokio::test]

@@ -12,8 +12,10 @@ use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use support::{Polling, app, builder};
-use tokio::io::DuplexStream;
+use support::logs::Logs;
+use support::{Polling, app, builder, until, upgrade_head, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -167,6 +169,48 @@ impl WebSocket {
         self.send(text).await;
         self.next().await
     }
+}
+
+#[tokio::test]
+async fn a_websocket_that_the_http_server_does_not_hand_over_is_a_warning() {
+    let (logs, _guard) = Logs::keep();
+    let (layer, io) = build(HttpOptions::new());
+    let app = app(layer);
+    for times in 1..=2 {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        let service = TowerToHyperService::new(app.clone());
+        let http = hyper::server::conn::http1::Builder::new();
+        // Without `with_upgrades`.
+        tokio::spawn(http.serve_connection(TokioIo::new(server), service));
+        let head = upgrade_head("");
+        client.write_all(head.as_bytes()).await.expect("a request");
+        let mut answer = String::new();
+        let read = within(client.read_to_string(&mut answer)).await;
+        read.expect("text until the end");
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        until(|| io.counts().sessions == 0).await;
+        let warnings = logs.warnings();
+        assert!(warnings[0].contains("`with_upgrades`"), "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "after {times}");
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_whose_extensions_a_layer_drops_is_a_warning() {
+    let (logs, _guard) = Logs::keep();
+    let (layer, io) = build(HttpOptions::new());
+    let anew = axum::middleware::map_request(async |mut request: axum::extract::Request| {
+        request.extensions_mut().clear();
+        request
+    });
+    let app = app(layer).layer(anew);
+    let addr = support::serve(app).await;
+    let mut stream = TcpStream::connect(addr).await.expect("a port");
+    let head = support::send_head(&mut stream, &upgrade_head("")).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    until(|| !logs.warnings().is_empty()).await;
+    assert!(logs.warnings()[0].contains("extensions of requests"));
+    until(|| io.counts().sessions == 0).await;
 }
 
 /// All of them, as apps have them around everything.

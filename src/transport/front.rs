@@ -23,6 +23,7 @@ use crate::engine::{
 use crate::hub::handshake::Handshake as FirstRequest;
 use crate::hub::link::{Link, Upgrade};
 use crate::hub::sessions::Sessions;
+use crate::notice::notice;
 use crate::websocket::{DEFLATE_ACCEPTED, accept_key, accepts_deflate, is_valid_key};
 
 /// What runs above the sessions.
@@ -132,6 +133,7 @@ impl Front {
         let transport = handshake.transport;
         let opens = handshake.sid.is_none().then_some(transport);
         if !self.http.allows_origin(parts, opens) {
+            self.tell_of_origin(parts);
             let message = Cow::Borrowed("Origin not allowed");
             return Err(ConnectionError::saying(message, "origin"));
         }
@@ -168,6 +170,22 @@ impl Front {
             (Transport::Polling, false, &Method::POST) => Ok(Plan::Post(link)),
             (Transport::Polling, false, _) => Err(BAD_METHOD),
         }
+    }
+
+    /// Browsers tell the page nothing of why its WebSocket fails.
+    fn tell_of_origin(&self, parts: &Parts) {
+        let header = |name| parts.headers.get(name).map_or("", text);
+        let host = parts.headers.get(header::HOST).map(text);
+        let host = host.or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
+        notice!(
+            self.sessions.notices.origin,
+            origin = header("origin"),
+            host = host.unwrap_or_default(),
+            forwarded_host = header("x-forwarded-host"),
+            "a page of another origin is refused: if it may connect, name its origin in \
+             `HttpOptions::origins` or `cors`; if it is of this server, the proxy has to pass on \
+             `Host` with its port (nginx: `$http_host`) or to set `X-Forwarded-Host`",
+        );
     }
 
     fn check(
@@ -368,6 +386,11 @@ fn as_http_1(headers: &mut HeaderMap, version: Version, uri: &Uri) {
     if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
         headers.insert(header::COOKIE, whole);
     }
+}
+
+/// A header's value, if it is a text.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or("?")
 }
 
 fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {

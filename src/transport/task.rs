@@ -13,6 +13,7 @@ use super::websocket::{Read, WebSocket, Written};
 use crate::engine::{CloseReason, Transport};
 use crate::hub::link::{Link, Round, Standing, Upgrade};
 use crate::hub::sessions::Presence;
+use crate::notice::notice;
 
 /// What runs above a session, in its task.
 pub(crate) trait Upper: Send {
@@ -82,6 +83,22 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 
 fn is_late(due: Option<std::time::Instant>) -> bool {
     due.is_some_and(|due| Instant::now().into_std().duration_since(due) > LATE)
+}
+
+/// What was agreed on with a `101`, or `200` over HTTP/2, did not take place.
+fn tell_of_failure(link: &Link, error: &hyper::Error) {
+    if !error.is_user() {
+        tracing::debug!(session = link.number, %error, "no upgrade");
+        return;
+    }
+    notice!(
+        link.notices.upgrade,
+        session = link.number,
+        %error,
+        "a WebSocket was accepted and the HTTP server does not hand its connection over: serve the \
+         app with `axum::serve`, or hyper's connection `with_upgrades`, and let layers keep the \
+         extensions of requests",
+    );
 }
 
 impl SessionTask {
@@ -210,7 +227,10 @@ impl Io {
                         let deflate = upgrade.deflate;
                         *self = Self::Open(Box::new(WebSocket::new(io, link, deflate)));
                     }
-                    Err(_) => self.closed(link),
+                    Err(error) => {
+                        tell_of_failure(link, &error);
+                        self.closed(link);
+                    }
                 }
                 round.news = true;
                 Reading::Progress
