@@ -77,8 +77,7 @@ mod builder;
 mod handles;
 mod hub;
 mod layer;
-// Not every kind has its place yet.
-#[allow(dead_code, unused_imports, unused_macros)]
+#[allow(dead_code, reason = "the kinds of `routing` have no place yet")]
 mod notice;
 mod routing;
 mod server;

@@ -18,6 +18,7 @@ pub(crate) struct Sessions {
     map: Mutex<HashMap<SessionId, Arc<Link>, IdHash>>,
     next: AtomicU64,
     closing: AtomicBool,
+    passed: AtomicBool,
     empty: Notify,
     max: Option<usize>,
     /// What this server has logged before.
@@ -44,6 +45,21 @@ impl Sessions {
     /// Whether no further session is taken.
     pub(crate) fn is_full(&self) -> bool {
         self.closing.load(Ordering::Acquire) || self.max.is_some_and(|max| self.len() >= max)
+    }
+
+    /// A request has come through the server, though not for it.
+    pub(crate) fn pass(&self) {
+        if !self.passed.load(Ordering::Relaxed) {
+            self.passed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there has been neither a session nor a request that passed, and nobody wanted the
+    /// end.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.next.load(Ordering::Relaxed) == 0
+            && !self.passed.load(Ordering::Relaxed)
+            && !self.closing.load(Ordering::Acquire)
     }
 
     /// Takes a session in; it leaves when the guard is dropped.

@@ -1,16 +1,20 @@
 //! HTTP requests → sessions.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Router;
 use axum_core::BoxError;
 use axum_core::body::Body;
-use axum_core::response::Response;
+use axum_core::extract::Request as AxumRequest;
+use axum_core::response::{IntoResponse, Response};
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use hyper::upgrade::OnUpgrade;
+use tower_service::Service;
 
 use super::options::{Answer, HttpOptions};
 use super::polling::{Post, Style};
@@ -56,6 +60,42 @@ impl Front {
     pub(crate) fn serves(&self, path: &str) -> bool {
         path.strip_prefix(&*self.path)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// A router of a service for the server's path and what is below it.
+    pub(crate) fn router<T, S>(&self, service: T) -> Router<S>
+    where
+        T: Service<AxumRequest, Error = Infallible> + Clone + Send + Sync + 'static,
+        T::Response: IntoResponse,
+        T::Future: Send + 'static,
+        S: Clone + Send + Sync + 'static,
+    {
+        // A path is a text, not a pattern.
+        let path = self.path.replace('{', "{{").replace('}', "}}");
+        let mut router = Router::new().without_v07_checks();
+        if !path.is_empty() {
+            router = router.route_service(&path, service.clone());
+        }
+        router
+            .route_service(&format!("{path}/"), service.clone())
+            .route_service(&format!("{path}/{{*below}}"), service)
+    }
+
+    /// Whether a request for another path is one of a Socket.IO client.
+    pub(crate) fn is_lost<B>(&self, request: &Request<B>) -> bool {
+        let query = request.uri().query();
+        query.is_some_and(|query| query.contains("EIO=") && query.contains("transport="))
+    }
+
+    /// A client has asked for a path that nothing serves.
+    pub(crate) fn tell_of_path(&self, path: &str) {
+        notice!(
+            self.sessions.notices.path,
+            path,
+            served = &*self.path,
+            "a client asks for a path that nothing serves: its option `path` and that of the server \
+             differ, or the router is nested",
+        );
     }
 
     /// What a path names below the server's own; where a router has decided that the request is
@@ -313,6 +353,18 @@ impl Front {
         let task = SessionTask::new(Arc::clone(&link), presence, upper, upgrade);
         tokio::spawn(task);
         link
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        if self.sessions.is_unused() {
+            tracing::warn!(
+                path = &*self.path,
+                "a server is dropped before any request has reached it: a fallback or a merge after \
+                 `Router::layer` replaces what the layer is around; `into_router` works in any order",
+            );
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::Router;
 use futures_core::future::BoxFuture;
 use http::request::Parts;
 use tower_layer::Layer;
@@ -79,6 +80,16 @@ impl EngineLayer {
             None => panic!("an EngineLayer is set up before it is cloned or applied"),
         }
         self
+    }
+
+    /// A router that serves the path and what is below it, for `Router::merge` and `Router::nest`, as
+    /// [`SocketIoLayer::into_router`](crate::SocketIoLayer::into_router).
+    pub fn into_router<S>(self) -> Router<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let front = Arc::clone(&self.front);
+        front.router(SocketIoService::anywhere(self.front, None))
     }
 
     /// How many sessions there are.
