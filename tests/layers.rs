@@ -13,11 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use support::logs::Logs;
-use support::{Polling, app, builder, until, upgrade_head, within};
+use support::{Polling, app, builder, get, until, upgrade_head, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -253,4 +254,55 @@ async fn all_of_them_at_once_let_polls_posts_and_upgrades_pass() {
     }
     assert_eq!(own.ask(ECHO).await, ECHO);
     assert_eq!(io.counts().sessions, 1);
+}
+
+/// Lets a request go on until it waits for something.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn polls_that_wait_count_in_a_concurrency_limit_around_the_app_and_not_in_one_inside() {
+    let limit = || GlobalConcurrencyLimitLayer::new(3);
+    let page = || Router::new().route("/page", axum::routing::get(async || "page"));
+
+    let (layer, _io) = build(HttpOptions::new());
+    let around = page().layer(layer).layer(limit());
+    let clients = connected(&around, 3).await;
+    let polls: Vec<_> = clients.iter().map(Polling::poll).collect();
+    settle().await;
+    let app = around.clone();
+    let waits = tokio::spawn(async move { get(&app, "/page").await });
+    settle().await;
+    assert!(
+        !waits.is_finished(),
+        "three polls are all that the limit allows"
+    );
+    polls.iter().for_each(|poll| poll.abort());
+    assert_eq!(waits.await.expect("no panic").body(), "page");
+
+    let (layer, _io) = build(HttpOptions::new());
+    let inside = page().layer(limit()).layer(layer);
+    let (layer, _io) = build(HttpOptions::new());
+    let beside = page().layer(limit()).merge(layer.into_router());
+    for app in [inside, beside] {
+        let clients = connected(&app, 4).await;
+        let polls: Vec<_> = clients.iter().map(Polling::poll).collect();
+        settle().await;
+        assert_eq!(get(&app, "/page").await.body(), "page");
+        for (client, poll) in clients.iter().zip(polls) {
+            assert_eq!(client.post(ECHO).await.body(), "ok");
+            assert_eq!(within(poll).await.expect("no panic").body(), ECHO);
+        }
+    }
+}
+
+async fn connected(app: &Router, count: usize) -> Vec<Polling> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(Polling::connect(app).await);
+    }
+    clients
 }
