@@ -208,7 +208,9 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// How many rooms one socket may be in; 10 000.
+    /// Sets how many rooms one socket may be in. Beyond it no further room is joined.
+    ///
+    /// All rooms of a connection count against [`max_kept`](Self::max_kept) too. Default: 1 000.
     pub fn max_rooms(mut self, rooms: usize) -> Self {
         self.limits.rooms_per_socket = rooms;
         self
@@ -217,6 +219,39 @@ impl<S> SocketIoBuilder<S> {
     /// How many namespaces one connection may be in; 64.
     pub fn max_namespaces(mut self, namespaces: usize) -> Self {
         self.limits.namespaces_per_session = namespaces;
+        self
+    }
+
+    /// Sets the longest `auth` of a CONNECT, in bytes of JSON. A client that sends a longer one is
+    /// refused with a `connect_error`; its connection and its other namespaces stay.
+    ///
+    /// `auth` is kept with its socket, for [`Socket::handshake`](crate::Socket::handshake). What a
+    /// client of version 2 gives as the query of a namespace counts as its `auth`. Default: 32 KiB.
+    pub fn max_auth(mut self, bytes: usize) -> Self {
+        self.limits.auth = bytes;
+        self
+    }
+
+    /// Sets the longest head of the request that opens a connection, in bytes: its URI, and the
+    /// names and values of its headers. A longer one is refused with status 431.
+    ///
+    /// The head is kept as long as the connection, for
+    /// [`Socket::request_parts`](crate::Socket::request_parts). The HTTP server has a limit of its
+    /// own, of all requests. Default: 32 KiB.
+    pub fn max_handshake(mut self, bytes: usize) -> Self {
+        self.config.max_handshake = bytes;
+        self
+    }
+
+    /// Sets how much the server keeps for one connection until it ends, in bytes: of all its
+    /// sockets the `auth`, the names of the namespaces, the rooms and the data.
+    ///
+    /// A room counts the length of its name and 512 bytes. Beyond the limit a CONNECT is refused
+    /// with a `connect_error`, a room is not joined, and [`Socket::set_data`](crate::Socket::set_data)
+    /// fails. Values of [`Socket::insert`](crate::Socket::insert) do not count, as their size is not
+    /// known. Default: 512 KiB.
+    pub fn max_kept(mut self, bytes: usize) -> Self {
+        self.limits.kept = bytes;
         self
     }
 

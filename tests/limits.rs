@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use futures_util::stream;
 use support::{
-    Client, Got, Polling, app, builder, frame, main_app, serve, text_frame, until, within,
+    Client, Got, Polling, app, builder, call, frame, main_app, serve, text_frame, until, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tower_socketio::protocol::JsonParser;
 use tower_socketio::{
@@ -149,6 +150,159 @@ async fn what_a_client_authenticates_itself_with_counts_while_its_handler_runs()
     gate.add_permits(10);
     assert_eq!(within(post).await.status(), StatusCode::OK);
     until(|| io.counts().sockets == 10).await;
+}
+
+#[tokio::test]
+async fn an_auth_that_is_too_long_is_refused_and_the_connection_goes_on() {
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/b", Namespace::new())
+        .max_auth(100)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    let auth = |len: usize| format!(r#"40/b,{{"token":"{}"}}"#, "x".repeat(len - 12));
+    let refused = client.ask(&auth(101)).await;
+    assert_eq!(refused, r#"44/b,{"message":"Authentication is too long"}"#);
+    client.send(&auth(100)).await;
+    assert!(client.next().await.starts_with("40/b,"));
+    assert_eq!(io.counts().sockets, 2);
+}
+
+#[tokio::test]
+async fn a_query_of_version_2_counts_as_auth() {
+    let (layer, _io) = builder(Namespace::new())
+        .namespace("/b", Namespace::new())
+        .allow_eio3(true)
+        .max_auth(100)
+        .build();
+    let mut client = Client::of_revision_3(serve(app(layer)).await).await;
+    assert_eq!(client.text().await, "40");
+    let refused = client.ask(&format!("40/b?a={}", "%00".repeat(16))).await;
+    assert_eq!(refused, r#"44/b,{"message":"Authentication is too long"}"#);
+    assert_eq!(client.ask("40/b?a=1").await, "40/b,");
+}
+
+#[tokio::test]
+async fn the_auth_of_all_namespaces_of_a_connection_is_bounded() {
+    let (layer, io) = SocketIo::builder()
+        .namespace("/{any}", Namespace::new())
+        .max_kept(10_000)
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    let auth = |name| format!(r#"40/{name},{{"token":"{}"}}"#, "x".repeat(4_000));
+    for name in ["a", "b"] {
+        let welcome = client.ask(&auth(name)).await;
+        assert!(welcome.starts_with("40/"), "{welcome}");
+    }
+    let refused = client.ask(&auth("c")).await;
+    let expected = r#"44/c,{"message":"Too much is kept for this connection"}"#;
+    assert_eq!(refused, expected);
+    client.send("41/a,").await;
+    until(|| io.counts().sockets == 1).await;
+    assert!(client.ask(&auth("c")).await.starts_with("40/c,"));
+}
+
+#[tokio::test]
+async fn the_auth_of_those_that_are_not_decided_on_counts_too() {
+    let (layer, _io) = SocketIo::builder()
+        .namespace_if(async |_| std::future::pending().await, Namespace::new())
+        .max_kept(10_000)
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    let auth = |name| format!(r#"40/{name},{{"token":"{}"}}"#, "x".repeat(4_000));
+    let refused = client.ask(&["a", "b", "c"].map(auth).join("\x1e")).await;
+    let expected = r#"44/c,{"message":"Too much is kept for this connection"}"#;
+    assert_eq!(refused, expected);
+}
+
+#[tokio::test]
+async fn the_head_of_the_first_request_is_bounded() {
+    let (layer, io) = builder(Namespace::new()).max_handshake(1_000).build();
+    let app = app(layer);
+    let open = |len| {
+        let request = Request::get("/socket.io/?EIO=4&transport=polling");
+        request
+            .header("x-filler", "y".repeat(len))
+            .body(Body::empty())
+    };
+    let refused = call(&app, open(1_000).expect("a request")).await;
+    assert_eq!(
+        refused.status(),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    );
+    let expected = r#"{"code":3,"message":"Request header fields too large"}"#;
+    assert_eq!(refused.body(), expected);
+    assert_eq!(io.counts().sessions, 0);
+    // The URI counts too, and later requests are not kept.
+    let long = format!(
+        "/socket.io/?EIO=4&transport=polling&x={}",
+        "y".repeat(1_000)
+    );
+    assert_eq!(support::get(&app, &long).await.status(), refused.status());
+    let client = Polling::open_with(&app, open(900).expect("a request")).await;
+    let mut post = Request::post(&client.uri);
+    post = post.header("x-filler", "y".repeat(2_000));
+    let post = call(&app, post.body(Body::from("40")).expect("a request")).await;
+    assert_eq!(post.status(), StatusCode::OK);
+
+    let addr = serve(app).await;
+    let mut stream = TcpStream::connect(addr).await.expect("a connection");
+    let head = support::upgrade_head(&format!("&x={}", "y".repeat(1_000)));
+    let head = support::send_head(&mut stream, &head).await;
+    assert!(head.starts_with("HTTP/1.1 431"), "{head}");
+}
+
+#[tokio::test]
+async fn rooms_and_data_count_for_all_sockets_of_a_connection() {
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/b", Namespace::new())
+        .max_kept(10_000)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    client.join("/b").await;
+    let [a, b] = ["/", "/b"].map(|name| io.of(name).sockets().remove(0));
+    a.join("x".repeat(4_000));
+    b.join("y".repeat(4_000));
+    a.join("z".repeat(4_000));
+    assert_eq!((a.rooms().len(), b.rooms().len()), (1, 1));
+    let text = |len| "x".repeat(len);
+    assert!(a.set_data(text(2_000)).is_err());
+    assert_eq!(a.data::<String>(), None);
+    a.set_data(text(500)).expect("it fits");
+    b.leave("y".repeat(4_000));
+    a.set_data(text(2_000)).expect("it fits");
+    b.join("y".repeat(4_000));
+    assert!(b.rooms().is_empty());
+    a.disconnect();
+    drop(a);
+    until(|| io.of("/").sockets().is_empty()).await;
+    within(async {
+        while b.rooms().is_empty() {
+            tokio::task::yield_now().await;
+            b.join("y".repeat(4_000));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_held_for_all_sockets_that_connect_is_bounded() {
+    let connect = async || std::future::pending::<()>().await;
+    let (layer, io) = SocketIo::builder()
+        .namespace("/{any}", Namespace::new().on_connect(connect))
+        .max_buffered(10_000)
+        .build();
+    let client = Polling::open(&app(layer)).await;
+    client.post("40/a,\x1e40/b,\x1e40/c,").await;
+    until(|| io.counts().sockets == 3).await;
+    let text = "x".repeat(1_000);
+    for name in ["/a", "/b", "/c"] {
+        (0..3).for_each(|_| io.of(name).emit("text", &text));
+    }
+    settle().await;
+    assert_eq!(client.get().await.status(), StatusCode::OK);
+    io.of("/a").emit("text", &text);
+    io.of("/b").emit("text", &text);
+    assert_eq!(client.get().await.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -189,6 +189,9 @@ pub enum Refusal {
     PayloadTooLarge,
     /// The body of a request did not come in time.
     RequestTimeout,
+    /// The head of the request is longer than
+    /// [`Config::max_handshake`](super::Config::max_handshake).
+    HeadTooLong,
 }
 
 impl Refusal {
@@ -199,7 +202,10 @@ impl Refusal {
             Self::UnknownTransport => 0,
             Self::UnknownSession => 1,
             Self::BadMethod => 2,
-            Self::BadRequest | Self::PayloadTooLarge | Self::RequestTimeout => 3,
+            Self::BadRequest
+            | Self::PayloadTooLarge
+            | Self::RequestTimeout
+            | Self::HeadTooLong => 3,
             Self::Forbidden | Self::Unavailable => 4,
             Self::UnsupportedVersion => 5,
         }
@@ -218,6 +224,7 @@ impl Refusal {
             Self::Unavailable => "Service unavailable",
             Self::PayloadTooLarge => "Payload too large",
             Self::RequestTimeout => "Request timeout",
+            Self::HeadTooLong => "Request header fields too large",
         }
     }
 
@@ -229,6 +236,7 @@ impl Refusal {
             Self::Unavailable => 503,
             Self::PayloadTooLarge => 413,
             Self::RequestTimeout => 408,
+            Self::HeadTooLong => 431,
             _ => 400,
         }
     }

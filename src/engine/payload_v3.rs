@@ -97,6 +97,8 @@ fn take_binary(rest: &mut Bytes) -> Option<Result<Packet, ParseError>> {
     }
     let packet = rest.split_to(len);
     if is_binary {
+        // A small part does not keep the whole body in memory.
+        let packet = Bytes::copy_from_slice(&packet);
         return Some(decode_binary(packet));
     }
     std::str::from_utf8(&packet).ok()?;
@@ -226,6 +228,23 @@ mod tests {
             Ok(packets) => packets.collect(),
             Err(error) => vec![Err(error)],
         }
+    }
+
+    #[test]
+    fn a_message_does_not_keep_its_body() {
+        let body = [
+            &[1, 2, 0xff, 4, 7],
+            &[0, 9, 0, 0, 0xff, b'4'][..],
+            &[b'x'; 899],
+        ]
+        .concat();
+        let packets = read(&body, true);
+        let [Ok(Packet::Message(Message::Binary(small))), Ok(_)] = &packets[..] else {
+            panic!("{packets:?}");
+        };
+        let small = small.clone();
+        drop(packets);
+        assert_eq!(small.try_into_mut().expect("its own").capacity(), 1);
     }
 
     fn written(packets: &[Packet], base64: bool) -> (Vec<u8>, bool) {

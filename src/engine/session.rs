@@ -30,6 +30,10 @@ pub struct Config {
     /// How much may wait for its handler before input is no longer read; 256 KiB. It is four times
     /// as much while the application waits for an answer, which lies behind what waits.
     pub max_pending: usize,
+    /// The longest head of the request that opens a session: its URI, and the names and values of
+    /// its headers; 32 KiB. The head is kept as long as the session. A longer one is refused with
+    /// status 431.
+    pub max_handshake: usize,
     /// Whether sessions may begin with polling.
     pub polling: bool,
     /// Whether sessions may begin with WebSocket, and change to it.
@@ -58,6 +62,7 @@ impl Default for Config {
             high_water: 256 * 1024,
             max_buffered: 4 * 1024 * 1024,
             max_pending: 256 * 1024,
+            max_handshake: 32 * 1024,
             polling: true,
             websocket: true,
             upgrades: true,
@@ -196,6 +201,8 @@ pub struct Session {
     missed: usize,
     /// Whether the WebSocket has taken messages that have not left yet.
     sending: bool,
+    /// How much the application holds back to send it later.
+    held: usize,
     events: VecDeque<SessionEvent>,
     /// How many events there have been.
     told: u64,
@@ -287,6 +294,7 @@ impl Session {
             out_bytes: 0,
             missed: 0,
             sending: false,
+            held: 0,
             events: VecDeque::new(),
             told: 0,
             pending: 0,
@@ -686,7 +694,7 @@ impl Session {
         if !self.is_open() {
             return false;
         }
-        if self.out_bytes - self.missed > self.config.max_buffered {
+        if self.out_bytes - self.missed + self.held > self.config.max_buffered {
             self.close(CloseReason::SlowConsumer, now());
             return false;
         }
@@ -701,6 +709,21 @@ impl Session {
             messages.into_iter().for_each(|message| self.push(message));
             self.missed += self.out_bytes - before;
         }
+    }
+
+    /// Counts what the application holds back as waiting to be sent. If too much waits already, the
+    /// session is closed instead, and this is false.
+    pub(crate) fn handle_held(&mut self, bytes: usize, now: Instant) -> bool {
+        let is_counted = self.send_all([], || now);
+        if is_counted {
+            self.held += bytes;
+        }
+        is_counted
+    }
+
+    /// The application no longer holds so much back.
+    pub(crate) fn handle_released(&mut self, bytes: usize) {
+        self.held -= bytes;
     }
 
     /// Ends the session. The application gets [`SessionEvent::Closed`] at once; what waits is

@@ -148,8 +148,9 @@ impl Socket {
         .await;
     }
 
-    /// Joins a room. Nothing happens if it is in it or has left. A socket is in 10 000 rooms at
-    /// most; see [`max_rooms`](crate::SocketIoBuilder::max_rooms).
+    /// Joins a room. Nothing happens if it is in it or has left, nor beyond the limits of
+    /// [`max_rooms`](crate::SocketIoBuilder::max_rooms), 1 000 by default, and
+    /// [`max_kept`](crate::SocketIoBuilder::max_kept).
     pub fn join(&self, room: impl AsRef<str>) {
         let room = room.as_ref();
         self.member.registry.join(&self.member, room);
@@ -211,11 +212,14 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// If the data cannot be written as JSON. What was kept before stays.
+    /// If the data cannot be written as JSON, or the connection would keep more than
+    /// [`max_kept`](crate::SocketIoBuilder::max_kept). What was kept before stays.
     pub fn set_data(&self, data: impl Serialize) -> Result<(), EncodeError> {
         let data = serde_json::to_value(data)?;
-        self.member.set_data(Some(Arc::new(data)));
-        Ok(())
+        let kept = self
+            .member
+            .set_data(Some(Arc::new(data)), self.member.registry.max_kept());
+        kept.then_some(()).ok_or(EncodeError::TOO_LONG)
     }
 
     /// The data that are kept with the socket; `None` if there are none, or they are no `T`.

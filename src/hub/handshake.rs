@@ -44,6 +44,18 @@ impl Handshake {
         }
     }
 
+    /// What [`Handshake::new`] keeps of a head: the URI, and the headers' names and values.
+    pub(crate) fn len(parts: &Parts) -> usize {
+        let uri = &parts.uri;
+        let authority = uri
+            .authority()
+            .map_or(0, |authority| authority.as_str().len());
+        let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+        let headers = parts.headers.iter();
+        let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
+        authority + path + headers.sum::<usize>()
+    }
+
     /// The request as it came, without its body.
     pub(crate) fn parts(&self) -> Parts {
         let mut fields = Fields(&self.text);

@@ -9,6 +9,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::fanout::Mail;
 use super::handshake::Handshake;
 use crate::engine::{
@@ -31,6 +32,8 @@ pub(crate) struct Link {
     pub(crate) notices: Arc<Notices>,
     pub(crate) handshake: Handshake,
     pub(crate) opening: Opening,
+    /// What its sockets keep.
+    pub(crate) budget: Budget,
     /// Whether its sockets are to leave and the session to be closed.
     dismissed: AtomicBool,
 }
@@ -121,6 +124,7 @@ impl Link {
             notices,
             handshake,
             opening,
+            budget: Budget::default(),
             dismissed: AtomicBool::new(false),
         }
     }
@@ -194,6 +198,16 @@ impl Link {
             true => session.close(CloseReason::SlowConsumer, now),
             false => drop(session.send_all(messages, || now)),
         });
+    }
+
+    /// Counts what is held back to be sent later; false if the session is closed or closes by it.
+    pub(super) fn hold(&self, bytes: usize) -> bool {
+        self.with(|session, now| session.handle_held(bytes, now))
+    }
+
+    /// What was held back is sent now, or dropped.
+    pub(super) fn release(&self, bytes: usize) {
+        self.lock().session.handle_released(bytes);
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {

@@ -10,13 +10,14 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::DisconnectReason;
+use super::budget::of_data;
 use super::fanout::Mail;
 use super::hooks::{Sent, call};
 use super::link::Link;
 use super::recovery::{Archive, Legacy, Recoverable};
 use super::registry::Registry;
 use super::rooms::IdHash;
-use crate::engine::{CloseReason, Session, SocketId};
+use crate::engine::{Session, SocketId};
 use crate::protocol::{Encoded, Kind, Packet, Payload};
 
 /// One socket. Its lock may be held while its link's or its registry's is taken, never the other
@@ -47,6 +48,8 @@ struct State {
     left: Option<Box<Left>>,
     /// What the application keeps of it, and other servers may see.
     data: Option<Arc<Value>>,
+    /// What they count.
+    data_bytes: usize,
 }
 
 /// What was sent before the client is told that it is in.
@@ -66,15 +69,22 @@ struct Left {
 impl State {
     /// Keeps a packet until the client is told that it is in.
     fn hold(&mut self, packet: Encoded, link: &Link) -> bool {
-        let held = self.held.get_or_insert_default();
-        if held.bytes > link.config.max_buffered {
-            link.close(CloseReason::SlowConsumer);
+        let messages = packet.clone().into_iter();
+        let bytes = messages.map(|each| Session::cost(&each)).sum::<usize>();
+        if !link.hold(bytes) {
             return false;
         }
-        let messages = packet.clone().into_iter();
-        held.bytes += messages.map(|each| Session::cost(&each)).sum::<usize>();
+        let held = self.held.get_or_insert_default();
+        held.bytes += bytes;
         held.packets.push(packet);
         true
+    }
+
+    /// Takes out what was held.
+    fn take_held(&mut self, link: &Link) -> Vec<Encoded> {
+        let Held { packets, bytes } = *self.held.take().unwrap_or_default();
+        link.release(bytes);
+        packets
     }
 }
 
@@ -136,6 +146,14 @@ impl Drop for Member {
     /// The destructors of what was kept with it are the user's, and who happens to drop the last
     /// handle must not suffer from them.
     fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        drop(state.take_held(&self.link));
+        let rooms = state.left.take().map(|left| left.rooms);
+        let names = rooms.iter().flatten().map(|room| room.len());
+        let kept = state.data_bytes + names.sum::<usize>();
+        let own = cost(&self.registry.name, self.auth.as_deref());
+        self.link.budget.give_back(own + kept);
         let extensions = std::mem::take(&mut self.extensions);
         let recovery = self.recovery.take();
         call(|| drop(extensions));
@@ -152,12 +170,14 @@ impl Member {
     ) -> Self {
         let issued = SystemTime::now().duration_since(UNIX_EPOCH);
         let auth = std::str::from_utf8(auth.json()).unwrap_or_default();
+        let auth = (!matches!(auth, "" | "{}")).then(|| auth.into());
+        link.budget.add(cost(&registry.name, auth.as_deref()));
         Self {
             id,
             link,
             registry,
             issued: issued.map_or(0, |since| since.as_millis() as u64),
-            auth: (!matches!(auth, "" | "{}")).then(|| auth.into()),
+            auth,
             phase: AtomicU8::new(CONNECTING),
             taken_in: AtomicU64::new(0),
             state: Mutex::default(),
@@ -292,7 +312,7 @@ impl Member {
         // Together, so that no connection breaks in between.
         let missed = self.take_missed().into_iter().flatten();
         self.link.send_missed(missed, connect);
-        for packet in state.held.take().unwrap_or_default().packets {
+        for packet in state.take_held(&self.link) {
             self.link.send(packet);
         }
         self.registry.accept(self.id);
@@ -304,7 +324,7 @@ impl Member {
 
     /// What a client that left while it was connecting was not sent after CONNECT.
     pub(crate) fn take_held(&self) -> Vec<Encoded> {
-        self.lock().held.take().unwrap_or_default().packets
+        self.lock().take_held(&self.link)
     }
 
     /// Leaves the namespace and all rooms, once; the first reason stays. Whatever handlers do
@@ -331,7 +351,7 @@ impl Member {
         if phase == LEFT {
             return false;
         }
-        let rooms = self.registry.remove(&self.id, phase == CONNECTED);
+        let rooms = self.registry.remove(self, phase == CONNECTED);
         state.left = Some(Box::new(Left { reason, rooms }));
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {
@@ -375,9 +395,26 @@ impl Member {
         self.lock().data.clone()
     }
 
-    /// Keeps data, and gives those that were there.
-    pub(crate) fn set_data(&self, data: Option<Arc<Value>>) -> Option<Arc<Value>> {
-        std::mem::replace(&mut self.lock().data, data)
+    /// Keeps data; false if the connection would keep more than `max` bytes then.
+    pub(crate) fn set_data(&self, data: Option<Arc<Value>>, max: usize) -> bool {
+        let bytes = data.as_deref().map_or(0, of_data);
+        let mut state = self.lock();
+        let more = bytes.saturating_sub(state.data_bytes);
+        if !self.link.budget.take(more, max) {
+            return false;
+        }
+        let less = state.data_bytes.saturating_sub(bytes);
+        self.link.budget.give_back(less);
+        state.data_bytes = bytes;
+        let former = std::mem::replace(&mut state.data, data);
+        drop(state);
+        drop(former);
+        true
+    }
+
+    /// What its data count.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.lock().data_bytes
     }
 
     /// Puts a packet of this namespace into the parser's words.
@@ -419,6 +456,12 @@ impl Member {
             waiter.answer(payload);
         }
     }
+}
+
+/// What a socket counts that is in a namespace of this name: that is kept as text, as a parameter,
+/// and in each of two tables.
+pub(crate) fn cost(namespace: &str, auth: Option<&str>) -> usize {
+    4 * namespace.len() + auth.map_or(0, str::len)
 }
 
 /// Puts a packet into the parser's words.

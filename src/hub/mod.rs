@@ -8,6 +8,7 @@
 //! | [`fanout`] | broadcasts to many, on their way |
 //! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
 //! | [`member`] | one socket in one namespace |
+//! | [`budget`] | how much of a connection's is kept until it ends |
 //! | [`recovery`] | what clients are given that lost their connection and come back |
 //! | [`hooks`] | what an application wants to be told |
 //! | [`handshake`] | the first request of a session |
@@ -17,6 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::protocol::{NamespaceName, Parser};
 
+pub(crate) mod budget;
 mod fanout;
 pub(crate) mod handshake;
 pub(crate) mod hooks;
@@ -55,14 +57,20 @@ pub(crate) struct Limits {
     pub(crate) rooms_per_socket: usize,
     pub(crate) namespaces_per_session: usize,
     pub(crate) dynamic_namespaces: usize,
+    /// The bytes that it authenticates itself with in one namespace.
+    pub(crate) auth: usize,
+    /// The bytes that its sockets keep, all of a connection together.
+    pub(crate) kept: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            rooms_per_socket: 10_000,
+            rooms_per_socket: 1_000,
             namespaces_per_session: 64,
             dynamic_namespaces: 10_000,
+            auth: 32 * 1024,
+            kept: 512 * 1024,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::budget::{ROOM, of_room};
 use super::fanout::{Fanout, Mail, Waiting};
 use super::hooks::{Hooks, RoomChange, RoomLog, Sent};
 use super::member::{Member, encode};
@@ -26,6 +27,7 @@ pub(crate) struct Registry {
     /// What clients are given that come back; none without recovery.
     pub(super) archive: Option<Box<Mutex<Archive<Arc<Legacy>>>>>,
     max_rooms: usize,
+    max_kept: usize,
     hub: Weak<Hub>,
     space: Mutex<Space>,
     pub(super) fanout: Fanout,
@@ -57,6 +59,7 @@ impl Registry {
             room_log: RoomLog::default(),
             archive: hub.new_archive(),
             max_rooms: hub.limits.rooms_per_socket,
+            max_kept: hub.limits.kept,
             hub: Arc::downgrade(hub),
             space: Mutex::default(),
             fanout: Fanout::default(),
@@ -96,7 +99,9 @@ impl Registry {
             member.comes_after(waiting.last());
             rooms.enter(member.id, Arc::clone(&member));
             for room in joins {
-                rooms.join(member.id, room, self.max_rooms, log.as_deref_mut());
+                if rooms.join(member.id, room, self.max_rooms, log.as_deref_mut()) {
+                    member.link.budget.add(of_room(room));
+                }
             }
             true
         });
@@ -137,16 +142,25 @@ impl Registry {
         });
     }
 
+    /// The most that the sockets of a connection keep, in bytes.
+    pub(crate) fn max_kept(&self) -> usize {
+        self.max_kept
+    }
+
     /// Takes a socket out, and gives the rooms it was in. To be told of.
-    pub(super) fn remove(&self, id: &SocketId, was_connected: bool) -> Vec<Arc<str>> {
-        self.change(|space, mut log| {
+    pub(super) fn remove(&self, member: &Member, was_connected: bool) -> Vec<Arc<str>> {
+        let id = &member.id;
+        let rooms = self.change(|space, mut log| {
             if let Some(log) = log.as_deref_mut().filter(|_| was_connected) {
                 let own = Arc::<str>::from(id.as_str());
                 log.push((Arc::clone(&own), RoomChange::Leave(*id)));
                 log.push((own, RoomChange::Delete));
             }
             space.rooms.leave(id, log)
-        })
+        });
+        // Their names stay with the socket.
+        member.link.budget.give_back(rooms.len() * ROOM);
+        rooms
     }
 
     /// Marks an empty namespace as gone; false if somebody came, or may come back.
@@ -168,9 +182,16 @@ impl Registry {
 
     pub(crate) fn join(&self, member: &Member, room: &str) -> bool {
         let id = member.id;
+        let budget = &member.link.budget;
+        if !budget.take(of_room(room), self.max_kept) {
+            return false;
+        }
         let mut archive = self.archive();
         member.catch_up();
         let joined = self.change(|space, log| space.rooms.join(id, room, self.max_rooms, log));
+        if !joined {
+            budget.give_back(of_room(room));
+        }
         if let Some(archive) = archive.as_mut().filter(|_| joined) {
             archive.join(&id, room);
         }
@@ -184,6 +205,9 @@ impl Registry {
         let mut archive = self.archive();
         member.catch_up();
         let parted = self.change(|space, log| space.rooms.part(id, room, log));
+        if parted {
+            member.link.budget.give_back(of_room(room));
+        }
         if let Some(archive) = archive.as_mut().filter(|_| parted) {
             archive.part(id, room);
         }

@@ -415,7 +415,7 @@ pub struct EncodeError(Reason);
 
 impl EncodeError {
     pub(super) const RESERVED: Self = Self(Reason::Reserved);
-    pub(super) const TOO_LONG: Self = Self(Reason::TooLong);
+    pub(crate) const TOO_LONG: Self = Self(Reason::TooLong);
 }
 
 #[derive(Debug)]

@@ -43,10 +43,11 @@ impl JsonParser {
         self
     }
 
-    /// Bounds how many bytes all attachments of one received packet may have together; 10 000 000
-    /// by default, ten messages of the default `max_payload`.
+    /// Sets how many bytes all attachments of one received packet may have together. Beyond it the
+    /// connection is closed. Each of them is bounded by
+    /// [`max_payload`](crate::SocketIoBuilder::max_payload) too.
     ///
-    /// That is what a client can make the server keep while a packet is incomplete.
+    /// A client can make the server keep them while the packet is incomplete. Default: 2 000 000.
     #[must_use]
     pub const fn with_max_attachment_bytes(mut self, bytes: usize) -> Self {
         self.max_attachment_bytes = bytes;
@@ -58,7 +59,7 @@ impl Default for JsonParser {
     fn default() -> Self {
         Self {
             max_attachments: 10,
-            max_attachment_bytes: 10_000_000,
+            max_attachment_bytes: 2_000_000,
         }
     }
 }

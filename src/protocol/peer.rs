@@ -143,7 +143,10 @@ impl Peer {
 
     /// The client was refused, or has left.
     pub(crate) fn free(&mut self, slot: usize) {
-        self.entries[slot].phase = Phase::Free;
+        self.entries[slot] = Entry {
+            name: NamespaceName::MAIN,
+            phase: Phase::Free,
+        };
     }
 
     /// The server made the client leave.

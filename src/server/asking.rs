@@ -7,6 +7,7 @@ use futures_core::future::BoxFuture;
 
 use super::conversation::Queued;
 use crate::engine::SocketId;
+use crate::hub::member::cost;
 use crate::protocol::{Claim, NamespaceName, Payload};
 use crate::transport::guarded;
 
@@ -30,6 +31,12 @@ impl Applicant {
     pub(super) fn cost(&self) -> usize {
         let queued = self.queue.iter().map(|queued| queued.cost);
         self.connect_cost + queued.sum::<usize>()
+    }
+
+    /// What its socket will count of what the connection keeps.
+    pub(super) fn kept(&self) -> usize {
+        let auth = std::str::from_utf8(self.auth.json()).ok();
+        cost(&self.name, auth)
     }
 }
 

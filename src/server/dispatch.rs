@@ -124,7 +124,7 @@ impl Dispatch {
                 }
             }
             Action::Connect { slot, name, auth } => {
-                return self.apply(Applicant {
+                let applicant = Applicant {
                     slot,
                     name,
                     auth,
@@ -132,7 +132,11 @@ impl Dispatch {
                     connect_cost: cost,
                     id: socket_id(),
                     queue: VecDeque::new(),
-                });
+                };
+                return match self.excess(&applicant) {
+                    None => self.apply(applicant),
+                    Some(message) => self.deny(&applicant, message),
+                };
             }
             Action::Disconnect { slot } => {
                 if let Some(conversation) = self.conversation(slot) {
@@ -188,6 +192,18 @@ impl Dispatch {
                 queue: VecDeque::new(),
             });
         }
+    }
+
+    /// Why a client that asks for a namespace gives more than is kept; none if it does not.
+    fn excess(&self, applicant: &Applicant) -> Option<&'static str> {
+        let limits = &self.server.hub.limits;
+        if applicant.auth.json().len() > limits.auth {
+            return Some(AUTH_TOO_LONG);
+        }
+        let asking = self.asking.iter().map(|each| each.applicant.kept());
+        let bytes = applicant.kept() + asking.sum::<usize>();
+        let fits = self.link.budget.fits(bytes, limits.kept);
+        (!fits).then_some(KEEPS_TOO_MUCH)
     }
 
     fn apply(&mut self, mut applicant: Applicant) {
@@ -392,6 +408,8 @@ impl Upper for Dispatch {
 
 const INVALID: &str = "Invalid namespace";
 const TOO_MANY: &str = "Too many namespaces";
+const AUTH_TOO_LONG: &str = "Authentication is too long";
+const KEEPS_TOO_MUCH: &str = "Too much is kept for this connection";
 
 fn socket_id() -> SocketId {
     SocketId::new(random())

@@ -178,7 +178,7 @@ impl Front {
             return Err(ConnectionError::saying(message, "origin"));
         }
         let Some(sid) = &handshake.sid else {
-            self.check(&handshake, &parts.method, has_upgrade)?;
+            self.check(&handshake, parts, has_upgrade)?;
             let response = has_upgrade.then(|| self.accept(parts)).transpose()?;
             return Ok(Plan::Open(handshake.opening(), response));
         };
@@ -231,9 +231,10 @@ impl Front {
     fn check(
         &self,
         handshake: &Handshake<'_>,
-        method: &Method,
+        parts: &Parts,
         has_upgrade: bool,
     ) -> Result<(), ConnectionError> {
+        let method = &parts.method;
         let enabled = match handshake.transport {
             Transport::Polling => self.config.polling,
             Transport::WebSocket => self.config.websocket,
@@ -259,6 +260,9 @@ impl Front {
                 Refusal::UnsupportedVersion,
                 "`EIO` in the query",
             ));
+        }
+        if FirstRequest::len(parts) > self.config.max_handshake {
+            return Err(ConnectionError::new(Refusal::HeadTooLong, "the head"));
         }
         if self.sessions.is_full() {
             return Err(FULL);

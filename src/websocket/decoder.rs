@@ -341,7 +341,8 @@ impl Decoder {
     /// Makes room in `buf` for `more` bytes of `frame`.
     ///
     /// For as many again as have arrived, so that a growing message is not moved too often; but
-    /// not past the message's end or, where that is unknown, past twice what is complete.
+    /// not past the message's end or, where that is unknown, past twice what is complete or the
+    /// longest message.
     fn reserve(&mut self, frame: Frame, more: usize) {
         let needed = self.buf.len() + more;
         if needed <= self.buf.capacity() {
@@ -354,7 +355,7 @@ impl Decoder {
                 is_final: true,
                 ..
             } => frame.end(),
-            _ => frame.end().max(2 * frame.start),
+            _ => (2 * frame.start).min(self.max_message).max(frame.end()),
         };
         // What is nearly all of it may be all: it is not moved for a little more.
         let wanted = match limit - limit / 4 <= ahead {

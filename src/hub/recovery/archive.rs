@@ -39,6 +39,8 @@ struct Session<T> {
     /// Its rooms, and the first packet since it joined.
     rooms: IndexMap<Arc<str>, Number>,
     former_rooms: VecDeque<Stay>,
+    /// What the data of the socket count.
+    data: usize,
     away: Option<Away<T>>,
 }
 
@@ -59,8 +61,10 @@ struct Stay {
     to: Number,
 }
 
-/// How many rooms that it has left are remembered of a socket.
+/// How many rooms that it has left are remembered of a socket, and how long their names are
+/// together.
 const MAX_FORMER_ROOMS: usize = 64;
+const MAX_FORMER_BYTES: usize = 8 * 1024;
 
 /// What a client that is back is given.
 #[derive(Debug)]
@@ -117,6 +121,7 @@ impl<T> Archive<T> {
             sent: base.before(),
             rooms: IndexMap::new(),
             former_rooms: VecDeque::new(),
+            data: 0,
             away: None,
         };
         self.sessions.insert(id, session);
@@ -163,13 +168,22 @@ impl<T> Archive<T> {
         }
     }
 
-    /// The socket leaves and may come back. `sent` is the last packet that it was sent.
-    pub(crate) fn part_ways(&mut self, id: &SocketId, sent: Number, legacy: T, now: Instant) {
+    /// The socket leaves and may come back. `sent` is the last packet that it was sent, and `data`
+    /// what its data count.
+    pub(crate) fn part_ways(
+        &mut self,
+        id: &SocketId,
+        sent: Number,
+        data: usize,
+        legacy: T,
+        now: Instant,
+    ) {
         let at = self.log.next();
         let Some(session) = self.sessions.get_mut(id) else {
             return self.dead.push(legacy);
         };
         session.sent = session.sent.max(sent);
+        session.data = data;
         let bytes = session.cost();
         session.away = Some(Away {
             since: now,
@@ -195,6 +209,11 @@ impl<T> Archive<T> {
     pub(crate) fn find(&self, claim: &Claim) -> Option<SocketId> {
         let owner = PrivateId::parse(&claim.pid)?;
         self.owners.get(&owner).copied()
+    }
+
+    /// What a socket, present or away, counts.
+    pub(crate) fn cost(&self, id: &SocketId) -> usize {
+        self.sessions.get(id).map_or(0, Session::cost)
     }
 
     /// Whether the socket is away.
@@ -291,11 +310,17 @@ impl<T> Session<T> {
         if self.former_rooms.len() >= MAX_FORMER_ROOMS {
             self.former_rooms.retain(|stay| stay.to > first);
         }
-        let is_full = self.former_rooms.len() >= MAX_FORMER_ROOMS;
-        if let Some(oldest) = is_full.then(|| self.former_rooms.pop_front()).flatten() {
+        self.former_rooms.push_back(stay);
+        let bytes =
+            |rooms: &VecDeque<Stay>| rooms.iter().map(|stay| stay.room.len()).sum::<usize>();
+        while self.former_rooms.len() > MAX_FORMER_ROOMS
+            || bytes(&self.former_rooms) > MAX_FORMER_BYTES
+        {
+            let Some(oldest) = self.former_rooms.pop_front() else {
+                break;
+            };
             self.floor = self.floor.max(oldest.to);
         }
-        self.former_rooms.push_back(stay);
     }
 
     /// The first packet that the client may miss; none if that cannot be told, or it is gone.
@@ -341,7 +366,7 @@ impl<T> Session<T> {
         let rooms = self.rooms.keys();
         let former = self.former_rooms.iter().map(|stay| &stay.room);
         let name = |name: &Arc<str>| ROOM_BYTES + name.len();
-        SESSION_BYTES + rooms.chain(former).map(name).sum::<usize>()
+        SESSION_BYTES + self.data + rooms.chain(former).map(name).sum::<usize>()
     }
 }
 
@@ -430,7 +455,7 @@ mod tests {
         }
 
         fn lose(&mut self, n: u8, sent: Number) {
-            self.archive.part_ways(&id(n), sent, "legacy", self.now);
+            self.archive.part_ways(&id(n), sent, 0, "legacy", self.now);
         }
 
         /// What socket `n` is sent again, if it is restored.
@@ -674,6 +699,21 @@ mod tests {
         }
         world.lose(1, sent);
         assert_eq!(world.back(1, Some(sent)), Some(vec![]));
+    }
+
+    #[test]
+    fn long_names_of_rooms_that_were_left_are_not_remembered() {
+        let mut world = World::with_one();
+        let long = "x".repeat(MAX_FORMER_BYTES + 1);
+        world.archive.join(&id(1), &long);
+        let first = world.all("1");
+        world.archive.part(&id(1), &long);
+        assert_eq!(world.archive.cost(&id(1)), SESSION_BYTES + ROOM_BYTES + 1);
+        let last = world.all("2");
+        world.lose(1, last);
+        // Whether a packet of that time was meant is not known any more.
+        assert_eq!(world.back(1, None), None);
+        assert!(first < last);
     }
 
     #[test]

@@ -167,6 +167,8 @@ impl Registry {
         };
         let claim = newcomer.claim;
         let found = claim.and_then(|claim| Some((claim, archive.find(claim)?)));
+        // What it comes back with has to fit beside what the connection keeps already.
+        let found = found.filter(|(_, id)| link.budget.fits(archive.cost(id), self.max_kept()));
         let displaced = found.and_then(|(_, id)| self.displace(&mut archive, &id));
         let restored = found.and_then(|(claim, id)| {
             let offset = claim.offset.as_deref();
@@ -394,7 +396,8 @@ impl Member {
     /// Takes over what was kept with the former socket.
     pub(crate) fn inherit(&self, legacy: &Legacy) {
         let Belongings { extensions, data } = lock(&legacy.belongings).clone();
-        self.set_data(data);
+        // It was found to fit when the socket was let in.
+        self.set_data(data, usize::MAX);
         let mut own = self
             .extensions
             .write()
@@ -433,7 +436,7 @@ impl Member {
         };
         let legacy = Arc::clone(recovery.left.get_or_init(|| Arc::new(legacy)));
         let sent = Number(recovery.sent.load(Ordering::Relaxed));
-        archive.part_ways(&self.id, sent, legacy, now());
+        archive.part_ways(&self.id, sent, self.data_bytes(), legacy, now());
         self.registry.sweep_later(&archive.kept);
     }
 

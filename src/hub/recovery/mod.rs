@@ -102,7 +102,8 @@ impl Recovery {
 
     /// How many bytes are kept of clients that are away, in all namespaces together; 16 MiB, which
     /// are some 30 000 of them. Beyond it those who have been away the longest are forgotten.
-    /// Values kept with a socket are not counted, as their size is not known.
+    /// Their data count; values of [`Socket::insert`](crate::Socket::insert) do not, as their size is
+    /// not known.
     pub const fn max_session_bytes(mut self, bytes: usize) -> Self {
         self.session_bytes = bytes;
         self
