@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use crate::engine::{Config, Transport};
+use crate::engine::{Config, Transport, check_time};
 use crate::handles::SocketIo;
 use crate::hub::hooks::Created;
 use crate::hub::sessions::Sessions;
@@ -152,28 +152,57 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// From a client's pong to the next ping; 25 s. A shorter time notices a lost client sooner
-    /// and costs a packet each way.
+    /// Sets the time from a client's pong to the next ping. A shorter time notices a lost client
+    /// sooner and costs a packet each way. A time of more than 12 days counts as 12 days: clients'
+    /// timers hold no more. Default: 25 s.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    #[track_caller]
     pub fn ping_interval(mut self, interval: Duration) -> Self {
+        check_time("ping_interval", interval);
         self.config.ping_interval = interval;
         self
     }
 
-    /// How long a pong may take, and bytes that do not leave; 20 s. More spares clients on bad
-    /// networks, less frees the memory of lost ones.
+    /// Sets how long a pong may take, and bytes that do not leave. Beyond it the connection is closed
+    /// with [`DisconnectReason::PingTimeout`](crate::DisconnectReason::PingTimeout). More spares
+    /// clients on bad networks, less frees the memory of lost ones; [`Duration::MAX`] waits for ever.
+    /// Default: 20 s.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    #[track_caller]
     pub fn ping_timeout(mut self, timeout: Duration) -> Self {
+        check_time("ping_timeout", timeout);
         self.config.ping_timeout = timeout;
         self
     }
 
-    /// How long an upgrade to WebSocket may take; 10 s. A failed one leaves polling as it is.
+    /// Sets how long an upgrade to WebSocket may take. A failed one leaves polling as it is;
+    /// [`upgrades`](Self::upgrades) turns them off. [`Duration::MAX`] waits for ever. Default: 10 s.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    #[track_caller]
     pub fn upgrade_timeout(mut self, timeout: Duration) -> Self {
+        check_time("upgrade_timeout", timeout);
         self.config.upgrade_timeout = timeout;
         self
     }
 
-    /// How long a client may take to join its first namespace; 45 s.
+    /// Sets how long a client may take to join its first namespace. Beyond it the connection is
+    /// closed. [`Duration::MAX`] waits for ever. Default: 45 s.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    #[track_caller]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        check_time("connect_timeout", timeout);
         self.connect_timeout = timeout;
         self
     }

@@ -15,9 +15,11 @@ use support::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tower::ServiceExt;
 use tower_socketio::protocol::JsonParser;
 use tower_socketio::{
-    Data, DisconnectReason, Handler, Namespace, RawArgs, Refuse, Socket, SocketIo,
+    Data, DisconnectReason, Handler, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
+    SocketIoBuilder, engine,
 };
 
 /// A namespace that tells why its sockets leave.
@@ -500,4 +502,170 @@ async fn pings_of_websocket_do_not_pile_up_answers_that_are_not_read() {
     }
     assert!(pongs.is_sorted());
     assert!(pongs.len() < 1_000, "{} answers waited", pongs.len());
+}
+
+/// The longest time, one that the clock holds only just, and the shortest.
+const TIMES: [Duration; 3] = [
+    Duration::MAX,
+    Duration::from_secs(i64::MAX as u64 - 1_000_000_000_000),
+    Duration::from_nanos(1),
+];
+
+type Set = fn(SocketIoBuilder, Duration) -> SocketIoBuilder;
+
+/// Every time of a server.
+const SETTERS: [(&str, Set); 5] = [
+    ("ping_interval", SocketIoBuilder::ping_interval),
+    ("ping_timeout", SocketIoBuilder::ping_timeout),
+    ("upgrade_timeout", SocketIoBuilder::upgrade_timeout),
+    ("connect_timeout", SocketIoBuilder::connect_timeout),
+    ("within", |builder, time| {
+        builder.recovery(Recovery::within(time))
+    }),
+];
+
+#[tokio::test]
+async fn each_time_may_be_for_ever() {
+    for (name, set) in SETTERS {
+        for time in &TIMES[..2] {
+            let echo = async |Data(text): Data<String>| text;
+            let (layer, io) = set(builder(Namespace::new().on("echo", echo)), *time).build();
+            let app = app(layer);
+            let addr = serve(app.clone()).await;
+            let client = Polling::connect(&app).await;
+            let mut probe = Client::raw(addr, &format!("&sid={}", client.sid)).await;
+            assert_eq!(probe.ask("2probe").await, "3probe", "{name}");
+            probe.send("5").await;
+            assert_eq!(
+                probe.ask(r#"421["echo","x"]"#).await,
+                r#"431["x"]"#,
+                "{name}"
+            );
+            let mut other = Client::connect(addr, "/").await;
+            assert_eq!(
+                other.ask(r#"421["echo","x"]"#).await,
+                r#"431["x"]"#,
+                "{name}"
+            );
+            io.emit("event", 1);
+            assert!(other.text().await.starts_with(r#"42["event",1"#), "{name}");
+            drop((client, probe, other));
+            within(io.close()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_time_may_be_next_to_nothing() {
+    for (name, set) in SETTERS {
+        let (layer, io) = set(builder(Namespace::new()), TIMES[2]).build();
+        let app = app(layer);
+        let addr = serve(app.clone()).await;
+        let opened = support::get(&app, "/socket.io/?EIO=4&transport=polling").await;
+        assert_eq!(opened.status(), StatusCode::OK, "{name}");
+        let mut client = Client::open(addr).await;
+        // What it is told then depends on which time it is.
+        client.send("40").await;
+        assert_ne!(client.next().await, Got::End, "{name}");
+        within(io.close()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_for_ever_is_one_that_timers_of_clients_hold() {
+    let (layer, _io) = builder(Namespace::new())
+        .ping_interval(Duration::MAX)
+        .ping_timeout(Duration::MAX)
+        .build();
+    let app = app(layer);
+    let opened = support::get(&app, "/socket.io/?EIO=4&transport=polling").await;
+    let told = r#""pingInterval":1073741823,"pingTimeout":1073741823,"#;
+    assert!(opened.body().contains(told), "{}", opened.body());
+    let mut client = Polling::connect(&app).await;
+    let uri = client.uri.clone();
+    let ping = async || {
+        let request = Request::get(&uri).body(Body::empty());
+        let response = app.clone().oneshot(request.expect("a request")).await;
+        let body = response.expect("infallible").into_body();
+        axum::body::to_bytes(body, 100).await.expect("a body")
+    };
+    let started = tokio::time::Instant::now();
+    assert_eq!(ping().await, "2");
+    assert_eq!(started.elapsed().as_millis(), 1_073_741_823);
+    client.send("3").await;
+    assert_eq!(ping().await, "2");
+    // However late its pong is.
+    tokio::time::advance(Duration::from_secs(100_000_000)).await;
+    assert_eq!(client.ask("3\x1e41\x1e40").await.get(..2), Some("40"));
+}
+
+#[tokio::test]
+async fn the_time_of_an_acknowledgement_may_be_anything() {
+    let (app, io) = main_app(Namespace::new());
+    let mut client = Client::connect(serve(app).await, "/").await;
+    for time in &TIMES[..2] {
+        let socket = io.sockets().remove(0);
+        let one = socket.emit_with_ack::<u8>("ask", ()).timeout(*time);
+        let all = io.of("/").emit_with_ack::<u8>("ask", ()).timeout(*time);
+        let answers = tokio::spawn(async move { (one.await, all.await) });
+        for _ in 0..2 {
+            let asked = client.text().await;
+            let id = asked[2..].split('[').next().expect("an id");
+            client.send(&format!("43{id}[7]")).await;
+        }
+        let (one, all) = within(answers).await.expect("no panic");
+        assert_eq!(one.expect("an answer"), 7);
+        assert!(matches!(all[..], [(_, Ok(7))]));
+    }
+    for time in [Duration::ZERO, TIMES[2]] {
+        let socket = io.sockets().remove(0);
+        let one = socket.emit_with_ack::<u8>("ask", ()).timeout(time).await;
+        assert!(one.is_err_and(|error| error.is_timeout()));
+        let all = io.of("/").emit_with_ack::<u8>("ask", ()).timeout(time);
+        let all = within(all.into_future()).await;
+        assert!(matches!(&all[..], [(_, Err(error))] if error.is_timeout()));
+    }
+}
+
+/// What a panic of this thread says, and the file that it blames.
+fn panic_of(run: impl FnOnce() + std::panic::UnwindSafe) -> (String, String) {
+    thread_local! {
+        static BLAMED: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
+    }
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let file = info.location().map(|at| at.file().to_owned());
+            BLAMED.set(file);
+            before(info);
+        }));
+    });
+    let payload = std::panic::catch_unwind(run).expect_err("a panic");
+    let text = payload.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| Some((*payload.downcast_ref::<&str>()?).to_owned()));
+    (text.expect("a text"), BLAMED.take().expect("a place"))
+}
+
+#[test]
+fn a_time_of_zero_is_refused_where_it_is_set() {
+    for (name, set) in SETTERS {
+        let (text, file) = panic_of(|| drop(set(builder(Namespace::new()), Duration::ZERO)));
+        assert_eq!(text, format!("`{name}` must be longer than zero"));
+        // Called by a pointer, it blames the place of its own.
+        assert!(!file.is_empty());
+    }
+    let builder = builder(Namespace::new());
+    let (_, file) = panic_of(std::panic::AssertUnwindSafe(|| {
+        drop(builder.ping_interval(Duration::ZERO));
+    }));
+    assert!(file.ends_with("tests/limits.rs"), "{file}");
+    let config = engine::Config {
+        ping_timeout: Duration::ZERO,
+        ..Default::default()
+    };
+    let (_, file) = panic_of(std::panic::AssertUnwindSafe(|| {
+        drop(engine::EngineLayer::new(config, async |_| {}));
+    }));
+    assert!(file.ends_with("tests/limits.rs"), "{file}");
 }

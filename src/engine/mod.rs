@@ -34,8 +34,9 @@ mod packet;
 pub(crate) mod payload;
 mod payload_v3;
 mod session;
-mod timer;
+pub(crate) mod timer;
 
+pub(crate) use self::session::check_time;
 pub use self::{
     handshake::{Handshake, Opening, Refusal, Revision, Transport},
     id::{SessionId, SocketId},

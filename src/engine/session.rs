@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::timer::{Timer, TimerTable};
+use super::timer::{Timer, TimerTable, deadline};
 use super::{Message, Packet, Refusal, Revision, SessionId, Transport};
 
 /// The limits of a session. Sizes are in bytes.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// From the open packet, and from each pong, to the next ping; 25 s.
+    /// From the open packet, and from each pong, to the next ping; 25 s. More than 12 days count as
+    /// 12 days.
     pub ping_interval: Duration,
     /// How long a pong may take, and bytes that do not leave; 20 s.
     pub ping_timeout: Duration,
@@ -74,9 +75,27 @@ impl Default for Config {
 }
 
 impl Config {
+    /// From a pong to the next ping. A client gives the connection up without one after what it
+    /// was told, and its timers hold no longer time than [`LONGEST`].
+    fn interval(&self) -> Duration {
+        self.ping_interval.min(LONGEST)
+    }
+
     /// How long a client of revision 3 may be silent.
     fn silence(&self) -> Duration {
-        self.ping_interval + self.ping_timeout
+        self.interval().saturating_add(self.ping_timeout)
+    }
+
+    /// Checks that no time is zero that has to be more.
+    ///
+    /// # Panics
+    ///
+    /// If one is.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        check_time("ping_interval", self.ping_interval);
+        check_time("ping_timeout", self.ping_timeout);
+        check_time("upgrade_timeout", self.upgrade_timeout);
     }
 
     /// The JSON of the open packet.
@@ -88,12 +107,32 @@ impl Config {
         format!(
             r#"{{"sid":"{}","upgrades":{upgrades},"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
             sid.expose(),
-            self.ping_interval.as_millis(),
-            self.ping_timeout.as_millis(),
+            announced(self.ping_interval),
+            announced(self.ping_timeout),
             self.max_payload,
         )
         .into()
     }
+}
+
+/// The longest time that a client is told of, 12 days. JavaScript's timers hold 2^31 - 1
+/// milliseconds, a client adds the two times it is told, and a timer that is set to more rings at
+/// once.
+const LONGEST: Duration = Duration::from_millis((1 << 30) - 1);
+
+/// A time as a client is told of it, in milliseconds; at least one.
+fn announced(time: Duration) -> u128 {
+    time.min(LONGEST).as_millis().max(1)
+}
+
+/// Checks a time that must be more than nothing.
+///
+/// # Panics
+///
+/// If it is zero.
+#[track_caller]
+pub(crate) fn check_time(name: &str, time: Duration) {
+    assert!(!time.is_zero(), "`{name}` must be longer than zero");
 }
 
 /// Why a session ended. `Display` gives the reference implementation's words where it has any.
@@ -273,8 +312,8 @@ impl Session {
     ) -> Self {
         let mut timers = TimerTable::default();
         match revision {
-            Revision::V4 => timers.set(Timer::Ping, now + config.ping_interval),
-            Revision::V3 => timers.set(Timer::Pong, now + config.silence()),
+            Revision::V4 => timers.set(Timer::Ping, deadline(now, config.interval())),
+            Revision::V3 => timers.set(Timer::Pong, deadline(now, config.silence())),
         }
         let initial = config.initial_packet.clone();
         let mut session = Self {
@@ -518,7 +557,7 @@ impl Session {
     pub fn handle_post_blocked(&mut self, now: Instant) {
         if self.is_open() && !self.timers.is_set(Timer::Post) {
             self.fetched = false;
-            self.timers.set(Timer::Post, now + self.post_patience());
+            self.timers.set(Timer::Post, deadline(now, self.post_patience()));
         }
     }
 
@@ -531,7 +570,7 @@ impl Session {
             return self.close(CloseReason::SlowConsumer, now);
         }
         self.fetched = false;
-        self.timers.set(Timer::Post, now + self.post_patience());
+        self.timers.set(Timer::Post, deadline(now, self.post_patience()));
     }
 
     /// The POST has ended.
@@ -558,8 +597,8 @@ impl Session {
             return Err(Refusal::BadRequest);
         }
         self.probe = Probe::Connected;
-        let deadline = now + self.config.upgrade_timeout;
-        self.timers.set(Timer::Upgrade, deadline);
+        let due = deadline(now, self.config.upgrade_timeout);
+        self.timers.set(Timer::Upgrade, due);
         Ok(())
     }
 
@@ -616,7 +655,7 @@ impl Session {
                     let is_late = now - due > TICK;
                     let sent = if is_late { now } else { due };
                     self.timers
-                        .set(Timer::Pong, sent + self.config.ping_timeout);
+                        .set(Timer::Pong, deadline(sent, self.config.ping_timeout));
                 }
                 Timer::Pong => self.handle_missing_pong(now),
                 Timer::Post => self.handle_post_waits(now),
@@ -633,7 +672,7 @@ impl Session {
         let is_own = self.transport == Transport::WebSocket;
         if is_own && self.is_open() && !self.timers.is_set(Timer::Stall) {
             self.timers
-                .set(Timer::Stall, now + self.config.ping_timeout);
+                .set(Timer::Stall, deadline(now, self.config.ping_timeout));
         }
     }
 
@@ -758,7 +797,7 @@ impl Session {
             }
         };
         self.state = State::Closing(reason);
-        self.timers.set(Timer::Close, now + rest);
+        self.timers.set(Timer::Close, deadline(now, rest));
     }
 
     /// Ends the session at once: what waits is dropped, and a client that is not there now does
@@ -867,7 +906,7 @@ impl Session {
         }
         self.timers.stop(Timer::Pong);
         self.timers
-            .set(Timer::Ping, now + self.config.ping_interval);
+            .set(Timer::Ping, deadline(now, self.config.interval()));
     }
 
     /// The first packet that comes before the pong puts its deadline off: a client that sends much
@@ -876,7 +915,8 @@ impl Session {
         let is_pong = matches!(packet, Packet::Pong { .. });
         if self.revision == Revision::V4 && !self.extended && !is_pong {
             self.extended = true;
-            self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+            self.timers
+                .set(Timer::Pong, deadline(now, self.config.ping_timeout));
         }
     }
 
@@ -886,7 +926,7 @@ impl Session {
         // The pong lies behind what is still coming.
         let body_comes = self.post && !self.timers.is_set(Timer::Post);
         if !unfetched && (body_comes || std::mem::take(&mut self.partial)) {
-            return self.timers.set(Timer::Pong, now + self.patience());
+            return self.timers.set(Timer::Pong, deadline(now, self.patience()));
         }
         if unfetched || self.wants_read() {
             return self.close(CloseReason::PingTimeout, now);
@@ -901,7 +941,7 @@ impl Session {
         // client begins its interval anew.
         self.ping = true;
         self.moved = false;
-        self.timers.set(Timer::Pong, now + self.patience());
+        self.timers.set(Timer::Pong, deadline(now, self.patience()));
     }
 
     /// How long a pong may take; in revision 3 the client's ping.
@@ -915,7 +955,8 @@ impl Session {
     /// The ping of a client of revision 3.
     fn handle_ping(&mut self, now: Instant) {
         self.ping = true;
-        self.timers.set(Timer::Pong, now + self.config.silence());
+        self.timers
+            .set(Timer::Pong, deadline(now, self.config.silence()));
     }
 
     fn handle_probe(&mut self, packet: &Packet, now: Instant) {
@@ -946,7 +987,8 @@ impl Session {
         self.tell(SessionEvent::Upgraded);
         // A ping that no poll has fetched leaves now; its pong has the full time.
         if self.ping && self.revision == Revision::V4 {
-            self.timers.set(Timer::Pong, now + self.config.ping_timeout);
+            self.timers
+                .set(Timer::Pong, deadline(now, self.config.ping_timeout));
         }
     }
 
@@ -957,7 +999,7 @@ impl Session {
         self.timers.stop(Timer::Release);
         if let State::Closing(_) = self.state {
             self.timers
-                .set(Timer::Close, now + self.config.close_timeout);
+                .set(Timer::Close, deadline(now, self.config.close_timeout));
         }
     }
 

@@ -1,6 +1,19 @@
 //! The deadlines of a session.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What counts as for ever: longer than a process lives, and no clock overflows by it.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// When a time that begins now is over. A time too long for the clock is over in thirty years.
+pub(crate) fn deadline(now: Instant, after: Duration) -> Instant {
+    now + finite(after)
+}
+
+/// A time that fits the clock: thirty years at most.
+pub(crate) fn finite(time: Duration) -> Duration {
+    time.min(FOR_EVER)
+}
 
 /// What can be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,5 +97,21 @@ impl TimerTable {
             .find_map(|timer| Some((timer, due(timer)?)))?;
         self.stop(timer);
         Some((timer, at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_too_long_or_too_short() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(deadline(now, Duration::ZERO), now);
+        assert_eq!(deadline(now, second), now + second);
+        assert_eq!(deadline(now, Duration::MAX), now + FOR_EVER);
+        let again = deadline(deadline(now, Duration::MAX), Duration::MAX);
+        assert_eq!(again, now + 2 * FOR_EVER);
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::EmitError;
 use crate::engine::SocketId;
+use crate::engine::timer::finite;
 use crate::hub::hooks::Sent;
 use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
 use crate::hub::registry::Registry;
@@ -81,7 +82,9 @@ impl<T> EmitWithAck<T> {
         }
     }
 
-    /// How long the answer may take, from the `.await` on.
+    /// Sets how long the answer may take, from the `.await` on. Beyond it the result is
+    /// [`AckError::is_timeout`]; zero fails unless the answer is there. Default: as long as the client
+    /// is connected.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -121,7 +124,7 @@ impl Pending {
     async fn answer(mut self, timeout: Option<Duration>) -> Result<Payload, AckError> {
         let answer = &mut self.answer;
         let answer = match timeout {
-            Some(timeout) => tokio::time::timeout(timeout, answer)
+            Some(timeout) => tokio::time::timeout(finite(timeout), answer)
                 .await
                 .map_err(|_| AckError(Reason::Timeout))?,
             None => answer.await,
@@ -220,7 +223,8 @@ impl<T> AckStream<T> {
         }
     }
 
-    /// How long all answers may take, from the first poll on; five seconds by default.
+    /// Sets how long all answers may take, from the first poll on. Beyond it those that are missing
+    /// are [`AckError::is_timeout`]. Default: five seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -243,7 +247,7 @@ impl<T: DeserializeOwned> Stream for AckStream<T> {
             let answer = payload.map_or(Err(AckError(Reason::Disconnected)), read);
             return Poll::Ready(Some((id, answer)));
         }
-        let timeout = this.timeout;
+        let timeout = finite(this.timeout);
         let sleep = this
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Kind, NamespaceName, Packet, Payload};
+use crate::engine::timer::deadline;
 
 /// The client's side of the protocol, for one session.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ impl Peer {
         Self {
             entries: Vec::new(),
             max,
-            deadline: Some(now + timeout),
+            deadline: Some(deadline(now, timeout)),
         }
     }
 

@@ -41,6 +41,11 @@ pub struct EngineLayer {
 
 impl EngineLayer {
     /// Serves at `/engine.io/`.
+    ///
+    /// # Panics
+    ///
+    /// If `ping_interval`, `ping_timeout` or `upgrade_timeout` is zero.
+    #[track_caller]
     pub fn new<H, F>(config: Config, handler: H) -> Self
     where
         H: Fn(EngineSocket) -> F + Send + Sync + 'static,
@@ -50,11 +55,17 @@ impl EngineLayer {
     }
 
     /// Serves at another path.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    #[track_caller]
     pub fn at<H, F>(path: &str, config: Config, handler: H) -> Self
     where
         H: Fn(EngineSocket) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
+        config.check();
         let run = move |socket| Box::pin(handler(socket)) as BoxFuture<'static, ()>;
         Self {
             front: Arc::new(Front {

@@ -74,8 +74,15 @@ pub struct Recovery {
 
 impl Recovery {
     /// How long a client may be away, from when the server notices; Node's default is two
-    /// minutes. Packets are kept for as long, unless their number of bytes is limited first.
+    /// minutes. Packets are kept for as long, unless their number of bytes is limited first: with
+    /// [`Duration::MAX`] that limit alone counts.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    #[track_caller]
     pub const fn within(duration: Duration) -> Self {
+        assert!(!duration.is_zero(), "`within` must be longer than zero");
         Self {
             within: duration,
             skip_connect_handler: false,
