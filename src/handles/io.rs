@@ -10,6 +10,7 @@ use http::request::Parts;
 use super::place::Place;
 use super::{Broadcast, ClusterError, Socket};
 use crate::hub::Hub;
+use crate::hub::member::Member;
 use crate::hub::registry::Registry;
 use crate::protocol::IntoArgs;
 
@@ -29,20 +30,23 @@ use crate::protocol::IntoArgs;
 #[derive(Clone)]
 pub struct SocketIo {
     hub: Weak<Hub>,
+    /// The number of the session whose socket gave it.
+    within: Option<u64>,
 }
 
 impl SocketIo {
     pub(crate) fn new(hub: &Arc<Hub>) -> Self {
         Self {
             hub: Arc::downgrade(hub),
+            within: None,
         }
     }
 
-    pub(crate) fn of_registry(registry: &Registry) -> Self {
-        let hub = registry
-            .hub()
-            .map_or_else(Weak::new, |hub| Arc::downgrade(&hub));
-        Self { hub }
+    pub(crate) fn of_member(member: &Member) -> Self {
+        Self {
+            hub: member.registry.weak_hub(),
+            within: Some(member.link.number),
+        }
     }
 
     /// Everybody in a namespace. It may be one that a path with parameters stands for, as
@@ -133,6 +137,12 @@ impl SocketIo {
     /// Ready when the last connection and the last handler have ended. A client that does not
     /// read holds it up for five seconds at most; a handler for as long as it runs.
     ///
+    /// A handler may call it, an administrator's event say. Then it does not wait for that handler
+    /// and its connection, nor for others whose handlers wait for the same, and is ready when all the
+    /// rest has ended. It knows that it is called by a handler if the handler itself awaits it, or if
+    /// the handle is the one that the handler was given or [`Socket::io`]. A handler that awaits a
+    /// task of its own, which closes the server by a handle from elsewhere, waits for ever.
+    ///
     /// An HTTP server that ends gracefully waits for its connections, and those of clients do not
     /// end by themselves. So this is what its signal waits for:
     ///
@@ -163,7 +173,7 @@ impl SocketIo {
     pub async fn close(&self) {
         if let Some(hub) = self.hub.upgrade() {
             hub.namespaces().iter().for_each(|each| each.take_all());
-            hub.sessions.close().await;
+            hub.sessions.close(self.within).await;
         }
     }
 }

@@ -51,7 +51,7 @@ impl Socket {
     /// The server.
     #[must_use]
     pub fn io(&self) -> SocketIo {
-        SocketIo::of_registry(&self.member.registry)
+        SocketIo::of_member(&self.member)
     }
 
     /// Whether the client is in: its connect handler has accepted it and it has not left.

@@ -219,6 +219,22 @@ impl Link {
         self.with(Session::discard);
     }
 
+    /// Closes the session, whose task will not run any more, and wakes everybody who waits for it.
+    pub(super) fn abandon(&self) {
+        self.close(CloseReason::TransportClose);
+        let mut shared = self.lock();
+        let waiting = std::mem::take(&mut shared.waiting);
+        let others = [shared.poll.take(), shared.reader.take()];
+        drop(shared);
+        wake(others);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Runs something where the session's task runs.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.lock().session.close_reason()
     }

@@ -76,7 +76,7 @@ impl Registry {
         self.hub.upgrade()
     }
 
-    pub(super) fn weak_hub(&self) -> Weak<Hub> {
+    pub(crate) fn weak_hub(&self) -> Weak<Hub> {
         Weak::clone(&self.hub)
     }
 

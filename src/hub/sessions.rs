@@ -1,5 +1,6 @@
 //! The sessions by their secret id.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,10 +20,18 @@ pub(crate) struct Sessions {
     next: AtomicU64,
     closing: AtomicBool,
     passed: AtomicBool,
-    empty: Notify,
+    /// The sessions whose own code waits for the end of all, each as often as it does.
+    closers: Mutex<HashMap<u64, usize>>,
+    /// Told when one of those that [`Sessions::close`] waits for is gone.
+    changed: Notify,
     max: Option<usize>,
     /// What this server has logged before.
     pub(crate) notices: Arc<Notices>,
+}
+
+thread_local! {
+    /// The session whose task runs on this thread: the place of its table, and its number.
+    static CURRENT: Cell<Option<(usize, u64)>> = const { Cell::new(None) };
 }
 
 impl Sessions {
@@ -91,18 +100,84 @@ impl Sessions {
     }
 
     /// Closes all sessions, takes no further one, and waits until their tasks have ended.
-    pub(crate) async fn close(&self) {
+    ///
+    /// Called by a handler it does not wait for the handler's own session, nor for others whose
+    /// handlers wait for the same: those end when the handlers do. `within` is the number of the
+    /// session that the caller is known to belong to, wherever it is called.
+    pub(crate) async fn close(&self, within: Option<u64>) {
         self.closing.store(true, Ordering::Release);
         for link in self.all() {
             link.close(CloseReason::Shutdown);
         }
+        let closer = within.or_else(|| self.current());
+        let _closer = closer.map(|number| Closer::enter(self, number));
         loop {
-            let empty = self.empty.notified();
-            if self.len() == 0 {
+            let changed = self.changed.notified();
+            if self.has_ended(closer.is_some()) {
                 return;
             }
-            empty.await;
+            changed.await;
         }
+    }
+
+    /// Whether there is no session that [`Sessions::close`] has to wait for.
+    fn has_ended(&self, in_handler: bool) -> bool {
+        if !in_handler {
+            return self.len() == 0;
+        }
+        let closers = self.closers().keys().copied().collect::<Vec<_>>();
+        let map = self.lock();
+        map.values().all(|link| closers.contains(&link.number))
+    }
+
+    fn closers(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        self.closers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the session whose task runs on this thread, if it is one of these.
+    fn current(&self) -> Option<u64> {
+        let (table, number) = CURRENT.get()?;
+        (table == self.place()).then_some(number)
+    }
+
+    /// What tells this table from those of other servers.
+    fn place(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+}
+
+/// A session whose own code waits for the end of all.
+struct Closer<'a> {
+    sessions: &'a Sessions,
+    number: u64,
+}
+
+impl<'a> Closer<'a> {
+    fn enter(sessions: &'a Sessions, number: u64) -> Self {
+        *sessions.closers().entry(number).or_default() += 1;
+        // Those who wait in another handler need not wait for this session any more.
+        sessions.changed.notify_waiters();
+        Self { sessions, number }
+    }
+}
+
+impl Drop for Closer<'_> {
+    fn drop(&mut self) {
+        let mut closers = self.sessions.closers();
+        let count = closers.entry(self.number).or_default();
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            closers.remove(&self.number);
+        }
+    }
+}
+
+/// Marks a session's task as the one that runs on this thread.
+pub(crate) struct Running(Option<(usize, u64)>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
     }
 }
 
@@ -113,20 +188,27 @@ pub(crate) struct Presence {
     link: Arc<Link>,
 }
 
+impl Presence {
+    /// To be held while the session's task runs.
+    pub(crate) fn run(&self) -> Running {
+        Running(CURRENT.replace(Some((self.sessions.place(), self.link.number))))
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
-        // Where the task was dropped before its end, the sockets that remain know it by this.
-        self.link.close(CloseReason::TransportClose);
+        // Where the task was dropped before its end, with its runtime, the sockets that remain know
+        // it by this, and those who wait for it.
+        self.link.abandon();
         let mut map = self.sessions.lock();
         map.remove(self.link.sid());
-        let is_empty = map.is_empty();
         if map.capacity() > 64 && map.len() * 8 < map.capacity() {
             let len = map.len();
             map.shrink_to(len * 2);
         }
         drop(map);
-        if is_empty {
-            self.sessions.empty.notify_waiters();
+        if self.sessions.closing.load(Ordering::Acquire) {
+            self.sessions.changed.notify_waiters();
         }
     }
 }

@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use hyper::upgrade::OnUpgrade;
+use tokio::runtime::Handle;
 use tower_service::Service;
 
 use super::options::{Answer, HttpOptions};
@@ -155,7 +156,7 @@ impl Front {
                 // If there is one already this one is accepted and closed, as the protocol wants it.
                 let upgrade = upgrade.map(|stream| agreed(stream, &response));
                 if let Some(Err(upgrade)) = upgrade.map(|upgrade| link.offer_websocket(upgrade)) {
-                    tokio::spawn(websocket::refuse(upgrade));
+                    link.spawn(websocket::refuse(upgrade));
                 }
                 (Answer::Later, ready(response))
             }
@@ -298,6 +299,12 @@ impl Front {
     ) -> BoxFuture<'static, Response> {
         as_http_1(&mut parts.headers, parts.version, &parts.uri);
         let Some(allow) = &self.http.allow_request else {
+            if Handle::try_current().is_err() {
+                // The answer may yet be awaited in a runtime.
+                let front = Arc::clone(self);
+                let begin = async move { front.begin(opening, parts, upgrade, response).await };
+                return begin.boxed();
+            }
             return self.begin(opening, parts, upgrade, response);
         };
         let allowed = allow(parts.clone());
@@ -323,6 +330,12 @@ impl Front {
         upgrade: Option<OnUpgrade>,
         response: Option<Response>,
     ) -> BoxFuture<'static, Response> {
+        if Handle::try_current().is_err() {
+            tracing::error!("a client is refused: the layer has to run in a Tokio runtime");
+            let mut answer = Response::new(Body::empty());
+            *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            return ready(answer);
+        }
         let style = Style::of(&parts, &self.http);
         let upgrade = upgrade.zip(response.as_ref());
         let upgrade = upgrade.map(|(stream, response)| agreed(stream, response));

@@ -116,9 +116,10 @@ impl EngineLayer {
         }
     }
 
-    /// Closes all sessions and takes no further one; ready when all handlers have ended.
+    /// Closes all sessions and takes no further one; ready when all handlers have ended. Called by a
+    /// handler, it does not wait for that handler, nor for others that wait for the same.
     pub async fn close(&self) {
-        self.front.sessions.close().await;
+        self.front.sessions.close(None).await;
     }
 }
 

@@ -126,6 +126,7 @@ impl Future for SessionTask {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
+        let _running = this.presence.run();
         let mut is_armed = this.armed.is_some();
         let mut reads = READS;
         for _ in 0..ROUNDS {

@@ -171,6 +171,11 @@ impl Polling {
         );
     }
 
+    /// Posts a body whatever the answer is, which may be that the session ends.
+    pub(crate) async fn send_and_forget(&self, body: &str) {
+        self.post(body.to_owned()).await;
+    }
+
     pub(crate) async fn post(&self, body: impl Into<Body>) -> Response<String> {
         post(&self.app, &self.uri, body).await
     }
