@@ -2,8 +2,8 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -14,12 +14,12 @@ use support::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tower::ServiceExt;
 use tower_socketio::protocol::JsonParser;
 use tower_socketio::{
-    Data, DisconnectReason, Handler, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
-    SocketIoBuilder, engine,
+    Data, DisconnectReason, Handler, Namespace, RawArgs, Recovery, Refuse, RoomChange, RoomEvent,
+    Socket, SocketIo, SocketIoBuilder, engine,
 };
 
 /// A namespace that tells why its sockets leave.
@@ -502,6 +502,58 @@ async fn pings_of_websocket_do_not_pile_up_answers_that_are_not_read() {
     }
     assert!(pongs.is_sorted());
     assert!(pongs.len() < 1_000, "{} answers waited", pongs.len());
+}
+
+#[tokio::test]
+async fn who_joins_a_room_does_not_tell_of_all_that_others_do() {
+    let other = Arc::new(OnceLock::<Socket>::new());
+    let busy = Arc::new(AtomicBool::new(true));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let (other, busy, told) = (Arc::clone(&other), Arc::clone(&busy), Arc::clone(&told));
+        move |event: RoomEvent| {
+            if *event.room == *"busy" {
+                told.lock().expect("whole").push(event.change);
+            }
+            if let Some(other) = other.get().filter(|_| busy.load(Ordering::Relaxed)) {
+                // While one change is told of, another client makes four.
+                let change = || {
+                    other.join("busy");
+                    other.leave("busy");
+                };
+                std::thread::scope(|scope| scope.spawn(change).join().expect("no panic"));
+            }
+        }
+    };
+    let (app, io) = main_app(Namespace::new().on_room_event(hook));
+    let _clients = [Polling::connect(&app).await, Polling::connect(&app).await];
+    let mut sockets = io.sockets();
+    let socket = sockets.remove(0);
+    let id = sockets[0].id();
+    assert!(other.set(sockets.remove(0)).is_ok());
+    let (joined, returned) = oneshot::channel();
+    let caller = Arc::clone(&busy);
+    std::thread::spawn(move || {
+        socket.join("room");
+        caller.store(false, Ordering::Relaxed);
+        joined.send(()).expect("the test waits");
+    });
+    within(returned).await.expect("it returns");
+    let told = || std::mem::take(&mut *told.lock().expect("whole"));
+    let mut all = told();
+    let expected = [
+        RoomChange::Create,
+        RoomChange::Join(id),
+        RoomChange::Leave(id),
+        RoomChange::Delete,
+    ];
+    // A task tells of the rest, in order.
+    until(|| {
+        all.extend(told());
+        all.last() == Some(&RoomChange::Delete) && all.len() >= 4 * 33
+    })
+    .await;
+    assert!(all.iter().eq(expected.iter().cycle().take(all.len())));
 }
 
 /// The longest time, one that the clock holds only just, and the shortest.

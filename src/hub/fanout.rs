@@ -11,12 +11,11 @@
 //! in another namespace may overtake it.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
+use super::hooks::yield_now;
 use super::member::Member;
 use super::recovery::Number;
 use super::registry::{Registry, Space};
@@ -333,15 +332,7 @@ impl Attendant {
         while !self.registry.has_ended() {
             self.registry.take_some();
             // At the end of the queue, behind those that were woken.
-            let mut yielded = false;
-            poll_fn(|cx| {
-                if std::mem::replace(&mut yielded, true) {
-                    return Poll::Ready(());
-                }
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
+            yield_now().await;
         }
         self.ended = true;
     }

@@ -1,20 +1,27 @@
 //! What an application wants to be told of a namespace.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use super::member::Member;
+use super::registry::Registry;
 use crate::engine::SocketId;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 
 /// The hooks of a namespace. One that is not set costs a branch.
 #[derive(Default)]
 pub(crate) struct Hooks {
-    pub(crate) room: Option<Box<dyn Fn(RoomEvent) + Send + Sync>>,
+    pub(crate) room: Option<Box<RoomHook<'static>>>,
     pub(crate) outgoing: Option<Box<Outgoing>>,
 }
+
+/// What is told of rooms.
+pub(crate) type RoomHook<'a> = dyn Fn(RoomEvent) + Send + Sync + 'a;
 
 /// What is told of events that are sent.
 pub(crate) type Outgoing = dyn Fn(&Arc<Member>, &str, &RawArgs) + Send + Sync;
@@ -109,45 +116,214 @@ pub enum RoomChange {
 /// What happened to rooms and nobody was told of yet.
 ///
 /// It is filled under the lock of the rooms, which makes the order, and emptied under none, by one
-/// at a time.
+/// at a time. Whoever changes a room tells of a few changes, of others too, and goes on; a
+/// [`Teller`] does the rest. Beyond [`MAX_UNTOLD`] it waits for its turn to tell of as many as it
+/// has made, and a few more: so there are never much more.
 #[derive(Debug, Default)]
-pub(super) struct RoomLog(Mutex<Pending>);
+pub(super) struct RoomLog {
+    untold: Mutex<Untold>,
+    /// Held by who tells.
+    turn: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
-struct Pending {
+struct Untold {
     events: VecDeque<RoomEvent>,
-    telling: bool,
+    /// Whether there is a [`Teller`].
+    attended: bool,
+}
+
+/// How many changes are told of at a time.
+const TOLD_AT_ONCE: usize = 32;
+
+/// How many changes may wait to be told of.
+pub(super) const MAX_UNTOLD: usize = 4096;
+
+thread_local! {
+    /// Whether a hook of rooms runs on this thread.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
 }
 
 impl RoomLog {
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Untold> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes changes, and gives how many they are.
     pub(super) fn push(
         &self,
         namespace: &NamespaceName,
         changes: impl IntoIterator<Item = (Arc<str>, RoomChange)>,
-    ) {
+    ) -> usize {
         let changes = changes.into_iter().map(|(room, change)| RoomEvent {
             namespace: namespace.clone(),
             room,
             change,
         });
-        self.lock().events.extend(changes);
+        let events = &mut self.lock().events;
+        let before = events.len();
+        events.extend(changes);
+        events.len() - before
     }
 
-    /// Tells all there is, unless somebody does: that one goes on with it.
-    pub(super) fn tell(&self, hook: &(dyn Fn(RoomEvent) + Send + Sync)) {
-        let mut pending = self.lock();
-        if std::mem::replace(&mut pending.telling, true) {
-            return;
+    /// Tells of some changes, for one who has made so many. Whether a [`Teller`] is needed for the
+    /// rest: then it is the caller's to begin one.
+    pub(super) fn tell(&self, hook: &RoomHook<'_>, made: usize) -> bool {
+        let waiting = self.lock().events.len();
+        // A hook that changes rooms has the turn.
+        if waiting == 0 || TELLING.get() {
+            return self.needs_teller();
         }
-        while let Some(event) = pending.events.pop_front() {
-            drop(pending);
+        let turn = match waiting > MAX_UNTOLD {
+            true => Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner)),
+            // Who tells already goes on, or leaves it to a `Teller`.
+            false => self.turn.try_lock().ok(),
+        };
+        if let Some(_turn) = turn {
+            self.tell_some(hook, made + TOLD_AT_ONCE);
+        }
+        self.needs_teller()
+    }
+
+    /// To be called by who has the turn.
+    fn tell_some(&self, hook: &RoomHook<'_>, count: usize) {
+        TELLING.set(true);
+        for _ in 0..count {
+            let Some(event) = self.lock().events.pop_front() else {
+                break;
+            };
             call(|| hook(event));
-            pending = self.lock();
         }
-        pending.telling = false;
+        TELLING.set(false);
+        let events = &mut self.lock().events;
+        if events.is_empty() && events.capacity() > TOLD_AT_ONCE {
+            *events = VecDeque::new();
+        }
+    }
+
+    fn needs_teller(&self) -> bool {
+        let mut untold = self.lock();
+        !untold.events.is_empty() && !std::mem::replace(&mut untold.attended, true)
+    }
+
+    /// Goes on for a [`Teller`]; false if there is nothing left, so that the next change needs
+    /// another.
+    fn go_on(&self, hook: &RoomHook<'_>) -> bool {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell_some(hook, TOLD_AT_ONCE);
+        drop(turn);
+        let mut untold = self.lock();
+        untold.attended = !untold.events.is_empty();
+        untold.attended
+    }
+}
+
+/// The task that tells of what is left. Ended with its runtime, it does the rest at once.
+pub(super) struct Teller {
+    pub(super) registry: Arc<Registry>,
+    pub(super) ended: bool,
+}
+
+impl Teller {
+    fn go_on(&mut self) -> bool {
+        let hook = self.registry.hooks.room.as_deref();
+        self.ended = !hook.is_some_and(|hook| self.registry.room_log.go_on(hook));
+        !self.ended
+    }
+
+    pub(super) async fn run(mut self) {
+        while self.go_on() {
+            yield_now().await;
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        while !self.ended && self.go_on() {}
+    }
+}
+
+/// Lets all run that could run before.
+pub(super) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn push(log: &RoomLog, count: usize) -> usize {
+        let room = |n: usize| (Arc::from(n.to_string()), RoomChange::Create);
+        log.push(&NamespaceName::MAIN, (0..count).map(room))
+    }
+
+    #[test]
+    fn who_changes_a_room_tells_of_a_few_changes_only() {
+        let log = RoomLog::default();
+        let (told, heard) = mpsc::channel();
+        let hook = move |event: RoomEvent| told.send(event.room.to_string()).expect("open");
+        assert_eq!(push(&log, 100), 100);
+        assert!(log.tell(&hook, 2), "a teller is needed");
+        assert!(!log.tell(&hook, 2), "one is enough");
+        while log.go_on(&hook) {}
+        assert!(!log.tell(&hook, 2), "there is nothing left");
+        let expected = (0..100).map(|n| n.to_string());
+        assert!(heard.try_iter().eq(expected));
+    }
+
+    #[test]
+    fn more_than_the_limit_never_wait_for_long() {
+        let log = RoomLog::default();
+        let (entered, waits) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        let (entered, gate) = (Mutex::new(entered), Mutex::new(gate));
+        // Each call ends when the gate lets it.
+        let hook = |_: RoomEvent| {
+            entered.lock().expect("whole").send(()).expect("open");
+            gate.lock().expect("whole").recv().expect("open");
+        };
+        std::thread::scope(|scope| {
+            push(&log, 1);
+            scope.spawn(|| log.tell(&hook, 1));
+            waits.recv().expect("the hook runs");
+            // Nobody else waits for it.
+            push(&log, MAX_UNTOLD);
+            log.tell(&hook, MAX_UNTOLD);
+            // But beyond the limit.
+            let helper = scope.spawn(|| {
+                push(&log, 10);
+                log.tell(&hook, 10);
+            });
+            std::thread::yield_now();
+            assert!(!helper.is_finished());
+            (0..2 * (MAX_UNTOLD + 11)).for_each(|_| open.send(()).expect("open"));
+        });
+        assert!(log.lock().events.len() < MAX_UNTOLD);
+    }
+
+    #[test]
+    fn a_hook_may_change_rooms() {
+        let log = RoomLog::default();
+        let told = std::sync::atomic::AtomicUsize::new(0);
+        let hook = |_: RoomEvent| {
+            if told.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+                push(&log, MAX_UNTOLD + 1);
+                assert!(log.tell(&|_| panic!("out of order"), 1));
+            }
+        };
+        push(&log, 1);
+        assert!(!log.tell(&hook, 1), "the hook has asked for one");
+        assert_eq!(told.into_inner(), 1 + TOLD_AT_ONCE);
     }
 }

@@ -318,7 +318,7 @@ impl Member {
         self.registry.accept(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
         drop(state);
-        self.registry.tell();
+        self.registry.tell(&self.link, 2);
         true
     }
 
@@ -333,8 +333,10 @@ impl Member {
         let mut archive = self.registry.archive();
         let left = self.leave_from(reason, archive.as_deref_mut());
         drop(archive);
-        if left {
-            self.registry.tell();
+        if left && self.registry.hooks.room.is_some() {
+            // Its own room, too.
+            let rooms = 1 + self.rooms().len();
+            self.registry.tell(&self.link, 2 * rooms);
         }
         left
     }

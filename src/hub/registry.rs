@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::budget::{ROOM, of_room};
 use super::fanout::{Fanout, Mail, Waiting};
-use super::hooks::{Hooks, RoomChange, RoomLog, Sent};
+use super::hooks::{Hooks, RoomChange, RoomLog, Sent, Teller};
+use super::link::Link;
 use super::member::{Member, encode};
 use super::recovery::{Archive, Legacy};
 use super::rooms::{Log, Rooms, Selection, Target};
@@ -23,7 +24,7 @@ pub(crate) struct Registry {
     pub(crate) is_static: bool,
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) hooks: Arc<Hooks>,
-    room_log: RoomLog,
+    pub(super) room_log: RoomLog,
     /// What clients are given that come back; none without recovery.
     pub(super) archive: Option<Box<Mutex<Archive<Arc<Legacy>>>>>,
     max_rooms: usize,
@@ -112,7 +113,8 @@ impl Registry {
         self.lock().rooms.get(id).cloned()
     }
 
-    /// Changes rooms. Whoever calls it has to [`tell`](Self::tell) of it, under no lock.
+    /// Changes rooms. Whoever calls it has to [`tell`](Self::tell) of it, under no lock: each room
+    /// that a socket joins or leaves is two changes at most.
     fn change<R>(&self, change: impl FnOnce(&mut Space, Log<'_>) -> R) -> R {
         if self.hooks.room.is_none() {
             return change(&mut self.lock(), None);
@@ -124,10 +126,18 @@ impl Registry {
         result
     }
 
-    /// Tells of the rooms that have changed, in order.
-    pub(super) fn tell(&self) {
-        if let Some(hook) = &self.hooks.room {
-            self.room_log.tell(hook);
+    /// Tells of rooms that have changed, in order, for one who has made so many changes.
+    pub(super) fn tell(self: &Arc<Self>, link: &Link, made: usize) {
+        let Some(hook) = &self.hooks.room else {
+            return;
+        };
+        if self.room_log.tell(hook, made) {
+            let registry = Arc::clone(self);
+            let teller = Teller {
+                registry,
+                ended: false,
+            };
+            link.spawn(teller.run());
         }
     }
 
@@ -180,7 +190,7 @@ impl Registry {
         is_empty
     }
 
-    pub(crate) fn join(&self, member: &Member, room: &str) -> bool {
+    pub(crate) fn join(self: &Arc<Self>, member: &Member, room: &str) -> bool {
         let id = member.id;
         let budget = &member.link.budget;
         if !budget.take(of_room(room), self.max_kept) {
@@ -196,11 +206,11 @@ impl Registry {
             archive.join(&id, room);
         }
         drop(archive);
-        self.tell();
+        self.tell(&member.link, 2);
         joined
     }
 
-    pub(crate) fn part(&self, member: &Member, room: &str) -> bool {
+    pub(crate) fn part(self: &Arc<Self>, member: &Member, room: &str) -> bool {
         let id = &member.id;
         let mut archive = self.archive();
         member.catch_up();
@@ -212,7 +222,7 @@ impl Registry {
             archive.part(id, room);
         }
         drop(archive);
-        self.tell();
+        self.tell(&member.link, 2);
         parted
     }
 

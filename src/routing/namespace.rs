@@ -223,8 +223,13 @@ where
     /// it, and when it is no more.
     ///
     /// It is told in the order in which things happened, of one after another, and may join, leave
-    /// and emit. It must not block: some other task goes on when it returns. A socket's own room
-    /// is there from the moment that the client is in, and is the first that it leaves.
+    /// and emit. A socket's own room is there from the moment that the client is in, and is the
+    /// first that it leaves.
+    ///
+    /// It must not block. Whoever changes a room calls it for some of the changes that wait, also
+    /// for those of others, and a task of the namespace calls it for the rest. Beyond 4 096 changes
+    /// that wait, whoever changes a room waits for its turn and calls it for as many changes as it
+    /// has made: a hook that is too slow slows down those who join and leave.
     ///
     /// ```
     /// use tower_socketio::{Namespace, RoomChange, RoomEvent};

@@ -188,7 +188,7 @@ impl Registry {
             archive.forget(&id);
         }
         drop(archive);
-        self.tell();
+        self.tell(link, 2 * rooms.len());
         if let Some(displaced) = displaced {
             displaced.link.close(CloseReason::TransportClose);
         }
