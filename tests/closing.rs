@@ -249,3 +249,42 @@ fn the_layer_may_be_called_outside_of_a_runtime() {
     let opened = runtime.block_on(answer).expect("infallible");
     assert_eq!(opened.status(), StatusCode::OK);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_handlers_answer_before_the_end_still_leaves() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let work = async move |socket: Socket| {
+        opened.acquire().await.expect("open").forget();
+        socket.emit("last", "word");
+        "done"
+    };
+    let (app, io) = main_app(Namespace::new().on("work", work));
+    let mut client = Polling::connect(&app).await;
+    // The second waits for the first, and is not begun any more.
+    client.send("421[\"work\"]\x1e422[\"work\"]").await;
+    let ended = tokio::spawn(async move { io.close().await });
+    tokio::task::yield_now().await;
+    gate.add_permits(2);
+    assert_eq!(client.next().await, r#"42["last","word"]"#);
+    assert_eq!(client.next().await, r#"431["done"]"#);
+    assert_eq!(client.next().await, "1");
+    within(ended).await.expect("no panic");
+    assert_eq!(gate.available_permits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_does_not_answer_holds_the_end_up_for_five_seconds() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let work = async move || opened.acquire().await.expect("open").forget();
+    let (app, io) = main_app(Namespace::new().on("work", work));
+    let mut client = Polling::connect(&app).await;
+    client.send(r#"421["work"]"#).await;
+    let begun = tokio::time::Instant::now();
+    let ended = tokio::spawn(async move { io.close().await });
+    assert_eq!(client.next().await, "1");
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    gate.add_permits(1);
+    within(ended).await.expect("no panic");
+}

@@ -225,7 +225,7 @@ async fn they_ping_and_who_does_not_is_given_up() {
         assert_eq!(post(&app, &uri, "1:2").await.body(), "ok");
         assert_eq!(get(&app, &uri).await.body(), "1:3");
     }
-    tokio::time::sleep(Duration::from_secs(45)).await;
+    tokio::time::sleep(Duration::from_secs(46)).await;
     assert_eq!(
         post(&app, &uri, "1:2").await.status(),
         StatusCode::BAD_REQUEST

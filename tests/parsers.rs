@@ -160,7 +160,7 @@ async fn one_attachment_more_than_the_limit_closes() {
         .await;
     assert!(matches!(client.closed().await, Got::Close(Some(_))));
     let reason = within(reasons.recv()).await;
-    assert_eq!(reason, Some(DisconnectReason::TransportError));
+    assert_eq!(reason, Some(DisconnectReason::TooBig));
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use futures_util::FutureExt;
 use support::logs::Logs;
 use support::{
     Client, Got, Polling, app, builder, compressed_frame, deflate_head, frame, in_memory, main_app,
-    raw_session, raw_session_on, read_frame, send_head, serve, text_frame, until, upgrade_head, within,
+    raw_session, raw_session_on, read_frame, send_head, serve, text_frame, until, upgrade_head,
+    within,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};

@@ -202,10 +202,9 @@ impl Refusal {
             Self::UnknownTransport => 0,
             Self::UnknownSession => 1,
             Self::BadMethod => 2,
-            Self::BadRequest
-            | Self::PayloadTooLarge
-            | Self::RequestTimeout
-            | Self::HeadTooLong => 3,
+            Self::BadRequest | Self::PayloadTooLarge | Self::RequestTimeout | Self::HeadTooLong => {
+                3
+            }
             Self::Forbidden | Self::Unavailable => 4,
             Self::UnsupportedVersion => 5,
         }

@@ -557,7 +557,8 @@ impl Session {
     pub fn handle_post_blocked(&mut self, now: Instant) {
         if self.is_open() && !self.timers.is_set(Timer::Post) {
             self.fetched = false;
-            self.timers.set(Timer::Post, deadline(now, self.post_patience()));
+            self.timers
+                .set(Timer::Post, deadline(now, self.post_patience()));
         }
     }
 
@@ -570,7 +571,8 @@ impl Session {
             return self.close(CloseReason::SlowConsumer, now);
         }
         self.fetched = false;
-        self.timers.set(Timer::Post, deadline(now, self.post_patience()));
+        self.timers
+            .set(Timer::Post, deadline(now, self.post_patience()));
     }
 
     /// The POST has ended.

@@ -1,7 +1,7 @@
 //! A session that several tasks share: its own task, the requests of its polls, and whoever emits.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -34,8 +34,8 @@ pub(crate) struct Link {
     pub(crate) opening: Opening,
     /// What its sockets keep.
     pub(crate) budget: Budget,
-    /// Whether its sockets are to leave and the session to be closed.
-    dismissed: AtomicBool,
+    /// The [`End`] that its task is to bring about; 0 if none.
+    end: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -52,6 +52,15 @@ struct Shared {
     /// A reader that is not the session's task.
     reader: Option<Waker>,
     websocket: Option<Upgrade>,
+}
+
+/// How the application ends a session with all its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its sockets are made to leave.
+    Dismissal = 1,
+    /// The server ends.
+    Shutdown,
 }
 
 /// A WebSocket that is on its way.
@@ -125,7 +134,7 @@ impl Link {
             handshake,
             opening,
             budget: Budget::default(),
-            dismissed: AtomicBool::new(false),
+            end: AtomicU8::new(0),
         }
     }
 
@@ -223,7 +232,8 @@ impl Link {
     pub(super) fn abandon(&self) {
         self.close(CloseReason::TransportClose);
         let mut shared = self.lock();
-        let waiting = std::mem::take(&mut shared.waiting);
+        let mut waiting = std::mem::take(&mut shared.waiting);
+        waiting.append(&mut shared.draining);
         let others = [shared.poll.take(), shared.reader.take()];
         drop(shared);
         wake(others);
@@ -291,13 +301,29 @@ impl Link {
 
     /// Has all sockets of the session leave, and closes it then: its task knows them.
     pub(crate) fn dismiss(&self) {
-        self.dismissed.store(true, Ordering::Release);
+        self.request(End::Dismissal);
+    }
+
+    /// Closes the session for the end of the server, when the handlers that run have answered.
+    pub(crate) fn shut_down(&self) {
+        self.request(End::Shutdown);
+    }
+
+    fn request(&self, end: End) {
+        self.end.store(end as u8, Ordering::Release);
         self.wake();
     }
 
-    /// Whether that is to be done now.
-    pub(crate) fn take_dismissal(&self) -> bool {
-        self.dismissed.load(Ordering::Acquire) && self.dismissed.swap(false, Ordering::AcqRel)
+    /// The end that was asked for since the last call.
+    pub(crate) fn take_end(&self) -> Option<End> {
+        if self.end.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        match self.end.swap(0, Ordering::AcqRel) {
+            end if end == End::Dismissal as u8 => Some(End::Dismissal),
+            end if end == End::Shutdown as u8 => Some(End::Shutdown),
+            _ => None,
+        }
     }
 
     // For polling requests.

@@ -107,7 +107,7 @@ impl Sessions {
     pub(crate) async fn close(&self, within: Option<u64>) {
         self.closing.store(true, Ordering::Release);
         for link in self.all() {
-            link.close(CloseReason::Shutdown);
+            link.shut_down();
         }
         let closer = within.or_else(|| self.current());
         let _closer = closer.map(|number| Closer::enter(self, number));

@@ -87,6 +87,11 @@ impl Conversation {
         &self.membership.0
     }
 
+    /// Whether handlers of events run.
+    pub(super) fn is_handling(&self) -> bool {
+        !self.running.is_empty()
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
     }
@@ -210,7 +215,8 @@ impl Conversation {
         }
     }
 
-    fn drop_queue(&mut self, consumed: &mut usize) {
+    /// Gives up the events that wait.
+    pub(super) fn drop_queue(&mut self, consumed: &mut usize) {
         *consumed += self
             .queue
             .drain(..)

@@ -8,9 +8,10 @@ use std::time::Instant;
 use super::asking::{Applicant, Asking, Decision};
 use super::conversation::{Conversation, Queued};
 use super::{Server, Taken, partial_deadline};
+use crate::engine::timer::deadline;
 use crate::engine::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
-use crate::hub::link::Link;
+use crate::hub::link::{End, Link};
 use crate::hub::recovery::{Newcomer, PrivateId};
 use crate::hub::registry::Registry;
 use crate::notice::notice;
@@ -36,6 +37,8 @@ pub(super) struct Dispatch {
     /// What was begun since the session was told so.
     consumed: usize,
     closed: Option<CloseReason>,
+    /// Until when the session stays open for handlers to answer, because the server ends.
+    ending: Option<Instant>,
     /// Whether `/` is to be joined for a client that does not ask for it.
     joins_main: bool,
 }
@@ -55,6 +58,7 @@ impl Dispatch {
             inbox: VecDeque::new(),
             consumed: 0,
             closed: None,
+            ending: None,
             joins_main: link.opening.revision == Revision::V3,
         }
     }
@@ -103,6 +107,8 @@ impl Dispatch {
     /// reading of the others.
     fn handle_action(&mut self, action: Action, cost: usize, earlier: usize, cx: &mut Context<'_>) {
         match action {
+            // The server ends: see `begin_shutdown`.
+            Action::Event { .. } | Action::Connect { .. } if self.ending.is_some() => {}
             Action::Event { slot, ack, payload } => {
                 let cost = cost + earlier;
                 let queued = Queued { ack, payload, cost };
@@ -315,6 +321,7 @@ impl Dispatch {
         }
         tracing::debug!(session = self.link.number, %reason, "closed");
         self.closed = Some(reason);
+        self.ending = None;
         self.partial = None;
         self.asking = Vec::new();
         for conversation in &self.conversations {
@@ -330,6 +337,17 @@ impl Dispatch {
             conversation.member().disconnect(reason);
         }
         self.link.close(CloseReason::ServerClose);
+    }
+
+    /// Begins with no further event, and has the session end when the handlers that run have
+    /// answered, or when that takes too long.
+    fn begin_shutdown(&mut self) {
+        self.asking = Vec::new();
+        for conversation in &mut self.conversations {
+            conversation.drop_queue(&mut self.consumed);
+        }
+        let now = tokio::time::Instant::now().into_std();
+        self.ending = Some(deadline(now, self.link.config.close_timeout));
     }
 
     /// Lets every namespace go on; whether anything happened.
@@ -354,9 +372,12 @@ impl Upper for Dispatch {
             self.join_main();
         }
         loop {
-            if self.link.take_dismissal() {
+            let end = self.link.take_end();
+            if end == Some(End::Dismissal) {
                 self.dismiss();
             }
+            // What came before the end of the server is handled.
+            news |= end == Some(End::Shutdown);
             if std::mem::take(&mut news) || self.consumed > 0 {
                 let consumed = std::mem::take(&mut self.consumed);
                 self.link.pull(&mut self.inbox, consumed);
@@ -373,6 +394,15 @@ impl Upper for Dispatch {
             }
             if self.inbox.capacity() > 32 {
                 self.inbox = VecDeque::new();
+            }
+            if end == Some(End::Shutdown) {
+                self.begin_shutdown();
+            }
+            if self.ending.is_some() && !self.conversations.iter().any(Conversation::is_handling) {
+                self.ending = None;
+                self.link.close(CloseReason::Shutdown);
+                news = true;
+                continue;
             }
             if !progress && self.consumed == 0 {
                 break;
@@ -392,6 +422,7 @@ impl Upper for Dispatch {
             .poll_timeout()
             .into_iter()
             .chain(self.partial)
+            .chain(self.ending)
             .min()
     }
 
@@ -402,6 +433,10 @@ impl Upper for Dispatch {
         if self.partial.is_some_and(|deadline| deadline <= now) {
             self.partial = None;
             self.violation(&"attachments are missing");
+        }
+        if self.ending.is_some_and(|deadline| deadline <= now) {
+            self.ending = None;
+            self.link.close(CloseReason::Shutdown);
         }
     }
 }

@@ -270,6 +270,9 @@ struct Running {
 impl Upper for Running {
     fn poll(&mut self, cx: &mut Context<'_>, _news: bool) -> Poll<()> {
         self.link.wake_reader(cx);
+        if self.link.take_end().is_some() {
+            self.link.close(CloseReason::Shutdown);
+        }
         let Some(handler) = &mut self.handler else {
             return Poll::Ready(());
         };
