@@ -245,6 +245,105 @@ async fn bytes_are_fields_like_others() {
 }
 
 #[tokio::test]
+async fn bytes_are_refused_by_a_handler_that_takes_json_and_not_lost() {
+    let namespace = Namespace::new()
+        .on("value", async |Data(value): Data<Value>| value)
+        .on("raw", async |args: RawArgs| args)
+        .on("error", async |Data(bytes): Data<Bytes>| {
+            Err::<(), _>(Data(bytes))
+        });
+    let addr = serve(main_app(namespace).0).await;
+    let mut client = Client::connect(addr, "/").await;
+    for value in [BYTES, r#"{"a":[{"_placeholder":true,"num":0}]}"#] {
+        client.send(&format!(r#"451-1["value",{value}]"#)).await;
+        client.send_binary(b"one").await;
+        let answer = client.text().await;
+        assert!(
+            answer.starts_with(r#"431[{"error":"argument 1 is of another type"#),
+            "{answer}"
+        );
+        client.send(&format!(r#"451-2["raw",{value}]"#)).await;
+        client.send_binary(b"one").await;
+        assert_eq!(client.text().await, format!("461-2[{value}]"));
+        assert_eq!(client.next().await, Got::Binary(b"one".to_vec().into()));
+    }
+    // To Node's server this is an object like others, for the packet has no attachments.
+    let answer = client.ask(&format!(r#"423["value",{BYTES}]"#)).await;
+    assert_eq!(answer, format!("433[{BYTES}]"));
+    // An error has no attachments either.
+    client.send(&format!(r#"451-4["error",{BYTES}]"#)).await;
+    client.send_binary(b"one").await;
+    assert_eq!(
+        client.text().await,
+        r#"434[{"error":"error","data":[111,110,101]}]"#
+    );
+}
+
+/// Where bytes are in an event.
+const BYTES: &str = r#"{"_placeholder":true,"num":0}"#;
+
+#[tokio::test]
+async fn half_of_an_emoji_is_a_replacement_character_for_every_handler() {
+    #[derive(Serialize, Deserialize)]
+    struct Rename {
+        name: String,
+    }
+    impl TypedEvent for Rename {
+        const NAME: &'static str = "rename";
+        type Reply = String;
+    }
+    async fn ask(socket: Socket) {
+        let answer = socket.emit_with_ack::<Vec<String>>("ask", ());
+        tokio::spawn(async move {
+            let answer = answer.await.expect("a text");
+            socket.emit("answer", answer);
+        });
+    }
+    async fn keep(socket: Socket, Data(value): Data<Value>) -> Option<Value> {
+        socket.set_data(value).expect("JSON");
+        socket.data()
+    }
+    let namespace = Namespace::new()
+        .on_connect(
+            async |Auth(auth): Auth<Value>| match auth["name"].as_str() {
+                Some("\u{fffd}") => Ok(()),
+                _ => Err("no name"),
+            },
+        )
+        .on("text", async |Data(text): Data<String>| text)
+        .on("raw", async |args: RawArgs| args)
+        .on("auth", async |socket: Socket| socket.handshake().auth)
+        .on("keep", keep)
+        .on("\u{fffd}", async || "named")
+        .on("ask", ask)
+        .on_typed(async |Rename { name }: Rename| name);
+    let mut client = Polling::open(&main_app(namespace).0).await;
+    let welcome = client.ask(r#"40{"name":"\ud83d"}"#).await;
+    assert!(welcome.starts_with(r#"40{"sid":"#), "{welcome}");
+    for (event, answer) in [
+        (r#"["text","a\ud83d"]"#, "[\"a\u{fffd}\"]"),
+        (r#"["text","\ud83d\ude00"]"#, "[\"\u{1f600}\"]"),
+        (
+            r#"["keep",{"\ude00":["\ud83d"]}]"#,
+            "[{\"\u{fffd}\":[\"\u{fffd}\"]}]",
+        ),
+        (r#"["rename",{"name":"\ud83d"}]"#, "[\"\u{fffd}\"]"),
+        (r#"["\ud83d"]"#, "[\"named\"]"),
+        (r#"["auth"]"#, "[{\"name\":\"\u{fffd}\"}]"),
+        // As it came: a client of JavaScript can read it.
+        (r#"["raw","\ud83d"]"#, r#"["\ud83d"]"#),
+    ] {
+        assert_eq!(
+            client.ask(&format!("427{event}")).await,
+            format!("437{answer}")
+        );
+    }
+    assert_eq!(client.ask(r#"42["ask"]"#).await, r#"420["ask"]"#);
+    let answer = client.ask(r#"430[["\ud83d"]]"#).await;
+    assert_eq!(answer, "42[\"answer\",[\"\u{fffd}\"]]");
+}
+
+#[tokio::test]
 async fn an_answer_can_be_sent_later_or_never() {
     let (sender, mut kept) = mpsc::unbounded_channel();
     let keep = async move |ack: AckSender| {

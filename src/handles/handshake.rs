@@ -13,6 +13,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::Value;
 
 use super::Socket;
+use crate::protocol::read_json;
 
 /// How a client came in: what its first HTTP request says, and what it authenticated itself with
 /// in this namespace.
@@ -57,7 +58,7 @@ impl Socket {
         let auth = self.member.auth.as_deref();
         let issued = UNIX_EPOCH + Duration::from_millis(self.member.issued);
         // It was JSON when it came.
-        let auth = auth.and_then(|auth| serde_json::from_str(auth).ok());
+        let auth = auth.and_then(|auth| read_json(auth).ok());
         Handshake::new(
             parts,
             issued,

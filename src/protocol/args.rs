@@ -27,6 +27,14 @@ use super::{Payload, ReadError};
 ///
 /// As an extractor it reads the first argument and leaves others aside. If there is none it reads
 /// `null`, so `Data<Option<T>>` is an argument that may be missing.
+///
+/// Bytes are read by a type that asks serde for bytes, `bytes::Bytes` for one, wherever it stands:
+/// in structs, lists and maps, and in tagged, untagged and flattened types. A type that cannot hold
+/// them, such as `serde_json::Value`, refuses the argument; [`RawArgs`] passes bytes on unread. An
+/// untagged enum takes bytes that are UTF-8 for a `String`, if a variant with one comes first.
+///
+/// A string of JavaScript may hold half of a surrogate pair, as `text.slice(0, 1)` of an emoji
+/// does. It is read as U+FFFD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data<T>(pub T);
 
@@ -39,7 +47,8 @@ pub struct Args<T>(pub T);
 
 /// Arguments as they came, to be read later or passed on.
 ///
-/// Passing them on copies their text and shares their attachments.
+/// Passing them on copies their text and shares their attachments. Halves of surrogate pairs stay
+/// in the text; reading replaces them, as [`Data`] does.
 #[derive(Clone)]
 pub struct RawArgs(pub(super) Payload);
 
@@ -85,7 +94,7 @@ impl RawArgs {
     /// If the first is not a `T`.
     pub fn split_first<T: DeserializeOwned>(mut self) -> Result<(T, Self), ReadError> {
         let first = self.read_one()?;
-        let (_, tail, attachments) = self.0.split();
+        let (tail, attachments) = self.0.split();
         let mut rest = ArgsWriter::new(0, tail.len());
         let written = rest.write_renumbered(after_first(tail), attachments);
         // Nothing is lost: the text and its placeholders were checked when it was read.
@@ -277,7 +286,7 @@ impl ArgsWriter {
     /// Writes arguments as they came.
     #[inline]
     pub(super) fn push_raw(&mut self, mut raw: Payload) -> Result<(), EncodeError> {
-        let (_, tail, attachments) = raw.split();
+        let (tail, attachments) = raw.split();
         let [args @ .., _bracket] = tail else {
             return Ok(());
         };
@@ -465,6 +474,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::error::Error;
 
+    use serde::de::IgnoredAny;
     use serde_json::value::RawValue;
 
     use super::*;
@@ -641,7 +651,7 @@ mod tests {
         let raw = raw.into_args();
         let (first, rest) = raw.clone().split_first::<[Bytes; 1]>().expect("bytes");
         assert_eq!(first[0], b"1"[..]);
-        let (_, unread) = raw.split_first::<serde_json::Value>().expect("a list");
+        let (_, unread) = raw.split_first::<IgnoredAny>().expect("anything");
         for rest in [rest, unread] {
             let payload = event(rest);
             assert_eq!(

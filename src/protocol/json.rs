@@ -227,7 +227,7 @@ impl JsonDecoder {
         let ack = take_number(&mut rest)
             .map_err(|_| DecodeError::limit("acknowledgement is too large"))?;
         let at = text.len() - rest.len();
-        let packet = Packet {
+        let mut packet = Packet {
             namespace,
             kind,
             ack,

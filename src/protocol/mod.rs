@@ -68,6 +68,7 @@ pub use self::msgpack::MsgpackParser;
 pub use self::packet::{Encoded, EncodedIter, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;
 pub use self::read::ReadError;
+pub(crate) use self::read::read_json;
 pub(crate) use self::recovery::Claim;
 pub use self::typed::TypedEvent;
 

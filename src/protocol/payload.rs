@@ -10,12 +10,15 @@
 //! neither moves the JSON. A payload that came from a peer is its message, looked at from `json`
 //! on.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::scan::{Scanner, check_placeholders};
+use super::scan::{
+    Scanner, check_placeholders, parse_num, placeholders, regularize, replace_halves,
+};
 use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 
 /// What a packet carries: JSON text, and attachments that stand for the placeholders in it.
@@ -40,6 +43,9 @@ pub struct Payload {
     pub(super) attachments: Vec<Option<Bytes>>,
     /// Whether it is to travel as it is.
     pub(crate) uncompressed: bool,
+    /// Whether the text may have something in it that readers do not know: halves of surrogate
+    /// pairs, placeholders that are not regular. [`Payload::readable`] replaces it.
+    odd: bool,
 }
 
 /// A text that is still ours alone to write to, or shared.
@@ -159,10 +165,7 @@ impl Payload {
 
     /// Writes a text behind the arguments. It must need no escapes.
     pub(crate) fn push_text(&mut self, text: &str) {
-        let mut json = match std::mem::take(&mut self.text) {
-            Buffer::Own(json) => json,
-            Buffer::Shared(json) => json.into(),
-        };
+        let mut json = std::mem::take(&mut self.text).into_vec();
         // An event ends with its bracket: it was written by us, or checked.
         json.pop();
         if self.args as usize == json.len() {
@@ -197,6 +200,8 @@ impl Payload {
             args: json as u32 + 1,
             attachments,
             uncompressed: false,
+            // Arguments as they came may be among those that were written.
+            odd: true,
         }
     }
 
@@ -223,6 +228,9 @@ impl Payload {
     /// Takes the payload of a packet as it came from a peer: JSON and attachments. Node's cluster
     /// messages and other parsers carry it in other forms; this is the way in for them.
     ///
+    /// `Event` and `Ack` keep the attachments. The others have none, so bytes in them become lists
+    /// of numbers.
+    ///
     /// # Errors
     ///
     /// If `json` is not valid, or not what `kind` carries, or a placeholder in it does not name
@@ -234,11 +242,36 @@ impl Payload {
     ) -> Result<Self, DecodeError> {
         std::str::from_utf8(&json).map_err(|_| DecodeError::new("text is not valid UTF-8"))?;
         let mut payload = Self::parse(kind, json, 0)?;
-        if !attachments.is_empty() {
-            payload.expect_attachments(attachments.len())?;
+        if attachments.is_empty() {
+            return Ok(payload);
         }
+        payload.expect_attachments(attachments.len())?;
         payload.attachments = attachments.into_iter().map(Some).collect();
-        Ok(payload)
+        match kind {
+            Kind::Event | Kind::Ack => Ok(payload),
+            Kind::Connect | Kind::Disconnect | Kind::ConnectError => {
+                Self::parse(kind, payload.with_numbers(payload.json()).into(), 0)
+            }
+        }
+    }
+
+    /// A part of the JSON with lists of numbers where bytes are.
+    pub(super) fn with_numbers(&self, json: &[u8]) -> Vec<u8> {
+        let json = readable(json, true, true);
+        let mut text = Vec::with_capacity(json.len());
+        let mut done = 0;
+        for place in placeholders(&json).unwrap_or_default() {
+            let num = parse_num(&json[place.num]);
+            let Some(bytes) = num.and_then(|num| self.attachments.get(num)?.as_ref()) else {
+                continue;
+            };
+            text.extend_from_slice(&json[done..place.object.start]);
+            // Numbers can always be written.
+            let _ = serde_json::to_writer(&mut text, &**bytes);
+            done = place.object.end;
+        }
+        text.extend_from_slice(&json[done..]);
+        text
     }
 
     /// Takes `text[at..]`, which is valid UTF-8, if it is what `kind` carries.
@@ -269,6 +302,7 @@ impl Payload {
             Kind::Disconnect => return Err(DecodeError::new("payload is not expected")),
         }
         let end = scanner.end()?;
+        let odd = scanner.has_surrogates();
         text.truncate(end);
         Ok(Self {
             text: Buffer::Shared(text),
@@ -277,13 +311,16 @@ impl Payload {
             args: args.min(end) as u32,
             attachments: Vec::new(),
             uncompressed: false,
+            odd,
         })
     }
 
     /// Checks that the placeholders fit that many attachments.
-    pub(super) fn expect_attachments(&self, count: usize) -> Result<(), DecodeError> {
-        check_placeholders(self.json(), count)
-            .map_err(|_| DecodeError::new("placeholder does not name an attachment"))
+    pub(super) fn expect_attachments(&mut self, count: usize) -> Result<(), DecodeError> {
+        let regular = check_placeholders(self.json(), count)
+            .map_err(|_| DecodeError::new("placeholder does not name an attachment"))?;
+        self.odd |= !regular;
+        Ok(())
     }
 
     /// The name of the event; `None` if the payload is that of another packet.
@@ -321,15 +358,29 @@ impl Payload {
         RawArgs(self)
     }
 
-    /// The JSON, the text from the first argument to the closing bracket, and the attachments to
-    /// be taken out.
-    pub(super) fn split(&mut self) -> (&[u8], &[u8], &mut [Option<Bytes>]) {
+    /// The text from the first argument to the closing bracket, and the attachments to be taken
+    /// out.
+    pub(super) fn split(&mut self) -> (&[u8], &mut [Option<Bytes>]) {
         let text = self.text.as_slice();
+        (&text[self.args as usize..], &mut self.attachments)
+    }
+
+    /// The JSON as readers know it, the place of the first argument in it or of the closing
+    /// bracket, and the attachments to be taken out.
+    #[inline]
+    pub(super) fn readable(&mut self) -> (Cow<'_, [u8]>, usize, &mut [Option<Bytes>]) {
+        let json = &self.text.as_slice()[self.json as usize..];
+        let json = readable(json, self.odd, !self.attachments.is_empty());
         (
-            &text[self.json as usize..],
-            &text[self.args as usize..],
+            json,
+            (self.args - self.json) as usize,
             &mut self.attachments,
         )
+    }
+
+    /// As [`Payload::readable`], the JSON alone.
+    pub(super) fn readable_json(&self) -> Cow<'_, [u8]> {
+        readable(self.json(), self.odd, !self.attachments.is_empty())
     }
 
     /// The text from the first argument to the closing bracket.
@@ -349,6 +400,13 @@ impl Buffer {
     fn len(&self) -> usize {
         self.as_slice().len()
     }
+
+    fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Own(text) => text,
+            Self::Shared(text) => text.into(),
+        }
+    }
 }
 
 impl Default for Buffer {
@@ -364,6 +422,14 @@ impl fmt::Debug for Payload {
             .field("bytes", &self.json().len())
             .field("attachments", &self.attachments.len())
             .finish()
+    }
+}
+
+fn readable(json: &[u8], odd: bool, has_bytes: bool) -> Cow<'_, [u8]> {
+    match (odd, has_bytes) {
+        (false, _) => Cow::Borrowed(json),
+        (true, false) => replace_halves(json),
+        (true, true) => regularize(replace_halves(json)),
     }
 }
 
@@ -417,7 +483,7 @@ fn scan_name(scanner: &mut Scanner<'_>, text: &[u8]) -> Result<Name, DecodeError
 }
 
 fn unescape(quoted: &[u8]) -> Result<Name, DecodeError> {
-    serde_json::from_slice(quoted)
+    serde_json::from_slice(&replace_halves(quoted))
         .map(|name: String| Name::unescaped(&name))
         .map_err(|_| DecodeError::new("event has a name that is not text"))
 }
@@ -490,6 +556,18 @@ mod tests {
         assert!(from(br#"["e",{"_placeholder":true,"num":1}]"#, &[b"x"]).is_err());
         assert!(from(b"{}", &[]).is_err());
         assert!(from(b"[\"\xff\"]", &[]).is_err());
+    }
+
+    #[test]
+    fn bytes_in_a_connect_are_lists_of_numbers() {
+        let connect = br#"{"a":[{"num":0,"_placeholder":true}],"b":1}"#;
+        let attachments = vec![Bytes::from_static(b"\x00\xff")];
+        let payload = Payload::from_json(Kind::Connect, Bytes::from_static(connect), attachments);
+        let payload = payload.expect("valid");
+        assert_eq!(json(&payload), r#"{"a":[[0,255]],"b":1}"#);
+        assert_eq!(payload.attachments().count(), 0);
+        let read = payload.read_object::<std::collections::HashMap<String, serde_json::Value>>();
+        assert_eq!(read.expect("an object")["a"], serde_json::json!([[0, 255]]));
     }
 
     #[test]

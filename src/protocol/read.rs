@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::{error, fmt};
 
+use bytes::Bytes;
 use serde::de::{
     Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredAny, SeqAccess,
     Unexpected, Visitor,
@@ -11,6 +12,7 @@ use serde::forward_to_deserialize_any;
 
 use super::Payload;
 use super::resolve::Resolve;
+use super::scan::replace_halves;
 
 impl Payload {
     /// Reads the first argument. If there is none, reads `null`. Others are left aside.
@@ -21,17 +23,12 @@ impl Payload {
     ///
     /// If it is not a `T`.
     pub fn read_one<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
-        let (_, tail, attachments) = self.split();
+        let (json, first, attachments) = self.readable();
+        let tail = &json[first..];
         if matches!(tail.trim_ascii_start(), [] | [b']']) {
             return read_null().map_err(|_| ReadError::missing(1));
         }
-        let mut json = serde_json::Deserializer::from_slice(tail);
-        let value = match attachments {
-            // Nothing to look for.
-            [] => T::deserialize(&mut json),
-            attachments => T::deserialize(Resolve::new(&mut json, attachments)),
-        };
-        value.map_err(|error| ReadError::invalid(1, error))
+        read_value(tail, attachments).map_err(|error| ReadError::invalid(1, error))
     }
 
     /// Reads all arguments, the elements of `T`. Surplus ones are left aside; those that a tuple
@@ -49,8 +46,8 @@ impl Payload {
             progress: &mut progress,
             target: PhantomData,
         };
-        let (json, _, attachments) = self.split();
-        let mut json = serde_json::Deserializer::from_slice(json);
+        let (json, _, attachments) = self.readable();
+        let mut json = serde_json::Deserializer::from_slice(&json);
         let value = match attachments {
             [] => json.deserialize_seq(visitor),
             attachments => Resolve::new(&mut json, attachments).deserialize_seq(visitor),
@@ -63,6 +60,13 @@ impl Payload {
         })
     }
 
+    /// The arguments as JSON values, with lists of numbers where bytes are; none if they cannot be
+    /// read.
+    pub(crate) fn to_values(&self) -> Vec<serde_json::Value> {
+        let json = self.with_numbers(&[b"[", self.tail()].concat());
+        serde_json::from_slice(&json).unwrap_or_default()
+    }
+
     /// Reads the object of a `CONNECT` or `CONNECT_ERROR`. If there is none, reads `{}`, as it is
     /// for Node, or else `null`.
     ///
@@ -70,12 +74,30 @@ impl Payload {
     ///
     /// If it is not a `T`.
     pub fn read_object<T: DeserializeOwned>(&self) -> Result<T, ReadError> {
-        let object = match self.json() {
+        let object = match &*self.readable_json() {
             b"" => serde_json::from_slice(b"{}").or_else(|error| read_null().map_err(|_| error)),
             json => serde_json::from_slice(json),
         };
         object.map_err(|error| ReadError(Reason::Object(error)))
     }
+}
+
+/// Reads the value that a text begins with.
+fn read_value<T: DeserializeOwned>(
+    json: &[u8],
+    attachments: &mut [Option<Bytes>],
+) -> serde_json::Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    match attachments {
+        // Nothing to look for.
+        [] => T::deserialize(&mut json),
+        attachments => T::deserialize(Resolve::new(&mut json, attachments)),
+    }
+}
+
+/// Reads the JSON that a client sent.
+pub(crate) fn read_json<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
+    serde_json::from_slice(&replace_halves(json.as_bytes()))
 }
 
 /// Reads what is not there, as serde_json reads `null`.
@@ -436,6 +458,96 @@ mod tests {
         assert_eq!(error.to_string(), "arguments are of another type");
         assert!(all::<Shape>(",1").is_err());
         assert!(all::<u8>(",1").is_err());
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_read_as_a_replacement_character() {
+        assert_eq!(one::<String>(r#","a\ud83d""#).expect("read"), "a\u{fffd}");
+        assert_eq!(one::<char>(r#","\ude00""#).expect("read"), '\u{fffd}');
+        assert_eq!(
+            one::<Value>(r#",{"\ud83d":["\ude00\ud83d",{"a":"\ud83d\ude00"}]}"#).expect("read"),
+            json!({"\u{fffd}": ["\u{fffd}\u{fffd}", {"a": "\u{1f600}"}]})
+        );
+        assert_eq!(
+            all::<(u8, String)>(r#",1,"\ud83d""#).expect("read"),
+            (1, "\u{fffd}".to_owned())
+        );
+        assert_eq!(
+            all::<(u8,)>(r#",1,"\ud83d""#).expect("read"),
+            (1,),
+            "it need not be read"
+        );
+        let mut raw = decode(r#"2["\ud83d",1,"\ud83d"]"#, &[])
+            .expect("valid")
+            .payload;
+        assert_eq!(raw.name(), Some("\u{fffd}"));
+        let all = raw.read_all::<(u8, String)>().expect("read");
+        assert_eq!(all, (1, "\u{fffd}".to_owned()));
+        let raw = raw.into_args();
+        assert_eq!(raw.to_json(), r#"[1,"\ud83d"]"#);
+        let (_, mut rest) = raw.split_first::<u8>().expect("a number");
+        assert_eq!(rest.read_one::<String>().expect("read"), "\u{fffd}");
+
+        let auth = decode(r#"0{"name":"\ud83d"}"#, &[]).expect("valid").payload;
+        let auth = auth.read_object::<HashMap<String, String>>().expect("read");
+        assert_eq!(auth["name"], "\u{fffd}");
+
+        let text = r#"51-["e","\ud83d",{"_placeholder":true,"num":0}]"#;
+        let mut payload = decode(text, &[b"x"]).expect("valid").payload;
+        let (text, bytes) = payload.read_all::<(String, Bytes)>().expect("read");
+        assert_eq!((&*text, &bytes[..]), ("\u{fffd}", &b"x"[..]));
+    }
+
+    /// What valid JSON may hold besides that: what is read, and what is refused.
+    #[test]
+    fn valid_json_is_read_or_refused_with_a_reason() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Named {
+            a: u8,
+        }
+        fn reason<T: DeserializeOwned + std::fmt::Debug>(args: &str) -> String {
+            let error = one::<T>(args).expect_err("refused");
+            error.source().expect("of serde_json").to_string()
+        }
+
+        // Separators of lines need no escape, nor does what is no character.
+        assert_eq!(
+            one::<String>(",\"\u{2028}\u{2029}\u{fffe}\u{feff}\"").expect("read"),
+            "\u{2028}\u{2029}\u{fffe}\u{feff}"
+        );
+        assert_eq!(one::<String>(r#","\u0000\/""#).expect("read"), "\0/");
+        // Numbers as JavaScript and others write them.
+        assert!(one::<f64>(",-0").expect("read").is_sign_negative());
+        assert!(one::<i64>(",-0").is_err(), "serde_json reads a float");
+        assert_eq!(one::<f64>(",1e21").expect("read"), 1e21);
+        assert_eq!(one::<f64>(",100000000000000000000").expect("read"), 1e20);
+        assert_eq!(one::<f64>(",5").expect("read"), 5.0);
+        assert_eq!(one::<f64>(",5e-324").expect("read"), 5e-324);
+        assert_eq!(one::<f64>(",1e-400").expect("read"), 0.0);
+        let many = format!(",0.{}", "3".repeat(10_000));
+        assert!((one::<f64>(&many).expect("read") - 1.0 / 3.0).abs() < 1e-15);
+        // `JSON.parse` makes infinity of it, `JSON.stringify` never writes it.
+        assert!(reason::<f64>(",1e999").starts_with("number out of range"));
+        assert!(reason::<Value>(",[-1e999]").starts_with("number out of range"));
+        assert_eq!(all::<(u8,)>(",1,1e999").expect("not read"), (1,));
+        // Of a key that comes twice the last counts, unless the type is a struct.
+        assert_eq!(
+            one::<Value>(r#",{"a":1,"a":2}"#).expect("read"),
+            json!({"a": 2})
+        );
+        assert!(reason::<Named>(r#",{"a":1,"a":2}"#).starts_with("duplicate field `a`"));
+        // Any text is a key.
+        assert_eq!(
+            one::<Value>(r#",{"":1,"__proto__":{}}"#).expect("read"),
+            json!({"": 1, "__proto__": {}})
+        );
+        assert_eq!(
+            one::<Named>(r#",{"__proto__":1,"a":1}"#).expect("read"),
+            Named { a: 1 }
+        );
+        // Depth: what is deeper closes the connection.
+        let deep = format!(",{}{}", "[".repeat(126), "]".repeat(126));
+        assert!(one::<Value>(&deep).is_ok());
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl Payload {
             #[serde(borrow)]
             offset: Option<Cow<'a, str>>,
         }
-        let wire: Wire<'_> = serde_json::from_slice(self.json()).ok()?;
+        let json = self.readable_json();
+        let wire: Wire<'_> = serde_json::from_slice(&json).ok()?;
         let claim = Claim {
             pid: wire.pid.into_owned(),
             offset: wire.offset.map(Cow::into_owned),
@@ -119,6 +120,7 @@ mod tests {
                 r#"{"a":[{"pid":1}, 1.50],"b":{}}"#,
             ),
             (r#"0/x,{"a":1,"pid":"\u0070"}"#, &alone, r#"{"a":1}"#),
+            (r#"0{"a":"\ud83d","pid":"p"}"#, &alone, r#"{"a":"\ud83d"}"#),
         ] {
             assert_eq!(
                 claim(connect),

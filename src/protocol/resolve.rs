@@ -1,21 +1,33 @@
 //! Puts attachments back where bytes are asked for.
 //!
-//! [`Resolve`] stands between a type and the deserializer it reads from, on every level. It does
-//! nothing until the type asks for bytes. If an object with `"_placeholder":true` is there, the
-//! type gets the attachment instead; the object's bytes are moved, not copied, if no one else
-//! holds them.
+//! [`Resolve`] stands between a type and the deserializer it reads from, on every level. Where an
+//! object with `"_placeholder":true` is, the type is given the attachment instead. The attachment's
+//! bytes are moved, not copied, if no one else holds them.
 //!
-//! A type that does not ask for bytes sees the placeholder as the object that it is. So does
-//! `serde_json::Value`, and so do bytes inside of an untagged or internally tagged enum or a
-//! flattened struct, which serde reads before it knows what they are.
+//! | the type asks for        | and is given      | so                                               |
+//! |--------------------------|-------------------|--------------------------------------------------|
+//! | bytes                    | the attachment    | `Bytes` holds it                                 |
+//! | anything, as serde does for tagged, untagged and flattened types | the attachment | serde keeps it until it knows the type |
+//! | anything, as `serde_json::Value` | the attachment | the type refuses: it cannot hold bytes       |
+//! | a map or a struct        | the attachment    | the type refuses                                 |
+//! | something else           | the object        | the type refuses                                 |
+//!
+//! So no type holds a placeholder in place of the bytes. Whether an object is a placeholder has to
+//! be known before the type sees it. Its first key tells: `Payload::readable` makes placeholders
+//! regular, with `_placeholder` first.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
+use serde::forward_to_deserialize_any;
+use serde_json::Value;
+
+use super::scan::placeholders;
 
 /// Something of serde's, and the attachments that may be asked for inside of it.
 pub(super) struct Resolve<'a, T> {
@@ -130,8 +142,26 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Resolve<'_, V> {
         self.inner.visit_seq(Resolve::new(inner, self.attachments))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(Resolve::new(inner, self.attachments))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
+        let Self { inner, attachments } = self;
+        let first = map.next_key_seed(FirstKeySeed)?;
+        let mut value = None;
+        if first.as_ref().is_some_and(|key| key.is("_placeholder")) {
+            let seed = Resolve::new(PhantomData::<Value>, &mut *attachments);
+            let flag = map.next_value_seed(seed)?;
+            if flag == Value::Bool(true) {
+                let attachment = take_attachment(&mut map, true, attachments)?;
+                let attachment = attachment.ok_or_else(|| A::Error::custom(NOT_A_PLACEHOLDER))?;
+                return inner.visit_byte_buf(attachment);
+            }
+            value = Some(flag);
+        }
+        inner.visit_map(Begun {
+            raw: first.as_ref().is_some_and(|key| key.is(RAW_VALUE)),
+            key: first,
+            value,
+            rest: Resolve::new(map, attachments),
+        })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
@@ -237,23 +267,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Binary<'_, V> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
         let Resolve { inner, attachments } = self.0;
-        let mut placeholder = false;
-        let mut num = None;
-        while let Some(key) = map.next_key_seed(KeySeed)? {
-            match key {
-                Key::Placeholder => placeholder = map.next_value()?,
-                Key::Num => num = Some(map.next_value::<usize>()?),
-                Key::Other => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        let Some(num) = num.filter(|_| placeholder) else {
-            return Err(A::Error::invalid_type(Unexpected::Map, &inner));
-        };
-        match attachments.get_mut(num).and_then(Option::take) {
-            Some(attachment) => inner.visit_byte_buf(attachment.into()),
-            None => Err(A::Error::custom(format_args!(
-                "attachment {num} was read before"
-            ))),
+        match take_attachment(&mut map, false, attachments)? {
+            Some(attachment) => inner.visit_byte_buf(attachment),
+            None => Err(A::Error::invalid_type(Unexpected::Map, &inner)),
         }
     }
 
@@ -269,6 +285,185 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Binary<'_, V> {
         self.0.inner.visit_borrowed_bytes(text.as_bytes())
     }
 }
+
+/// Reads the rest of an object, and takes the attachment if it is a placeholder.
+fn take_attachment<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    mut placeholder: bool,
+    attachments: &mut [Option<Bytes>],
+) -> Result<Option<Vec<u8>>, A::Error> {
+    let mut num = None;
+    while let Some(key) = map.next_key_seed(KeySeed)? {
+        match key {
+            Key::Placeholder => placeholder = map.next_value()?,
+            Key::Num => num = Some(map.next_value::<usize>()?),
+            Key::Other => drop(map.next_value::<IgnoredAny>()?),
+        }
+    }
+    let Some(num) = num.filter(|_| placeholder) else {
+        return Ok(None);
+    };
+    match attachments.get_mut(num).and_then(Option::take) {
+        Some(attachment) => Ok(Some(attachment.into())),
+        None => Err(A::Error::custom(format_args!(
+            "attachment {num} was read before"
+        ))),
+    }
+}
+
+/// An object whose first key was read already.
+struct Begun<'a, 'de, A> {
+    key: Option<FirstKey<'de>>,
+    /// The value of that key, if it was read too.
+    value: Option<Value>,
+    /// Whether the value is the text of a `serde_json::value::RawValue`.
+    raw: bool,
+    rest: Resolve<'a, A>,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Begun<'_, 'de, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, A::Error> {
+        match self.key.take() {
+            Some(key) => seed.deserialize(Replayed(key, PhantomData)).map(Some),
+            None => self.rest.next_key_seed(seed),
+        }
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        if let Some(value) = self.value.take() {
+            return seed.deserialize(value).map_err(A::Error::custom);
+        }
+        if !std::mem::take(&mut self.raw) {
+            return self.rest.next_value_seed(seed);
+        }
+        let text: String = self.rest.inner.next_value()?;
+        if placeholders(text.as_bytes()).is_ok_and(|found| found.is_empty()) {
+            return seed.deserialize(text.into_deserializer());
+        }
+        Err(A::Error::invalid_type(
+            Unexpected::Other("byte array"),
+            &"any valid JSON value",
+        ))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.rest.size_hint()
+    }
+}
+
+/// The first key of an object, which tells whether it is a placeholder.
+enum FirstKey<'de> {
+    Borrowed(&'de str),
+    /// It has escapes in the JSON.
+    Owned(String),
+}
+
+impl FirstKey<'_> {
+    fn is(&self, name: &str) -> bool {
+        self.as_str() == name
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Borrowed(key) => key,
+            Self::Owned(key) => key,
+        }
+    }
+}
+
+struct FirstKeySeed;
+
+impl<'de> DeserializeSeed<'de> for FirstKeySeed {
+    type Value = FirstKey<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<FirstKey<'de>, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FirstKeySeed {
+    type Value = FirstKey<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<FirstKey<'de>, E> {
+        Ok(FirstKey::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<FirstKey<'de>, E> {
+        Ok(FirstKey::Owned(key.to_owned()))
+    }
+}
+
+/// A first key on its way to the type, read as serde_json reads keys: numbers and booleans are in
+/// quotes.
+struct Replayed<'de, E>(FirstKey<'de>, PhantomData<E>);
+
+macro_rules! quoted {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
+            let text = self.0.as_str();
+            let value: Value = serde_json::from_str(text).map_err(E::custom)?;
+            value.$method(visitor).map_err(E::custom)
+        }
+    )*};
+}
+
+impl<'de, E: Error> Deserializer<'de> for Replayed<'de, E> {
+    type Error = E;
+
+    quoted! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_i128 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_u128 deserialize_f32 deserialize_f64
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
+        match self.0 {
+            FirstKey::Borrowed(key) => visitor.visit_borrowed_str(key),
+            FirstKey::Owned(key) => visitor.visit_string(key),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, E> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, E> {
+        visitor.visit_enum(self.0.as_str().to_owned().into_deserializer())
+    }
+
+    forward_to_deserialize_any! {
+        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct
+        identifier ignored_any
+    }
+}
+
+/// The name by which serde_json knows its `RawValue`.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
+/// What an object is that was checked, and is something else now.
+const NOT_A_PLACEHOLDER: &str = "placeholder does not name an attachment";
 
 /// A key of a placeholder.
 enum Key {
@@ -442,12 +637,226 @@ mod tests {
         );
     }
 
+    /// Whatever way the client writes its placeholders.
+    const PLACEHOLDERS: [&str; 4] = [
+        r#"{"_placeholder":true,"num":0}"#,
+        r#"{"num":0,"_placeholder":true}"#,
+        r#" { "num" : 0 , "_placeholder" : true } "#,
+        r#"{"num":0,"\u005fplaceholder":true}"#,
+    ];
+
+    /// An event with bytes, as each of the ways to write it.
+    fn received(args: &str) -> impl Iterator<Item = Payload> {
+        let texts = PLACEHOLDERS.map(|bytes| format!("51-[\"e\",{}]", args.replace('$', bytes)));
+        let read = |text: String| decode(&text, &[b"bytes"]).expect("valid").payload;
+        texts.into_iter().map(read)
+    }
+
+    /// What is wrong with the argument.
+    fn refused<T: DeserializeOwned + std::fmt::Debug>(mut payload: Payload) -> String {
+        let error = payload.read_one::<T>().expect_err("no place for bytes");
+        std::error::Error::source(&error)
+            .expect("of serde_json")
+            .to_string()
+    }
+
     #[test]
-    fn a_type_that_does_not_ask_for_bytes_sees_the_placeholder() {
-        let payload = event((Bytes::from_static(b"a"), 1));
-        let placeholder = json!({"_placeholder": true, "num": 0});
-        assert_eq!(read::<Value>(payload.clone()), json!([placeholder, 1]));
-        assert_eq!(read::<(Value, u8)>(payload), (placeholder, 1));
+    fn a_type_that_cannot_hold_bytes_refuses_them() {
+        #[derive(Debug, Deserialize)]
+        struct Lenient {
+            #[allow(dead_code, reason = "it is not there")]
+            text: Option<String>,
+        }
+        #[derive(Debug, Deserialize)]
+        struct Holder {
+            #[allow(dead_code, reason = "it is refused")]
+            value: Value,
+        }
+        #[derive(Debug, Deserialize)]
+        enum Tagged {
+            Struct {
+                #[allow(dead_code, reason = "it is not there")]
+                text: Option<String>,
+            },
+        }
+        type Raw = Box<serde_json::value::RawValue>;
+
+        for args in ["$", "[1,$]", r#"{"a":1,"b":[{"c":$}]}"#] {
+            for payload in received(args) {
+                let reason = refused::<Value>(payload.clone());
+                assert!(
+                    reason.starts_with("invalid type: byte array, expected any valid JSON value"),
+                    "{reason}"
+                );
+                refused::<Option<Value>>(payload.clone());
+                let reason = refused::<Raw>(payload);
+                assert!(reason.starts_with("invalid type: byte array"), "{reason}");
+            }
+        }
+        for payload in received("$") {
+            let reason = refused::<Lenient>(payload.clone());
+            assert!(
+                reason.starts_with("invalid type: byte array, expected struct Lenient"),
+                "{reason}"
+            );
+            refused::<HashMap<String, Value>>(payload.clone());
+            refused::<String>(payload.clone());
+            refused::<Vec<u8>>(payload.clone());
+            refused::<()>(payload);
+        }
+        for payload in received(r#"{"value":$}"#) {
+            refused::<Holder>(payload.clone());
+            refused::<HashMap<String, Value>>(payload);
+        }
+        for payload in received(r#"{"Struct":$}"#) {
+            refused::<Tagged>(payload);
+        }
+        for mut payload in received("1,$") {
+            assert!(payload.clone().read_all::<(u8, Value)>().is_err());
+            assert!(payload.clone().read_all::<Vec<Value>>().is_err());
+            assert!(payload.clone().read_all::<Value>().is_err());
+            // What is not read may be anything.
+            assert!(payload.read_all::<(u8, serde::de::IgnoredAny)>().is_ok());
+        }
+    }
+
+    #[test]
+    fn values_beside_bytes_are_read_as_ever() {
+        for mut payload in received(r#"{"num":[1,{"_placeholder":false}],"x":-1.5},{"7":$}"#) {
+            let (value, bytes): (Value, BTreeMap<u8, Bytes>) =
+                payload.read_all().expect("a value and bytes");
+            assert_eq!(
+                value,
+                json!({"num": [1, {"_placeholder": false}], "x": -1.5})
+            );
+            assert_eq!(bytes[&7], b"bytes"[..]);
+        }
+        for mut payload in received(r#"{"num":$,"\u0078":1}"#) {
+            #[derive(Deserialize)]
+            struct Named {
+                num: Bytes,
+                x: u8,
+            }
+            let named: Named = payload.read_one().expect("bytes and a number");
+            assert_eq!((&named.num[..], named.x), (&b"bytes"[..], 1));
+        }
+        for mut payload in received("[],{},{\"_placeholder\":0,\"a\":1},$,[1]") {
+            type All = (
+                Value,
+                Value,
+                HashMap<String, u8>,
+                Bytes,
+                Box<serde_json::value::RawValue>,
+            );
+            let (list, object, map, _, raw): All = payload.read_all().expect("all");
+            assert_eq!((list, object), (json!([]), json!({})));
+            assert_eq!((map["_placeholder"], map["a"]), (0, 1));
+            assert_eq!(raw.get(), "[1]");
+        }
+    }
+
+    #[test]
+    fn keys_are_read_beside_bytes_as_serde_json_reads_them() {
+        #[derive(Debug, Deserialize, PartialEq, Eq, Hash)]
+        enum Side {
+            Left,
+        }
+        #[derive(Debug, Deserialize, PartialEq, Eq, Hash)]
+        struct Id(i64);
+
+        fn check<K: DeserializeOwned + Eq + std::hash::Hash + std::fmt::Debug>(key: &str) {
+            let expected: HashMap<K, u8> =
+                serde_json::from_str(&format!("{{{key}:1}}")).expect("a key");
+            for mut payload in received(&format!("{{{key}:1}},$")) {
+                let (map, _): (HashMap<K, u8>, Bytes) = payload.read_all().expect("a map");
+                assert_eq!(map, expected);
+            }
+        }
+        check::<String>("\"a\"");
+        check::<String>("\"\\u00e9\"");
+        check::<u8>("\"7\"");
+        check::<i128>("\"-7\"");
+        check::<bool>("\"true\"");
+        check::<Id>("\"-7\"");
+        check::<Side>("\"Left\"");
+        check::<char>("\"x\"");
+        check::<Option<String>>("\"a\"");
+        for mut payload in received(r#"{"x":1},$"#) {
+            assert!(payload.read_all::<(HashMap<u8, u8>, Bytes)>().is_err());
+        }
+    }
+
+    #[test]
+    fn bytes_come_back_out_of_tagged_and_flattened_types() {
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "lowercase")]
+        enum Internal {
+            Image { name: String, bytes: Bytes },
+            Boxed(Inner),
+        }
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", content = "value")]
+        enum Adjacent {
+            Bytes(Bytes),
+            Both(u8, Bytes),
+        }
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Untagged {
+            Number(u8),
+            Inner(Inner),
+            Bytes(Bytes),
+        }
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        struct Inner {
+            list: Vec<Bytes>,
+        }
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        struct Flat {
+            id: u8,
+            #[serde(flatten)]
+            inner: Inner,
+            #[serde(flatten)]
+            more: BTreeMap<String, Bytes>,
+        }
+        fn check<T: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned>(value: T) {
+            let payload = event(Data(value.clone()));
+            assert_ne!(payload.attachments().count(), 0);
+            assert_eq!(read::<T>(payload.clone()), value);
+            let (back,) = payload.into_args().read_all::<(T,)>().expect("written");
+            assert_eq!(back, value);
+        }
+
+        let bytes = || Bytes::from_static(b"\xffbytes");
+        let inner = || Inner {
+            list: vec![bytes(), Bytes::new()],
+        };
+        check(Internal::Image {
+            name: "a".to_owned(),
+            bytes: bytes(),
+        });
+        check(Internal::Boxed(inner()));
+        check(Adjacent::Bytes(bytes()));
+        check(Adjacent::Both(1, bytes()));
+        check(vec![
+            Untagged::Bytes(bytes()),
+            Untagged::Inner(inner()),
+            Untagged::Number(1),
+        ]);
+        check(Flat {
+            id: 1,
+            inner: inner(),
+            more: BTreeMap::from([("more".to_owned(), bytes())]),
+        });
+        for mut payload in received(r#"{"bytes":$,"name":"a","kind":"image"}"#) {
+            assert_eq!(
+                payload.read_one::<Internal>().expect("an image"),
+                Internal::Image {
+                    name: "a".to_owned(),
+                    bytes: Bytes::from_static(b"bytes"),
+                }
+            );
+        }
     }
 
     #[test]

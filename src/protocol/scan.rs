@@ -4,6 +4,8 @@
 //! depth, tells no positions, and builds an error that nobody reads. This takes one pass, and no
 //! memory however deep the text goes: the open brackets are bits of a number.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::DecodeError;
@@ -37,11 +39,22 @@ pub(super) fn is_utf8(text: &[u8]) -> bool {
 pub(super) struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    /// Whether a string had the escape of a surrogate, half of a pair or one of both.
+    surrogates: bool,
 }
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a [u8], at: usize) -> Self {
-        Self { text, at }
+        Self {
+            text,
+            at,
+            surrogates: false,
+        }
+    }
+
+    /// Whether a string that was stepped over has the escape of a surrogate in it.
+    pub(super) fn has_surrogates(&self) -> bool {
+        self.surrogates
     }
 
     pub(super) fn position(&self) -> usize {
@@ -209,6 +222,7 @@ impl<'a> Scanner<'a> {
     fn hex(&mut self) -> Result<(), Invalid> {
         match self.text[self.at..].first_chunk::<4>() {
             Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => {
+                self.surrogates |= matches!(digits, [b'd' | b'D', b'8'..=b'f', ..]);
                 self.at += digits.len();
                 Ok(())
             }
@@ -260,6 +274,65 @@ const fn special(bytes: u64) -> u64 {
     found & (ONES << 7)
 }
 
+/// Replaces each half of a surrogate pair by U+FFFD, which takes as many bytes.
+///
+/// A string of JavaScript may end or begin within a pair, and `JSON.stringify` writes such a half
+/// as an escape. Strings of Rust cannot hold it, and serde_json refuses it.
+///
+/// `json` is known to be valid, so a backslash stands in a string.
+pub(super) fn replace_halves(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut replaced = Cow::Borrowed(json);
+    let mut at = 0;
+    while let Some(plain) = memchr::memchr(b'\\', &json[at..]) {
+        at += plain;
+        let (escape, after) = json[at..].split_at(ESCAPE.min(json.len() - at));
+        at += match (half(escape), half(after)) {
+            // What follows in a longer escape are digits.
+            (None, _) => 2,
+            (Some(Half::High), Some(Half::Low)) => 2 * ESCAPE,
+            (Some(_), _) => {
+                replaced.to_mut()[at..at + ESCAPE].copy_from_slice(b"\\ufffd");
+                ESCAPE
+            }
+        };
+    }
+    replaced
+}
+
+/// How long the escape of one UTF-16 unit is.
+const ESCAPE: usize = 6;
+
+/// Half of a surrogate pair.
+enum Half {
+    High,
+    Low,
+}
+
+/// Which half it is that a text begins with, if it does.
+const fn half(text: &[u8]) -> Option<Half> {
+    match text {
+        [
+            b'\\',
+            b'u',
+            b'd' | b'D',
+            b'8' | b'9' | b'a' | b'b' | b'A' | b'B',
+            _,
+            _,
+            ..,
+        ] => Some(Half::High),
+        [
+            b'\\',
+            b'u',
+            b'd' | b'D',
+            b'c'..=b'f' | b'C'..=b'F',
+            _,
+            _,
+            ..,
+        ] => Some(Half::Low),
+        _ => None,
+    }
+}
+
 /// The brackets that are open, innermost in the lowest bit: is it an object's?
 #[derive(Clone, Copy, Default)]
 struct Open {
@@ -297,18 +370,42 @@ impl Open {
 }
 
 /// Checks that each placeholder in `json` names one of `count` attachments that no other names.
+/// Tells whether all of them are regular.
 ///
 /// `json` is known to be valid.
-pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<(), Invalid> {
+pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<bool, Invalid> {
     let mut used = vec![false; count];
+    let mut regular = true;
     for place in placeholders(json)? {
         let num = parse_num(&json[place.num]).ok_or(Invalid::Syntax)?;
         let used = used.get_mut(num).ok_or(Invalid::Syntax)?;
         if std::mem::replace(used, true) {
             return Err(Invalid::Syntax);
         }
+        regular &= place.is_regular;
     }
-    Ok(())
+    Ok(regular)
+}
+
+/// Writes the placeholders that are not regular anew, and fills what is left of their places with
+/// spaces.
+///
+/// `json` is known to be valid.
+pub(super) fn regularize(mut json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let mut found = placeholders(&json).unwrap_or_default();
+    found.retain(|place| !place.is_regular);
+    // One that is within another goes with it.
+    found.sort_unstable_by_key(|place| Reverse(place.object.start));
+    for place in found {
+        let object = [b"{\"_placeholder\":true,\"num\":", &json[place.num], b"}"].concat();
+        // Nothing is shorter that has both keys and the same number.
+        let place = json.to_mut()[place.object].split_at_mut_checked(object.len());
+        if let Some((head, rest)) = place {
+            head.copy_from_slice(&object);
+            rest.fill(b' ');
+        }
+    }
+    json
 }
 
 /// The number of an attachment: digits, nothing else.
@@ -320,10 +417,11 @@ pub(super) fn parse_num(digits: &[u8]) -> Option<usize> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placeholder {
     /// From its opening bracket to behind the closing one.
-    #[cfg_attr(not(feature = "msgpack"), allow(dead_code, reason = "for MessagePack"))]
     pub(super) object: Range<usize>,
     /// The digits of its `num`; empty if it has none.
     pub(super) num: Range<usize>,
+    /// Whether it has two keys, `_placeholder` first.
+    is_regular: bool,
 }
 
 /// Finds the placeholders, in the order of their numbers' places.
@@ -352,7 +450,7 @@ pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
 
 impl Scanner<'_> {
     /// Steps over the rest of a string. If it is a key, steps over its colon too, and returns
-    /// which of the two keys of a placeholder it is.
+    /// which key it is.
     fn key_or_string(&mut self) -> Result<Option<Key>, Invalid> {
         let start = self.at - 1;
         let escaped = self.string()?;
@@ -362,31 +460,32 @@ impl Scanner<'_> {
         }
         self.at += 1;
         self.peek();
-        Ok(Key::new(text, escaped))
+        Ok(Some(Key::new(text, escaped)))
     }
 }
 
-/// A key of a placeholder.
+/// A key of an object that may be a placeholder.
 #[derive(Clone, Copy)]
 enum Key {
     Placeholder,
     Num,
+    Other,
 }
 
 impl Key {
-    fn new(quoted: &[u8], escaped: bool) -> Option<Self> {
+    fn new(quoted: &[u8], escaped: bool) -> Self {
         if escaped {
-            let key: String = serde_json::from_slice(quoted).ok()?;
+            let key: String = serde_json::from_slice(quoted).unwrap_or_default();
             return Self::named(key.as_bytes());
         }
         Self::named(&quoted[1..quoted.len() - 1])
     }
 
-    const fn named(key: &[u8]) -> Option<Self> {
+    const fn named(key: &[u8]) -> Self {
         match key {
-            b"_placeholder" => Some(Self::Placeholder),
-            b"num" => Some(Self::Num),
-            _ => None,
+            b"_placeholder" => Self::Placeholder,
+            b"num" => Self::Num,
+            _ => Self::Other,
         }
     }
 }
@@ -396,6 +495,9 @@ struct Object {
     start: usize,
     placeholder: bool,
     num: Range<usize>,
+    keys: usize,
+    /// Whether `_placeholder` is the first of them.
+    in_order: bool,
 }
 
 impl Object {
@@ -404,6 +506,8 @@ impl Object {
             start,
             placeholder: false,
             num: 0..0,
+            keys: 0,
+            in_order: false,
         }
     }
 
@@ -411,14 +515,19 @@ impl Object {
     /// JavaScript.
     fn entry(&mut self, key: Key, json: &[u8], at: usize) {
         let value = &json[at..];
+        self.keys += 1;
         match key {
-            Key::Placeholder => self.placeholder = value.starts_with(b"true"),
+            Key::Placeholder => {
+                self.in_order |= self.keys == 1;
+                self.placeholder = value.starts_with(b"true");
+            }
             Key::Num => {
                 let end = |b: &u8| matches!(b, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
                 let len = value.iter().position(end).unwrap_or(value.len());
                 let digits = value[..len].iter().all(u8::is_ascii_digit);
                 self.num = if digits { at..at + len } else { 0..0 };
             }
+            Key::Other => {}
         }
     }
 
@@ -426,6 +535,7 @@ impl Object {
         self.placeholder.then_some(Placeholder {
             object: self.start..end,
             num: self.num,
+            is_regular: self.in_order && self.keys == 2,
         })
     }
 }
@@ -543,6 +653,50 @@ mod tests {
     }
 
     #[test]
+    fn half_of_a_surrogate_pair_is_replaced_and_a_pair_stays() {
+        for (json, expected) in [
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""a\uD83Dbc""#, r#""a\ufffdbc""#),
+            (r#"["\ude00\ud83d"]"#, r#"["\ufffd\ufffd"]"#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\ud83d\u0041\udfff""#, r#""\ufffd\u0041\ufffd""#),
+            (r#""\ud83d\n""#, r#""\ufffd\n""#),
+            (r#"{"\udbff":"\udc00"}"#, r#"{"\ufffd":"\ufffd"}"#),
+            (r#""\ud83d\uDE00""#, r#""\ud83d\uDE00""#),
+            (r#""\\ud83d""#, r#""\\ud83d""#),
+            (r#""\\\ud83d\\""#, r#""\\\ufffd\\""#),
+            (r#""\u00e9\ud7ff\ue000""#, r#""\u00e9\ud7ff\ue000""#),
+            ("[]", "[]"),
+        ] {
+            let replaced = replace_halves(json.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&replaced), expected);
+            assert!(serde_json::from_slice::<serde_json::Value>(&replaced).is_ok());
+            let mut scanner = Scanner::new(json.as_bytes(), 0);
+            assert!(scanner.value().is_ok());
+            assert!(scanner.has_surrogates() || json == expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn any_valid_text_can_be_read_without_halves() {
+        let seeds: [&[u8]; 2] = [
+            br#"["\ud83d\ude00","\\\ud83d",{"\udc00":"\u0041"}]"#,
+            br#"["\uD83D","\"\uDE00\\"]"#,
+        ];
+        let mut chance = Chance::new(2);
+        let mut valid = 0;
+        for _ in 0..100_000 {
+            let text = chance.mutate(&seeds, b"\\ud83cDE0\"[]{},:");
+            if scan(&text).is_ok() && std::str::from_utf8(&text).is_ok() {
+                valid += 1;
+                let read = serde_json::from_slice::<serde_json::Value>(&replace_halves(&text));
+                assert!(read.is_ok(), "{}", String::from_utf8_lossy(&text));
+            }
+        }
+        assert!(valid > 5_000, "too few valid texts: {valid}");
+    }
+
+    #[test]
     fn depth_is_given_back_when_a_bracket_closes() {
         let flat = format!("[{}1]", "[{}],".repeat(10_000));
         assert!(scan(flat.as_bytes()).is_ok());
@@ -601,5 +755,43 @@ mod tests {
         let twice = br#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]"#;
         assert!(check_placeholders(twice, 2).is_err());
         assert!(check_placeholders(br#"{"_placeholder":true}"#, 2).is_err());
+    }
+
+    #[test]
+    fn a_placeholder_is_made_regular_in_its_place() {
+        for (json, expected) in [
+            (
+                r#"[{"_placeholder":true,"num":0},{ "_placeholder" : true , "num" : 1 }]"#,
+                r#"[{"_placeholder":true,"num":0},{ "_placeholder" : true , "num" : 1 }]"#,
+            ),
+            (
+                r#"[{"num":1,"_placeholder":true},{ "num" : 0,"_placeholder":true }]"#,
+                r#"[{"_placeholder":true,"num":1},{"_placeholder":true,"num":0}    ]"#,
+            ),
+            (
+                r#"{"num":1,"\u005fplaceholder":true}"#,
+                r#"{"_placeholder":true,"num":1}     "#,
+            ),
+            (
+                r#"{"_placeholder":true,"num":0,"x":1}"#,
+                r#"{"_placeholder":true,"num":0}      "#,
+            ),
+            (
+                r#"{"_placeholder":true,"num":1,"num":0}"#,
+                r#"{"_placeholder":true,"num":0}        "#,
+            ),
+            (
+                r#"{"x":{"num":1,"_placeholder":true},"_placeholder":true,"num":0}"#,
+                r#"{"_placeholder":true,"num":0}                                  "#,
+            ),
+        ] {
+            assert_eq!(
+                check_placeholders(json.as_bytes(), 2),
+                Ok(json == expected),
+                "{json}"
+            );
+            let regular = regularize(json.as_bytes().into());
+            assert_eq!(String::from_utf8_lossy(&regular), expected);
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Reply {
     /// What an `Err` with this reply in it answers.
     pub(super) fn into_err(self) -> Self {
         let refuse = match self.result {
-            Ok(payload) => Refuse::from_payload(payload),
+            Ok(payload) => Refuse::from_payload(&payload),
             Err(refuse) => refuse,
         };
         Self::from(Err(refuse))
@@ -143,7 +143,7 @@ impl Refuse {
         }
     }
 
-    /// Adds data. If it cannot be written as JSON that is logged, and the client is told
+    /// Adds data. Bytes in it are written as lists of numbers. If it cannot be written as JSON that is logged, and the client is told
     /// "internal error" instead.
     #[must_use]
     pub fn with_data(mut self, data: impl Serialize) -> Self {
@@ -180,18 +180,16 @@ impl Refuse {
         }
     }
 
-    /// A lone text is the message, anything else is data.
-    fn from_payload(mut payload: Payload) -> Self {
-        if let Ok([Value::String(message)]) = payload.read_all::<Vec<Value>>().as_deref_mut() {
-            return Self::new(std::mem::take(message));
+    /// A lone text is the message, the first of anything else is data.
+    fn from_payload(payload: &Payload) -> Self {
+        let mut all = payload.to_values().into_iter();
+        match (all.next(), all.next()) {
+            (Some(Value::String(message)), None) => Self::new(message),
+            (data, _) => Self {
+                data: data.filter(|data| !data.is_null()).map(Box::new),
+                ..Self::new("error")
+            },
         }
-        let mut refuse = Self::new("error");
-        refuse.data = payload
-            .read_one()
-            .ok()
-            .filter(|data: &Value| !data.is_null())
-            .map(Box::new);
-        refuse
     }
 
     /// As the argument of an acknowledgement.
