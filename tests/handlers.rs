@@ -24,7 +24,7 @@ use tower_socketio::extract::{FromEvent, Handshake, InvalidArgs, MissingExtensio
 use tower_socketio::middleware::{self, Next};
 use tower_socketio::{
     AckError, AckSender, Args, Auth, Data, DisconnectReason, Event, Handler, IntoReply, Namespace,
-    Params, RawArgs, Refuse, Reply, Socket, SocketIo, TypedEvent,
+    Params, RawArgs, Refuse, Reply, Route, Socket, SocketIo, TypedEvent,
 };
 
 /// Asks each question of a new client in turn.
@@ -803,6 +803,138 @@ async fn a_disconnect_handler_is_told_why() {
     let told = within(left.recv()).await.expect("it left");
     assert_eq!(told, "server shutting down");
     drop(poll);
+}
+
+/// Lets a client in and go, and counts how often the disconnect handler has run by then. What
+/// follows it is that the session has ended.
+async fn disconnects<L>(layer: L) -> usize
+where
+    L: tower::Layer<Route> + Clone + Send + Sync + 'static,
+    L::Service: tower::Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
+    L::Service: Clone + Send + Sync + 'static,
+{
+    let (told, mut left) = mpsc::unbounded_channel();
+    let namespace = Namespace::new()
+        .on_disconnect(async move |socket: Socket, _: DisconnectReason| {
+            tokio::task::yield_now().await;
+            told.send(socket.id()).expect("somebody waits");
+        })
+        .layer(layer)
+        .layer(middleware::from_fn(async |event: Event, next: Next| {
+            // The layers above it are passed like it.
+            next.run(event).await
+        }));
+    let (app, io) = main_app(namespace);
+    let addr = serve(app).await;
+    let mut client = Client::connect(addr, "/").await;
+    client.send("41").await;
+    within(left.recv()).await.expect("the handler has run");
+    within(io.close()).await;
+    1 + std::iter::from_fn(|| left.try_recv().ok()).count()
+}
+
+#[tokio::test]
+async fn a_disconnect_handler_runs_once_whatever_the_layers_say() {
+    /// Lets the connect through alone.
+    fn unless_connect(event: &Event) -> bool {
+        !event.is_connect()
+    }
+
+    async fn passes(event: Event, next: Next) -> Reply {
+        next.run(event).await
+    }
+    async fn refuses(event: Event, next: Next) -> Result<Reply, Refuse> {
+        if unless_connect(&event) {
+            return Err(Refuse::new("no"));
+        }
+        Ok(next.run(event).await)
+    }
+    async fn waits_and_refuses(event: Event, next: Next) -> Result<Reply, Refuse> {
+        if unless_connect(&event) {
+            tokio::task::yield_now().await;
+            drop(event);
+            return Err(Refuse::new("no"));
+        }
+        Ok(next.run(event).await)
+    }
+    async fn panics(event: Event, next: Next) -> Reply {
+        assert!(!unless_connect(&event), "a panic that is meant");
+        next.run(event).await
+    }
+    async fn fails_afterwards(event: Event, next: Next) -> Result<Reply, Refuse> {
+        let is_disconnect = event.is_disconnect();
+        let reply = next.run(event).await;
+        if is_disconnect {
+            return Err(Refuse::new("no"));
+        }
+        Ok(reply)
+    }
+    async fn hands_over(event: Event, next: Next) -> Reply {
+        if unless_connect(&event) {
+            tokio::spawn(next.run(event));
+            return Reply::ok();
+        }
+        next.run(event).await
+    }
+    async fn hands_over_for_nothing(event: Event, next: Next) -> Reply {
+        if unless_connect(&event) {
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(event);
+            });
+            return Reply::ok();
+        }
+        next.run(event).await
+    }
+
+    assert_eq!(disconnects(middleware::from_fn(passes)).await, 1);
+    assert_eq!(disconnects(middleware::from_fn(refuses)).await, 1);
+    assert_eq!(disconnects(middleware::from_fn(waits_and_refuses)).await, 1);
+    assert_eq!(disconnects(middleware::from_fn(panics)).await, 1);
+    assert_eq!(disconnects(middleware::from_fn(fails_afterwards)).await, 1);
+    assert_eq!(disconnects(middleware::from_fn(hands_over)).await, 1);
+    assert_eq!(
+        disconnects(middleware::from_fn(hands_over_for_nothing)).await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_layer_around_a_namespace_is_around_its_disconnects_too() {
+    let (told, mut seen) = mpsc::unbounded_channel();
+    let outer = told.clone();
+    let namespace = Namespace::new()
+        .on_disconnect(async move |Extension(n): Extension<u32>| {
+            told.send(format!("handler {n}")).expect("somebody waits");
+        })
+        .with_state(())
+        .layer(middleware::from_fn(async |mut event: Event, next: Next| {
+            event.extensions_mut().insert(7_u32);
+            next.run(event).await
+        }))
+        .layer(middleware::from_fn(move |event: Event, next: Next| {
+            let outer = outer.clone();
+            async move {
+                let name = event.name().to_owned();
+                outer
+                    .send(format!("{name} begins"))
+                    .expect("somebody waits");
+                let reply = next.run(event).await;
+                outer.send(format!("{name} ends")).expect("somebody waits");
+                reply
+            }
+        }));
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    client.send("41").await;
+    for expected in [
+        "connect begins",
+        "connect ends",
+        "disconnect begins",
+        "handler 7",
+        "disconnect ends",
+    ] {
+        assert_eq!(within(seen.recv()).await.as_deref(), Some(expected));
+    }
 }
 
 #[tokio::test]

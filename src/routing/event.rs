@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::Extensions;
 use http::request::Parts;
+use tokio::sync::oneshot;
 
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
@@ -36,6 +37,8 @@ pub struct Event {
     extensions: Extensions,
     /// Made when the first extractor asks for them.
     parts: Option<Box<Parts>>,
+    /// Told when the event has passed the layers, if somebody wants to know.
+    arrival: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Clone, Copy)]
@@ -78,6 +81,22 @@ impl Event {
             gives_args: false,
             extensions: Extensions::new(),
             parts: None,
+            arrival: None,
+        }
+    }
+
+    /// Tells when the event reaches its handler; fails when it is dropped before.
+    pub(crate) fn arrival(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.arrival = Some(sender);
+        receiver
+    }
+
+    /// The event has passed the layers.
+    pub(super) fn arrive(&mut self) {
+        if let Some(arrival) = self.arrival.take() {
+            // Who asked may have ended.
+            let _ = arrival.send(());
         }
     }
 

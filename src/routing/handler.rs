@@ -400,6 +400,11 @@ impl Route {
         Self(Arc::new(Wrapped(service)))
     }
 
+    /// Tells of each event that gets through the layers around it: [`Event::arrival`].
+    pub(super) fn into_destination(self) -> Self {
+        Self(Arc::new(Destination(self)))
+    }
+
     /// Handles an event.
     pub(crate) fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
         self.0.call(event)
@@ -457,6 +462,16 @@ where
 {
     fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
         Box::pin(self.handler.clone().call(event, self.state.clone()))
+    }
+}
+
+/// A route that tells of each event that reaches it.
+struct Destination(Route);
+
+impl Erased for Destination {
+    fn call(&self, mut event: Event) -> BoxFuture<'static, Reply> {
+        event.arrive();
+        self.0.call(event)
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Namespace<S = ()> {
     connect: Pending<S>,
     /// Whether the connect handler is not the default one.
     connects: bool,
-    disconnect: Option<Pending<S>>,
+    disconnect: Option<PendingDisconnect<S>>,
     events: HashMap<Box<str>, (Pending<S>, bool)>,
     fallback: Option<(Pending<S>, bool)>,
     max_concurrent: usize,
@@ -56,6 +56,28 @@ pub struct Namespace<S = ()> {
 
 /// A handler that waits for its state.
 type Pending<S> = Box<dyn FnOnce(&S) -> Route + Send>;
+
+/// A disconnect handler that waits for its state, and the layers around it, the innermost first.
+struct PendingDisconnect<S> {
+    handler: Pending<S>,
+    layers: Vec<Box<dyn FnOnce(Route) -> Route + Send>>,
+}
+
+impl<S> PendingDisconnect<S> {
+    fn build(self, state: &S) -> DisconnectRoute {
+        let bare = (self.handler)(state);
+        let inner = bare.clone().into_destination();
+        let is_layered = !self.layers.is_empty();
+        let layered = self
+            .layers
+            .into_iter()
+            .fold(inner, |route, layer| layer(route));
+        DisconnectRoute {
+            layered: is_layered.then_some(layered),
+            bare,
+        }
+    }
+}
 
 impl<S> Namespace<S>
 where
@@ -176,6 +198,9 @@ where
 
     /// Registers the handler that runs when a socket is gone, after all its events.
     ///
+    /// It runs for every socket that was let in, whatever the namespace's [`layer`](Self::layer)s
+    /// answer.
+    ///
     /// ```
     /// use tower_socketio::{DisconnectReason, Namespace, Socket};
     ///
@@ -193,7 +218,10 @@ where
         H: Handler<OnEvent<T>, S>,
         T: 'static,
     {
-        let before = self.disconnect.replace(pending(handler));
+        let before = self.disconnect.replace(PendingDisconnect {
+            handler: pending(handler),
+            layers: Vec::new(),
+        });
         assert!(
             before.is_none(),
             "this namespace already has a disconnect handler"
@@ -309,16 +337,37 @@ where
     /// everybody in.
     ///
     /// What the layers of Tower fail with is logged, and the client is told "internal error".
-    pub fn layer<L>(self, layer: L) -> Self
+    ///
+    /// # Disconnects
+    ///
+    /// A layer may refuse a connect or an event, but a socket that is gone is gone. If a layer
+    /// answers a disconnect without calling what it is around, or panics, the disconnect handler
+    /// runs all the same, without the layers and what they put into the event's extensions. A
+    /// layer that gives up on a handler that has begun, as a timeout does, ends it.
+    ///
+    /// So a layer may count disconnects or open a span around them, and one that refuses needs no
+    /// exception for them. A layer that [`Handler::layer`] puts around the disconnect handler is a
+    /// part of that handler, and may skip it.
+    pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Route> + Clone + Send + Sync + 'static,
         L::Service: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
         L::Service: Clone + Send + Sync + 'static,
     {
-        self.map(|handler| {
+        let mut disconnect = self.disconnect.take();
+        if let Some(disconnect) = &mut disconnect {
+            let layer = layer.clone();
+            let wrap = move |route| Route::from_service(layer.layer(route));
+            disconnect.layers.push(Box::new(wrap));
+        }
+        let layered = self.map(|handler| {
             let layer = layer.clone();
             Box::new(move |state| Route::from_service(layer.layer(handler(state))))
-        })
+        });
+        Self {
+            disconnect,
+            ..layered
+        }
     }
 
     /// How many events of one socket may be handled at the same time; 1 by default, which keeps
@@ -367,7 +416,7 @@ where
     pub(crate) fn build(self, state: &S) -> Routes {
         Routes {
             connect: (self.connect)(state),
-            disconnect: self.disconnect.map(|handler| handler(state)),
+            disconnect: self.disconnect.map(|handler| handler.build(state)),
             events: self
                 .events
                 .into_iter()
@@ -404,7 +453,10 @@ impl<S> Namespace<S> {
         Namespace {
             connect: f(self.connect),
             connects: self.connects,
-            disconnect: self.disconnect.map(&mut f),
+            disconnect: self.disconnect.map(|disconnect| PendingDisconnect {
+                handler: f(disconnect.handler),
+                layers: disconnect.layers,
+            }),
             events: self
                 .events
                 .into_iter()
@@ -443,7 +495,7 @@ pub(crate) struct Routes {
     /// Who may connect.
     pub(crate) connect: Route,
     /// When a socket is gone.
-    pub(crate) disconnect: Option<Route>,
+    pub(crate) disconnect: Option<DisconnectRoute>,
     /// By name; and whether other events need not wait for it.
     pub(crate) events: HashMap<Box<[u8]>, (Route, bool), IdHash>,
     /// For the events that are not in `events`.
@@ -452,6 +504,15 @@ pub(crate) struct Routes {
     pub(crate) max_concurrent: usize,
     /// What wants to be told.
     pub(crate) hooks: Arc<Hooks>,
+}
+
+/// A disconnect handler.
+#[derive(Debug)]
+pub(crate) struct DisconnectRoute {
+    /// With the layers around it, if there are any.
+    pub(crate) layered: Option<Route>,
+    /// Without them, for a disconnect that they keep from it.
+    pub(crate) bare: Route,
 }
 
 impl Routes {

@@ -1,10 +1,12 @@
 //! One socket's handlers: connect, then events in order, then disconnect.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use super::asking::Applicant;
 use crate::engine::Revision;
@@ -35,6 +37,11 @@ enum Phase {
     Connecting(BoxFuture<'static, Reply>),
     /// Events run, also those that came before it left.
     Open,
+    /// The layers around the disconnect handler run. They have called it when the other end of the
+    /// channel says so.
+    Parting(BoxFuture<'static, Reply>, Option<oneshot::Receiver<()>>),
+    /// The layers have ended. The disconnect handler runs without them if they dropped the event.
+    Parted(oneshot::Receiver<()>),
     Disconnecting(BoxFuture<'static, Reply>),
     Ended,
 }
@@ -125,6 +132,28 @@ impl Conversation {
                 true
             }
             Phase::Open => self.run_events(cx, peer, consumed),
+            Phase::Parting(future, arrival) => {
+                let ended = poll(future, cx).is_ready();
+                if ended {
+                    let next = arrival.take().map_or(Phase::Ended, Phase::Parted);
+                    self.enter(next);
+                }
+                ended
+            }
+            Phase::Parted(arrival) => {
+                let Poll::Ready(arrived) = Pin::new(arrival).poll(cx) else {
+                    return false;
+                };
+                self.enter(Phase::Ended);
+                if arrived.is_err() {
+                    tracing::debug!(
+                        socket = %self.member().id,
+                        "a layer kept a disconnect from its handler, which runs without it"
+                    );
+                    self.disconnect_past_layers();
+                }
+                true
+            }
             Phase::Disconnecting(future) => {
                 let ended = poll(future, cx).is_ready();
                 if ended {
@@ -295,14 +324,30 @@ impl Conversation {
     }
 
     fn begin_disconnect(&mut self) {
-        let Some(route) = &self.routes.disconnect else {
-            self.enter(Phase::Ended);
-            return;
-        };
+        let routes = Arc::clone(&self.routes);
+        let layered = routes.disconnect.as_ref().map(|route| &route.layered);
+        match layered {
+            Some(Some(layered)) => {
+                let mut event = self.disconnect_event();
+                let arrival = event.arrival();
+                self.enter(Phase::Parting(call(layered, event), Some(arrival)));
+            }
+            Some(None) => self.disconnect_past_layers(),
+            None => self.enter(Phase::Ended),
+        }
+    }
+
+    fn disconnect_past_layers(&mut self) {
+        if let Some(route) = &self.routes.disconnect {
+            let handler = call(&route.bare, self.disconnect_event());
+            self.enter(Phase::Disconnecting(handler));
+        }
+    }
+
+    fn disconnect_event(&self) -> Event {
         let reason = self.member().reason();
         let reason = reason.unwrap_or(DisconnectReason::TransportClose);
-        let event = Event::disconnect(Socket::new(Arc::clone(self.member())), reason);
-        self.enter(Phase::Disconnecting(call(route, event)));
+        Event::disconnect(Socket::new(Arc::clone(self.member())), reason)
     }
 }
 
