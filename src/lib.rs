@@ -74,6 +74,7 @@ pub mod protocol;
 pub mod websocket;
 
 mod builder;
+mod guard;
 mod handles;
 mod hub;
 mod layer;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -1128,6 +1128,70 @@ async fn panics_end_the_handler_alone() {
         assert_eq!(answer, r#"431[{"error":"internal error"}]"#, "{event}");
     }
     assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+    client.send("41").await;
+    until(|| io.counts().sockets == 0).await;
+    client.join("/").await;
+    assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
+}
+
+#[tokio::test]
+async fn a_panic_whose_payload_panics_too_ends_the_handler_alone() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("in the destructor of a payload");
+        }
+    }
+    struct InItsDestructor;
+    impl Drop for InItsDestructor {
+        fn drop(&mut self) {
+            panic_any(Payload);
+        }
+    }
+    async fn late() {
+        tokio::task::yield_now().await;
+        panic_any(Payload);
+    }
+    async fn holds() {
+        let _held = InItsDestructor;
+        tokio::task::yield_now().await;
+    }
+    let namespace = Namespace::new()
+        .on_connect(async |Auth(auth): Auth<Value>| {
+            if auth["panic"] == 1 {
+                panic_any(Payload);
+            }
+        })
+        .on("panic", || -> std::future::Ready<()> { panic_any(Payload) })
+        .on("late", late)
+        .on("holds", holds)
+        .on("fine", async || 1)
+        .on_disconnect(late)
+        .on_room_event(|_| panic_any(Payload))
+        .on_outgoing(|_, _, _| panic_any(Payload));
+    let (layer, io) = builder(namespace)
+        .namespace_if(
+            |request| async move {
+                if request.name() == "/panics" {
+                    panic_any(Payload);
+                }
+                false
+            },
+            Namespace::new(),
+        )
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    let told = client.ask(r#"40{"panic":1}"#).await;
+    assert_eq!(told, r#"44{"message":"internal error"}"#);
+    client.join("/").await;
+    for event in ["panic", "late", "holds"] {
+        let answer = client.ask(&format!(r#"421["{event}"]"#)).await;
+        assert_eq!(answer, r#"431[{"error":"internal error"}]"#, "{event}");
+    }
+    let told = client.ask("40/panics,").await;
+    assert!(told.starts_with("44/panics,"), "{told}");
+    io.emit("news", 1);
+    assert_eq!(client.next().await, r#"42["news",1]"#);
     client.send("41").await;
     until(|| io.counts().sockets == 0).await;
     client.join("/").await;

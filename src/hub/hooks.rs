@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use super::member::Member;
 use super::registry::Registry;
 use crate::engine::SocketId;
+use crate::guard::guarded;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 
 /// The hooks of a namespace. One that is not set costs a branch.
@@ -57,7 +57,7 @@ impl fmt::Debug for Created {
 
 /// Calls a hook. Its panic ends it alone: who emits or joins has nothing to do with it.
 pub(crate) fn call(hook: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+    if guarded(hook).is_err() {
         tracing::error!("a hook panicked");
     }
 }

@@ -43,5 +43,6 @@ pub use self::{
 };
 pub(crate) use self::{
     front::{Application, Front},
-    task::{Upper, guarded},
+    task::Upper,
 };
+pub(crate) use crate::guard::guarded;

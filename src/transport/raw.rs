@@ -280,7 +280,9 @@ impl Upper for Running {
         if polled.is_ok_and(|polled| polled.is_pending()) {
             return Poll::Pending;
         }
-        self.handler = None;
+        // A destructor of the user's runs here.
+        let handler = self.handler.take();
+        let _ = super::guarded(move || drop(handler));
         self.link.close(CloseReason::ServerClose);
         Poll::Ready(())
     }

@@ -30,11 +30,6 @@ pub(crate) trait Upper: Send {
     fn handle_timeout(&mut self, _now: std::time::Instant) {}
 }
 
-/// Runs code of the user's and keeps a panic from going further.
-pub(crate) fn guarded<R>(run: impl FnOnce() -> R) -> std::thread::Result<R> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
-}
-
 pin_project! {
     /// A session's task. Dropped, it leaves nothing behind: its parts clean up.
     pub(super) struct SessionTask {

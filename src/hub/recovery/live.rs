@@ -1,7 +1,6 @@
 //! Recovery's part in a namespace and its sockets.
 
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use super::archive::{Archive, Restored};
 use super::log::{Number, To};
 use super::{Kept, PrivateId};
 use crate::engine::{CloseReason, SocketId};
+use crate::guard::guarded;
 use crate::hub::fanout::Mail;
 use crate::hub::link::Link;
 use crate::hub::member::{Member, encode};
@@ -138,7 +138,7 @@ impl Drop for Dead {
     fn drop(&mut self) {
         for legacy in self.0.drain(..) {
             // Who happens to come by must not suffer from them.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(legacy)));
+            let _ = guarded(|| drop(legacy));
         }
     }
 }
