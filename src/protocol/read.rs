@@ -24,11 +24,19 @@ impl Payload {
     /// If it is not a `T`.
     pub fn read_one<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         let (json, first, attachments) = self.readable();
-        let tail = &json[first..];
-        if matches!(tail.trim_ascii_start(), [] | [b']']) {
+        let tail = json[first..].trim_ascii_start();
+        if matches!(tail, [] | [b']']) {
             return read_null().map_err(|_| ReadError::missing(1));
         }
-        read_value(tail, attachments).map_err(|error| ReadError::invalid(1, error))
+        let has_bytes = !attachments.is_empty();
+        read_value(tail, attachments).map_err(|error| {
+            let one_for_many = !tail.starts_with(b"[") && wants_tuple::<T>();
+            let hint = match (one_for_many, has_bytes) {
+                (true, _) => Some(ReadError::MANY),
+                (false, has_bytes) => has_bytes.then_some(ReadError::BYTES),
+            };
+            ReadError::invalid(1, error, hint)
+        })
     }
 
     /// Reads all arguments, the elements of `T`. Surplus ones are left aside; those that a tuple
@@ -46,17 +54,25 @@ impl Payload {
             progress: &mut progress,
             target: PhantomData,
         };
-        let (json, _, attachments) = self.readable();
+        let (json, first, attachments) = self.readable();
+        let tail = json[first..].trim_ascii_start();
+        let has_bytes = !attachments.is_empty();
         let mut json = serde_json::Deserializer::from_slice(&json);
         let value = match attachments {
             [] => json.deserialize_seq(visitor),
             attachments => Resolve::new(&mut json, attachments).deserialize_seq(visitor),
         };
         value.map_err(|error| {
+            let many_in_one = tail.starts_with(b"[") && wants_tuple::<T>();
+            let hint = match (progress.argument, many_in_one, has_bytes) {
+                (1, true, _) => Some(ReadError::ONE),
+                (2, true, _) if progress.missing => Some(ReadError::ONE),
+                (_, _, has_bytes) => has_bytes.then_some(ReadError::BYTES),
+            };
             if progress.missing {
-                return ReadError::missing(progress.argument);
+                return ReadError::missing(progress.argument).hinting(hint);
             }
-            ReadError::invalid(progress.argument, error)
+            ReadError::invalid(progress.argument, error, hint)
         })
     }
 
@@ -78,7 +94,10 @@ impl Payload {
             b"" => serde_json::from_slice(b"{}").or_else(|error| read_null().map_err(|_| error)),
             json => serde_json::from_slice(json),
         };
-        object.map_err(|error| ReadError(Reason::Object(error)))
+        object.map_err(|error| ReadError {
+            reason: Reason::Object(error),
+            hint: None,
+        })
     }
 }
 
@@ -103,6 +122,60 @@ pub(crate) fn read_json<T: DeserializeOwned>(json: &str) -> serde_json::Result<T
 /// Reads what is not there, as serde_json reads `null`.
 fn read_null<'de, T: Deserialize<'de>>() -> serde_json::Result<T> {
     serde_json::from_slice(b"null")
+}
+
+/// Whether a type is read from an array of so many values.
+fn wants_tuple<'de, T: Deserialize<'de>>() -> bool {
+    let mut wants = false;
+    // It fails, and by then it has said what it wants.
+    let _ = T::deserialize(Wants(&mut wants));
+    wants
+}
+
+/// A deserializer that has no value, and notes whether a tuple was asked for.
+struct Wants<'a>(&'a mut bool);
+
+impl<'de> Deserializer<'de> for Wants<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("no value"))
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = true;
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.deserialize_tuple(len, visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_some(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
+        unit_struct seq map struct enum identifier ignored_any
+    }
 }
 
 /// How far the reading of all arguments went.
@@ -273,8 +346,16 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Lent<'_, S> {
 }
 
 /// Arguments that are not what was asked for.
+///
+/// Its text says which argument it is. Its [`source`](error::Error::source) is the reason that
+/// serde gives, unless the argument is not there.
+///
+/// A handler may return it: the client is told both in one line.
 #[derive(Debug)]
-pub struct ReadError(Reason);
+pub struct ReadError {
+    reason: Reason,
+    hint: Option<&'static str>,
+}
 
 #[derive(Debug)]
 enum Reason {
@@ -284,24 +365,75 @@ enum Reason {
 }
 
 impl ReadError {
+    const MANY: &'static str =
+        "`Data` reads one argument; for several use `Args`, or `all_args` for an answer";
+    const ONE: &'static str =
+        "`Args` reads several arguments, and the first one is an array, which `Data` reads";
+    const BYTES: &'static str = "`bytes::Bytes` reads bytes, and `RawArgs` passes them on; `serde_json::Value` cannot hold them";
+
     const fn missing(argument: usize) -> Self {
-        Self(Reason::Missing(argument))
+        Self {
+            reason: Reason::Missing(argument),
+            hint: None,
+        }
     }
 
-    const fn invalid(argument: usize, error: serde_json::Error) -> Self {
-        Self(Reason::Invalid(argument, error))
+    const fn invalid(
+        argument: usize,
+        error: serde_json::Error,
+        hint: Option<&'static str>,
+    ) -> Self {
+        Self {
+            reason: Reason::Invalid(argument, error),
+            hint,
+        }
+    }
+
+    fn hinting(self, hint: Option<&'static str>) -> Self {
+        Self { hint, ..self }
     }
 
     /// Whether an argument is not there.
     #[must_use]
     pub const fn is_missing(&self) -> bool {
-        matches!(self.0, Reason::Missing(_))
+        matches!(self.reason, Reason::Missing(_))
+    }
+
+    /// What the code that reads may have to change, where a common mistake is likely: `Data` for
+    /// several arguments, `Args` for one array, a type that cannot hold bytes. The log has it too.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        self.hint
+    }
+
+    /// The reason in few words. It quotes the peer's value, which may be long, and what is
+    /// expected stands behind that.
+    pub(crate) fn reason(&self) -> Option<String> {
+        const BEGIN: usize = 120;
+        const END: usize = 120;
+
+        let (Reason::Invalid(_, error) | Reason::Object(error)) = &self.reason else {
+            return None;
+        };
+        let mut reason = error.to_string();
+        // It is a place in a part of the message, which nobody has in front of them.
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        if let Some(len) = reason.strip_suffix(&place).map(str::len) {
+            reason.truncate(len);
+        }
+        if reason.len() <= BEGIN + END {
+            return Some(reason);
+        }
+        let begin = (0..=BEGIN).rfind(|at| reason.is_char_boundary(*at));
+        let end = (reason.len() - END..).find(|at| reason.is_char_boundary(*at));
+        let (begin, end) = (begin.unwrap_or(0), end.unwrap_or(reason.len()));
+        Some(format!("{}…{}", &reason[..begin], &reason[end..]))
     }
 }
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.reason {
             Reason::Missing(argument) => write!(f, "argument {argument} is missing"),
             Reason::Invalid(0, _) => f.write_str("arguments are of another type"),
             Reason::Invalid(argument, _) => write!(f, "argument {argument} is of another type"),
@@ -312,7 +444,7 @@ impl fmt::Display for ReadError {
 
 impl error::Error for ReadError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match &self.0 {
+        match &self.reason {
             Reason::Missing(_) => None,
             Reason::Invalid(_, error) | Reason::Object(error) => Some(error),
         }
@@ -501,10 +633,6 @@ mod tests {
     /// What valid JSON may hold besides that: what is read, and what is refused.
     #[test]
     fn valid_json_is_read_or_refused_with_a_reason() {
-        #[derive(Debug, PartialEq, Deserialize)]
-        struct Named {
-            a: u8,
-        }
         fn reason<T: DeserializeOwned + std::fmt::Debug>(args: &str) -> String {
             let error = one::<T>(args).expect_err("refused");
             error.source().expect("of serde_json").to_string()
@@ -548,6 +676,63 @@ mod tests {
         // Depth: what is deeper closes the connection.
         let deep = format!(",{}{}", "[".repeat(126), "]".repeat(126));
         assert!(one::<Value>(&deep).is_ok());
+    }
+
+    #[test]
+    fn the_reason_is_one_short_line() {
+        let reason = |args: &str| one::<u8>(args).expect_err("no number").reason();
+        assert_eq!(
+            reason(",\"x\"").as_deref(),
+            Some("invalid type: string \"x\", expected u8")
+        );
+        assert_eq!(
+            reason(",300").as_deref(),
+            Some("invalid value: integer `300`, expected u8")
+        );
+        let long = reason(&format!(",\"{}\"", "é".repeat(100_000))).expect("a reason");
+        assert!(long.len() < 250, "{}", long.len());
+        assert!(long.starts_with("invalid type: string \"éé"), "{long}");
+        assert!(long.ends_with("éé\", expected u8"), "{long}");
+        assert_eq!(one::<u8>("").expect_err("nothing there").reason(), None);
+        let object = decode("0{\"x\":1}", &[]).expect("valid").payload;
+        let error = object.read_object::<Named>().expect_err("another field");
+        assert_eq!(error.reason().as_deref(), Some("missing field `a`"));
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Named {
+        a: u8,
+    }
+
+    #[test]
+    fn a_tuple_that_meets_an_array_and_the_reverse_are_hinted_at() {
+        fn hint_one<T: DeserializeOwned + std::fmt::Debug>(args: &str) -> Option<&'static str> {
+            one::<T>(args).expect_err("refused").hint()
+        }
+        fn hint_all<T: DeserializeOwned + std::fmt::Debug>(args: &str) -> Option<&'static str> {
+            all::<T>(args).expect_err("refused").hint()
+        }
+        // `emit("e", 1, 2)` for `Data<(u8, u8)>`.
+        assert_eq!(hint_one::<(u8, u8)>(",1,2"), Some(ReadError::MANY));
+        assert_eq!(hint_one::<[u8; 2]>(",1"), Some(ReadError::MANY));
+        assert_eq!(hint_one::<Pair>(",1,2"), Some(ReadError::MANY));
+        assert_eq!(hint_one::<Option<(u8, u8)>>(",1"), Some(ReadError::MANY));
+        assert_eq!(hint_one::<(u8, u8)>(",[1]"), None);
+        assert_eq!(hint_one::<(u8, u8)>(",[\"x\",1]"), None);
+        assert_eq!(hint_one::<u8>(",\"x\",1"), None);
+        assert_eq!(hint_one::<Point>(",1,2"), None);
+        // `emit("e", [1, 2])` for `Args<(u8, u8)>`.
+        assert_eq!(hint_all::<(u8, u8)>(", [1,2]"), Some(ReadError::ONE));
+        assert_eq!(hint_all::<(Vec<u8>, u8)>(",[1,2]"), Some(ReadError::ONE));
+        assert_eq!(hint_all::<(u8, u8)>(",\"x\",[1]"), None);
+        assert_eq!(hint_all::<(Vec<u8>, u8)>(",[1],\"x\""), None);
+
+        let text = r#"51-["e",{"_placeholder":true,"num":0}]"#;
+        let mut bytes = decode(text, &[b"x"]).expect("valid").payload;
+        let error = bytes.read_one::<Value>().expect_err("bytes");
+        assert_eq!(error.hint(), Some(ReadError::BYTES));
+        let error = bytes.read_all::<(String,)>().expect_err("bytes");
+        assert_eq!(error.hint(), Some(ReadError::BYTES));
     }
 
     #[test]

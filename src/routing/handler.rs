@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::extract::{FromConnect, FromEvent};
+use super::extract::{FromConnect, FromEvent, InvalidArgs};
 use super::{Event, IntoReply, Reply};
 use crate::protocol::{Data, RawArgs, TypedEvent};
 
@@ -247,11 +247,15 @@ impl_handler!(@typed [T1 T2 T3 T4 T5 T6]);
 impl_handler!(@typed [T1 T2 T3 T4 T5 T6 T7]);
 
 /// The client sent what the handler does not take, or a layer did not put what it needs.
-fn rejected(event: &Event, rejection: impl IntoReply) -> Reply {
+fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
+    let invalid = (&rejection as &dyn Any).downcast_ref::<InvalidArgs>();
+    let hint = invalid.and_then(InvalidArgs::hint);
     let reply = rejection.into_reply().into_err();
     tracing::debug!(
         event = event.name(),
+        socket = %event.socket().id(),
         error = reply.refusal().map(tracing::field::display),
+        hint,
         "handler not called"
     );
     reply

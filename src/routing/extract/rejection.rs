@@ -6,8 +6,19 @@ use crate::protocol::ReadError;
 use crate::routing::{IntoReply, Refuse, Reply};
 
 /// The arguments are not what [`Data`](super::Data) or [`Args`](super::Args) should read.
+///
+/// Its text says which argument it is; its source is the reason that serde gives. The client is
+/// told both: `argument 1 is of another type: invalid type: string "x", expected u32`.
 #[derive(Debug)]
 pub struct InvalidArgs(pub(super) ReadError);
+
+impl InvalidArgs {
+    /// What the handler may have to change: [`ReadError::hint`].
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        self.0.hint()
+    }
+}
 
 impl fmt::Display for InvalidArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,6 +33,9 @@ impl error::Error for InvalidArgs {
 }
 
 /// What the client authenticates itself with is not what [`Auth`](super::Auth) should read.
+///
+/// Its source is the reason that serde gives. The client is told of it:
+/// ``auth is of another type: missing field `token` ``.
 #[derive(Debug)]
 pub struct InvalidAuth(pub(in crate::routing) ReadError);
 
@@ -88,7 +102,34 @@ macro_rules! told {
     )*};
 }
 
-told!(InvalidArgs InvalidAuth InvalidParams);
+told!(InvalidParams);
+
+/// What could not be read of what the client sent: it is told which part, and why.
+macro_rules! explained {
+    ($($ty:ty)*) => {$(
+        impl IntoReply for $ty {
+            fn into_reply(self) -> Reply {
+                explain(&self, &self.0)
+            }
+        }
+    )*};
+}
+
+explained!(InvalidArgs InvalidAuth);
+
+impl IntoReply for ReadError {
+    fn into_reply(self) -> Reply {
+        explain(&self, &self)
+    }
+}
+
+fn explain(what: &dyn fmt::Display, error: &ReadError) -> Reply {
+    let message = match error.reason() {
+        Some(reason) => format!("{what}: {reason}"),
+        None => what.to_string(),
+    };
+    Refuse::new(message).into_reply()
+}
 
 /// The server's mistakes: logged, and none of the client's business.
 macro_rules! logged {
