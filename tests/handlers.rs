@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -22,9 +23,10 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::timeout::TimeoutLayer;
 use tower_socketio::extract::{FromEvent, Handshake, InvalidArgs, MissingExtension};
 use tower_socketio::middleware::{self, Next};
+use tower_socketio::protocol::{EncodeError, ReadError};
 use tower_socketio::{
-    AckError, AckSender, Args, Auth, Data, DisconnectReason, Event, Handler, IntoReply, Namespace,
-    Params, RawArgs, Refuse, Reply, Route, Socket, SocketIo, TypedEvent,
+    AckError, AckSender, Args, Auth, Data, DisconnectReason, EmitError, Event, Handler, IntoReply,
+    Namespace, Params, RawArgs, Refuse, Reply, Route, Socket, SocketIo, TypedEvent,
 };
 
 /// Asks each question of a new client in turn.
@@ -180,6 +182,84 @@ async fn a_wrong_payload_is_answered_with_an_error_and_the_connection_lives() {
     // Without an acknowledgement there is nothing to tell.
     client.send(r#"42["double","x"]"#).await;
     assert_eq!(client.ask(r#"422["double",21]"#).await, "432[42]");
+}
+
+#[tokio::test]
+async fn errors_of_the_server_are_answers() {
+    /// Asks the client, who answers one thing or another.
+    async fn ask(socket: Socket) -> Result<u32, AckError> {
+        socket
+            .emit_with_ack("ask", ())
+            .timeout(Duration::from_secs(1))
+            .await
+    }
+    async fn asks_too_much(socket: Socket) -> Result<u32, AckError> {
+        socket.emit_with_ack("disconnect", ()).await
+    }
+    async fn emits(socket: Socket) -> Result<(), EmitError> {
+        socket.try_emit("disconnect", ())
+    }
+    async fn keeps(socket: Socket) -> Result<(), EncodeError> {
+        socket.set_data(BTreeMap::from([((1, 2), 3)]))
+    }
+    async fn splits(args: RawArgs) -> Result<RawArgs, ReadError> {
+        args.split_first::<u32>().map(|(_, rest)| rest)
+    }
+    let namespace = Namespace::new()
+        .on("ask", ask.concurrent())
+        .on("asks too much", asks_too_much)
+        .on("emits", emits)
+        .on("keeps", keeps)
+        .on("splits", splits);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    assert_eq!(client.ask(r#"421["ask"]"#).await, r#"420["ask"]"#);
+    assert_eq!(client.ask("430[7]").await, "431[7]");
+    // What another client answered is not told, only that it was wrong.
+    assert_eq!(client.ask(r#"421["ask"]"#).await, r#"421["ask"]"#);
+    assert_eq!(
+        client.ask(r#"431["a secret"]"#).await,
+        r#"431[{"error":"the answer has the wrong type"}]"#
+    );
+    for (event, answer) in [
+        (r#"["asks too much"]"#, r#"[{"error":"internal error"}]"#),
+        (r#"["emits"]"#, r#"[{"error":"internal error"}]"#),
+        (r#"["keeps"]"#, r#"[{"error":"internal error"}]"#),
+        (r#"["splits",1,2]"#, "[2]"),
+        (
+            r#"["splits","x"]"#,
+            r#"[{"error":"argument 1 is of another type: invalid type: string \"x\", expected u32"}]"#,
+        ),
+        (r#"["splits"]"#, r#"[{"error":"argument 1 is missing"}]"#),
+    ] {
+        assert_eq!(
+            client.ask(&format!("427{event}")).await,
+            format!("437{answer}")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_answer_tells_why_it_is_wrong() {
+    async fn ask(socket: Socket) -> String {
+        let answer = socket.emit_with_ack::<u32>("ask", ()).await;
+        let error = answer.expect_err("the answer is no number");
+        assert!(error.is_wrong_type());
+        let mut chain = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(error) = source {
+            chain = format!("{chain}: {error}");
+            source = error.source();
+        }
+        chain
+    }
+    let mut client = Polling::connect(&main_app(Namespace::new().on("ask", ask)).0).await;
+    assert_eq!(client.ask(r#"421["ask"]"#).await, r#"420["ask"]"#);
+    let answer = client.ask(r#"430["x"]"#).await;
+    let expected = r#"the answer has the wrong type: argument 1 is of another type: invalid type: string \"x\", expected u32"#;
+    assert!(
+        answer.starts_with(&format!(r#"431["{expected}"#)),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

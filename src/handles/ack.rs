@@ -22,7 +22,7 @@ use crate::hub::hooks::Sent;
 use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
 use crate::hub::registry::Registry;
 use crate::hub::rooms::{IdHash, Target};
-use crate::protocol::{Kind, Payload, ReadError};
+use crate::protocol::{EncodeError, Kind, Payload, ReadError};
 
 /// How long a broadcast waits for its answers.
 const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,15 +31,17 @@ const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_socketio::{AckError, Socket};
+/// use tower_socketio::{AckError, Namespace, Socket};
 ///
-/// async fn ask(socket: Socket) {
-///     let answer: Result<u32, AckError> = socket
+/// async fn quiz(socket: Socket) -> Result<bool, AckError> {
+///     let answer: u32 = socket
 ///         .emit_with_ack("question", "6 x 7?")
 ///         .timeout(Duration::from_secs(5))
-///         .await;
-///     assert!(answer.is_ok_and(|answer| answer == 42));
+///         .await?;
+///     Ok(answer == 42)
 /// }
+///
+/// let namespace: Namespace = Namespace::new().on("quiz", quiz);
 /// ```
 ///
 /// # Cancel safety
@@ -94,12 +96,15 @@ impl<T> EmitWithAck<T> {
     /// for [`Args`](crate::Args).
     ///
     /// ```
-    /// # use tower_socketio::{AckError, Socket};
-    /// async fn ask(socket: Socket) -> Result<(), AckError> {
+    /// use tower_socketio::{AckError, Namespace, Socket};
+    ///
+    /// async fn distance(socket: Socket) -> Result<f64, AckError> {
     ///     let question = socket.emit_with_ack("position", ()).all_args();
     ///     let (x, y): (f64, f64) = question.await?;
-    ///     Ok(())
+    ///     Ok(x.hypot(y))
     /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("distance", distance);
     /// ```
     pub fn all_args(mut self) -> Self {
         self.reads_all = true;
@@ -282,6 +287,13 @@ impl<T> fmt::Debug for AckStream<T> {
 }
 
 /// Why there is no answer.
+///
+/// If the answer is not what was expected, its [`source`](std::error::Error::source) is the
+/// [`ReadError`], which says which argument it is. The source of that is the reason of serde.
+///
+/// A handler may return it. Its own client is told its text, and nothing of what the client that
+/// was asked answered. If the question could not be written that is logged, and the client is told
+/// "internal error".
 #[derive(Debug)]
 pub struct AckError(Reason);
 
@@ -317,6 +329,16 @@ impl AckError {
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
         matches!(self.0, Reason::Read(_))
+    }
+}
+
+impl AckError {
+    /// The server's part, if it is to blame for it.
+    pub(crate) fn into_encode_error(self) -> Result<EncodeError, Self> {
+        match self.0 {
+            Reason::Emit(EmitError(Some(error))) => Ok(error),
+            reason => Err(Self(reason)),
+        }
     }
 }
 

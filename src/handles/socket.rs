@@ -19,11 +19,13 @@ use crate::protocol::{EncodeError, IntoArgs, Payload, TypedEvent};
 /// nowhere.
 ///
 /// ```
-/// use tower_socketio::{Data, Socket};
+/// use tower_socketio::{Data, Namespace, Socket};
 ///
 /// async fn message(socket: Socket, Data(text): Data<String>) {
 ///     socket.emit("message", text);
 /// }
+///
+/// let namespace: Namespace = Namespace::new().on("message", message);
 /// ```
 #[derive(Clone)]
 pub struct Socket {
@@ -84,7 +86,7 @@ impl Socket {
     /// One value is one argument, also a tuple; [`Args`](crate::Args) makes several.
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
         match self.try_emit(event, args) {
-            Err(error) if error.is_encode() => tracing::error!(%error, event, "not emitted"),
+            Err(EmitError(Some(error))) => not_emitted(event, &error),
             Ok(()) | Err(_) => {}
         }
     }
@@ -107,7 +109,7 @@ impl Socket {
         }
         match Payload::event(event, self.namespace().len(), args) {
             Ok(payload) => self.member.emit_volatile(payload),
-            Err(error) => tracing::error!(%error, event, "not emitted"),
+            Err(error) => not_emitted(event, &error),
         }
     }
 
@@ -204,11 +206,22 @@ impl Socket {
     /// [`insert`](Self::insert).
     ///
     /// ```
-    /// # fn f(socket: tower_socketio::Socket) {
-    /// socket.set_data(("ada", 36)).unwrap();
-    /// assert_eq!(socket.data(), Some(("ada".to_owned(), 36)));
-    /// # }
+    /// use tower_socketio::protocol::EncodeError;
+    /// use tower_socketio::{Data, Namespace, Socket};
+    ///
+    /// async fn enter(socket: Socket, Data(name): Data<String>) -> Result<(), EncodeError> {
+    ///     socket.set_data((name, 1))
+    /// }
+    ///
+    /// async fn name(socket: Socket) -> Option<String> {
+    ///     let (name, _visits) = socket.data::<(String, u32)>()?;
+    ///     Some(name)
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("enter", enter).on("name", name);
     /// ```
+    ///
+    /// Bytes are kept as a list of numbers, and read back as bytes.
     ///
     /// # Errors
     ///
@@ -274,7 +287,16 @@ impl fmt::Debug for Socket {
     }
 }
 
+/// The subscriber shows why: the reason is the error's source.
+fn not_emitted(event: &str, error: &EncodeError) {
+    let error: &(dyn std::error::Error + 'static) = error;
+    tracing::error!(error, event, "not emitted");
+}
+
 /// Why an event was not queued.
+///
+/// A handler may return it. If the arguments cannot be written that is logged, and the client is
+/// told "internal error".
 #[derive(Debug)]
 pub struct EmitError(pub(crate) Option<EncodeError>);
 

@@ -79,14 +79,17 @@ impl RawArgs {
     /// on, mostly.
     ///
     /// ```
-    /// use tower_socketio::{RawArgs, SocketIo};
+    /// use tower_socketio::protocol::ReadError;
+    /// use tower_socketio::{Namespace, RawArgs, SocketIo};
     ///
     /// /// `socket.emit("publish", room, ...args)`
-    /// async fn publish(io: SocketIo, args: RawArgs) -> Result<(), String> {
-    ///     let (room, args) = args.split_first::<String>().map_err(|error| error.to_string())?;
+    /// async fn publish(io: SocketIo, args: RawArgs) -> Result<(), ReadError> {
+    ///     let (room, args) = args.split_first::<String>()?;
     ///     io.to(room).emit("published", args);
     ///     Ok(())
     /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("publish", publish);
     /// ```
     ///
     /// # Errors
@@ -194,11 +197,14 @@ impl IntoArgs for RawArgs {
 /// hold a secret beside what a stranger may choose.
 ///
 /// ```
-/// # fn f(socket: tower_socketio::Socket, jpeg: bytes::Bytes) {
-/// use tower_socketio::{Data, Uncompressed};
+/// use bytes::Bytes;
+/// use tower_socketio::{Data, Namespace, Socket, Uncompressed};
 ///
-/// socket.emit("image", Uncompressed(Data(jpeg)));
-/// # }
+/// async fn image(socket: Socket, Data(jpeg): Data<Bytes>) {
+///     socket.broadcast().emit("image", Uncompressed(Data(jpeg)));
+/// }
+///
+/// let namespace: Namespace = Namespace::new().on("image", image);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Uncompressed<T>(pub T);
@@ -419,6 +425,8 @@ impl Formatter for Attach<'_> {
 }
 
 /// An event or an acknowledgement that cannot be sent.
+///
+/// A handler may return it: it is logged, and the client is told "internal error".
 #[derive(Debug)]
 pub struct EncodeError(Reason);
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
-/// use tower_socketio::TypedEvent;
+/// use tower_socketio::{Namespace, Socket, TypedEvent};
 ///
 /// #[derive(Serialize, Deserialize)]
 /// struct Typing {
@@ -21,6 +21,12 @@ use serde::de::DeserializeOwned;
 ///     const NAME: &'static str = "typing";
 ///     type Reply = ();
 /// }
+///
+/// async fn typing(event: Typing, socket: Socket) {
+///     socket.to(&event.room).emit_typed(event);
+/// }
+///
+/// let namespace: Namespace = Namespace::new().on_typed(typing);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a typed event",

@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tower::BoxError;
 
+use crate::handles::{AckError, EmitError};
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
 /// What a handler answered: arguments, or an error.
@@ -116,7 +117,7 @@ impl From<Result<Payload, Refuse>> for Reply {
 /// callback gets `{ error, data }`.
 ///
 /// ```
-/// use tower_socketio::{Auth, Refuse};
+/// use tower_socketio::{Auth, Namespace, Refuse};
 ///
 /// async fn connect(Auth(token): Auth<Option<String>>) -> Result<(), Refuse> {
 ///     if token.is_none() {
@@ -124,7 +125,8 @@ impl From<Result<Payload, Refuse>> for Reply {
 ///     }
 ///     Ok(())
 /// }
-/// # tower_socketio::Namespace::<()>::new().on_connect(connect);
+///
+/// let namespace: Namespace = Namespace::new().on_connect(connect);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refuse {
@@ -248,12 +250,13 @@ impl error::Error for Refuse {}
 /// What a handler can answer with.
 ///
 /// It is implemented for `()`, texts, numbers, `bool`, `Bytes`, JSON values, lists and options of
-/// what serializes; for [`Data`] with anything that serializes, for [`Args`] and [`RawArgs`], and
-/// for a `Result` of any two of them. Implement it for an error type of your own to say what
+/// what serializes; for [`Data`] with anything that serializes, for [`Args`] and [`RawArgs`], for
+/// the errors of this crate that a handler meets, and for a `Result` of any two of them. Implement
+/// it for an error type of your own to say what
 /// clients are told:
 ///
 /// ```
-/// use tower_socketio::{IntoReply, Refuse, Reply};
+/// use tower_socketio::{Data, IntoReply, Namespace, Refuse, Reply};
 ///
 /// enum TodoError {
 ///     EmptyTitle,
@@ -266,6 +269,15 @@ impl error::Error for Refuse {}
 ///         }
 ///     }
 /// }
+///
+/// async fn add(Data(title): Data<String>) -> Result<usize, TodoError> {
+///     if title.is_empty() {
+///         return Err(TodoError::EmptyTitle);
+///     }
+///     Ok(title.len())
+/// }
+///
+/// let namespace: Namespace = Namespace::new().on("add", add);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be answered by a handler",
@@ -307,6 +319,30 @@ impl IntoReply for BoxError {
     fn into_reply(self) -> Reply {
         tracing::error!(error = &*self as &dyn error::Error, "handler failed");
         Refuse::internal().into_reply()
+    }
+}
+
+impl IntoReply for AckError {
+    fn into_reply(self) -> Reply {
+        match self.into_encode_error() {
+            Ok(error) => error.into_reply(),
+            Err(error) => Refuse::new(error.to_string()).into_reply(),
+        }
+    }
+}
+
+impl IntoReply for EmitError {
+    fn into_reply(self) -> Reply {
+        match self.0 {
+            Some(error) => error.into_reply(),
+            None => Refuse::new(self.to_string()).into_reply(),
+        }
+    }
+}
+
+impl IntoReply for EncodeError {
+    fn into_reply(self) -> Reply {
+        BoxError::from(self).into_reply()
     }
 }
 

@@ -27,23 +27,46 @@
 //! For connect handlers implement axum's `FromRequestParts`, for event handlers [`FromEvent`]:
 //!
 //! ```
-//! use axum::Extension;
-//! use tower_socketio::Event;
-//! use tower_socketio::extract::{FromEvent, MissingExtension};
+//! use axum::extract::FromRequestParts;
+//! use axum::http::StatusCode;
+//! use axum::http::request::Parts;
+//! use tower_socketio::extract::FromEvent;
+//! use tower_socketio::{Event, Namespace, Refuse, Socket};
 //!
 //! #[derive(Clone)]
-//! struct User;
+//! struct User(String);
+//!
+//! /// For the connect handler: who says so in a header.
+//! impl<S: Send + Sync> FromRequestParts<S> for User {
+//!     type Rejection = StatusCode;
+//!
+//!     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+//!         let name = parts.headers.get("x-user").and_then(|name| name.to_str().ok());
+//!         name.map(|name| Self(name.to_owned())).ok_or(StatusCode::UNAUTHORIZED)
+//!     }
+//! }
 //!
 //! struct Me(User);
 //!
+//! /// For event handlers: whom the connect handler has found.
 //! impl<S: Send + Sync> FromEvent<S> for Me {
-//!     type Rejection = MissingExtension;
+//!     type Rejection = Refuse;
 //!
-//!     async fn from_event(event: &mut Event, state: &S) -> Result<Self, Self::Rejection> {
-//!         let Extension(user) = Extension::<User>::from_event(event, state).await?;
-//!         Ok(Self(user))
+//!     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Refuse> {
+//!         let user = event.socket().extension();
+//!         user.map(Self).ok_or_else(|| Refuse::new("not logged in"))
 //!     }
 //! }
+//!
+//! async fn connect(socket: Socket, user: User) {
+//!     socket.insert(user);
+//! }
+//!
+//! async fn who(Me(User(name)): Me) -> String {
+//!     name
+//! }
+//!
+//! let namespace: Namespace = Namespace::new().on_connect(connect).on("who", who);
 //! ```
 
 mod data;
@@ -67,7 +90,30 @@ pub use crate::protocol::{Args, Data, RawArgs};
 
 /// What handlers of events, and of disconnects, can take as an argument.
 ///
-/// How to implement it is shown [above](self#ones-own).
+/// ```
+/// use tower_socketio::extract::FromEvent;
+/// use tower_socketio::{Event, Namespace, Refuse};
+///
+/// /// The name of the event, of those that may be recorded.
+/// struct Recorded(String);
+///
+/// impl<S: Send + Sync> FromEvent<S> for Recorded {
+///     type Rejection = Refuse;
+///
+///     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Refuse> {
+///         if event.name().starts_with("private") {
+///             return Err(Refuse::new("private"));
+///         }
+///         Ok(Self(event.name().to_owned()))
+///     }
+/// }
+///
+/// async fn record(Recorded(name): Recorded) -> String {
+///     format!("recorded: {name}")
+/// }
+///
+/// let namespace: Namespace = Namespace::new().fallback(record);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event extractor",
     label = "cannot be taken as an event handler argument",
@@ -87,8 +133,9 @@ pub trait FromEvent<S>: Sized {
 
 /// What connect handlers can take as an argument.
 ///
-/// Everything that is axum's `FromRequestParts` is one, so that is what to implement: a type that
-/// implements both is ambiguous. `M` keeps the two apart and is inferred.
+/// Everything that is axum's `FromRequestParts` is one, so that is what to implement, as [the
+/// module](self#ones-own) shows. A type that implements both is ambiguous. `M` keeps the two apart
+/// and is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an extractor of connect handlers",
     label = "cannot be taken as a connect handler argument",
