@@ -492,8 +492,16 @@ where
     }
 }
 
-/// Makes the compiler say which argument of a handler does not fit, or that its return type
-/// does not.
+/// An argument for a handler that is checked and never called.
+#[doc(hidden)]
+#[must_use]
+pub fn argument<T>() -> T {
+    unreachable!("`debug_handler!` calls no handler")
+}
+
+/// Makes the compiler say which argument of a handler does not fit, that its return type does not,
+/// or which value keeps its future from being `Send`: a `MutexGuard` that is held across an
+/// `.await`, say.
 ///
 /// It goes around the function, and changes nothing of it. `state = Type,` says what state the
 /// namespace has, if it has one. `on_connect,` before it says that the function is a connect
@@ -564,6 +572,7 @@ macro_rules! debug_handler {
             fn checks() {
                 $crate::debug_handler!(@args [$kind] [$state] $($args)*);
                 $crate::debug_handler!(@reply [$kind] [$($ret)?] $($args)*);
+                $crate::debug_handler!(@send [$name] [] $($args)*);
             }
         };
     };
@@ -608,6 +617,18 @@ macro_rules! debug_handler {
         fn check<T: $crate::IntoReply>() {}
         check::<$ret>()
     }};
+    (@send [$name:ident] [$($given:tt)*]) => {{
+        fn check<F: ::core::future::Future + ::core::marker::Send>(_: F) {}
+        check($name($($given)*))
+    }};
+    (@send [$name:ident] [$($given:tt)*] : $ty:ty $(, $($rest:tt)*)?) => {
+        $crate::debug_handler!(
+            @send [$name] [$($given)* $crate::handler::argument::<$ty>(),] $($($rest)*)?
+        );
+    };
+    (@send [$name:ident] [$($given:tt)*] $skipped:tt $($rest:tt)*) => {
+        $crate::debug_handler!(@send [$name] [$($given)*] $($rest)*);
+    };
     ($($function:tt)*) => {
         $crate::debug_handler!(@ [event] [()] $($function)*);
     };
