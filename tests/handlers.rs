@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use support::logs::Logs;
 use support::{Client, Got, Polling, app, builder, main_app, serve, text_frame, until, within};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,7 @@ use tower_socketio::{
     AckError, AckSender, Args, Auth, Data, DisconnectReason, EmitError, Event, Handler, IntoReply,
     Namespace, Params, RawArgs, Refuse, Reply, Route, Socket, SocketIo, TypedEvent,
 };
+use tracing::Level;
 
 /// Asks each question of a new client in turn.
 async fn assert_acks(namespace: Namespace, expected: &[(&str, &str)]) {
@@ -273,6 +275,66 @@ async fn an_unknown_event_is_answered_with_an_error() {
 }
 
 #[tokio::test]
+async fn the_first_event_that_nobody_is_told_of_is_a_warning() {
+    let (logs, _guard) = Logs::keep();
+    let namespace = Namespace::new()
+        .on("pair", async |Data(_): Data<(u8, u8)>| ())
+        .on("closed", async |_: Closed| ())
+        .on("fine", async || 1);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    // This one is answered, and the application refuses that one.
+    client.ask(r#"421["pair",1,2]"#).await;
+    client.send(r#"42["closed"]"#).await;
+    assert_eq!(client.ask(r#"421["fine"]"#).await, "431[1]");
+    assert_eq!(logs.warnings(), Vec::<String>::new());
+
+    for event in [
+        r#"["pair",3,4]"#,
+        r#"["pair",5,6]"#,
+        r#"["pear"]"#,
+        r#"["bear"]"#,
+    ] {
+        client.send(&format!("42{event}")).await;
+    }
+    assert_eq!(client.ask(r#"421["fine"]"#).await, "431[1]");
+    let warnings = logs.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for part in [
+        "do not fit its handler",
+        r#"event="pair""#,
+        r#"namespace="/""#,
+        "socket=",
+        "invalid type: integer `3`, expected a tuple of size 2",
+        "for several use `Args`",
+    ] {
+        assert!(warnings[0].contains(part), "{part}: {warnings:?}");
+    }
+    for part in [
+        "no handler",
+        "`Namespace::on`",
+        r#"event="pear""#,
+        r#"namespace="/""#,
+    ] {
+        assert!(warnings[1].contains(part), "{part}: {warnings:?}");
+    }
+    let later = logs.at(Level::DEBUG);
+    for part in ["integer `1`", "integer `5`", r#"event="bear""#, "not today"] {
+        assert!(later.iter().any(|line| line.contains(part)), "{later:?}");
+    }
+}
+
+/// What is refused by an extractor of the application's.
+struct Closed;
+
+impl<S: Send + Sync> FromEvent<S> for Closed {
+    type Rejection = Refuse;
+
+    async fn from_event(_: &mut Event, _: &S) -> Result<Self, Refuse> {
+        Err(Refuse::new("not today"))
+    }
+}
+
+#[tokio::test]
 async fn a_fallback_takes_what_has_no_handler() {
     async fn fallback(event: Data<Value>) -> Value {
         event.0
@@ -352,7 +414,7 @@ async fn bytes_are_refused_by_a_handler_that_takes_json_and_not_lost() {
         client.send(&format!(r#"451-2["raw",{value}]"#)).await;
         client.send_binary(b"one").await;
         assert_eq!(client.text().await, format!("461-2[{value}]"));
-        assert_eq!(client.next().await, Got::Binary(b"one".to_vec().into()));
+        assert_eq!(client.next().await, Got::Binary(b"one".to_vec()));
     }
     // To Node's server this is an object like others, for the packet has no attachments.
     let answer = client.ask(&format!(r#"423["value",{BYTES}]"#)).await;

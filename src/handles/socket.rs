@@ -11,6 +11,7 @@ use super::{EmitWithAck, SocketIo};
 use crate::engine::{SocketId, Transport};
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
+use crate::notice::Notices;
 use crate::protocol::{EncodeError, IntoArgs, Payload, TypedEvent};
 
 /// One client in one namespace.
@@ -238,7 +239,11 @@ impl Socket {
     /// The data that are kept with the socket; `None` if there are none, or they are no `T`.
     #[must_use]
     pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
-        T::deserialize(&*self.member.data()?).ok()
+        let data = T::deserialize(&*self.member.data()?);
+        let log = |error: &serde_json::Error| {
+            tracing::debug!(socket = %self.id(), %error, "data of the socket are of another type");
+        };
+        data.inspect_err(log).ok()
     }
 
     /// The first HTTP request of the connection, without its body: headers, URI, extensions.
@@ -271,6 +276,12 @@ impl Socket {
     pub fn close(&self) {
         self.disconnect();
         self.member.link.dismiss();
+    }
+
+    /// What the server has logged before; nothing if it is gone.
+    pub(crate) fn notices(&self) -> Option<Arc<Notices>> {
+        let hub = self.member.registry.hub()?;
+        Some(Arc::clone(&hub.sessions.notices))
     }
 
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {

@@ -22,6 +22,7 @@ use tower_service::Service;
 
 use super::extract::{FromConnect, FromEvent, InvalidArgs};
 use super::{Event, IntoReply, Reply};
+use crate::notice::notice;
 use crate::protocol::{Data, RawArgs, TypedEvent};
 
 /// An async function that takes extractors and returns something that is [`IntoReply`].
@@ -250,14 +251,31 @@ impl_handler!(@typed [T1 T2 T3 T4 T5 T6 T7]);
 fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
     let invalid = (&rejection as &dyn Any).downcast_ref::<InvalidArgs>();
     let hint = invalid.and_then(InvalidArgs::hint);
+    let is_silent = invalid.is_some() && !event.wants_ack();
     let reply = rejection.into_reply().into_err();
-    tracing::debug!(
-        event = event.name(),
-        socket = %event.socket().id(),
-        error = reply.refusal().map(tracing::field::display),
-        hint,
-        "handler not called"
-    );
+    let error = reply.refusal().map(tracing::field::display);
+    let socket = event.socket();
+    let notices = socket.notices().filter(|_| is_silent);
+    match notices {
+        Some(notices) => notice!(
+            notices.wrong_args,
+            event = event.name(),
+            namespace = socket.namespace(),
+            socket = %socket.id(),
+            error,
+            hint,
+            "the arguments of an event do not fit its handler, which is not called; the client asks \
+             for no acknowledgement that would tell it"
+        ),
+        None => tracing::debug!(
+            event = event.name(),
+            namespace = socket.namespace(),
+            socket = %socket.id(),
+            error,
+            hint,
+            "handler not called"
+        ),
+    }
     reply
 }
 

@@ -15,6 +15,7 @@ use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
 use crate::hub::recovery::Legacy;
 use crate::hub::registry::Membership;
+use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
 use crate::routing::{Event, Refuse, Reply, Route, Routes};
@@ -293,7 +294,7 @@ impl Conversation {
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
         let name = queued.payload.name_bytes().unwrap_or_default();
         let Some((route, is_concurrent)) = self.routes.find(name) else {
-            tracing::debug!(event = queued.payload.name(), "no handler");
+            self.tell_of_no_handler(queued.payload.name());
             return self.answer(
                 queued.ack,
                 Err(Refuse::new("no handler for this event")).into(),
@@ -314,6 +315,20 @@ impl Conversation {
                 is_concurrent,
             }),
         }
+    }
+
+    fn tell_of_no_handler(&self, event: Option<&str>) {
+        let member = self.member();
+        let Some(notices) = Socket::new(Arc::clone(member)).notices() else {
+            return;
+        };
+        notice!(
+            notices.no_handler,
+            event,
+            namespace = &*member.registry.name,
+            socket = %member.id,
+            "an event has no handler: register one with `Namespace::on`, or a `fallback` for all"
+        );
     }
 
     fn answer(&self, ack: Option<u64>, reply: Reply) {
