@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use futures_util::stream;
+use serde_json::Value;
 use support::{
     Client, Got, Polling, app, builder, call, frame, main_app, serve, text_frame, until, within,
 };
@@ -284,6 +285,35 @@ async fn rooms_and_data_count_for_all_sockets_of_a_connection() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_socket_that_does_not_fit_beside_others_does_not_come_back() {
+    let connect = async |socket: Socket| socket.join("r".repeat(4_000));
+    let (layer, io) = builder(Namespace::new().on_connect(connect))
+        .namespace("/b", Namespace::new())
+        .recovery(Recovery::within(Duration::from_secs(60)))
+        .max_kept(10_000)
+        .build();
+    let addr = serve(app(layer)).await;
+    let read = |welcome: &str| -> Value {
+        assert!(welcome.starts_with("40{"), "{welcome}");
+        serde_json::from_str(&welcome[2..]).expect("JSON")
+    };
+    for (auth, is_back) in [(1_000, true), (6_000, false)] {
+        let mut client = Client::open(addr).await;
+        let before = read(&client.ask("40").await);
+        drop(client);
+        until(|| io.counts().sockets == 0).await;
+        let mut client = Client::open(addr).await;
+        let auth = format!(r#"40/b,{{"x":"{}"}}"#, "x".repeat(auth));
+        assert!(client.ask(&auth).await.starts_with("40/b,{"));
+        let claim = format!(r#"40{{"pid":{}}}"#, before["pid"]);
+        let after = read(&client.ask(&claim).await);
+        assert_eq!(after["sid"] == before["sid"], is_back);
+        drop(client);
+        until(|| io.counts().sockets == 0).await;
+    }
 }
 
 #[tokio::test]
