@@ -78,7 +78,6 @@ mod guard;
 mod handles;
 mod hub;
 mod layer;
-#[allow(dead_code, reason = "the kinds of `routing` have no place yet")]
 mod notice;
 mod routing;
 mod server;
