@@ -45,6 +45,7 @@
 //! |-----------|---------|-----------------------------------------------------------|
 //! | `msgpack` |         | `protocol::MsgpackParser`, for clients that use it too    |
 //! | `testing` |         | `testing::Client`, a client for tests, without a network  |
+//! | `zlib-rs` |         | compression by `zlib-rs`, which is faster, in place of `miniz_oxide` |
 //!
 //! # Delivery and order
 //!

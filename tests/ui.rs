@@ -69,6 +69,9 @@ impl Compiler {
         if cfg!(feature = "testing") {
             command.arg("--features=testing");
         }
+        if cfg!(feature = "zlib-rs") {
+            command.arg("--features=zlib-rs");
+        }
         let built = command.stderr(Stdio::inherit()).output().expect("cargo");
         assert!(built.status.success(), "the libraries are not built");
         let libraries = json_lines(&built.stdout).filter_map(|message| {
