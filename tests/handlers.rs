@@ -960,8 +960,8 @@ async fn a_disconnect_handler_is_told_why() {
     drop(poll);
 }
 
-/// Lets a client in and go, and counts how often the disconnect handler has run by then. What
-/// follows it is that the session has ended.
+/// Lets a client in and go, and counts how often the disconnect handler has run when the session
+/// has ended.
 async fn disconnects<L>(layer: L) -> usize
 where
     L: tower::Layer<Route> + Clone + Send + Sync + 'static,
@@ -984,6 +984,7 @@ where
     let mut client = Client::connect(addr, "/").await;
     client.send("41").await;
     within(left.recv()).await.expect("the handler has run");
+    drop(client);
     within(io.close()).await;
     1 + std::iter::from_fn(|| left.try_recv().ok()).count()
 }

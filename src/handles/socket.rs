@@ -86,9 +86,8 @@ impl Socket {
     ///
     /// One value is one argument, also a tuple; [`Args`](crate::Args) makes several.
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
-        match self.try_emit(event, args) {
-            Err(EmitError(Some(error))) => not_emitted(event, &error),
-            Ok(()) | Err(_) => {}
+        if let Err(EmitError(Some(error))) = self.try_emit(event, args) {
+            not_emitted(event, &error);
         }
     }
 
@@ -298,7 +297,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// The subscriber shows why: the reason is the error's source.
+/// Logs an event that cannot be written. The reason is the error's source, which subscribers show.
 fn not_emitted(event: &str, error: &EncodeError) {
     let error: &(dyn std::error::Error + 'static) = error;
     tracing::error!(error, event, "not emitted");

@@ -819,31 +819,31 @@ mod tests {
             #[serde(flatten)]
             more: BTreeMap<String, Bytes>,
         }
-        fn check<T: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned>(value: T) {
-            let payload = event(Data(value.clone()));
+        fn check<T: PartialEq + fmt::Debug + Serialize + DeserializeOwned>(value: &T) {
+            let payload = event(Data(value));
             assert_ne!(payload.attachments().count(), 0);
-            assert_eq!(read::<T>(payload.clone()), value);
+            assert_eq!(&read::<T>(payload.clone()), value);
             let (back,) = payload.into_args().read_all::<(T,)>().expect("written");
-            assert_eq!(back, value);
+            assert_eq!(&back, value);
         }
 
         let bytes = || Bytes::from_static(b"\xffbytes");
         let inner = || Inner {
             list: vec![bytes(), Bytes::new()],
         };
-        check(Internal::Image {
+        check(&Internal::Image {
             name: "a".to_owned(),
             bytes: bytes(),
         });
-        check(Internal::Boxed(inner()));
-        check(Adjacent::Bytes(bytes()));
-        check(Adjacent::Both(1, bytes()));
-        check(vec![
+        check(&Internal::Boxed(inner()));
+        check(&Adjacent::Bytes(bytes()));
+        check(&Adjacent::Both(1, bytes()));
+        check(&[
             Untagged::Bytes(bytes()),
             Untagged::Inner(inner()),
             Untagged::Number(1),
         ]);
-        check(Flat {
+        check(&Flat {
             id: 1,
             inner: inner(),
             more: BTreeMap::from([("more".to_owned(), bytes())]),

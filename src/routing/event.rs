@@ -37,7 +37,7 @@ pub struct Event {
     extensions: Extensions,
     /// Made when the first extractor asks for them.
     parts: Option<Box<Parts>>,
-    /// Told when the event has passed the layers, if somebody wants to know.
+    /// Signals that the event has passed the layers. Only a disconnect has it.
     arrival: Option<oneshot::Sender<()>>,
 }
 
@@ -85,7 +85,7 @@ impl Event {
         }
     }
 
-    /// Tells when the event reaches its handler; fails when it is dropped before.
+    /// Completes when the event reaches its handler, and fails if the event is dropped before.
     pub(crate) fn arrival(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.arrival = Some(sender);
@@ -95,7 +95,7 @@ impl Event {
     /// The event has passed the layers.
     pub(super) fn arrive(&mut self) {
         if let Some(arrival) = self.arrival.take() {
-            // Who asked may have ended.
+            // The receiver may be gone.
             let _ = arrival.send(());
         }
     }

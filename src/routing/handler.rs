@@ -422,7 +422,7 @@ impl Route {
         Self(Arc::new(Wrapped(service)))
     }
 
-    /// Tells of each event that gets through the layers around it: [`Event::arrival`].
+    /// Signals each event that gets through the layers around it: [`Event::arrival`].
     pub(super) fn into_destination(self) -> Self {
         Self(Arc::new(Destination(self)))
     }
@@ -487,7 +487,7 @@ where
     }
 }
 
-/// A route that tells of each event that reaches it.
+/// A route that signals each event that reaches it.
 struct Destination(Route);
 
 impl Erased for Destination {

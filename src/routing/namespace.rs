@@ -340,14 +340,14 @@ where
     ///
     /// # Disconnects
     ///
-    /// A layer may refuse a connect or an event, but a socket that is gone is gone. If a layer
-    /// answers a disconnect without calling what it is around, or panics, the disconnect handler
-    /// runs all the same, without the layers and what they put into the event's extensions. A
-    /// layer that gives up on a handler that has begun, as a timeout does, ends it.
+    /// A layer may refuse a connect or an event, but not a disconnect. If a layer answers a
+    /// disconnect without calling the inner service, or panics, the disconnect handler still runs:
+    /// without the layers, and without what they put into the event's extensions. A timeout that
+    /// expires while the handler runs ends the handler.
     ///
-    /// So a layer may count disconnects or open a span around them, and one that refuses needs no
-    /// exception for them. A layer that [`Handler::layer`] puts around the disconnect handler is a
-    /// part of that handler, and may skip it.
+    /// So a layer can count disconnects or open a span around them, and a layer that refuses events
+    /// needs no exception for them. A layer that [`Handler::layer`] puts around the disconnect
+    /// handler is part of that handler, and may skip it.
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Route> + Clone + Send + Sync + 'static,

@@ -38,8 +38,7 @@ enum Phase {
     Connecting(BoxFuture<'static, Reply>),
     /// Events run, also those that came before it left.
     Open,
-    /// The layers around the disconnect handler run. They have called it when the other end of the
-    /// channel says so.
+    /// The layers around the disconnect handler run. The channel signals that they have called it.
     Parting(BoxFuture<'static, Reply>, Option<oneshot::Receiver<()>>),
     /// The layers have ended. The disconnect handler runs without them if they dropped the event.
     Parted(oneshot::Receiver<()>),
