@@ -134,6 +134,9 @@ impl SocketIo {
     /// Ends the server: no client is taken any more, each that is there is told, disconnect
     /// handlers run, and what was sent before is delivered as far as the clients read it.
     ///
+    /// No further event begins. Handlers that run may answer and emit for five seconds; then their
+    /// connection closes.
+    ///
     /// Ready when the last connection and the last handler have ended. A client that does not
     /// read holds it up for five seconds at most; a handler for as long as it runs.
     ///
