@@ -84,19 +84,6 @@ export const deviations = {
       "+ a: {\"code\":0,\"message\":\"Transport unknown\"}",
     ],
   },
-  "EIO is read at the handshake only": {
-    why: "later requests belong to the session that they name; Node refuses them if a parameter that changes nothing is missing",
-    differs: [
-      "- a: 400 | content-type: application/json",
-      "- a: {\"code\":3,\"message\":\"Bad request\"}",
-      "+ a: 200 | cache-control: no-store | content-type: text/html",
-      "+ a: ok",
-      "- a: 400 | content-type: application/json",
-      "- a: {\"code\":3,\"message\":\"Bad request\"}",
-      "+ a: 200 | cache-control: no-store | content-type: text/plain; charset=UTF-8",
-      "+ a: 4x",
-    ],
-  },
   "bytes in an odd base64": {
     why: "what is not base64 is a parse error; Node's decoder passes over what it cannot read, and delivers other bytes",
     differs: [
@@ -244,15 +231,6 @@ export const deviations = {
     why: "a poll that finds the server closing gets the close packet; Node puts a noop before it, to have something to send",
     differs: [
       "- a: 6",
-    ],
-  },
-  "the server closes between the probe and the upgrade": {
-    why: "the close packet waits for the client's poll; Node forgets the session when the upgrade fails",
-    differs: [
-      "- a: 400 | content-type: application/json",
-      "- a: {\"code\":1,\"message\":\"Session ID unknown\"}",
-      "+ a: 200 | cache-control: no-store | content-type: text/plain; charset=UTF-8",
-      "+ a: 1",
     ],
   },
   "CORS for another origin": {
