@@ -3,11 +3,12 @@
 //! Each file in `tests/ui` is a program. A comment `//~ TEXT` at the end of a line means that the
 //! compiler reports an error there whose message or code contains TEXT; `//~| TEXT` in a line below
 //! it, that the label or a note of this error does. There are no other errors. The compiler's own
-//! words, which change from release to release, do not count.
+//! words, which change from release to release, do not count, nor does whether it points at a part
+//! of `debug_handler!` or at all of it.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -173,7 +174,7 @@ fn expectations(program: &str) -> Vec<Expected> {
 
 struct Diagnostic {
     /// The lines of the program that it is about.
-    lines: BTreeSet<u64>,
+    lines: Vec<RangeInclusive<u64>>,
     /// The message and the code.
     message: String,
     /// The labels and the notes.
@@ -187,7 +188,7 @@ impl Diagnostic {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let spans = json["spans"].as_array()?;
         let primary = spans.iter().filter(|span| span["is_primary"] == true);
-        let lines: BTreeSet<u64> = primary.filter_map(line).collect();
+        let lines: Vec<_> = primary.filter_map(lines_of).collect();
         let labels = spans.iter().map(|span| text(&span["label"]));
         let notes = json["children"].as_array()?.iter();
         let notes = notes.map(|note| text(&note["message"]));
@@ -201,7 +202,8 @@ impl Diagnostic {
     }
 
     fn is_at(&self, expected: &Expected) -> bool {
-        self.lines.contains(&expected.line) && self.says(&expected.text)
+        let mut lines = self.lines.iter();
+        lines.any(|lines| lines.contains(&expected.line)) && self.says(&expected.text)
     }
 
     fn says(&self, text: &str) -> bool {
@@ -216,11 +218,11 @@ impl Diagnostic {
     }
 }
 
-/// The line of the program where a span begins; for one inside of a macro, where that is used.
-fn line(span: &Value) -> Option<u64> {
+/// The lines of the program that a span covers; for one inside of a macro, where that is used.
+fn lines_of(span: &Value) -> Option<RangeInclusive<u64>> {
     let file = span["file_name"].as_str()?;
     if Path::new(file).parent()?.ends_with("tests/ui") {
-        return span["line_start"].as_u64();
+        return Some(span["line_start"].as_u64()?..=span["line_end"].as_u64()?);
     }
-    line(&span["expansion"]["span"])
+    lines_of(&span["expansion"]["span"])
 }
