@@ -297,3 +297,38 @@ async fn without_recovery_a_client_gets_its_id_and_events_as_they_are() {
     io.emit("x", json!(1));
     assert_eq!(client.next().await, r#"42["x",1]"#);
 }
+
+#[tokio::test]
+async fn a_namespace_made_anew_is_not_forgotten_with_the_one_before() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let leave = async move |socket: Socket| {
+        if socket.rooms().iter().any(|room| &**room == "slow") {
+            opened.acquire().await.expect("open").forget();
+        }
+    };
+    let namespace = Namespace::new()
+        .on("slow", async |socket: Socket| socket.join("slow"))
+        .on_disconnect(leave);
+    let (layer, io) = SocketIo::builder().namespace("/{name}", namespace).build();
+    let app = app(layer);
+    let mut slow = Polling::open(&app).await;
+    slow.join("/x").await;
+    assert_eq!(slow.ask(r#"42/x,1["slow"]"#).await, "43/x,1[]");
+    slow.send("41/x,").await;
+    until(|| io.counts().sockets == 0).await;
+    // The handler of the socket that has left still runs.
+    let mut quick = Polling::open(&app).await;
+    quick.join("/x").await;
+    quick.send("41/x,").await;
+    until(|| io.counts().namespaces == 0).await;
+    let mut later = Polling::open(&app).await;
+    later.join("/x").await;
+    gate.add_permits(1);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gate.available_permits(), 0);
+    io.of("/x").emit("m", 1);
+    assert_eq!(later.next().await, r#"42/x,["m",1]"#);
+}

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
-use support::{Client, Got, Polling, app, builder, serve, until, within};
+use futures_util::SinkExt;
+use support::stream::serve_stream;
+use support::{Client, Got, Polling, app, builder, post, serve, until, within};
 use tokio::sync::Semaphore;
+use tokio_tungstenite::tungstenite::Message;
 use tower_socketio::{Data, Namespace, Socket, SocketIo};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
@@ -253,5 +257,64 @@ async fn a_post_that_waits_for_room_is_handled_whole_before_the_websocket() {
     );
     for number in 0..13 {
         assert_eq!(websocket.text().await, format!("43{number}[{number}]"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_that_waits_for_a_post_lets_its_task_sleep() {
+    let (layer, _io) = builder(Namespace::new()).build();
+    let app = app(layer);
+    let polling = Polling::open(&app).await;
+    let body = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+    let post = {
+        let (app, uri) = (app.clone(), polling.uri.clone());
+        tokio::spawn(async move { post(&app, &uri, Body::from_stream(body)).await })
+    };
+    let (client, server) = tokio::io::duplex(4_096);
+    serve_stream(app, server);
+    let url = format!(
+        "ws://test/socket.io/?EIO=4&transport=websocket&sid={}",
+        polling.sid
+    );
+    let connected = tokio_tungstenite::client_async(url, client).await;
+    let (mut websocket, _) = connected.expect("a WebSocket");
+    for packet in ["2probe", "5"] {
+        let sent = websocket.send(Message::text(packet)).await;
+        sent.expect("the server takes it");
+    }
+    // The clock moves on only if everything sleeps. The body does not come in time.
+    let response = post.await.expect("no panic");
+    assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_client_that_upgrades_gets_what_is_sent_at_once_however_much() {
+    let snapshot = async |socket: Socket| socket.emit("snapshot", "x".repeat(300_000));
+    let (layer, _io) = builder(Namespace::new().on("snapshot", snapshot)).build();
+    let app = app(layer);
+    let polling = Polling::connect(&app).await;
+    let addr = serve(app).await;
+    let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    assert_eq!(websocket.ask("2probe").await, "3probe");
+    // From here on nobody polls.
+    polling.send_and_forget(r#"42["snapshot"]"#).await;
+    websocket.send("5").await;
+    assert!(websocket.text().await.starts_with(r#"42["snapshot","#));
+}
+
+#[tokio::test]
+async fn a_post_of_a_client_that_upgrades_does_not_wait_for_its_answers_to_be_fetched() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo)).build();
+    let app = app(layer);
+    let polling = Polling::connect(&app).await;
+    let addr = serve(app).await;
+    let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
+    assert_eq!(websocket.ask("2probe").await, "3probe");
+    let event = format!(r#"42["echo","{}"]"#, "x".repeat(50_000));
+    let response = polling.post([&*event; 15].join("\x1e")).await;
+    assert_eq!(response.body(), "ok");
+    websocket.send("5").await;
+    for _ in 0..15 {
+        assert_eq!(websocket.text().await, event);
     }
 }

@@ -225,8 +225,10 @@ pub struct Session {
     poll: bool,
     /// Whether a POST is under way.
     post: bool,
-    /// Whether a GET was answered since a POST began to wait, or since its deadline was put off.
+    /// Whether a GET was answered since [`Timer::Post`] was set.
     fetched: bool,
+    /// Whether too much waited to be sent when it was set.
+    stuck: bool,
     /// Whether a waiting GET is to be released with a noop.
     release: bool,
     /// Whether it gets messages.
@@ -236,6 +238,8 @@ pub struct Session {
     ping: bool,
     out: VecDeque<Message>,
     out_bytes: usize,
+    /// How much of it are refusals.
+    refused: usize,
     /// How much of it the client missed on an earlier connection, which kept it within other limits.
     missed: usize,
     /// Whether the WebSocket has taken messages that have not left yet.
@@ -326,11 +330,13 @@ impl Session {
             poll: false,
             post: false,
             fetched: false,
+            stuck: false,
             release: false,
             carries: false,
             ping: false,
             out: VecDeque::new(),
             out_bytes: 0,
+            refused: 0,
             missed: 0,
             sending: false,
             held: 0,
@@ -390,14 +396,21 @@ impl Session {
     /// TCP pushes back.
     #[must_use]
     pub fn wants_read(&self) -> bool {
-        !self.is_open() || (self.pending < self.max_pending() && !self.is_congested())
+        // A client that has its answer to the probe fetches nothing until its POST is answered and it
+        // has changed.
+        let fetches = !matches!(self.probe, Probe::Ponged | Probe::Changing);
+        !self.is_open() || (self.pending < self.max_pending() && !(fetches && self.is_congested()))
     }
 
-    /// Whether frames of the WebSocket may be read: [`Session::wants_read`], and no packets come
-    /// before them.
+    /// Whether frames of the WebSocket may be read. One that probes says little, and is to be heard
+    /// whatever waits; when it has changed, the packets of a POST come first.
     #[must_use]
     pub(crate) fn wants_frames(&self) -> bool {
-        self.probe != Probe::Changing && self.wants_read()
+        match self.probe {
+            Probe::None => self.wants_read(),
+            Probe::Changing => false,
+            Probe::Connected | Probe::Pinged | Probe::Ponged => true,
+        }
     }
 
     /// Whether so much waits to be sent that input is no longer read.
@@ -556,23 +569,22 @@ impl Session {
     /// it was sent meanwhile.
     pub fn handle_post_blocked(&mut self, now: Instant) {
         if self.is_open() && !self.timers.is_set(Timer::Post) {
-            self.fetched = false;
-            self.timers
-                .set(Timer::Post, deadline(now, self.post_patience()));
+            self.watch_post(now);
         }
     }
 
-    fn post_patience(&self) -> Duration {
-        POST_PATIENCE.min(self.config.ping_timeout)
+    fn watch_post(&mut self, now: Instant) {
+        self.fetched = false;
+        self.stuck = self.is_congested();
+        let half = POST_PATIENCE.min(self.config.ping_timeout) / 2;
+        self.timers.set(Timer::Post, deadline(now, half));
     }
 
     fn handle_post_waits(&mut self, now: Instant) {
-        if self.is_congested() && !self.fetched {
-            return self.close(CloseReason::SlowConsumer, now);
+        match self.stuck && self.is_congested() && !self.fetched {
+            true => self.close(CloseReason::SlowConsumer, now),
+            false => self.watch_post(now),
         }
-        self.fetched = false;
-        self.timers
-            .set(Timer::Post, deadline(now, self.post_patience()));
     }
 
     /// The POST has ended.
@@ -680,7 +692,7 @@ impl Session {
 
     /// A part of a message came. What the client says meanwhile lies behind it.
     pub fn handle_partial(&mut self) {
-        self.partial = true;
+        self.partial = self.transport == Transport::WebSocket;
     }
 
     /// The transport took bytes.
@@ -741,6 +753,21 @@ impl Session {
         }
         messages.into_iter().for_each(|message| self.push(message));
         true
+    }
+
+    /// Queues a refusal. If so many wait that the client does not seem to read them, the session is
+    /// closed instead: a client can ask for many in few bytes.
+    pub(crate) fn send_refusal(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+        now: Instant,
+    ) {
+        if self.refused >= self.config.high_water {
+            return self.close(CloseReason::SlowConsumer, now);
+        }
+        let before = self.out_bytes;
+        self.send_all(messages, || now);
+        self.refused += self.out_bytes.saturating_sub(before);
     }
 
     /// Queues what the client missed. It does not count against [`Config::max_buffered`].
@@ -838,8 +865,11 @@ impl Session {
             self.missed = self.missed.min(self.out_bytes);
             self.carries = true;
             self.sending = via == Transport::WebSocket;
-            if self.out.is_empty() && self.out.capacity() > 32 {
-                self.out = VecDeque::new();
+            if self.out.is_empty() {
+                self.refused = 0;
+                if self.out.capacity() > 32 {
+                    self.out = VecDeque::new();
+                }
             }
             return Some(Packet::Message(message));
         }
@@ -957,6 +987,7 @@ impl Session {
     /// The ping of a client of revision 3.
     fn handle_ping(&mut self, now: Instant) {
         self.ping = true;
+        self.partial = false;
         self.timers
             .set(Timer::Pong, deadline(now, self.config.silence()));
     }
@@ -972,6 +1003,8 @@ impl Session {
             }
             (Packet::Upgrade, Probe::Pinged | Probe::Ponged) if self.post => {
                 self.probe = Probe::Changing;
+                // The POST has deadlines of its own.
+                self.timers.stop(Timer::Upgrade);
             }
             (Packet::Upgrade, Probe::Pinged | Probe::Ponged) => self.upgrade(now),
             (_, Probe::None) => {}
@@ -1041,6 +1074,7 @@ impl Session {
     fn drop_output(&mut self) {
         self.out = VecDeque::new();
         self.out_bytes = 0;
+        self.refused = 0;
         self.missed = 0;
     }
 

@@ -209,6 +209,12 @@ impl RoomLog {
     /// Goes on for a [`Teller`]; false if there is nothing left, so that the next change needs
     /// another.
     fn go_on(&self, hook: &RoomHook<'_>) -> bool {
+        if TELLING.get() {
+            // A runtime that has ended drops the `Teller` where it is begun: in a hook, which has the
+            // turn. Whoever called the hook goes on.
+            self.lock().attended = false;
+            return false;
+        }
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_some(hook, TOLD_AT_ONCE);
         drop(turn);

@@ -200,13 +200,9 @@ impl Link {
         });
     }
 
-    /// Queues a refusal, unless so much waits already that the client does not seem to read: clients
-    /// can ask for many in few bytes.
+    /// Queues a refusal, or closes the session if too many wait.
     pub(crate) fn send_refusal(&self, messages: impl IntoIterator<Item = Message>) {
-        self.with(|session, now| match session.is_congested() {
-            true => session.close(CloseReason::SlowConsumer, now),
-            false => drop(session.send_all(messages, || now)),
-        });
+        self.with(|session, now| session.send_refusal(messages, now));
     }
 
     /// Counts what is held back to be sent later; false if the session is closed or closes by it.

@@ -156,7 +156,9 @@ impl Hub {
             .namespaces
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if registry.retire() {
+        // Another one of that name may have come since this one was forgotten.
+        let named = namespaces.get(&registry.name);
+        if named.is_some_and(|named| Arc::ptr_eq(named, registry)) && registry.retire() {
             namespaces.remove(&registry.name);
         }
     }

@@ -106,7 +106,8 @@ impl Registry {
             }
             true
         });
-        entered.then_some(Membership(member))
+        // Made only if it entered: a guard takes locks when it is dropped.
+        entered.then(|| Membership(member))
     }
 
     pub(super) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {

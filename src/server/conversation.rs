@@ -94,9 +94,9 @@ impl Conversation {
         &self.membership.0
     }
 
-    /// Whether handlers of events run.
+    /// Whether a connect handler or handlers of events run.
     pub(super) fn is_handling(&self) -> bool {
-        !self.running.is_empty()
+        matches!(self.phase, Phase::Connecting(_)) || !self.running.is_empty()
     }
 
     pub(super) fn has_ended(&self) -> bool {

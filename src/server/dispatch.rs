@@ -331,7 +331,7 @@ impl Dispatch {
 
     /// Has all sockets leave, and the session end, if a handler wants that.
     fn dismiss(&mut self) {
-        self.asking = Vec::new();
+        self.drop_asking();
         for conversation in &self.conversations {
             let reason = DisconnectReason::ServerNamespaceDisconnect;
             conversation.member().disconnect(reason);
@@ -339,10 +339,16 @@ impl Dispatch {
         self.link.close(CloseReason::ServerClose);
     }
 
+    fn drop_asking(&mut self) {
+        let asking = std::mem::take(&mut self.asking);
+        let cost = asking.iter().map(|each| each.applicant.cost());
+        self.consumed += cost.sum::<usize>();
+    }
+
     /// Begins with no further event, and has the session end when the handlers that run have
     /// answered, or when that takes too long.
     fn begin_shutdown(&mut self) {
-        self.asking = Vec::new();
+        self.drop_asking();
         for conversation in &mut self.conversations {
             conversation.drop_queue(&mut self.consumed);
         }

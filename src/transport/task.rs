@@ -42,6 +42,8 @@ pin_project! {
         armed: Option<std::time::Instant>,
         // Whether a deadline has passed that is not judged yet.
         catching_up: bool,
+        // How often a deadline was not judged because there is more to read.
+        put_off: u8,
         presence: Presence,
     }
 }
@@ -75,6 +77,9 @@ const LATE: Duration = Duration::from_millis(50);
 
 /// How long such a process takes in what has come before it misses anything.
 const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// How many turns of [`READS`] may go before a deadline is judged.
+const PUT_OFF: u8 = 16;
 
 fn is_late(due: Option<std::time::Instant>) -> bool {
     due.is_some_and(|due| Instant::now().into_std().duration_since(due) > LATE)
@@ -111,6 +116,7 @@ impl SessionTask {
             sleep: tokio::time::sleep_until(Instant::now()),
             armed: None,
             catching_up: false,
+            put_off: 0,
             presence,
         }
     }
@@ -138,9 +144,16 @@ impl Future for SessionTask {
             }
             let mut round = this.link.begin_round();
             let reading = this.io.poll_read(cx, this.link, &mut round, &mut reads);
-            if is_due {
+            if is_due
+                && reads == 0
+                && matches!(reading, Reading::Progress)
+                && *this.put_off < PUT_OFF
+            {
+                *this.put_off += 1;
+            } else if is_due {
                 // What has come is read before anything is missed.
                 *this.armed = None;
+                *this.put_off = 0;
                 *this.catching_up = false;
                 this.link.handle_timeout();
                 this.upper.handle_timeout(Instant::now().into_std());
@@ -169,7 +182,7 @@ impl Future for SessionTask {
                     Reading::Progress => false,
                     Reading::Idle => true,
                     // Handlers or the peer may have made room.
-                    Reading::Paused => !session.wants_read(),
+                    Reading::Paused => !session.wants_frames(),
                 };
                 // Another thread may have changed the session since.
                 if idle && session.told() == told && !(writes && session.has_output()) {

@@ -316,6 +316,42 @@ fn the_packets_of_a_post_come_before_those_of_the_websocket() {
 }
 
 #[test]
+fn a_client_that_changes_is_heard_whatever_waits_for_it() {
+    let (mut s, t) = probed();
+    s.send(text(&"x".repeat(300_000)), t);
+    assert!(s.wants_frames() && s.wants_read());
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    // From here on its WebSocket is the one that does not read.
+    assert!(!s.wants_frames());
+    assert_eq!(drain(&mut s, WebSocket).len(), 1);
+    assert!(s.wants_frames());
+}
+
+#[test]
+fn a_post_may_take_longer_than_the_upgrade_that_waits_for_it() {
+    let (mut s, t) = probed();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(WebSocket, Packet::Upgrade, t);
+    s.handle_timeout(t + ms(10_000));
+    s.handle_post_end(t + ms(11_000));
+    assert_eq!(s.transport(), WebSocket);
+}
+
+#[test]
+fn refusals_count_by_themselves() {
+    let (mut s, t) = polling();
+    s.send(text(&"x".repeat(300_000)), t);
+    for _ in 0..100 {
+        s.send_refusal([text("44/a,no")], t);
+    }
+    assert!(s.is_open());
+    while s.is_open() {
+        s.send_refusal([text("44/a,no")], t);
+    }
+    assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+}
+
+#[test]
 fn a_server_that_closes_while_a_post_holds_up_the_change_changes_at_once() {
     let (mut s, t) = probed();
     s.handle_post(t).expect("a post");
@@ -455,6 +491,7 @@ fn a_post_waits_some_time_for_a_client_that_does_not_poll() {
     // The answer to what has come.
     s.send(text(&"x".repeat(300_000)), t);
     s.handle_post_blocked(t + ms(9_000));
+    s.handle_timeout(t + ms(11_000));
     assert_ends_at(&mut s, CloseReason::SlowConsumer, t + ms(21_000));
     assert!(!s.takes_posts());
 }
@@ -465,14 +502,11 @@ fn a_post_waits_as_long_as_its_client_polls() {
     s.handle_post(t).expect("a post");
     s.handle_post_blocked(t);
     s.send(text(&"x".repeat(300_000)), t);
+    s.handle_timeout(t + ms(10_000));
     assert_eq!(poll(&mut s, t + ms(19_000)).len(), 1);
     s.send(text(&"x".repeat(300_000)), t + ms(19_500));
     s.handle_timeout(t + ms(20_000));
-    assert!(s.is_open());
-    s.handle_timeout(t + ms(39_999));
-    assert!(s.is_open());
-    s.handle_timeout(t + ms(40_000));
-    assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+    assert_ends_at(&mut s, CloseReason::SlowConsumer, t + ms(30_000));
 }
 
 #[test]
