@@ -142,7 +142,15 @@ impl Front {
             return (Answer::Other, ready(answer));
         }
         match self.decide(&parts, upgrade.is_some()) {
-            Err(error) => (Answer::Other, ready(self.http.refuse(&parts, &error))),
+            Err(error) => {
+                let mut answer = self.http.refuse(&parts, &error);
+                if error.refusal() == Refusal::HeadTooLong && parts.version < Version::HTTP_2 {
+                    // The HTTP connection would keep a buffer of that length.
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                (Answer::Other, ready(answer))
+            }
             Ok(Plan::Poll(link)) => {
                 let style = Style::of(&parts, &self.http);
                 let timeout = self.http.poll_timeout;
