@@ -61,6 +61,9 @@ pub struct Text {
     uncompressed: bool,
 }
 
+/// How many bytes a text may keep that it does not use.
+const SPARE: usize = 1024;
+
 impl Text {
     /// The bytes that [`Text::from_headroom`] needs before the text: the longest header and `4`.
     pub const HEADROOM: usize = 11;
@@ -77,6 +80,9 @@ impl Text {
             "no headroom before the text"
         );
         let begin = write_header(&mut buf, start);
+        if buf.capacity() - buf.len() > SPARE {
+            buf.shrink_to_fit();
+        }
         let mut frame = Bytes::from(buf);
         frame.advance(begin);
         Self {
@@ -209,6 +215,15 @@ impl fmt::Debug for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_keeps_no_spare_capacity() {
+        let mut buf = Vec::with_capacity(100_000);
+        buf.resize(50_000, b'x');
+        let text = Text::from_headroom(buf, Text::HEADROOM);
+        let frame = text.frame.try_into_mut().expect("nobody else has it");
+        assert!(frame.capacity() <= 50_000, "{}", frame.capacity());
+    }
 
     #[test]
     fn a_text_is_framed_with_the_shortest_header() {
