@@ -1,0 +1,309 @@
+//! What one client can make the server hold, as SECURITY.md says it: measured on real connections.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use support::builder;
+use tokio::net::TcpSocket;
+use tokio::runtime::{Builder, Runtime};
+use tower_socketio::{Args, Data, Namespace, RawArgs, Socket, SocketIo};
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// The bytes that each row of the table in SECURITY.md has, with the defaults.
+mod table {
+    pub(super) const CONNECTION: usize = 4 * 1024;
+    pub(super) const NAMESPACE: usize = 2 * 1024;
+    pub(super) const NAMESPACES: usize = 64;
+    pub(super) const HEAD: usize = 2 * 32 * 1024;
+    pub(super) const KEPT: usize = 512 * 1024;
+    pub(super) const MAX_PAYLOAD: usize = 1_000_000;
+    pub(super) const OUT: usize = 4 * 1024 * 1024 + 2 * MAX_PAYLOAD;
+    pub(super) const PENDING: usize = 4 * 256 * 1024;
+    pub(super) const READING: usize = MAX_PAYLOAD;
+    pub(super) const PARTIAL: usize = MAX_PAYLOAD + 2_000_000;
+    pub(super) const SUM: usize =
+        CONNECTION + NAMESPACES * NAMESPACE + HEAD + KEPT + OUT + PENDING + READING + PARTIAL;
+}
+
+/// Counts the heap of this process; one test at a time.
+struct Heap {
+    _profiler: dhat::Profiler,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Heap {
+    fn watch() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        Self {
+            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+            _profiler: dhat::Profiler::builder()
+                .testing()
+                .trim_backtraces(Some(1))
+                .build(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        dhat::HeapStats::get().curr_bytes
+    }
+
+    /// Waits until a condition holds of the bytes.
+    #[track_caller]
+    fn until(&self, condition: impl Fn(usize) -> bool) -> usize {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let bytes = self.bytes();
+            if condition(bytes) {
+                return bytes;
+            }
+            assert!(Instant::now() < deadline, "{bytes} bytes are held");
+            // To ask holds up those who allocate.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A server in a runtime of its own, with small buffers in the kernel.
+struct Server {
+    runtime: Runtime,
+    addr: SocketAddr,
+    io: SocketIo,
+}
+
+impl Server {
+    fn start() -> Self {
+        let wait = async |socket: Socket| {
+            // While it waits for the answer, four times as much is read.
+            let _ = socket.emit_with_ack::<()>("question", ()).await;
+        };
+        let keep = async |socket: Socket, Data(text): Data<String>| {
+            socket.set_data(text).expect("it fits");
+            // Those that do not fit are not joined.
+            (0..1_000).for_each(|n| socket.join(format!("room-{n:03}-{}", "r".repeat(23))));
+        };
+        let main = Namespace::new()
+            .on("wait", wait)
+            .on("keep", keep)
+            .on("event", async |_: RawArgs| {});
+        let (layer, io) = builder(main).namespace("/{name}", Namespace::new()).build();
+        let mut runtime = Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let app = support::app(layer);
+        let addr = runtime.block_on(async {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_send_buffer_size(8 * 1024).expect("a size");
+            let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+            socket.bind(addr).expect("a port");
+            let listener = socket.listen(64).expect("a listener");
+            let addr = listener.local_addr().expect("an address");
+            tokio::spawn(async move { axum::serve(listener, app).await });
+            addr
+        });
+        Self { runtime, addr, io }
+    }
+
+    /// A WebSocket that is open, without memory of its own.
+    fn connect(&self, query: &str) -> TcpStream {
+        let stream = self.runtime.block_on(async {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_recv_buffer_size(8 * 1024).expect("a size");
+            let stream = socket.connect(self.addr).await.expect("a connection");
+            stream.into_std().expect("a stream")
+        });
+        stream.set_nonblocking(false).expect("a mode");
+        let patience = Some(Duration::from_secs(20));
+        stream.set_write_timeout(patience).expect("a timeout");
+        stream.set_read_timeout(patience).expect("a timeout");
+        (&stream)
+            .write_all(support::upgrade_head(query).as_bytes())
+            .expect("the server takes it");
+        wait_for(&stream, b"\"maxPayload\"");
+        stream
+    }
+
+    /// Waits until so many sockets are in.
+    fn until_sockets(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.io.counts().sockets != count {
+            assert!(Instant::now() < deadline, "{:?}", self.io.counts());
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Reads up to something.
+fn wait_for(mut stream: &TcpStream, expected: &[u8]) {
+    let mut found = 0;
+    while found < expected.len() {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the server goes on");
+        found = if byte[0] == expected[found] {
+            found + 1
+        } else {
+            0
+        };
+    }
+}
+
+/// Sends a frame, but the last bytes of it.
+fn send(mut stream: &TcpStream, opcode: u8, parts: &[&[u8]], but: usize) {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut header = [0x80 | opcode, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    header[2..10].copy_from_slice(&(len as u64).to_be_bytes());
+    stream.write_all(&header).expect("the server takes it");
+    let mut left = len - but;
+    for part in parts {
+        let part = &part[..part.len().min(left)];
+        left -= part.len();
+        stream.write_all(part).expect("the server takes it");
+    }
+}
+
+fn send_text(stream: &TcpStream, text: &str) {
+    send(stream, 1, &[text.as_bytes()], 0);
+}
+
+static FILLER: [u8; table::MAX_PAYLOAD] = [b'x'; table::MAX_PAYLOAD];
+
+/// Sends an event of so many bytes.
+fn send_event(stream: &TcpStream, len: usize) {
+    let (begin, end) = (br#"42["event",""#, br#""]"#);
+    let filler = &FILLER[..len - begin.len() - end.len()];
+    send(stream, 1, &[begin, filler, end], 0);
+}
+
+/// Makes the server hold of one connection whatever it can be made to hold. Gives what comes in.
+fn fill(server: &Server) -> TcpStream {
+    // The URI is kept twice, by axum too.
+    let filler = std::str::from_utf8(&FILLER).expect("UTF-8");
+    let stream = server.connect(&format!("&filler={}", &filler[..32_000]));
+    let sockets = server.io.counts().sockets;
+    let port = stream.local_addr().expect("an address").port();
+    send_text(&stream, "40");
+    for n in 1..table::NAMESPACES {
+        let auth = &filler[..6 * 1024];
+        send_text(&stream, &format!(r#"40/{port}-{n},{{"token":"{auth}"}}"#));
+    }
+    server.until_sockets(sockets + table::NAMESPACES);
+    send_text(&stream, &format!(r#"42["keep","{}"]"#, &filler[..32_000]));
+    send_text(&stream, r#"42["wait"]"#);
+    // What waits for its handler, up to the limit.
+    (0..8).for_each(|_| send_event(&stream, table::PENDING / 8 - 65));
+    // A packet that lacks an attachment.
+    let head = concat!(
+        r#"453-["event",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1},"#,
+        r#"{"_placeholder":true,"num":2},""#
+    );
+    let rest = &FILLER[..table::MAX_PAYLOAD - head.len() - 2];
+    send(&stream, 1, &[head.as_bytes(), rest, br#""]"#], 0);
+    (0..2).for_each(|_| send(&stream, 2, &[&FILLER], 0));
+    // A message that lacks its last byte.
+    send(&stream, 2, &[&FILLER], 1);
+    stream
+}
+
+/// Sends to a client that does not read, as much as may wait.
+fn stuff(server: &Server) {
+    let filler = std::str::from_utf8(&FILLER).expect("UTF-8");
+    let large = &filler[..table::MAX_PAYLOAD - 100];
+    let sockets = server.io.sockets();
+    let all = |args: &str| sockets.iter().for_each(|socket| socket.emit("text", args));
+    // One is being written, and has left the queue.
+    all(large);
+    for socket in &sockets {
+        server.runtime.block_on(support::within(socket.drained()));
+    }
+    (0..31).for_each(|_| all(&filler[..128 * 1024]));
+    all(large);
+}
+
+#[test]
+fn one_client_can_hold_what_the_table_says_and_no_more() {
+    const CLIENTS: usize = 3;
+    let heap = Heap::watch();
+    let server = Server::start();
+    // What is made once.
+    drop(fill(&server));
+    server.until_sockets(0);
+    heap.until(|_| server.io.counts().sessions == 0);
+    let start = heap.bytes();
+
+    let clients: Vec<_> = (0..CLIENTS).map(|_| fill(&server)).collect();
+    let expected = table::SUM - table::OUT;
+    let expected = start + CLIENTS * (expected - expected / 10);
+    heap.until(|bytes| bytes >= expected);
+    stuff(&server);
+    let held = (heap.bytes() - start) / CLIENTS;
+    assert_eq!(server.io.counts().sessions, CLIENTS);
+    assert!(held <= table::SUM, "{held} of {}", table::SUM);
+    assert!(
+        held >= table::SUM - table::SUM / 10,
+        "{held} of {}",
+        table::SUM
+    );
+    const { assert!(table::SUM <= 12 * 1024 * 1024) };
+
+    drop(clients);
+    heap.until(|_| server.io.counts().sessions == 0);
+    heap.until(|bytes| bytes <= start + 16 * 1024);
+}
+
+#[test]
+fn an_idle_client_holds_four_kib() {
+    const CLIENTS: usize = 200;
+    let heap = Heap::watch();
+    let server = Server::start();
+    let open = |count: usize| {
+        let clients: Vec<_> = (0..count).map(|_| server.connect("")).collect();
+        for client in &clients {
+            send_text(client, "40");
+            wait_for(client, b"40{");
+        }
+        clients
+    };
+    drop(open(CLIENTS));
+    heap.until(|_| server.io.counts().sessions == 0);
+    let start = heap.bytes();
+    let clients = open(CLIENTS);
+    let held = (heap.bytes() - start) / CLIENTS;
+    assert!(held <= table::CONNECTION, "{held}");
+    drop(clients);
+    heap.until(|_| server.io.counts().sessions == 0);
+    heap.until(|bytes| bytes <= start + 16 * 1024);
+}
+
+/// A small event of a client, and what it holds of the message it came in.
+#[test]
+fn a_part_of_a_message_does_not_hold_the_whole() {
+    let heap = Heap::watch();
+    let kept = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let keeper = std::sync::Arc::clone(&kept);
+    let keep = async move |Args((small, _)): Args<(Bytes, Bytes)>| {
+        keeper.lock().expect("whole").push(small);
+    };
+    let (app, io) = support::main_app(Namespace::new().on("keep", keep));
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let head = r#"452-["keep",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
+    let body = [head, "bAAAA", &format!("b{}", "A".repeat(900_000))].join("\x1e");
+    let count = || kept.lock().expect("whole").len();
+    runtime.block_on(async {
+        let mut client = support::Polling::connect(&app).await;
+        client.send(&body).await;
+        support::until(|| count() == 1).await;
+        let start = heap.bytes();
+        client.send(&body).await;
+        support::until(|| count() == 2).await;
+        drop(client);
+        assert!(heap.bytes() < start + 10_000, "{}", heap.bytes() - start);
+    });
+    drop(io);
+}
