@@ -575,7 +575,16 @@ impl Shared {
     }
 
     /// Those whose waiting is over.
+    #[inline]
     fn take_waiting(&mut self) -> Vec<Waker> {
+        if self.waiting.is_empty() && self.draining.is_empty() {
+            return Vec::new();
+        }
+        self.take_those_that_wait()
+    }
+
+    #[cold]
+    fn take_those_that_wait(&mut self) -> Vec<Waker> {
         let mut over = Vec::new();
         if !self.waiting.is_empty() && self.session.wants_read() {
             over.append(&mut self.waiting);

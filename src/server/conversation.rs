@@ -117,6 +117,7 @@ impl Conversation {
     }
 
     /// Goes on with what can go on; whether anything happened.
+    #[inline]
     pub(super) fn run(
         &mut self,
         cx: &mut Context<'_>,
@@ -204,6 +205,7 @@ impl Conversation {
         let _ = guarded(move || drop(former));
     }
 
+    #[inline]
     fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut usize) -> bool {
         let has_left = self.member().has_left();
         if has_left {

@@ -38,7 +38,7 @@ pub(super) struct WebSocket {
     tail: Bytes,
     /// The answer to the last ping of the WebSocket's own, while the peer takes none.
     pong: Option<Box<[u8]>>,
-    /// Whether the stream may still hold bytes that it took: TLS does, until it is flushed.
+    /// Whether bytes wait that have not left: here, or in a stream that buffers, such as TLS.
     unflushed: bool,
     /// Whether bytes have left since this was last asked.
     progress: bool,
@@ -246,9 +246,9 @@ impl WebSocket {
         }
     }
 
-    /// Whether bytes wait that have not left: here, or in the stream.
+    /// Whether bytes wait that have not left.
     pub(super) fn is_blocked(&self) -> bool {
-        self.has_bytes() || self.unflushed
+        self.unflushed
     }
 
     /// Whether bytes wait that the stream has not taken.
@@ -359,6 +359,7 @@ impl WebSocket {
 
     /// Queues a frame, without copying it as long as it is the last.
     fn push_frame(&mut self, frame: Bytes) {
+        self.unflushed = true;
         self.settle();
         if self.small.is_empty() || frame.len() >= LARGE {
             self.tail = frame;
@@ -368,6 +369,7 @@ impl WebSocket {
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        self.unflushed = true;
         self.settle();
         if self.small.capacity() == 0 {
             self.small = SPARE.take();
@@ -415,7 +417,6 @@ impl WebSocket {
     }
 
     fn advance(&mut self, taken: usize) {
-        self.unflushed = true;
         self.progress = true;
         let small = taken.min(self.small.len() - self.written);
         self.written += small;
