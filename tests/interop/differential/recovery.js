@@ -203,6 +203,7 @@ export const recovery = [
     ["c", "read"],
     ["c", "send", RECOVERED],
     ["c", "read"],
+    ["b", "sync"],
   ]),
   script("recovery: a private id of a client that is still there", "recovery", [
     ...known("a"),
