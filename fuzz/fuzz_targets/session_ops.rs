@@ -62,7 +62,7 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
             Op::Answer => session.handle_poll_answered(),
             Op::AbortPoll => session.handle_poll_aborted(now),
             Op::Post => drop(session.handle_post(now)),
-            Op::EndPost => session.handle_post_end(),
+            Op::EndPost => session.handle_post_end(now),
             Op::Upgrade => drop(session.handle_upgrade(now)),
             Op::Packet { websocket, text } => {
                 if let Ok(packet) = Packet::from_text(&text) {
