@@ -165,7 +165,7 @@ where
             let response = self.front.respond(request);
             return ResponseFuture::Own { response };
         }
-        self.front.sessions.pass();
+        self.front.sessions.mark_used();
         let lost = self.front.is_lost(&request).then(|| {
             let front = Arc::clone(&self.front);
             let original = request.extensions().get::<OriginalUri>();

@@ -17,9 +17,9 @@ use crate::notice::Notices;
 pub(crate) struct Sessions {
     /// The ids are random, so no client can choose such as fall together.
     map: Mutex<HashMap<SessionId, Arc<Link>, IdHash>>,
-    next: AtomicU64,
     closing: AtomicBool,
-    passed: AtomicBool,
+    /// Whether there was a session or a request that passed.
+    used: AtomicBool,
     /// The sessions whose own code waits for the end of all, each as often as it does.
     closers: Mutex<HashMap<u64, usize>>,
     /// Told when one of those that [`Sessions::close`] waits for is gone.
@@ -29,9 +29,12 @@ pub(crate) struct Sessions {
     pub(crate) notices: Arc<Notices>,
 }
 
+/// Sessions are numbered from 1, those of all servers of the process together.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 thread_local! {
-    /// The session whose task runs on this thread: the place of its table, and its number.
-    static CURRENT: Cell<Option<(usize, u64)>> = const { Cell::new(None) };
+    /// The number of the session whose task runs on this thread, or 0.
+    static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Sessions {
@@ -46,9 +49,10 @@ impl Sessions {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A running number, for the log.
+    /// A running number, for the log and for [`Sessions::close`].
     pub(crate) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.mark_used();
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether no further session is taken.
@@ -56,19 +60,17 @@ impl Sessions {
         self.closing.load(Ordering::Acquire) || self.max.is_some_and(|max| self.len() >= max)
     }
 
-    /// A request has come through the server, though not for it.
-    pub(crate) fn pass(&self) {
-        if !self.passed.load(Ordering::Relaxed) {
-            self.passed.store(true, Ordering::Relaxed);
+    /// A request has come, for the server or through it.
+    pub(crate) fn mark_used(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether there has been neither a session nor a request that passed, and nobody wanted the
     /// end.
     pub(crate) fn is_unused(&self) -> bool {
-        self.next.load(Ordering::Relaxed) == 0
-            && !self.passed.load(Ordering::Relaxed)
-            && !self.closing.load(Ordering::Acquire)
+        !self.used.load(Ordering::Relaxed) && !self.closing.load(Ordering::Acquire)
     }
 
     /// Takes a session in; it leaves when the guard is dropped.
@@ -136,13 +138,10 @@ impl Sessions {
 
     /// The number of the session whose task runs on this thread, if it is one of these.
     fn current(&self) -> Option<u64> {
-        let (table, number) = CURRENT.get()?;
-        (table == self.place()).then_some(number)
-    }
-
-    /// What tells this table from those of other servers.
-    fn place(&self) -> usize {
-        std::ptr::from_ref(self) as usize
+        let number = CURRENT.get();
+        let map = self.lock();
+        let is_ours = map.values().any(|link| link.number == number);
+        is_ours.then_some(number)
     }
 }
 
@@ -173,7 +172,7 @@ impl Drop for Closer<'_> {
 }
 
 /// Marks a session's task as the one that runs on this thread.
-pub(crate) struct Running(Option<(usize, u64)>);
+pub(crate) struct Running(u64);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -191,7 +190,7 @@ pub(crate) struct Presence {
 impl Presence {
     /// To be held while the session's task runs.
     pub(crate) fn run(&self) -> Running {
-        Running(CURRENT.replace(Some((self.sessions.place(), self.link.number))))
+        Running(CURRENT.replace(self.link.number))
     }
 }
 

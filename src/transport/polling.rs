@@ -140,7 +140,7 @@ pub(super) struct Post {
     style: Style,
     is_binary: bool,
     timeout: Duration,
-    witness: Option<Witness>,
+    witness: Option<Box<Witness>>,
 }
 
 impl Post {
@@ -150,7 +150,7 @@ impl Post {
             style: Style::of_post(parts),
             is_binary: content_type.is_some_and(|value| value == OCTETS),
             timeout: http.body_timeout,
-            witness: http.witness(parts),
+            witness: http.witness(parts).map(Box::new),
         }
     }
 }
@@ -281,7 +281,8 @@ where
     if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return read;
     }
-    let read = tokio::time::timeout(timeout, read).await;
+    // Boxed, for it would be a part of each POST's future.
+    let read = Box::pin(tokio::time::timeout(timeout, read)).await;
     read.unwrap_or(Err(Failure::TooSlow))
 }
 

@@ -1,21 +1,21 @@
 //! What the documentation promises, under load: order, nothing lost, nothing left behind.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use support::{
-    Client, Got, Polling, app, builder, frame, main_app, read_frame, send_head, serve, text_frame,
-    until, upgrade_head, within,
-};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tower_socketio::{AckError, Auth, Data, DisconnectReason, Handler, Namespace, Refuse, Socket};
+
+use crate::support;
+use crate::support::{
+    Client, Got, Polling, app, builder, frame, main_app, read_frame, send_head, serve, text_frame,
+    until, upgrade_head, within,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_thousand_events_are_handled_and_acked_in_order_across_an_upgrade() {

@@ -1,7 +1,5 @@
 //! Many clients at once, and questions to them.
 
-mod support;
-
 use std::time::Duration;
 
 use axum::Router;
@@ -10,11 +8,13 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{Client, Counting, Got, Polling, main_app, serve, until, within};
 use tower_socketio::{
     AckError, Args, Data, Namespace, RawArgs, Refuse, RoomChange, RoomEvent, Socket, SocketId,
     SocketIo, TypedEvent,
 };
+
+use crate::support;
+use crate::support::{Client, Counting, Got, Polling, main_app, serve, until, within};
 
 /// An app where clients join and leave rooms by themselves.
 fn rooms() -> (Router, SocketIo) {

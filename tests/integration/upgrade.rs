@@ -1,7 +1,5 @@
 //! The upgrade from polling to WebSocket, cut at each of its steps.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +7,12 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures_util::SinkExt;
-use support::stream::serve_stream;
-use support::{Client, Got, Polling, app, builder, post, serve, until, within};
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 use tower_socketio::{Data, Namespace, Socket, SocketIo};
+
+use crate::support::stream::serve_stream;
+use crate::support::{Client, Got, Polling, app, builder, post, serve, until, within};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);

@@ -79,7 +79,7 @@ async fn an_event_that_is_expected_leaves_others_for_later() {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "event `never`, expected at tests/testing.rs:")]
+#[should_panic(expected = "event `never`, expected at tests/integration/testing.rs:")]
 async fn an_event_that_does_not_come_fails_the_test() {
     connect(Namespace::new()).await.expect("never").await;
 }

@@ -1,7 +1,5 @@
 //! Layers of tower and tower-http around the app: polls, posts and upgrades pass through them.
 
-mod support;
-
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -12,8 +10,6 @@ use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use support::logs::Logs;
-use support::{Polling, app, builder, get, until, upgrade_head, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -26,6 +22,10 @@ use tower_http::normalize_path::NormalizePathLayer;
 use tower_http::timeout::{RequestBodyTimeoutLayer, ResponseBodyTimeoutLayer, TimeoutLayer};
 use tower_http::trace::TraceLayer;
 use tower_socketio::{Data, HttpOptions, Namespace, Socket, SocketIo, SocketIoLayer};
+
+use crate::support;
+use crate::support::logs::Logs;
+use crate::support::{Polling, app, builder, get, until, upgrade_head, within};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);

@@ -1,7 +1,5 @@
 //! Handlers: what they take, what they answer, what lies around them.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
@@ -16,8 +14,6 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use support::logs::Logs;
-use support::{Client, Got, Polling, app, builder, main_app, serve, text_frame, until, within};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -30,6 +26,12 @@ use tower_socketio::{
     Namespace, Params, RawArgs, Refuse, Reply, Route, Socket, SocketIo, TypedEvent,
 };
 use tracing::Level;
+
+use crate::support;
+use crate::support::logs::Logs;
+use crate::support::{
+    Client, Got, Polling, app, builder, main_app, serve, text_frame, until, within,
+};
 
 /// Asks each question of a new client in turn.
 async fn assert_acks(namespace: Namespace, expected: &[(&str, &str)]) {
@@ -1502,7 +1504,7 @@ fn mistakes_of_registration_panic_at_the_callers_line() {
             "{text:?} does not say {expected:?}"
         );
         assert!(
-            file.ends_with("tests/handlers.rs"),
+            file.ends_with("tests/integration/handlers.rs"),
             "{text:?} points at {file}"
         );
     }

@@ -1,14 +1,13 @@
 //! The places that the server has in an app's routers.
 
-mod support;
-
 use axum::http::{Request, StatusCode};
 use axum::routing::get as route_get;
 use axum::{Extension, Router, body::Body};
-use support::logs::Logs;
-use support::{Polling, builder, get};
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
 use tower_socketio::{Data, Namespace, Socket, SocketIo, SocketIoLayer};
+
+use crate::support::logs::Logs;
+use crate::support::{Polling, builder, get};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);

@@ -1,7 +1,5 @@
 //! Clients that lose their connection and come back.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,12 +7,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use serde_json::{Value, json};
-use support::{Client, Counting, Got, Polling, app, builder, serve, until, within};
 use tokio::sync::Notify;
 use tower_socketio::{
     Args, Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
     Transport, middleware,
 };
+
+use crate::support::{Client, Counting, Got, Polling, app, builder, serve, until, within};
 
 const WITHIN: Duration = Duration::from_secs(120);
 

@@ -1,19 +1,11 @@
 //! WebSocket, as a client sees it: over HTTP/1.1, over HTTP/2, and clients that do not read.
 
-mod support;
-
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Method, Request, StatusCode, Version};
 use axum::serve::ListenerExt;
 use futures_util::FutureExt;
-use support::logs::Logs;
-use support::{
-    Client, Got, Polling, app, builder, compressed_frame, deflate_head, frame, in_memory, main_app,
-    raw_session, raw_session_on, read_frame, send_head, serve, text_frame, until, upgrade_head,
-    within,
-};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -21,6 +13,14 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tower_socketio::{
     Data, DisconnectReason, Namespace, Socket, SocketId, Transport, Uncompressed,
+};
+
+use crate::support;
+use crate::support::logs::Logs;
+use crate::support::{
+    Client, Got, Polling, app, builder, compressed_frame, deflate_head, frame, in_memory, main_app,
+    raw_session, raw_session_on, read_frame, send_head, serve, text_frame, until, upgrade_head,
+    within,
 };
 
 async fn echo(socket: Socket, Data(text): Data<String>) {

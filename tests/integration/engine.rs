@@ -1,18 +1,18 @@
 //! Engine.IO on its own, as a handler sees its sessions.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::http::{Extensions, StatusCode};
-use support::{Client, Got, Polling, serve, until, within};
 use tokio::sync::{Notify, mpsc};
 use tower_socketio::engine::{
     CloseReason, Config, EngineLayer, EngineSocket, Message, Revision, Text, Transport,
 };
+
+use crate::support;
+use crate::support::{Client, Got, Polling, serve, until, within};
 
 fn text(text: &str) -> Message {
     Text::from(text).into()

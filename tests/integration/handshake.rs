@@ -1,7 +1,5 @@
 //! What is known of how a client came in.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -11,9 +9,10 @@ use axum::http::uri::Scheme;
 use axum::http::{Request, Version};
 use axum::{Extension, Router};
 use serde_json::{Value, json};
-use support::{Client, Polling, app, builder, main_app, within};
 use tokio::net::TcpListener;
 use tower_socketio::{Data, Handshake, HttpOptions, Namespace, Socket};
+
+use crate::support::{Client, Polling, app, builder, main_app, within};
 
 /// Answers "handshake" with it.
 fn telling() -> Namespace {

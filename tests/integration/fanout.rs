@@ -1,15 +1,15 @@
 //! Broadcasts to so many sockets that they are taken to some of them at a time: nobody can tell.
 
-mod support;
-
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::Router;
 use serde_json::{Value, json};
-use support::{Polling, main_app, until};
 use tower_socketio::testing::{Client, Disconnect};
 use tower_socketio::{Args, Data, Namespace, Recovery, Socket, SocketIo};
+
+use crate::support;
+use crate::support::{Polling, main_app, until};
 
 /// More than are served at once, and no multiple of it.
 const MANY: usize = 200;

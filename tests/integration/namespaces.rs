@@ -1,13 +1,13 @@
 //! Namespaces that are there because clients name them.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use support::{Polling, app, builder, until, within};
 use tokio::sync::{Semaphore, mpsc};
 use tower_socketio::{Data, Namespace, NamespaceRequest, Socket, SocketIo};
+
+use crate::support;
+use crate::support::{Polling, app, builder, until, within};
 
 async fn is_dynamic(request: NamespaceRequest) -> bool {
     let number = request.name().strip_prefix("/dyn-");

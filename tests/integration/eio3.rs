@@ -1,17 +1,16 @@
 //! Clients of version 2: revision 3 of Engine.IO, revision 4 of the protocol above it.
 
-mod support;
-
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
-use support::{Client, Got, app, builder, get, post, serve, within};
 use tower::ServiceExt;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
 use tower_socketio::{Auth, HttpOptions, Namespace, RawArgs, Refuse, Socket, SocketIo};
+
+use crate::support::{Client, Got, app, builder, get, post, serve, within};
 
 const OPEN: &str = "/socket.io/?EIO=3&transport=polling";
 

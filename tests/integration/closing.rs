@@ -1,20 +1,19 @@
 //! The end of a server, asked for by a handler, and the end of the runtime that serves it.
 
-mod support;
-
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures_util::FutureExt;
-use support::{Polling, app, builder, main_app, text_frame, until, upgrade_head, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc};
 use tower::ServiceExt;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
 use tower_socketio::{Namespace, Socket, SocketIo};
+
+use crate::support::{Polling, app, builder, main_app, text_frame, until, upgrade_head, within};
 
 /// A namespace whose event `stop` closes the server by a way of its own, and tells when it has.
 fn stopping<F>(

@@ -1,7 +1,5 @@
 //! What one client can use up, and what comes beyond each limit.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -10,9 +8,6 @@ use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use futures_util::stream;
 use serde_json::Value;
-use support::{
-    Client, Got, Polling, app, builder, call, frame, main_app, serve, text_frame, until, within,
-};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -21,6 +16,11 @@ use tower_socketio::protocol::JsonParser;
 use tower_socketio::{
     Data, DisconnectReason, Handler, Namespace, RawArgs, Recovery, Refuse, RoomChange, RoomEvent,
     Socket, SocketIo, SocketIoBuilder, engine,
+};
+
+use crate::support;
+use crate::support::{
+    Client, Got, Polling, app, builder, call, frame, main_app, serve, text_frame, until, within,
 };
 
 /// A namespace that tells why its sockets leave.
@@ -318,7 +318,7 @@ async fn a_socket_that_does_not_fit_beside_others_does_not_come_back() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_held_for_all_sockets_that_connect_is_bounded() {
     let connect = async || std::future::pending::<()>().await;
     let (layer, io) = SocketIo::builder()
@@ -736,7 +736,7 @@ fn a_time_of_zero_is_refused_where_it_is_set() {
     let (_, file) = panic_of(std::panic::AssertUnwindSafe(|| {
         drop(builder.ping_interval(Duration::ZERO));
     }));
-    assert!(file.ends_with("tests/limits.rs"), "{file}");
+    assert!(file.ends_with("tests/integration/limits.rs"), "{file}");
     let config = engine::Config {
         ping_timeout: Duration::ZERO,
         ..Default::default()
@@ -744,5 +744,5 @@ fn a_time_of_zero_is_refused_where_it_is_set() {
     let (_, file) = panic_of(std::panic::AssertUnwindSafe(|| {
         drop(engine::EngineLayer::new(config, async |_| {}));
     }));
-    assert!(file.ends_with("tests/limits.rs"), "{file}");
+    assert!(file.ends_with("tests/integration/limits.rs"), "{file}");
 }

@@ -1,23 +1,22 @@
 //! WebSockets over streams that hold back what they take, or take little at a time.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use futures_util::{SinkExt, StreamExt};
-use support::stream::{Buffering, serve_stream};
-use support::{
-    Counting, Polling, app, builder, compressed_frame, deflate_head, main_app, read_frame,
-    send_head, text_frame,
-};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tower_socketio::{Data, DisconnectReason, Namespace, Socket};
+
+use crate::support::stream::{Buffering, serve_stream};
+use crate::support::{
+    Counting, Polling, app, builder, compressed_frame, deflate_head, main_app, read_frame,
+    send_head, text_frame,
+};
 
 /// How many bytes are on their way between the two sides at most.
 const WINDOW: usize = 4 * 1024;

@@ -1,13 +1,12 @@
 //! One connection and the namespaces it is in: what follows what, and what is a violation.
 
-mod support;
-
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
-use support::{Client, Got, Polling, app, builder, main_app, serve, until};
 use tower_socketio::{Data, Namespace, Socket, SocketIo};
+
+use crate::support::{Client, Got, Polling, app, builder, main_app, serve, until};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);

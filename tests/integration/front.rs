@@ -1,7 +1,5 @@
 //! What HTTP requests are asked and told beyond the protocol: origins, CORS, cookies, headers.
 
-mod support;
-
 use std::io::Read;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -11,8 +9,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use support::logs::Logs;
-use support::{Polling, app, builder, call, get, post, send_head, serve, upgrade_head, within};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket, Text};
@@ -21,6 +17,11 @@ use tower_socketio::{
     Uncompressed,
 };
 use tracing::Level;
+
+use crate::support::logs::Logs;
+use crate::support::{
+    Polling, app, builder, call, get, post, send_head, serve, upgrade_head, within,
+};
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
 const ORIGIN: &str = "https://app.example";

@@ -1,18 +1,15 @@
 //! Parsers: one of one's own, limits of the default one, MessagePack.
 
-#[path = "support/objects.rs"]
-mod objects;
-mod support;
-
-use objects::Objects;
 use serde_json::{Value, json};
-use support::{Client, Got, Polling, app, builder, serve, within};
 use tokio::sync::mpsc;
 use tower_socketio::engine::Message;
 use tower_socketio::protocol::{
     DecodeError, Decoder, Encoded, JsonParser, Kind, Packet, Parser, Payload,
 };
 use tower_socketio::{Data, DisconnectReason, Namespace, RawArgs, Refuse, Socket, SocketIo};
+
+use crate::objects::Objects;
+use crate::support::{Client, Got, Polling, app, builder, serve, within};
 
 /// The packet in a message of [`Objects`].
 fn object(message: &str) -> Value {

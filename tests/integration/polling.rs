@@ -1,7 +1,5 @@
 //! Long-polling, as a client sees it.
 
-mod support;
-
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,9 +8,11 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode, header};
 use axum::routing::get as route_get;
-use support::logs::Logs;
-use support::{Polling, app, builder, call, get, main_app, post, until};
 use tower_socketio::{Data, HttpOptions, Namespace, Socket, SocketIo, Transport};
+
+use crate::support;
+use crate::support::logs::Logs;
+use crate::support::{Polling, app, builder, call, get, main_app, post, until};
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
 

@@ -1,0 +1,30 @@
+//! The server over in-memory streams and real sockets, with small clients of the tests' own.
+
+#[path = "../support/objects.rs"]
+mod objects;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod broadcast;
+mod closing;
+mod connection;
+mod eio3;
+mod engine;
+#[cfg(feature = "testing")]
+mod fanout;
+mod front;
+mod handlers;
+mod handshake;
+mod layers;
+mod limits;
+mod namespaces;
+mod parsers;
+mod polling;
+mod promises;
+mod recovery;
+mod routers;
+mod streams;
+#[cfg(feature = "testing")]
+mod testing;
+mod upgrade;
+mod websocket;
