@@ -1,6 +1,7 @@
-//! How much an operation allocates: `cargo bench --bench allocations`.
+//! Allocations per operation: `cargo bench --bench allocations`.
 //!
-//! Server and client together, in one thread; the client's part is small and stays the same.
+//! Server and client run in one thread and are counted together. The client's share is small and
+//! constant.
 
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 
@@ -13,9 +14,9 @@ use load::{Load, SCENARIOS};
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// What is made before anything is counted, so that tables have their size.
+/// The operations before the count begins, so that tables have grown to their final size.
 const WARM_UP: usize = 1_000;
-/// What is counted.
+/// The operations that are counted.
 const COUNTED: usize = 10_000;
 
 fn main() {

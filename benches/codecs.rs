@@ -1,15 +1,16 @@
-//! Packets, payloads, arguments and frames, without a server: `cargo bench --bench codecs`.
+//! Packets, payloads, arguments and frames, without a server:
+//! `cargo bench --bench codecs --features unstable-internals`.
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use tower_socketio::Args;
-use tower_socketio::engine::{Message, Packets, Text};
+use tower_socketio::engine::{Message, Text};
+use tower_socketio::internals::{FrameDecoder, Packets};
 use tower_socketio::protocol::{JsonParser, Kind, NamespaceName, Packet, Parser, Payload};
-use tower_socketio::websocket::Decoder;
 
-/// An event with an object of some fields, as an application sends it.
+/// A typical event of an application, with an object.
 const EVENT: &str =
     r#"2/chat,17["say",{"room":"lobby","text":"good morning","id":42,"tags":["a","b"]},true]"#;
 
@@ -76,7 +77,7 @@ fn frames(c: &mut Criterion) {
     frame.extend((0..50).map(|at| b'4' ^ [1, 2, 3, 4][at % 4]));
     let frames = frame.repeat(16);
     c.bench_function("websocket/16 frames of 50 bytes", |b| {
-        let mut decoder = Decoder::new(1_000_000);
+        let mut decoder = FrameDecoder::new(1_000_000);
         b.iter_batched_ref(
             || frames.clone(),
             |input| decoder.decode(input, |incoming| drop(black_box(incoming))),

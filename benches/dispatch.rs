@@ -1,4 +1,4 @@
-//! Whole operations in this process, over a stream in memory: `cargo bench --bench dispatch`.
+//! Whole operations in one process, over an in-memory stream: `cargo bench --bench dispatch`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Builder;
@@ -7,7 +7,7 @@ mod load;
 
 use load::{Load, SCENARIOS};
 
-/// How many operations are made for one sample.
+/// The operations of one sample.
 const OPERATIONS: usize = 1_000;
 
 fn operations(c: &mut Criterion) {

@@ -1,7 +1,7 @@
-//! How many instructions an operation takes, as callgrind counts them: the same on a busy machine.
+//! Instructions per operation, as callgrind counts them. A busy machine does not change the counts.
 //!
-//! `cargo bench --bench instructions`, with Valgrind installed. Server and client together, in one
-//! thread; the client's part is small and stays the same.
+//! `cargo bench --bench instructions`, with Valgrind installed. Server and client run in one thread
+//! and are counted together. The client's share is small and constant.
 
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 
@@ -13,14 +13,14 @@ mod load;
 
 use load::{Load, SCENARIOS};
 
-/// What is made before anything is counted, so that tables have their size.
+/// The operations before the count begins, so that tables have grown to their final size.
 const WARM_UP: usize = 1_000;
-/// What is counted.
+/// The operations that are counted.
 const COUNTED: usize = 10_000;
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
-    // How callgrind runs this program.
+    // Callgrind runs this program with two arguments.
     if let (Some(scenario), Some(count)) = (args.next(), args.next()) {
         return run(&scenario, count.parse().expect("a number"));
     }
@@ -37,7 +37,8 @@ fn run(scenario: &str, count: usize) {
     runtime.expect("a runtime").block_on(load);
 }
 
-/// The difference between a short and a long run, which leaves out how they begin and end.
+/// Returns the instructions of one operation. The difference of a short and a long run leaves out
+/// the start and the end.
 fn instructions(scenario: &str) -> f64 {
     let short = callgrind(scenario, WARM_UP);
     let long = callgrind(scenario, WARM_UP + COUNTED);

@@ -1,14 +1,15 @@
-//! How long a task holds its worker before others have their turn, in CPU time.
+//! The CPU time that a task holds its worker before other tasks can run.
 //!
-//! `RUSTFLAGS="--cfg tokio_unstable" cargo bench --bench turns`: only then does tokio tell when it
-//! runs a task. One worker serves, clients are in memory and have a thread of their own.
+//! `RUSTFLAGS="--cfg tokio_unstable" cargo bench --bench turns`: tokio has the hooks around each
+//! poll of a task only with this flag. The server has one worker thread. The clients use in-memory
+//! streams and run on another thread.
 
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 
 #[cfg(tokio_unstable)]
 mod load;
 
-/// What is done, and how often.
+/// Each scenario, its operation, and the number of operations.
 #[cfg(tokio_unstable)]
 const SCENARIOS: [(&str, &str, usize); 4] = [
     ("echo16", "events of one client, 16 under way", 100_000),
@@ -57,7 +58,7 @@ mod turns {
         static BEGIN: Cell<Option<ThreadTime>> = const { Cell::new(None) };
     }
 
-    /// The milliseconds of each turn of a task.
+    /// Returns the milliseconds of each poll of a task.
     pub(crate) fn of(scenario: &str, count: usize) -> Vec<f64> {
         let turns = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::clone(&turns);
@@ -74,7 +75,7 @@ mod turns {
             .expect("a runtime");
         runtime.block_on(async {
             let mut load = Load::new(scenario).await;
-            // How clients come in is not of interest.
+            // The connects of the clients do not count.
             turns.lock().expect("no panic under it").clear();
             load.run(count).await;
         });

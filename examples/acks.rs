@@ -1,10 +1,12 @@
-//! Acknowledgements, both ways: `cargo run --example acks`
+//! Acknowledgements in both directions: `cargo run --example acks`
 
 use std::time::Duration;
 
 use axum::Router;
 use serde::{Deserialize, Serialize};
-use tower_socketio::{AckError, Args, Data, IntoReply, Namespace, Refuse, Reply, Socket, SocketIo};
+use tower_socketio::{
+    AckError, Args, Data, ErrorReply, IntoReply, Namespace, Reply, Socket, SocketIo,
+};
 
 #[derive(Deserialize)]
 struct NewTodo {
@@ -24,7 +26,7 @@ enum TodoError {
 impl IntoReply for TodoError {
     fn into_reply(self) -> Reply {
         match self {
-            Self::EmptyTitle => Refuse::new("a todo needs a title").into_reply(),
+            Self::EmptyTitle => ErrorReply::new("a todo needs a title").into_reply(),
         }
     }
 }
@@ -45,7 +47,7 @@ async fn main() {
     axum::serve(listener, app).await.unwrap();
 }
 
-/// What the handler returns is what the client's callback gets: the todo, or
+/// The returned value is the acknowledgement. The client's callback gets the todo, or
 /// `{ error: "a todo needs a title" }`.
 async fn create(Data(todo): Data<NewTodo>) -> Result<Data<Todo>, TodoError> {
     if todo.title.is_empty() {
@@ -57,7 +59,7 @@ async fn create(Data(todo): Data<NewTodo>) -> Result<Data<Todo>, TodoError> {
     }))
 }
 
-/// Several arguments in, several arguments out.
+/// Reads several arguments and returns several arguments.
 async fn divide(Args((a, b)): Args<(f64, f64)>) -> Args<(Option<&'static str>, f64)> {
     if b == 0.0 {
         return Args((Some("division by zero"), 0.0));
@@ -65,7 +67,7 @@ async fn divide(Args((a, b)): Args<(f64, f64)>) -> Args<(Option<&'static str>, f
     Args((None, a / b))
 }
 
-/// The server asks, the client answers.
+/// Emits an event and waits for the client's acknowledgement.
 async fn ask(socket: Socket) {
     let answer: Result<u32, AckError> = socket
         .emit_with_ack("question", "6 x 7?")

@@ -1,4 +1,4 @@
-//! The fixture of measurements: `cargo run --release --example echo PORT`.
+//! The server for load tests: `cargo run --release --example echo PORT`.
 
 use tokio::net::TcpListener;
 use tower_socketio::{Data, Namespace, RawArgs, Socket, SocketIo};
@@ -22,7 +22,7 @@ async fn main() -> std::io::Result<()> {
     axum::serve(listener, app).await
 }
 
-/// Acknowledges with the arguments as they came, undecoded.
+/// Acknowledges with the event's own arguments, without decoding them.
 async fn echo(args: RawArgs) -> RawArgs {
     args
 }
@@ -39,7 +39,7 @@ async fn leave(socket: Socket, Data(room): Data<String>) {
     socket.leave(&room);
 }
 
-/// The first argument says which; the others are passed on, undecoded.
+/// Sends the arguments to the room that the first one names, without decoding the others.
 async fn room(io: SocketIo, args: RawArgs) -> Result<(), String> {
     let (room, args): (String, RawArgs) = args.split_first().map_err(|error| error.to_string())?;
     io.to(room).emit("room", args);

@@ -1,4 +1,4 @@
-//! Tower layers around events, and around requests: `cargo run --example middleware`
+//! Tower layers around events and around HTTP requests: `cargo run --example middleware`
 //!
 //! An admin connects with `io("http://localhost:3000/admin", { auth: { token: "sesame" } })`.
 
@@ -10,7 +10,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::timeout::TimeoutLayer;
 use tower_http::{cors::CorsLayer, trace::TraceLayer};
 use tower_socketio::middleware::{self, Next};
-use tower_socketio::{Auth, Data, Event, Handler, Namespace, Refuse, Reply, Socket, SocketIo};
+use tower_socketio::{Auth, Data, ErrorReply, Event, Handler, Namespace, Reply, Socket, SocketIo};
 
 #[derive(Deserialize)]
 struct Login {
@@ -62,9 +62,9 @@ async fn log(event: Event, next: Next) -> Reply {
     reply
 }
 
-async fn require_admin(event: Event, next: Next) -> Result<Reply, Refuse> {
+async fn require_admin(event: Event, next: Next) -> Result<Reply, ErrorReply> {
     if event.socket().extension::<Admin>().is_none() {
-        return Err(Refuse::new("admins only"));
+        return Err(ErrorReply::new("admins only"));
     }
     Ok(next.run(event).await)
 }

@@ -1,8 +1,8 @@
-//! Clients that lose their connection come back as they were: `cargo run --example recovery`.
+//! Connection state recovery: `cargo run --example recovery`.
 //!
-//! Each client counts what it has said; the count is kept with its socket. Cut the connection with
-//! `socket.io.engine.close()` in a client's console: it goes on counting, and hears what the others
-//! said meanwhile.
+//! The server counts the messages of each client, and keeps the count in its socket's extensions.
+//! Cut the connection with `socket.io.engine.close()` in a client's console: the client comes back
+//! with its count, and gets the messages that it missed.
 
 use std::time::Duration;
 
@@ -41,14 +41,14 @@ async fn connect(socket: Socket) {
     }
 }
 
-/// Says something to everyone, and answers how often this client has.
+/// Sends a message to everyone, and acknowledges with the number of this client's messages.
 async fn say(socket: Socket, Extension(Said(before)): Extension<Said>, args: RawArgs) -> u32 {
     socket.insert(Said(before + 1));
     socket.io().to("everyone").emit("said", args);
     before + 1
 }
 
-/// Tells something to a room.
+/// Sends a text to a room.
 async fn tell(socket: Socket, Args((room, text)): Args<(String, String)>) {
     socket.io().to(room).emit("told", text);
 }

@@ -1,6 +1,6 @@
-//! Rooms, and a value that is kept with each socket: `cargo run --example rooms`
+//! Rooms, and a value in each socket's extensions: `cargo run --example rooms`
 //!
-//! A client gives its name: `io("http://localhost:3000", { auth: { name: "ada" } })`.
+//! A client sends its name: `io("http://localhost:3000", { auth: { name: "ada" } })`.
 
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,6 @@ async fn say(socket: Socket, Extension(user): Extension<User>, Data(say): Data<S
 
 async fn leave(socket: Socket, Extension(user): Extension<User>, reason: DisconnectReason) {
     let reason = reason.as_str();
-    // Two arguments; a tuple alone would be one, an array.
+    // `Args` sends two arguments. A bare tuple would be one argument, an array.
     socket.broadcast().emit("left", Args((user.name, reason)));
 }

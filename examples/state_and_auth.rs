@@ -1,4 +1,5 @@
-//! State, and one extractor for routes and sockets: `cargo run --example state_and_auth`
+//! State, and one extractor for HTTP routes and for sockets:
+//! `cargo run --example state_and_auth`
 //!
 //! ```text
 //! curl -H 'authorization: Bearer sesame' http://localhost:3000/me
@@ -21,7 +22,7 @@ struct App {
     db: Db,
 }
 
-/// Names of users, by their tokens.
+/// The names of users, by token.
 #[derive(Clone)]
 struct Db(Arc<Mutex<HashMap<String, String>>>);
 
@@ -38,7 +39,7 @@ struct User {
     name: String,
 }
 
-/// Knows nothing of sockets.
+/// An ordinary axum extractor. It does not know about sockets.
 impl<S> FromRequestParts<S> for User
 where
     Db: FromRef<S>,
@@ -86,12 +87,13 @@ async fn main() {
     axum::serve(listener, app).await.unwrap();
 }
 
-/// An HTTP route …
+/// An HTTP route that uses the extractor.
 async fn me(user: User) -> Json<User> {
     Json(user)
 }
 
-/// … and a connect handler. If `User` rejects, the client sees `connect_error`.
+/// A connect handler that uses the same extractor. If `User` rejects the request, the client gets
+/// `connect_error`.
 async fn connect(socket: Socket, user: User) {
     socket.join(format!("user:{}", user.name));
     socket.join("news");
@@ -106,7 +108,7 @@ async fn rename(
     names.lock().unwrap().insert(user.token, name);
 }
 
-/// Any HTTP route can speak to sockets.
+/// Any HTTP route can send events to sockets.
 async fn publish(io: SocketIo, Json(news): Json<String>) -> StatusCode {
     io.to("news").emit("news", news);
     StatusCode::ACCEPTED

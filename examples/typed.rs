@@ -1,4 +1,4 @@
-//! Events whose names and arguments are types: `cargo run --example typed`
+//! Typed events, whose name and arguments are a type: `cargo run --example typed`
 
 use std::time::Duration;
 
@@ -43,17 +43,17 @@ async fn join(socket: Socket, Data(room): Data<String>) {
     socket.join(room);
 }
 
-/// The first argument names the event.
+/// The type of the first argument names the event.
 async fn typing(Typing { room }: Typing, socket: Socket) -> Result<(), String> {
     let question = format!("type in {room}?");
     let sure = socket
-        .emit_typed_with_ack(Confirm { question })
+        .ask(Confirm { question })
         .timeout(Duration::from_secs(3))
         .await
         .map_err(|error| error.to_string())?;
     if sure {
         let others = socket.to(&room);
-        others.emit_typed(Typing { room });
+        others.send(Typing { room });
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Setting a server up.
+//! The builder of a server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,26 +6,28 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use crate::engine::{Config, Transport, check_time};
+use crate::engine_io::{Config, Transport, check_time};
 use crate::handles::SocketIo;
-use crate::hub::hooks::Created;
+use crate::hub::hooks::NamespaceHook;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
 use crate::layer::SocketIoLayer;
 use crate::protocol::{JsonParser, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate};
 use crate::server::Server;
-use crate::transport::{Cors, Front, HttpOptions};
+use crate::transport::{Cors, HttpOptions, HttpService};
 
 impl SocketIo {
-    /// Sets a server up.
+    /// Returns a builder for a server.
     pub fn builder<S>() -> SocketIoBuilder<S> {
         SocketIoBuilder::new()
     }
 }
 
-/// Sets a server up: its namespaces and its limits. `S` is the state that handlers still miss, as
-/// in axum's `Router<S>`.
+/// A builder for a Socket.IO server: its namespaces, its limits and its HTTP options.
+///
+/// `S` is the state that the handlers still need, as in axum's `Router<S>`.
+/// [`with_state`](Self::with_state) provides it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,7 +43,7 @@ impl SocketIo {
 pub struct SocketIoBuilder<S = ()> {
     namespaces: Vec<(String, Namespace<S>)>,
     matched: Vec<(Predicate, Namespace<S>)>,
-    created: Created,
+    created: NamespaceHook,
     config: Config,
     limits: Limits,
     http: HttpOptions,
@@ -57,7 +59,7 @@ impl<S> SocketIoBuilder<S> {
         Self {
             namespaces: Vec::new(),
             matched: Vec::new(),
-            created: Created::default(),
+            created: NamespaceHook::default(),
             config: Config::default(),
             limits: Limits::default(),
             http: HttpOptions::new(),
@@ -69,12 +71,30 @@ impl<S> SocketIoBuilder<S> {
         }
     }
 
-    /// Adds a namespace. Its path may have parameters, as `/orders/{shop}`: then there is a
-    /// namespace for each value that a client names, as long as somebody is in it.
+    /// Adds a namespace.
+    ///
+    /// The path may have parameters, as in `/orders/{shop}`. The server then has one namespace for
+    /// each matching name that a client connects to. Such a namespace is created when its first
+    /// client joins, and removed when its last client has left. Handlers read the parameters with
+    /// [`Params`](crate::Params).
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, Params, Socket, SocketIo};
+    ///
+    /// async fn connect(socket: Socket, Params(shop): Params<String>) {
+    ///     socket.emit("welcome", shop);
+    /// }
+    ///
+    /// let orders: Namespace = Namespace::new().on_connect(connect);
+    /// let (layer, io) = SocketIo::builder()
+    ///     .namespace("/", Namespace::new())
+    ///     .namespace("/orders/{shop}", orders)
+    ///     .build();
+    /// ```
     ///
     /// # Panics
     ///
-    /// If the path does not begin with a slash, holds a comma, or was added before.
+    /// Panics if the path does not begin with a slash, contains a comma, or was added before.
     #[track_caller]
     pub fn namespace(mut self, path: &str, namespace: Namespace<S>) -> Self {
         assert!(
@@ -89,17 +109,20 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Adds a namespace for each name that a function says yes to, as long as somebody is in it.
+    /// Adds a namespace for each name that a predicate accepts.
     ///
-    /// Clients that ask for a namespace that no path names are decided on by these functions, in
-    /// the order in which they were added; the first yes counts. Each client is decided on, also
-    /// when its namespace is there already; then only those with its handlers are asked. A
-    /// function may take its time: what the client sends meanwhile waits.
+    /// If a client connects to a namespace that no path matches, the server calls the predicates
+    /// in the order in which they were added. The first one that returns `true` decides which
+    /// handlers serve the namespace. The namespace is removed when its last client has left.
+    ///
+    /// The server calls a predicate for every client that connects. If the namespace exists, it
+    /// calls only the predicate that created it. A predicate may wait: packets that the client
+    /// sends to the namespace in the meantime are queued.
     ///
     /// ```
     /// use tower_socketio::{Namespace, NamespaceRequest, SocketIo};
     ///
-    /// // Where JavaScript would have `/^\/dynamic-\d+$/`.
+    /// // The equivalent of `/^\/dynamic-\d+$/` in JavaScript.
     /// async fn is_dynamic(request: NamespaceRequest) -> bool {
     ///     let number = request.name().strip_prefix("/dynamic-");
     ///     number.is_some_and(|number| number.parse::<u32>().is_ok())
@@ -120,9 +143,11 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Registers what is told the name of each namespace that comes to be, but for `/`: while the
-    /// server is built of those with a path, later of those that clients name, each time that the
-    /// first client comes. It must not block.
+    /// Registers a hook that runs when a namespace is created, except for `/`.
+    ///
+    /// The hook gets the name of the namespace. It runs during [`build`](SocketIoBuilder::build)
+    /// for a static namespace, and whenever the first client joins a dynamic one. It must not
+    /// block. A second call replaces the hook.
     ///
     /// ```
     /// use tower_socketio::{Namespace, SocketIo};
@@ -133,15 +158,18 @@ impl<S> SocketIoBuilder<S> {
     ///     .build();
     /// ```
     pub fn on_namespace(mut self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        self.created = Created(Some(Box::new(hook)));
+        self.created = NamespaceHook(Some(Box::new(hook)));
         self
     }
 
-    /// The path of the HTTP requests; `/socket.io`. It is matched by whole segments.
+    /// Sets the path of the HTTP requests. The server also serves what is below the path, and
+    /// matches whole segments.
+    ///
+    /// Default: `/socket.io`.
     ///
     /// # Panics
     ///
-    /// If it does not begin with a slash.
+    /// Panics if the path does not begin with a slash.
     #[track_caller]
     pub fn path(mut self, path: &str) -> Self {
         assert!(
@@ -152,13 +180,17 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Sets the time from a client's pong to the next ping. A shorter time notices a lost client
-    /// sooner and costs a packet each way. A time of more than 12 days counts as 12 days: clients'
-    /// timers hold no more. Default: 25 s.
+    /// Sets the time from a client's pong to the next ping.
+    ///
+    /// A shorter interval detects a lost client sooner, and costs one packet in each direction. An
+    /// interval of more than 12 days counts as 12 days, the longest that the timers of clients
+    /// support.
+    ///
+    /// Default: 25 s.
     ///
     /// # Panics
     ///
-    /// If it is zero.
+    /// Panics if the interval is zero.
     #[track_caller]
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         check_time("ping_interval", interval);
@@ -166,14 +198,18 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Sets how long a pong may take, and bytes that do not leave. Beyond it the connection is closed
-    /// with [`DisconnectReason::PingTimeout`](crate::DisconnectReason::PingTimeout). More spares
-    /// clients on bad networks, less frees the memory of lost ones; [`Duration::MAX`] waits for ever.
+    /// Sets how long the server waits for a pong, and for queued bytes to leave.
+    ///
+    /// After that time the connection is closed with
+    /// [`DisconnectReason::PingTimeout`](crate::DisconnectReason::PingTimeout). A longer timeout
+    /// spares clients on bad networks. A shorter one frees the memory of lost clients sooner.
+    /// [`Duration::MAX`] disables the timeout.
+    ///
     /// Default: 20 s.
     ///
     /// # Panics
     ///
-    /// If it is zero.
+    /// Panics if the timeout is zero.
     #[track_caller]
     pub fn ping_timeout(mut self, timeout: Duration) -> Self {
         check_time("ping_timeout", timeout);
@@ -181,12 +217,16 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Sets how long an upgrade to WebSocket may take. A failed one leaves polling as it is;
-    /// [`upgrades`](Self::upgrades) turns them off. [`Duration::MAX`] waits for ever. Default: 10 s.
+    /// Sets how long an upgrade from polling to WebSocket may take.
+    ///
+    /// After that time the upgrade fails, and the session continues with polling.
+    /// [`Duration::MAX`] disables the timeout. [`upgrades`](Self::upgrades) disables upgrades.
+    ///
+    /// Default: 10 s.
     ///
     /// # Panics
     ///
-    /// If it is zero.
+    /// Panics if the timeout is zero.
     #[track_caller]
     pub fn upgrade_timeout(mut self, timeout: Duration) -> Self {
         check_time("upgrade_timeout", timeout);
@@ -194,12 +234,15 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Sets how long a client may take to join its first namespace. Beyond it the connection is
-    /// closed. [`Duration::MAX`] waits for ever. Default: 45 s.
+    /// Sets how long a client may take to join its first namespace.
+    ///
+    /// After that time the connection is closed. [`Duration::MAX`] disables the timeout.
+    ///
+    /// Default: 45 s.
     ///
     /// # Panics
     ///
-    /// If it is zero.
+    /// Panics if the timeout is zero.
     #[track_caller]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         check_time("connect_timeout", timeout);
@@ -207,102 +250,144 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// The longest message, WebSocket frame and polling body, in bytes; 1 000 000. This much may
-    /// be held in memory for each client that sends; of a polling body half as much more, as the
-    /// official client does not count the whole of base64.
+    /// Sets the maximum length of a message, a WebSocket frame and a polling body, in bytes.
+    ///
+    /// A longer message or frame closes the connection with
+    /// [`DisconnectReason::TooBig`](crate::DisconnectReason::TooBig). A longer body is refused with
+    /// status 413. The server may hold this many bytes in memory for each client that sends. Of a
+    /// polling body it may hold half as much again, because the official client does not count
+    /// the full length of base64.
+    ///
+    /// Default: 1 000 000.
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.config.max_payload = bytes;
         self
     }
 
-    /// How much may wait to be sent to one client, in bytes; 4 MiB. Beyond it the connection is
-    /// closed with [`DisconnectReason::SlowConsumer`](crate::DisconnectReason::SlowConsumer).
-    /// Above 256 KiB, or this if it is less, the client's input is not read.
+    /// Sets how many bytes may be queued for one client.
+    ///
+    /// If more are queued, the connection is closed with
+    /// [`DisconnectReason::SlowConsumer`](crate::DisconnectReason::SlowConsumer). While more than
+    /// 256 KiB are queued, or this limit if it is lower, the server does not read the client's
+    /// input.
+    ///
+    /// Default: 4 MiB.
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;
         self.config.high_water = self.config.high_water.min(bytes);
         self
     }
 
-    /// How much one client may have waiting for its handlers, in bytes; 256 KiB. Beyond it the
-    /// client's input is not read until handlers have caught up.
+    /// Sets how many bytes of one client's events may wait for their handlers.
     ///
-    /// While the server waits for an acknowledgement of the client, which comes behind what it has
-    /// sent before, four times as much is read. If that is not enough either, and neither a handler
-    /// nor an acknowledgement ends for a whole [`ping_timeout`](Self::ping_timeout), the connection
-    /// is closed with [`DisconnectReason::EventBacklog`](crate::DisconnectReason::EventBacklog). A
-    /// [timeout](crate::EmitWithAck::timeout) of the acknowledgement comes before that.
+    /// If more wait, the server does not read the client's input until the handlers have caught
+    /// up.
+    ///
+    /// An acknowledgement arrives behind the events that the client sent before it. So while the
+    /// server waits for one, it reads four times as much. If that limit is reached too, and no
+    /// handler and no wait for an acknowledgement ends within one whole
+    /// [`ping_timeout`](Self::ping_timeout), the connection is closed with
+    /// [`DisconnectReason::EventBacklog`](crate::DisconnectReason::EventBacklog). A shorter
+    /// [timeout](crate::EmitWithAck::timeout) of the acknowledgement avoids that.
+    ///
+    /// Default: 256 KiB.
     pub fn max_pending(mut self, bytes: usize) -> Self {
         self.config.max_pending = bytes;
         self
     }
 
-    /// Sets how many rooms one socket may be in. Beyond it no further room is joined.
+    /// Sets how many rooms one socket may be in.
     ///
-    /// All rooms of a connection count against [`max_kept`](Self::max_kept) too. Default: 1 000.
+    /// At the limit the socket joins no further room. All rooms of a connection also count against
+    /// [`max_kept`](Self::max_kept).
+    ///
+    /// Default: 1 000.
     pub fn max_rooms(mut self, rooms: usize) -> Self {
         self.limits.rooms_per_socket = rooms;
         self
     }
 
-    /// How many namespaces one connection may be in; 64.
+    /// Sets how many namespaces one connection may be in.
+    ///
+    /// At the limit a further CONNECT is refused with a `connect_error`. Sockets that have left
+    /// and whose handlers still run do not count, up to as many again.
+    ///
+    /// Default: 64.
     pub fn max_namespaces(mut self, namespaces: usize) -> Self {
         self.limits.namespaces_per_session = namespaces;
         self
     }
 
-    /// Sets the longest `auth` of a CONNECT, in bytes of JSON. A client that sends a longer one is
-    /// refused with a `connect_error`; its connection and its other namespaces stay.
+    /// Sets the maximum length of the `auth` of a CONNECT, in bytes of JSON.
     ///
-    /// `auth` is kept with its socket, for [`Socket::handshake`](crate::Socket::handshake). What a
-    /// client of version 2 gives as the query of a namespace counts as its `auth`. Default: 32 KiB.
+    /// A CONNECT with a longer one is refused with a `connect_error`. The client's connection and
+    /// its other namespaces are not affected. The server keeps `auth` with the socket, for
+    /// [`Socket::handshake`](crate::Socket::handshake). The query that a Socket.IO 2 client sends
+    /// with a namespace counts as its `auth`.
+    ///
+    /// Default: 32 KiB.
     pub fn max_auth(mut self, bytes: usize) -> Self {
         self.limits.auth = bytes;
         self
     }
 
-    /// Sets the longest head of the request that opens a connection, in bytes: its URI, and the
-    /// names and values of its headers. A longer one is refused with status 431.
+    /// Sets the maximum length of the head of a request that opens a connection, in bytes: of its
+    /// URI and the names and values of its headers.
     ///
-    /// The head is kept as long as the connection, for
-    /// [`Socket::request_parts`](crate::Socket::request_parts). The HTTP server has a limit of its
-    /// own, of all requests. Default: 32 KiB.
+    /// A request with a longer head is refused with status 431. The server keeps the head as long
+    /// as the connection, for [`Socket::request_parts`](crate::Socket::request_parts). The HTTP
+    /// server has its own limit for all requests.
+    ///
+    /// Default: 32 KiB.
     pub fn max_handshake(mut self, bytes: usize) -> Self {
         self.config.max_handshake = bytes;
         self
     }
 
-    /// Sets how much the server keeps for one connection until it ends, in bytes: of all its
-    /// sockets the `auth`, the names of the namespaces, the rooms and the data.
+    /// Sets how many bytes the server keeps for one connection until it ends: the `auth`, the
+    /// namespace names, the rooms and the data of all its sockets.
     ///
-    /// A room counts the length of its name and 512 bytes. Beyond the limit a CONNECT is refused
-    /// with a `connect_error`, a room is not joined, and [`Socket::set_data`](crate::Socket::set_data)
-    /// fails. Values of [`Socket::insert`](crate::Socket::insert) do not count, as their size is not
-    /// known. Default: 512 KiB.
+    /// If the limit would be exceeded, a CONNECT is refused with a `connect_error`, a room is not
+    /// joined, and [`Socket::set_data`](crate::Socket::set_data) fails. A room counts as the length
+    /// of its name and 512 bytes. Values of [`Socket::insert`](crate::Socket::insert) do not count,
+    /// because their size is not known.
+    ///
+    /// Default: 512 KiB.
     pub fn max_kept(mut self, bytes: usize) -> Self {
         self.limits.kept = bytes;
         self
     }
 
-    /// How many namespaces that clients have named there may be at a time: those of a path with
-    /// parameters and those of [`namespace_if`](Self::namespace_if); 10 000.
-    /// A client that names one more is refused.
+    /// Sets how many dynamic namespaces may exist at a time: those of paths with parameters and
+    /// those of [`namespace_if`](Self::namespace_if).
+    ///
+    /// At the limit a CONNECT to a further one is refused with a `connect_error`.
+    ///
+    /// Default: 10 000.
     pub fn max_dynamic_namespaces(mut self, namespaces: usize) -> Self {
         self.limits.dynamic_namespaces = namespaces;
         self
     }
 
-    /// How many clients there may be; no limit. Further ones are refused with status 503.
+    /// Sets how many clients may be connected.
+    ///
+    /// At the limit further clients are refused with status 503.
+    ///
+    /// Default: no limit.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
         self
     }
 
-    /// Which transports are offered; both. Without polling, clients have to begin with WebSocket.
+    /// Sets the transports that the server offers.
+    ///
+    /// Without polling, clients have to begin with WebSocket.
+    ///
+    /// Default: both.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// Panics if `transports` is empty.
     #[track_caller]
     pub fn transports(mut self, transports: &[Transport]) -> Self {
         assert!(!transports.is_empty(), "a server needs a transport");
@@ -311,42 +396,58 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Whether sessions may change from polling to WebSocket; they may. Without it an upgrade is
-    /// not offered, and is refused.
+    /// Sets whether sessions may change from polling to WebSocket.
+    ///
+    /// If `false`, the server does not offer upgrades, and refuses them.
+    ///
+    /// Default: `true`.
     pub fn upgrades(mut self, upgrades: bool) -> Self {
         self.config.upgrades = upgrades;
         self
     }
 
-    /// From how many bytes on messages are compressed on WebSocket, if the client offers
-    /// `permessage-deflate`; never. See [`Config::deflate_from`](crate::engine::Config).
-    pub fn deflate_from(mut self, bytes: impl Into<Option<usize>>) -> Self {
-        self.config.deflate_from = bytes.into();
+    /// Sets the length from which WebSocket messages are compressed, in bytes, if the client offers
+    /// `permessage-deflate`.
+    ///
+    /// `None` disables compression. Compression costs the time to compress a message for each of
+    /// its receivers, but no memory for a connection. Node's server begins at 1024 bytes.
+    ///
+    /// Default: `None`.
+    pub fn deflate_threshold(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.config.deflate_threshold = bytes.into();
         self
     }
 
-    /// Sets the HTTP side up: who may connect, cookies, headers; see [`HttpOptions`]. All of it is
-    /// replaced.
+    /// Sets the HTTP options: the allowed origins, cookies and headers.
+    ///
+    /// All options that were set before are replaced, those of [`cors`](Self::cors) too.
+    ///
+    /// Default: [`HttpOptions::new`].
     pub fn http(mut self, options: HttpOptions) -> Self {
         self.http = options;
         self
     }
 
-    /// Lets pages of other origins use the server: [`HttpOptions::cors`], where that is all that
-    /// is needed.
+    /// Sets which pages of other origins may use the server.
+    ///
+    /// This is a shorthand for [`HttpOptions::cors`].
+    ///
+    /// Default: no CORS headers; [`Origins`](crate::Origins) says which pages may connect then.
     pub fn cors(mut self, cors: impl Into<Cors>) -> Self {
         self.http = self.http.cors(cors);
         self
     }
 
-    /// Whether clients of version 2 are served too, which speak revision 3 of Engine.IO and
-    /// revision 4 of the protocol above it; they are not. Then a request that names no revision
-    /// counts as one of theirs.
+    /// Sets whether the server serves Socket.IO 2 clients, which speak revision 3 of Engine.IO and
+    /// revision 4 of the Socket.IO protocol.
     ///
-    /// They join `/` without asking, and what they give as the query of another namespace is what
-    /// [`Auth`](crate::Auth) finds. Such a client takes the id of its session for its own, and
-    /// that is a secret: [`Socket::id`](crate::Socket::id) in `/` is the first 20 characters of
-    /// it, and in other namespaces an id that the client does not know.
+    /// If `true`, a request that names no revision counts as one of such a client. Such a client
+    /// joins `/` without a CONNECT packet. For another namespace it sends a query, which
+    /// [`Auth`](crate::Auth) reads.
+    ///
+    /// Such a client uses its session id, which is secret, as its socket id. In `/`
+    /// [`Socket::id`](crate::Socket::id) is the first 20 characters of the session id. In other
+    /// namespaces it is an id that the client does not know.
     ///
     /// ```
     /// use tower_socketio::{Namespace, SocketIo};
@@ -356,21 +457,29 @@ impl<S> SocketIoBuilder<S> {
     ///     .allow_eio3(true)
     ///     .build();
     /// ```
+    ///
+    /// Default: `false`.
     pub fn allow_eio3(mut self, allow: bool) -> Self {
         self.config.allow_eio3 = allow;
         self
     }
 
-    /// Lets clients that lost their connection come back as the sockets they were; they cannot.
+    /// Enables connection state recovery: a client that lost its connection and comes back in time
+    /// restores its socket. See [`Recovery`].
+    ///
+    /// Default: disabled.
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = Some(recovery);
         self
     }
 
-    /// How packets are written; as JSON. Clients must use the same parser.
+    /// Sets the parser, which encodes and decodes packets. Clients must use the same one.
     ///
-    /// [`protocol`](crate::protocol) has one for MessagePack, and [`Parser`] shows how to write
-    /// one's own. Limits of a parser, as how many attachments a packet may have, are set on it.
+    /// The [`protocol`](crate::protocol) module has a parser for MessagePack. [`Parser`] shows how
+    /// to implement another. The limits of a parser, such as the number of attachments in a
+    /// packet, are set on the parser.
+    ///
+    /// Default: [`JsonParser`].
     pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
         self.parser = Arc::new(parser);
         self
@@ -378,7 +487,21 @@ impl<S> SocketIoBuilder<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
-    /// Gives handlers the state they miss.
+    /// Provides the state of the handlers in all namespaces. Handlers read it with axum's `State`.
+    ///
+    /// ```
+    /// use axum::extract::State;
+    /// use tower_socketio::{Namespace, SocketIo};
+    ///
+    /// async fn count(State(n): State<u32>) -> u32 {
+    ///     n
+    /// }
+    ///
+    /// let (layer, io) = SocketIo::builder()
+    ///     .namespace("/", Namespace::new().on("count", count))
+    ///     .with_state(7_u32)
+    ///     .build();
+    /// ```
     pub fn with_state<S2>(self, state: S) -> SocketIoBuilder<S2> {
         let namespaces = self.namespaces.into_iter();
         let matched = self.matched.into_iter();
@@ -403,11 +526,15 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
 }
 
 impl SocketIoBuilder {
-    /// Gives the layer, which hears, and the handle, which speaks.
+    /// Builds the layer and the handle.
+    ///
+    /// The layer serves the clients of an axum `Router`. The handle sends to them from anywhere in
+    /// the application.
     ///
     /// # Panics
     ///
-    /// If the paths of two namespaces cannot be told apart.
+    /// Panics if the paths of two namespaces conflict, as `/a/{x}` and `/a/{y}` do, or if the
+    /// parameters of a path are malformed.
     #[track_caller]
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
@@ -429,14 +556,14 @@ impl SocketIoBuilder {
         let matched = matched.collect();
         let server = Server::new(hub, namespaces, matched, self.connect_timeout);
         let server = Arc::new(server);
-        let front = Arc::new(Front {
+        let service = Arc::new(HttpService {
             sessions,
             config: Arc::new(self.config),
             http: Arc::new(self.http),
             application: Arc::new(server),
             path: self.path.into(),
         });
-        (SocketIoLayer::new(front, io.clone()), io)
+        (SocketIoLayer::new(service, io.clone()), io)
     }
 }
 

@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 
 use crate::handles::SocketIo;
-use crate::transport::Front;
+use crate::transport::HttpService;
 
 /// Serves Socket.IO on its path and passes every other request on.
 ///
@@ -41,13 +41,13 @@ use crate::transport::Front;
 /// ```
 #[derive(Clone)]
 pub struct SocketIoLayer {
-    front: Arc<Front>,
+    service: Arc<HttpService>,
     io: SocketIo,
 }
 
 impl SocketIoLayer {
-    pub(crate) fn new(front: Arc<Front>, io: SocketIo) -> Self {
-        Self { front, io }
+    pub(crate) fn new(service: Arc<HttpService>, io: SocketIo) -> Self {
+        Self { service, io }
     }
 
     /// A router that serves the server's path and what is below it, for `Router::merge` and
@@ -80,8 +80,8 @@ impl SocketIoLayer {
     where
         S: Clone + Send + Sync + 'static,
     {
-        let front = Arc::clone(&self.front);
-        front.router(self.into_service())
+        let service = Arc::clone(&self.service);
+        service.router(self.into_service())
     }
 
     /// A service for `Router::route_service` or `Router::nest_service`. It serves whatever path
@@ -96,7 +96,7 @@ impl SocketIoLayer {
     /// ```
     #[must_use]
     pub fn into_service(self) -> SocketIoService<NotFound> {
-        SocketIoService::anywhere(self.front, Some(self.io))
+        SocketIoService::anywhere(self.service, Some(self.io))
     }
 }
 
@@ -104,7 +104,7 @@ impl<S> Layer<S> for SocketIoLayer {
     type Service = SocketIoService<S>;
 
     fn layer(&self, inner: S) -> SocketIoService<S> {
-        SocketIoService::new(Arc::clone(&self.front), inner, Some(self.io.clone()))
+        SocketIoService::new(Arc::clone(&self.service), inner, Some(self.io.clone()))
     }
 }
 
@@ -117,16 +117,16 @@ impl fmt::Debug for SocketIoLayer {
 /// The service of a [`SocketIoLayer`] or an [`EngineLayer`](crate::engine::EngineLayer).
 #[derive(Clone)]
 pub struct SocketIoService<S> {
-    front: Arc<Front>,
+    service: Arc<HttpService>,
     inner: S,
     io: Option<SocketIo>,
     any_path: bool,
 }
 
 impl<S> SocketIoService<S> {
-    pub(crate) fn new(front: Arc<Front>, inner: S, io: Option<SocketIo>) -> Self {
+    pub(crate) fn new(service: Arc<HttpService>, inner: S, io: Option<SocketIo>) -> Self {
         Self {
-            front,
+            service,
             inner,
             io,
             any_path: false,
@@ -136,10 +136,10 @@ impl<S> SocketIoService<S> {
 
 impl SocketIoService<NotFound> {
     /// Where a router has decided that the requests are the server's.
-    pub(crate) fn anywhere(front: Arc<Front>, io: Option<SocketIo>) -> Self {
+    pub(crate) fn anywhere(service: Arc<HttpService>, io: Option<SocketIo>) -> Self {
         Self {
             any_path: true,
-            ..Self::new(front, NotFound, io)
+            ..Self::new(service, NotFound, io)
         }
     }
 }
@@ -161,26 +161,30 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if self.any_path || self.front.serves(request.uri().path()) {
-            let response = self.front.respond(request);
-            return ResponseFuture::Own { response };
+        if self.any_path || self.service.serves(request.uri().path()) {
+            let response = self.service.respond(request);
+            return ResponseFuture {
+                kind: Kind::Own { response },
+            };
         }
-        self.front.sessions.mark_used();
-        let lost = self.front.is_lost(&request).then(|| {
-            let front = Arc::clone(&self.front);
+        self.service.sessions.mark_used();
+        let unserved = self.service.is_socket_io_request(&request).then(|| {
+            let service = Arc::clone(&self.service);
             let original = request.extensions().get::<OriginalUri>();
             let uri = original.map_or(request.uri(), |original| &original.0);
-            Lost {
-                front,
+            UnservedRequest {
+                service,
                 path: uri.path().into(),
             }
         });
         if let Some(io) = &self.io {
             request.extensions_mut().insert(io.clone());
         }
-        ResponseFuture::Inner {
-            inner: self.inner.call(request),
-            lost,
+        ResponseFuture {
+            kind: Kind::Inner {
+                inner: self.inner.call(request),
+                unserved,
+            },
         }
     }
 }
@@ -194,12 +198,18 @@ impl<S: fmt::Debug> fmt::Debug for SocketIoService<S> {
 }
 
 pin_project! {
-    /// The response of a [`SocketIoService`]. What passes by is not boxed.
-    #[project = ResponseProjection]
-    pub enum ResponseFuture<F> {
-        #[doc(hidden)]
-        Inner { #[pin] inner: F, lost: Option<Lost> },
-        #[doc(hidden)]
+    /// The response of a [`SocketIoService`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    /// The inner service's future is not boxed.
+    #[project = KindProjection]
+    enum Kind<F> {
+        Inner { #[pin] inner: F, unserved: Option<UnservedRequest> },
         Own { response: BoxFuture<'static, Response> },
     }
 }
@@ -212,15 +222,15 @@ where
     type Output = Result<Response, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            ResponseProjection::Inner { inner, lost } => {
+        match self.project().kind.project() {
+            KindProjection::Inner { inner, unserved } => {
                 let response = ready!(inner.poll(cx)?).into_response();
-                if let Some(lost) = lost.take() {
-                    lost.tell(response.status());
+                if let Some(unserved) = unserved.take() {
+                    unserved.log(response.status());
                 }
                 Poll::Ready(Ok(response))
             }
-            ResponseProjection::Own { response } => response.as_mut().poll(cx).map(Ok),
+            KindProjection::Own { response } => response.as_mut().poll(cx).map(Ok),
         }
     }
 }
@@ -231,28 +241,21 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// A request of a Socket.IO client for another path than the server's.
-#[doc(hidden)]
-pub struct Lost {
-    front: Arc<Front>,
+/// A request of a Socket.IO client for a path that is not the server's.
+struct UnservedRequest {
+    service: Arc<HttpService>,
     path: Box<str>,
 }
 
-impl fmt::Debug for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lost").finish_non_exhaustive()
-    }
-}
-
-impl Lost {
-    fn tell(self, status: StatusCode) {
+impl UnservedRequest {
+    fn log(self, status: StatusCode) {
         if status == StatusCode::NOT_FOUND {
-            self.front.tell_of_path(&self.path);
+            self.service.log_unserved_path(&self.path);
         }
     }
 }
 
-/// What lies behind [`SocketIoLayer::into_service`]: nothing is ever passed to it.
+/// The inner service of [`SocketIoLayer::into_service`]. It gets no request.
 #[derive(Clone, Copy, Debug)]
 pub struct NotFound;
 

@@ -72,35 +72,61 @@
 
 pub mod engine;
 pub mod protocol;
-pub mod websocket;
 
 mod builder;
+mod clock;
+#[cfg_attr(
+    not(feature = "unstable-internals"),
+    allow(dead_code, unreachable_pub, reason = "exported by `internals`")
+)]
+mod engine_io;
+mod engine_layer;
 mod guard;
 mod handles;
 mod hub;
 mod layer;
 mod notice;
+mod random;
 mod routing;
 mod server;
+mod sync;
 mod transport;
+#[cfg_attr(
+    not(feature = "unstable-internals"),
+    allow(dead_code, unreachable_pub, reason = "exported by `internals`")
+)]
+mod websocket;
 
 #[cfg(feature = "testing")]
 pub mod testing;
+
+/// The state machines, for fuzz targets, benchmarks and the WebSocket conformance tests of this
+/// repository. Nothing here is part of the public interface.
+#[doc(hidden)]
+#[cfg(feature = "unstable-internals")]
+pub mod internals {
+    pub use crate::engine_io::{EnginePacket, Packets, ParseError, Session, SessionEvent};
+    pub use crate::websocket::{
+        DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, Opcode,
+        WebSocketError, accept_key, accepts_deflate, close_frame, compressed_header, deflate,
+        header, is_valid_key, pong_frame,
+    };
+}
 
 pub use self::{
     builder::SocketIoBuilder,
     handles::{
         AckError, AckStream, Broadcast, ClusterError, Counts, EmitError, EmitWithAck, Handshake,
-        RemoteSocket, Socket, SocketIo,
+        RemoteSocket, Socket, SocketIo, Volatile,
     },
     hub::{DisconnectReason, Recovery, RoomChange, RoomEvent},
-    layer::{NotFound, ResponseFuture, SocketIoLayer, SocketIoService},
+    layer::{ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
-        AckSender, Auth, Event, Handler, IntoReply, Namespace, NamespaceRequest, Params, Refuse,
-        Reply, Route, extract, handler, middleware,
+        AckSender, Auth, ErrorReply, Event, Handler, IntoReply, Namespace, NamespaceRequest,
+        Params, Reply, Route, extract, handler, middleware,
     },
 };
 
-pub use self::engine::{SocketId, Transport};
+pub use self::engine_io::{SocketId, Transport};
 pub use self::transport::{ConnectionError, Cors, HttpOptions, Origins, SameSite, SessionCookie};

@@ -1,11 +1,11 @@
-//! Each example starts and takes a client.
+//! Each example starts and serves a client.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// An example that runs until the test ends.
+/// A running example. It is killed when the test ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -15,7 +15,8 @@ impl Drop for Running {
     }
 }
 
-/// Cargo builds the examples beside the tests: `…/deps/examples-123` and `…/examples/hello`.
+/// Returns the path of an example. Cargo builds examples beside the tests:
+/// `…/deps/examples-123` and `…/examples/hello`.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let profile = test.ancestors().nth(2).expect("the profile's folder");
@@ -23,7 +24,8 @@ fn example(name: &str) -> PathBuf {
     profile.join("examples").join(name)
 }
 
-/// The first answer of an example, started on a free port that it names.
+/// Starts an example on a free port, reads the port from its output, and returns its response to a
+/// handshake.
 fn handshake(name: &str) -> String {
     let mut command = Command::new(example(name));
     let child = command.arg("0").stderr(Stdio::piped()).spawn();

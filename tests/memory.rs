@@ -1,4 +1,5 @@
-//! What one client can make the server hold, as SECURITY.md says it: measured on real connections.
+//! The memory that one client can make the server hold, measured on real connections and compared
+//! with the table in SECURITY.md.
 
 mod support;
 
@@ -13,13 +14,13 @@ use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tower_socketio::{Args, Data, Namespace, RawArgs, Socket, SocketIo};
 
-/// How long may take what takes a moment on an idle machine.
+/// The longest wait for something that happens in a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// The bytes that each row of the table in SECURITY.md has, with the defaults.
+/// The bytes of each row of the table in SECURITY.md, with the default limits.
 mod table {
     pub(super) const CONNECTION: usize = 4 * 1024;
     pub(super) const NAMESPACE: usize = 2 * 1024;
@@ -35,7 +36,7 @@ mod table {
         CONNECTION + NAMESPACES * NAMESPACE + HEAD + KEPT + OUT + PENDING + READING + PARTIAL;
 }
 
-/// Counts the heap of this process; one test at a time.
+/// Counts the heap of this process. Only one test at a time can hold it.
 struct Heap {
     _profiler: dhat::Profiler,
     _alone: MutexGuard<'static, ()>,
@@ -57,7 +58,7 @@ impl Heap {
         dhat::HeapStats::get().curr_bytes
     }
 
-    /// Waits until a condition holds of the bytes.
+    /// Waits until the number of bytes meets a condition, and returns it.
     #[track_caller]
     fn until(&self, condition: impl Fn(usize) -> bool) -> usize {
         let deadline = Instant::now() + PATIENCE;
@@ -67,13 +68,13 @@ impl Heap {
                 return bytes;
             }
             assert!(Instant::now() < deadline, "{bytes} bytes are held");
-            // To ask holds up those who allocate.
+            // Reading the statistics blocks threads that allocate.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// A server in a runtime of its own, with small buffers in the kernel.
+/// A server with its own runtime and small kernel buffers.
 struct Server {
     runtime: Runtime,
     addr: SocketAddr,
@@ -83,12 +84,12 @@ struct Server {
 impl Server {
     fn start() -> Self {
         let wait = async |socket: Socket| {
-            // While it waits for the answer, four times as much is read.
+            // While the handler waits for the answer, the session reads four times `max_pending`.
             let _ = socket.emit_with_ack::<()>("question", ()).await;
         };
         let keep = async |socket: Socket, Data(text): Data<String>| {
             socket.set_data(text).expect("it fits");
-            // Those that do not fit are not joined.
+            // The socket does not join the rooms that exceed the limit.
             (0..1_000).for_each(|n| socket.join(format!("room-{n:03}-{}", "r".repeat(23))));
         };
         let main = Namespace::new()
@@ -113,7 +114,7 @@ impl Server {
         Self { runtime, addr, io }
     }
 
-    /// A WebSocket that is open, without memory of its own.
+    /// Opens a WebSocket session. The client side allocates nothing that would be counted.
     fn connect(&self, query: &str) -> TcpStream {
         let stream = self.runtime.block_on(async {
             let socket = TcpSocket::new_v4().expect("a socket");
@@ -132,7 +133,7 @@ impl Server {
         stream
     }
 
-    /// Waits until so many sockets are in.
+    /// Waits until the server has `count` sockets.
     fn until_sockets(&self, count: usize) {
         let deadline = Instant::now() + PATIENCE;
         while self.io.counts().sockets != count {
@@ -142,7 +143,7 @@ impl Server {
     }
 }
 
-/// Reads up to something.
+/// Reads until `expected` has been read.
 fn wait_for(mut stream: &TcpStream, expected: &[u8]) {
     let mut found = 0;
     while found < expected.len() {
@@ -156,7 +157,7 @@ fn wait_for(mut stream: &TcpStream, expected: &[u8]) {
     }
 }
 
-/// Sends a frame, but the last bytes of it.
+/// Sends a frame without its last `but` bytes.
 fn send(mut stream: &TcpStream, opcode: u8, parts: &[&[u8]], but: usize) {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let mut header = [0x80 | opcode, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -176,16 +177,16 @@ fn send_text(stream: &TcpStream, text: &str) {
 
 static FILLER: [u8; table::MAX_PAYLOAD] = [b'x'; table::MAX_PAYLOAD];
 
-/// Sends an event of so many bytes.
+/// Sends an event of `len` bytes.
 fn send_event(stream: &TcpStream, len: usize) {
     let (begin, end) = (br#"42["event",""#, br#""]"#);
     let filler = &FILLER[..len - begin.len() - end.len()];
     send(stream, 1, &[begin, filler, end], 0);
 }
 
-/// Makes the server hold of one connection whatever it can be made to hold. Gives what comes in.
+/// Opens a connection and makes the server hold as much input for it as its limits allow.
 fn fill(server: &Server) -> TcpStream {
-    // The URI is kept twice, by axum too.
+    // The URI is stored twice: axum stores it too.
     let filler = std::str::from_utf8(&FILLER).expect("UTF-8");
     let stream = server.connect(&format!("&filler={}", &filler[..32_000]));
     let sockets = server.io.counts().sockets;
@@ -198,7 +199,7 @@ fn fill(server: &Server) -> TcpStream {
     server.until_sockets(sockets + table::NAMESPACES);
     send_text(&stream, &format!(r#"42["keep","{}"]"#, &filler[..32_000]));
     send_text(&stream, r#"42["wait"]"#);
-    // What waits for its handler, up to the limit.
+    // Events that wait for their handler, up to the limit.
     (0..8).for_each(|_| send_event(&stream, table::PENDING / 8 - 65));
     // A packet that lacks an attachment.
     let head = concat!(
@@ -213,13 +214,13 @@ fn fill(server: &Server) -> TcpStream {
     stream
 }
 
-/// Sends to clients that read the beginning of it, as much as may wait.
+/// Fills the send queues of clients. Each client reads only the beginning of the first event.
 fn stuff(server: &Server, clients: &[TcpStream]) {
     let filler = std::str::from_utf8(&FILLER).expect("UTF-8");
     let large = &filler[..table::MAX_PAYLOAD - 100];
     let sockets = server.io.sockets();
     let all = |args: &str| sockets.iter().for_each(|socket| socket.emit("text", args));
-    // One is being written, and has left the queue.
+    // This event has left the queue, and is being written.
     all(large);
     for client in clients {
         wait_for(client, br#"42["text""#);
@@ -233,7 +234,7 @@ fn one_client_can_hold_what_the_table_says_and_no_more() {
     const CLIENTS: usize = 3;
     let heap = Heap::watch();
     let server = Server::start();
-    // What is made once.
+    // Memory that the server allocates once does not count.
     drop(fill(&server));
     server.until_sockets(0);
     heap.until(|_| server.io.counts().sessions == 0);
@@ -283,7 +284,7 @@ fn an_idle_client_holds_four_kib() {
     heap.until(|bytes| bytes <= start + 16 * 1024);
 }
 
-/// A small event of a client, and what it holds of the message it came in.
+/// A small attachment does not keep the whole message that it arrived in.
 #[test]
 fn a_part_of_a_message_does_not_hold_the_whole() {
     let heap = Heap::watch();

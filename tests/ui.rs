@@ -1,10 +1,10 @@
-//! A wrong handler does not compile, and the compiler says why in the crate's words.
+//! A wrong handler does not compile, and the error message uses the crate's own words.
 //!
-//! Each file in `tests/ui` is a program. A comment `//~ TEXT` at the end of a line means that the
-//! compiler reports an error there whose message or code contains TEXT; `//~| TEXT` in a line below
-//! it, that the label or a note of this error does. There are no other errors. The compiler's own
-//! words, which change from release to release, do not count, nor does whether it points at a part
-//! of `debug_handler!` or at all of it.
+//! Each file in `tests/ui` is a program. A comment `//~ TEXT` at the end of a line expects an error
+//! at this line whose message or code contains TEXT. A comment `//~| TEXT` in a line below expects
+//! TEXT in the label or a note of this error. Other errors fail the test. The test ignores the
+//! compiler's own words, which change from release to release, and whether the error points at a
+//! part of `debug_handler!` or at the whole macro.
 
 use std::ffi::OsString;
 use std::fs;
@@ -52,8 +52,8 @@ struct Compiler {
 }
 
 impl Compiler {
-    /// Asks cargo where the libraries are. They are built already, unless this test was built in
-    /// an unusual way.
+    /// Asks cargo for the paths of the libraries. Cargo has built them already, unless this test
+    /// was built in an unusual way.
     fn of_this_test() -> Self {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -90,7 +90,7 @@ impl Compiler {
         }
     }
 
-    /// What is not as the program's comments say.
+    /// Returns the differences between the program's errors and its comments.
     fn check(&self, program: &Path) -> Vec<String> {
         let name = program.file_name().expect("a file").to_string_lossy();
         let text = fs::read_to_string(program).expect("the program");
@@ -109,7 +109,7 @@ impl Compiler {
                 Some(unsaid) => Some(format!("{name}:{}: not said: {unsaid:?}", expected.line)),
             }
         });
-        // Some compilers report one fault twice, the second time for the whole macro.
+        // Some compilers report an error twice, the second time for the whole macro.
         let unexpected = errors.iter().filter_map(|error| {
             let is_expected = expected.iter().any(|expected| error.says(&expected.text));
             (!is_expected).then(|| format!("{name}: an error too many:\n{}", error.rendered))
@@ -130,7 +130,7 @@ impl Compiler {
         for (name, library) in &self.libraries {
             let folder = library.parent().expect("a folder").display();
             command.arg(format!("-Ldependency={folder}"));
-            // Cargo shows some libraries where their dependencies are not.
+            // Cargo lists some libraries in a folder that does not hold their dependencies.
             command.arg(format!("-Ldependency={folder}/deps"));
             command.arg(format!("--extern={name}={}", library.display()));
         }
@@ -173,9 +173,9 @@ fn expectations(program: &str) -> Vec<Expected> {
 }
 
 struct Diagnostic {
-    /// The lines of the program that it is about.
+    /// The lines of the program that the error points at.
     lines: Vec<RangeInclusive<u64>>,
-    /// The message and the code.
+    /// The message and the error code.
     message: String,
     /// The labels and the notes.
     details: String,
@@ -183,7 +183,7 @@ struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// `None` for "aborting due to 2 previous errors".
+    /// Returns `None` for "aborting due to 2 previous errors".
     fn new(json: &Value) -> Option<Self> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let spans = json["spans"].as_array()?;
@@ -218,7 +218,8 @@ impl Diagnostic {
     }
 }
 
-/// The lines of the program that a span covers; for one inside of a macro, where that is used.
+/// Returns the lines of the program that a span covers. For a span inside a macro these are the
+/// lines of the macro's call.
 fn lines_of(span: &Value) -> Option<RangeInclusive<u64>> {
     let file = span["file_name"].as_str()?;
     if Path::new(file).parent()?.ends_with("tests/ui") {

@@ -1,5 +1,5 @@
-//! Operations on a server in this process: a client that writes frames made beforehand to a stream
-//! in memory and counts what comes back. What it costs is nearly all the server's.
+//! Operations on a server in this process. The client writes prepared frames to an in-memory stream
+//! and counts the frames that come back, so nearly all the cost is the server's.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::io;
@@ -14,12 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tower::ServiceExt;
 use tower_socketio::{Namespace, RawArgs, Socket, SocketIo};
 
-/// How many events are under way when they are not sent one at a time.
+/// The events of one batch, where the client does not send them one at a time.
 const BATCH: usize = 16;
-/// How many come at once in a flood: half a mebibyte.
+/// The events of one flood: half a mebibyte.
 const FLOOD: usize = 8_000;
 
-/// An app with the handlers of the `echo` example.
+/// Returns an app with handlers like those of the `echo` example.
 pub(crate) fn app() -> Router {
     let namespace = Namespace::new()
         .on("echo", echo)
@@ -41,18 +41,18 @@ async fn connect(socket: Socket) {
     socket.join("room");
 }
 
-/// The events that are sent, each with fifty bytes.
+/// The events that the client sends. Each has fifty bytes.
 const ECHO: &str = r#"427["echo","01234567890123456789012345678901234567890123"]"#;
 const BROADCAST: &str = r#"42["broadcast","012345678901234567890123"]"#;
 
-/// A text as a client's frame, under a mask of zeros.
+/// Returns a text as a client's frame. The mask is zero.
 fn frame(text: &str) -> Vec<u8> {
     let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(text.as_bytes());
     frame
 }
 
-/// A client over a stream in memory.
+/// A client over an in-memory stream.
 pub(crate) struct Client {
     stream: DuplexStream,
     buf: Vec<u8>,
@@ -115,7 +115,7 @@ impl Client {
         self.filled -= bytes;
     }
 
-    /// Waits for so many frames.
+    /// Waits for `count` frames.
     pub(crate) async fn frames(&mut self, mut count: usize) {
         while count > 0 {
             let mut at = 0;
@@ -134,7 +134,7 @@ impl Client {
     }
 }
 
-/// How long a server's frame is, if its header has come.
+/// Returns the length of a server's frame, if its header has arrived.
 fn frame_len(bytes: &[u8]) -> Option<usize> {
     match *bytes {
         [_, 126, high, low, ..] => Some(4 + usize::from(u16::from_be_bytes([high, low]))),
@@ -143,7 +143,7 @@ fn frame_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// A scenario that has begun: each call of `run` makes some operations more.
+/// A scenario. Each call of `run` makes more operations.
 pub(crate) enum Load {
     Echo(Client, Vec<u8>, usize),
     Broadcast(Vec<Client>, Vec<u8>),
@@ -151,7 +151,7 @@ pub(crate) enum Load {
     Connect(Router),
 }
 
-/// The names that [`Load::new`] knows, and what one operation is.
+/// The names that [`Load::new`] accepts, and the operation of each.
 pub(crate) const SCENARIOS: [(&str, &str); 5] = [
     ("echo", "an event and its acknowledgement, one at a time"),
     ("echo16", "the same, 16 under way"),
@@ -202,7 +202,7 @@ impl Load {
         }
     }
 
-    /// Makes at least so many operations, and tells how many they were.
+    /// Makes at least `count` operations and returns their number.
     pub(crate) async fn run(&mut self, count: usize) -> usize {
         match self {
             Self::Echo(client, events, batch) => {

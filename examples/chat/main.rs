@@ -1,7 +1,8 @@
-//! A chat with a page: `cargo run --example chat [PORT]`.
+//! A chat with a web page: `cargo run --example chat [PORT]`.
 //!
-//! Names, rooms, who is here, who is typing, images. The page is `index.html`. It uses the official
-//! client, which npm fetches at the first start; without npm the browser loads it from a CDN.
+//! It has names, rooms, lists of people, typing indicators, and images. The page is `index.html`.
+//! It uses the official client, which npm fetches at the first start. Without npm the browser loads
+//! the client from a CDN.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,24 +14,24 @@ use axum::{Extension, Router, extract::State, response::Html, routing::get};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tower_http::services::ServeFile;
-use tower_socketio::{Args, Auth, Data, Namespace, Refuse, Socket, SocketIo};
+use tower_socketio::{Args, Auth, Data, ErrorReply, Namespace, Socket, SocketIo};
 
-/// Who sits where: each name with its socket. The rooms are known to the sockets.
+/// The users by name, each with its socket. The socket knows its rooms.
 type Seats = Arc<Mutex<BTreeMap<String, (User, Socket)>>>;
 
-/// The most characters in a message, as in `index.html`. The limit of the whole event,
-/// `SocketIoBuilder::max_payload`, is 1 MB: a client that exceeds it loses its connection.
+/// The largest number of characters in a message, as in `index.html`. The limit of the whole event
+/// is `SocketIoBuilder::max_payload`, 1 MB. A client that exceeds it loses its connection.
 const LONGEST_TEXT: usize = 10_000;
 
-/// What a client says of itself. The key shows that a page that returns is the one that left.
+/// The auth of a client. With its key a page that connects again proves that the name is its own.
 #[derive(Clone, Deserialize)]
 struct User {
     name: String,
     key: String,
 }
 
-/// What a client says, and with the server's `from` what the others hear. A page that had no answer
-/// sends a message again, and the others know it by its id.
+/// A message of a client. The server fills in `from` before it sends the message to the others. A
+/// page that gets no acknowledgement sends a message again, and the others recognize its id.
 #[derive(Deserialize, Serialize)]
 struct Message {
     room: String,
@@ -75,19 +76,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// An `Err` is what the page's `connect_error` listener gets.
+/// The page gets an `Err` as `connect_error`.
 async fn enter(
     socket: Socket,
     Auth(user): Auth<User>,
     State(seats): State<Seats>,
-) -> Result<(), Refuse> {
+) -> Result<(), ErrorReply> {
     if user.name.trim().is_empty() || user.name.chars().count() > 24 {
-        return Err(Refuse::new("choose a name of 1 to 24 characters"));
+        return Err(ErrorReply::new("choose a name of 1 to 24 characters"));
     }
     let mut seats = seats.lock().unwrap();
     if let Some((other, old)) = seats.get(&user.name) {
         if other.key != user.key {
-            return Err(Refuse::new(format!("the name {} is taken", user.name)));
+            return Err(ErrorReply::new(format!("the name {} is taken", user.name)));
         }
         old.emit("replaced", ());
         old.disconnect();
@@ -110,7 +111,7 @@ async fn leave(socket: Socket, State(seats): State<Seats>, Data(room): Data<Stri
     tell(&socket.io(), &seats);
 }
 
-/// What is returned is the acknowledgement: whether it was said.
+/// Sends a message to its room. The acknowledgement says whether the message was accepted.
 async fn say(
     socket: Socket,
     Extension(user): Extension<User>,
@@ -129,7 +130,7 @@ async fn typing(socket: Socket, Extension(user): Extension<User>, Data(room): Da
     socket.to(&room).emit("typing", Args((&room, user.name)));
 }
 
-/// The name may have gone to a newer socket of the same page.
+/// Removes the user, unless a newer socket of the same page has the name now.
 async fn exit(socket: Socket, Extension(user): Extension<User>, State(seats): State<Seats>) {
     let mut seats = seats.lock().unwrap();
     if seats
@@ -141,7 +142,8 @@ async fn exit(socket: Socket, Extension(user): Extension<User>, State(seats): St
     socket.io().emit("rooms", rooms(&seats));
 }
 
-/// Tells everybody who is where. Under the lock, so that the last word is the newest.
+/// Sends the people in each room to everyone. It emits under the lock, so that the newest state is
+/// sent last.
 fn tell(io: &SocketIo, seats: &Seats) {
     let seats = seats.lock().unwrap();
     io.emit("rooms", rooms(&seats));
@@ -158,8 +160,8 @@ fn rooms(seats: &BTreeMap<String, (User, Socket)>) -> BTreeMap<String, BTreeSet<
     rooms
 }
 
-/// The path of the official client's bundle. It is below cargo's target directory, and npm fetches
-/// it if it is missing.
+/// Returns the path of the official client's bundle below cargo's target directory. If the bundle
+/// is missing, npm fetches it.
 fn client() -> PathBuf {
     let folder = target().join("chat");
     let bundle = folder.join("node_modules/socket.io-client/dist/socket.io.min.js");
@@ -181,7 +183,7 @@ fn client() -> PathBuf {
     bundle
 }
 
-/// Cargo's target directory: the program is its `debug/examples/chat`.
+/// Returns cargo's target directory. The program is `debug/examples/chat` in it.
 fn target() -> PathBuf {
     let program = env::current_exe().unwrap_or_default();
     let target = program.ancestors().nth(3);

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tower_socketio::engine::Packets;
+use tower_socketio::internals::Packets;
 
 fuzz_target!(|data: &[u8]| {
     let body = Bytes::copy_from_slice(data);

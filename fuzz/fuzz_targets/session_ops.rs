@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use tower_socketio::engine::{
-    CloseReason, Config, Packet, Revision, Session, SessionEvent, SessionId, Text, Transport,
-};
+use tower_socketio::engine::{CloseReason, Config, Revision, SessionId, Text, Transport};
+use tower_socketio::internals::{EnginePacket, Session, SessionEvent};
 
 #[derive(Arbitrary, Debug)]
 enum Op {
@@ -20,7 +19,7 @@ enum Op {
     Post,
     EndPost,
     Upgrade,
-    Packet { websocket: bool, text: Vec<u8> },
+    EnginePacket { websocket: bool, text: Vec<u8> },
     Gone { websocket: bool },
     Send(u16),
     Consume(u16),
@@ -40,11 +39,10 @@ const fn transport(websocket: bool) -> Transport {
 fuzz_target!(|input: (bool, bool, Vec<Op>)| {
     let (websocket, old, ops) = input;
     let revision = if old { Revision::V3 } else { Revision::V4 };
-    let config = Arc::new(Config {
-        allow_eio3: true,
-        max_buffered: 200_000,
-        ..Config::default()
-    });
+    let mut config = Config::default();
+    config.allow_eio3 = true;
+    config.max_buffered = 200_000;
+    let config = Arc::new(config);
     // The message that goes beyond it still waits.
     let limit = config.max_buffered + usize::from(u16::MAX);
     let mut now = Instant::now();
@@ -64,8 +62,8 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
             Op::Post => drop(session.handle_post(now)),
             Op::EndPost => session.handle_post_end(now),
             Op::Upgrade => drop(session.handle_upgrade(now)),
-            Op::Packet { websocket, text } => {
-                if let Ok(packet) = Packet::from_text(&text) {
+            Op::EnginePacket { websocket, text } => {
+                if let Ok(packet) = EnginePacket::from_text(&text) {
                     session.handle_packet(transport(websocket), packet, now);
                 }
             }
@@ -82,7 +80,7 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
         }
         for via in [Transport::WebSocket, Transport::Polling] {
             while let Some(packet) = session.poll_transmit(via) {
-                if let Packet::Message(_) = packet {
+                if let EnginePacket::Message(_) = packet {
                     waiting = 0;
                 }
             }

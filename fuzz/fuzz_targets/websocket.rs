@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tower_socketio::websocket::{Decoder, Violation};
+use tower_socketio::internals::{FrameDecoder, WebSocketError};
 
 const MAX_MESSAGE: usize = 70_000;
 
@@ -13,8 +13,8 @@ fuzz_target!(|input: (&[u8], u8)| {
     assert_eq!(whole, decode(data.chunks(usize::from(cut) + 1)));
 });
 
-fn decode<'a>(reads: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Result<(), Violation>) {
-    let mut decoder = Decoder::new(MAX_MESSAGE);
+fn decode<'a>(reads: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Result<(), WebSocketError>) {
+    let mut decoder = FrameDecoder::new(MAX_MESSAGE);
     let mut incoming = Vec::new();
     let mut result = Ok(());
     for read in reads {

@@ -1,4 +1,4 @@
-//! Questions to clients, and their answers.
+//! Acknowledgements of events that the server sends.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -16,18 +16,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
 use super::EmitError;
-use crate::engine::SocketId;
-use crate::engine::timer::finite;
-use crate::hub::hooks::Sent;
+use super::socket::EmitErrorKind;
+use crate::engine_io::SocketId;
+use crate::engine_io::timer::finite;
+use crate::hub::hooks::OutgoingEvent;
 use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
-use crate::hub::registry::Registry;
+use crate::hub::namespace::LiveNamespace;
 use crate::hub::rooms::{IdHash, Target};
 use crate::protocol::{EncodeError, Kind, Payload, ReadError};
 
-/// How long a broadcast waits for its answers.
+/// How long a broadcast waits for its acknowledgements.
 const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A question to one client. It has been sent; `.await` waits for the answer.
+/// An event that was sent to one client and asks for an acknowledgement.
+///
+/// `.await` waits for the acknowledgement and returns its first argument as a `T`, or an
+/// [`AckError`]. See [`Socket::emit_with_ack`](crate::Socket::emit_with_ack).
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,7 +50,7 @@ const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Cancel safety
 ///
-/// Dropping it gives the answer up; a late one is ignored.
+/// Dropping it, or its future, abandons the acknowledgement. A later answer is ignored.
 #[must_use = "the answer is lost unless it is awaited; `emit` asks for none"]
 pub struct EmitWithAck<T> {
     pending: Result<Pending, AckError>,
@@ -60,7 +64,7 @@ struct Pending {
     _guard: AckGuard,
 }
 
-/// Forgets the question when nobody waits for the answer any more.
+/// Removes the waiter of an acknowledgement when it is dropped.
 struct AckGuard {
     member: Arc<Member>,
     ack: u64,
@@ -84,16 +88,19 @@ impl<T> EmitWithAck<T> {
         }
     }
 
-    /// Sets how long the answer may take, from the `.await` on. Beyond it the result is
-    /// [`AckError::is_timeout`]; zero fails unless the answer is there. Default: as long as the client
-    /// is connected.
+    /// Sets how long the client may take to answer, from the `.await` on.
+    ///
+    /// After that time the result is an error that [is a timeout](AckError::is_timeout). A timeout
+    /// of zero fails unless the answer has already arrived.
+    ///
+    /// Default: as long as the client is connected.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Reads all arguments of the answer, not the first one alone: `T` is a tuple or a list, as
-    /// for [`Args`](crate::Args).
+    /// Reads all arguments of the answer, and not only the first. `T` is then a tuple or a list,
+    /// as for [`Args`](crate::Args).
     ///
     /// ```
     /// use tower_socketio::{AckError, Namespace, Socket};
@@ -114,7 +121,7 @@ impl<T> EmitWithAck<T> {
 
 impl Pending {
     fn send(member: Arc<Member>, payload: Payload) -> Result<Self, AckError> {
-        let ack = member.registry.next_ack();
+        let ack = member.namespace.next_ack();
         let (sender, answer) = oneshot::channel();
         if !member.expect(ack, AckWaiter::One(sender)) {
             return Err(AckError(Reason::NotConnected));
@@ -169,15 +176,23 @@ fn read<T: DeserializeOwned>(mut payload: Payload) -> Result<T, AckError> {
         .map_err(|error| AckError(Reason::Read(error)))
 }
 
-/// A question to many clients. It has been sent.
+/// An event that was sent to many clients and asks each for an acknowledgement.
 ///
-/// `.await` gives one entry for each of them; as a stream it gives the entries as they come. A
-/// client that does not answer in time is [`AckError::is_timeout`], one that has left
-/// [`AckError::is_disconnected`].
+/// `.await` returns a list with one entry for each client. As a [`Stream`] it yields the entries
+/// in the order in which the clients answer. The entry of a client that does not answer in time is
+/// an error that [is a timeout](AckError::is_timeout). The entry of a client that leaves is one
+/// that [is a disconnect](AckError::is_disconnected).
+///
+/// See [`Broadcast::emit_with_ack`](crate::Broadcast::emit_with_ack).
+///
+/// # Cancel safety
+///
+/// Dropping it, or its future, abandons the acknowledgements that have not arrived. The future
+/// also loses those that have. As a stream it loses none between two entries.
 #[must_use = "the answers are lost unless they are awaited; `emit` asks for none"]
 pub struct AckStream<T> {
     answers: mpsc::UnboundedReceiver<(SocketId, Option<Payload>)>,
-    /// Those who have not answered.
+    /// The sockets that have not answered.
     missing: IndexSet<SocketId, IdHash>,
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -197,23 +212,27 @@ impl<T> AckStream<T> {
         }
     }
 
-    /// Asks those who are meant in each of the namespaces.
-    pub(super) fn send(registries: &[Arc<Registry>], target: &Target, payload: Payload) -> Self {
+    /// Sends the event to the recipients in each of the namespaces.
+    pub(super) fn send(
+        namespaces: &[Arc<LiveNamespace>],
+        target: &Target,
+        payload: Payload,
+    ) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
         let mut asked = Vec::new();
-        // The last one need not copy it.
-        let payloads = std::iter::repeat_n(payload, registries.len());
-        for (registry, payload) in registries.iter().zip(payloads) {
-            let ack = registry.next_ack();
-            let sent = Sent::seen(&registry.hooks, &payload);
-            let packet = encode(registry, Kind::Event, Some(ack), payload);
-            for member in registry.select(target).iter() {
+        // `repeat_n` moves the payload into its last item.
+        let payloads = std::iter::repeat_n(payload, namespaces.len());
+        for (namespace, payload) in namespaces.iter().zip(payloads) {
+            let ack = namespace.next_ack();
+            let sent = OutgoingEvent::seen(&namespace.hooks, &payload);
+            let packet = encode(namespace, Kind::Event, Some(ack), payload);
+            for member in namespace.select(target).iter() {
                 let waiter = ManyWaiter::new(member.id, sender.clone());
                 if !member.expect(ack, AckWaiter::Many(waiter)) {
                     continue;
                 }
                 if let Some(sent) = &sent {
-                    sent.tell(member);
+                    sent.notify(member);
                 }
                 member.send(packet.clone());
                 let member = Arc::clone(member);
@@ -228,8 +247,12 @@ impl<T> AckStream<T> {
         }
     }
 
-    /// Sets how long all answers may take, from the first poll on. Beyond it those that are missing
-    /// are [`AckError::is_timeout`]. Default: five seconds.
+    /// Sets how long all answers together may take, from the first poll on.
+    ///
+    /// After that time the entry of each client that has not answered is an error that
+    /// [is a timeout](AckError::is_timeout).
+    ///
+    /// Default: 5 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -244,7 +267,8 @@ impl<T: DeserializeOwned> Stream for AckStream<T> {
         if this.missing.is_empty() {
             return Poll::Ready(None);
         }
-        // A socket that was never asked may report that it will not answer.
+        // A socket that was not connected when the event was sent reports that it will not answer,
+        // and is not in `missing`.
         while let Poll::Ready(Some((id, payload))) = this.answers.poll_recv(cx) {
             if !this.missing.swap_remove(&id) {
                 continue;
@@ -286,14 +310,14 @@ impl<T> fmt::Debug for AckStream<T> {
     }
 }
 
-/// Why there is no answer.
+/// An error while waiting for an acknowledgement.
 ///
-/// If the answer is not what was expected, its [`source`](std::error::Error::source) is the
-/// [`ReadError`], which says which argument it is. The source of that is the reason of serde.
+/// If the answer has the wrong type, the [`source`](std::error::Error::source) is a [`ReadError`],
+/// which names the argument. The source of the `ReadError` is the reason from serde.
 ///
-/// A handler may return it. Its own client is told its text, and nothing of what the client that
-/// was asked answered. If the question could not be written that is logged, and the client is told
-/// "internal error".
+/// A handler may return an `AckError`. The handler's client then receives the text of the error,
+/// and nothing of the answer. If the event could not be written, the error is logged and the
+/// client receives "internal error".
 #[derive(Debug)]
 pub struct AckError(Reason);
 
@@ -307,25 +331,25 @@ enum Reason {
 }
 
 impl AckError {
-    /// Whether the time was over.
+    /// Returns whether the client did not answer in time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.0, Reason::Timeout)
     }
 
-    /// Whether the client left before it answered.
+    /// Returns whether the client left before it answered.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
         matches!(self.0, Reason::Disconnected)
     }
 
-    /// Whether the question was not sent: the client is not in yet, or has left.
+    /// Returns whether the event was not sent, because the client is still connecting or has left.
     #[must_use]
     pub fn is_not_connected(&self) -> bool {
         matches!(self.0, Reason::NotConnected)
     }
 
-    /// Whether the answer came, but is not what was expected.
+    /// Returns whether the client's answer could not be read as a `T`.
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
         matches!(self.0, Reason::Read(_))
@@ -333,10 +357,14 @@ impl AckError {
 }
 
 impl AckError {
-    /// The server's part, if it is to blame for it.
+    /// Returns the error of an event that could not be written.
+    ///
+    /// # Errors
+    ///
+    /// Returns `self` if it has another reason.
     pub(crate) fn into_encode_error(self) -> Result<EncodeError, Self> {
         match self.0 {
-            Reason::Emit(EmitError(Some(error))) => Ok(error),
+            Reason::Emit(EmitError(EmitErrorKind::Encode(error))) => Ok(error),
             reason => Err(Self(reason)),
         }
     }

@@ -1,19 +1,23 @@
-//! Many clients at once.
+//! Broadcasts: operations on many sockets at once.
 
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::place::Place;
+use super::scope::Scope;
 use super::{AckStream, ClusterError, RemoteSocket, Socket};
-use crate::hub::registry::Registry;
+use crate::hub::namespace::LiveNamespace;
 use crate::hub::rooms::Target;
 use crate::protocol::{IntoArgs, Payload, TypedEvent};
 
-/// A choice of sockets, of one namespace or of several, and what is sent to them.
+/// A set of sockets, in one namespace or in several, and the operations on it.
 ///
-/// Each step gives a new choice. A socket in several of the rooms gets one copy. A packet is
-/// encoded once for all of a namespace.
+/// A `Broadcast` holds a target: the rooms that it includes and the rooms that it excludes. The
+/// sockets are selected anew by each operation. Without a room it selects all sockets of the
+/// namespace. A socket that is in several of the rooms receives one copy. An event is encoded once
+/// for all recipients in a namespace.
+///
+/// [`SocketIo`](crate::SocketIo) and [`Socket`] create broadcasts.
 ///
 /// ```
 /// # fn f(socket: tower_socketio::Socket, io: tower_socketio::SocketIo) {
@@ -24,82 +28,126 @@ use crate::protocol::{IntoArgs, Payload, TypedEvent};
 #[derive(Clone, Debug)]
 #[must_use = "a broadcast does nothing until something is emitted"]
 pub struct Broadcast {
-    place: Place,
+    scope: Scope,
     target: Target,
     volatile: bool,
 }
 
 impl Broadcast {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(scope: Scope) -> Self {
         Self {
-            place,
+            scope,
             target: Target::default(),
             volatile: false,
         }
     }
 
-    /// Also those in this room. A socket's id is a room that holds it alone.
+    /// Adds the sockets in a room.
+    ///
+    /// The id of a socket is a room with only that socket in it.
+    ///
+    /// ```
+    /// use tower_socketio::{Data, Namespace, Socket};
+    ///
+    /// /// Sends a private message to the socket with the given id.
+    /// async fn whisper(socket: Socket, Data((id, text)): Data<(String, String)>) {
+    ///     socket.to(id).emit("whisper", text);
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("whisper", whisper);
+    /// ```
     pub fn to(mut self, room: impl AsRef<str>) -> Self {
         self.target.rooms.push(room.as_ref().into());
         self
     }
 
-    /// Not those in this room.
+    /// Excludes the sockets in a room.
     pub fn except(mut self, room: impl AsRef<str>) -> Self {
         self.target.except.push(room.as_ref().into());
         self
     }
 
-    /// Not those who would have to wait for it.
+    /// Makes the event volatile: it is dropped for each client that is not ready to receive it.
+    ///
+    /// A client is not ready while it connects, or while other packets are queued for it. Only
+    /// [`emit`](Self::emit) and [`send`](Self::send) send volatile events.
     pub fn volatile(mut self) -> Self {
         self.volatile = true;
         self
     }
 
-    /// Only those who are connected to this process. So far that is everybody.
+    /// Selects only the sockets that are connected to this process.
+    ///
+    /// So far this has no effect, because a server is one process.
     pub fn local(self) -> Self {
         self
     }
 
-    /// Sends an event. Never waits; see [`Socket::emit`].
+    /// Sends an event to the selected sockets.
+    ///
+    /// This never waits. [`Socket::emit`] describes the arguments, and what happens if a client has
+    /// left or does not read fast enough. Arguments that cannot be written as JSON are logged as an
+    /// error.
+    ///
+    /// ```
+    /// # fn f(io: tower_socketio::SocketIo) {
+    /// use tower_socketio::Args;
+    ///
+    /// io.of("/chat").emit("notice", "the server restarts at 8 pm");
+    /// io.to("players").emit("score", Args(("ada", 42)));
+    /// # }
+    /// ```
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
-        self.place.with(|registries| {
-            let Some(payload) = event_for(registries, event, args) else {
+        self.scope.with(|namespaces| {
+            let Some(payload) = event_for(namespaces, event, args) else {
                 return;
             };
-            // The last one need not copy it.
-            let payloads = std::iter::repeat_n(payload, registries.len());
-            for (registry, payload) in registries.iter().zip(payloads) {
-                registry.broadcast(&self.target, payload, self.volatile);
+            // `repeat_n` moves the payload into its last item.
+            let payloads = std::iter::repeat_n(payload, namespaces.len());
+            for (namespace, payload) in namespaces.iter().zip(payloads) {
+                namespace.broadcast(&self.target, payload, self.volatile);
             }
         });
     }
 
-    /// Sends an event, named by its type.
-    pub fn emit_typed<E: TypedEvent>(&self, event: E) {
+    /// Sends a typed event to the selected sockets. [`TypedEvent::NAME`] is its name.
+    pub fn send<E: TypedEvent>(&self, event: E) {
         self.emit(E::NAME, crate::Data(event));
     }
 
-    /// Sends an event that asks each of them for an acknowledgement.
+    /// Sends an event that asks each of the selected sockets for an acknowledgement.
     ///
-    /// Awaited, it gives one entry for each socket that was asked: its answer, or why there is
-    /// none. It waits five seconds unless [`timeout`](AckStream::timeout) says otherwise.
+    /// The event is sent at once. `.await` returns one entry for each socket: its id, and its
+    /// answer or an error. It waits for at most 5 seconds, unless
+    /// [`timeout`](AckStream::timeout) sets another time. [`AckStream`] is also a stream of the
+    /// entries.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_socketio::{AckStream, SocketIo};
+    ///
+    /// async fn vote(io: SocketIo) -> usize {
+    ///     let question: AckStream<bool> = io.to("voters").emit_with_ack("vote", "tea?");
+    ///     let answers = question.timeout(Duration::from_secs(30)).await;
+    ///     answers.iter().filter(|(_, answer)| matches!(answer, Ok(true))).count()
+    /// }
+    /// ```
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> AckStream<T> {
-        self.place.with(|registries| {
-            let Some(payload) = event_for(registries, event, args) else {
+        self.scope.with(|namespaces| {
+            let Some(payload) = event_for(namespaces, event, args) else {
                 return AckStream::empty();
             };
-            AckStream::send(registries, &self.target, payload)
+            AckStream::send(namespaces, &self.target, payload)
         })
     }
 
-    /// The connected ones among them, of this process.
+    /// Returns the selected sockets of this process that are connected.
     #[must_use]
     pub fn sockets(&self) -> Vec<Socket> {
-        self.place.with(|registries| {
+        self.scope.with(|namespaces| {
             let mut sockets = Vec::new();
-            for registry in registries {
-                let selected = registry.select(&self.target);
+            for namespace in namespaces {
+                let selected = namespace.select(&self.target);
                 let connected = selected.iter().filter(|member| member.is_connected());
                 sockets.extend(connected.map(|member| Socket::new(Arc::clone(member))));
             }
@@ -107,43 +155,49 @@ impl Broadcast {
         })
     }
 
-    /// The connected ones among them, as they are now, of all servers that work together.
+    /// Returns a snapshot of the selected sockets that are connected, on all servers of a cluster.
+    ///
+    /// So far a server is not part of a cluster. The sockets are those of this process.
     ///
     /// # Errors
     ///
-    /// If another server does not answer in time. A server that works by itself never fails.
+    /// Returns an error if another server does not answer in time. A single server never fails.
     pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, ClusterError> {
         let sockets = self.sockets();
         Ok(sockets.into_iter().map(RemoteSocket::of).collect())
     }
 
-    /// The rooms that they are in, sockets' own ones aside: of a whole namespace, all its rooms.
+    /// Returns the names of the rooms that the selected sockets are in, sorted. The rooms that are
+    /// named by a socket's id are left out.
+    ///
+    /// Without a target room these are all rooms of the namespace.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
-        let mut rooms: Vec<Arc<str>> = self.place.with(|registries| {
-            let of = |registry: &Arc<Registry>| registry.rooms_among(&self.target);
-            registries.iter().flat_map(of).collect()
+        let mut rooms: Vec<Arc<str>> = self.scope.with(|namespaces| {
+            let of = |namespace: &Arc<LiveNamespace>| namespace.rooms_among(&self.target);
+            namespaces.iter().flat_map(of).collect()
         });
         rooms.sort_unstable();
         rooms.dedup();
         rooms.iter().map(|room| room.as_ref().to_owned()).collect()
     }
 
-    /// Sends an event to the other servers, for their own use; no client sees it. The choice of
-    /// rooms does not matter.
+    /// Sends an event to the other servers of a cluster. Clients do not receive it. The target is
+    /// ignored.
     ///
     /// # Errors
     ///
-    /// If there is no other server: [`ClusterError::is_alone`]. So far that is always so.
+    /// So far a server is not part of a cluster, and this always returns an error for which
+    /// [`ClusterError::is_alone`] is true.
     pub fn server_side_emit(&self, _event: &str, _args: impl IntoArgs) -> Result<(), ClusterError> {
         Err(ClusterError::ALONE)
     }
 
-    /// Sends an event to the other servers and gives the answer of each.
+    /// Sends an event to the other servers of a cluster, and returns the answer of each.
     ///
     /// # Errors
     ///
-    /// As [`server_side_emit`](Self::server_side_emit).
+    /// Fails as [`server_side_emit`](Self::server_side_emit) does.
     pub async fn server_side_emit_with_ack<T: DeserializeOwned>(
         &self,
         event: &str,
@@ -153,32 +207,38 @@ impl Broadcast {
         Ok(Vec::new())
     }
 
-    /// Makes them join a room.
+    /// Makes the selected sockets join a room. See [`Socket::join`].
     pub fn join(&self, room: impl AsRef<str>) {
         self.sockets().iter().for_each(|socket| socket.join(&room));
     }
 
-    /// Makes them leave a room.
+    /// Makes the selected sockets leave a room.
     pub fn leave(&self, room: impl AsRef<str>) {
         self.sockets().iter().for_each(|socket| socket.leave(&room));
     }
 
-    /// Makes them leave the namespace.
+    /// Disconnects the selected sockets from their namespace. See [`Socket::disconnect`].
     pub fn disconnect(&self) {
         self.sockets().iter().for_each(Socket::disconnect);
     }
 
-    /// Makes them leave all namespaces, and closes their connections.
+    /// Disconnects the clients of the selected sockets from all namespaces, and closes their
+    /// connections. See [`Socket::close`].
     pub fn close(&self) {
         self.sockets().iter().for_each(Socket::close);
     }
 }
 
-/// Writes an event; none if there is nobody to send it to, or it cannot be written.
-fn event_for(registries: &[Arc<Registry>], event: &str, args: impl IntoArgs) -> Option<Payload> {
-    let longest = registries
+/// Writes an event. Returns `None` if there is no namespace, or if the event cannot be written,
+/// which is logged.
+fn event_for(
+    namespaces: &[Arc<LiveNamespace>],
+    event: &str,
+    args: impl IntoArgs,
+) -> Option<Payload> {
+    let longest = namespaces
         .iter()
-        .map(|registry| registry.name.len())
+        .map(|namespace| namespace.name.len())
         .max()?;
     match Payload::event(event, longest, args) {
         Ok(payload) => Some(payload),
@@ -190,23 +250,33 @@ fn event_for(registries: &[Arc<Registry>], event: &str, args: impl IntoArgs) -> 
 }
 
 impl Socket {
-    /// Those in a room, but not this socket.
+    /// Selects the sockets in a room, except for this one.
+    ///
+    /// ```
+    /// use tower_socketio::{Args, Namespace, Socket};
+    ///
+    /// async fn say(socket: Socket, Args((room, text)): Args<(String, String)>) {
+    ///     socket.to(room).emit("said", text);
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("say", say);
+    /// ```
     pub fn to(&self, room: impl AsRef<str>) -> Broadcast {
         self.broadcast().to(room)
     }
 
-    /// Everybody in the namespace but those in a room and this socket.
+    /// Selects all sockets of the namespace, except for those in a room and this one.
     pub fn except(&self, room: impl AsRef<str>) -> Broadcast {
         self.broadcast().except(room)
     }
 
-    /// Everybody in the namespace but this socket.
+    /// Selects all sockets of the namespace, except for this one.
     pub fn broadcast(&self) -> Broadcast {
-        self.within().except(self.id())
+        self.everyone().except(self.id())
     }
 
-    /// Everybody in the namespace, this socket too.
-    pub fn within(&self) -> Broadcast {
-        Broadcast::new(Place::Here(Arc::clone(&self.member.registry)))
+    /// Selects all sockets of the namespace, including this one.
+    pub fn everyone(&self) -> Broadcast {
+        Broadcast::new(Scope::Here(Arc::clone(&self.member.namespace)))
     }
 }

@@ -1,4 +1,4 @@
-//! How a client came in.
+//! What a handler sees of a client's handshake.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +15,10 @@ use serde_json::Value;
 use super::Socket;
 use crate::protocol::read_json;
 
-/// How a client came in: what its first HTTP request says, and what it authenticated itself with
-/// in this namespace.
+/// The first HTTP request of a client, and its `auth` for a namespace.
 ///
-/// Serialized, it has the fields and forms of the reference implementation.
+/// [`Socket::handshake`] returns it. It serializes to the fields and formats of `socket.handshake`
+/// in the reference implementation.
 ///
 /// ```
 /// # fn f(socket: tower_socketio::Socket) {
@@ -32,32 +32,36 @@ use crate::protocol::read_json;
 pub struct Handshake {
     /// The headers of the first request.
     pub headers: HeaderMap,
-    /// The client's address: it is known if the app is served by axum's
-    /// `into_make_service_with_connect_info::<SocketAddr>`. Behind a proxy it is the proxy's.
+    /// The address of the client. It is `None` unless the app is served with axum's
+    /// `into_make_service_with_connect_info::<SocketAddr>`. Behind a proxy it is the address of
+    /// the proxy.
     pub address: Option<IpAddr>,
-    /// Whether there is an `Origin` header: browsers send one from another site.
+    /// Whether the request has an `Origin` header. Browsers send one from another site.
     pub xdomain: bool,
-    /// Whether the connection is encrypted: the request's URI says so, as over HTTP/2, or
-    /// [`Scheme::HTTPS`] is among its extensions. Who accepts TLS can put it there.
+    /// Whether the connection is encrypted. This is `true` if the URI of the request has the scheme
+    /// `https`, as over HTTP/2, or if its extensions contain [`Scheme::HTTPS`]. The code that
+    /// accepts TLS connections can insert that extension.
     pub secure: bool,
-    /// When the client asked for the namespace.
+    /// The time at which the client sent the CONNECT of the namespace.
     pub issued: SystemTime,
-    /// The path and the query of the first request, as they came.
+    /// The path and the query of the first request, not decoded.
     pub url: String,
-    /// The query, decoded; of a name that comes twice, the last value.
+    /// The decoded query of the first request. If a name occurs more than once, the last value.
     pub query: BTreeMap<String, String>,
-    /// What the client authenticated itself with, `{}` if with nothing.
+    /// The `auth` that the client sent for the namespace, or `{}` if it sent none.
     pub auth: Value,
 }
 
 impl Socket {
-    /// How the client came in. It is put together anew by each call.
+    /// Returns the first HTTP request of the client, and its `auth` for the namespace.
+    ///
+    /// Each call creates the value anew.
     #[must_use]
     pub fn handshake(&self) -> Handshake {
-        let parts = self.member.link.handshake.parts();
+        let parts = self.member.session.request.parts();
         let auth = self.member.auth.as_deref();
         let issued = UNIX_EPOCH + Duration::from_millis(self.member.issued);
-        // It was JSON when it came.
+        // It was checked to be JSON when it was received, so reading it does not fail.
         let auth = auth.and_then(|auth| read_json(auth).ok());
         Handshake::new(
             parts,
@@ -87,14 +91,14 @@ impl Handshake {
         }
     }
 
-    /// [`issued`](Self::issued) as text, as JavaScript writes dates:
+    /// Returns [`issued`](Self::issued) as text, in the format of JavaScript's `Date`:
     /// `Sun Nov 22 2026 13:28:00 GMT+0000 (Coordinated Universal Time)`.
     #[must_use]
     pub fn time(&self) -> String {
         date(self.issued_ms() / 1000)
     }
 
-    /// Milliseconds since 1970.
+    /// Returns [`issued`](Self::issued) in milliseconds since 1970.
     fn issued_ms(&self) -> u64 {
         let since = self.issued.duration_since(UNIX_EPOCH);
         since.map_or(0, |since| since.as_millis() as u64)
@@ -119,7 +123,7 @@ impl Serialize for Handshake {
 
 impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers, query and what the client authenticates itself with hold secrets.
+        // The headers, the query and the `auth` may contain secrets.
         f.debug_struct("Handshake")
             .field("address", &self.address)
             .field("issued", &self.issued)
@@ -127,7 +131,7 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// Headers as Node tells them: one text for each name.
+/// Headers in Node's form: one text for each name.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Serialize for Headers<'_> {
@@ -148,7 +152,8 @@ fn latin1(value: &HeaderValue) -> String {
     value.as_bytes().iter().copied().map(char::from).collect()
 }
 
-/// Those of which Node takes the first: <https://nodejs.org/api/http.html#messageheaders>.
+/// The headers of which Node keeps only the first value:
+/// <https://nodejs.org/api/http.html#messageheaders>.
 const KEEPS_FIRST: [HeaderName; 16] = [
     header::AGE,
     header::AUTHORIZATION,
@@ -168,14 +173,15 @@ const KEEPS_FIRST: [HeaderName; 16] = [
     header::USER_AGENT,
 ];
 
-/// A time, in seconds since 1970, as JavaScript writes it.
+/// Formats a time, in seconds since 1970, as JavaScript's `Date` does.
 fn date(seconds: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
     let days = seconds / 86_400;
-    // The calendar repeats after 400 years; counted from 1 March, leap days are last. See
+    // The calendar repeats every 400 years. A year is counted from 1 March, so that a leap day is
+    // its last day. See
     // <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
     let shifted = days + 719_468;
     let day_of_era = shifted % 146_097;
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_time_is_written_as_by_javascript() {
-        // Each is what `new Date(ms) + ""` gives in UTC.
+        // Each text is the value of `new Date(ms) + ""` in UTC.
         for (seconds, expected) in [
             (0, "Thu Jan 01 1970 00:00:00"),
             (951_782_400, "Tue Feb 29 2000 00:00:00"),

@@ -1,4 +1,4 @@
-//! The server, from anywhere in the application.
+//! The handle to the server.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -7,16 +7,19 @@ use axum_core::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
 
-use super::place::Place;
+use super::scope::Scope;
 use super::{Broadcast, ClusterError, Socket};
 use crate::hub::Hub;
 use crate::hub::member::Member;
-use crate::hub::registry::Registry;
+use crate::hub::namespace::LiveNamespace;
 use crate::protocol::IntoArgs;
 
-/// The server: what an HTTP handler, a timer or a handler of another socket speaks through.
+/// A handle to the server. It sends to clients from anywhere in the application: from an HTTP
+/// handler, a background task, or a handler of another socket.
 ///
-/// It is an axum extractor wherever the layer lies around the route.
+/// [`SocketIoBuilder::build`](crate::SocketIoBuilder::build) returns it. It is also an extractor in
+/// event handlers, in connect handlers, and in axum handlers of routes that the layer is around.
+/// It is cheap to clone.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -30,7 +33,7 @@ use crate::protocol::IntoArgs;
 #[derive(Clone)]
 pub struct SocketIo {
     hub: Weak<Hub>,
-    /// The number of the session whose socket gave it.
+    /// The number of the session, if the handle was created from a socket.
     within: Option<u64>,
 }
 
@@ -44,22 +47,32 @@ impl SocketIo {
 
     pub(crate) fn of_member(member: &Member) -> Self {
         Self {
-            hub: member.registry.weak_hub(),
-            within: Some(member.link.number),
+            hub: member.namespace.weak_hub(),
+            within: Some(member.session.number),
         }
     }
 
-    /// Everybody in a namespace. It may be one that a path with parameters stands for, as
-    /// `/orders/42`; where nobody is, nobody is reached. A slash that is missing in front is
-    /// added.
+    /// Selects all sockets of a namespace.
+    ///
+    /// The namespace may be dynamic, as `/orders/42`. If it does not exist, the broadcast reaches
+    /// no socket. A missing slash at the beginning of the name is added.
+    ///
+    /// ```
+    /// # fn f(io: tower_socketio::SocketIo) {
+    /// io.of("/orders/42").emit("ready", 7);
+    /// io.of("/chat").to("lobby").emit("said", "hello");
+    /// # }
+    /// ```
     pub fn of(&self, namespace: &str) -> Broadcast {
         if namespace.starts_with('/') {
-            return Broadcast::new(Place::named(&self.hub, namespace));
+            return Broadcast::new(Scope::named(&self.hub, namespace));
         }
-        Broadcast::new(Place::named(&self.hub, &format!("/{namespace}")))
+        Broadcast::new(Scope::named(&self.hub, &format!("/{namespace}")))
     }
 
-    /// Everybody in all namespaces whose names are meant, those that clients have named too.
+    /// Selects all sockets of the namespaces whose names match, dynamic ones too.
+    ///
+    /// Each operation on the broadcast calls `is_meant` with the name of each live namespace.
     ///
     /// ```
     /// # fn f(io: tower_socketio::SocketIo) {
@@ -68,86 +81,106 @@ impl SocketIo {
     /// ```
     pub fn of_all(&self, is_meant: impl Fn(&str) -> bool + Send + Sync + 'static) -> Broadcast {
         let hub = Weak::clone(&self.hub);
-        Broadcast::new(Place::Matching(hub, Arc::new(is_meant)))
+        Broadcast::new(Scope::Matching(hub, Arc::new(is_meant)))
     }
 
-    /// Those of the main namespace who are in a room.
+    /// Selects the sockets of the main namespace, `/`, that are in a room.
+    ///
+    /// A socket in several of the rooms is selected once. The id of a socket is a room with only
+    /// that socket in it.
+    ///
+    /// ```
+    /// use tower_socketio::{Args, SocketIo};
+    ///
+    /// async fn announce(io: SocketIo) {
+    ///     io.to("news").emit("news", "it rains");
+    ///     io.to("red").to("blue").emit("goal", Args(("red", 1)));
+    /// }
+    /// ```
     pub fn to(&self, room: impl AsRef<str>) -> Broadcast {
         self.of("/").to(room)
     }
 
-    /// Those of the main namespace who are not in a room.
+    /// Selects the sockets of the main namespace, `/`, that are not in a room.
     pub fn except(&self, room: impl AsRef<str>) -> Broadcast {
         self.of("/").except(room)
     }
 
-    /// Sends an event to everybody in the main namespace.
+    /// Sends an event to all sockets of the main namespace, `/`. See [`Broadcast::emit`].
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
         self.of("/").emit(event, args);
     }
 
-    /// The connected sockets of the main namespace.
+    /// Returns the connected sockets of the main namespace, `/`.
     #[must_use]
     pub fn sockets(&self) -> Vec<Socket> {
         self.of("/").sockets()
     }
 
-    /// The names of the namespaces: those that were set up, and those of clients that are in one.
+    /// Returns the names of the live namespaces, sorted: of all static ones, and of the dynamic ones
+    /// that exist now.
     #[must_use]
     pub fn namespaces(&self) -> Vec<String> {
         let Some(hub) = self.hub.upgrade() else {
             return Vec::new();
         };
-        let name = |registry: &Arc<Registry>| registry.name.as_str().to_owned();
+        let name = |namespace: &Arc<LiveNamespace>| namespace.name.as_str().to_owned();
         let mut names: Vec<_> = hub.namespaces().iter().map(name).collect();
         names.sort_unstable();
         names
     }
 
-    /// How many servers work together, this one too.
+    /// Returns the number of servers in the cluster, including this one.
+    ///
+    /// So far a server is not part of a cluster, and this returns `Ok(1)`.
     ///
     /// # Errors
     ///
-    /// If the others cannot be asked. A server that works by itself never fails: it is one.
+    /// Returns an error if the other servers cannot be reached. A single server never fails.
     pub async fn server_count(&self) -> Result<usize, ClusterError> {
         Ok(1)
     }
 
-    /// How much there is now.
+    /// Returns the current number of connections, sockets, rooms and namespaces.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let Some(hub) = self.hub.upgrade() else {
             return Counts::default();
         };
         let namespaces = hub.namespaces();
-        let (recoverable, kept_bytes) = hub.kept();
+        let (recoverable, recovery_bytes) = hub.recovery_counts();
         Counts {
             sessions: hub.sessions.len(),
             sockets: namespaces.iter().map(|each| each.member_count()).sum(),
             rooms: namespaces.iter().map(|each| each.room_count()).sum(),
             namespaces: namespaces.len(),
             recoverable,
-            kept_bytes,
+            recovery_bytes,
         }
     }
 
-    /// Ends the server: no client is taken any more, each that is there is told, disconnect
-    /// handlers run, and what was sent before is delivered as far as the clients read it.
+    /// Shuts the server down.
     ///
-    /// No further event begins. Handlers that run may answer and emit for five seconds; then their
-    /// connection closes.
+    /// The server refuses new clients, begins no further event, and disconnects each client.
+    /// Packets that are queued are sent as far as the client reads them. Disconnect handlers run.
+    /// Running handlers may answer and emit for 5 seconds. Then their connection closes.
     ///
-    /// Ready when the last connection and the last handler have ended. A client that does not
-    /// read holds it up for five seconds at most; a handler for as long as it runs.
+    /// The future completes when the last connection and the last handler have ended. A client that
+    /// does not read delays it by at most 5 seconds. A handler delays it for as long as the handler
+    /// runs.
     ///
-    /// A handler may call it, an administrator's event say. Then it does not wait for that handler
-    /// and its connection, nor for others whose handlers wait for the same, and is ready when all the
-    /// rest has ended. It knows that it is called by a handler if the handler itself awaits it, or if
-    /// the handle is the one that the handler was given or [`Socket::io`]. A handler that awaits a
-    /// task of its own, which closes the server by a handle from elsewhere, waits for ever.
+    /// # In a handler
     ///
-    /// An HTTP server that ends gracefully waits for its connections, and those of clients do not
-    /// end by themselves. So this is what its signal waits for:
+    /// A handler may call `close`. The future then does not wait for that handler and its
+    /// connection, nor for other handlers that wait for `close`. It completes when all others have
+    /// ended. The server detects such a call if the handler itself awaits the future, or if the
+    /// handle comes from the handler's extractor or from [`Socket::io`]. A handler waits for ever if
+    /// it awaits a task that closes the server with another handle.
+    ///
+    /// # Graceful shutdown
+    ///
+    /// An HTTP server that shuts down gracefully waits for its connections, and the connections of
+    /// clients do not end by themselves. So call `close` before the shutdown signal completes:
     ///
     /// ```
     /// # use axum::Router;
@@ -161,7 +194,7 @@ impl SocketIo {
     /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     /// axum::serve(listener, app)
     ///     .with_graceful_shutdown(async move {
-    ///         // `tokio::signal::ctrl_c()`, say.
+    ///         // For example `tokio::signal::ctrl_c()`.
     ///         signal.await;
     ///         io.close().await;
     ///     })
@@ -172,31 +205,31 @@ impl SocketIo {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future stops the waiting, not the end.
+    /// The first poll begins the shutdown. Dropping the future afterwards does not stop it.
     pub async fn close(&self) {
         if let Some(hub) = self.hub.upgrade() {
-            hub.namespaces().iter().for_each(|each| each.take_all());
+            hub.namespaces().iter().for_each(|each| each.flush());
             hub.sessions.close(self.within).await;
         }
     }
 }
 
-/// How many of each a server has.
+/// The current numbers of a server: see [`SocketIo::counts`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Connections.
+    /// The connections.
     pub sessions: usize,
-    /// Sockets in all namespaces, those that are still connecting too.
+    /// The sockets in all namespaces, including those that are still connecting.
     pub sockets: usize,
-    /// Rooms in all namespaces, sockets' own ones aside.
+    /// The rooms in all namespaces, except for those that the ids of sockets name.
     pub rooms: usize,
-    /// Namespaces.
+    /// The live namespaces.
     pub namespaces: usize,
-    /// Sockets whose client is away and may come back: see [`Recovery`](crate::Recovery).
+    /// The suspended sockets, whose clients may come back: see [`Recovery`](crate::Recovery).
     pub recoverable: usize,
-    /// The bytes of the packets that are kept for those.
-    pub kept_bytes: usize,
+    /// The bytes of the packets that are kept for recovery.
+    pub recovery_bytes: usize,
 }
 
 impl<S: Sync> FromRequestParts<S> for SocketIo {

@@ -1,4 +1,4 @@
-//! One client as it was, perhaps of another server.
+//! Snapshots of sockets, possibly of another server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,14 +8,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{EmitWithAck, Handshake, Socket};
-use crate::engine::SocketId;
+use crate::engine_io::SocketId;
 use crate::protocol::IntoArgs;
 
-/// One client as it was when [`Broadcast::fetch_sockets`] asked for it, and what can be done
-/// with it.
+/// A snapshot of a socket, from [`Broadcast::fetch_sockets`], and the operations on that socket.
 ///
-/// Where several servers work together it may be connected to any of them; so there is less to it
-/// than to a [`Socket`].
+/// In a cluster the socket may be connected to any of the servers, so a `RemoteSocket` has fewer
+/// operations than a [`Socket`].
 ///
 /// ```
 /// # async fn f(io: tower_socketio::SocketIo) -> Result<(), tower_socketio::ClusterError> {
@@ -44,64 +43,68 @@ impl RemoteSocket {
         }
     }
 
-    /// Its public id.
+    /// Returns the public id of the socket.
     #[must_use]
     pub fn id(&self) -> SocketId {
         self.socket.id()
     }
 
-    /// The name of its namespace.
+    /// Returns the name of the socket's namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.socket.namespace()
     }
 
-    /// The rooms it was in, its own one aside.
+    /// Returns the rooms that the socket was in, except for the room that its id names.
     #[must_use]
     pub fn rooms(&self) -> &[String] {
         &self.rooms
     }
 
-    /// What [`Socket::set_data`] had kept with it; `None` if there was nothing, or no `T`.
+    /// Returns the data of [`Socket::set_data`]. Returns `None` if there were none, or if they are
+    /// not a `T`.
     #[must_use]
     pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
         T::deserialize(self.data.as_deref()?).ok()
     }
 
-    /// How it came in; see [`Socket::handshake`].
+    /// Returns the first HTTP request of the client, and its `auth`. See [`Socket::handshake`].
     #[must_use]
     pub fn handshake(&self) -> Handshake {
         self.socket.handshake()
     }
 
-    /// Sends an event to it.
+    /// Sends an event to the socket. See [`Socket::emit`].
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
         self.socket.emit(event, args);
     }
 
-    /// Sends an event to it that asks for an acknowledgement. It waits five seconds unless
-    /// [`timeout`](EmitWithAck::timeout) says otherwise.
+    /// Sends an event that asks for an acknowledgement. See [`Socket::emit_with_ack`].
+    ///
+    /// `.await` waits for at most 5 seconds, unless [`timeout`](EmitWithAck::timeout) sets another
+    /// time.
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> EmitWithAck<T> {
         let question = self.socket.emit_with_ack(event, args);
         question.timeout(Duration::from_secs(5))
     }
 
-    /// Makes it join a room.
+    /// Makes the socket join a room. See [`Socket::join`].
     pub fn join(&self, room: impl AsRef<str>) {
         self.socket.join(room);
     }
 
-    /// Makes it leave a room.
+    /// Makes the socket leave a room.
     pub fn leave(&self, room: impl AsRef<str>) {
         self.socket.leave(room);
     }
 
-    /// Makes it leave the namespace.
+    /// Disconnects the socket from its namespace. See [`Socket::disconnect`].
     pub fn disconnect(&self) {
         self.socket.disconnect();
     }
 
-    /// Makes it leave all namespaces and closes its connection.
+    /// Disconnects the client from all namespaces, and closes its connection. See
+    /// [`Socket::close`].
     pub fn close(&self) {
         self.socket.close();
     }
@@ -117,14 +120,14 @@ impl fmt::Debug for RemoteSocket {
     }
 }
 
-/// Why other servers were not reached.
+/// An error of an operation on the servers of a cluster.
 #[derive(Debug)]
 pub struct ClusterError(());
 
 impl ClusterError {
     pub(super) const ALONE: Self = Self(());
 
-    /// Whether there is no other server: this one works by itself.
+    /// Returns whether this server is not part of a cluster.
     #[must_use]
     pub fn is_alone(&self) -> bool {
         true

@@ -1,23 +1,23 @@
-//! One client in one namespace.
+//! The handle to a socket.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{EmitWithAck, SocketIo};
-use crate::engine::{SocketId, Transport};
+use crate::engine_io::{SocketId, Transport};
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
 use crate::notice::Notices;
 use crate::protocol::{EncodeError, IntoArgs, Payload, TypedEvent};
 
-/// One client in one namespace.
+/// A handle to one client in one namespace.
 ///
-/// A handle: cheap to clone, and it may be kept. When the client has left, what is sent goes
-/// nowhere.
+/// It is an extractor in every handler. It is cheap to clone, and may be kept after the handler has
+/// ended. When the client has left, [`emit`](Self::emit) and the other operations do nothing.
 ///
 /// ```
 /// use tower_socketio::{Data, Namespace, Socket};
@@ -38,172 +38,275 @@ impl Socket {
         Self { member }
     }
 
-    /// The public id, new for each connection to a namespace. It is the name of a room that holds
-    /// this socket alone, and it is never the secret id of the session.
+    /// Returns the public id of the socket. It is new for each connection to a namespace.
+    ///
+    /// The id is also the name of a room with only this socket in it. It is never the secret id of
+    /// the session.
     #[must_use]
     pub fn id(&self) -> SocketId {
         self.member.id
     }
 
-    /// The name of the namespace.
+    /// Returns the name of the socket's namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.member.registry.name
+        &self.member.namespace.name
     }
 
-    /// The server.
+    /// Returns a handle to the server.
     #[must_use]
     pub fn io(&self) -> SocketIo {
         SocketIo::of_member(&self.member)
     }
 
-    /// Whether the client is in: its connect handler has accepted it and it has not left.
+    /// Returns whether the socket is connected: the connect handler has accepted the client, and
+    /// the client has not left.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.member.is_connected()
     }
 
-    /// Whether the client lost its connection before and is back as the same socket: see
-    /// [`Recovery`](crate::Recovery). Its id, its rooms, and the values kept with it are those of
-    /// before.
+    /// Returns whether this socket was restored after the client had lost its connection.
+    ///
+    /// A restored socket keeps its id, its rooms, its data and its extensions. See
+    /// [`Recovery`](crate::Recovery).
     #[must_use]
     pub fn recovered(&self) -> bool {
         self.member.is_recovered()
     }
 
-    /// The transport that the client uses now.
+    /// Returns the transport that the client uses at the moment.
     #[must_use]
     pub fn transport(&self) -> Transport {
-        self.member.link.transport()
+        self.member.session.transport()
     }
 
-    /// Sends an event. Never waits.
+    /// Sends an event to the client.
     ///
-    /// In a connect handler the event follows when the handler has accepted the client. To a
-    /// client that has left nothing is sent. If so much waits for the client that the limit is
-    /// passed, the connection is closed with [`DisconnectReason::SlowConsumer`]. A value that
-    /// cannot be written as JSON is logged as an error.
+    /// This never waits: the event is queued. Events are sent in the order of the calls. In a
+    /// connect handler, the event is sent after the handler has accepted the client. If the client
+    /// has left, nothing is sent. If more bytes are queued for the client than
+    /// [`max_buffered`](crate::SocketIoBuilder::max_buffered) allows, the connection is closed with
+    /// [`DisconnectReason::SlowConsumer`].
     ///
-    /// One value is one argument, also a tuple; [`Args`](crate::Args) makes several.
+    /// A value that cannot be written as JSON is logged as an error.
+    /// [`try_emit`](Self::try_emit) returns the error instead.
+    ///
+    /// # Arguments
+    ///
+    /// One value is one argument, even if it is a tuple. [`Args`](crate::Args) sends several
+    /// arguments, and `()` sends none. Bytes of a type that serializes *as bytes*, such as
+    /// `bytes::Bytes`, are sent as binary attachments. [`Uncompressed`](crate::Uncompressed)
+    /// exempts an event from compression.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use tower_socketio::{Args, Namespace, Socket};
+    ///
+    /// async fn connect(socket: Socket) {
+    ///     // `socket.on("greeting", (text) => …)`
+    ///     socket.emit("greeting", "hello");
+    ///
+    ///     // `socket.on("point", ([x, y]) => …)`
+    ///     socket.emit("point", (3, 4));
+    ///
+    ///     // `socket.on("score", (name, points) => …)`
+    ///     socket.emit("score", Args(("ada", 42)));
+    ///
+    ///     // `socket.on("image", (buffer) => …)`
+    ///     socket.emit("image", Bytes::from_static(&[1, 2, 3]));
+    ///
+    ///     // `socket.on("ready", () => …)`
+    ///     socket.emit("ready", ());
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on_connect(connect);
+    /// ```
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
-        if let Err(EmitError(Some(error))) = self.try_emit(event, args) {
+        if let Err(EmitError(EmitErrorKind::Encode(error))) = self.try_emit(event, args) {
             not_emitted(event, &error);
         }
     }
 
-    /// Sends an event and tells whether it was queued.
+    /// Sends an event to the client, and returns an error if it was not queued.
+    ///
+    /// See [`emit`](Self::emit) for the arguments.
+    ///
+    /// ```
+    /// use tower_socketio::{EmitError, Namespace, Socket};
+    ///
+    /// async fn ping(socket: Socket) -> Result<(), EmitError> {
+    ///     socket.try_emit("pong", ())
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("ping", ping);
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the arguments cannot be written, or the client has left or is closed as too slow.
+    /// Returns an error if the arguments cannot be written as JSON, if the client has left, or if
+    /// the connection is closed because too much is queued for the client.
     pub fn try_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
         let payload = self.event(event, args)?;
         let sent = self.member.emit(None, payload);
-        sent.then_some(()).ok_or(EmitError(None))
+        sent.then_some(()).ok_or(EmitError(EmitErrorKind::Closed))
     }
 
-    /// Sends an event unless the client would have to wait for it: then it is dropped.
-    pub fn emit_volatile(&self, event: &str, args: impl IntoArgs) {
-        if !self.member.is_writable() {
-            return;
-        }
-        match Payload::event(event, self.namespace().len(), args) {
-            Ok(payload) => self.member.emit_volatile(payload),
-            Err(error) => not_emitted(event, &error),
-        }
+    /// Returns an emitter of volatile events.
+    ///
+    /// A volatile event is dropped if the client is not ready to receive it: while it connects, or
+    /// while other packets are queued for it.
+    ///
+    /// ```
+    /// # fn f(socket: tower_socketio::Socket) {
+    /// socket.volatile().emit("position", (12.5, 7.25));
+    /// # }
+    /// ```
+    pub fn volatile(&self) -> Volatile<'_> {
+        Volatile { socket: self }
     }
 
-    /// Sends an event, named by its type.
-    pub fn emit_typed<E: TypedEvent>(&self, event: E) {
+    /// Sends a typed event to the client. [`TypedEvent::NAME`] is its name.
+    pub fn send<E: TypedEvent>(&self, event: E) {
         self.emit(E::NAME, crate::Data(event));
     }
 
-    /// Sends an event that asks for an acknowledgement, and waits for it when awaited.
+    /// Sends an event that asks the client for an acknowledgement.
     ///
-    /// The event is sent now. Without a [`timeout`](EmitWithAck::timeout) the answer may take as
-    /// long as the client is connected.
+    /// The event is sent at once. `.await` waits for the acknowledgement and returns its first
+    /// argument. Without a [`timeout`](EmitWithAck::timeout) it waits as long as the client is
+    /// connected.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_socketio::{AckError, Namespace, Socket};
+    ///
+    /// async fn play(socket: Socket) -> Result<bool, AckError> {
+    ///     let answer: u32 = socket
+    ///         .emit_with_ack("question", "6 x 7?")
+    ///         .timeout(Duration::from_secs(5))
+    ///         .await?;
+    ///     Ok(answer == 42)
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("play", play);
+    /// ```
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> EmitWithAck<T> {
         let payload = self.event(event, args);
         EmitWithAck::send(Arc::clone(&self.member), payload)
     }
 
-    /// Sends an event, named by its type, that asks for an acknowledgement.
-    pub fn emit_typed_with_ack<E: TypedEvent>(&self, event: E) -> EmitWithAck<E::Reply> {
+    /// Sends a typed event that asks the client for an acknowledgement, of the type
+    /// [`TypedEvent::Reply`]. See [`emit_with_ack`](Self::emit_with_ack).
+    pub fn ask<E: TypedEvent>(&self, event: E) -> EmitWithAck<E::Reply> {
         self.emit_with_ack(E::NAME, crate::Data(event))
     }
 
     fn event(&self, event: &str, args: impl IntoArgs) -> Result<Payload, EmitError> {
-        Payload::event(event, self.namespace().len(), args).map_err(|error| EmitError(Some(error)))
+        Payload::event(event, self.namespace().len(), args)
+            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))
     }
 
-    /// Waits until everything that was sent to the client has been given to its transport, or it
-    /// has left.
+    /// Waits until all packets that are queued for the client have been passed to its transport, or
+    /// until the client has left.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing.
+    /// This is cancel safe. Dropping the future drops no packet.
     pub async fn drained(&self) {
         std::future::poll_fn(|cx| {
             self.member.catch_up();
-            self.member.link.poll_drained(cx)
+            self.member.session.poll_drained(cx)
         })
         .await;
     }
 
-    /// Joins a room. Nothing happens if it is in it or has left, nor beyond the limits of
-    /// [`max_rooms`](crate::SocketIoBuilder::max_rooms), 1 000 by default, and
+    /// Joins a room.
+    ///
+    /// A room exists while a socket is in it. This does nothing if the socket is in the room
+    /// already, if it has left the namespace, or if the room would exceed
+    /// [`max_rooms`](crate::SocketIoBuilder::max_rooms), 1 000 by default, or
     /// [`max_kept`](crate::SocketIoBuilder::max_kept).
+    ///
+    /// ```
+    /// use tower_socketio::{Data, Namespace, Socket};
+    ///
+    /// async fn enter(socket: Socket, Data(room): Data<String>) {
+    ///     socket.join(&room);
+    ///     socket.to(&room).emit("entered", socket.id().to_string());
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("enter", enter);
+    /// ```
     pub fn join(&self, room: impl AsRef<str>) {
         let room = room.as_ref();
-        self.member.registry.join(&self.member, room);
+        self.member.namespace.join(&self.member, room);
     }
 
-    /// Leaves a room.
+    /// Leaves a room. This does nothing if the socket is not in it.
     pub fn leave(&self, room: impl AsRef<str>) {
-        self.member.registry.part(&self.member, room.as_ref());
+        self.member
+            .namespace
+            .leave_room(&self.member, room.as_ref());
     }
 
-    /// The rooms it is in, its own one aside; in the disconnect handler, those it was in.
+    /// Returns the rooms that the socket is in, except for the room that its id names.
+    ///
+    /// When the socket has left, as in the disconnect handler, these are the rooms that it was in.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
         let rooms = self.member.rooms();
         rooms.iter().map(|room| room.as_ref().to_owned()).collect()
     }
 
-    /// Keeps a value with the socket; an event handler's `Extension<T>` finds it. Gives back the
-    /// value of that type that was there.
+    /// Inserts a value into the extensions of the socket, and returns the previous value of that
+    /// type.
+    ///
+    /// Event handlers read it with axum's `Extension<T>`, other code with
+    /// [`extension`](Self::extension).
+    ///
+    /// ```
+    /// use axum::Extension;
+    /// use tower_socketio::{Auth, Namespace, Socket};
+    ///
+    /// #[derive(Clone)]
+    /// struct Name(String);
+    ///
+    /// async fn connect(socket: Socket, Auth(name): Auth<String>) {
+    ///     socket.insert(Name(name));
+    /// }
+    ///
+    /// async fn name(Extension(Name(name)): Extension<Name>) -> String {
+    ///     name
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on_connect(connect).on("name", name);
+    /// ```
     pub fn insert<T: Clone + Send + Sync + 'static>(&self, value: T) -> Option<T> {
         let value = Arc::new(value);
-        let mut extensions = self
-            .member
-            .extensions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut extensions = self.member.extensions.write();
         let former = extensions.insert(value);
         drop(extensions);
         former.map(Arc::unwrap_or_clone)
     }
 
-    /// A value that was kept with the socket, or came with the request: by a Tower layer, say.
+    /// Returns the value of a type in the extensions of the socket, or else in those of the first
+    /// HTTP request, where a Tower layer may have put it.
     #[must_use]
     pub fn extension<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
-        let extensions = self
-            .member
-            .extensions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        // A clone is the user's code: it runs when the lock is free again.
+        let extensions = self.member.extensions.read();
+        // `T::clone` is code of the application, so it runs after the lock is released.
         let own = extensions.get::<Arc<T>>().cloned();
         drop(extensions);
         own.map(Arc::unwrap_or_clone)
-            .or_else(|| self.member.link.handshake.extension())
+            .or_else(|| self.member.session.request.extension())
     }
 
-    /// Keeps data with the socket that go where the socket goes: other servers see them in
-    /// [`fetch_sockets`](crate::Broadcast::fetch_sockets). What was kept before is replaced.
+    /// Sets the data of the socket. They replace the previous data.
     ///
-    /// For what stays in this process, and need not be written as JSON, there is
-    /// [`insert`](Self::insert).
+    /// The data are kept as JSON, so that other servers can read them with
+    /// [`fetch_sockets`](crate::Broadcast::fetch_sockets). [`insert`](Self::insert) keeps values of
+    /// any type in this process.
     ///
     /// ```
     /// use tower_socketio::protocol::EncodeError;
@@ -221,21 +324,22 @@ impl Socket {
     /// let namespace: Namespace = Namespace::new().on("enter", enter).on("name", name);
     /// ```
     ///
-    /// Bytes are kept as a list of numbers, and read back as bytes.
+    /// Bytes are kept as a list of numbers, and can be read back as bytes.
     ///
     /// # Errors
     ///
-    /// If the data cannot be written as JSON, or the connection would keep more than
-    /// [`max_kept`](crate::SocketIoBuilder::max_kept). What was kept before stays.
+    /// Returns an error if the data cannot be written as JSON, or if the connection would keep more
+    /// than [`max_kept`](crate::SocketIoBuilder::max_kept). The previous data then stay.
     pub fn set_data(&self, data: impl Serialize) -> Result<(), EncodeError> {
         let data = serde_json::to_value(data)?;
         let kept = self
             .member
-            .set_data(Some(Arc::new(data)), self.member.registry.max_kept());
+            .set_data(Some(Arc::new(data)), self.member.namespace.max_kept());
         kept.then_some(()).ok_or(EncodeError::TOO_LONG)
     }
 
-    /// The data that are kept with the socket; `None` if there are none, or they are no `T`.
+    /// Returns the data of the socket. Returns `None` if there are none, or if they are not a `T`,
+    /// which is logged at `debug`.
     #[must_use]
     pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
         let data = T::deserialize(&*self.member.data()?);
@@ -245,46 +349,73 @@ impl Socket {
         data.inspect_err(log).ok()
     }
 
-    /// The first HTTP request of the connection, without its body: headers, URI, extensions.
+    /// Returns the first HTTP request of the connection, without its body: headers, URI and
+    /// extensions.
     #[must_use]
     pub fn request_parts(&self) -> Parts {
-        let mut parts = self.member.link.handshake.parts();
+        let mut parts = self.member.session.request.parts();
         parts.extensions.insert(self.io());
         parts
     }
 
-    /// What stood for the parameters in the namespace's path.
+    /// Returns the names and values of the parameters in the namespace's path.
+    ///
+    /// [`Params`](crate::Params) reads them into a type.
     #[must_use]
     pub fn params(&self) -> &[(String, String)] {
-        &self.member.registry.params
+        &self.member.namespace.params
     }
 
-    /// Makes the client leave this namespace; its connection stays.
+    /// Disconnects the socket from its namespace. The connection of the client stays open.
     ///
-    /// The socket is in no room and no namespace when this returns.
+    /// When this returns, the socket has left its rooms and its namespace.
     pub fn disconnect(&self) {
         self.member
             .disconnect(DisconnectReason::ServerNamespaceDisconnect);
     }
 
-    /// Makes the client leave all namespaces and closes its connection, after what was sent
-    /// before.
+    /// Disconnects the client from all namespaces, and closes its connection after the queued
+    /// packets have been sent.
     ///
-    /// The socket is in no room and no namespace when this returns; those that the client has in
-    /// other namespaces follow in a moment.
+    /// When this returns, the socket has left its rooms and its namespace. The client's sockets in
+    /// other namespaces leave a moment later.
     pub fn close(&self) {
         self.disconnect();
-        self.member.link.dismiss();
+        self.member.session.disconnect_all();
     }
 
-    /// What the server has logged before; nothing if it is gone.
+    /// Returns the record of what the server has logged before. Returns `None` if the server has
+    /// been dropped.
     pub(crate) fn notices(&self) -> Option<Arc<Notices>> {
-        let hub = self.member.registry.hub()?;
+        let hub = self.member.namespace.hub()?;
         Some(Arc::clone(&hub.sessions.notices))
     }
+}
 
-    pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
-        self.member.send_ack(ack, payload);
+/// An emitter of volatile events to one client. See [`Socket::volatile`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nothing is sent until an event is emitted"]
+pub struct Volatile<'a> {
+    socket: &'a Socket,
+}
+
+impl Volatile<'_> {
+    /// Sends an event, or drops it if the client is not ready. This never waits. See
+    /// [`Socket::emit`] for the arguments.
+    pub fn emit(self, event: &str, args: impl IntoArgs) {
+        let Socket { member } = self.socket;
+        if !member.is_writable() {
+            return;
+        }
+        match Payload::event(event, member.namespace.name.len(), args) {
+            Ok(payload) => member.emit_volatile(payload),
+            Err(error) => not_emitted(event, &error),
+        }
+    }
+
+    /// Sends a typed event, or drops it if the client is not ready. This never waits.
+    pub fn send<E: TypedEvent>(self, event: E) {
+        self.emit(E::NAME, crate::Data(event));
     }
 }
 
@@ -297,44 +428,55 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// Logs an event that cannot be written. The reason is the error's source, which subscribers show.
+/// Logs an event that could not be written. Subscribers show the reason, which is the source of the
+/// error.
 fn not_emitted(event: &str, error: &EncodeError) {
     let error: &(dyn std::error::Error + 'static) = error;
     tracing::error!(error, event, "not emitted");
 }
 
-/// Why an event was not queued.
+/// An error of [`Socket::try_emit`]: the event was not queued.
 ///
-/// A handler may return it. If the arguments cannot be written that is logged, and the client is
-/// told "internal error".
+/// A handler may return it. If the arguments could not be written, the error is logged and the
+/// client receives "internal error".
 #[derive(Debug)]
-pub struct EmitError(pub(crate) Option<EncodeError>);
+pub struct EmitError(pub(crate) EmitErrorKind);
+
+#[derive(Debug)]
+pub(crate) enum EmitErrorKind {
+    Encode(EncodeError),
+    Closed,
+}
 
 impl EmitError {
-    /// Whether the arguments cannot be written.
+    /// Returns whether the arguments could not be written as JSON.
     #[must_use]
     pub fn is_encode(&self) -> bool {
-        self.0.is_some()
+        matches!(self.0, EmitErrorKind::Encode(_))
     }
 
-    /// Whether the client has left, or is closed as too slow.
+    /// Returns whether the client has left, or is being disconnected because too much is queued for
+    /// it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.0.is_none()
+        matches!(self.0, EmitErrorKind::Closed)
     }
 }
 
 impl fmt::Display for EmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Some(_) => "the arguments cannot be written",
-            None => "the client has left",
+            EmitErrorKind::Encode(_) => "the arguments cannot be written",
+            EmitErrorKind::Closed => "the client has left",
         })
     }
 }
 
 impl std::error::Error for EmitError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.as_ref().map(|error| error as _)
+        match &self.0 {
+            EmitErrorKind::Encode(error) => Some(error),
+            EmitErrorKind::Closed => None,
+        }
     }
 }

@@ -4,27 +4,28 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::member::Member;
-use super::registry::Registry;
-use crate::engine::SocketId;
+use super::namespace::LiveNamespace;
+use crate::engine_io::SocketId;
 use crate::guard::guarded;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The hooks of a namespace. One that is not set costs a branch.
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) room: Option<Box<RoomHook<'static>>>,
-    pub(crate) outgoing: Option<Box<Outgoing>>,
+    pub(crate) outgoing: Option<Box<OutgoingHook>>,
 }
 
 /// What is told of rooms.
 pub(crate) type RoomHook<'a> = dyn Fn(RoomEvent) + Send + Sync + 'a;
 
 /// What is told of events that are sent.
-pub(crate) type Outgoing = dyn Fn(&Arc<Member>, &str, &RawArgs) + Send + Sync;
+pub(crate) type OutgoingHook = dyn Fn(&Arc<Member>, &str, &RawArgs) + Send + Sync;
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,21 +38,23 @@ impl fmt::Debug for Hooks {
 
 /// Who is told of each namespace that comes to be, but for the main one.
 #[derive(Default)]
-pub(crate) struct Created(pub(crate) Option<Box<CreatedHook>>);
+pub(crate) struct NamespaceHook(pub(crate) Option<Box<NamespaceFn>>);
 
-type CreatedHook = dyn Fn(&str) + Send + Sync;
+type NamespaceFn = dyn Fn(&str) + Send + Sync;
 
-impl Created {
-    pub(super) fn tell(&self, name: &NamespaceName) {
+impl NamespaceHook {
+    pub(super) fn notify(&self, name: &NamespaceName) {
         if let Some(hook) = self.0.as_ref().filter(|_| !name.is_main()) {
             call(|| hook(name));
         }
     }
 }
 
-impl fmt::Debug for Created {
+impl fmt::Debug for NamespaceHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Created").field(&self.0.is_some()).finish()
+        f.debug_tuple("NamespaceHook")
+            .field(&self.0.is_some())
+            .finish()
     }
 }
 
@@ -63,13 +66,13 @@ pub(crate) fn call(hook: impl FnOnce()) {
 }
 
 /// An event that is sent, for those who want to see it.
-pub(crate) struct Sent<'a> {
-    hook: &'a Outgoing,
+pub(crate) struct OutgoingEvent<'a> {
+    hook: &'a OutgoingHook,
     name: String,
     args: RawArgs,
 }
 
-impl<'a> Sent<'a> {
+impl<'a> OutgoingEvent<'a> {
     /// Copies an event if anybody wants to see it.
     pub(crate) fn seen(hooks: &'a Hooks, payload: &Payload) -> Option<Self> {
         let hook = hooks.outgoing.as_deref()?;
@@ -80,7 +83,7 @@ impl<'a> Sent<'a> {
         })
     }
 
-    pub(crate) fn tell(&self, member: &Arc<Member>) {
+    pub(crate) fn notify(&self, member: &Arc<Member>) {
         call(|| (self.hook)(member, &self.name, &self.args));
     }
 }
@@ -117,36 +120,36 @@ pub enum RoomChange {
 ///
 /// It is filled under the lock of the rooms, which makes the order, and emptied under none, by one
 /// at a time. Whoever changes a room tells of a few changes, of others too, and goes on; a
-/// [`Teller`] does the rest. Beyond [`MAX_UNTOLD`] it waits for its turn to tell of as many as it
+/// [`RoomEventTask`] does the rest. Beyond [`MAX_PENDING`] it waits for its hook_lock to tell of as many as it
 /// has made, and a few more: so there are never much more.
 #[derive(Debug, Default)]
 pub(super) struct RoomLog {
-    untold: Mutex<Untold>,
+    pending: Mutex<PendingEvents>,
     /// Held by who tells.
-    turn: Mutex<()>,
+    hook_lock: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct Untold {
+struct PendingEvents {
     events: VecDeque<RoomEvent>,
-    /// Whether there is a [`Teller`].
-    attended: bool,
+    /// Whether there is a [`RoomEventTask`].
+    has_task: bool,
 }
 
 /// How many changes are told of at a time.
-const TOLD_AT_ONCE: usize = 32;
+const BATCH: usize = 32;
 
 /// How many changes may wait to be told of.
-pub(super) const MAX_UNTOLD: usize = 4096;
+pub(super) const MAX_PENDING: usize = 4096;
 
 thread_local! {
     /// Whether a hook of rooms runs on this thread.
-    static TELLING: Cell<bool> = const { Cell::new(false) };
+    static IN_HOOK: Cell<bool> = const { Cell::new(false) };
 }
 
 impl RoomLog {
-    fn lock(&self) -> MutexGuard<'_, Untold> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PendingEvents> {
+        self.pending.lock()
     }
 
     /// Notes changes, and gives how many they are.
@@ -166,74 +169,74 @@ impl RoomLog {
         events.len() - before
     }
 
-    /// Tells of some changes, for one who has made so many. Whether a [`Teller`] is needed for the
+    /// Tells of some changes, for one who has made so many. Whether a [`RoomEventTask`] is needed for the
     /// rest: then it is the caller's to begin one.
-    pub(super) fn tell(&self, hook: &RoomHook<'_>, made: usize) -> bool {
+    pub(super) fn notify(&self, hook: &RoomHook<'_>, made: usize) -> bool {
         let waiting = self.lock().events.len();
-        // A hook that changes rooms has the turn.
-        if waiting == 0 || TELLING.get() {
-            return self.needs_teller();
+        // A hook that changes rooms has the hook_lock.
+        if waiting == 0 || IN_HOOK.get() {
+            return self.needs_task();
         }
-        let turn = match waiting > MAX_UNTOLD {
-            true => Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner)),
-            // Who tells already goes on, or leaves it to a `Teller`.
-            false => self.turn.try_lock().ok(),
+        let hook_lock = match waiting > MAX_PENDING {
+            true => Some(self.hook_lock.lock()),
+            // Who tells already goes on, or leaves it to a `RoomEventTask`.
+            false => self.hook_lock.try_lock(),
         };
-        if let Some(_turn) = turn {
-            self.tell_some(hook, made + TOLD_AT_ONCE);
+        if let Some(_turn) = hook_lock {
+            self.notify_some(hook, made + BATCH);
         }
-        self.needs_teller()
+        self.needs_task()
     }
 
-    /// To be called by who has the turn.
-    fn tell_some(&self, hook: &RoomHook<'_>, count: usize) {
-        TELLING.set(true);
+    /// To be called by who has the hook_lock.
+    fn notify_some(&self, hook: &RoomHook<'_>, count: usize) {
+        IN_HOOK.set(true);
         for _ in 0..count {
             let Some(event) = self.lock().events.pop_front() else {
                 break;
             };
             call(|| hook(event));
         }
-        TELLING.set(false);
+        IN_HOOK.set(false);
         let events = &mut self.lock().events;
-        if events.is_empty() && events.capacity() > TOLD_AT_ONCE {
+        if events.is_empty() && events.capacity() > BATCH {
             *events = VecDeque::new();
         }
     }
 
-    fn needs_teller(&self) -> bool {
-        let mut untold = self.lock();
-        !untold.events.is_empty() && !std::mem::replace(&mut untold.attended, true)
+    fn needs_task(&self) -> bool {
+        let mut pending = self.lock();
+        !pending.events.is_empty() && !std::mem::replace(&mut pending.has_task, true)
     }
 
-    /// Goes on for a [`Teller`]; false if there is nothing left, so that the next change needs
+    /// Goes on for a [`RoomEventTask`]; false if there is nothing left, so that the next change needs
     /// another.
     fn go_on(&self, hook: &RoomHook<'_>) -> bool {
-        if TELLING.get() {
-            // A runtime that has ended drops the `Teller` where it is begun: in a hook, which has the
-            // turn. Whoever called the hook goes on.
-            self.lock().attended = false;
+        if IN_HOOK.get() {
+            // A runtime that has ended drops the `RoomEventTask` where it is begun: in a hook, which has the
+            // hook_lock. Whoever called the hook goes on.
+            self.lock().has_task = false;
             return false;
         }
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tell_some(hook, TOLD_AT_ONCE);
-        drop(turn);
-        let mut untold = self.lock();
-        untold.attended = !untold.events.is_empty();
-        untold.attended
+        let hook_lock = self.hook_lock.lock();
+        self.notify_some(hook, BATCH);
+        drop(hook_lock);
+        let mut pending = self.lock();
+        pending.has_task = !pending.events.is_empty();
+        pending.has_task
     }
 }
 
 /// The task that tells of what is left. Ended with its runtime, it does the rest at once.
-pub(super) struct Teller {
-    pub(super) registry: Arc<Registry>,
+pub(super) struct RoomEventTask {
+    pub(super) namespace: Arc<LiveNamespace>,
     pub(super) ended: bool,
 }
 
-impl Teller {
+impl RoomEventTask {
     fn go_on(&mut self) -> bool {
-        let hook = self.registry.hooks.room.as_deref();
-        self.ended = !hook.is_some_and(|hook| self.registry.room_log.go_on(hook));
+        let hook = self.namespace.hooks.room.as_deref();
+        self.ended = !hook.is_some_and(|hook| self.namespace.room_log.go_on(hook));
         !self.ended
     }
 
@@ -244,7 +247,7 @@ impl Teller {
     }
 }
 
-impl Drop for Teller {
+impl Drop for RoomEventTask {
     fn drop(&mut self) {
         while !self.ended && self.go_on() {}
     }
@@ -280,10 +283,10 @@ mod tests {
         let (told, heard) = mpsc::channel();
         let hook = move |event: RoomEvent| told.send(event.room.to_string()).expect("open");
         assert_eq!(push(&log, 100), 100);
-        assert!(log.tell(&hook, 2), "a teller is needed");
-        assert!(!log.tell(&hook, 2), "one is enough");
+        assert!(log.notify(&hook, 2), "a teller is needed");
+        assert!(!log.notify(&hook, 2), "one is enough");
         while log.go_on(&hook) {}
-        assert!(!log.tell(&hook, 2), "there is nothing left");
+        assert!(!log.notify(&hook, 2), "there is nothing left");
         let expected = (0..100).map(|n| n.to_string());
         assert!(heard.try_iter().eq(expected));
     }
@@ -296,26 +299,26 @@ mod tests {
         let (entered, gate) = (Mutex::new(entered), Mutex::new(gate));
         // Each call ends when the gate lets it.
         let hook = |_: RoomEvent| {
-            entered.lock().expect("whole").send(()).expect("open");
-            gate.lock().expect("whole").recv().expect("open");
+            entered.lock().send(()).expect("open");
+            gate.lock().recv().expect("open");
         };
         std::thread::scope(|scope| {
             push(&log, 1);
-            scope.spawn(|| log.tell(&hook, 1));
+            scope.spawn(|| log.notify(&hook, 1));
             waits.recv().expect("the hook runs");
             // Nobody else waits for it.
-            push(&log, MAX_UNTOLD);
-            log.tell(&hook, MAX_UNTOLD);
+            push(&log, MAX_PENDING);
+            log.notify(&hook, MAX_PENDING);
             // But beyond the limit.
             let helper = scope.spawn(|| {
                 push(&log, 10);
-                log.tell(&hook, 10);
+                log.notify(&hook, 10);
             });
             std::thread::yield_now();
             assert!(!helper.is_finished());
-            (0..2 * (MAX_UNTOLD + 11)).for_each(|_| open.send(()).expect("open"));
+            (0..2 * (MAX_PENDING + 11)).for_each(|_| open.send(()).expect("open"));
         });
-        assert!(log.lock().events.len() < MAX_UNTOLD);
+        assert!(log.lock().events.len() < MAX_PENDING);
     }
 
     #[test]
@@ -324,12 +327,12 @@ mod tests {
         let told = std::sync::atomic::AtomicUsize::new(0);
         let hook = |_: RoomEvent| {
             if told.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
-                push(&log, MAX_UNTOLD + 1);
-                assert!(log.tell(&|_| panic!("out of order"), 1));
+                push(&log, MAX_PENDING + 1);
+                assert!(log.notify(&|_| panic!("out of order"), 1));
             }
         };
         push(&log, 1);
-        assert!(!log.tell(&hook, 1), "the hook has asked for one");
-        assert_eq!(told.into_inner(), 1 + TOLD_AT_ONCE);
+        assert!(!log.notify(&hook, 1), "the hook has asked for one");
+        assert_eq!(told.into_inner(), 1 + BATCH);
     }
 }

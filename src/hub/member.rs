@@ -1,8 +1,8 @@
 //! One socket in one namespace.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
@@ -11,22 +11,23 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::DisconnectReason;
 use super::budget::of_data;
-use super::fanout::Mail;
-use super::hooks::{Sent, call};
-use super::link::Link;
-use super::recovery::{Archive, Legacy, Recoverable};
-use super::registry::Registry;
+use super::fanout::Outgoing;
+use super::hooks::{OutgoingEvent, call};
+use super::namespace::LiveNamespace;
+use super::recovery::{Handover, Recoverable, RecoveryStore};
 use super::rooms::IdHash;
-use crate::engine::{Session, SocketId};
+use super::session::SharedSession;
+use crate::engine_io::{Session, SocketId};
 use crate::protocol::{Encoded, Kind, Packet, Payload};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
-/// One socket. Its lock may be held while its link's or its registry's is taken, never the other
-/// way round; the archive's of its registry is taken before.
+/// One socket. Its lock may be held while its session's or its namespace's is taken, never the other
+/// way round; the store's of its namespace is taken before.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: SocketId,
-    pub(crate) link: Arc<Link>,
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) session: Arc<SharedSession>,
+    pub(crate) namespace: Arc<LiveNamespace>,
     /// When it asked to connect, in milliseconds since 1970.
     pub(crate) issued: u64,
     /// What it authenticated itself with, in JSON; none if with nothing.
@@ -34,7 +35,7 @@ pub(crate) struct Member {
     phase: AtomicU8,
     /// The number of the last packet for many that it was given, or that was not for it. It
     /// changes under its lock.
-    taken_in: AtomicU64,
+    last_delivered: AtomicU64,
     state: Mutex<State>,
     pub(crate) extensions: RwLock<Extensions>,
     /// None without recovery.
@@ -68,10 +69,10 @@ struct Left {
 
 impl State {
     /// Keeps a packet until the client is told that it is in.
-    fn hold(&mut self, packet: Encoded, link: &Link) -> bool {
+    fn hold(&mut self, packet: Encoded, session: &SharedSession) -> bool {
         let messages = packet.clone().into_iter();
         let bytes = messages.map(|each| Session::cost(&each)).sum::<usize>();
-        if !link.hold(bytes) {
+        if !session.hold(bytes) {
             return false;
         }
         let held = self.held.get_or_insert_default();
@@ -81,9 +82,9 @@ impl State {
     }
 
     /// Takes out what was held.
-    fn take_held(&mut self, link: &Link) -> Vec<Encoded> {
+    fn take_held(&mut self, session: &SharedSession) -> Vec<Encoded> {
         let Held { packets, bytes } = *self.held.take().unwrap_or_default();
-        link.release(bytes);
+        session.release(bytes);
         packets
     }
 }
@@ -147,13 +148,12 @@ impl Drop for Member {
     /// handle must not suffer from them.
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        let state = state.unwrap_or_else(PoisonError::into_inner);
-        drop(state.take_held(&self.link));
+        drop(state.take_held(&self.session));
         let rooms = state.left.take().map(|left| left.rooms);
         let names = rooms.iter().flatten().map(|room| room.len());
         let kept = state.data_bytes + names.sum::<usize>();
-        let own = cost(&self.registry.name, self.auth.as_deref());
-        self.link.budget.give_back(own + kept);
+        let own = cost(&self.namespace.name, self.auth.as_deref());
+        self.session.budget.give_back(own + kept);
         let extensions = std::mem::take(&mut self.extensions);
         let recovery = self.recovery.take();
         call(|| drop(extensions));
@@ -164,22 +164,22 @@ impl Drop for Member {
 impl Member {
     pub(crate) fn new(
         id: SocketId,
-        link: Arc<Link>,
-        registry: Arc<Registry>,
+        session: Arc<SharedSession>,
+        namespace: Arc<LiveNamespace>,
         auth: &Payload,
     ) -> Self {
         let issued = SystemTime::now().duration_since(UNIX_EPOCH);
         let auth = std::str::from_utf8(auth.json()).unwrap_or_default();
         let auth = (!matches!(auth, "" | "{}")).then(|| auth.into());
-        link.budget.add(cost(&registry.name, auth.as_deref()));
+        session.budget.add(cost(&namespace.name, auth.as_deref()));
         Self {
             id,
-            link,
-            registry,
+            session,
+            namespace,
             issued: issued.map_or(0, |since| since.as_millis() as u64),
             auth,
             phase: AtomicU8::new(CONNECTING),
-            taken_in: AtomicU64::new(0),
+            last_delivered: AtomicU64::new(0),
             state: Mutex::default(),
             extensions: RwLock::default(),
             recovery: None,
@@ -187,7 +187,7 @@ impl Member {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -200,16 +200,16 @@ impl Member {
 
     pub(crate) fn is_writable(&self) -> bool {
         self.catch_up();
-        self.is_connected() && self.link.is_writable()
+        self.is_connected() && self.session.is_writable()
     }
 
     /// Sends an event.
     pub(crate) fn emit(self: &Arc<Self>, ack: Option<u64>, payload: Payload) -> bool {
-        if let Some(sent) = Sent::seen(&self.registry.hooks, &payload) {
-            sent.tell(self);
+        if let Some(sent) = OutgoingEvent::seen(&self.namespace.hooks, &payload) {
+            sent.notify(self);
         }
         if ack.is_none() && self.recovery.is_some() {
-            return self.emit_kept(payload);
+            return self.emit_recoverable(payload);
         }
         self.send(self.encode(Kind::Event, ack, payload))
     }
@@ -220,10 +220,10 @@ impl Member {
             self.emit(None, payload);
             return;
         }
-        if let Some(sent) = Sent::seen(&self.registry.hooks, &payload) {
-            sent.tell(self);
+        if let Some(sent) = OutgoingEvent::seen(&self.namespace.hooks, &payload) {
+            sent.notify(self);
         }
-        self.emit_unkept(payload);
+        self.emit_unrecoverable(payload);
     }
 
     /// Answers an event.
@@ -237,7 +237,7 @@ impl Member {
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         self.catch_up();
         match self.phase.load(Ordering::Acquire) {
-            CONNECTED => self.link.send(packet),
+            CONNECTED => self.session.send(packet),
             CONNECTING => self.hold(packet),
             _ => false,
         }
@@ -246,59 +246,65 @@ impl Member {
     fn hold(&self, packet: Encoded) -> bool {
         let mut state = self.lock();
         match self.phase.load(Ordering::Acquire) {
-            CONNECTED => self.link.send(packet),
-            CONNECTING => state.hold(packet, &self.link),
+            CONNECTED => self.session.send(packet),
+            CONNECTING => state.hold(packet, &self.session),
             _ => false,
         }
     }
 
     /// Queues a packet that is not for this socket alone.
-    pub(super) fn take(&self, mail: &Mail) {
-        if mail.volatile && !self.is_writable() {
+    pub(super) fn send_outgoing(&self, outgoing: &Outgoing) {
+        if outgoing.volatile && !self.is_writable() {
             return;
         }
         // What waits has lower numbers.
         self.catch_up();
-        self.was_sent(mail.offset);
-        self.send(mail.packet.clone());
+        self.record_offset(outgoing.offset);
+        self.send(outgoing.packet.clone());
     }
 
     /// Is given everything that [waits](super::fanout) for it.
     pub(crate) fn catch_up(&self) {
-        if self.registry.fanout.is_busy() {
-            self.registry.give(self);
+        if self.namespace.fanout.is_busy() {
+            self.namespace.flush_to(self);
         }
     }
 
     /// Queues packets of a fan-out, up to this number, but those that it was given.
-    pub(super) fn take_in<'a>(&self, last: u64, posts: impl Iterator<Item = (u64, &'a Mail)>) {
+    pub(super) fn deliver<'a>(
+        &self,
+        last: u64,
+        packets: impl Iterator<Item = (u64, &'a Outgoing)>,
+    ) {
         let mut state = self.lock();
-        let before = self.taken_in();
+        let before = self.last_delivered();
         if before >= last {
             return;
         }
-        let new = posts.filter(|(number, _)| *number > before);
-        let mails = new.map(|(_, mail)| mail);
+        let new = packets.filter(|(number, _)| *number > before);
+        let packets = new.map(|(_, outgoing)| outgoing);
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self
-                .link
-                .send_mails(mails.inspect(|mail| self.was_sent(mail.offset))),
-            CONNECTING => mails.filter(|mail| !mail.volatile).for_each(|mail| {
-                self.was_sent(mail.offset);
-                state.hold(mail.packet.clone(), &self.link);
-            }),
+                .session
+                .send_queued(packets.inspect(|outgoing| self.record_offset(outgoing.offset))),
+            CONNECTING => packets
+                .filter(|outgoing| !outgoing.volatile)
+                .for_each(|outgoing| {
+                    self.record_offset(outgoing.offset);
+                    state.hold(outgoing.packet.clone(), &self.session);
+                }),
             _ => {}
         }
-        self.taken_in.store(last, Ordering::Release);
+        self.last_delivered.store(last, Ordering::Release);
     }
 
-    pub(super) fn taken_in(&self) -> u64 {
-        self.taken_in.load(Ordering::Acquire)
+    pub(super) fn last_delivered(&self) -> u64 {
+        self.last_delivered.load(Ordering::Acquire)
     }
 
     /// It enters when so many packets were sent, which are of no concern to it.
-    pub(super) fn comes_after(&self, number: u64) {
-        self.taken_in.store(number, Ordering::Relaxed);
+    pub(super) fn skip_to(&self, number: u64) {
+        self.last_delivered.store(number, Ordering::Relaxed);
     }
 
     /// Tells the client that it is in, and sends what was held. False if it has left meanwhile.
@@ -311,32 +317,32 @@ impl Member {
         }
         // Together, so that no connection breaks in between.
         let missed = self.take_missed().into_iter().flatten();
-        self.link.send_missed(missed, connect);
-        for packet in state.take_held(&self.link) {
-            self.link.send(packet);
+        self.session.send_missed(missed, connect);
+        for packet in state.take_held(&self.session) {
+            self.session.send(packet);
         }
-        self.registry.accept(self.id);
+        self.namespace.accept(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
         drop(state);
-        self.registry.tell(&self.link, 2);
+        self.namespace.notify(&self.session, 2);
         true
     }
 
     /// What a client that left while it was connecting was not sent after CONNECT.
     pub(crate) fn take_held(&self) -> Vec<Encoded> {
-        self.lock().take_held(&self.link)
+        self.lock().take_held(&self.session)
     }
 
     /// Leaves the namespace and all rooms, once; the first reason stays. Whatever handlers do
     /// afterwards, it does not come back.
     pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
-        let mut archive = self.registry.archive();
-        let left = self.leave_from(reason, archive.as_deref_mut());
-        drop(archive);
-        if left && self.registry.hooks.room.is_some() {
+        let mut store = self.namespace.store();
+        let left = self.leave_from(reason, store.as_deref_mut());
+        drop(store);
+        if left && self.namespace.hooks.room.is_some() {
             // Its own room, too.
             let rooms = 1 + self.rooms().len();
-            self.registry.tell(&self.link, 2 * rooms);
+            self.namespace.notify(&self.session, 2 * rooms);
         }
         left
     }
@@ -345,7 +351,7 @@ impl Member {
     pub(super) fn leave_from(
         &self,
         reason: DisconnectReason,
-        archive: Option<&mut Archive<Arc<Legacy>>>,
+        store: Option<&mut RecoveryStore<Arc<Handover>>>,
     ) -> bool {
         self.catch_up();
         let mut state = self.lock();
@@ -353,18 +359,18 @@ impl Member {
         if phase == LEFT {
             return false;
         }
-        let rooms = self.registry.remove(self, phase == CONNECTED);
+        let rooms = self.namespace.remove(self, phase == CONNECTED);
         state.left = Some(Box::new(Left { reason, rooms }));
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {
-            self.link.answered(acks.len());
+            self.session.acks_done(acks.len());
         }
         drop(state);
         drop(acks);
-        if let Some(archive) = archive {
-            self.part_ways(archive, reason, phase == CONNECTED);
+        if let Some(store) = store {
+            self.suspend(store, reason, phase == CONNECTED);
         }
-        self.link.wake();
+        self.session.wake();
         true
     }
 
@@ -372,7 +378,7 @@ impl Member {
     pub(crate) fn disconnect(&self, reason: DisconnectReason) {
         let was_connected = self.is_connected();
         if self.leave(reason) && was_connected {
-            self.link
+            self.session
                 .send(self.encode(Kind::Disconnect, None, Payload::default()));
         }
     }
@@ -384,7 +390,7 @@ impl Member {
     /// The rooms it is in, or was in when it left.
     pub(crate) fn rooms(&self) -> Vec<Arc<str>> {
         if !self.has_left() {
-            return self.registry.rooms_of(&self.id);
+            return self.namespace.rooms_of(&self.id);
         }
         let state = self.lock();
         state
@@ -402,11 +408,11 @@ impl Member {
         let bytes = data.as_deref().map_or(0, of_data);
         let mut state = self.lock();
         let more = bytes.saturating_sub(state.data_bytes);
-        if !self.link.budget.take(more, max) {
+        if !self.session.budget.take(more, max) {
             return false;
         }
         let less = state.data_bytes.saturating_sub(bytes);
-        self.link.budget.give_back(less);
+        self.session.budget.give_back(less);
         state.data_bytes = bytes;
         let former = std::mem::replace(&mut state.data, data);
         drop(state);
@@ -421,7 +427,7 @@ impl Member {
 
     /// Puts a packet of this namespace into the parser's words.
     pub(crate) fn encode(&self, kind: Kind, ack: Option<u64>, payload: Payload) -> Encoded {
-        encode(&self.registry, kind, ack, payload)
+        encode(&self.namespace, kind, ack, payload)
     }
 
     /// Registers who waits for an acknowledgement: before the question leaves, so that no answer
@@ -433,7 +439,7 @@ impl Member {
             return false;
         }
         state.acks.insert(ack, waiter);
-        self.link.asked();
+        self.session.ack_requested();
         true
     }
 
@@ -444,7 +450,7 @@ impl Member {
             state.acks = HashMap::default();
         }
         if waiter.is_some() {
-            self.link.answered(1);
+            self.session.acks_done(1);
         }
         drop(state);
         drop(waiter);
@@ -454,7 +460,7 @@ impl Member {
     pub(crate) fn answer(&self, ack: u64, payload: Payload) {
         let waiter = self.lock().acks.remove(&ack);
         if let Some(waiter) = waiter {
-            self.link.answered(1);
+            self.session.acks_done(1);
             waiter.answer(payload);
         }
     }
@@ -468,19 +474,19 @@ pub(crate) fn cost(namespace: &str, auth: Option<&str>) -> usize {
 
 /// Puts a packet into the parser's words.
 pub(crate) fn encode(
-    registry: &Registry,
+    namespace: &LiveNamespace,
     kind: Kind,
     ack: Option<u64>,
     payload: Payload,
 ) -> Encoded {
     let uncompressed = payload.uncompressed;
     let packet = Packet {
-        namespace: registry.name.clone(),
+        namespace: namespace.name.clone(),
         kind,
         ack,
         payload,
     };
-    let encoded = registry.parser.encode(packet);
+    let encoded = namespace.parser.encode(packet);
     match uncompressed {
         true => encoded.uncompressed(),
         false => encoded,

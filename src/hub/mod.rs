@@ -3,39 +3,40 @@
 //! | file | |
 //! |---|---|
 //! | [`sessions`] | the sessions by their secret id, and the end of all of them |
-//! | [`link`] | one session, shared by those who read and write it |
-//! | [`registry`] | one namespace: its sockets, and a broadcast to them |
+//! | [`session`] | one session, shared by those who read and write it |
+//! | [`namespace`] | one namespace: its sockets, and a broadcast to them |
 //! | [`fanout`] | broadcasts to many, on their way |
 //! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
 //! | [`member`] | one socket in one namespace |
 //! | [`budget`] | how much of a connection's is kept until it ends |
 //! | [`recovery`] | what clients are given that lost their connection and come back |
 //! | [`hooks`] | what an application wants to be told |
-//! | [`handshake`] | the first request of a session |
+//! | [`request`] | the first request of a session |
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crate::protocol::{NamespaceName, Parser};
+use crate::sync::RwLock;
 
 pub(crate) mod budget;
+mod disconnect_reason;
 mod fanout;
-pub(crate) mod handshake;
 pub(crate) mod hooks;
-pub(crate) mod link;
 pub(crate) mod member;
-mod reason;
+pub(crate) mod namespace;
 pub(crate) mod recovery;
-pub(crate) mod registry;
+pub(crate) mod request;
 pub(crate) mod rooms;
+pub(crate) mod session;
 pub(crate) mod sessions;
 
-use self::hooks::{Created, Hooks};
+pub use self::disconnect_reason::DisconnectReason;
+use self::hooks::{Hooks, NamespaceHook};
 pub use self::hooks::{RoomChange, RoomEvent};
-pub use self::reason::DisconnectReason;
-use self::recovery::Kept;
+use self::namespace::LiveNamespace;
 pub use self::recovery::Recovery;
-use self::registry::Registry;
+use self::recovery::RecoveryBudget;
 use self::sessions::Sessions;
 
 /// The live namespaces, and the sessions below them.
@@ -45,10 +46,10 @@ pub(crate) struct Hub {
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) limits: Limits,
     /// Told of each namespace that comes to be.
-    pub(crate) created: Created,
+    pub(crate) created: NamespaceHook,
     /// None without recovery.
-    kept: Option<Arc<Kept>>,
-    namespaces: RwLock<HashMap<NamespaceName, Arc<Registry>>>,
+    recovery_budget: Option<Arc<RecoveryBudget>>,
+    namespaces: RwLock<HashMap<NamespaceName, Arc<LiveNamespace>>>,
 }
 
 /// What one client may have.
@@ -80,7 +81,7 @@ impl Hub {
         sessions: Arc<Sessions>,
         parser: Arc<dyn Parser>,
         limits: Limits,
-        created: Created,
+        created: NamespaceHook,
         recovery: Option<Recovery>,
     ) -> Self {
         Self {
@@ -88,25 +89,19 @@ impl Hub {
             parser,
             limits,
             created,
-            kept: recovery.map(|config| Arc::new(Kept::new(config))),
+            recovery_budget: recovery.map(|config| Arc::new(RecoveryBudget::new(config))),
             namespaces: RwLock::default(),
         }
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<Arc<Registry>> {
-        let namespaces = self
-            .namespaces
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<LiveNamespace>> {
+        let namespaces = self.namespaces.read();
         namespaces.get(name).cloned()
     }
 
     /// All namespaces that are there now.
-    pub(crate) fn namespaces(&self) -> Vec<Arc<Registry>> {
-        let namespaces = self
-            .namespaces
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn namespaces(&self) -> Vec<Arc<LiveNamespace>> {
+        let namespaces = self.namespaces.read();
         namespaces.values().cloned().collect()
     }
 
@@ -117,13 +112,10 @@ impl Hub {
         params: Vec<(String, String)>,
         is_static: bool,
         hooks: &Arc<Hooks>,
-    ) -> Option<Arc<Registry>> {
-        let mut namespaces = self
-            .namespaces
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(registry) = namespaces.get(name) {
-            return Some(Arc::clone(registry));
+    ) -> Option<Arc<LiveNamespace>> {
+        let mut namespaces = self.namespaces.write();
+        if let Some(namespace) = namespaces.get(name) {
+            return Some(Arc::clone(namespace));
         }
         let dynamic = || namespaces.values().filter(|each| !each.is_static).count();
         // The length alone tells nearly always.
@@ -131,35 +123,33 @@ impl Hub {
         let mut dead = None;
         if !is_static && namespaces.len() >= max && dynamic() >= max {
             // One that is there only for clients who may come back makes room.
-            let abandon = |each: &Arc<Registry>| Some((each.name.clone(), each.abandon()?));
+            let abandon = |each: &Arc<LiveNamespace>| Some((each.name.clone(), each.abandon()?));
             let (abandoned, kept) = namespaces.values().find_map(abandon)?;
             namespaces.remove(&abandoned);
             dead = Some(kept);
         }
-        let registry = Registry::new(name.clone(), params, is_static, Arc::clone(hooks), self);
-        let registry = Arc::new(registry);
-        namespaces.insert(name.clone(), Arc::clone(&registry));
+        let namespace =
+            LiveNamespace::new(name.clone(), params, is_static, Arc::clone(hooks), self);
+        let namespace = Arc::new(namespace);
+        namespaces.insert(name.clone(), Arc::clone(&namespace));
         drop(namespaces);
         drop(dead);
-        self.created.tell(name);
-        Some(registry)
+        self.created.notify(name);
+        Some(namespace)
     }
 
     /// Forgets a namespace that a client named, when its last socket has left.
     ///
-    /// The order of locks is: namespaces, then one registry's archive, then its rooms.
-    pub(crate) fn forget_if_empty(&self, registry: &Arc<Registry>) {
-        if registry.is_static || registry.member_count() > 0 {
+    /// The order of locks is: namespaces, then one namespace's store, then its rooms.
+    pub(crate) fn forget_if_empty(&self, namespace: &Arc<LiveNamespace>) {
+        if namespace.is_static || namespace.member_count() > 0 {
             return;
         }
-        let mut namespaces = self
-            .namespaces
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut namespaces = self.namespaces.write();
         // Another one of that name may have come since this one was forgotten.
-        let named = namespaces.get(&registry.name);
-        if named.is_some_and(|named| Arc::ptr_eq(named, registry)) && registry.retire() {
-            namespaces.remove(&registry.name);
+        let named = namespaces.get(&namespace.name);
+        if named.is_some_and(|named| Arc::ptr_eq(named, namespace)) && namespace.retire() {
+            namespaces.remove(&namespace.name);
         }
     }
 }

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use indexmap::{IndexMap, IndexSet};
 
 use super::hooks::RoomChange;
-use crate::engine::SocketId;
+use crate::engine_io::SocketId;
 
 /// Sockets ↔ rooms. `T` is what is kept of a socket.
 ///
 /// Entering, joining, leaving cost the same whatever the number of sockets and rooms. A selection
-/// of a whole room is kept until its members change, so that a broadcast neither copies the list
+/// of a whole room is kept until its members change, so that a broadcast neither copies the chunk
 /// nor holds a lock while it goes through it.
 #[derive(Debug)]
 pub(crate) struct Rooms<T> {
     sockets: Members<T>,
     rooms: HashMap<Arc<str>, Members<T>>,
-    of: HashMap<SocketId, IndexSet<Arc<str>>, IdHash>,
+    rooms_by_socket: HashMap<SocketId, IndexSet<Arc<str>>, IdHash>,
 }
 
 /// Where changes are written down, if anybody wants to know.
@@ -38,50 +38,50 @@ impl Target {
     }
 }
 
-/// How many sockets are in one list. Of tokio's workers each has room for 256 tasks in a queue of
-/// its own: those of one list can all be woken, and none has to be moved.
-pub(crate) const LIST: usize = 128;
+/// How many sockets are in one chunk. Of tokio's workers each has room for 256 tasks in a queue of
+/// its own: those of one chunk can all be woken, and none has to be moved.
+pub(crate) const CHUNK: usize = 128;
 
-/// Sockets in lists of [`LIST`], the last of which may be shorter: a change of the sockets changes
-/// one or two of the lists, and shares the others.
-pub(crate) type Lists<T> = Arc<[Arc<[T]>]>;
+/// Sockets in chunks of [`CHUNK`], the last of which may be shorter: a change of the sockets changes
+/// one or two of the chunks, and shares the others.
+pub(crate) type Chunks<T> = Arc<[Arc<[T]>]>;
 
 /// The sockets of a [`Target`], each once.
 #[derive(Debug)]
 pub(crate) enum Selection<T> {
     /// A whole room, perhaps without one of them.
-    Shared(Lists<T>, Option<usize>),
+    Shared(Chunks<T>, Option<usize>),
     Owned(Vec<T>),
 }
 
-/// More sockets than are in one list.
+/// More sockets than are in one chunk.
 #[derive(Debug)]
-pub(crate) struct Many<T> {
-    pub(crate) lists: Lists<T>,
+pub(crate) struct ManySockets<T> {
+    pub(crate) chunks: Chunks<T>,
     /// The place of one that is not meant.
     pub(crate) skip: Option<usize>,
-    /// How many places of the lists are nobody else's.
+    /// How many places of the chunks are nobody else's.
     pub(crate) copied: usize,
 }
 
 impl<T> Selection<T> {
-    /// The same as lists, if they are too many for one.
-    pub(crate) fn many(self) -> Result<Many<T>, Self> {
+    /// The same as chunks, if they are too many for one.
+    pub(crate) fn into_chunks(self) -> Result<ManySockets<T>, Self> {
         match self {
-            Self::Shared(lists, skip) if lists.len() > 1 => Ok(Many {
-                lists,
+            Self::Shared(chunks, skip) if chunks.len() > 1 => Ok(ManySockets {
+                chunks,
                 skip,
                 copied: 0,
             }),
-            Self::Owned(members) if members.len() > LIST => {
+            Self::Owned(members) if members.len() > CHUNK => {
                 let copied = members.len();
                 let mut members = members.into_iter();
-                let lists = std::iter::from_fn(|| {
-                    let list: Arc<[T]> = members.by_ref().take(LIST).collect();
-                    (!list.is_empty()).then_some(list)
+                let chunks = std::iter::from_fn(|| {
+                    let chunk: Arc<[T]> = members.by_ref().take(CHUNK).collect();
+                    (!chunk.is_empty()).then_some(chunk)
                 });
-                Ok(Many {
-                    lists: lists.collect(),
+                Ok(ManySockets {
+                    chunks: chunks.collect(),
                     skip: None,
                     copied,
                 })
@@ -91,11 +91,11 @@ impl<T> Selection<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        let (lists, owned, skip) = match self {
-            Self::Shared(lists, skip) => (&lists[..], &[][..], *skip),
+        let (chunks, owned, skip) = match self {
+            Self::Shared(chunks, skip) => (&chunks[..], &[][..], *skip),
             Self::Owned(members) => (&[][..], &members[..], None),
         };
-        let members = lists.iter().flat_map(|list| list.iter()).chain(owned);
+        let members = chunks.iter().flat_map(|chunk| chunk.iter()).chain(owned);
         members
             .enumerate()
             .filter(move |(at, _)| Some(*at) != skip)
@@ -106,17 +106,17 @@ impl<T> Selection<T> {
 #[derive(Debug)]
 struct Members<T> {
     map: IndexMap<SocketId, T, IdHash>,
-    /// The values, in lists that are gone where they have changed.
-    lists: Vec<Option<Arc<[T]>>>,
-    /// All lists, until the next change.
-    all: Option<Lists<T>>,
+    /// The values, in chunks that are gone where they have changed.
+    chunks: Vec<Option<Arc<[T]>>>,
+    /// All chunks, until the next change.
+    all: Option<Chunks<T>>,
 }
 
 impl<T> Default for Members<T> {
     fn default() -> Self {
         Self {
             map: IndexMap::default(),
-            lists: Vec::new(),
+            chunks: Vec::new(),
             all: None,
         }
     }
@@ -126,9 +126,9 @@ impl<T: Clone> Members<T> {
     fn insert(&mut self, id: SocketId, value: T) -> bool {
         let (at, before) = self.map.insert_full(id, value);
         self.changed(at);
-        if self.map.len() % LIST == 0 {
+        if self.map.len() % CHUNK == 0 {
             // So that a first broadcast to many need not make all of them.
-            self.list(at / LIST);
+            self.chunk(at / CHUNK);
         }
         before.is_none()
     }
@@ -140,7 +140,7 @@ impl<T: Clone> Members<T> {
         self.changed(at);
         if self.map.capacity() > 64 && self.map.len() * 8 < self.map.capacity() {
             self.map.shrink_to(self.map.len() * 2);
-            self.lists.shrink_to(self.lists.len() * 2);
+            self.chunks.shrink_to(self.chunks.len() * 2);
         }
         Some(value)
     }
@@ -148,25 +148,25 @@ impl<T: Clone> Members<T> {
     /// Another value, or none, is at this place.
     fn changed(&mut self, at: usize) {
         self.all = None;
-        if let Some(list) = self.lists.get_mut(at / LIST) {
-            *list = None;
+        if let Some(chunk) = self.chunks.get_mut(at / CHUNK) {
+            *chunk = None;
         }
-        self.lists.truncate(self.map.len().div_ceil(LIST));
+        self.chunks.truncate(self.map.len().div_ceil(CHUNK));
     }
 
-    fn list(&mut self, nth: usize) -> Arc<[T]> {
-        let Self { map, lists, .. } = self;
-        lists.resize(map.len().div_ceil(LIST), None);
-        let values = map.values().skip(nth * LIST).take(LIST).cloned();
-        Arc::clone(lists[nth].get_or_insert_with(|| values.collect()))
+    fn chunk(&mut self, nth: usize) -> Arc<[T]> {
+        let Self { map, chunks, .. } = self;
+        chunks.resize(map.len().div_ceil(CHUNK), None);
+        let values = map.values().skip(nth * CHUNK).take(CHUNK).cloned();
+        Arc::clone(chunks[nth].get_or_insert_with(|| values.collect()))
     }
 
-    fn lists(&mut self) -> Lists<T> {
+    fn chunks(&mut self) -> Chunks<T> {
         if let Some(all) = &self.all {
             return Arc::clone(all);
         }
-        let lists = 0..self.map.len().div_ceil(LIST);
-        let all: Lists<T> = lists.map(|nth| self.list(nth)).collect();
+        let chunks = 0..self.map.len().div_ceil(CHUNK);
+        let all: Chunks<T> = chunks.map(|nth| self.chunk(nth)).collect();
         self.all = Some(Arc::clone(&all));
         all
     }
@@ -177,7 +177,7 @@ impl<T> Default for Rooms<T> {
         Self {
             sockets: Members::default(),
             rooms: HashMap::new(),
-            of: HashMap::default(),
+            rooms_by_socket: HashMap::default(),
         }
     }
 }
@@ -192,7 +192,7 @@ impl<T: Clone> Rooms<T> {
         if self.sockets.remove(id).is_none() {
             return Vec::new();
         }
-        let rooms = self.of.remove(id).unwrap_or_default();
+        let rooms = self.rooms_by_socket.remove(id).unwrap_or_default();
         for room in &rooms {
             self.remove_from(room, id, log.as_deref_mut());
         }
@@ -207,7 +207,7 @@ impl<T: Clone> Rooms<T> {
         if room == id.as_str() {
             return false;
         }
-        let of = self.of.entry(id).or_default();
+        let of = self.rooms_by_socket.entry(id).or_default();
         if of.len() >= max || of.contains(room) {
             return false;
         }
@@ -225,8 +225,8 @@ impl<T: Clone> Rooms<T> {
         members.insert(id, socket.clone())
     }
 
-    pub(crate) fn part(&mut self, id: &SocketId, room: &str, log: Log<'_>) -> bool {
-        let Some(of) = self.of.get_mut(id) else {
+    pub(crate) fn leave_room(&mut self, id: &SocketId, room: &str, log: Log<'_>) -> bool {
+        let Some(of) = self.rooms_by_socket.get_mut(id) else {
             return false;
         };
         // The others stay in the order of joining.
@@ -234,7 +234,7 @@ impl<T: Clone> Rooms<T> {
             return false;
         }
         if of.is_empty() {
-            self.of.remove(id);
+            self.rooms_by_socket.remove(id);
         }
         self.remove_from(room, id, log);
         true
@@ -263,7 +263,7 @@ impl<T: Clone> Rooms<T> {
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
-        let of = self.of.get(id).into_iter().flatten();
+        let of = self.rooms_by_socket.get(id).into_iter().flatten();
         of.cloned().collect()
     }
 
@@ -283,10 +283,10 @@ impl<T: Clone> Rooms<T> {
 
     pub(crate) fn select(&mut self, target: &Target) -> Selection<T> {
         match (&target.rooms[..], &target.except[..]) {
-            ([], []) => Selection::Shared(self.sockets.lists(), None),
+            ([], []) => Selection::Shared(self.sockets.chunks(), None),
             ([], [one]) if id_of(one).is_some() && !self.rooms.contains_key(one) => {
                 let skip = id_of(one).and_then(|id| self.sockets.map.get_index_of(&id));
-                Selection::Shared(self.sockets.lists(), skip)
+                Selection::Shared(self.sockets.chunks(), skip)
             }
             ([room], except) if !self.is_socket(room) => self.select_room(room, except),
             (rooms, except) => Selection::Owned(self.select_union(rooms, except)),
@@ -294,7 +294,7 @@ impl<T: Clone> Rooms<T> {
     }
 
     /// Whether a socket that is here is one of them.
-    pub(crate) fn is_meant(&self, id: &SocketId, target: &Target) -> bool {
+    pub(crate) fn is_recipient(&self, id: &SocketId, target: &Target) -> bool {
         let is_in = |room: &Arc<str>| self.is_in(id, room);
         (target.rooms.is_empty() || target.rooms.iter().any(is_in))
             && !target.except.iter().any(is_in)
@@ -314,10 +314,10 @@ impl<T: Clone> Rooms<T> {
             return Selection::Owned(Vec::new());
         };
         match except {
-            [] => Selection::Shared(members.lists(), None),
+            [] => Selection::Shared(members.chunks(), None),
             [one] if only_ids => {
                 let skip = id_of(one).and_then(|id| members.map.get_index_of(&id));
-                Selection::Shared(members.lists(), skip)
+                Selection::Shared(members.chunks(), skip)
             }
             except => {
                 let room = [Arc::from(room)];
@@ -460,9 +460,9 @@ mod tests {
         SocketId::new(bytes)
     }
 
-    fn everybody(rooms: &mut Rooms<u32>) -> Lists<u32> {
+    fn everybody(rooms: &mut Rooms<u32>) -> Chunks<u32> {
         match rooms.select(&Target::default()) {
-            Selection::Shared(lists, None) => lists,
+            Selection::Shared(chunks, None) => chunks,
             other => panic!("{other:?}"),
         }
     }
@@ -480,23 +480,23 @@ mod tests {
                 let gone = here.swap_remove(chance.below(here.len()));
                 rooms.leave(&number(gone), None);
             }
-            let lists = everybody(&mut rooms);
-            let (last, full) = lists
+            let chunks = everybody(&mut rooms);
+            let (last, full) = chunks
                 .split_last()
                 .map_or((0, &[][..]), |(l, f)| (l.len(), f));
             assert!(
-                full.iter().all(|list| list.len() == LIST) && (1..=LIST).contains(&last)
+                full.iter().all(|chunk| chunk.len() == CHUNK) && (1..=CHUNK).contains(&last)
                     || here.is_empty()
             );
-            assert!(lists.iter().flat_map(|list| list.iter()).eq(&here));
+            assert!(chunks.iter().flat_map(|chunk| chunk.iter()).eq(&here));
         }
     }
 
     #[test]
     fn a_change_leaves_other_lists_as_they_are() {
-        let mut rooms = crowd(5 * LIST as u32);
+        let mut rooms = crowd(5 * CHUNK as u32);
         let before = everybody(&mut rooms);
-        rooms.leave(&number(LIST as u32), None);
+        rooms.leave(&number(CHUNK as u32), None);
         let after = everybody(&mut rooms);
         let same: Vec<_> = before
             .iter()
@@ -517,7 +517,7 @@ mod tests {
 
     #[test]
     fn many_are_given_as_lists_and_few_are_not() {
-        for count in [0, 1, LIST, LIST + 1, 3 * LIST] {
+        for count in [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
             let all: Vec<_> = (0..count as u32).collect();
             let mut shared = crowd(count as u32);
             let own = [Arc::from(number(0).as_str())];
@@ -531,17 +531,17 @@ mod tests {
                 (shared.select(&but_one), all.get(1..).unwrap_or_default()),
             ] {
                 assert!(selection.iter().eq(expected));
-                match selection.many() {
-                    Err(few) => assert!(count <= LIST && few.iter().eq(expected)),
-                    Ok(Many { lists, skip, .. }) => {
+                match selection.into_chunks() {
+                    Err(few) => assert!(count <= CHUNK && few.iter().eq(expected)),
+                    Ok(ManySockets { chunks, skip, .. }) => {
                         assert!(
-                            count > LIST
-                                && lists[..lists.len() - 1]
+                            count > CHUNK
+                                && chunks[..chunks.len() - 1]
                                     .iter()
-                                    .all(|list| list.len() == LIST)
+                                    .all(|chunk| chunk.len() == CHUNK)
                         );
                         assert_eq!(skip.is_some(), expected.len() < count);
-                        let again = Selection::Shared(lists, skip);
+                        let again = Selection::Shared(chunks, skip);
                         assert!(again.iter().eq(expected));
                     }
                 }
@@ -559,7 +559,10 @@ mod tests {
         for n in [0, 2, 3] {
             rooms.leave(&id(n), None);
         }
-        assert_eq!((rooms.len(), rooms.room_count(), rooms.of.len()), (0, 0, 0));
+        assert_eq!(
+            (rooms.len(), rooms.room_count(), rooms.rooms_by_socket.len()),
+            (0, 0, 0)
+        );
     }
 
     #[test]
@@ -567,8 +570,8 @@ mod tests {
         let mut rooms = rooms();
         assert!(rooms.join(id(3), "a", 1, None));
         assert!(!rooms.join(id(3), "b", 1, None));
-        assert!(rooms.part(&id(3), "a", None));
-        assert!(!rooms.part(&id(3), "a", None));
+        assert!(rooms.leave_room(&id(3), "a", None));
+        assert!(!rooms.leave_room(&id(3), "a", None));
         assert!(rooms.join(id(3), "b", 1, None));
     }
 
@@ -582,8 +585,8 @@ mod tests {
         for (n, room) in [(0, "a"), (0, "a"), (1, "a"), (0, "b"), (0, "c")] {
             rooms.join(id(n), room, 100, Some(&mut log));
         }
-        rooms.part(&id(0), "a", Some(&mut log));
-        rooms.part(&id(0), "a", Some(&mut log));
+        rooms.leave_room(&id(0), "a", Some(&mut log));
+        rooms.leave_room(&id(0), "a", Some(&mut log));
         rooms.leave(&id(0), Some(&mut log));
         let expected = [
             ("a", Create),

@@ -2,21 +2,22 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::link::Link;
 use super::rooms::IdHash;
-use crate::engine::{CloseReason, SessionId, Transport};
+use super::session::SharedSession;
+use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
+use crate::sync::{Mutex, MutexGuard};
 
 /// All sessions of a server. A session is in it as long as its task lives.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     /// The ids are random, so no client can choose such as fall together.
-    map: Mutex<HashMap<SessionId, Arc<Link>, IdHash>>,
+    map: Mutex<HashMap<SessionId, Arc<SharedSession>, IdHash>>,
     closing: AtomicBool,
     /// Whether there was a session or a request that passed.
     used: AtomicBool,
@@ -45,8 +46,8 @@ impl Sessions {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Link>, IdHash>> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<SharedSession>, IdHash>> {
+        self.map.lock()
     }
 
     /// A running number, for the log and for [`Sessions::close`].
@@ -74,22 +75,23 @@ impl Sessions {
     }
 
     /// Takes a session in; it leaves when the guard is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, link: Arc<Link>) -> Presence {
-        self.lock().insert(link.sid().clone(), Arc::clone(&link));
+    pub(crate) fn enter(self: &Arc<Self>, session: Arc<SharedSession>) -> SessionGuard {
+        self.lock()
+            .insert(session.sid().clone(), Arc::clone(&session));
         if self.closing.load(Ordering::Acquire) {
-            link.close(CloseReason::Shutdown);
+            session.close(CloseReason::Shutdown);
         }
-        Presence {
+        SessionGuard {
             sessions: Arc::clone(self),
-            link,
+            session,
         }
     }
 
     /// The session that requests may name so, and the transport that it has.
-    pub(crate) fn find(&self, sid: &str) -> Option<(Arc<Link>, Transport)> {
-        let link = self.lock().get(sid).cloned()?;
-        let transport = link.known_transport()?;
-        Some((link, transport))
+    pub(crate) fn find(&self, sid: &str) -> Option<(Arc<SharedSession>, Transport)> {
+        let session = self.lock().get(sid).cloned()?;
+        let transport = session.open_transport()?;
+        Some((session, transport))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -97,7 +99,7 @@ impl Sessions {
     }
 
     /// All sessions that there are now.
-    pub(crate) fn all(&self) -> Vec<Arc<Link>> {
+    pub(crate) fn all(&self) -> Vec<Arc<SharedSession>> {
         self.lock().values().cloned().collect()
     }
 
@@ -108,8 +110,8 @@ impl Sessions {
     /// session that the caller is known to belong to, wherever it is called.
     pub(crate) async fn close(&self, within: Option<u64>) {
         self.closing.store(true, Ordering::Release);
-        for link in self.all() {
-            link.shut_down();
+        for session in self.all() {
+            session.shut_down();
         }
         let closer = within.or_else(|| self.current());
         let _closer = closer.map(|number| Closer::enter(self, number));
@@ -129,18 +131,19 @@ impl Sessions {
         }
         let closers = self.closers().keys().copied().collect::<Vec<_>>();
         let map = self.lock();
-        map.values().all(|link| closers.contains(&link.number))
+        map.values()
+            .all(|session| closers.contains(&session.number))
     }
 
     fn closers(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
-        self.closers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.closers.lock()
     }
 
     /// The number of the session whose task runs on this thread, if it is one of these.
     fn current(&self) -> Option<u64> {
         let number = CURRENT.get();
         let map = self.lock();
-        let is_ours = map.values().any(|link| link.number == number);
+        let is_ours = map.values().any(|session| session.number == number);
         is_ours.then_some(number)
     }
 }
@@ -172,9 +175,9 @@ impl Drop for Closer<'_> {
 }
 
 /// Marks a session's task as the one that runs on this thread.
-pub(crate) struct Running(u64);
+pub(crate) struct CurrentSession(u64);
 
-impl Drop for Running {
+impl Drop for CurrentSession {
     fn drop(&mut self) {
         CURRENT.set(self.0);
     }
@@ -182,25 +185,25 @@ impl Drop for Running {
 
 /// A session's place in [`Sessions`].
 #[derive(Debug)]
-pub(crate) struct Presence {
+pub(crate) struct SessionGuard {
     sessions: Arc<Sessions>,
-    link: Arc<Link>,
+    session: Arc<SharedSession>,
 }
 
-impl Presence {
+impl SessionGuard {
     /// To be held while the session's task runs.
-    pub(crate) fn run(&self) -> Running {
-        Running(CURRENT.replace(self.link.number))
+    pub(crate) fn run(&self) -> CurrentSession {
+        CurrentSession(CURRENT.replace(self.session.number))
     }
 }
 
-impl Drop for Presence {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         // Where the task was dropped before its end, with its runtime, the sockets that remain know
         // it by this, and those who wait for it.
-        self.link.abandon();
+        self.session.abandon();
         let mut map = self.sessions.lock();
-        map.remove(self.link.sid());
+        map.remove(self.session.sid());
         if map.capacity() > 64 && map.len() * 8 < map.capacity() {
             let len = map.len();
             map.shrink_to(len * 2);

@@ -1,16 +1,16 @@
-//! Values become the arguments of an event or an acknowledgement.
+//! Converts values to the arguments of an event or an acknowledgement.
 //!
 //! | passed to `emit` or returned by a handler | arguments             |
 //! |-------------------------------------------|-----------------------|
 //! | `()`                                      | none                  |
-//! | another `value`                           | one: a tuple is an array |
-//! | `Data(value)`                             | one, whatever it is: `()` is `null` |
+//! | another `value`                           | one; a tuple is an array |
+//! | `Data(value)`                             | one, always; `()` is `null` |
 //! | `Args((a, b))`, `Args([a, b])`            | `a` and `b`           |
 //! | `Args(())`                                | none                  |
-//! | `RawArgs`                                 | those that it came with |
+//! | `RawArgs`                                 | the received ones     |
 //!
-//! Bytes that a value serializes *as bytes* (`bytes::Bytes`, `serde_bytes`; not `Vec<u8>`, which
-//! serde takes for a list of numbers) become attachments, however deep they lie.
+//! Bytes that a value serializes *as bytes* become attachments, at any depth. `bytes::Bytes` and
+//! `serde_bytes` serialize as bytes. `Vec<u8>` does not: for serde it is a list of numbers.
 
 use std::{error, fmt, io};
 
@@ -25,58 +25,61 @@ use super::{Payload, ReadError};
 
 /// One argument.
 ///
-/// As an extractor it reads the first argument and leaves others aside. If there is none it reads
-/// `null`, so `Data<Option<T>>` is an argument that may be missing.
+/// As an extractor, `Data` reads the first argument and ignores the others. If there is no argument
+/// it reads `null`, so `Data<Option<T>>` extracts an argument that may be missing.
 ///
-/// Bytes are read by a type that asks serde for bytes, `bytes::Bytes` for one, wherever it stands:
-/// in structs, lists and maps, and in tagged, untagged and flattened types. A type that cannot hold
-/// them, such as `serde_json::Value`, refuses the argument; [`RawArgs`] passes bytes on unread. An
-/// untagged enum takes bytes that are UTF-8 for a `String`, if a variant with one comes first.
+/// A type that asks serde for bytes, such as `bytes::Bytes`, reads bytes at any place: in structs,
+/// lists and maps, and in tagged, untagged and flattened types. A type that cannot hold bytes, such
+/// as `serde_json::Value`, rejects the argument. [`RawArgs`] passes bytes on unread. An untagged
+/// enum reads bytes that are UTF-8 as a `String` if a variant with a `String` comes first.
 ///
-/// A string of JavaScript may hold half of a surrogate pair, as `text.slice(0, 1)` of an emoji
-/// does. It is read as U+FFFD.
+/// A JavaScript string may hold half of a surrogate pair: `text.slice(0, 1)` of an emoji does.
+/// Such a half is read as U+FFFD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data<T>(pub T);
 
 /// All arguments: the elements of a tuple, an array or a list.
 ///
-/// As an extractor it is as lenient as a JavaScript function: surplus arguments are left aside,
-/// and what a tuple or an array lacks at its end reads as `null`, so that an `Option` is `None`.
+/// As an extractor, `Args` is as lenient as a JavaScript function. It ignores surplus arguments. If
+/// a tuple or an array has more elements than there are arguments, the other elements are read
+/// from `null`, so that an `Option` is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Args<T>(pub T);
 
-/// Arguments as they came, to be read later or passed on.
+/// Arguments in their received form, to be read later or passed on.
 ///
 /// Passing them on copies their text and shares their attachments. Halves of surrogate pairs stay
-/// in the text; reading replaces them, as [`Data`] does.
+/// in the text. Reading replaces them, as [`Data`] does.
 #[derive(Clone)]
 pub struct RawArgs(pub(super) Payload);
 
 impl RawArgs {
     /// Reads the first argument, as [`Data`] does.
     ///
-    /// Bytes are moved out: a second reading does not find them.
+    /// Bytes are moved out: a second call does not find them.
     ///
     /// # Errors
     ///
-    /// If it is not a `T`.
+    /// Fails if the argument is not a `T`.
     pub fn read_one<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         self.0.read_one()
     }
 
     /// Reads all arguments, as [`Args`] does.
     ///
-    /// Bytes are moved out: a second reading does not find them.
+    /// Bytes are moved out: a second call does not find them.
     ///
     /// # Errors
     ///
-    /// If they are not a `T`.
+    /// Fails if the arguments are not a `T`.
     pub fn read_all<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         self.0.read_all()
     }
 
-    /// Reads the first argument, as [`Data`] does, and leaves the others as they came: to be passed
-    /// on, mostly.
+    /// Reads the first argument, as [`Data`] does, and returns it with the others, which stay
+    /// unread.
+    ///
+    /// Most callers pass the others on.
     ///
     /// ```
     /// use tower_socketio::protocol::ReadError;
@@ -94,18 +97,18 @@ impl RawArgs {
     ///
     /// # Errors
     ///
-    /// If the first is not a `T`.
+    /// Fails if the first argument is not a `T`.
     pub fn split_first<T: DeserializeOwned>(mut self) -> Result<(T, Self), ReadError> {
         let first = self.read_one()?;
         let (tail, attachments) = self.0.split();
         let mut rest = ArgsWriter::new(0, tail.len());
         let written = rest.write_renumbered(after_first(tail), attachments);
-        // Nothing is lost: the text and its placeholders were checked when it was read.
+        // No argument is lost: the text and its placeholders were checked when it was read.
         let rest = written.and_then(|()| rest.finish()).unwrap_or_default();
         Ok((first, rest.into_args()))
     }
 
-    /// The arguments as a JSON array, with placeholders for attachments.
+    /// Returns the arguments as a JSON array, with placeholders for attachments.
     #[must_use]
     pub fn to_json(&self) -> String {
         let tail = match self.0.tail() {
@@ -114,12 +117,12 @@ impl RawArgs {
         };
         let mut json = String::with_capacity(1 + tail.len());
         json.push('[');
-        // Nothing is lost: it was written by us, or the text was checked when it was read.
+        // No text is lost: the server wrote it, or checked it when it was read.
         json.push_str(&String::from_utf8_lossy(tail));
         json
     }
 
-    /// The attachments that were not read yet.
+    /// Iterates over the attachments that were not read yet.
     pub fn attachments(&self) -> impl Iterator<Item = &Bytes> {
         self.0.attachments()
     }
@@ -134,10 +137,10 @@ impl fmt::Debug for RawArgs {
     }
 }
 
-/// What can be sent as the arguments of an event or an acknowledgement.
+/// Types that can be sent as the arguments of an event or an acknowledgement.
 ///
-/// Anything that implements [`Serialize`] is one argument, but `()` is none. [`Args`] makes several
-/// of a tuple, an array or a list.
+/// A value that implements [`Serialize`] is one argument, except that `()` is no argument.
+/// [`Args`] sends the elements of a tuple, an array or a list as arguments.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent as arguments",
     label = "not serializable",
@@ -149,10 +152,10 @@ pub trait IntoArgs {
     ///
     /// # Errors
     ///
-    /// If they cannot be written as JSON.
+    /// Fails if the arguments cannot be written as JSON.
     fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError>;
 
-    /// A guess how many bytes of JSON will be written; room is made for that many.
+    /// Returns a guess of the length of the JSON in bytes, for which memory is reserved.
     fn len_hint(&self) -> usize {
         128
     }
@@ -163,7 +166,7 @@ impl<T: Serialize> IntoArgs for T {
     fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError> {
         let before = out.len();
         out.push(&self)?;
-        // `()`, which is asked for in the only way that there is for any type.
+        // `()` is no argument. For any `T`, its size and its JSON are the only signs of `()`.
         if size_of::<T>() == 0 && out.text.ends_with(b"null") {
             out.text.truncate(before);
         }
@@ -193,8 +196,10 @@ impl IntoArgs for RawArgs {
     }
 }
 
-/// Arguments that are not to be compressed on their way to the clients: they are so already, or
-/// hold a secret beside what a stranger may choose.
+/// Arguments that are sent uncompressed.
+///
+/// Use it for data that is compressed already, and for a secret beside content that a stranger may
+/// choose.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -220,9 +225,10 @@ impl<T: IntoArgs> IntoArgs for Uncompressed<T> {
     }
 }
 
-/// Arguments in the making.
+/// Writes arguments.
 ///
-/// There is no limit to their attachments, but Node's clients take ten in a packet by default.
+/// The number of attachments has no limit, but by default Node's clients accept only ten in a
+/// packet.
 pub struct ArgsWriter {
     text: Vec<u8>,
     json: usize,
@@ -252,7 +258,7 @@ impl ArgsWriter {
     ///
     /// # Errors
     ///
-    /// If it cannot be written as JSON. Nothing is written then.
+    /// Fails, and writes nothing, if the value cannot be written as JSON.
     pub fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {
         self.or_undo(|out| {
             out.separate();
@@ -260,11 +266,12 @@ impl ArgsWriter {
         })
     }
 
-    /// Writes the elements of a tuple, an array or a list as so many arguments.
+    /// Writes each element of a tuple, an array or a list as an argument.
     ///
     /// # Errors
     ///
-    /// If they cannot be written as JSON, or `values` is something else. Nothing is written then.
+    /// Fails, and writes nothing, if an element cannot be written as JSON, or if `values` is
+    /// something else.
     pub fn push_all<T: Serialize + ?Sized>(&mut self, values: &T) -> Result<(), EncodeError> {
         let at = self.text.len();
         self.or_undo(|out| {
@@ -275,7 +282,7 @@ impl ArgsWriter {
                     out.text.truncate(at);
                 }
                 [b'[', .., b']'] => {
-                    // The list's opening bracket makes room for the comma, or goes.
+                    // A comma replaces the list's opening bracket, or the bracket is removed.
                     out.text.pop();
                     if out.is_empty_before(at) {
                         out.text.remove(at);
@@ -289,7 +296,7 @@ impl ArgsWriter {
         })
     }
 
-    /// Writes arguments as they came.
+    /// Writes arguments in their received form.
     #[inline]
     pub(super) fn push_raw(&mut self, mut raw: Payload) -> Result<(), EncodeError> {
         let (tail, attachments) = raw.split();
@@ -311,8 +318,8 @@ impl ArgsWriter {
         })
     }
 
-    /// Writes `args` and takes over the attachments that are in them, numbered on from those that
-    /// are there.
+    /// Writes `args` and moves their attachments here. Their numbers continue those of the
+    /// attachments that were written before.
     fn write_renumbered(
         &mut self,
         args: &[u8],
@@ -341,8 +348,9 @@ impl ArgsWriter {
 
     /// Closes the array.
     ///
-    /// A value that came from a client may hold an object that looks like a placeholder. Among
-    /// real ones it would be taken for an attachment, or make the receiver close the connection.
+    /// Fails if there are attachments, and an object that looks like a placeholder besides. A
+    /// client's value may hold such an object. The receiver would read it as an attachment, or
+    /// close the connection.
     #[inline]
     pub(super) fn finish(mut self) -> Result<Payload, EncodeError> {
         self.text.push(b']');
@@ -364,7 +372,8 @@ impl ArgsWriter {
         value.serialize(&mut serializer).map_err(EncodeError::from)
     }
 
-    /// Leaves no half of an argument: who wrote it may go on after the error.
+    /// Calls `write`, and removes its output if it fails. The caller may continue after the error,
+    /// so no piece of an argument must stay.
     fn or_undo(
         &mut self,
         write: impl FnOnce(&mut Self) -> Result<(), EncodeError>,
@@ -382,7 +391,8 @@ impl ArgsWriter {
         }
     }
 
-    /// No value ends with an opening bracket, so if one is there it is the first byte.
+    /// Returns whether no argument stands before `at`. No value ends with an opening bracket, so a
+    /// bracket there is the first byte.
     fn is_empty_before(&self, at: usize) -> bool {
         self.text[at - 1] == b'['
     }
@@ -397,8 +407,8 @@ impl fmt::Debug for ArgsWriter {
     }
 }
 
-/// What follows the first of the arguments in a text that ends with their closing bracket, without
-/// that bracket.
+/// Returns the text behind the first argument. `tail` ends with the closing bracket of the
+/// arguments, which is left out.
 fn after_first(tail: &[u8]) -> &[u8] {
     let mut scanner = Scanner::new(tail, 0);
     if scanner.peek() == Some(b']') || scanner.value().is_err() {
@@ -410,7 +420,7 @@ fn after_first(tail: &[u8]) -> &[u8] {
     }
 }
 
-/// Writes JSON without spaces, and a placeholder for bytes.
+/// A formatter that writes JSON without spaces, and placeholders for bytes.
 struct Attach<'a>(&'a mut Vec<Option<Bytes>>);
 
 impl Formatter for Attach<'_> {
@@ -424,9 +434,10 @@ impl Formatter for Attach<'_> {
     }
 }
 
-/// An event or an acknowledgement that cannot be sent.
+/// An event or an acknowledgement cannot be sent.
 ///
-/// A handler may return it: it is logged, and the client is told "internal error".
+/// A handler may return this error: the server logs it, and the client gets the error reply
+/// "internal error".
 #[derive(Debug)]
 pub struct EncodeError(Reason);
 

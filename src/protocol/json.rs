@@ -4,9 +4,13 @@
 //! <type>[<attachments>-][<namespace>,][<acknowledgement>][<JSON>]
 //! ```
 //!
-//! Node's parser is the measure for what is accepted, and this one is stricter where that serves
-//! no client: a count of attachments is digits and not 0, an acknowledgement has at most 64 bits,
-//! a namespace at most 255 bytes and a query of 8 KiB, an event has a payload, and no attachment is named twice.
+//! The decoder accepts what Node's parser accepts, and is stricter where no client needs it:
+//!
+//! - a count of attachments is digits, and not 0;
+//! - the id of an acknowledgement has at most 64 bits;
+//! - a namespace has at most 255 bytes, and a query of at most 8 KiB;
+//! - an event has a payload;
+//! - no two placeholders name the same attachment.
 
 use std::mem;
 
@@ -14,16 +18,16 @@ use bytes::Bytes;
 
 use super::scan::is_utf8;
 use super::{DecodeError, Decoder, Encoded, Kind, NamespaceName, Packet, Parser, Payload};
-use crate::engine::{Message, Text};
+use crate::engine_io::{Message, Text};
 
-/// Writes and reads packets as JSON: the parser that clients use if they are not told otherwise.
+/// Writes and reads packets as JSON, as clients do by default.
 ///
 /// ```
 /// use tower_socketio::protocol::JsonParser;
 ///
 /// let parser = JsonParser::default()
-///     .with_max_attachments(2)
-///     .with_max_attachment_bytes(64 * 1024);
+///     .max_attachments(2)
+///     .max_attachment_bytes(64 * 1024);
 /// ```
 #[derive(Clone, Debug)]
 pub struct JsonParser {
@@ -32,24 +36,29 @@ pub struct JsonParser {
 }
 
 impl JsonParser {
-    /// Bounds how many attachments a received packet may have; 10 by default, as for Node's
-    /// clients and server.
+    /// Sets how many attachments a received packet may have. If a packet announces more, the
+    /// connection is closed.
     ///
-    /// Fewer refuse packets with that many values of bytes. More let a client announce them,
-    /// and keep what it sent until the last has come.
+    /// More let a client announce more of them, and make the server keep the first ones until the
+    /// last arrives. Fewer refuse packets with as many values of bytes. Node's clients and server
+    /// have the same default.
+    ///
+    /// Default: 10.
     #[must_use]
-    pub const fn with_max_attachments(mut self, count: usize) -> Self {
+    pub const fn max_attachments(mut self, count: usize) -> Self {
         self.max_attachments = count;
         self
     }
 
-    /// Sets how many bytes all attachments of one received packet may have together. Beyond it the
-    /// connection is closed. Each of them is bounded by
-    /// [`max_payload`](crate::SocketIoBuilder::max_payload) too.
+    /// Sets how many bytes all attachments of one received packet may have together. If they have
+    /// more, the connection is closed.
     ///
-    /// A client can make the server keep them while the packet is incomplete. Default: 2 000 000.
+    /// A client can make the server keep as many bytes while the packet is incomplete.
+    /// [`max_payload`](crate::SocketIoBuilder::max_payload) limits each attachment too.
+    ///
+    /// Default: 2 000 000.
     #[must_use]
-    pub const fn with_max_attachment_bytes(mut self, bytes: usize) -> Self {
+    pub const fn max_attachment_bytes(mut self, bytes: usize) -> Self {
         self.max_attachment_bytes = bytes;
         self
     }
@@ -71,7 +80,7 @@ impl Parser for JsonParser {
             Kind::Connect | Kind::Disconnect | Kind::ConnectError => Vec::new(),
         };
         let head = encode_head(packet, attachments.len());
-        // What was read is gone, and goes out empty. `RawArgs` are refused before they come here.
+        // An attachment that was read is sent empty. `RawArgs` without it are refused earlier.
         let attachments = attachments.into_iter().map(Option::unwrap_or_default);
         Encoded::new(Message::Text(head), attachments)
     }
@@ -85,7 +94,7 @@ impl Parser for JsonParser {
     }
 }
 
-/// Writes the head before the JSON, from its end.
+/// Writes the head in front of the JSON, backwards.
 fn encode_head(packet: Packet, attachments: usize) -> Text {
     let Packet {
         namespace,
@@ -115,8 +124,8 @@ fn encode_head(packet: Packet, attachments: usize) -> Text {
     Text::from_headroom(buf, start)
 }
 
-/// How much may have to be written before the JSON: a type, a count and a dash, a namespace and a
-/// comma, an acknowledgement.
+/// Returns the greatest length of the head: a type, a count and a dash, a namespace and a comma, an
+/// acknowledgement.
 fn max_head_len(namespace: &NamespaceName, ack: Option<u64>, attachments: usize) -> usize {
     let attachments = match attachments {
         0 => 0,
@@ -126,10 +135,10 @@ fn max_head_len(namespace: &NamespaceName, ack: Option<u64>, attachments: usize)
     1 + attachments + namespace.len() + 1 + ack.map_or(0, |_| 20)
 }
 
-// What a payload promises.
+// The head and the frame fit in the headroom of a payload.
 const _: () = assert!(Text::HEADROOM + 1 + 3 + 1 + 20 <= Payload::HEADROOM);
 
-/// Writes before what is there. There is room: [`max_head_len`] counts everything.
+/// A writer that prepends to a text. There is room, because [`max_head_len`] counts everything.
 struct Prepend<'a> {
     buf: &'a mut [u8],
     start: usize,
@@ -168,7 +177,7 @@ const fn type_byte(kind: Kind, binary: bool) -> u8 {
 #[derive(Debug)]
 struct JsonDecoder {
     limits: JsonParser,
-    /// The last that was not the main one: the next packet is most likely for the same.
+    /// The last namespace except `/`. The next packet is most likely for the same one.
     namespace: NamespaceName,
     state: State,
 }
@@ -180,7 +189,7 @@ enum State {
     Failed,
 }
 
-/// A packet and what it lacks.
+/// A packet that lacks attachments.
 #[derive(Debug)]
 struct Partial {
     packet: Packet,
@@ -190,7 +199,7 @@ struct Partial {
 
 impl Decoder for JsonDecoder {
     fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
-        // Whatever goes wrong from here on, the decoder has failed.
+        // The decoder has failed, unless a branch sets another state.
         match (mem::replace(&mut self.state, State::Failed), message) {
             (State::Ready, Message::Text(text)) => self.head(text.into_bytes()),
             (State::Partial(partial), Message::Binary(bytes) | Message::Uncompressed(bytes)) => {
@@ -277,10 +286,10 @@ impl JsonDecoder {
         }
     }
 
-    /// Takes what reaches from a slash to a comma or the end.
+    /// Reads a namespace, if there is one: from a slash to a comma or the end.
     fn take_namespace(&mut self, rest: &mut &[u8]) -> Result<NamespaceName, DecodeError> {
         const MAX_LEN: usize = 255;
-        /// As long as the head of an HTTP request may be.
+        /// A common limit for the head of an HTTP request.
         const MAX_QUERY: usize = 8 * 1024;
 
         if !rest.starts_with(b"/") {
@@ -289,7 +298,7 @@ impl JsonDecoder {
         let end = rest.iter().position(|byte| *byte == b',');
         let (name, after) = rest.split_at(end.unwrap_or(rest.len()));
         *rest = after.get(1..).unwrap_or_default();
-        // The text was checked.
+        // The text is valid UTF-8: `head` checked it.
         let name = std::str::from_utf8(name).unwrap_or_default();
         let path = name.find('?').unwrap_or(name.len());
         if path > MAX_LEN || name.len() - path > MAX_QUERY {
@@ -323,7 +332,7 @@ fn take_type(rest: &mut &[u8]) -> Result<(Kind, bool), DecodeError> {
     Ok(kind)
 }
 
-/// Takes a number, if one is there.
+/// Reads a number, if there is one.
 fn take_number(rest: &mut &[u8]) -> Result<Option<u64>, TooLarge> {
     let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, after) = rest.split_at(count);

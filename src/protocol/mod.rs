@@ -1,22 +1,23 @@
 //! Socket.IO packets, without I/O.
 //!
-//! A packet is one Engine.IO message, followed by one for each of its attachments:
+//! A packet is one Engine.IO message, followed by one message for each of its attachments:
 //!
 //! | type | packet          | payload                        | example                                    |
 //! |------|-----------------|--------------------------------|--------------------------------------------|
 //! | 0    | `CONNECT`       | an object, or none             | `0/admin,{"token":"123"}`                  |
 //! | 1    | `DISCONNECT`    | none                           | `1/admin,`                                 |
-//! | 2    | `EVENT`         | a name and arguments           | `2["hello",1]`, `212["hello"]` asks for 12 |
+//! | 2    | `EVENT`         | a name and arguments           | `2["hello",1]`, `212["hello"]` with ack id 12 |
 //! | 3    | `ACK`           | arguments                      | `312[]`                                    |
 //! | 4    | `CONNECT_ERROR` | an object                      | `4{"message":"not authorized"}`            |
 //! | 5    | `BINARY_EVENT`  | as `EVENT`, with attachments   | `51-["hello",{"_placeholder":true,"num":0}]` |
 //! | 6    | `BINARY_ACK`    | as `ACK`, with attachments     | `61-12[{"_placeholder":true,"num":0}]`     |
 //!
-//! That is what [`JsonParser`] writes and reads; `MsgpackParser`, of the feature `msgpack`, writes
-//! each as one message of MessagePack, and [`Parser`] shows one's own. Whatever the parser, a [`Payload`] holds the
-//! payload in one form: its JSON, with `{"_placeholder":true,"num":0}` where bytes were, and the
-//! attachments beside it. What is read from a peer stays in the message it came in; what is sent
-//! is written once, and the packet's head is put in front of it.
+//! [`JsonParser`] writes and reads this form. `MsgpackParser`, of the feature `msgpack`, writes a
+//! packet as one message of MessagePack. [`Parser`] shows how to write a custom parser.
+//!
+//! With every parser a [`Payload`] has the same form: JSON, with `{"_placeholder":true,"num":0}` in
+//! place of bytes, and the attachments beside it. A received payload stays in the message that
+//! carried it. A payload to send is written once, and the packet's head is put in front of it.
 //!
 //! ```
 //! use tower_socketio::engine::Message;
@@ -39,12 +40,13 @@
 //! assert_eq!(messages, [Message::Text("312[6,\"done\"]".into())]);
 //! ```
 //!
-//! The protocol is described in [its document].
+//! [Its document] describes the protocol.
 //!
-//! [its document]: https://github.com/socketio/socket.io/blob/main/docs/socket.io-protocol/v5-current.md
+//! [Its document]: https://github.com/socketio/socket.io/blob/main/docs/socket.io-protocol/v5-current.md
 
 mod args;
 mod json;
+pub(crate) mod legacy;
 #[cfg(feature = "msgpack")]
 mod msgpack;
 mod packet;
@@ -55,11 +57,10 @@ mod recovery;
 mod resolve;
 mod scan;
 mod typed;
-pub(crate) mod v4;
 
 use std::{error, fmt};
 
-use crate::engine::Message;
+use crate::engine_io::Message;
 
 pub use self::args::{Args, ArgsWriter, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
 pub use self::json::JsonParser;
@@ -72,13 +73,13 @@ pub(crate) use self::read::read_json;
 pub(crate) use self::recovery::Claim;
 pub use self::typed::TypedEvent;
 
-/// How packets are written as messages; client and server have to use the same.
+/// Writes packets as messages, and reads them.
 ///
-/// One parser serves all connections. It is given to
-/// [`SocketIoBuilder::parser`](crate::SocketIoBuilder::parser).
+/// Client and server must use the same parser. One parser serves all connections.
+/// [`SocketIoBuilder::parser`](crate::SocketIoBuilder::parser) sets it.
 ///
-/// A parser of one's own, here one that writes each packet as a JSON object, as the custom parser
-/// in the documentation of Socket.IO does:
+/// This custom parser writes each packet as a JSON object, as the one in the documentation of
+/// Socket.IO does:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -116,7 +117,7 @@ pub use self::typed::TypedEvent;
 ///     data: Option<Box<RawValue>>,
 /// }
 ///
-/// // What it reads are whole packets, so there is nothing to remember between them.
+/// // Each message is a whole packet, so the decoder has no state.
 /// impl Decoder for Objects {
 ///     fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
 ///         const INVALID: DecodeError = DecodeError::new("not a packet");
@@ -131,7 +132,7 @@ pub use self::typed::TypedEvent;
 ///             namespace: fields.nsp.as_str().into(),
 ///             kind,
 ///             ack: fields.id,
-///             // Checks that the payload is what a packet of its kind carries.
+///             // Checks that a packet of this kind carries such a payload.
 ///             payload: Payload::from_json(kind, json.unwrap_or_default(), Vec::new())?,
 ///         }))
 ///     }
@@ -149,29 +150,31 @@ pub use self::typed::TypedEvent;
 pub trait Parser: fmt::Debug + Send + Sync {
     /// Writes a packet.
     ///
-    /// It must not send anything itself: with [`Recovery`](crate::Recovery) a lock is held.
+    /// An implementation must not send packets itself: with [`Recovery`](crate::Recovery) the
+    /// server holds a lock while it calls this function.
     fn encode(&self, packet: Packet) -> Encoded;
 
-    /// Makes what reads the packets of one connection.
+    /// Creates a decoder, which reads the packets of one connection.
     fn decoder(&self) -> Box<dyn Decoder>;
 }
 
 /// Reads the packets of one connection.
 pub trait Decoder: fmt::Debug + Send {
-    /// Takes in a message, and returns the packet that it completes.
+    /// Reads a message, and returns the packet that it completes.
     ///
     /// # Errors
     ///
-    /// If the message breaks the protocol or goes beyond a limit. That is final: the connection
-    /// is to be closed.
+    /// Fails if the message breaks the protocol or exceeds a limit. The error is final: the caller
+    /// must close the connection.
     fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError>;
 
-    /// Whether the last packet still lacks attachments. That should not last: bound it by a
-    /// deadline.
+    /// Returns whether the last packet still lacks attachments.
+    ///
+    /// The caller should set a deadline for them.
     fn is_partial(&self) -> bool;
 }
 
-/// A message that is not, or not yet, a packet of the protocol.
+/// An error of [`Decoder::decode`]: a message is malformed or exceeds a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     reason: &'static str,
@@ -179,7 +182,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// A message that is malformed, for this reason.
+    /// Creates an error for a malformed message.
     #[must_use]
     pub const fn new(reason: &'static str) -> Self {
         Self {
@@ -188,7 +191,7 @@ impl DecodeError {
         }
     }
 
-    /// A message that goes beyond a limit.
+    /// Creates an error for a message that exceeds a limit.
     #[must_use]
     pub const fn limit(reason: &'static str) -> Self {
         Self {
@@ -197,7 +200,7 @@ impl DecodeError {
         }
     }
 
-    /// Whether the message goes beyond a limit, and might be fine with a higher one.
+    /// Returns whether the message exceeds a limit. A higher limit might allow it.
     #[must_use]
     pub const fn is_limit(&self) -> bool {
         self.limit
@@ -218,7 +221,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A small generator of chance: xorshift, so that a failure comes again.
+    /// A small pseudorandom generator, xorshift. With a fixed seed a failure is reproducible.
     pub(crate) struct Chance(u64);
 
     impl Chance {
@@ -233,7 +236,7 @@ pub(crate) mod tests {
             (self.0 >> 16) as usize % bound
         }
 
-        /// Changes, inserts, removes or repeats up to four bytes or pieces of a seed.
+        /// Picks a seed, and changes, inserts, removes or repeats up to four bytes or pieces of it.
         pub(crate) fn mutate(&mut self, seeds: &[&[u8]], alphabet: &[u8]) -> Vec<u8> {
             let mut text = seeds[self.below(seeds.len())].to_vec();
             for _ in 0..self.below(5) {
@@ -256,7 +259,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What the default parser reads from a text and its attachments.
+    /// Decodes a text and its attachments with the default parser.
     pub(crate) fn decode(text: &str, attachments: &[&'static [u8]]) -> Result<Packet, DecodeError> {
         let mut decoder = JsonParser::default().decoder();
         let mut packet = decoder.decode(Message::Text(text.into()))?;
@@ -268,12 +271,12 @@ pub(crate) mod tests {
         Ok(packet.expect("a whole packet"))
     }
 
-    /// The payload of an event with these arguments.
+    /// Returns the payload of an event with these arguments.
     pub(crate) fn event(args: impl IntoArgs) -> Payload {
         Payload::event("e", 1, args).expect("serializable")
     }
 
-    /// The JSON of a payload.
+    /// Returns the JSON of a payload.
     pub(crate) fn json(payload: &Payload) -> &str {
         std::str::from_utf8(payload.json()).expect("UTF-8")
     }

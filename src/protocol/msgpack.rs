@@ -1,25 +1,25 @@
-//! MessagePack: a packet is one binary message, a map.
+//! The MessagePack parser: a packet is one binary message, a map.
 //!
 //! ```text
 //! {"type": 2, "data": ["hello", 1], "id": 12, "nsp": "/"}
 //! ```
 //!
-//! The measure is `socket.io-msgpack-parser` for Node, which uses `notepack.io`. What is read
-//! becomes the JSON of a [`Payload`], so that handlers need not know which parser it was:
+//! The parser follows `socket.io-msgpack-parser` for Node, which uses `notepack.io`. It converts a
+//! received value to the JSON of a [`Payload`], so that handlers need not know the parser:
 //!
 //! | MessagePack                                | JSON                                     |
 //! |--------------------------------------------|------------------------------------------|
 //! | nil, booleans, numbers, arrays, maps       | the same                                 |
-//! | a float that is not finite                 | `null`, as `JSON.stringify` makes of it  |
-//! | a text; a byte in it that is not UTF-8     | the same; U+FFFD                         |
+//! | a float that is not finite                 | `null`, as `JSON.stringify` writes it    |
+//! | text; a byte in it that is not UTF-8       | the same; U+FFFD                         |
 //! | a key that is nil, a boolean or a number   | its JSON, in quotes                      |
 //! | bytes, an `ArrayBuffer` of notepack        | an attachment                            |
 //! | `undefined` of notepack                    | `null`                                   |
-//! | a `Date` of notepack                       | the text that `Date.toJSON` makes        |
+//! | a `Date` of notepack                       | the text that `Date.toJSON` returns      |
 //! | an extension that notepack does not know   | `[type, attachment]`, as notepack does   |
 //!
-//! Written is the shortest form of each value, as by notepack. Node's parser lets the name of an
-//! event be anything; here it is checked as in JSON.
+//! The parser writes the shortest form of each value, as notepack does. Node's parser accepts any
+//! value as the name of an event; this parser checks the name as the JSON parser does.
 
 mod from_json;
 mod reader;
@@ -34,13 +34,13 @@ use self::from_json::{write_json, write_text, write_unsigned};
 use self::reader::{Reader, Token};
 use self::to_json::ToJson;
 use super::{DecodeError, Decoder, Encoded, Kind, NamespaceName, Packet, Parser, Payload};
-use crate::engine::Message;
+use crate::engine_io::Message;
 
 /// Writes and reads packets as MessagePack, as `socket.io-msgpack-parser` 3 for JavaScript and
 /// `serializer="msgpack"` of `python-socketio` do.
 ///
-/// Bytes go along in the message, without attachments after it. Numbers keep their kind, and
-/// handlers see the same values as with the [`JsonParser`](super::JsonParser).
+/// A message contains its bytes, and no attachments follow it. Numbers keep their kind. Handlers
+/// see the same values as with the [`JsonParser`](super::JsonParser).
 ///
 /// ```
 /// use tower_socketio::protocol::MsgpackParser;
@@ -52,20 +52,23 @@ use crate::engine::Message;
 ///     .build();
 /// ```
 ///
-/// Values may be nested as deeply as in JSON, 127 levels. What is read has at most seven times the
-/// bytes of the message, and about a hundred more for each value of bytes in it.
+/// Values may be nested as deeply as in JSON, 127 levels. A received packet needs at most seven
+/// times the bytes of its message, and about a hundred more for each value of bytes in it.
 #[derive(Clone, Debug)]
 pub struct MsgpackParser {
     max_attachments: usize,
 }
 
 impl MsgpackParser {
-    /// Bounds how many values of bytes a received packet may hold; 10 000 by default.
+    /// Sets how many values of bytes a received packet may have. If a packet has more, the
+    /// connection is closed.
     ///
-    /// Node's parser has no such limit. More let a small message take more memory; fewer refuse
-    /// packets with that many.
+    /// With more, a small message can use more memory. With fewer, packets with as many values are
+    /// refused. Node's parser has no such limit.
+    ///
+    /// Default: 10 000.
     #[must_use]
-    pub const fn with_max_attachments(mut self, count: usize) -> Self {
+    pub const fn max_attachments(mut self, count: usize) -> Self {
         self.max_attachments = count;
         self
     }
@@ -85,7 +88,7 @@ impl Parser for MsgpackParser {
             Kind::Event | Kind::Ack => mem::take(&mut packet.payload.attachments),
             Kind::Connect | Kind::Disconnect | Kind::ConnectError => Vec::new(),
         };
-        // What was read is gone, and goes out empty. `RawArgs` are refused before they come here.
+        // An attachment that was read is sent empty. `RawArgs` without it are refused earlier.
         let attachments: Vec<_> = attachments
             .into_iter()
             .map(Option::unwrap_or_default)
@@ -104,7 +107,7 @@ impl Parser for MsgpackParser {
 #[derive(Debug)]
 struct MsgpackDecoder {
     max_attachments: usize,
-    /// The last that was not the main one: the next packet is most likely for the same.
+    /// The last namespace except `/`. The next packet is most likely for the same one.
     namespace: NamespaceName,
 }
 
@@ -150,12 +153,12 @@ impl MsgpackDecoder {
     }
 }
 
-/// What a packet's map holds.
+/// The fields of a packet's map.
 struct Fields<'a> {
     kind: Kind,
     namespace: &'a [u8],
     ack: Option<u64>,
-    /// One value; none if it is nil or `undefined`.
+    /// The bytes of one value. `None` if the value is nil or `undefined`.
     data: Option<&'a [u8]>,
 }
 
@@ -217,7 +220,7 @@ const fn ack_of(token: Token<'_>) -> Result<u64, DecodeError> {
 }
 
 fn write_packet(packet: &Packet, attachments: &[Bytes]) -> Vec<u8> {
-    /// The markers, keys, type and acknowledgement.
+    /// The bytes of the markers, the keys, the type and the acknowledgement's id.
     const HEAD: usize = 48;
 
     let json = packet.payload.json();

@@ -1,4 +1,4 @@
-//! A packet, before it is written and after it is read.
+//! Packets, before they are encoded and after they are decoded.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,41 +8,41 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Payload;
-use crate::engine::Message;
+use crate::engine_io::Message;
 
-/// One packet of the protocol.
+/// A Socket.IO packet.
 ///
-/// Whether it has attachments, and so is a `BINARY_EVENT` rather than an `EVENT`, is a matter of
-/// the wire.
+/// The types `BINARY_EVENT` and `BINARY_ACK` exist on the wire only. The parser chooses them if the
+/// payload has attachments.
 #[derive(Debug)]
 pub struct Packet {
-    /// The namespace it belongs to.
+    /// The namespace of the packet.
     pub namespace: NamespaceName,
-    /// What it is for.
+    /// The purpose of the packet.
     pub kind: Kind,
-    /// The acknowledgement that an event asks for, or that an acknowledgement is.
+    /// The id of the acknowledgement that an event asks for, or that this packet is.
     pub ack: Option<u64>,
-    /// What it carries.
+    /// The content of the packet.
     pub payload: Payload,
 }
 
-/// What a packet is for. As a number, it is the packet's type in the protocol.
+/// The purpose of a packet. Its number is the packet's type in the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Asks to join a namespace, and tells that it is joined.
+    /// A client asks to join a namespace, or the server confirms that it joined.
     Connect = 0,
-    /// Leaves a namespace.
+    /// A client leaves a namespace, or the server makes it leave.
     Disconnect = 1,
-    /// Carries the name of an event and its arguments.
+    /// An event: its name and its arguments.
     Event = 2,
-    /// Answers an event.
+    /// The answer to an event.
     Ack = 3,
-    /// Tells that a namespace is not joined.
+    /// The server refuses to let a client join a namespace.
     ConnectError = 4,
 }
 
 impl Kind {
-    /// The kind with this number, if there is one.
+    /// Returns the kind with this number, or `None` if there is none.
     #[must_use]
     pub const fn from_number(number: u64) -> Option<Self> {
         Some(match number {
@@ -56,10 +56,10 @@ impl Kind {
     }
 }
 
-/// The name of a namespace: `/`, or what follows the slash too.
+/// The name of a namespace, with its slash: `/` or `/admin`.
 ///
-/// The main namespace costs nothing, another one a reference count. A name must begin with `/`
-/// and must not hold a comma, where it would end on the wire.
+/// The name of the main namespace costs nothing, another name a reference count. A name must begin
+/// with `/`. It must not contain a comma, which ends the name on the wire.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct NamespaceName(Option<Arc<str>>);
 
@@ -67,13 +67,13 @@ impl NamespaceName {
     /// The main namespace, `/`.
     pub const MAIN: Self = Self(None);
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or("/")
     }
 
-    /// Whether this is the main namespace.
+    /// Returns whether this is the main namespace.
     #[must_use]
     pub const fn is_main(&self) -> bool {
         self.0.is_none()
@@ -112,7 +112,7 @@ impl PartialEq<&str> for NamespaceName {
     }
 }
 
-// As the text, so that a map of names can be asked for a text.
+// Hashes the text, so that a text can look up a name in a map.
 impl Hash for NamespaceName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.as_str().hash(state);
@@ -137,9 +137,10 @@ impl fmt::Debug for NamespaceName {
     }
 }
 
-/// A packet as messages: a head, then its attachments.
+/// An encoded packet: the message of its head, then one message for each attachment.
 ///
-/// Iterating gives the [`Message`]s, which have to be sent in a row. A clone shares their bytes.
+/// Its iterator returns the [`Message`]s in order. They must be sent in a row, without other
+/// messages in between. A clone shares their bytes.
 #[derive(Clone, Debug)]
 pub struct Encoded {
     head: Message,
@@ -147,7 +148,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Puts the messages of a packet together.
+    /// Creates an encoded packet from its head and its attachments.
     #[must_use]
     pub fn new(head: Message, attachments: impl ExactSizeIterator<Item = Bytes>) -> Self {
         Self {
@@ -159,7 +160,7 @@ impl Encoded {
 }
 
 impl Encoded {
-    /// Asks not to compress it on its way.
+    /// Marks the packet's messages, which are then sent uncompressed.
     #[must_use]
     pub fn uncompressed(self) -> Self {
         Self {

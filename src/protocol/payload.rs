@@ -1,4 +1,4 @@
-//! What a packet carries, in the one form that all parsers share.
+//! The payload of a packet, in the form that all parsers share.
 //!
 //! ```text
 //!               2/chat,7["say",{"id":1},{"_placeholder":true,"num":0}]    + [attachment 0]
@@ -6,9 +6,9 @@
 //!                        └ json
 //! ```
 //!
-//! A payload to be sent has room in front for the head and the frame of its message, so that
-//! neither moves the JSON. A payload that came from a peer is its message, looked at from `json`
-//! on.
+//! A payload to send has room in front for the head and the frame header of its message, so that
+//! writing them does not move the JSON. A received payload is the whole message, in which the JSON
+//! begins at `json`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,7 +21,7 @@ use super::scan::{
 };
 use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 
-/// What a packet carries: JSON text, and attachments that stand for the placeholders in it.
+/// The payload of a packet: JSON text, and the attachments for the placeholders in it.
 ///
 /// | kind                       | JSON                       |
 /// |----------------------------|----------------------------|
@@ -31,43 +31,45 @@ use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 /// | `Disconnect`               | none                       |
 #[derive(Clone, Default)]
 pub struct Payload {
-    /// Not longer than [`MAX_LEN`]: a payload is moved often, and places of four bytes keep it small.
+    /// At most [`MAX_LEN`] bytes, so that a position in it fits in four bytes. That keeps the
+    /// payload small, which is moved often.
     text: Buffer,
-    /// Where the JSON begins in `text`. It ends with it; if it is empty there is no payload.
+    /// The start of the JSON in `text`. The JSON ends where `text` ends. If the JSON is empty there
+    /// is no payload.
     json: u32,
     name: Name,
-    /// Where the first argument begins; if there is none, the closing bracket; the end if the
-    /// JSON is not an array.
+    /// The start of the first argument. Without arguments, the closing bracket. The end of `text`
+    /// if the JSON is not an array.
     args: u32,
-    /// An attachment is gone once an argument was read that holds it.
+    /// An attachment is `None` after an argument that holds it was read.
     pub(super) attachments: Vec<Option<Bytes>>,
-    /// Whether it is to travel as it is.
+    /// Whether the packet is sent uncompressed.
     pub(crate) uncompressed: bool,
-    /// Whether the text may have something in it that readers do not know: halves of surrogate
-    /// pairs, placeholders that are not regular. [`Payload::readable`] replaces it.
+    /// Whether the text may contain what the deserializers cannot read: halves of surrogate pairs,
+    /// placeholders that are not regular. [`Payload::readable`] replaces them.
     odd: bool,
 }
 
-/// A text that is still ours alone to write to, or shared.
+/// The text of a payload, owned and writable, or shared.
 #[derive(Clone)]
 enum Buffer {
     Own(Vec<u8>),
     Shared(Bytes),
 }
 
-/// Where the name of an event is.
+/// The name of an event.
 #[derive(Clone, Default)]
 enum Name {
     #[default]
     None,
-    /// From where on, and how long it is.
+    /// The start and the length of the name in the text.
     At(u32, u32),
-    /// It has escapes in the JSON.
+    /// The name itself, because it has escapes in the JSON.
     Unescaped(Box<Box<str>>),
 }
 
 impl Name {
-    /// One that stands in the text of a payload.
+    /// Creates a name that stands in the text of a payload.
     const fn at(at: usize, len: usize) -> Self {
         Self::At(at as u32, len as u32)
     }
@@ -85,22 +87,23 @@ impl Name {
     }
 }
 
-/// To be written to.
+/// Writing.
 impl Payload {
-    /// The bytes kept free before the JSON, in addition to the length of a namespace's name: for
-    /// a WebSocket header, `4`, a type, a comma, a count of attachments up to 99, and the id of an
-    /// acknowledgement. More attachments cost a copy.
+    /// The free bytes in front of the JSON, in addition to the length of the namespace's name.
+    ///
+    /// They hold a WebSocket header, the Engine.IO type `4`, the packet's type, a comma, a count of
+    /// attachments up to 99, and the id of an acknowledgement. More attachments cost a copy.
     pub const HEADROOM: usize = 36;
 
-    /// An event: its name and its arguments.
+    /// Creates the payload of an event from its name and its arguments.
     ///
-    /// `namespace_len` is the length of the name of the namespace that it is for. A packet for a
-    /// namespace with a longer name costs a copy.
+    /// `namespace_len` is the length of the namespace's name. If the packet is then sent to a
+    /// namespace with a longer name, that costs a copy.
     ///
     /// # Errors
     ///
-    /// If an argument cannot be written as JSON, if that is longer than 2 GiB, or the name is
-    /// reserved: the receiver would close the connection.
+    /// Fails if an argument cannot be written as JSON, if the JSON is longer than 2 GiB, or if the
+    /// name is reserved. The receiver of a reserved name would close the connection.
     pub fn event(
         name: &str,
         namespace_len: usize,
@@ -129,24 +132,27 @@ impl Payload {
         Ok(payload)
     }
 
-    /// The arguments of an acknowledgement; `namespace_len` as for [`Payload::event`].
+    /// Creates the payload of an acknowledgement from its arguments.
+    ///
+    /// For `namespace_len` see [`Payload::event`].
     ///
     /// # Errors
     ///
-    /// If an argument cannot be written as JSON.
+    /// Fails if an argument cannot be written as JSON, or if the JSON is longer than 2 GiB.
     pub fn args(namespace_len: usize, args: impl IntoArgs) -> Result<Self, EncodeError> {
         let mut out = ArgsWriter::new(Self::HEADROOM + namespace_len, args.len_hint());
         args.into_args(&mut out)?;
         out.finish()
     }
 
-    /// The object of a `CONNECT` or `CONNECT_ERROR`; `namespace_len` as for [`Payload::event`].
+    /// Creates the payload of a `CONNECT` or `CONNECT_ERROR` from its object.
     ///
-    /// Bytes in it are written as arrays of numbers, these packets having no attachments.
+    /// These packets have no attachments, so bytes are written as arrays of numbers. For
+    /// `namespace_len` see [`Payload::event`].
     ///
     /// # Errors
     ///
-    /// If the object cannot be written as JSON.
+    /// Fails if the object cannot be written as JSON, or if the JSON is longer than 2 GiB.
     pub fn object(
         namespace_len: usize,
         object: &(impl Serialize + ?Sized),
@@ -163,13 +169,13 @@ impl Payload {
         })
     }
 
-    /// Writes a text behind the arguments. It must need no escapes.
+    /// Appends a text to the arguments. The text must not need escapes.
     pub(crate) fn push_text(&mut self, text: &str) {
         let mut json = std::mem::take(&mut self.text).into_vec();
-        // An event ends with its bracket: it was written by us, or checked.
+        // An event ends with its bracket: the server wrote it, or checked it.
         json.pop();
         if self.args as usize == json.len() {
-            // It had no arguments, and has one now, behind a comma.
+            // There were no arguments. The first one begins behind a comma.
             self.args += 1;
         }
         json.extend_from_slice(b",\"");
@@ -178,7 +184,7 @@ impl Payload {
         self.text = Buffer::Own(json);
     }
 
-    /// Whether the last of the arguments, or the name if there are none, is a text.
+    /// Returns whether the last argument, or the name if there are no arguments, is a text.
     pub(crate) fn ends_with_text(&self) -> bool {
         let [values @ .., _bracket] = self.json() else {
             return false;
@@ -186,7 +192,7 @@ impl Payload {
         values.trim_ascii_end().ends_with(b"\"")
     }
 
-    /// The text must not be longer than [`MAX_LEN`].
+    /// Creates a payload from a text that the server wrote, of at most [`MAX_LEN`] bytes.
     #[inline]
     pub(super) const fn written(
         text: Vec<u8>,
@@ -200,13 +206,13 @@ impl Payload {
             args: json as u32 + 1,
             attachments,
             uncompressed: false,
-            // Arguments as they came may be among those that were written.
+            // The text may contain arguments in their received form.
             odd: true,
         }
     }
 
-    /// The text with at least `headroom` bytes before the JSON, and where the JSON begins. Copies
-    /// if it has to.
+    /// Returns the text with at least `headroom` bytes in front of the JSON, and the start of the
+    /// JSON. Copies a text that is shared or has less room.
     #[inline]
     pub(super) fn into_headroom(self, headroom: usize) -> (Vec<u8>, usize) {
         let json = self.json as usize;
@@ -223,18 +229,20 @@ impl Payload {
     }
 }
 
-/// To be read from.
+/// Reading.
 impl Payload {
-    /// Takes the payload of a packet as it came from a peer: JSON and attachments. Node's cluster
-    /// messages and other parsers carry it in other forms; this is the way in for them.
+    /// Creates the payload of a received packet from its JSON and its attachments.
     ///
-    /// `Event` and `Ack` keep the attachments. The others have none, so bytes in them become lists
-    /// of numbers.
+    /// Other parsers, and Node's cluster messages, carry payloads in other forms. Their decoders
+    /// create payloads with this function.
+    ///
+    /// The payloads of `Event` and `Ack` keep the attachments. The other kinds have none, so bytes
+    /// in them become lists of numbers.
     ///
     /// # Errors
     ///
-    /// If `json` is not valid, or not what `kind` carries, or a placeholder in it does not name
-    /// an attachment of its own.
+    /// Fails if `json` is not valid, if a packet of this `kind` has another payload, or if a
+    /// placeholder does not name an attachment of its own.
     pub fn from_json(
         kind: Kind,
         json: Bytes,
@@ -255,7 +263,7 @@ impl Payload {
         }
     }
 
-    /// A part of the JSON with lists of numbers where bytes are.
+    /// Returns `json`, a piece of the payload's JSON, with lists of numbers in place of bytes.
     pub(super) fn with_numbers(&self, json: &[u8]) -> Vec<u8> {
         let json = readable(json, true, true);
         let mut text = Vec::with_capacity(json.len());
@@ -274,7 +282,7 @@ impl Payload {
         text
     }
 
-    /// Takes `text[at..]`, which is valid UTF-8, if it is what `kind` carries.
+    /// Reads `text[at..]`, which must be valid UTF-8, as the payload of a packet of this `kind`.
     pub(super) fn parse(kind: Kind, mut text: Bytes, at: usize) -> Result<Self, DecodeError> {
         if text.len() > MAX_LEN {
             return Err(DecodeError::limit("payload is too long"));
@@ -315,7 +323,7 @@ impl Payload {
         })
     }
 
-    /// Checks that the placeholders fit that many attachments.
+    /// Checks that each placeholder names one of `count` attachments, and no two name the same.
     pub(super) fn expect_attachments(&mut self, count: usize) -> Result<(), DecodeError> {
         let regular = check_placeholders(self.json(), count)
             .map_err(|_| DecodeError::new("placeholder does not name an attachment"))?;
@@ -323,31 +331,32 @@ impl Payload {
         Ok(())
     }
 
-    /// The name of the event; `None` if the payload is that of another packet.
+    /// Returns the name of the event, or `None` if the payload belongs to another packet.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        // It was written by us, or the text was checked when it was read.
+        // The server wrote the name, or checked the text when it was read.
         std::str::from_utf8(self.name_bytes()?).ok()
     }
 
-    /// As [`Payload::name`].
+    /// Returns the bytes of [`Payload::name`].
     #[inline]
     pub(crate) fn name_bytes(&self) -> Option<&[u8]> {
         self.name.find(self.text.as_slice())
     }
 
-    /// The whole JSON text; empty if there is no payload.
+    /// Returns the whole JSON text. It is empty if there is no payload.
     #[must_use]
     pub fn json(&self) -> &[u8] {
         &self.text.as_slice()[self.json as usize..]
     }
 
-    /// The attachments, in the order of their numbers. One that was read is left out.
+    /// Iterates over the attachments, in the order of their numbers. Those that were read are left
+    /// out.
     pub fn attachments(&self) -> impl Iterator<Item = &Bytes> {
         self.attachments.iter().flatten()
     }
 
-    /// The arguments, without the name of the event.
+    /// Converts the payload to its arguments, without the name of the event.
     #[must_use]
     #[inline]
     pub fn into_args(mut self) -> RawArgs {
@@ -358,15 +367,17 @@ impl Payload {
         RawArgs(self)
     }
 
-    /// The text from the first argument to the closing bracket, and the attachments to be taken
-    /// out.
+    /// Returns the text from the first argument to the closing bracket, and the attachments, which
+    /// the caller may move out.
     pub(super) fn split(&mut self) -> (&[u8], &mut [Option<Bytes>]) {
         let text = self.text.as_slice();
         (&text[self.args as usize..], &mut self.attachments)
     }
 
-    /// The JSON as readers know it, the place of the first argument in it or of the closing
-    /// bracket, and the attachments to be taken out.
+    /// Returns the JSON in a form that the deserializers can read, the position of the first
+    /// argument in it, and the attachments, which the caller may move out.
+    ///
+    /// Without arguments, the position is that of the closing bracket.
     #[inline]
     pub(super) fn readable(&mut self) -> (Cow<'_, [u8]>, usize, &mut [Option<Bytes>]) {
         let json = &self.text.as_slice()[self.json as usize..];
@@ -378,12 +389,12 @@ impl Payload {
         )
     }
 
-    /// As [`Payload::readable`], the JSON alone.
+    /// Returns the JSON of [`Payload::readable`].
     pub(super) fn readable_json(&self) -> Cow<'_, [u8]> {
         readable(self.json(), self.odd, !self.attachments.is_empty())
     }
 
-    /// The text from the first argument to the closing bracket.
+    /// Returns the text from the first argument to the closing bracket.
     pub(super) fn tail(&self) -> &[u8] {
         &self.text.as_slice()[self.args as usize..]
     }
@@ -433,7 +444,7 @@ fn readable(json: &[u8], odd: bool, has_bytes: bool) -> Cow<'_, [u8]> {
     }
 }
 
-/// Names that mean something to the client or server itself.
+/// Returns whether the client or the server uses this name itself.
 const fn is_reserved(name: &[u8]) -> bool {
     matches!(
         name,
@@ -460,8 +471,8 @@ fn expect(scanner: &mut Scanner<'_>, bracket: u8) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Steps over the opening bracket and the name of an event: a string, or a number as it is
-/// written.
+/// Steps over the opening bracket and the name of an event, and returns the name. It is a string,
+/// or the text of a number.
 fn scan_name(scanner: &mut Scanner<'_>, text: &[u8]) -> Result<Name, DecodeError> {
     expect(scanner, b'[')?;
     scanner.next();
@@ -488,7 +499,7 @@ fn unescape(quoted: &[u8]) -> Result<Name, DecodeError> {
         .map_err(|_| DecodeError::new("event has a name that is not text"))
 }
 
-/// The longest text of a payload, with the room before it. All that is longer is refused.
+/// The longest text of a payload, with the room in front of the JSON. A longer one is refused.
 pub(super) const MAX_LEN: usize = 1 << 31;
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
-//! Which namespaces a session is in, and what is a violation.
+//! The namespaces of a session, and the protocol errors of its client.
 
 use std::time::{Duration, Instant};
 
 use super::{Kind, NamespaceName, Packet, Payload};
-use crate::engine::timer::deadline;
+use crate::engine_io::timer::deadline;
 
-/// The client's side of the protocol, for one session.
+/// The state of the client of one session, as the protocol sees it.
 #[derive(Debug)]
 pub(crate) struct Peer {
     entries: Vec<Entry>,
     max: usize,
-    /// When the first namespace must have been joined.
+    /// The time by which the client must have joined its first namespace.
     deadline: Option<Instant>,
 }
 
@@ -25,11 +25,14 @@ enum Phase {
     Free,
     Connecting,
     Connected,
-    /// The server made it leave: what the client has sent before it knew is no violation.
+    /// The server made the client leave. Packets that the client sent before it knew are ignored,
+    /// and are not a protocol error.
     Left,
 }
 
-/// What a packet means. A slot stands for a namespace that the session is in, until it is freed.
+/// The meaning of a packet.
+///
+/// A slot stands for a namespace of the session, until it is freed.
 #[derive(Debug)]
 pub(crate) enum Action {
     Connect {
@@ -37,7 +40,7 @@ pub(crate) enum Action {
         name: NamespaceName,
         auth: Payload,
     },
-    /// A CONNECT for one namespace too many.
+    /// A CONNECT for one namespace more than the limit.
     TooMany(NamespaceName),
     Event {
         slot: usize,
@@ -55,9 +58,9 @@ pub(crate) enum Action {
     Ignore,
 }
 
-/// The client has broken the protocol.
+/// The client broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Violation(pub(crate) &'static str);
+pub(crate) struct ProtocolError(pub(crate) &'static str);
 
 impl Peer {
     pub(crate) fn new(max: usize, timeout: Duration, now: Instant) -> Self {
@@ -68,12 +71,12 @@ impl Peer {
         }
     }
 
-    pub(crate) fn handle_packet(&mut self, packet: Packet) -> Result<Action, Violation> {
+    pub(crate) fn handle_packet(&mut self, packet: Packet) -> Result<Action, ProtocolError> {
         let found = self.find(&packet.namespace);
         if packet.kind == Kind::Connect {
             return self.connect(found, packet);
         }
-        let slot = found.ok_or(Violation("not connected to the namespace"))?;
+        let slot = found.ok_or(ProtocolError("not connected to the namespace"))?;
         if self.entries[slot].phase == Phase::Left {
             return Ok(Action::Ignore);
         }
@@ -91,15 +94,15 @@ impl Peer {
             (Kind::Ack, None) => Action::Ignore,
             (Kind::Disconnect, _) => Action::Disconnect { slot },
             (Kind::Connect | Kind::ConnectError, _) => {
-                return Err(Violation("a packet that only servers send"));
+                return Err(ProtocolError("a packet that only servers send"));
             }
         })
     }
 
-    fn connect(&mut self, found: Option<usize>, packet: Packet) -> Result<Action, Violation> {
+    fn connect(&mut self, found: Option<usize>, packet: Packet) -> Result<Action, ProtocolError> {
         let slot = match found {
             Some(slot) if self.entries[slot].phase == Phase::Left => slot,
-            Some(_) => return Err(Violation("connected to the namespace already")),
+            Some(_) => return Err(ProtocolError("connected to the namespace already")),
             None => match self.free_slot() {
                 Some(slot) => slot,
                 None => return Ok(Action::TooMany(packet.namespace)),
@@ -136,13 +139,13 @@ impl Peer {
         Some(self.entries.len() - 1)
     }
 
-    /// The client is in.
+    /// Marks the namespace as joined, and removes the deadline.
     pub(crate) fn accepted(&mut self, slot: usize) {
         self.deadline = None;
         self.entries[slot].phase = Phase::Connected;
     }
 
-    /// The client was refused, or has left.
+    /// Frees the slot, after the client was refused or left.
     pub(crate) fn free(&mut self, slot: usize) {
         self.entries[slot] = Entry {
             name: NamespaceName::MAIN,
@@ -150,7 +153,7 @@ impl Peer {
         };
     }
 
-    /// The server made the client leave.
+    /// Marks the namespace as one that the server made the client leave.
     pub(crate) fn dismissed(&mut self, slot: usize) {
         self.entries[slot].phase = Phase::Left;
     }
@@ -159,10 +162,10 @@ impl Peer {
         self.deadline
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Violation> {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), ProtocolError> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
-            return Err(Violation("joined no namespace in time"));
+            return Err(ProtocolError("joined no namespace in time"));
         }
         Ok(())
     }

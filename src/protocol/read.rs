@@ -1,4 +1,4 @@
-//! The arguments of an event or an acknowledgement become values.
+//! Converts the arguments of an event or an acknowledgement to values.
 
 use std::marker::PhantomData;
 use std::{error, fmt};
@@ -15,13 +15,13 @@ use super::resolve::Resolve;
 use super::scan::replace_halves;
 
 impl Payload {
-    /// Reads the first argument. If there is none, reads `null`. Others are left aside.
+    /// Reads the first argument, and ignores the others. Without arguments it reads `null`.
     ///
-    /// Bytes are moved out: a second reading does not find them.
+    /// Bytes are moved out: a second call does not find them.
     ///
     /// # Errors
     ///
-    /// If it is not a `T`.
+    /// Fails if the argument is not a `T`.
     pub fn read_one<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         let (json, first, attachments) = self.readable();
         let tail = json[first..].trim_ascii_start();
@@ -39,14 +39,16 @@ impl Payload {
         })
     }
 
-    /// Reads all arguments, the elements of `T`. Surplus ones are left aside; those that a tuple
-    /// or an array lacks at its end read as `null`.
+    /// Reads all arguments as the elements of `T`.
     ///
-    /// Bytes are moved out: a second reading does not find them.
+    /// Surplus arguments are ignored. If a tuple or an array has more elements than there are
+    /// arguments, the other elements are read from `null`.
+    ///
+    /// Bytes are moved out: a second call does not find them.
     ///
     /// # Errors
     ///
-    /// If they are not a `T`.
+    /// Fails if the arguments are not a `T`.
     pub fn read_all<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         let mut progress = Progress::default();
         let visitor = All {
@@ -76,19 +78,20 @@ impl Payload {
         })
     }
 
-    /// The arguments as JSON values, with lists of numbers where bytes are; none if they cannot be
-    /// read.
+    /// Returns the arguments as JSON values, with lists of numbers in place of bytes. Returns none
+    /// if the arguments cannot be read.
     pub(crate) fn to_values(&self) -> Vec<serde_json::Value> {
         let json = self.with_numbers(&[b"[", self.tail()].concat());
         serde_json::from_slice(&json).unwrap_or_default()
     }
 
-    /// Reads the object of a `CONNECT` or `CONNECT_ERROR`. If there is none, reads `{}`, as it is
-    /// for Node, or else `null`.
+    /// Reads the object of a `CONNECT` or `CONNECT_ERROR`.
+    ///
+    /// Without an object it reads `{}`, as Node does, or `null` if a `T` cannot be read from `{}`.
     ///
     /// # Errors
     ///
-    /// If it is not a `T`.
+    /// Fails if the object is not a `T`.
     pub fn read_object<T: DeserializeOwned>(&self) -> Result<T, ReadError> {
         let object = match &*self.readable_json() {
             b"" => serde_json::from_slice(b"{}").or_else(|error| read_null().map_err(|_| error)),
@@ -101,38 +104,38 @@ impl Payload {
     }
 }
 
-/// Reads the value that a text begins with.
+/// Reads the value at the beginning of a text.
 fn read_value<T: DeserializeOwned>(
     json: &[u8],
     attachments: &mut [Option<Bytes>],
 ) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_slice(json);
     match attachments {
-        // Nothing to look for.
+        // There are no placeholders to resolve.
         [] => T::deserialize(&mut json),
         attachments => T::deserialize(Resolve::new(&mut json, attachments)),
     }
 }
 
-/// Reads the JSON that a client sent.
+/// Reads JSON that a client sent. Halves of surrogate pairs are read as U+FFFD.
 pub(crate) fn read_json<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
     serde_json::from_slice(&replace_halves(json.as_bytes()))
 }
 
-/// Reads what is not there, as serde_json reads `null`.
+/// Reads a `T` from `null`, in place of a missing argument.
 fn read_null<'de, T: Deserialize<'de>>() -> serde_json::Result<T> {
     serde_json::from_slice(b"null")
 }
 
-/// Whether a type is read from an array of so many values.
+/// Returns whether a type is read from an array of fixed length.
 fn wants_tuple<'de, T: Deserialize<'de>>() -> bool {
     let mut wants = false;
-    // It fails, and by then it has said what it wants.
+    // This always fails, but not before the type has asked for its form.
     let _ = T::deserialize(Wants(&mut wants));
     wants
 }
 
-/// A deserializer that has no value, and notes whether a tuple was asked for.
+/// A deserializer without a value, which records whether the type asks for a tuple.
 struct Wants<'a>(&'a mut bool);
 
 impl<'de> Deserializer<'de> for Wants<'_> {
@@ -178,16 +181,16 @@ impl<'de> Deserializer<'de> for Wants<'_> {
     }
 }
 
-/// How far the reading of all arguments went.
+/// The progress of reading all arguments.
 #[derive(Default)]
 struct Progress {
-    /// The one being read, from 1.
+    /// The number of the argument that is being read, from 1.
     argument: usize,
-    /// Whether it is not there.
+    /// Whether this argument is missing.
     missing: bool,
 }
 
-/// Takes the array of a payload, and makes a `T` of what follows the name.
+/// A visitor that reads the array of a payload, and makes a `T` of the arguments behind the name.
 struct All<'a, T> {
     named: bool,
     progress: &'a mut Progress,
@@ -218,7 +221,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for All<'_, T> {
 /// Arguments as a sequence.
 struct Elements<'a, A> {
     seq: A,
-    /// So many are read, as `null` if they are not there.
+    /// The number of arguments that the type asks for. Missing ones are read from `null`.
     wanted: usize,
     progress: &'a mut Progress,
 }
@@ -230,7 +233,8 @@ impl<A> Elements<'_, A> {
     }
 }
 
-/// As serde_json's for an array, but that tuples and arrays say how much they want.
+/// Works like serde_json's deserializer of an array, but records how many elements a tuple or an
+/// array asks for.
 impl<'de, A: SeqAccess<'de>> Deserializer<'de> for Elements<'_, A> {
     type Error = A::Error;
 
@@ -276,7 +280,7 @@ impl<'de, A: SeqAccess<'de>> Deserializer<'de> for Elements<'_, A> {
         visitor.visit_some(self)
     }
 
-    /// `Args<()>` wants nothing.
+    /// `Args<()>` reads no argument.
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
         visitor.visit_unit()
     }
@@ -332,7 +336,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
     }
 }
 
-/// A seed that comes back if there was nothing to read.
+/// A seed that its owner keeps if there is nothing to read.
 struct Lent<'a, S>(&'a mut Option<S>);
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Lent<'_, S> {
@@ -345,12 +349,12 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Lent<'_, S> {
     }
 }
 
-/// Arguments that are not what was asked for.
+/// An argument is missing or of another type.
 ///
-/// Its text says which argument it is. Its [`source`](error::Error::source) is the reason that
-/// serde gives, unless the argument is not there.
+/// The text of the error names the argument. Its [`source`](error::Error::source) is the error of
+/// serde, unless the argument is missing.
 ///
-/// A handler may return it: the client is told both in one line.
+/// A handler may return this error: the client gets both in one line.
 #[derive(Debug)]
 pub struct ReadError {
     reason: Reason,
@@ -393,21 +397,25 @@ impl ReadError {
         Self { hint, ..self }
     }
 
-    /// Whether an argument is not there.
+    /// Returns whether an argument is missing.
     #[must_use]
     pub const fn is_missing(&self) -> bool {
         matches!(self.reason, Reason::Missing(_))
     }
 
-    /// What the code that reads may have to change, where a common mistake is likely: `Data` for
-    /// several arguments, `Args` for one array, a type that cannot hold bytes. The log has it too.
+    /// Returns a hint for the author of the handler, if a common mistake is likely: `Data` for
+    /// several arguments, `Args` for one array, or a type that cannot hold bytes.
+    ///
+    /// The server logs the hint too.
     #[must_use]
     pub const fn hint(&self) -> Option<&'static str> {
         self.hint
     }
 
-    /// The reason in few words. It quotes the peer's value, which may be long, and what is
-    /// expected stands behind that.
+    /// Returns serde's error in a short form.
+    ///
+    /// The error quotes the peer's value, which may be long, and ends with the expected type. So
+    /// its middle is left out.
     pub(crate) fn reason(&self) -> Option<String> {
         const BEGIN: usize = 120;
         const END: usize = 120;
@@ -416,7 +424,7 @@ impl ReadError {
             return None;
         };
         let mut reason = error.to_string();
-        // It is a place in a part of the message, which nobody has in front of them.
+        // The position is relative to a piece of the message, which the reader does not see.
         let place = format!(" at line {} column {}", error.line(), error.column());
         if let Some(len) = reason.strip_suffix(&place).map(str::len) {
             reason.truncate(len);
@@ -462,7 +470,7 @@ mod tests {
     use super::*;
     use crate::protocol::tests::decode;
 
-    /// Reads the first argument of an event, and of an acknowledgement with the same ones.
+    /// Reads the first argument of an event, and of an acknowledgement with the same arguments.
     fn one<T: DeserializeOwned>(args: &str) -> Result<T, ReadError> {
         both(args, Payload::read_one)
     }
@@ -630,7 +638,7 @@ mod tests {
         assert_eq!((&*text, &bytes[..]), ("\u{fffd}", &b"x"[..]));
     }
 
-    /// What valid JSON may hold besides that: what is read, and what is refused.
+    /// Other unusual forms of valid JSON. Some are read, others are refused.
     #[test]
     fn valid_json_is_read_or_refused_with_a_reason() {
         fn reason<T: DeserializeOwned + std::fmt::Debug>(args: &str) -> String {
@@ -638,7 +646,7 @@ mod tests {
             error.source().expect("of serde_json").to_string()
         }
 
-        // Separators of lines need no escape, nor does what is no character.
+        // Line separators and noncharacters need no escape.
         assert_eq!(
             one::<String>(",\"\u{2028}\u{2029}\u{fffe}\u{feff}\"").expect("read"),
             "\u{2028}\u{2029}\u{fffe}\u{feff}"
@@ -654,17 +662,17 @@ mod tests {
         assert_eq!(one::<f64>(",1e-400").expect("read"), 0.0);
         let many = format!(",0.{}", "3".repeat(10_000));
         assert!((one::<f64>(&many).expect("read") - 1.0 / 3.0).abs() < 1e-15);
-        // `JSON.parse` makes infinity of it, `JSON.stringify` never writes it.
+        // `JSON.parse` reads infinity here. `JSON.stringify` never writes such a number.
         assert!(reason::<f64>(",1e999").starts_with("number out of range"));
         assert!(reason::<Value>(",[-1e999]").starts_with("number out of range"));
         assert_eq!(all::<(u8,)>(",1,1e999").expect("not read"), (1,));
-        // Of a key that comes twice the last counts, unless the type is a struct.
+        // If a key occurs twice, the last value counts. A struct refuses such an object.
         assert_eq!(
             one::<Value>(r#",{"a":1,"a":2}"#).expect("read"),
             json!({"a": 2})
         );
         assert!(reason::<Named>(r#",{"a":1,"a":2}"#).starts_with("duplicate field `a`"));
-        // Any text is a key.
+        // Any text can be a key.
         assert_eq!(
             one::<Value>(r#",{"":1,"__proto__":{}}"#).expect("read"),
             json!({"": 1, "__proto__": {}})
@@ -673,7 +681,7 @@ mod tests {
             one::<Named>(r#",{"__proto__":1,"a":1}"#).expect("read"),
             Named { a: 1 }
         );
-        // Depth: what is deeper closes the connection.
+        // The maximum depth. A deeper text closes the connection.
         let deep = format!(",{}{}", "[".repeat(126), "]".repeat(126));
         assert!(one::<Value>(&deep).is_ok());
     }

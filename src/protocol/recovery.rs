@@ -1,12 +1,12 @@
-//! What packets carry for a client that may lose its connection and come back.
+//! The fields of packets that connection state recovery uses.
 //!
 //! ```text
 //!    → 40
-//!    ← 40{"sid":"…","pid":"…"}            the id that is private, beside the public one
-//!    ← 42["news",1,"AAAAAAPo"]            an event, and its offset behind the arguments
-//!         the connection breaks, and a new one is opened
-//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, before what the client authenticates with
-//!    ← 42["news",2,"AAAAAAPp"]            what was missed
+//!    ← 40{"sid":"…","pid":"…"}            the private id, beside the public one
+//!    ← 42["news",1,"AAAAAAPo"]            an event, with its offset behind the arguments
+//!         the connection breaks, and the client opens a new one
+//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, in front of the client's `auth`
+//!    ← 42["news",2,"AAAAAAPp"]            the event that the client missed
 //!    ← 40{"sid":"…","pid":"…"}            the same ids
 //! ```
 
@@ -19,7 +19,8 @@ use serde::Deserialize;
 use super::scan::Scanner;
 use super::{Kind, Payload};
 
-/// The socket that a client says it is, and the last packet that it has got.
+/// The claim of a client: the private id of its socket, and the offset of the last packet that it
+/// received.
 pub(crate) struct Claim {
     pub(crate) pid: String,
     pub(crate) offset: Option<String>,
@@ -27,7 +28,7 @@ pub(crate) struct Claim {
 
 impl fmt::Debug for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the id, which is private.
+        // The id is private, so it is not shown.
         f.debug_struct("Claim")
             .field("offset", &self.offset)
             .finish_non_exhaustive()
@@ -35,7 +36,8 @@ impl fmt::Debug for Claim {
 }
 
 impl Payload {
-    /// Takes the claim out of a `CONNECT`, so that handlers see what they saw the first time.
+    /// Removes the claim from the payload of a `CONNECT`, and returns it. Without the claim, handlers
+    /// see the same `auth` as the first time.
     pub(crate) fn take_claim(&mut self) -> Option<Claim> {
         #[derive(Deserialize)]
         struct Wire<'a> {
@@ -59,7 +61,7 @@ impl Payload {
     }
 }
 
-/// An object without some of its members.
+/// Returns a JSON object without the members of these names, which are in quotes.
 fn without(json: &[u8], names: &[&[u8]]) -> Option<Vec<u8>> {
     let mut scanner = Scanner::new(json, 0);
     let mut rest = Vec::with_capacity(json.len());
@@ -176,7 +178,7 @@ mod tests {
             let head = JsonParser::default().encode(packet).into_iter().next();
             assert_eq!(
                 head,
-                Some(crate::engine::Message::Text(
+                Some(crate::engine_io::Message::Text(
                     format!("2{expected}").as_str().into()
                 ))
             );

@@ -1,20 +1,21 @@
-//! Puts attachments back where bytes are asked for.
+//! Deserializes values with attachments in place of their placeholders.
 //!
-//! [`Resolve`] stands between a type and the deserializer it reads from, on every level. Where an
-//! object with `"_placeholder":true` is, the type is given the attachment instead. The attachment's
-//! bytes are moved, not copied, if no one else holds them.
+//! [`Resolve`] stands between a type and its deserializer, on every level. In place of an object
+//! with `"_placeholder":true` the type reads the attachment. The attachment's bytes are moved, not
+//! copied, if nothing else holds them.
 //!
-//! | the type asks for        | and is given      | so                                               |
+//! | the type asks for        | it reads          | result                                           |
 //! |--------------------------|-------------------|--------------------------------------------------|
 //! | bytes                    | the attachment    | `Bytes` holds it                                 |
 //! | anything, as serde does for tagged, untagged and flattened types | the attachment | serde keeps it until it knows the type |
-//! | anything, as `serde_json::Value` | the attachment | the type refuses: it cannot hold bytes       |
-//! | a map or a struct        | the attachment    | the type refuses                                 |
-//! | something else           | the object        | the type refuses                                 |
+//! | anything, as `serde_json::Value` does | the attachment | an error: the type cannot hold bytes   |
+//! | a map or a struct        | the attachment    | an error                                         |
+//! | something else           | the object        | an error                                         |
 //!
-//! So no type holds a placeholder in place of the bytes. Whether an object is a placeholder has to
-//! be known before the type sees it. Its first key tells: `Payload::readable` makes placeholders
-//! regular, with `_placeholder` first.
+//! So no type holds a placeholder in place of the bytes.
+//!
+//! [`Resolve`] must know whether an object is a placeholder before the type sees the object. The
+//! first key decides: `Payload::readable` makes placeholders regular, with `_placeholder` first.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -29,7 +30,8 @@ use serde_json::Value;
 
 use super::scan::placeholders;
 
-/// Something of serde's, and the attachments that may be asked for inside of it.
+/// A deserializer, a visitor, a seed or an access of serde, and the attachments of the values
+/// inside it.
 pub(super) struct Resolve<'a, T> {
     inner: T,
     attachments: &'a mut [Option<Bytes>],
@@ -254,8 +256,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Resolve<'_, A> {
     }
 }
 
-/// Gives a visitor that asked for bytes an attachment, or else what serde_json gives it: the
-/// bytes of a string, or an array.
+/// A visitor of a type that asked for bytes. The type reads an attachment or, as with serde_json,
+/// the bytes of a string, or an array.
 struct Binary<'a, V>(Resolve<'a, V>);
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Binary<'_, V> {
@@ -286,7 +288,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Binary<'_, V> {
     }
 }
 
-/// Reads the rest of an object, and takes the attachment if it is a placeholder.
+/// Reads the rest of an object. If the object is a placeholder, moves its attachment out and
+/// returns it.
 fn take_attachment<'de, A: MapAccess<'de>>(
     map: &mut A,
     mut placeholder: bool,
@@ -311,10 +314,10 @@ fn take_attachment<'de, A: MapAccess<'de>>(
     }
 }
 
-/// An object whose first key was read already.
+/// An object whose first key was already read.
 struct Begun<'a, 'de, A> {
     key: Option<FirstKey<'de>>,
-    /// The value of that key, if it was read too.
+    /// The value of the first key, if it was read too.
     value: Option<Value>,
     /// Whether the value is the text of a `serde_json::value::RawValue`.
     raw: bool,
@@ -356,10 +359,10 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Begun<'_, 'de, A> {
     }
 }
 
-/// The first key of an object, which tells whether it is a placeholder.
+/// The first key of an object, which decides whether the object is a placeholder.
 enum FirstKey<'de> {
     Borrowed(&'de str),
-    /// It has escapes in the JSON.
+    /// The key has escapes in the JSON.
     Owned(String),
 }
 
@@ -402,8 +405,8 @@ impl<'de> Visitor<'de> for FirstKeySeed {
     }
 }
 
-/// A first key on its way to the type, read as serde_json reads keys: numbers and booleans are in
-/// quotes.
+/// A deserializer from which the type reads the first key, as it would from serde_json: numbers and
+/// booleans are in quotes.
 struct Replayed<'de, E>(FirstKey<'de>, PhantomData<E>);
 
 macro_rules! quoted {
@@ -462,7 +465,7 @@ impl<'de, E: Error> Deserializer<'de> for Replayed<'de, E> {
 /// The name by which serde_json knows its `RawValue`.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// What an object is that was checked, and is something else now.
+/// The error for an object with `"_placeholder":true` and no number. Checked payloads have none.
 const NOT_A_PLACEHOLDER: &str = "placeholder does not name an attachment";
 
 /// A key of a placeholder.
@@ -637,7 +640,7 @@ mod tests {
         );
     }
 
-    /// Whatever way the client writes its placeholders.
+    /// The ways in which a client may write a placeholder.
     const PLACEHOLDERS: [&str; 4] = [
         r#"{"_placeholder":true,"num":0}"#,
         r#"{"num":0,"_placeholder":true}"#,
@@ -645,14 +648,14 @@ mod tests {
         r#"{"num":0,"\u005fplaceholder":true}"#,
     ];
 
-    /// An event with bytes, as each of the ways to write it.
+    /// Returns an event with bytes for `$`, written in each of the ways.
     fn received(args: &str) -> impl Iterator<Item = Payload> {
         let texts = PLACEHOLDERS.map(|bytes| format!("51-[\"e\",{}]", args.replace('$', bytes)));
         let read = |text: String| decode(&text, &[b"bytes"]).expect("valid").payload;
         texts.into_iter().map(read)
     }
 
-    /// What is wrong with the argument.
+    /// Reads the argument, which must fail, and returns serde's error.
     fn refused<T: DeserializeOwned + std::fmt::Debug>(mut payload: Payload) -> String {
         let error = payload.read_one::<T>().expect_err("no place for bytes");
         std::error::Error::source(&error)
@@ -715,7 +718,7 @@ mod tests {
             assert!(payload.clone().read_all::<(u8, Value)>().is_err());
             assert!(payload.clone().read_all::<Vec<Value>>().is_err());
             assert!(payload.clone().read_all::<Value>().is_err());
-            // What is not read may be anything.
+            // An argument that is not read may be anything.
             assert!(payload.read_all::<(u8, serde::de::IgnoredAny)>().is_ok());
         }
     }

@@ -1,8 +1,8 @@
-//! Looks over JSON without reading it: is it valid, and where are things?
+//! Scans JSON without deserializing it: checks that it is valid, and finds positions in it.
 //!
-//! serde_json could skip a value too, but it allocates for nested ones, does not bound their
-//! depth, tells no positions, and builds an error that nobody reads. This takes one pass, and no
-//! memory however deep the text goes: the open brackets are bits of a number.
+//! serde_json can skip a value too, but it allocates for nested values, does not bound their depth,
+//! reports no positions, and builds an error that is not used. The scanner needs one pass and does
+//! not allocate, at any depth: the open brackets are bits of a number.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use super::DecodeError;
 
-/// How deeply arrays and objects may be nested: as deeply as serde_json reads them.
+/// The maximum depth of nested arrays and objects, which is that of serde_json.
 pub(super) const MAX_DEPTH: u32 = 127;
 
-/// Why a text was refused.
+/// The reason why a text is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Invalid {
     Syntax,
@@ -29,17 +29,18 @@ impl From<Invalid> for DecodeError {
     }
 }
 
-/// Whether these bytes are a text. Most are ASCII, which is seen much faster.
+/// Returns whether the bytes are valid UTF-8. Most texts are ASCII, for which the check is much
+/// faster.
 pub(super) fn is_utf8(text: &[u8]) -> bool {
     text.is_ascii() || std::str::from_utf8(text).is_ok()
 }
 
-/// A place in a JSON text.
+/// A position in a JSON text, which moves forward.
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
-    /// Whether a string had the escape of a surrogate, half of a pair or one of both.
+    /// Whether a string had the escape of a surrogate, alone or in a pair.
     surrogates: bool,
 }
 
@@ -52,7 +53,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Whether a string that was stepped over has the escape of a surrogate in it.
+    /// Returns whether a string so far has the escape of a surrogate.
     pub(super) fn has_surrogates(&self) -> bool {
         self.surrogates
     }
@@ -61,7 +62,7 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
-    /// Steps over white space and returns what comes next.
+    /// Steps over white space, and returns the next byte.
     pub(super) fn peek(&mut self) -> Option<u8> {
         loop {
             match self.text.get(self.at) {
@@ -71,7 +72,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Steps over white space and one byte.
+    /// Steps over white space and one byte, and returns the byte.
     pub(super) fn next(&mut self) -> Option<u8> {
         let next = self.peek()?;
         self.at += 1;
@@ -90,7 +91,7 @@ impl<'a> Scanner<'a> {
         self.finish(Open::ARRAY)
     }
 
-    /// Steps over the rest of a string, from its opening quote. Tells whether it has escapes.
+    /// Steps over the rest of a string, after its opening quote. Returns whether it has escapes.
     pub(super) fn string(&mut self) -> Result<bool, Invalid> {
         let mut escaped = false;
         loop {
@@ -105,7 +106,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Steps over the rest of a number, from its `first` byte.
+    /// Steps over the rest of a number, after its `first` byte.
     pub(super) fn number(&mut self, first: u8) -> Result<(), Invalid> {
         let first = match first {
             b'-' => self.byte().ok_or(Invalid::Syntax)?,
@@ -130,7 +131,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// The end of the value if nothing but white space follows.
+    /// Returns the end of the value. Fails if anything but white space follows.
     pub(super) fn end(&mut self) -> Result<usize, Invalid> {
         let end = self.at;
         self.peek().map_or(Ok(end), |_| Err(Invalid::Syntax))
@@ -149,7 +150,7 @@ impl<'a> Scanner<'a> {
                 first => return self.number(first),
             }
             if self.peek() == Some(open.bracket()) {
-                // `finish` closes what is empty.
+                // `finish` closes an empty array or object.
                 return Ok(());
             }
             if open.in_object() {
@@ -158,7 +159,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Goes on after a value until nothing is open.
+    /// Steps over the rest of all open arrays and objects, from the end of a value.
     fn finish(&mut self, mut open: Open) -> Result<(), Invalid> {
         while open.depth > 0 {
             match self.next() {
@@ -240,7 +241,7 @@ impl<'a> Scanner<'a> {
     /// at a time, then eight.
     fn skip_plain(&mut self) {
         while let Some(block) = self.text[self.at..].first_chunk::<16>() {
-            // Without branches, so that all of them are looked at together.
+            // Without branches, so that the bytes are compared together.
             let special = |byte| u8::from((byte == b'"') | (byte == b'\\') | (byte < 0x20));
             if block.iter().fold(0, |any, byte| any | special(*byte)) != 0 {
                 break;
@@ -261,8 +262,8 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Sets the high bit of each of eight bytes that is a quote, a backslash or a control character.
-/// Bits above the lowest that is set may be wrong: the subtractions borrow.
+/// Returns eight bytes with the high bit set where `bytes` has a quote, a backslash or a control
+/// character. Bits above the lowest set bit may be wrong, because the subtractions borrow.
 const fn special(bytes: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
 
@@ -274,12 +275,12 @@ const fn special(bytes: u64) -> u64 {
     found & (ONES << 7)
 }
 
-/// Replaces each half of a surrogate pair by U+FFFD, which takes as many bytes.
+/// Replaces each half of a surrogate pair by U+FFFD, whose escape has the same length.
 ///
-/// A string of JavaScript may end or begin within a pair, and `JSON.stringify` writes such a half
-/// as an escape. Strings of Rust cannot hold it, and serde_json refuses it.
+/// A JavaScript string may begin or end within a pair, and `JSON.stringify` writes such a half as
+/// an escape. A Rust string cannot hold a half, and serde_json refuses it.
 ///
-/// `json` is known to be valid, so a backslash stands in a string.
+/// `json` must be valid, so that each backslash stands in a string.
 pub(super) fn replace_halves(json: &[u8]) -> Cow<'_, [u8]> {
     let mut replaced = Cow::Borrowed(json);
     let mut at = 0;
@@ -287,7 +288,7 @@ pub(super) fn replace_halves(json: &[u8]) -> Cow<'_, [u8]> {
         at += plain;
         let (escape, after) = json[at..].split_at(ESCAPE.min(json.len() - at));
         at += match (half(escape), half(after)) {
-            // What follows in a longer escape are digits.
+            // The rest of a longer escape is digits.
             (None, _) => 2,
             (Some(Half::High), Some(Half::Low)) => 2 * ESCAPE,
             (Some(_), _) => {
@@ -299,7 +300,7 @@ pub(super) fn replace_halves(json: &[u8]) -> Cow<'_, [u8]> {
     replaced
 }
 
-/// How long the escape of one UTF-16 unit is.
+/// The length of the escape of one UTF-16 unit.
 const ESCAPE: usize = 6;
 
 /// Half of a surrogate pair.
@@ -308,7 +309,7 @@ enum Half {
     Low,
 }
 
-/// Which half it is that a text begins with, if it does.
+/// Returns the half of a surrogate pair that a text begins with, if it begins with one.
 const fn half(text: &[u8]) -> Option<Half> {
     match text {
         [
@@ -333,7 +334,7 @@ const fn half(text: &[u8]) -> Option<Half> {
     }
 }
 
-/// The brackets that are open, innermost in the lowest bit: is it an object's?
+/// The open brackets. The lowest bit is the innermost bracket, and 1 for an object.
 #[derive(Clone, Copy, Default)]
 struct Open {
     objects: u128,
@@ -369,10 +370,10 @@ impl Open {
     }
 }
 
-/// Checks that each placeholder in `json` names one of `count` attachments that no other names.
-/// Tells whether all of them are regular.
+/// Checks that each placeholder in `json` names one of `count` attachments, and no two name the
+/// same. Returns whether all placeholders are regular.
 ///
-/// `json` is known to be valid.
+/// `json` must be valid.
 pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<bool, Invalid> {
     let mut used = vec![false; count];
     let mut regular = true;
@@ -387,18 +388,18 @@ pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<bool, Inva
     Ok(regular)
 }
 
-/// Writes the placeholders that are not regular anew, and fills what is left of their places with
-/// spaces.
+/// Makes all placeholders regular, in place. Spaces fill the bytes that a regular placeholder does
+/// not need.
 ///
-/// `json` is known to be valid.
+/// `json` must be valid.
 pub(super) fn regularize(mut json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     let mut found = placeholders(&json).unwrap_or_default();
     found.retain(|place| !place.is_regular);
-    // One that is within another goes with it.
+    // From the last to the first, so that an outer placeholder overwrites those inside it.
     found.sort_unstable_by_key(|place| Reverse(place.object.start));
     for place in found {
         let object = [b"{\"_placeholder\":true,\"num\":", &json[place.num], b"}"].concat();
-        // Nothing is shorter that has both keys and the same number.
+        // The regular form is the shortest one with both keys and this number.
         let place = json.to_mut()[place.object].split_at_mut_checked(object.len());
         if let Some((head, rest)) = place {
             head.copy_from_slice(&object);
@@ -408,25 +409,25 @@ pub(super) fn regularize(mut json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     json
 }
 
-/// The number of an attachment: digits, nothing else.
+/// Parses the number of an attachment, which is digits only.
 pub(super) fn parse_num(digits: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Where an object with `"_placeholder":true` stands.
+/// The position of an object with `"_placeholder":true`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placeholder {
-    /// From its opening bracket to behind the closing one.
+    /// The object with its brackets.
     pub(super) object: Range<usize>,
-    /// The digits of its `num`; empty if it has none.
+    /// The digits of its `num`. Empty if there is no number.
     pub(super) num: Range<usize>,
-    /// Whether it has two keys, `_placeholder` first.
+    /// Whether the object has two keys, and `_placeholder` is the first one.
     is_regular: bool,
 }
 
-/// Finds the placeholders, in the order of their numbers' places.
+/// Finds the placeholders, in the order in which their numbers stand in the text.
 ///
-/// `json` is known to be valid.
+/// `json` must be valid.
 pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
     let mut scanner = Scanner::new(json, 0);
     let mut objects: Vec<Object> = Vec::new();
@@ -449,8 +450,8 @@ pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
 }
 
 impl Scanner<'_> {
-    /// Steps over the rest of a string. If it is a key, steps over its colon too, and returns
-    /// which key it is.
+    /// Steps over the rest of a string. If the string is a key, also steps over its colon, and
+    /// returns the key.
     fn key_or_string(&mut self) -> Result<Option<Key>, Invalid> {
         let start = self.at - 1;
         let escaped = self.string()?;
@@ -490,13 +491,13 @@ impl Key {
     }
 }
 
-/// What is known of an object that is open.
+/// An object whose closing bracket was not reached yet.
 struct Object {
     start: usize,
     placeholder: bool,
     num: Range<usize>,
     keys: usize,
-    /// Whether `_placeholder` is the first of them.
+    /// Whether `_placeholder` is the first key.
     in_order: bool,
 }
 
@@ -511,7 +512,7 @@ impl Object {
         }
     }
 
-    /// Notes the value that begins at `at`. If a key comes twice, the last counts, as in
+    /// Records the value that begins at `at`. If a key occurs twice, the last value counts, as in
     /// JavaScript.
     fn entry(&mut self, key: Key, json: &[u8], at: usize) {
         let value = &json[at..];

@@ -1,12 +1,12 @@
-//! Events with a type of their own.
+//! Typed events.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// An event with its name and the types of what is sent and answered.
+/// The type of an event's argument, with the event's name and the type of its reply.
 ///
-/// A handler that takes it as its first argument is registered with
-/// [`Namespace::on_typed`](crate::Namespace::on_typed).
+/// [`Namespace::on_typed`](crate::Namespace::on_typed) registers a handler with such a type as its
+/// first argument.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 /// }
 ///
 /// async fn typing(event: Typing, socket: Socket) {
-///     socket.to(&event.room).emit_typed(event);
+///     socket.to(&event.room).send(event);
 /// }
 ///
 /// let namespace: Namespace = Namespace::new().on_typed(typing);
@@ -37,6 +37,6 @@ pub trait TypedEvent: Serialize + DeserializeOwned + Send + 'static {
     /// The name of the event.
     const NAME: &'static str;
 
-    /// What is answered: one argument, or none if it is `()`.
+    /// The type of the reply: one argument, or none if it is `()`.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
 }

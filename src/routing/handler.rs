@@ -527,7 +527,7 @@ pub fn argument<T>() -> T {
 ///
 /// ```
 /// use axum::extract::State;
-/// use tower_socketio::{Data, Refuse, Socket, debug_handler};
+/// use tower_socketio::{Data, ErrorReply, Socket, debug_handler};
 ///
 /// debug_handler! {
 ///     /// Says it to everybody.
@@ -543,7 +543,7 @@ pub fn argument<T>() -> T {
 ///
 /// debug_handler! {
 ///     on_connect,
-///     async fn connect(headers: axum::http::HeaderMap) -> Result<(), Refuse> {
+///     async fn connect(headers: axum::http::HeaderMap) -> Result<(), ErrorReply> {
 ///         Ok(())
 ///     }
 /// }

@@ -2,14 +2,14 @@
 //!
 //! ```
 //! use tower_socketio::middleware::{self, Next};
-//! use tower_socketio::{Event, Namespace, Refuse, Reply};
+//! use tower_socketio::{Event, Namespace, ErrorReply, Reply};
 //!
 //! #[derive(Clone)]
 //! struct Admin;
 //!
-//! async fn require_admin(event: Event, next: Next) -> Result<Reply, Refuse> {
+//! async fn require_admin(event: Event, next: Next) -> Result<Reply, ErrorReply> {
 //!     if event.socket().extension::<Admin>().is_none() {
-//!         return Err(Refuse::new("admins only"));
+//!         return Err(ErrorReply::new("admins only"));
 //!     }
 //!     Ok(next.run(event).await)
 //! }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tower::BoxError;
 
-use crate::handles::{AckError, EmitError};
+use crate::handles::{AckError, EmitError, EmitErrorKind};
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
 /// What a handler answered: arguments, or an error.
@@ -30,7 +30,7 @@ use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 #[derive(Debug)]
 #[must_use = "a reply that is dropped is not sent"]
 pub struct Reply {
-    result: Result<Payload, Refuse>,
+    result: Result<Payload, ErrorReply>,
     deferred: bool,
 }
 
@@ -58,7 +58,7 @@ impl Reply {
                 error = &error as &dyn error::Error,
                 "reply cannot be written"
             );
-            Refuse::internal()
+            ErrorReply::internal()
         });
         Self::from(result)
     }
@@ -66,7 +66,7 @@ impl Reply {
     /// What an `Err` with this reply in it answers.
     pub(super) fn into_err(self) -> Self {
         let refuse = match self.result {
-            Ok(payload) => Refuse::from_payload(&payload),
+            Ok(payload) => ErrorReply::from_payload(&payload),
             Err(refuse) => refuse,
         };
         Self::from(Err(refuse))
@@ -85,12 +85,12 @@ impl Reply {
     }
 
     /// The error, if this is one.
-    pub(super) fn refusal(&self) -> Option<&Refuse> {
+    pub(super) fn refusal(&self) -> Option<&ErrorReply> {
         self.result.as_ref().err()
     }
 
     /// The arguments to be sent, or the error.
-    pub(crate) fn into_result(self) -> Result<Payload, Refuse> {
+    pub(crate) fn into_result(self) -> Result<Payload, ErrorReply> {
         self.result
     }
 
@@ -101,8 +101,8 @@ impl Reply {
     }
 }
 
-impl From<Result<Payload, Refuse>> for Reply {
-    fn from(result: Result<Payload, Refuse>) -> Self {
+impl From<Result<Payload, ErrorReply>> for Reply {
+    fn from(result: Result<Payload, ErrorReply>) -> Self {
         Self {
             result,
             deferred: false,
@@ -117,11 +117,11 @@ impl From<Result<Payload, Refuse>> for Reply {
 /// callback gets `{ error, data }`.
 ///
 /// ```
-/// use tower_socketio::{Auth, Namespace, Refuse};
+/// use tower_socketio::{Auth, Namespace, ErrorReply};
 ///
-/// async fn connect(Auth(token): Auth<Option<String>>) -> Result<(), Refuse> {
+/// async fn connect(Auth(token): Auth<Option<String>>) -> Result<(), ErrorReply> {
 ///     if token.is_none() {
-///         return Err(Refuse::new("not authorized").with_data(401));
+///         return Err(ErrorReply::new("not authorized").with_data(401));
 ///     }
 ///     Ok(())
 /// }
@@ -129,13 +129,13 @@ impl From<Result<Payload, Refuse>> for Reply {
 /// let namespace: Namespace = Namespace::new().on_connect(connect);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refuse {
+pub struct ErrorReply {
     message: Cow<'static, str>,
     // Boxed, so that a `Result` with it stays small.
     data: Option<Box<Value>>,
 }
 
-impl Refuse {
+impl ErrorReply {
     /// An error with this text.
     #[must_use]
     pub fn new(message: impl Into<Cow<'static, str>>) -> Self {
@@ -227,9 +227,9 @@ impl Refuse {
     }
 }
 
-impl Refuse {
+impl ErrorReply {
     /// As the value of a `CONNECT_ERROR` for clients of version 2: the data, or else the text.
-    pub(crate) fn to_connect_error_v4(&self) -> Payload {
+    pub(crate) fn to_legacy_connect_error(&self) -> Payload {
         // A text and a JSON value can always be written.
         match self.data() {
             Some(data) => Payload::object(NAMESPACE_LEN, data),
@@ -239,13 +239,13 @@ impl Refuse {
     }
 }
 
-impl fmt::Display for Refuse {
+impl fmt::Display for ErrorReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl error::Error for Refuse {}
+impl error::Error for ErrorReply {}
 
 /// What a handler can answer with.
 ///
@@ -256,7 +256,7 @@ impl error::Error for Refuse {}
 /// clients are told:
 ///
 /// ```
-/// use tower_socketio::{Data, IntoReply, Namespace, Refuse, Reply};
+/// use tower_socketio::{Data, IntoReply, Namespace, ErrorReply, Reply};
 ///
 /// enum TodoError {
 ///     EmptyTitle,
@@ -265,7 +265,7 @@ impl error::Error for Refuse {}
 /// impl IntoReply for TodoError {
 ///     fn into_reply(self) -> Reply {
 ///         match self {
-///             Self::EmptyTitle => Refuse::new("title is empty").into_reply(),
+///             Self::EmptyTitle => ErrorReply::new("title is empty").into_reply(),
 ///         }
 ///     }
 /// }
@@ -308,7 +308,7 @@ impl IntoReply for Infallible {
     }
 }
 
-impl IntoReply for Refuse {
+impl IntoReply for ErrorReply {
     fn into_reply(self) -> Reply {
         Reply::from(Err(self))
     }
@@ -318,7 +318,7 @@ impl IntoReply for Refuse {
 impl IntoReply for BoxError {
     fn into_reply(self) -> Reply {
         tracing::error!(error = &*self as &dyn error::Error, "handler failed");
-        Refuse::internal().into_reply()
+        ErrorReply::internal().into_reply()
     }
 }
 
@@ -326,7 +326,7 @@ impl IntoReply for AckError {
     fn into_reply(self) -> Reply {
         match self.into_encode_error() {
             Ok(error) => error.into_reply(),
-            Err(error) => Refuse::new(error.to_string()).into_reply(),
+            Err(error) => ErrorReply::new(error.to_string()).into_reply(),
         }
     }
 }
@@ -334,8 +334,8 @@ impl IntoReply for AckError {
 impl IntoReply for EmitError {
     fn into_reply(self) -> Reply {
         match self.0 {
-            Some(error) => error.into_reply(),
-            None => Refuse::new(self.to_string()).into_reply(),
+            EmitErrorKind::Encode(error) => error.into_reply(),
+            EmitErrorKind::Closed => ErrorReply::new(self.to_string()).into_reply(),
         }
     }
 }
@@ -435,7 +435,7 @@ mod tests {
             r#"[{"error":"error","data":[7]}]"#
         );
         assert_eq!(
-            ack(Refuse::new("no").with_data(401)),
+            ack(ErrorReply::new("no").with_data(401)),
             r#"[{"error":"no","data":401}]"#
         );
         assert_eq!(
@@ -447,14 +447,14 @@ mod tests {
 
     #[test]
     fn a_refusal_is_the_object_of_a_connect_error() {
-        let refuse = Refuse::new("no").with_data([1]);
+        let refuse = ErrorReply::new("no").with_data([1]);
         assert_eq!(
             refuse.to_connect_error().json(),
             br#"{"message":"no","data":[1]}"#
         );
-        assert_eq!(refuse.to_connect_error_v4().json(), b"[1]");
-        let refuse = Refuse::new("no");
-        assert_eq!(refuse.to_connect_error_v4().json(), br#""no""#);
+        assert_eq!(refuse.to_legacy_connect_error().json(), b"[1]");
+        let refuse = ErrorReply::new("no");
+        assert_eq!(refuse.to_legacy_connect_error().json(), br#""no""#);
     }
 
     #[test]
@@ -466,6 +466,9 @@ mod tests {
             }
         }
         assert_eq!(ack(Data(Broken)), r#"[{"error":"internal error"}]"#);
-        assert_eq!(Refuse::new("x").with_data(Broken), Refuse::internal());
+        assert_eq!(
+            ErrorReply::new("x").with_data(Broken),
+            ErrorReply::internal()
+        );
     }
 }

@@ -5,25 +5,27 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::asking::{Applicant, Asking, Decision};
-use super::conversation::{Conversation, Queued};
-use super::{Server, Taken, partial_deadline};
-use crate::engine::timer::deadline;
-use crate::engine::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
+use super::pending_connect::{ConnectRequest, Decision, PendingConnect};
+use super::socket_driver::{Queued, SocketDriver};
+use super::{Opened, Server, partial_deadline};
+use crate::clock::now;
+use crate::engine_io::timer::deadline;
+use crate::engine_io::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
-use crate::hub::link::{End, Link};
-use crate::hub::recovery::{Newcomer, PrivateId};
-use crate::hub::registry::Registry;
+use crate::hub::namespace::LiveNamespace;
+use crate::hub::recovery::{JoinRequest, PrivateId};
+use crate::hub::session::{End, SharedSession};
 use crate::notice::notice;
-use crate::protocol::peer::{Action, Peer, Violation};
-use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, v4};
-use crate::routing::{NamespaceRequest, Refuse, Routes};
-use crate::transport::{Upper, guarded};
+use crate::protocol::peer::{Action, Peer, ProtocolError};
+use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, legacy};
+use crate::random::random;
+use crate::routing::{ErrorReply, NamespaceRequest, Routes};
+use crate::transport::{SessionApp, guarded};
 
 /// What runs above one session.
 pub(super) struct Dispatch {
     server: Arc<Server>,
-    link: Arc<Link>,
+    session: Arc<SharedSession>,
     decoder: Box<dyn Decoder>,
     /// When the attachments of a packet must have come.
     partial: Option<Instant>,
@@ -31,8 +33,8 @@ pub(super) struct Dispatch {
     partial_cost: usize,
     peer: Peer,
     /// Those for whom it is not decided whether there is a namespace.
-    asking: Vec<Asking>,
-    conversations: Vec<Conversation>,
+    pending: Vec<PendingConnect>,
+    drivers: Vec<SocketDriver>,
     inbox: VecDeque<SessionEvent>,
     /// What was begun since the session was told so.
     consumed: usize,
@@ -44,22 +46,22 @@ pub(super) struct Dispatch {
 }
 
 impl Dispatch {
-    pub(super) fn new(server: Arc<Server>, link: &Arc<Link>, now: Instant) -> Self {
+    pub(super) fn new(server: Arc<Server>, session: &Arc<SharedSession>, now: Instant) -> Self {
         let max = server.hub.limits.namespaces_per_session;
         Self {
             decoder: server.hub.parser.decoder(),
             peer: Peer::new(max, server.connect_timeout, now),
             server,
-            link: Arc::clone(link),
+            session: Arc::clone(session),
             partial: None,
             partial_cost: 0,
-            asking: Vec::new(),
-            conversations: Vec::new(),
+            pending: Vec::new(),
+            drivers: Vec::new(),
             inbox: VecDeque::new(),
             consumed: 0,
             closed: None,
             ending: None,
-            joins_main: link.opening.revision == Revision::V3,
+            joins_main: session.params.revision == Revision::V3,
         }
     }
 
@@ -69,36 +71,36 @@ impl Dispatch {
             Ok(Some(mut packet)) => {
                 self.partial = None;
                 let earlier = std::mem::take(&mut self.partial_cost);
-                if self.link.opening.revision == Revision::V3 {
-                    v4::take_query(&mut packet);
+                if self.session.params.revision == Revision::V3 {
+                    legacy::take_query(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
                     Ok(action) => return self.handle_action(action, cost, earlier, cx),
-                    Err(Violation(what)) => self.violation(&what),
+                    Err(ProtocolError(what)) => self.violation(&what),
                 }
             }
             Ok(None) => {
                 self.partial_cost += cost;
                 self.watch_partial();
             }
-            Err(error) if error.is_limit() => self.link.close(CloseReason::TooBig),
+            Err(error) if error.is_limit() => self.session.close(CloseReason::TooBig),
             Err(error) => self.violation(&error),
         }
         self.consumed += cost;
     }
 
     fn violation(&self, what: &dyn std::fmt::Display) {
-        tracing::debug!(session = self.link.number, %what, "protocol violation");
+        tracing::debug!(session = self.session.number, %what, "protocol violation");
         // What was sent before is delivered, a broadcast that is on its way too.
-        for conversation in &self.conversations {
-            conversation.member().catch_up();
+        for driver in &self.drivers {
+            driver.member().catch_up();
         }
-        self.link.close(CloseReason::Violation);
+        self.session.close(CloseReason::Violation);
     }
 
     fn watch_partial(&mut self) {
         if self.partial.is_none() && self.decoder.is_partial() {
-            let now = tokio::time::Instant::now().into_std();
+            let now = now();
             self.partial = Some(partial_deadline(now));
         }
     }
@@ -113,24 +115,25 @@ impl Dispatch {
                 let cost = cost + earlier;
                 let queued = Queued { ack, payload, cost };
                 if earlier > 0 {
-                    self.link.drive(|session| session.handle_kept(earlier));
+                    self.session
+                        .with_session(|session| session.handle_requeued(earlier));
                 }
-                if let Some(conversation) = self.conversation(slot) {
-                    self.consumed += conversation.take(queued, cx);
+                if let Some(driver) = self.driver(slot) {
+                    self.consumed += driver.take(queued, cx);
                     return;
                 }
-                if let Some(asking) = self.asking_at(slot) {
-                    return self.asking[asking].applicant.queue.push_back(queued);
+                if let Some(pending) = self.pending_at(slot) {
+                    return self.pending[pending].request.queue.push_back(queued);
                 }
                 self.consumed += earlier;
             }
             Action::Ack { slot, ack, payload } => {
-                if let Some(conversation) = self.conversation(slot) {
-                    conversation.member().answer(ack, payload);
+                if let Some(driver) = self.driver(slot) {
+                    driver.member().answer(ack, payload);
                 }
             }
             Action::Connect { slot, name, auth } => {
-                let applicant = Applicant {
+                let request = ConnectRequest {
                     slot,
                     name,
                     auth,
@@ -139,19 +142,19 @@ impl Dispatch {
                     id: socket_id(),
                     queue: VecDeque::new(),
                 };
-                return match self.excess(&applicant) {
-                    None => self.apply(applicant),
-                    Some(message) => self.deny(&applicant, message),
+                return match self.over_limit(&request) {
+                    None => self.begin_connect(request),
+                    Some(message) => self.deny(&request, message),
                 };
             }
             Action::Disconnect { slot } => {
-                if let Some(conversation) = self.conversation(slot) {
+                if let Some(driver) = self.driver(slot) {
                     let reason = DisconnectReason::ClientNamespaceDisconnect;
-                    conversation.member().leave(reason);
-                    conversation.detach();
+                    driver.member().leave(reason);
+                    driver.detach();
                 }
-                if let Some(asking) = self.asking_at(slot) {
-                    self.consumed += self.asking.remove(asking).applicant.cost();
+                if let Some(pending) = self.pending_at(slot) {
+                    self.consumed += self.pending.remove(pending).request.cost();
                 }
                 self.peer.free(slot);
             }
@@ -161,18 +164,18 @@ impl Dispatch {
         self.consumed += cost;
     }
 
-    fn conversation(&mut self, slot: usize) -> Option<&mut Conversation> {
-        let mut all = self.conversations.iter_mut();
-        all.find(|conversation| conversation.slot() == Some(slot))
+    fn driver(&mut self, slot: usize) -> Option<&mut SocketDriver> {
+        let mut all = self.drivers.iter_mut();
+        all.find(|driver| driver.slot() == Some(slot))
     }
 
-    fn asking_at(&self, slot: usize) -> Option<usize> {
-        self.asking
+    fn pending_at(&self, slot: usize) -> Option<usize> {
+        self.pending
             .iter()
-            .position(|each| each.applicant.slot == slot)
+            .position(|each| each.request.slot == slot)
     }
 
-    /// Clients of version 2 are in `/` without asking. Their own id is their session's, which is a
+    /// Clients of version 2 are in `/` without pending. Their own id is their session's, which is a
     /// secret but for its beginning.
     fn join_main(&mut self) {
         let main = NamespaceName::MAIN;
@@ -180,7 +183,7 @@ impl Dispatch {
             // It may be here for another namespace, and would take a refusal for that one's.
             return;
         }
-        let id = self.link.sid().public_part().unwrap_or_else(socket_id);
+        let id = self.session.sid().public_part().unwrap_or_else(socket_id);
         let packet = Packet {
             namespace: main,
             kind: Kind::Connect,
@@ -188,7 +191,7 @@ impl Dispatch {
             payload: Payload::default(),
         };
         if let Ok(Action::Connect { slot, name, auth }) = self.peer.handle_packet(packet) {
-            self.apply(Applicant {
+            self.begin_connect(ConnectRequest {
                 slot,
                 name,
                 auth,
@@ -201,102 +204,104 @@ impl Dispatch {
     }
 
     /// Why a client that asks for a namespace gives more than is kept; none if it does not.
-    fn excess(&self, applicant: &Applicant) -> Option<&'static str> {
+    fn over_limit(&self, request: &ConnectRequest) -> Option<&'static str> {
         let limits = &self.server.hub.limits;
-        if applicant.auth.json().len() > limits.auth {
+        if request.auth.json().len() > limits.auth {
             return Some(AUTH_TOO_LONG);
         }
-        let asking = self.asking.iter().map(|each| each.applicant.kept());
-        let bytes = applicant.kept() + asking.sum::<usize>();
-        let fits = self.link.budget.fits(bytes, limits.kept);
+        let pending = self.pending.iter().map(|each| each.request.kept());
+        let bytes = request.kept() + pending.sum::<usize>();
+        let fits = self.session.budget.fits(bytes, limits.kept);
         (!fits).then_some(KEEPS_TOO_MUCH)
     }
 
-    fn apply(&mut self, mut applicant: Applicant) {
+    fn begin_connect(&mut self, mut request: ConnectRequest) {
         // What the server dismissed before has nothing to do with the slot's new owner.
-        if let Some(former) = self.conversation(applicant.slot) {
+        if let Some(former) = self.driver(request.slot) {
             former.detach();
         }
         // Handlers of sockets that have left may run still: as many again.
-        if self.conversations.len() / 2 >= self.server.hub.limits.namespaces_per_session {
-            return self.deny(&applicant, TOO_MANY);
+        if self.drivers.len() / 2 >= self.server.hub.limits.namespaces_per_session {
+            return self.deny(&request, TOO_MANY);
         }
-        applicant.claim = self
-            .recovers()
-            .then(|| applicant.auth.take_claim())
-            .flatten();
-        self.connect(applicant);
+        request.claim = self.recovers().then(|| request.auth.take_claim()).flatten();
+        self.connect(request);
     }
 
     /// Whether the client can come back: one of version 2 does not know how.
     fn recovers(&self) -> bool {
-        self.server.hub.recovers() && self.link.opening.revision == Revision::V4
+        self.server.hub.recovers() && self.session.params.revision == Revision::V4
     }
 
-    fn connect(&mut self, applicant: Applicant) {
-        if let Some((routes, registry)) = self.server.find(&applicant.name) {
-            return self.enter(applicant, routes, &registry);
+    fn connect(&mut self, request: ConnectRequest) {
+        if let Some((routes, namespace)) = self.server.find(&request.name) {
+            return self.enter(request, routes, &namespace);
         }
-        let request = NamespaceRequest {
-            name: applicant.name.clone(),
-            auth: applicant.auth.clone(),
-            link: Arc::clone(&self.link),
+        let asked = NamespaceRequest {
+            name: request.name.clone(),
+            auth: request.auth.clone(),
+            session: Arc::clone(&self.session),
         };
-        match self.server.ask(request) {
-            Some(decision) => self.asking.push(Asking {
-                applicant,
+        match self.server.ask(asked) {
+            Some(decision) => self.pending.push(PendingConnect {
+                request,
                 decision: Decision::new(decision),
             }),
-            None => self.deny(&applicant, INVALID),
+            None => self.deny(&request, INVALID),
         }
     }
 
     /// Goes on with those for whom it is decided now; whether there were any.
-    fn poll_asking(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut at = 0;
-        while let Some(asking) = self.asking.get_mut(at) {
-            let Poll::Ready(decision) = asking.decision.poll(cx) else {
+        while let Some(pending) = self.pending.get_mut(at) {
+            let Poll::Ready(decision) = pending.decision.poll(cx) else {
                 at += 1;
                 continue;
             };
-            let Asking { applicant, .. } = self.asking.remove(at);
-            self.decided(applicant, decision);
+            let PendingConnect { request, .. } = self.pending.remove(at);
+            self.decided(request, decision);
             progress = true;
         }
         progress
     }
 
-    fn decided(&mut self, applicant: Applicant, decision: Option<usize>) {
-        match decision.map(|at| self.server.take(at, &applicant.name)) {
-            Some(Taken::Found(routes, registry)) => self.enter(applicant, routes, &registry),
+    fn decided(&mut self, request: ConnectRequest, decision: Option<usize>) {
+        match decision.map(|at| self.server.take(at, &request.name)) {
+            Some(Opened::Found(routes, namespace)) => self.enter(request, routes, &namespace),
             // Now it is known whose it is.
-            Some(Taken::ByAnother) => self.connect(applicant),
-            Some(Taken::TooMany) | None => self.deny(&applicant, INVALID),
+            Some(Opened::OwnedByAnother) => self.connect(request),
+            Some(Opened::TooMany) | None => self.deny(&request, INVALID),
         }
     }
 
-    fn enter(&mut self, applicant: Applicant, routes: Arc<Routes>, registry: &Arc<Registry>) {
-        let newcomer = Newcomer {
-            id: applicant.id,
-            auth: &applicant.auth,
+    fn enter(
+        &mut self,
+        request: ConnectRequest,
+        routes: Arc<Routes>,
+        namespace: &Arc<LiveNamespace>,
+    ) {
+        let join = JoinRequest {
+            id: request.id,
+            auth: &request.auth,
             owner: self.recovers().then(private_id),
-            claim: applicant.claim.as_ref(),
+            claim: request.claim.as_ref(),
         };
-        match registry.admit(&self.link, &newcomer) {
+        match namespace.admit(&self.session, &join) {
             Some(membership) => {
-                let conversation = Conversation::new(applicant, membership, routes);
-                self.conversations.push(conversation);
+                let driver = SocketDriver::new(request, membership, routes);
+                self.drivers.push(driver);
             }
-            // Its last socket left in this moment; asking again makes it anew.
-            None => self.connect(applicant),
+            // Its last socket left in this moment; pending again makes it anew.
+            None => self.connect(request),
         }
     }
 
-    fn deny(&mut self, applicant: &Applicant, message: &'static str) {
-        self.consumed += applicant.cost();
-        self.peer.free(applicant.slot);
-        self.refuse(&applicant.name, message);
+    fn deny(&mut self, request: &ConnectRequest, message: &'static str) {
+        self.consumed += request.cost();
+        self.peer.free(request.slot);
+        self.refuse(&request.name, message);
     }
 
     fn refuse(&self, name: &NamespaceName, message: &'static str) {
@@ -304,66 +309,66 @@ impl Dispatch {
             namespace: name.clone(),
             kind: Kind::ConnectError,
             ack: None,
-            payload: Refuse::new(message).to_connect_error(),
+            payload: ErrorReply::new(message).to_connect_error(),
         };
-        self.link
+        self.session
             .send_refusal(self.server.hub.parser.encode(packet));
     }
 
     fn handle_closed(&mut self, reason: CloseReason) {
         if reason == CloseReason::TooBig {
             notice!(
-                self.link.notices.too_big,
-                session = self.link.number,
-                max_payload = self.link.config.max_payload,
+                self.session.notices.too_big,
+                session = self.session.number,
+                max_payload = self.session.config.max_payload,
                 "a message is longer than `max_payload`, or a packet above a limit of its parser",
             );
         }
-        tracing::debug!(session = self.link.number, %reason, "closed");
+        tracing::debug!(session = self.session.number, %reason, "closed");
         self.closed = Some(reason);
         self.ending = None;
         self.partial = None;
-        self.asking = Vec::new();
-        for conversation in &self.conversations {
-            conversation.member().leave(reason.into());
+        self.pending = Vec::new();
+        for driver in &self.drivers {
+            driver.member().leave(reason.into());
         }
     }
 
     /// Has all sockets leave, and the session end, if a handler wants that.
     fn dismiss(&mut self) {
-        self.drop_asking();
-        for conversation in &self.conversations {
+        self.drop_pending();
+        for driver in &self.drivers {
             let reason = DisconnectReason::ServerNamespaceDisconnect;
-            conversation.member().disconnect(reason);
+            driver.member().disconnect(reason);
         }
-        self.link.close(CloseReason::ServerClose);
+        self.session.close(CloseReason::ServerClose);
     }
 
-    fn drop_asking(&mut self) {
-        let asking = std::mem::take(&mut self.asking);
-        let cost = asking.iter().map(|each| each.applicant.cost());
+    fn drop_pending(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        let cost = pending.iter().map(|each| each.request.cost());
         self.consumed += cost.sum::<usize>();
     }
 
     /// Begins with no further event, and has the session end when the handlers that run have
     /// answered, or when that takes too long.
     fn begin_shutdown(&mut self) {
-        self.drop_asking();
-        for conversation in &mut self.conversations {
-            conversation.drop_queue(&mut self.consumed);
+        self.drop_pending();
+        for driver in &mut self.drivers {
+            driver.drop_queue(&mut self.consumed);
         }
-        let now = tokio::time::Instant::now().into_std();
-        self.ending = Some(deadline(now, self.link.config.close_timeout));
+        let now = now();
+        self.ending = Some(deadline(now, self.session.config.close_timeout));
     }
 
     /// Lets every namespace go on; whether anything happened.
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut progress = !self.asking.is_empty() && self.poll_asking(cx);
-        for conversation in &mut self.conversations {
-            progress |= conversation.run(cx, &mut self.peer, &mut self.consumed);
+        let mut progress = !self.pending.is_empty() && self.poll_pending(cx);
+        for driver in &mut self.drivers {
+            progress |= driver.run(cx, &mut self.peer, &mut self.consumed);
         }
-        while let Some(at) = self.conversations.iter().position(Conversation::has_ended) {
-            let ended = self.conversations.remove(at);
+        while let Some(at) = self.drivers.iter().position(SocketDriver::has_ended) {
+            let ended = self.drivers.remove(at);
             // What a socket kept is the user's, with its destructor.
             let _ = guarded(move || drop(ended));
             progress = true;
@@ -372,21 +377,21 @@ impl Dispatch {
     }
 }
 
-impl Upper for Dispatch {
-    fn poll(&mut self, cx: &mut Context<'_>, mut news: bool) -> Poll<()> {
+impl SessionApp for Dispatch {
+    fn poll(&mut self, cx: &mut Context<'_>, mut has_events: bool) -> Poll<()> {
         if std::mem::take(&mut self.joins_main) {
             self.join_main();
         }
         loop {
-            let end = self.link.take_end();
-            if end == Some(End::Dismissal) {
+            let end = self.session.take_end();
+            if end == Some(End::DisconnectAll) {
                 self.dismiss();
             }
             // What came before the end of the server is handled.
-            news |= end == Some(End::Shutdown);
-            if std::mem::take(&mut news) || self.consumed > 0 {
+            has_events |= end == Some(End::Shutdown);
+            if std::mem::take(&mut has_events) || self.consumed > 0 {
                 let consumed = std::mem::take(&mut self.consumed);
-                self.link.pull(&mut self.inbox, consumed);
+                self.session.take_events(&mut self.inbox, consumed);
             }
             let progress = self.run(cx) || !self.inbox.is_empty();
             while let Some(event) = self.inbox.pop_front() {
@@ -404,17 +409,17 @@ impl Upper for Dispatch {
             if end == Some(End::Shutdown) {
                 self.begin_shutdown();
             }
-            if self.ending.is_some() && !self.conversations.iter().any(Conversation::is_handling) {
+            if self.ending.is_some() && !self.drivers.iter().any(SocketDriver::is_handling) {
                 self.ending = None;
-                self.link.close(CloseReason::Shutdown);
-                news = true;
+                self.session.close(CloseReason::Shutdown);
+                has_events = true;
                 continue;
             }
             if !progress && self.consumed == 0 {
                 break;
             }
         }
-        if self.closed.is_some() && self.conversations.is_empty() {
+        if self.closed.is_some() && self.drivers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -433,7 +438,7 @@ impl Upper for Dispatch {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if let Err(Violation(what)) = self.peer.handle_timeout(now) {
+        if let Err(ProtocolError(what)) = self.peer.handle_timeout(now) {
             self.violation(&what);
         }
         if self.partial.is_some_and(|deadline| deadline <= now) {
@@ -442,7 +447,7 @@ impl Upper for Dispatch {
         }
         if self.ending.is_some_and(|deadline| deadline <= now) {
             self.ending = None;
-            self.link.close(CloseReason::Shutdown);
+            self.session.close(CloseReason::Shutdown);
         }
     }
 }
@@ -458,11 +463,4 @@ fn socket_id() -> SocketId {
 
 fn private_id() -> PrivateId {
     PrivateId::new(random())
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut random = [0; N];
-    // As for the session's own id: without randomness there is no server.
-    getrandom::fill(&mut random).expect("the system gives random bytes");
-    random
 }

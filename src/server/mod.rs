@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use futures_core::future::BoxFuture;
 
+use crate::clock::now;
 use crate::hub::Hub;
-use crate::hub::link::Link;
-use crate::hub::registry::Registry;
+use crate::hub::namespace::LiveNamespace;
+use crate::hub::session::SharedSession;
 use crate::protocol::NamespaceName;
 use crate::routing::{NamespaceRequest, Predicate, Routes};
-use crate::transport::{Application, Upper};
+use crate::transport::{Application, SessionApp};
 
-mod asking;
-mod conversation;
 mod dispatch;
+mod pending_connect;
+mod socket_driver;
 
 /// The namespaces as they were registered.
 pub(crate) struct Server {
@@ -69,18 +70,18 @@ impl Server {
     }
 
     /// Finds a namespace by the name that a client gives.
-    fn find(&self, name: &NamespaceName) -> Option<(Arc<Routes>, Arc<Registry>)> {
+    fn find(&self, name: &NamespaceName) -> Option<(Arc<Routes>, Arc<LiveNamespace>)> {
         let matched = self.router.at(name).ok()?;
         let definition = matched.value;
         let params = matched.params.iter();
         let params = params.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let registry = self.hub.open(
+        let namespace = self.hub.open(
             name,
             params.collect(),
             definition.is_static,
             &definition.routes.hooks,
         )?;
-        Some((Arc::clone(&definition.routes), registry))
+        Some((Arc::clone(&definition.routes), namespace))
     }
 
     /// Asks whose namespace it is that no path names; none if there is nobody to ask.
@@ -95,7 +96,7 @@ impl Server {
         Some(Box::pin(async move {
             for (at, (predicate, routes)) in server.predicates.iter().enumerate() {
                 let others = server.hub.find(&request.name);
-                let is_anothers = others.is_some_and(|registry| !is_of(&registry, routes));
+                let is_anothers = others.is_some_and(|namespace| !is_of(&namespace, routes));
                 if !is_anothers && predicate(request.clone()).await {
                     return Some(at);
                 }
@@ -105,29 +106,29 @@ impl Server {
     }
 
     /// Finds or makes the namespace that a predicate took.
-    fn take(&self, at: usize, name: &NamespaceName) -> Taken {
+    fn take(&self, at: usize, name: &NamespaceName) -> Opened {
         let routes = &self.predicates[at].1;
         match self.hub.open(name, Vec::new(), false, &routes.hooks) {
-            None => Taken::TooMany,
-            Some(registry) if is_of(&registry, routes) => {
-                Taken::Found(Arc::clone(routes), registry)
+            None => Opened::TooMany,
+            Some(namespace) if is_of(&namespace, routes) => {
+                Opened::Found(Arc::clone(routes), namespace)
             }
-            Some(_) => Taken::ByAnother,
+            Some(_) => Opened::OwnedByAnother,
         }
     }
 }
 
 /// What came of a namespace that a predicate took.
-enum Taken {
-    Found(Arc<Routes>, Arc<Registry>),
+enum Opened {
+    Found(Arc<Routes>, Arc<LiveNamespace>),
     TooMany,
     /// Another definition has made it meanwhile.
-    ByAnother,
+    OwnedByAnother,
 }
 
 /// Whether a namespace was made of this definition.
-fn is_of(registry: &Registry, routes: &Routes) -> bool {
-    Arc::ptr_eq(&registry.hooks, &routes.hooks)
+fn is_of(namespace: &LiveNamespace, routes: &Routes) -> bool {
+    Arc::ptr_eq(&namespace.hooks, &routes.hooks)
 }
 
 impl fmt::Debug for Server {
@@ -137,9 +138,9 @@ impl fmt::Debug for Server {
 }
 
 impl Application for Arc<Server> {
-    fn open(&self, link: &Arc<Link>) -> Box<dyn Upper> {
-        let now = tokio::time::Instant::now().into_std();
-        Box::new(dispatch::Dispatch::new(Self::clone(self), link, now))
+    fn open(&self, session: &Arc<SharedSession>) -> Box<dyn SessionApp> {
+        let now = now();
+        Box::new(dispatch::Dispatch::new(Self::clone(self), session, now))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -13,8 +13,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 
 use super::{Disconnect, Incoming, Received};
-use crate::engine::{Message, Packet};
+use crate::engine_io::{EnginePacket, Message};
 use crate::protocol::{self, Encoded, Kind, NamespaceName, Parser, Payload};
+use crate::sync::Mutex;
 
 /// What the client and its task share.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Wire {
 
     pub(super) fn expect_ack(&self, ack: u64) -> oneshot::Receiver<Payload> {
         let (sender, answer) = oneshot::channel();
-        let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acks = self.acks.lock();
         if let Some(acks) = &mut *acks {
             acks.insert(ack, sender);
         }
@@ -59,14 +60,14 @@ impl Wire {
     }
 
     fn answer(&self, ack: u64, payload: Payload) {
-        let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acks = self.acks.lock();
         let waiter = acks.as_mut().and_then(|acks| acks.remove(&ack));
         // Who no longer waits does not mind.
         let _ = waiter.map(|waiter| waiter.send(payload));
     }
 
     fn end_acks(&self) {
-        *self.acks.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.acks.lock() = None;
     }
 }
 
@@ -97,10 +98,10 @@ impl Reader {
         loop {
             let packet = match self.stream.next().await {
                 Some(Ok(tungstenite::Message::Text(text))) => {
-                    Packet::from_owned_text(Bytes::from(text)).map_err(violation)?
+                    EnginePacket::from_owned_text(Bytes::from(text)).map_err(violation)?
                 }
                 Some(Ok(tungstenite::Message::Binary(data))) => {
-                    Packet::Message(Message::Binary(data))
+                    EnginePacket::Message(Message::Binary(data))
                 }
                 Some(Ok(tungstenite::Message::Close(frame))) => {
                     return Err(Disconnect::Closed {
@@ -113,13 +114,13 @@ impl Reader {
                 None => return Err(violation("the connection was lost")),
             };
             match packet {
-                Packet::Message(message) => {
+                EnginePacket::Message(message) => {
                     let packet = self.decoder.decode(message).map_err(violation)?;
                     if let Some(packet) = packet.filter(|p| p.namespace == self.wire.namespace) {
                         return Ok(packet);
                     }
                 }
-                Packet::Ping { .. } => {
+                EnginePacket::Ping { .. } => {
                     let sender = self.outgoing.upgrade();
                     let _ = sender.map(|sender| sender.send(Outgoing::Pong));
                 }

@@ -1,4 +1,4 @@
-//! The files of the JavaScript client, as the packages of npm hold them.
+//! The files of the JavaScript client, as its npm package holds them.
 
 use std::fs;
 use std::path::Path;
@@ -23,11 +23,11 @@ const NAMES: [&str; 8] = [
     "socket.io.msgpack.min.js.map",
 ];
 
-/// The files, in memory.
+/// The files of the client, in memory.
 #[derive(Debug)]
 pub(super) struct ClientFiles {
     files: Vec<File>,
-    /// The version, in quotes.
+    /// The version in quotes, for `ETag`.
     tag: HeaderValue,
 }
 
@@ -36,15 +36,18 @@ struct File {
     name: &'static str,
     plain: Bytes,
     brotli: Option<Bytes>,
-    /// Made when they are first asked for.
+    /// Compressed by the first request for the file in this encoding.
     gzip: OnceLock<Bytes>,
+    /// Compressed by the first request for the file in this encoding.
     deflate: OnceLock<Bytes>,
 }
 
 impl ClientFiles {
+    /// Reads the files from a folder.
+    ///
     /// # Panics
     ///
-    /// If there is none of them, or none says its version.
+    /// Panics if the folder holds none of the files, or if none of them states its version.
     #[track_caller]
     pub(super) fn read(folder: &Path) -> Self {
         let mut files = Vec::new();
@@ -75,7 +78,7 @@ impl ClientFiles {
         }
     }
 
-    /// The answer to a request for one of the files, whatever its method.
+    /// Returns the response to a request for one of the files, with any method.
     pub(super) fn answer(&self, parts: &Parts, name: &str) -> Option<Response> {
         let file = self.files.iter().find(|file| file.name == name)?;
         let mut response = Response::new(Body::empty());
@@ -102,12 +105,14 @@ impl ClientFiles {
         Some(response)
     }
 
-    /// Whether the client has this version already.
+    /// Returns whether the client has this version already.
     fn is_known(&self, parts: &Parts) -> bool {
         let lines = parts.headers.get_all(header::IF_NONE_MATCH).iter();
         let known = lines.filter_map(|known| known.to_str().ok());
         known.flat_map(|line| line.split(',')).any(|tag| {
             let tag = tag.trim();
+            // RFC 9110, section 13.1.2:
+            //
             // > If the field value is "*", the condition is false if the origin server has a
             // > current representation for the target resource.
             tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.tag
@@ -143,7 +148,7 @@ impl File {
     }
 }
 
-/// The version in the comment that a file begins with: `Socket.IO v4.8.4`.
+/// Returns the version from the comment at the start of a file: `Socket.IO v4.8.4`.
 fn version(file: &[u8]) -> Option<String> {
     let head = String::from_utf8_lossy(&file[..file.len().min(200)]);
     let (_, after) = head.split_once("Socket.IO v")?;

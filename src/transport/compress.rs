@@ -1,4 +1,4 @@
-//! Bodies that leave smaller, as the client accepts it.
+//! Compression of response bodies, as the client accepts it.
 
 use std::cmp::Reverse;
 use std::io::Write as _;
@@ -8,23 +8,25 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http::{HeaderMap, header};
 
-/// How a body is compressed.
+/// A content encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// Only where somebody has done it before.
+    /// Only for files that were compressed in advance.
     Brotli,
     Gzip,
     Deflate,
 }
 
 impl Encoding {
-    /// What [`Encoding::encode`] can do.
+    /// The encodings that [`Encoding::encode`] supports.
     pub(super) const LIGHT: [Self; 2] = [Self::Gzip, Self::Deflate];
 
-    /// The encoding that the client likes best of those offered, unless it likes none better; of
-    /// two that it likes the same, the one that it names first.
+    /// Returns the offered encoding of the highest quality; of two with the same quality, the one
+    /// that the client names first. `None` if `identity` has a higher one, or all have quality 0.
     pub(super) fn accepted(headers: &HeaderMap, offered: &[Self]) -> Option<Self> {
         let mut named = [None; 3];
+        // RFC 9110, section 12.5.3:
+        //
         // > The asterisk "*" symbol in an Accept-Encoding field matches any available content
         // > coding not explicitly listed in the field.
         let mut others = 0;
@@ -36,7 +38,7 @@ impl Encoding {
             let (name, quality) = (name.trim(), quality(parameters));
             let is = |each: &Self| name.eq_ignore_ascii_case(each.name());
             if let Some(at) = offered.iter().position(is) {
-                // Nothing that follows can be liked better. So it is with every browser's first.
+                // No later entry has a higher quality. The first entry of every browser has it.
                 if quality == BEST && named[at].is_none() {
                     return Some(offered[at]);
                 }
@@ -63,7 +65,7 @@ impl Encoding {
     }
 
     pub(super) fn encode(self, body: &[u8]) -> Bytes {
-        // It is done while somebody waits, so speed goes before size.
+        // The client waits meanwhile, so speed is more important than size.
         let level = Compression::fast();
         let room = Vec::with_capacity(body.len() / 2);
         // Writing to memory cannot fail.
@@ -81,10 +83,10 @@ impl Encoding {
     }
 }
 
-/// How much an encoding is liked, in thousandths; what cannot be read is not at all.
 /// The quality 1, in thousandths.
 const BEST: u16 = 1000;
 
+/// Returns the quality of an encoding, in thousandths. A value that cannot be parsed counts as 0.
 fn quality(parameters: &str) -> u16 {
     let parameters = parameters
         .split(';')
@@ -124,7 +126,7 @@ mod tests {
             ("gzip;q=-1", None),
             ("gzip;level=9", Some(Gzip)),
             ("gzip;level=9;q=0", None),
-            // What is named is not among the others.
+            // `*` does not match an encoding that is named.
             ("gzip;q=0, *", Some(Deflate)),
             ("*, gzip;q=0", Some(Deflate)),
             ("gzip;q=0, deflate;q=0, *", None),

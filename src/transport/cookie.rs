@@ -1,16 +1,17 @@
-//! The cookie that names the session to a load balancer.
+//! The cookie that holds the session's id, for load balancers.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::engine::SessionId;
+use crate::engine_io::SessionId;
 
-/// A cookie with the session's id, for load balancers that send a client to the same server by it.
+/// A cookie with the session's id, by which a load balancer sends a client to the same server.
 ///
-/// It is set by the answer that opens a session over polling: `io=…; Path=/; HttpOnly; SameSite=Lax`.
-/// The server itself does not read it. It holds the session's secret, so keep it `HttpOnly`.
+/// The response that opens a session over polling sets it:
+/// `io=…; Path=/; HttpOnly; SameSite=Lax`. The server itself does not read it. It holds the
+/// session's secret, so keep it `HttpOnly`.
 ///
 /// ```
 /// use tower_socketio::SessionCookie;
@@ -31,11 +32,11 @@ pub struct SessionCookie {
 }
 
 impl SessionCookie {
-    /// Of this name; Node's server calls it `io`.
+    /// Creates a cookie with this name. Node's server calls it `io`.
     ///
     /// # Panics
     ///
-    /// If it is no name of a cookie.
+    /// Panics if `name` is not a valid name of a cookie.
     #[track_caller]
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
@@ -55,11 +56,14 @@ impl SessionCookie {
         }
     }
 
-    /// Below which path browsers send it; `/`. `None`: below that of the requests.
+    /// Sets `Path`: browsers send the cookie to this path and those below it. With `None` the
+    /// attribute is not sent, and browsers use the path of the request.
+    ///
+    /// Default: `/`.
     ///
     /// # Panics
     ///
-    /// If it cannot stand in a cookie: it holds a `;`, or what is not of printable ASCII.
+    /// Panics if `path` holds a `;`, or a character that is not printable ASCII.
     #[track_caller]
     pub fn path<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
         let path = path.into();
@@ -70,11 +74,13 @@ impl SessionCookie {
         self
     }
 
-    /// To which domain, and those below it, browsers send it; to the host alone.
+    /// Sets `Domain`: browsers send the cookie to this domain and those below it.
+    ///
+    /// Default: not sent; browsers send the cookie to the host only.
     ///
     /// # Panics
     ///
-    /// If it cannot stand in a cookie: it holds a `;`, or what is not of printable ASCII.
+    /// Panics if `domain` holds a `;`, or a character that is not printable ASCII.
     #[track_caller]
     pub fn domain(mut self, domain: &str) -> Self {
         check(domain);
@@ -82,25 +88,33 @@ impl SessionCookie {
         self
     }
 
-    /// How long browsers keep it; until they are closed.
+    /// Sets `Max-Age`: how long browsers keep the cookie.
+    ///
+    /// Default: not sent; browsers keep the cookie until they are closed.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
     }
 
-    /// Whether scripts cannot read it; so it is.
+    /// Sets `HttpOnly`: scripts cannot read the cookie.
+    ///
+    /// Default: `true`.
     pub fn http_only(mut self, yes: bool) -> Self {
         self.http_only = yes;
         self
     }
 
-    /// Whether it is sent over HTTPS alone; no. `SameSite=None` needs it.
+    /// Sets `Secure`: browsers send the cookie over HTTPS only. `SameSite=None` needs it.
+    ///
+    /// Default: `false`.
     pub fn secure(mut self, yes: bool) -> Self {
         self.secure = yes;
         self
     }
 
-    /// To requests from which pages browsers add it: `Strict`, `Lax` or `None`; `Lax`.
+    /// Sets `SameSite`: the pages whose requests carry the cookie.
+    ///
+    /// Default: [`SameSite::Lax`].
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = match same_site {
             SameSite::Strict => "Strict",
@@ -110,11 +124,13 @@ impl SessionCookie {
         self
     }
 
-    /// Another attribute, as it is to be sent: `Partitioned`, `Priority=High`, `Expires=…`.
+    /// Adds another attribute, sent unchanged: `Partitioned`, `Priority=High`, `Expires=…`.
+    ///
+    /// Default: none.
     ///
     /// # Panics
     ///
-    /// If it cannot stand in a cookie: it holds a `;`, or what is not of printable ASCII.
+    /// Panics if `attribute` holds a `;`, or a character that is not printable ASCII.
     #[track_caller]
     pub fn attribute(mut self, attribute: &str) -> Self {
         check(attribute);
@@ -160,15 +176,15 @@ impl fmt::Debug for SessionCookie {
     }
 }
 
-/// To requests from which pages browsers add a cookie.
+/// The pages whose requests carry a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// Those of the same site.
+    /// Pages of the same site.
     Strict,
-    /// Those of the same site, and when a link is followed.
+    /// Pages of the same site, and pages of other sites when the user follows a link.
     Lax,
-    /// All; only over HTTPS.
+    /// All pages; over HTTPS only.
     None,
 }
 

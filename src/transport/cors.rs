@@ -1,4 +1,4 @@
-//! What browsers are told of the pages that may use the server.
+//! CORS headers and preflights.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,17 +10,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::origin::Origins;
 
-/// Lets pages of other origins use the server: [`Origins`], and the headers of CORS that fit them.
+/// The pages of other origins that may use the server, and the CORS headers of its responses.
 ///
-/// Without it no answer has a header of CORS, as with Node's server. With it
+/// Without it no response has CORS headers, as in Node's server. With it:
 ///
-/// - every answer has them, also a refusal, the files of the client and the `101` of a WebSocket;
-/// - every `OPTIONS` request is answered as a preflight;
-/// - a session cannot be opened, nor a WebSocket, from an origin that is not allowed: status 403.
-///   CORS alone would only hide the answer from the page.
+/// - Every response has them, also a refusal, the files of the client and the `101` of a WebSocket.
+/// - Every `OPTIONS` request is answered as a preflight.
+/// - A poll, a POST or a WebSocket from an origin that is not allowed is refused with status 403.
+///   CORS alone would only hide the response from the page.
 ///
-/// A CORS layer around this crate's does without it; [`HttpOptions::origins`] then says who may open
-/// a WebSocket. Use one or the other: two of the same header are as none to a browser.
+/// Do not use it together with a CORS layer around the layer of this crate: browsers reject a CORS
+/// header that a response has twice. With such a layer [`HttpOptions::origins`] sets the pages that
+/// may open a WebSocket.
 ///
 /// [`HttpOptions::origins`]: super::HttpOptions::origins
 ///
@@ -46,7 +47,7 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// For these origins.
+    /// Creates a configuration for these origins.
     pub const fn new(origins: Origins) -> Self {
         Self {
             origins,
@@ -60,11 +61,14 @@ impl Cors {
         }
     }
 
-    /// Whether pages may send cookies, the client's `withCredentials`; no.
+    /// Sets whether pages may send cookies, as they do with the client's `withCredentials`.
+    ///
+    /// Default: `false`.
     ///
     /// # Panics
     ///
-    /// With [`Origins::any`]: browsers do not accept it, for every page could act for its visitors.
+    /// Panics if `allow` is true and the origins are [`Origins::any`]. Browsers do not accept that,
+    /// as every page could act for its visitors.
     #[track_caller]
     pub fn allow_credentials(mut self, allow: bool) -> Self {
         assert!(
@@ -75,9 +79,11 @@ impl Cors {
         self
     }
 
-    /// Which methods pages may use; `GET,HEAD,PUT,PATCH,POST,DELETE`.
+    /// Sets the methods that pages may use.
+    ///
+    /// Default: `GET,HEAD,PUT,PATCH,POST,DELETE`.
     pub fn allow_methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
-        // A method is a token.
+        // A method is a token, so the list is a valid header value.
         let methods: Vec<_> = methods.into_iter().collect();
         let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
         if let Ok(methods) = HeaderValue::try_from(methods.join(",")) {
@@ -86,37 +92,47 @@ impl Cors {
         self
     }
 
-    /// Which headers pages may send; those that they ask for.
+    /// Sets the request headers that pages may send.
+    ///
+    /// Default: the headers that a page asks for.
     pub fn allow_headers(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
         self.headers = names(headers);
         self
     }
 
-    /// Which headers of answers pages may read; those that CORS always lets them read.
+    /// Sets the response headers that pages may read.
+    ///
+    /// Default: those that CORS always allows.
     pub fn expose_headers(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
         self.expose = names(headers);
         self
     }
 
-    /// How long a browser may keep the answer to a preflight; as long as the browser thinks right.
+    /// Sets `Access-Control-Max-Age`: how long a browser may keep the response to a preflight.
+    ///
+    /// Default: not sent; the browser decides.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age.as_secs().into());
         self
     }
 
-    /// Whether a preflight is also served as a request, which refuses it; no.
+    /// Sets whether a preflight is handled like any other request, which the server refuses.
+    ///
+    /// Default: `false`.
     pub fn preflight_continue(mut self, proceed: bool) -> Self {
         self.preflight_continue = proceed;
         self
     }
 
-    /// The status of the answer to a preflight; 204. Some old browsers want 200.
+    /// Sets the status of the response to a preflight. Some old browsers need 200.
+    ///
+    /// Default: 204.
     pub fn preflight_status(mut self, status: StatusCode) -> Self {
         self.preflight_status = status;
         self
     }
 
-    /// The headers of the answer to a request.
+    /// Returns the CORS headers of the response to a request.
     pub(super) fn answer(&self, parts: &Parts) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let origin = parts.headers.get(header::ORIGIN);
@@ -157,11 +173,11 @@ impl Cors {
         }
     }
 
-    /// The answer to a preflight, without the headers of [`Cors::answer`].
+    /// Returns the response to a preflight, without the headers of [`Cors::answer`].
     pub(super) fn preflight(&self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.preflight_status;
-        // Some browsers wait for a body otherwise.
+        // Without the length some browsers wait for a body.
         let length = (header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         response.headers_mut().extend([length]);
         response
@@ -186,6 +202,6 @@ impl fmt::Debug for Cors {
 fn names(headers: impl IntoIterator<Item = HeaderName>) -> Option<HeaderValue> {
     let headers: Vec<_> = headers.into_iter().collect();
     let headers: Vec<_> = headers.iter().map(HeaderName::as_str).collect();
-    // Names of headers are tokens.
+    // Names of headers are tokens, so the list is a valid header value.
     HeaderValue::try_from(headers.join(",")).ok()
 }

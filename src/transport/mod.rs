@@ -1,34 +1,32 @@
-//! I/O drivers: bytes ↔ sessions. They know packets, not events.
+//! I/O drivers between bytes and sessions. They know packets, not events.
 //!
-//! A driver does four things. It hands what arrives to the session, while the session wants input.
-//! It takes what the session has for its transport and writes it. It tells the session when the
-//! transport is gone, or takes no more. It ends when the session says that it is finished with it.
+//! A driver does four things. It passes received data to the session while the session wants input.
+//! It writes the packets that the session has for its transport. It reports to the session that the
+//! transport has closed, or accepts no more bytes. It ends when the session has finished with it.
 //!
 //! | file | |
 //! |---|---|
-//! | [`front`] | HTTP requests → sessions: handshake, polls, posts, upgrades |
-//! | [`options`] | who may connect, and what answers carry |
-//! | [`origin`], [`cors`] | which pages may, and what browsers are told of it |
+//! | [`service`] | HTTP requests: handshakes, polls, POSTs, upgrades |
+//! | [`options`] | the HTTP options of a server |
+//! | [`origin`], [`cors`] | the pages that may connect, and the CORS headers |
 //! | [`client`] | the files of the JavaScript client |
-//! | [`compress`] | bodies that leave smaller |
+//! | [`compress`] | the compression of response bodies |
 //! | [`cookie`] | the cookie for load balancers |
-//! | [`refusal`] | why a request is not served |
-//! | [`polling`] | one GET or POST ↔ a session |
-//! | [`websocket`] | one byte stream ↔ a session |
-//! | [`stream`] | that byte stream |
-//! | [`task`] | the one task of a session |
-//! | [`raw`] | Engine.IO on its own |
+//! | [`refusal`] | the errors of refused requests |
+//! | [`polling`] | one GET or POST of a session |
+//! | [`websocket`] | one WebSocket of a session |
+//! | [`stream`] | the byte stream of a WebSocket |
+//! | [`task`] | the task of a session |
 
 mod client;
 mod compress;
 mod cookie;
 mod cors;
-mod front;
 mod options;
 mod origin;
 mod polling;
-mod raw;
 mod refusal;
+mod service;
 mod stream;
 mod task;
 mod websocket;
@@ -38,11 +36,10 @@ pub use self::{
     cors::Cors,
     options::HttpOptions,
     origin::Origins,
-    raw::{EngineLayer, EngineService, EngineSocket, RawRequest},
     refusal::ConnectionError,
 };
 pub(crate) use self::{
-    front::{Application, Front},
-    task::Upper,
+    service::{Application, HttpService},
+    task::SessionApp,
 };
 pub(crate) use crate::guard::guarded;

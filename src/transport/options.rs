@@ -1,4 +1,4 @@
-//! What HTTP requests are asked and told, beyond the protocol.
+//! The HTTP options of a server: checks of requests, and changes to responses.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,13 +17,14 @@ use super::cookie::SessionCookie;
 use super::cors::Cors;
 use super::origin::Origins;
 use super::refusal::ConnectionError;
-use crate::engine::Refusal;
-use crate::engine::Transport;
+use crate::engine_io::Refusal;
+use crate::engine_io::Transport;
 use crate::websocket::offered_protocols;
 
-/// The HTTP side of a server: who may connect, and what answers carry. For
-/// [`SocketIoBuilder::http`](crate::SocketIoBuilder::http) and
-/// [`EngineLayer::http`](crate::engine::EngineLayer::http).
+/// The HTTP options of a server: checks of requests, headers of responses, the session cookie.
+///
+/// Pass them to [`SocketIoBuilder::http`](crate::SocketIoBuilder::http) or
+/// [`EngineLayerBuilder::http`](crate::engine::EngineLayerBuilder::http).
 ///
 /// ```
 /// use tower_socketio::{Cors, HttpOptions, Namespace, Origins, SessionCookie, SocketIo};
@@ -53,7 +54,7 @@ pub struct HttpOptions {
     headers: Option<Arc<OnHeaders>>,
     pub(super) cookie: Option<SessionCookie>,
     pub(super) jsonp: bool,
-    pub(super) compress_from: Option<usize>,
+    pub(super) compression_threshold: Option<usize>,
     pub(super) poll_timeout: Option<Duration>,
     pub(super) body_timeout: Duration,
     websocket_protocol: Option<Arc<ChooseProtocol>>,
@@ -67,7 +68,7 @@ type ChooseProtocol = dyn Fn(&[&str], &Parts) -> Option<String> + Send + Sync;
 type OnHeaders = dyn Fn(&mut HeaderMap, &Parts) + Send + Sync;
 
 impl HttpOptions {
-    /// Nothing beyond the protocol.
+    /// Creates options with the default of each setter.
     pub const fn new() -> Self {
         Self {
             origins: None,
@@ -78,7 +79,7 @@ impl HttpOptions {
             headers: None,
             cookie: None,
             jsonp: false,
-            compress_from: Some(1024),
+            compression_threshold: Some(1024),
             poll_timeout: None,
             body_timeout: Duration::from_secs(30),
             websocket_protocol: None,
@@ -86,7 +87,10 @@ impl HttpOptions {
         }
     }
 
-    /// Lets pages of other origins use the server; see [`Cors`].
+    /// Sets the pages that may use the server, and the CORS headers of its responses; see [`Cors`].
+    /// This replaces the [`origins`](Self::origins) that were set before.
+    ///
+    /// Default: no CORS headers.
     pub fn cors(mut self, cors: impl Into<Cors>) -> Self {
         let cors = cors.into();
         self.origins = Some(cors.origins.clone());
@@ -94,22 +98,27 @@ impl HttpOptions {
         self
     }
 
-    /// Which pages may connect, without headers of CORS: for where another layer adds those.
-    /// [`Origins`] says what is refused when nothing is configured.
+    /// Sets the pages that may connect, without CORS headers. Use it where another layer adds those
+    /// headers.
+    ///
+    /// Default: pages of other origins may poll, but may not open a session by WebSocket.
     pub fn origins(mut self, origins: Origins) -> Self {
         self.origins = Some(origins);
         self
     }
 
-    /// Asks a function whether a client may connect. It sees the first request of each session,
-    /// after that has passed all other checks, and may wait. `Err` refuses it: status 403, code 4,
-    /// and the text as the message, or `Forbidden` if it is empty.
+    /// Sets an async function that decides whether a client may connect.
     ///
-    /// Namespaces have middleware of their own for what concerns them.
+    /// The function gets the handshake of each session after all other checks have passed. `Err`
+    /// refuses the request with status 403, code 4 and the text as the message, or `Forbidden` if
+    /// the text is empty. [`Namespace::layer`](crate::Namespace::layer) adds middleware that checks
+    /// the clients of one namespace.
+    ///
+    /// Default: every client may connect.
     ///
     /// # Cancel safety
     ///
-    /// When the client gives up, the future is dropped.
+    /// The future is dropped if the client gives up the request.
     pub fn allow_request<F, Fut, M>(mut self, allow: F) -> Self
     where
         F: Fn(Parts) -> Fut + Send + Sync + 'static,
@@ -123,8 +132,11 @@ impl HttpOptions {
         self
     }
 
-    /// Tells a function of each request that is refused, and why. A POST whose body is too long
-    /// or does not come is one of them: [`Refusal::PayloadTooLarge`], [`Refusal::RequestTimeout`].
+    /// Sets a hook that runs when a request is refused, with the reason. It also runs for a POST
+    /// whose body is too long or does not arrive: [`Refusal::PayloadTooLarge`],
+    /// [`Refusal::RequestTimeout`].
+    ///
+    /// Default: none.
     ///
     /// ```
     /// use tower_socketio::HttpOptions;
@@ -141,8 +153,11 @@ impl HttpOptions {
         self
     }
 
-    /// Changes the headers of the answer that opens a session: that to its first poll, or the `101`
-    /// of its WebSocket. The cookie of [`HttpOptions::cookie`] is there already.
+    /// Sets a function that changes the headers of the response that opens a session: the response
+    /// to its first poll, or the `101` of its WebSocket. The headers already hold the cookie of
+    /// [`HttpOptions::cookie`].
+    ///
+    /// Default: none.
     pub fn initial_headers<F>(mut self, change: F) -> Self
     where
         F: Fn(&mut HeaderMap, &Parts) + Send + Sync + 'static,
@@ -151,8 +166,10 @@ impl HttpOptions {
         self
     }
 
-    /// Changes the headers of every answer of a session, to polls, posts and upgrades; after
-    /// [`HttpOptions::initial_headers`]. Refusals are not changed.
+    /// Sets a function that changes the headers of every response of a session, to polls, POSTs and
+    /// upgrades. It runs after [`HttpOptions::initial_headers`], and not for refusals.
+    ///
+    /// Default: none.
     pub fn headers<F>(mut self, change: F) -> Self
     where
         F: Fn(&mut HeaderMap, &Parts) + Send + Sync + 'static,
@@ -161,38 +178,46 @@ impl HttpOptions {
         self
     }
 
-    /// Sets a cookie with the session's id; see [`SessionCookie`].
+    /// Sets the cookie that holds the session's id; see [`SessionCookie`].
+    ///
+    /// Default: none.
     pub fn cookie(mut self, cookie: SessionCookie) -> Self {
         self.cookie = Some(cookie);
         self
     }
 
-    /// Whether old clients may poll by scripts, JSONP; no. A page of any origin can load scripts,
-    /// with the visitor's cookies and past every rule of CORS and of [`Origins`].
+    /// Enables JSONP polling, which old clients do by scripts. A page of any origin can load
+    /// scripts, with the visitor's cookies. Neither CORS nor [`Origins`] restricts that.
+    ///
+    /// Default: `false`.
     pub fn jsonp(mut self, yes: bool) -> Self {
         self.jsonp = yes;
         self
     }
 
-    /// Compresses answers to polls of at least so many bytes, as far as the client accepts `gzip` or
-    /// `deflate`; 1024. `None`: never. [`Uncompressed`](crate::Uncompressed) excepts a packet.
-    pub fn compress_from(mut self, bytes: impl Into<Option<usize>>) -> Self {
-        self.compress_from = bytes.into();
+    /// Sets the length in bytes from which responses to polls are compressed, if the client accepts
+    /// `gzip` or `deflate`. `None` disables compression. A response that holds nothing but
+    /// [`Uncompressed`](crate::Uncompressed) messages is not compressed.
+    ///
+    /// Default: 1024.
+    pub fn compression_threshold(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.compression_threshold = bytes.into();
         self
     }
 
-    /// Sets how long a poll may wait for packets. A poll that has waited so long is answered with a
-    /// noop packet, and the client polls again; the session goes on. Default: no limit, as in
-    /// Node's server, so that an idle poll waits for the next ping:
-    /// [`ping_interval`](crate::SocketIoBuilder::ping_interval).
+    /// Sets how long a poll waits for packets. After that time it is answered with a noop packet,
+    /// and the client polls again; the session stays open. With `None` an idle poll waits for the
+    /// next ping: [`ping_interval`](crate::SocketIoBuilder::ping_interval).
     ///
     /// Set it below the shortest timeout that a proxy or a layer such as
     /// `tower_http::timeout::TimeoutLayer` has for a whole request: a poll that is cut off there
-    /// ends its session. Shorter times cost an idle client more requests.
+    /// ends its session. A shorter time costs an idle client more requests.
+    ///
+    /// Default: `None`, as in Node's server.
     ///
     /// # Panics
     ///
-    /// If it is zero: no poll would ever wait.
+    /// Panics if `timeout` is zero: no poll would ever wait.
     #[track_caller]
     pub fn poll_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         let timeout = timeout.into();
@@ -201,24 +226,28 @@ impl HttpOptions {
         self
     }
 
-    /// Sets how long the body of a POST may take, from its head to its end. Beyond it the request is
-    /// answered with status 408 and its session ends, with
-    /// [`TransportError`](crate::DisconnectReason::TransportError). Default: 30 s. More lets clients
-    /// on slow lines send long messages, less frees what they hold sooner.
+    /// Sets how long the body of a POST may take, from its head to its end. After that time the
+    /// request is answered with status 408, and its session is closed with
+    /// [`TransportError`](crate::DisconnectReason::TransportError). A longer time lets clients on
+    /// slow networks send long messages. A shorter one frees their memory sooner.
+    ///
+    /// Default: 30 s.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.body_timeout = timeout;
         self
     }
 
-    /// Chooses the subprotocol of a WebSocket among those that the client offers, in its order;
-    /// `None`: none of them. Default: the first one, as with Node's server. It is asked only about
-    /// clients that offer any. What it gives and was not offered is not sent, as browsers would
-    /// close the connection, and logged as an error.
+    /// Sets a function that chooses one of the subprotocols that the client offers for a WebSocket,
+    /// in the client's order, or `None` of them. It runs only if the client offers any. A
+    /// subprotocol that was not offered is not sent, as browsers would close the connection; it is
+    /// logged as an error.
+    ///
+    /// Default: the first one that the client offers, as in Node's server.
     ///
     /// ```
     /// use tower_socketio::HttpOptions;
     ///
-    /// // A token travels beside the protocol: `new WebSocket(url, ["chat.v1", token])`.
+    /// // The client sends a token beside the protocol: `new WebSocket(url, ["chat.v1", token])`.
     /// let http = HttpOptions::new().websocket_protocol(|offered, _request| {
     ///     offered.contains(&"chat.v1").then(|| "chat.v1".to_owned())
     /// });
@@ -231,21 +260,26 @@ impl HttpOptions {
         self
     }
 
-    /// Serves the files of the JavaScript client below the path, `/socket.io/socket.io.min.js`, out
-    /// of a folder: that of `node_modules/socket.io-client/dist`. They are read now and kept in
-    /// memory, 1.2 MB in all. Beside one of them its name and `.br` may hold it compressed by
-    /// Brotli.
+    /// Serves the files of the JavaScript client from a folder, such as
+    /// `node_modules/socket.io-client/dist`. Their path is below the server's:
+    /// `/socket.io/socket.io.min.js`.
+    ///
+    /// The files are read by this call and kept in memory, 1.2 MB in all. A file with the same name
+    /// and `.br` at its end holds the file compressed by Brotli.
+    ///
+    /// Default: no files are served.
     ///
     /// # Panics
     ///
-    /// If the folder holds none of the files, or they do not say their version.
+    /// Panics if the folder holds none of the files, or if none of them states its version.
     #[track_caller]
     pub fn serve_client(mut self, folder: impl AsRef<Path>) -> Self {
         self.client = Some(Arc::new(ClientFiles::read(folder.as_ref())));
         self
     }
 
-    /// Whether the origin of a request may do what it asks for.
+    /// Returns whether the origin of a request may make it. `opens` is the transport of the session
+    /// that the request opens.
     pub(super) fn allows_origin(&self, parts: &Parts, opens: Option<Transport>) -> bool {
         match &self.origins {
             Some(origins) => origins.allows(parts),
@@ -253,7 +287,11 @@ impl HttpOptions {
         }
     }
 
-    /// The subprotocol of a WebSocket, if the client offers any.
+    /// Returns the subprotocol of a WebSocket, if the client offers any.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the client's header is malformed.
     pub(super) fn protocol(&self, parts: &Parts) -> Result<Option<HeaderValue>, ConnectionError> {
         if !parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
             return Ok(None);
@@ -279,7 +317,7 @@ impl HttpOptions {
         Ok(chosen.and_then(|chosen| HeaderValue::from_str(&chosen).ok()))
     }
 
-    /// What will have to be done to the answer to a request; mostly nothing.
+    /// Returns the changes to the response to a request; `None` if no option makes any.
     pub(super) fn finish(self: &Arc<Self>, parts: &Parts) -> Option<Finish> {
         let headers = self.cors.as_ref().map(|cors| cors.answer(parts));
         let hooks = self.initial_headers.is_some() || self.headers.is_some();
@@ -293,8 +331,8 @@ impl HttpOptions {
         })
     }
 
-    /// The answer to a request that is none of the protocol: a preflight, or for a file.
-    pub(super) fn aside(&self, parts: &Parts, name: &str) -> Option<Response> {
+    /// Returns the response to a request outside the protocol: a preflight, or one for a file.
+    pub(super) fn intercept(&self, parts: &Parts, name: &str) -> Option<Response> {
         let answers = |cors: &&Cors| parts.method == Method::OPTIONS && !cors.preflight_continue;
         if let Some(cors) = self.cors.as_ref().filter(answers) {
             return Some(cors.preflight());
@@ -302,11 +340,11 @@ impl HttpOptions {
         self.client.as_ref()?.answer(parts, name)
     }
 
-    /// Who is told if a request is refused after its head was read; mostly nobody.
-    pub(super) fn witness(&self, parts: &Parts) -> Option<Witness> {
+    /// Returns the hook for a request that may be refused after its head was read.
+    pub(super) fn observer(&self, parts: &Parts) -> Option<ErrorObserver> {
         let on_error = self.on_connection_error.clone()?;
         let parts = parts.clone();
-        Some(Witness { on_error, parts })
+        Some(ErrorObserver { on_error, parts })
     }
 
     pub(super) fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
@@ -331,40 +369,40 @@ impl fmt::Debug for HttpOptions {
             .field("cors", &self.cors)
             .field("cookie", &self.cookie)
             .field("jsonp", &self.jsonp)
-            .field("compress_from", &self.compress_from)
+            .field("compression_threshold", &self.compression_threshold)
             .field("poll_timeout", &self.poll_timeout)
             .field("body_timeout", &self.body_timeout)
             .finish_non_exhaustive()
     }
 }
 
-/// The application, as it is told of one request.
-pub(super) struct Witness {
+/// The hook of [`HttpOptions::on_connection_error`], and the request that it runs for.
+pub(super) struct ErrorObserver {
     on_error: Arc<OnConnectionError>,
     parts: Parts,
 }
 
-impl Witness {
+impl ErrorObserver {
     pub(super) fn tell(&self, error: &ConnectionError) {
         (self.on_error)(&self.parts, error);
     }
 }
 
-/// What is to be done to an answer before it leaves.
+/// The changes to a response before it is sent.
 pub(super) struct Finish {
     options: Arc<HttpOptions>,
     cors: HeaderMap,
     parts: Option<Parts>,
 }
 
-/// What an answer is to.
+/// The kind of request that a response belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// A request that opens a session.
-    Opening,
-    /// A request of a session.
+    SessionParams,
+    /// A later request of a session.
     Later,
-    /// Another one.
+    /// Any other request.
     Other,
 }
 
@@ -383,7 +421,7 @@ impl Finish {
             return response;
         };
         let initial = self.options.initial_headers.as_ref();
-        let initial = initial.filter(|_| to == Answer::Opening);
+        let initial = initial.filter(|_| to == Answer::SessionParams);
         for change in initial.into_iter().chain(&self.options.headers) {
             change(response.headers_mut(), &parts);
         }

@@ -1,4 +1,4 @@
-//! Which pages may use the server.
+//! The pages that may use the server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,29 +6,30 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderValue, header};
 
-/// Which pages may use the server, by the origin that a browser names.
+/// The pages that may use the server, by the origin that the browser sends.
 ///
-/// A page of the server's own origin always may, and so may whoever names no origin: a client that
-/// is no browser is stopped by no such rule.
+/// Pages of the server's own origin are always allowed. Requests without an origin are allowed too:
+/// this rule restricts browsers, and cannot stop any other client.
 ///
-/// | with | may |
+/// | configured | allowed |
 /// |---|---|
-/// | nothing configured | any page poll, as far as CORS lets it; none of another origin open a session by WebSocket |
-/// | [`Origins::same_origin`] | pages of the server's origin alone |
-/// | [`Origins::list`] | those of the list too |
-/// | [`Origins::predicate`] | those that a function lets pass too |
+/// | nothing | polling: every page that CORS allows; WebSocket: pages of the server's origin |
+/// | [`Origins::same_origin`] | pages of the server's origin |
+/// | [`Origins::list`] | also the pages of the listed origins |
+/// | [`Origins::predicate`] | also the pages whose origin a function accepts |
 /// | [`Origins::any`] | every page |
 ///
-/// Browsers let any page open a WebSocket to any server, with the visitor's cookies, and read what
-/// comes: CORS does not cover it. That is why something is refused even with nothing configured. An
-/// *upgrade* needs no such rule: it names the session's secret id, which the page can only know from
-/// an answer that CORS let it read.
+/// Browsers let any page open a WebSocket to any server, with the visitor's cookies, and read its
+/// messages: CORS does not cover WebSocket. That is why a page may be refused even if nothing is
+/// configured. An *upgrade* needs no such rule: it names the session's secret id, which a page
+/// knows only from a response that CORS let it read.
 ///
 /// # Behind a proxy
 ///
-/// The server's origin is known by `Sec-Fetch-Site`, else by the `Host` or `X-Forwarded-Host` of the
-/// request. A proxy that sends neither as the browser did makes every page look foreign, to browsers
-/// without `Sec-Fetch-Site`: let it pass `Host` on, or name the origin in a list.
+/// The server's own origin is known by `Sec-Fetch-Site`, or else by the `Host` or the
+/// `X-Forwarded-Host` of the request. If a proxy sends neither as the browser did, every page of a
+/// browser without `Sec-Fetch-Site` looks foreign. Let the proxy pass `Host` on, or list the
+/// origin.
 ///
 /// ```
 /// use tower_socketio::{Cors, Namespace, Origins, SocketIo};
@@ -52,25 +53,25 @@ enum Rule {
 }
 
 impl Origins {
-    /// Every page. Then a page of anybody acts for each visitor, unless the server asks for more
-    /// than cookies.
+    /// Allows every page. Any page can then act for each of its visitors, unless the server asks
+    /// for more than cookies.
     #[must_use]
     pub const fn any() -> Self {
         Self(Rule::Any)
     }
 
-    /// Pages of the server's own origin.
+    /// Allows pages of the server's own origin.
     #[must_use]
     pub const fn same_origin() -> Self {
         Self(Rule::SameOrigin)
     }
 
-    /// Pages of these origins, as a browser writes them: `https://app.example`,
-    /// `http://localhost:5173`; `null` for pages without one.
+    /// Allows pages of the listed origins. Write an origin as browsers do: `https://app.example`,
+    /// `http://localhost:5173`; `null` for pages without an origin.
     ///
     /// # Panics
     ///
-    /// If one of them is not an origin.
+    /// Panics if an entry is not an origin.
     #[track_caller]
     #[must_use]
     pub fn list<I>(origins: I) -> Self
@@ -91,7 +92,8 @@ impl Origins {
         Self(Rule::List(list.into()))
     }
 
-    /// Pages whose `Origin` a function lets pass. It sees the rest of the request too.
+    /// Allows pages whose `Origin` header a function accepts. The function also gets the head of
+    /// the request.
     ///
     /// ```
     /// use tower_socketio::Origins;
@@ -112,7 +114,7 @@ impl Origins {
         matches!(self.0, Rule::Any)
     }
 
-    /// Whether the rule itself names the origin; the server's own may be missing in it.
+    /// Returns whether the rule itself names the origin. It need not name the server's own.
     pub(super) fn names(&self, origin: &HeaderValue, parts: &Parts) -> bool {
         match &self.0 {
             Rule::Any => true,
@@ -124,7 +126,7 @@ impl Origins {
         }
     }
 
-    /// Whether a request may be served.
+    /// Returns whether a request may be served.
     pub(super) fn allows(&self, parts: &Parts) -> bool {
         let Some(origin) = parts.headers.get(header::ORIGIN) else {
             return true;
@@ -133,8 +135,9 @@ impl Origins {
     }
 }
 
-/// `Sec-Fetch-Site` and `Host` are the browser's alone. `X-Forwarded-Host` a page cannot add to a
-/// WebSocket either, and to a request of another origin only if CORS lets it.
+/// Returns whether `origin` is the server's own. A page cannot set `Sec-Fetch-Site` or `Host`. It
+/// cannot add `X-Forwarded-Host` to a WebSocket either, and to a request to another origin only if
+/// CORS allows that.
 fn is_same_origin(origin: &HeaderValue, parts: &Parts) -> bool {
     if let Some(site) = parts.headers.get("sec-fetch-site") {
         return matches!(site.as_bytes(), b"same-origin" | b"none");

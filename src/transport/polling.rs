@@ -1,4 +1,4 @@
-//! One GET or POST ↔ a session.
+//! Long-polling: one GET or POST of a session.
 
 use std::error::Error;
 use std::future::{Future as _, poll_fn};
@@ -16,31 +16,31 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 
 use super::compress::Encoding;
-use super::options::{HttpOptions, Witness};
+use super::options::{ErrorObserver, HttpOptions};
 use super::refusal::ConnectionError;
-use crate::engine::payload::Body as Payload;
-use crate::engine::{CloseReason, Packet, Packets, Refusal, Revision, jsonp, payload};
-use crate::hub::link::Link;
+use crate::engine_io::payload::Body as Payload;
+use crate::engine_io::{CloseReason, EnginePacket, Packets, Refusal, Revision, jsonp, payload};
+use crate::hub::session::SharedSession;
 use crate::notice::notice;
 
-/// The type of a body of bytes, exactly so, as Node's server has it.
+/// The content type of a binary body. Node's server uses exactly this value.
 static OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 static HTML: HeaderValue = HeaderValue::from_static("text/html");
 static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// What a request's headers ask of its answer.
+/// The format of a response, as the headers of the request ask for it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Style {
-    /// Whether the browser takes a JSON answer for an attack, as Internet Explorer does.
-    suspicious: bool,
-    /// How a body of at least so many bytes is to be compressed.
+pub(super) struct ResponseFormat {
+    /// Whether the browser is Internet Explorer, which takes a JSON response for an attack.
+    is_internet_explorer: bool,
+    /// The encoding, and the length in bytes from which bodies are compressed.
     compress: Option<(Encoding, usize)>,
 }
 
-impl Style {
+impl ResponseFormat {
     pub(super) fn of(parts: &Parts, http: &HttpOptions) -> Self {
-        let compress = http.compress_from.and_then(|bytes| {
+        let compress = http.compression_threshold.and_then(|bytes| {
             let encoding = Encoding::accepted(&parts.headers, &Encoding::LIGHT)?;
             Some((encoding, bytes))
         });
@@ -54,7 +54,7 @@ impl Style {
         let agent = parts.headers.get(header::USER_AGENT);
         let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or("");
         Self {
-            suspicious: agent.contains(";MSIE") || agent.contains("Trident/"),
+            is_internet_explorer: agent.contains(";MSIE") || agent.contains("Trident/"),
             compress: None,
         }
     }
@@ -68,7 +68,7 @@ impl Style {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, content_type.clone());
         headers.insert(header::CACHE_CONTROL, NO_STORE.clone());
-        if self.suspicious {
+        if self.is_internet_explorer {
             headers.insert(header::X_XSS_PROTECTION, HeaderValue::from_static("0"));
         }
         if let Some((encoding, _)) = compress {
@@ -79,36 +79,40 @@ impl Style {
     }
 }
 
-/// The answer to a request that the session cannot take.
+/// Returns the response to a request that the session does not accept.
 fn refuse(refusal: Refusal) -> Response {
     match refusal {
-        // The transport failed by it, so there is nothing to say to the client.
+        // The transport failed by it, so the client needs no message.
         Refusal::BadRequest => StatusCode::BAD_REQUEST.into_response(),
         refusal => ConnectionError::new(refusal, "the session has ended").response(),
     }
 }
 
-/// Waits for packets and answers with all that there are; after the timeout with a noop.
-pub(super) async fn get(link: Arc<Link>, mut style: Style, timeout: Option<Duration>) -> Response {
-    if let Err(refusal) = link.begin_poll() {
+/// Waits for packets and answers with all that are queued, or with a noop after `timeout`.
+pub(super) async fn get(
+    session: Arc<SharedSession>,
+    mut format: ResponseFormat,
+    timeout: Option<Duration>,
+) -> Response {
+    if let Err(refusal) = session.begin_poll() {
         return refuse(refusal);
     }
-    let mut guard = Guard::new(&link, Link::abort_poll);
+    let mut guard = Guard::new(&session, SharedSession::abort_poll);
     let mut body = Payload::new(
-        link.opening.revision,
-        link.opening.base64 || link.opening.jsonp,
+        session.params.revision,
+        session.params.base64 || session.params.jsonp,
     );
-    let limit = link.config.max_payload;
+    let limit = session.config.max_payload;
     let mut compressible = false;
     let mut timeout = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
     poll_fn(|cx| {
         let expired = timeout.take_if(|timeout| timeout.as_mut().poll(cx).is_ready());
         if expired.is_some() {
-            link.release_poll();
+            session.release_poll();
         }
-        link.poll_packets(cx, |packet| {
+        session.poll_packets(cx, |packet| {
             compressible |= match &packet {
-                Packet::Message(message) => message.is_compressible(),
+                EnginePacket::Message(message) => message.is_compressible(),
                 _ => true,
             };
             body.push(packet);
@@ -121,145 +125,149 @@ pub(super) async fn get(link: Arc<Link>, mut style: Style, timeout: Option<Durat
         return refuse(Refusal::UnknownSession);
     }
     if !compressible {
-        style.compress = None;
+        format.compress = None;
     }
     let (mut body, is_binary) = body.finish();
-    if link.opening.jsonp {
-        let index = link.handshake.query("j").unwrap_or_default();
+    if session.params.jsonp {
+        let index = session.request.query("j").unwrap_or_default();
         body = jsonp::script(&index, &body).into();
     }
     let content_type = match is_binary {
         true => &OCTETS,
         false => &TEXT,
     };
-    style.respond(content_type, body)
+    format.respond(content_type, body)
 }
 
-/// What the headers of a POST say.
-pub(super) struct Post {
-    style: Style,
+/// The properties of a POST that are known before its body.
+pub(super) struct PostRequest {
+    format: ResponseFormat,
     is_binary: bool,
     timeout: Duration,
-    witness: Option<Box<Witness>>,
+    observer: Option<Box<ErrorObserver>>,
 }
 
-impl Post {
+impl PostRequest {
     pub(super) fn of(parts: &Parts, http: &HttpOptions) -> Self {
         let content_type = parts.headers.get(header::CONTENT_TYPE);
         Self {
-            style: Style::of_post(parts),
+            format: ResponseFormat::of_post(parts),
             is_binary: content_type.is_some_and(|value| value == OCTETS),
             timeout: http.body_timeout,
-            witness: http.witness(parts).map(Box::new),
+            observer: http.observer(parts).map(Box::new),
         }
     }
 }
 
-impl Post {
-    /// The answer to a body that is not taken.
-    fn refuse(&self, link: &Link, refusal: Refusal, context: &'static str) -> Response {
+impl PostRequest {
+    /// Returns the response to a body that is refused.
+    fn refuse(&self, session: &SharedSession, refusal: Refusal, context: &'static str) -> Response {
         let error = ConnectionError::new(refusal, context);
         if refusal == Refusal::PayloadTooLarge {
             notice!(
-                link.notices.too_big,
-                session = link.number,
-                max_payload = link.config.max_payload,
+                session.notices.too_big,
+                session = session.number,
+                max_payload = session.config.max_payload,
                 "a POST is longer than `max_payload` or a layer allows: it gets status 413",
             );
         } else {
-            tracing::debug!(session = link.number, %error, "refused");
+            tracing::debug!(session = session.number, %error, "refused");
         }
-        if let Some(witness) = &self.witness {
-            witness.tell(&error);
+        if let Some(observer) = &self.observer {
+            observer.tell(&error);
         }
-        // The client's transport fails by it, so there is nothing to say to the client.
+        // The client's transport fails by the status, so the client needs no message.
         error.status().into_response()
     }
 }
 
-/// Hands a body's packets to the session.
-pub(super) async fn post<B>(link: Arc<Link>, post: Post, body: B) -> Response
+/// Passes the packets of a body to the session.
+pub(super) async fn post<B>(session: Arc<SharedSession>, post: PostRequest, body: B) -> Response
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    if let Err(refusal) = link.begin_post() {
+    if let Err(refusal) = session.begin_post() {
         return refuse(refusal);
     }
-    let mut guard = Guard::new(&link, |link| {
-        link.close(CloseReason::TransportError);
-        link.end_post();
+    let mut guard = Guard::new(&session, |session| {
+        session.close(CloseReason::TransportError);
+        session.end_post();
     });
-    let packets = packets(&link, &post, body).await;
+    let packets = packets(&session, &post, body).await;
     if packets.is_err() {
         guard.defuse();
-        link.end_post();
+        session.end_post();
     }
     match packets {
         Ok(mut packets) => {
-            let taken = poll_fn(|cx| link.poll_post(cx, &mut packets)).await;
+            let taken = poll_fn(|cx| session.poll_post(cx, &mut packets)).await;
             guard.defuse();
             if let Err(refusal) = taken {
-                return post.refuse(&link, refusal, "the session has ended");
+                return post.refuse(&session, refusal, "the session has ended");
             }
         }
         Err(Failure::TooLarge) => {
-            return post.refuse(&link, Refusal::PayloadTooLarge, "the length of the body");
+            return post.refuse(&session, Refusal::PayloadTooLarge, "the length of the body");
         }
-        // The request was fine, what it brought was not: the next poll says so.
-        Err(Failure::Malformed) => link.close(CloseReason::ParseError),
+        // The request was valid, its packets were not: the next poll ends with that.
+        Err(Failure::Malformed) => session.close(CloseReason::ParseError),
         Err(Failure::TooSlow) => {
-            link.close(CloseReason::TransportError);
-            return post.refuse(&link, Refusal::RequestTimeout, "`body_timeout`");
+            session.close(CloseReason::TransportError);
+            return post.refuse(&session, Refusal::RequestTimeout, "`body_timeout`");
         }
         Err(Failure::Unusable) => {
-            link.close(CloseReason::TransportError);
-            return post.refuse(&link, Refusal::BadRequest, "the body");
+            session.close(CloseReason::TransportError);
+            return post.refuse(&session, Refusal::BadRequest, "the body");
         }
     }
-    post.style.respond(&HTML, Bytes::from_static(b"ok"))
+    post.format.respond(&HTML, Bytes::from_static(b"ok"))
 }
 
 enum Failure {
-    /// The session stays: nothing of the body was read.
+    /// The body is too long. The session stays: it has handled no packet of the body.
     TooLarge,
-    /// It is no text, or has no packets.
+    /// The body is not UTF-8, or is an empty text of revision 3.
     Malformed,
-    /// It did not come in time.
+    /// The body did not arrive in time.
     TooSlow,
-    /// It did not come, or is of a type that is not allowed.
+    /// The body did not arrive, or its content type is not allowed.
     Unusable,
 }
 
-/// Reads a body and takes it for packets.
-async fn packets<B>(link: &Link, post: &Post, body: B) -> Result<Packets, Failure>
+/// Reads a body and parses it as packets.
+async fn packets<B>(
+    session: &SharedSession,
+    post: &PostRequest,
+    body: B,
+) -> Result<Packets, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    if post.is_binary && link.opening.revision == Revision::V4 {
-        // Such bodies are of revision 3.
+    if post.is_binary && session.params.revision == Revision::V4 {
+        // Only revision 3 has binary bodies.
         return Err(Failure::Unusable);
     }
-    let limit = link.config.max_payload;
-    // Only these clients are told the limit, and do not reckon with the length of base64.
-    let longest = match link.opening.revision {
-        Revision::V4 if !link.opening.jsonp => payload::longest_body(limit),
+    let limit = session.config.max_payload;
+    // Only these clients get the limit, and they do not count the whole of base64.
+    let longest = match session.params.revision {
+        Revision::V4 if !session.params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
     };
     let mut body = read(longest, post.timeout, body).await?;
     if body.len() > limit && payload::reckoned_len(&body) > limit {
         return Err(Failure::TooLarge);
     }
-    if link.opening.jsonp {
+    if session.params.jsonp {
         match jsonp::form(&body) {
             Some(inner) => body = inner,
             None => return Ok(Packets::default()),
         }
     }
-    let packets = match link.opening.revision {
+    let packets = match session.params.revision {
         Revision::V4 => Packets::new(body),
         Revision::V3 => Packets::with_lengths(body, post.is_binary),
     };
@@ -272,21 +280,21 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    // What is declared as too long is not read at all.
+    // A body that is declared as too long is not read at all.
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::TooLarge);
     }
     let mut read = pin!(collect(limit, body));
-    // Most bodies have come with their head, and need no clock.
+    // Most bodies arrive with their head, and need no timer.
     if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return read;
     }
-    // Boxed, for it would be a part of each POST's future.
+    // Boxed, so that the timer does not enlarge the future of every POST.
     let read = Box::pin(tokio::time::timeout(timeout, read)).await;
     read.unwrap_or(Err(Failure::TooSlow))
 }
 
-/// The bytes of a body; those of a single frame are not copied.
+/// Collects the bytes of a body. A body of a single frame is not copied.
 async fn collect<B>(limit: usize, body: B) -> Result<Bytes, Failure>
 where
     B: http_body::Body,
@@ -315,7 +323,7 @@ where
     Ok(whole)
 }
 
-/// What the error of a body means: a layer may have limited it, else it did not come.
+/// Maps the error of a body: either a layer limited its length, or the body did not arrive.
 fn failure(error: &BoxError) -> Failure {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&**error);
     while let Some(error) = cause {
@@ -327,36 +335,37 @@ fn failure(error: &BoxError) -> Failure {
     Failure::Unusable
 }
 
-/// Only the first time it copies what there was: then nobody else has it.
+/// Appends to the bytes of a body. Only the first call for a body copies them: the result has no
+/// other owner.
 fn append(bytes: Bytes, more: &[u8]) -> Bytes {
     let mut bytes = Vec::from(bytes);
     bytes.extend_from_slice(more);
     bytes.into()
 }
 
-/// Does what is to be done when the client gives the request up.
+/// Cleans up when the client gives up the request.
 struct Guard<'a> {
-    link: Option<&'a Link>,
-    on_drop: fn(&Link),
+    session: Option<&'a SharedSession>,
+    on_drop: fn(&SharedSession),
 }
 
 impl<'a> Guard<'a> {
-    fn new(link: &'a Link, on_drop: fn(&Link)) -> Self {
+    fn new(session: &'a SharedSession, on_drop: fn(&SharedSession)) -> Self {
         Self {
-            link: Some(link),
+            session: Some(session),
             on_drop,
         }
     }
 
     fn defuse(&mut self) {
-        self.link = None;
+        self.session = None;
     }
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if let Some(link) = self.link {
-            (self.on_drop)(link);
+        if let Some(session) = self.session {
+            (self.on_drop)(session);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a request is told that is not served, and what the server's owner is told of it.
+//! The error of a refused request, as the client and the application get it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,9 +7,9 @@ use axum_core::body::Body;
 use axum_core::response::Response;
 use http::{HeaderValue, StatusCode, header};
 
-use crate::engine::Refusal;
+use crate::engine_io::Refusal;
 
-/// Why a request was refused; see [`HttpOptions::on_connection_error`].
+/// The reason for a refused request; see [`HttpOptions::on_connection_error`].
 ///
 /// [`HttpOptions::on_connection_error`]: super::HttpOptions::on_connection_error
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,34 +39,34 @@ impl ConnectionError {
         }
     }
 
-    /// What kind it is.
+    /// Returns the kind of the refusal.
     #[must_use]
     pub const fn refusal(&self) -> Refusal {
         self.refusal
     }
 
-    /// The `code` that the client is told.
+    /// Returns the `code` that the client gets.
     #[must_use]
     pub const fn code(&self) -> u8 {
         self.refusal.code()
     }
 
-    /// The `message` that the client is told.
+    /// Returns the `message` that the client gets.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What was wrong, more closely. The client is not told.
+    /// Returns what was wrong, in more detail. The client does not get it.
     #[must_use]
     pub const fn context(&self) -> &'static str {
         self.context
     }
 
-    /// The HTTP status that the client is answered with.
+    /// Returns the HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        // All of them are valid.
+        // Every refusal has a valid status.
         StatusCode::from_u16(self.refusal.status()).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
@@ -85,7 +85,7 @@ impl ConnectionError {
     }
 }
 
-/// The context of a WebSocket of another version.
+/// The context of a refused version of WebSocket.
 pub(super) const WRONG_VERSION: &str = "WebSocket version";
 
 impl fmt::Display for ConnectionError {

@@ -1,4 +1,4 @@
-//! What a WebSocket reads from and writes to.
+//! The byte stream of a WebSocket.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The byte stream below an HTTP connection that was upgraded.
+/// The byte stream of an upgraded HTTP connection.
 pub(super) enum Stream {
-    /// As axum serves it, and `ahead` what was read of it already.
+    /// A TCP connection, as axum serves it. `ahead` holds the bytes that HTTP has read already.
     Tcp {
         io: TcpStream,
         ahead: Bytes,
@@ -22,7 +22,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Takes the TCP connection out of what HTTP put around it, if it is one.
+    /// Unwraps the TCP connection, if HTTP runs over TCP without another stream between.
     pub(super) fn new(upgraded: Upgraded) -> Self {
         let (io, ahead) = match auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
             Ok(parts) => (parts.io, parts.read_buf),
@@ -32,8 +32,9 @@ impl Stream {
             },
         };
         let io = io.into_inner();
-        // A small frame would wait until the client has acknowledged the one before, which clients
-        // delay by 40 ms: an answer after a broadcast, say. Node's server does the same.
+        // Otherwise a small frame waits until the client has acknowledged the one before, which
+        // clients delay by 40 ms. An answer after a broadcast is such a frame. Node's server sets
+        // the option too.
         if let Err(error) = io.set_nodelay(true) {
             tracing::debug!(%error, "frames may be delayed");
         }
@@ -42,7 +43,7 @@ impl Stream {
         stream
     }
 
-    /// Gives back what an empty slice would keep: all that it is a slice of.
+    /// Frees `ahead` when it is empty: an empty slice keeps its whole buffer alive.
     fn release(&mut self) {
         match self {
             Self::Tcp { ahead, .. } if ahead.is_empty() => *ahead = Bytes::new(),

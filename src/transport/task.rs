@@ -1,4 +1,4 @@
-//! The one task of a session: reading, handlers, writing, timers.
+//! The task of a session: it reads, runs handlers, writes and watches the timers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,90 +10,91 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::websocket::{Read, WebSocket, Written};
-use crate::engine::{CloseReason, Transport};
-use crate::hub::link::{Link, Round, Standing, Upgrade};
-use crate::hub::sessions::Presence;
+use crate::clock::now;
+use crate::engine_io::{CloseReason, Transport};
+use crate::hub::session::{AfterRound, RoundStart, SharedSession, Upgrade};
+use crate::hub::sessions::SessionGuard;
 use crate::notice::notice;
 
-/// What runs above a session, in its task.
-pub(crate) trait Upper: Send {
-    /// Goes on with what runs, and with what has arrived if there are `news`. Ready when the
-    /// session has ended and nothing runs any more.
-    fn poll(&mut self, cx: &mut Context<'_>, news: bool) -> Poll<()>;
+/// The application's part of a session, which runs in the session's task.
+pub(crate) trait SessionApp: Send {
+    /// Polls what runs, and handles the session's events if it `has_events`. Ready when the session
+    /// has ended and nothing runs any more.
+    fn poll(&mut self, cx: &mut Context<'_>, has_events: bool) -> Poll<()>;
 
-    /// When [`Upper::handle_timeout`] is to be called.
+    /// Returns when [`SessionApp::handle_timeout`] is to be called.
     fn poll_timeout(&self) -> Option<std::time::Instant> {
         None
     }
 
-    /// Time has passed.
+    /// Handles the deadlines up to `now`.
     fn handle_timeout(&mut self, _now: std::time::Instant) {}
 }
 
 pin_project! {
-    /// A session's task. Dropped, it leaves nothing behind: its parts clean up.
+    /// The task of a session. When it is dropped, its fields clean up after it.
     pub(super) struct SessionTask {
-        link: Arc<Link>,
-        upper: Box<dyn Upper>,
-        upper_ended: bool,
+        session: Arc<SharedSession>,
+        app: Box<dyn SessionApp>,
+        app_ended: bool,
         io: Io,
         #[pin]
         sleep: Sleep,
         armed: Option<std::time::Instant>,
-        // Whether a deadline has passed that is not judged yet.
+        // Whether the process did not run for a while: deadlines wait for `CATCH_UP`.
         catching_up: bool,
-        // How often a deadline was not judged because there is more to read.
+        // How often the deadline that has passed was put off because there is more to read.
         put_off: u8,
-        presence: Presence,
+        guard: SessionGuard,
     }
 }
 
 enum Io {
-    /// Only polls, so far or any more.
+    /// There is no WebSocket, not yet or no longer.
     None,
     Upgrading(Upgrade),
     Open(Box<WebSocket>),
 }
 
-/// What [`Io::poll_read`] came to.
+/// The result of [`Io::poll_read`].
 enum Reading {
-    /// Who waits for it is woken when there is more.
+    /// There is no more input. The task is woken when there is.
     Idle,
     Progress,
     /// The session wants no input now.
     Paused,
 }
 
-/// How many rounds a task runs before it lets others run.
+/// The number of rounds that a task runs before it lets others run.
 const ROUNDS: usize = 4;
 
-/// How often a task reads before it lets others run. What has come by then is answered by one
-/// write. That many small events keep a worker for half a millisecond.
+/// The number of reads of a task before it lets others run. One write answers all input that was
+/// read. As many small events as fit into the reads keep a worker busy for half a millisecond.
 const READS: usize = 8;
 
-/// From how late on a timer means that the whole process did not run: it was suspended, or its
+/// The delay of a timer which means that the whole process did not run: it was suspended, or its
 /// machine was.
 const LATE: Duration = Duration::from_millis(50);
 
-/// How long such a process takes in what has come before it misses anything.
+/// How long such a process reads the input that has arrived before a deadline passes.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// How many turns of [`READS`] may go before a deadline is judged.
+/// The number of times that a deadline is put off because [`READS`] reads did not read all input.
 const PUT_OFF: u8 = 16;
 
 fn is_late(due: Option<std::time::Instant>) -> bool {
-    due.is_some_and(|due| Instant::now().into_std().duration_since(due) > LATE)
+    due.is_some_and(|due| now().duration_since(due) > LATE)
 }
 
-/// What was agreed on with a `101`, or `200` over HTTP/2, did not take place.
-fn tell_of_failure(link: &Link, error: &hyper::Error) {
+/// Logs that an upgrade failed after it was accepted with `101`, or with `200` over HTTP/2.
+fn log_failed_upgrade(session: &SharedSession, error: &hyper::Error) {
     if !error.is_user() {
-        tracing::debug!(session = link.number, %error, "no upgrade");
+        tracing::debug!(session = session.number, %error, "no upgrade");
         return;
     }
     notice!(
-        link.notices.upgrade,
-        session = link.number,
+        session.notices.upgrade,
+        session = session.number,
         %error,
         "a WebSocket was accepted and the HTTP server does not hand its connection over: serve the \
          app with `axum::serve`, or hyper's connection `with_upgrades`, and let layers keep the \
@@ -103,21 +104,21 @@ fn tell_of_failure(link: &Link, error: &hyper::Error) {
 
 impl SessionTask {
     pub(super) fn new(
-        link: Arc<Link>,
-        presence: Presence,
-        upper: Box<dyn Upper>,
+        session: Arc<SharedSession>,
+        guard: SessionGuard,
+        app: Box<dyn SessionApp>,
         upgrade: Option<Upgrade>,
     ) -> Self {
         Self {
-            link,
-            upper,
-            upper_ended: false,
+            session,
+            app,
+            app_ended: false,
             io: upgrade.map_or(Io::None, Io::Upgrading),
             sleep: tokio::time::sleep_until(Instant::now()),
             armed: None,
             catching_up: false,
             put_off: 0,
-            presence,
+            guard,
         }
     }
 }
@@ -127,23 +128,23 @@ impl Future for SessionTask {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let _running = this.presence.run();
+        let _running = this.guard.run();
         let mut is_armed = this.armed.is_some();
         let mut reads = READS;
         for _ in 0..ROUNDS {
             let mut is_due =
                 std::mem::take(&mut is_armed) && this.sleep.as_mut().poll(cx).is_ready();
             if is_due && !*this.catching_up && is_late(*this.armed) {
-                // This process did not run for a while. What has come meanwhile may lie in other
-                // tasks too: polls and posts.
+                // This process did not run for a while. The input of that time may be in other
+                // tasks too: polls and POSTs.
                 *this.catching_up = true;
                 let due = Instant::now() + CATCH_UP;
                 this.sleep.as_mut().reset(due);
                 *this.armed = Some(due.into_std());
                 is_due = this.sleep.as_mut().poll(cx).is_ready();
             }
-            let mut round = this.link.begin_round();
-            let reading = this.io.poll_read(cx, this.link, &mut round, &mut reads);
+            let mut round = this.session.begin_round();
+            let reading = this.io.poll_read(cx, this.session, &mut round, &mut reads);
             if is_due
                 && reads == 0
                 && matches!(reading, Reading::Progress)
@@ -151,32 +152,36 @@ impl Future for SessionTask {
             {
                 *this.put_off += 1;
             } else if is_due {
-                // What has come is read before anything is missed.
+                // The input that has arrived was read before.
                 *this.armed = None;
                 *this.put_off = 0;
                 *this.catching_up = false;
-                this.link.handle_timeout();
-                this.upper.handle_timeout(Instant::now().into_std());
-                round.news = true;
+                this.session.handle_timeout();
+                this.app.handle_timeout(now());
+                round.has_events = true;
             }
-            let Round { told, news, .. } = round;
-            if !*this.upper_ended {
-                *this.upper_ended = this.upper.poll(cx, news).is_ready();
+            let RoundStart {
+                event_count,
+                has_events,
+                ..
+            } = round;
+            if !*this.app_ended {
+                *this.app_ended = this.app.poll(cx, has_events).is_ready();
             }
-            this.io.poll_write(cx, this.link);
-            let upper_due = this.upper.poll_timeout();
+            this.io.poll_write(cx, this.session);
+            let app_due = this.app.poll_timeout();
             let writes = this.io.takes_output();
-            let over = *this.upper_ended || this.io.is_some();
-            let standing = this.link.park(cx, |session| {
+            let over = *this.app_ended || this.io.is_some();
+            let after = this.session.try_sleep(cx, |session| {
                 if over && session.is_closed() {
-                    return Standing::Closed;
+                    return AfterRound::Closed;
                 }
-                // A deadline that moves away is looked at when the old one has come.
-                let due = session.poll_timeout().into_iter().chain(upper_due).min();
+                // A deadline that has moved to a later time is checked at the earlier one.
+                let due = session.poll_timeout().into_iter().chain(app_due).min();
                 let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
                 let due = due.filter(|_| !*this.catching_up);
                 if let Some(due) = due {
-                    return Standing::Due(due);
+                    return AfterRound::Due(due);
                 }
                 let idle = match reading {
                     Reading::Progress => false,
@@ -184,24 +189,25 @@ impl Future for SessionTask {
                     // Handlers or the peer may have made room.
                     Reading::Paused => !session.wants_frames(),
                 };
-                // Another thread may have changed the session since.
-                if idle && session.told() == told && !(writes && session.has_output()) {
-                    return Standing::Idle;
+                // Another thread may have changed the session after the round began.
+                if idle && session.event_count() == event_count && !(writes && session.has_output())
+                {
+                    return AfterRound::Idle;
                 }
-                Standing::Busy
+                AfterRound::Busy
             });
-            match standing {
-                Standing::Idle => return Poll::Pending,
-                Standing::Busy if reads == 0 => break,
-                Standing::Busy => {}
-                Standing::Due(due) => {
+            match after {
+                AfterRound::Idle => return Poll::Pending,
+                AfterRound::Busy if reads == 0 => break,
+                AfterRound::Busy => {}
+                AfterRound::Due(due) => {
                     this.sleep.as_mut().reset(Instant::from_std(due));
                     *this.armed = Some(due);
                     is_armed = true;
                 }
-                Standing::Closed => {
+                AfterRound::Closed => {
                     this.io.end();
-                    if *this.upper_ended {
+                    if *this.app_ended {
                         return Poll::Ready(());
                     }
                 }
@@ -213,16 +219,16 @@ impl Future for SessionTask {
 }
 
 impl Io {
-    /// Goes on with the upgrade, or reads what there is.
+    /// Continues the upgrade, or reads the input that has arrived.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        link: &Link,
-        round: &mut Round,
+        session: &SharedSession,
+        round: &mut RoundStart,
         reads: &mut usize,
     ) -> Reading {
         if let Some(upgrade) = round.websocket.take() {
-            // There was none, or it had ended: the session says so.
+            // The session accepts a WebSocket only if it has none.
             *self = Self::Upgrading(upgrade);
         }
         match self {
@@ -234,14 +240,14 @@ impl Io {
                 match upgraded {
                     Ok(io) => {
                         let deflate = upgrade.deflate;
-                        *self = Self::Open(Box::new(WebSocket::new(io, link, deflate)));
+                        *self = Self::Open(Box::new(WebSocket::new(io, session, deflate)));
                     }
                     Err(error) => {
-                        tell_of_failure(link, &error);
-                        self.closed(link);
+                        log_failed_upgrade(session, &error);
+                        self.closed(session);
                     }
                 }
-                round.news = true;
+                round.has_events = true;
                 Reading::Progress
             }
             Self::Open(websocket) => {
@@ -251,19 +257,22 @@ impl Io {
                 let mut any = false;
                 while *reads > 0 {
                     *reads -= 1;
-                    match websocket.poll_read(cx, link) {
+                    match websocket.poll_read(cx, session) {
                         Poll::Pending => return Reading::Idle,
-                        Poll::Ready(Read::More { told, wants_read }) => {
+                        Poll::Ready(Read::More {
+                            event_count,
+                            wants_read,
+                        }) => {
                             any = true;
-                            round.told = told;
-                            round.news = true;
+                            round.event_count = event_count;
+                            round.has_events = true;
                             if !wants_read {
                                 return Reading::Progress;
                             }
                         }
-                        // What came before the end is handled before it.
+                        // Input that came before the end is handled before it.
                         Poll::Ready(Read::End) if any => return Reading::Progress,
-                        Poll::Ready(Read::End) => return self.poll_end(cx, link, round),
+                        Poll::Ready(Read::End) => return self.poll_end(cx, session, round),
                     }
                 }
                 Reading::Progress
@@ -271,63 +280,68 @@ impl Io {
         }
     }
 
-    /// The peer has ended its side. The answer to its close frame leaves first.
-    fn poll_end(&mut self, cx: &mut Context<'_>, link: &Link, round: &mut Round) -> Reading {
+    /// Ends the WebSocket after the peer has ended its side. The answer to the peer's close frame is
+    /// sent first.
+    fn poll_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &SharedSession,
+        round: &mut RoundStart,
+    ) -> Reading {
         let Self::Open(websocket) = self else {
             return Reading::Idle;
         };
-        round.news = true;
-        if websocket.poll_write(cx, link).is_pending() && websocket.is_closing() {
-            let now = Instant::now().into_std();
-            let waits = link.drive(|session| {
+        round.has_events = true;
+        if websocket.poll_write(cx, session).is_pending() && websocket.is_closing() {
+            let now = now();
+            let waits = session.with_session(|session| {
                 let is_own = session.transport() == Transport::WebSocket;
                 if is_own {
                     session.close(CloseReason::TransportClose, now);
                 }
-                // The session has a deadline for the rest, which a probe has not.
+                // The session has a deadline for the rest. A probe has none.
                 is_own && !session.is_closed()
             });
             if waits {
                 return Reading::Idle;
             }
         }
-        self.closed(link);
+        self.closed(session);
         Reading::Progress
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, link: &Link) {
+    fn poll_write(&mut self, cx: &mut Context<'_>, session: &SharedSession) {
         let Self::Open(websocket) = self else {
             return;
         };
-        match websocket.poll_write(cx, link) {
+        match websocket.poll_write(cx, session) {
             Poll::Pending => {
-                let now = Instant::now().into_std();
+                let now = now();
                 let progress = websocket.take_progress();
-                link.drive(|session| {
+                session.with_session(|session| {
                     if progress {
                         session.handle_progress();
                     }
                     session.handle_blocked(now);
                 });
             }
-            Poll::Ready(Err(_)) => self.closed(link),
-            Poll::Ready(Ok(Written { finished: true })) => self.finish(cx, link),
+            Poll::Ready(Err(_)) => self.closed(session),
+            Poll::Ready(Ok(Written { finished: true })) => self.finish(cx, session),
             Poll::Ready(Ok(Written { finished: false })) => {}
         }
     }
 
-    /// Sends the close frame. Of a session's own WebSocket the answer is waited for; one that only
-    /// probed is dropped.
-    fn finish(&mut self, cx: &mut Context<'_>, link: &Link) {
+    /// Sends the close frame. A session's own WebSocket waits for the answer. A probe is dropped.
+    fn finish(&mut self, cx: &mut Context<'_>, session: &SharedSession) {
         let Self::Open(websocket) = self else {
             return;
         };
-        let reason = link.drive(|session| session.close_reason());
+        let reason = session.with_session(|session| session.close_reason());
         if !websocket.is_closing() {
             let (code, text) = reason.map_or((None, ""), |reason| reason.close_frame());
             websocket.start_close(code, text);
         }
-        if websocket.poll_write(cx, link).is_ready() && reason.is_none() {
+        if websocket.poll_write(cx, session).is_ready() && reason.is_none() {
             *self = Self::None;
         }
     }
@@ -336,10 +350,10 @@ impl Io {
         matches!(self, Self::Open(websocket) if !websocket.is_blocked() && !websocket.is_closing())
     }
 
-    fn closed(&mut self, link: &Link) {
+    fn closed(&mut self, session: &SharedSession) {
         *self = Self::None;
-        let now = Instant::now().into_std();
-        link.drive(|session| session.handle_transport_closed(Transport::WebSocket, now));
+        let now = now();
+        session.with_session(|session| session.handle_transport_closed(Transport::WebSocket, now));
     }
 
     fn is_some(&self) -> bool {

@@ -1,4 +1,4 @@
-//! One byte stream ↔ a session.
+//! One WebSocket of a session: its byte stream in, its packets out.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -12,71 +12,74 @@ use hyper::upgrade::Upgraded;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::stream::Stream;
-use crate::engine::{CloseReason, Message, Packet, Revision, Session, Transport, payload};
-use crate::hub::link::{Link, Upgrade};
+use crate::clock::now;
+use crate::engine_io::{CloseReason, EnginePacket, Message, Revision, Session, Transport, payload};
+use crate::hub::session::{SharedSession, Upgrade};
 use crate::websocket::{
-    Decoder, Incoming, Opcode, close_frame, compressed_header, deflate, header, pong_frame,
+    FrameDecoder, Incoming, Opcode, close_frame, compressed_header, deflate, header, pong_frame,
 };
 
-/// As much is read at a time, on the stack: an idle connection holds no buffer.
+/// The number of bytes read at a time. The buffer is on the stack: an idle connection holds none.
 const READ: usize = 8 * 1024;
-/// So much is taken at a time, to leave in one call: one of 128 KiB costs far less than two of 64.
+/// The number of bytes queued for one write. One write of 128 KiB costs far less than two of
+/// 64 KiB.
 const COALESCE: usize = 128 * 1024;
-/// A frame of this size that others hold too is not copied: they share its memory, however long
-/// one of them does not read.
+/// The length in bytes from which a shared frame is not copied. The connections share its memory,
+/// however long one of the clients does not read.
 const LARGE: usize = 4 * 1024;
 
 /// A WebSocket of a session.
 pub(super) struct WebSocket {
     io: Stream,
-    decoder: Decoder,
-    /// Bytes that were read and wait until the session wants more.
+    decoder: FrameDecoder,
+    /// Bytes that were read while the session wants no input.
     ahead: BytesMut,
-    /// Small frames in a row, from `written` on; then `tail`, one frame or the rest of one.
+    /// Small frames in a row, of which the bytes before `written` are sent. `tail` follows them: one
+    /// frame, or the rest of one.
     small: Vec<u8>,
     written: usize,
     tail: Bytes,
-    /// The answer to the last ping of the WebSocket's own, while the peer takes none.
+    /// The answer to the last WebSocket ping, while other bytes wait to be sent.
     pong: Option<Box<[u8]>>,
-    /// Whether bytes wait that have not left: here, or in a stream that buffers, such as TLS.
+    /// Whether bytes wait to be sent: here, or in a stream that buffers, such as TLS.
     unflushed: bool,
-    /// Whether bytes have left since this was last asked.
+    /// Whether bytes were sent since the last [`WebSocket::take_progress`].
     progress: bool,
     closing: bool,
-    /// Whether there is nothing more to read.
+    /// Whether the last read returned [`Read::End`].
     ended: bool,
     base64: bool,
     revision: Revision,
-    /// From how many bytes on messages are compressed; `u32::MAX`: none is.
-    deflate_from: u32,
+    /// The length in bytes from which messages are compressed; `u32::MAX`: none is.
+    deflate_threshold: u32,
 }
 
-/// What a read came to.
+/// The result of a read.
 pub(super) enum Read {
-    /// Bytes, and how the session is after them.
-    More { told: u64, wants_read: bool },
-    /// The peer has closed, or broken the rules of WebSocket.
+    /// Bytes were read. The fields hold the state of the session after them.
+    More { event_count: u64, wants_read: bool },
+    /// The peer has closed the WebSocket, or violated its protocol.
     End,
 }
 
-/// Everything was written.
+/// All queued bytes were written.
 pub(super) struct Written {
     /// Whether the session has nothing more to do with this WebSocket.
     pub(super) finished: bool,
 }
 
 thread_local! {
-    /// Room for small frames, lent to the connection that writes.
+    /// A buffer for small frames, lent to the connection that writes.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl WebSocket {
-    pub(super) fn new(io: Upgraded, link: &Link, deflate: bool) -> Self {
-        let mut decoder = Decoder::new(link.config.max_payload);
+    pub(super) fn new(io: Upgraded, session: &SharedSession, deflate: bool) -> Self {
+        let mut decoder = FrameDecoder::new(session.config.max_payload);
         if deflate {
             decoder = decoder.with_deflate();
         }
-        let deflate_from = link.config.deflate_from.filter(|_| deflate);
+        let deflate_threshold = session.config.deflate_threshold.filter(|_| deflate);
         Self {
             io: Stream::new(io),
             decoder,
@@ -89,34 +92,39 @@ impl WebSocket {
             progress: false,
             closing: false,
             ended: false,
-            base64: link.opening.base64,
-            revision: link.opening.revision,
-            deflate_from: deflate_from
+            base64: session.params.base64,
+            revision: session.params.revision,
+            deflate_threshold: deflate_threshold
                 .and_then(|from| u32::try_from(from).ok())
                 .unwrap_or(u32::MAX),
         }
     }
 
-    /// Whether the close frame is on its way.
+    /// Returns whether the close frame is queued or sent.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
     }
 
-    /// Reads once and hands what is whole to the session. [`Read::End`] stays.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
+    /// Reads once and passes the complete messages to the session. After [`Read::End`] it returns
+    /// that again.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &SharedSession,
+    ) -> Poll<Read> {
         if self.ended {
             return Poll::Ready(Read::End);
         }
-        let read = ready!(self.poll_read_on(cx, link));
+        let read = ready!(self.poll_read_on(cx, session));
         self.ended = matches!(read, Read::End);
         Poll::Ready(read)
     }
 
-    fn poll_read_on(&mut self, cx: &mut Context<'_>, link: &Link) -> Poll<Read> {
+    fn poll_read_on(&mut self, cx: &mut Context<'_>, session: &SharedSession) -> Poll<Read> {
         if !self.ahead.is_empty() {
             let mut ahead = std::mem::take(&mut self.ahead);
             let mut rest = &mut *ahead;
-            let read = self.handle(link, &mut rest);
+            let read = self.handle(session, &mut rest);
             let rest = rest.len();
             if rest > 0 {
                 ahead.advance(ahead.len() - rest);
@@ -126,7 +134,7 @@ impl WebSocket {
         }
         if let Some(mut room) = self.decoder.read_buf() {
             return Poll::Ready(match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
-                Ok(1..) => self.handle(link, &mut &mut [][..]),
+                Ok(1..) => self.handle(session, &mut &mut [][..]),
                 Ok(0) | Err(_) => Read::End,
             });
         }
@@ -137,25 +145,25 @@ impl WebSocket {
             return Poll::Ready(Read::End);
         }
         let mut rest = buf.filled_mut();
-        let read = self.handle(link, &mut rest);
+        let read = self.handle(session, &mut rest);
         if !rest.is_empty() {
             self.ahead = BytesMut::from(&*rest);
         }
         Poll::Ready(read)
     }
 
-    /// Decodes what was read, as long as the session wants it; the rest stays in `input`.
-    fn handle(&mut self, link: &Link, input: &mut &mut [u8]) -> Read {
-        let now = tokio::time::Instant::now().into_std();
+    /// Decodes the bytes that were read, while the session wants input. The rest stays in `input`.
+    fn handle(&mut self, session: &SharedSession, input: &mut &mut [u8]) -> Read {
+        let now = now();
         let is_blocked = self.is_blocked();
         let mut control = Vec::new();
         let mut end = false;
         let mut echo = None;
-        let (result, told, wants_read) = link.drive(|session| {
+        let (result, event_count, wants_read) = session.with_session(|session| {
             let result = self.decoder.decode_while(input, |incoming| {
                 match incoming {
                     Incoming::Ping(data) => {
-                        // One answer is enough for pings that wait for theirs.
+                        // One pong answers all pings that wait for theirs.
                         if is_blocked {
                             control.clear();
                         }
@@ -176,7 +184,7 @@ impl WebSocket {
             if self.decoder.is_partial() {
                 session.handle_partial();
             }
-            (result, session.told(), session.wants_frames())
+            (result, session.event_count(), session.wants_frames())
         });
         if is_blocked && !control.is_empty() {
             self.pong = Some(control.into());
@@ -184,33 +192,36 @@ impl WebSocket {
             self.push(&control);
         }
         if result.is_err() || end {
-            // Nothing that follows is looked at.
+            // The bytes that follow are ignored.
             *input = &mut [];
         }
         if let Err(violation) = result {
-            // The official client's tests want no words with 1009.
+            // The tests of the official client expect an empty reason with 1009.
             let (reason, text) = match violation.code() {
                 1009 => (CloseReason::TooBig, ""),
                 _ => (CloseReason::TransportError, violation.reason()),
             };
-            link.drive(|session| fail(session, reason, now));
+            session.with_session(|session| fail(session, reason, now));
             self.start_close(Some(violation.code()), text);
         } else if end && !self.closing {
-            // The client is told what it said, as RFC 6455 has it.
+            // The client is event_count what it said, as RFC 6455 has it.
             let (code, reason) = echo.unzip();
             self.start_close(code, &reason.unwrap_or_default());
         }
         match end {
             true => Read::End,
-            false => Read::More { told, wants_read },
+            false => Read::More {
+                event_count,
+                wants_read,
+            },
         }
     }
 
-    /// Takes what the session has and writes it, until there is nothing left.
+    /// Writes the packets of the session until none is left.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        link: &Link,
+        session: &SharedSession,
     ) -> Poll<io::Result<Written>> {
         loop {
             let emptied = !self.is_blocked() && self.take_progress();
@@ -218,11 +229,11 @@ impl WebSocket {
             if let Some(pong) = takes_more.then(|| self.pong.take()).flatten() {
                 self.push(&pong);
             }
-            let compresses = self.deflate_from != u32::MAX;
+            let compresses = self.deflate_threshold != u32::MAX;
             if compresses && !self.closing {
-                self.fill_compressed(link);
+                self.fill_compressed(session);
             }
-            let finished = link.drive(|session| {
+            let finished = session.with_session(|session| {
                 if emptied {
                     session.handle_flushed();
                 }
@@ -238,7 +249,7 @@ impl WebSocket {
         }
     }
 
-    /// Queues the close frame, after all that was queued.
+    /// Queues the close frame behind all other bytes.
     pub(super) fn start_close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             self.closing = true;
@@ -246,22 +257,22 @@ impl WebSocket {
         }
     }
 
-    /// Whether bytes wait that have not left.
+    /// Returns whether bytes wait to be sent.
     pub(super) fn is_blocked(&self) -> bool {
         self.unflushed
     }
 
-    /// Whether bytes wait that the stream has not taken.
+    /// Returns whether bytes wait that the stream has not accepted.
     fn has_bytes(&self) -> bool {
         !self.small.is_empty() || !self.tail.is_empty()
     }
 
-    /// Whether bytes have left since the last call.
+    /// Returns whether bytes were sent since the last call.
     pub(super) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
     }
 
-    /// Whether what is queued is to leave before more is taken.
+    /// Returns whether the queued bytes are to be sent before more are queued.
     fn is_full(&self) -> bool {
         self.small.len() + self.tail.len() >= COALESCE
             || self.tail.len() >= LARGE && !self.tail.is_unique()
@@ -276,10 +287,11 @@ impl WebSocket {
         }
     }
 
-    /// As [`fill`](Self::fill), but what takes long is done outside of the session's lock.
-    fn fill_compressed(&mut self, link: &Link) {
+    /// Like [`fill`](Self::fill), but compresses, outside of the session's lock.
+    fn fill_compressed(&mut self, session: &SharedSession) {
         while !self.is_full() {
-            let Some(packet) = link.drive(|session| session.poll_transmit(Transport::WebSocket))
+            let Some(packet) =
+                session.with_session(|session| session.poll_transmit(Transport::WebSocket))
             else {
                 return;
             };
@@ -289,9 +301,9 @@ impl WebSocket {
         }
     }
 
-    /// False if it is to travel as it is.
-    fn push_compressed(&mut self, packet: &Packet) -> bool {
-        let Packet::Message(message) = packet else {
+    /// Queues a packet in compressed form. Returns false if it is to be sent uncompressed.
+    fn push_compressed(&mut self, packet: &EnginePacket) -> bool {
+        let EnginePacket::Message(message) = packet else {
             return false;
         };
         if !message.is_compressible() {
@@ -307,7 +319,7 @@ impl WebSocket {
             }
             Message::Binary(data) | Message::Uncompressed(data) => (Opcode::Binary, b"", data),
         };
-        if data.len() < self.deflate_from as usize {
+        if data.len() < self.deflate_threshold as usize {
             return false;
         }
         let Some(compressed) = deflate(&[kind, data]) else {
@@ -319,30 +331,30 @@ impl WebSocket {
         true
     }
 
-    fn push_packet(&mut self, packet: Packet) {
+    fn push_packet(&mut self, packet: EnginePacket) {
         match packet {
-            Packet::Message(Message::Text(text)) => match text.into_frame() {
+            EnginePacket::Message(Message::Text(text)) => match text.into_frame() {
                 Ok(frame) => self.push_frame(frame),
-                // A message that is passed on as it was received.
+                // A received text, which is passed on, has no frame.
                 Err(text) => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
             },
-            Packet::Message(_) if self.base64 => {
+            EnginePacket::Message(_) if self.base64 => {
                 let mut text = Vec::new();
                 payload::push_packet(&mut text, &packet, self.revision);
                 self.push_parts(Opcode::Text, &[&text]);
             }
-            Packet::Message(Message::Binary(data) | Message::Uncompressed(data))
+            EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data))
                 if self.revision == Revision::V3 =>
             {
                 self.push_parts_len(Opcode::Binary, 1 + data.len());
                 self.push(&[4]);
                 self.push_frame(data);
             }
-            Packet::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
+            EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
                 self.push_parts_len(Opcode::Binary, data.len());
                 self.push_frame(data);
             }
-            Packet::Open(json) => self.push_parts(Opcode::Text, &[b"0", &json]),
+            EnginePacket::Open(json) => self.push_parts(Opcode::Text, &[b"0", &json]),
             control => self.push_parts(Opcode::Text, &[control.control_text()]),
         }
     }
@@ -357,7 +369,7 @@ impl WebSocket {
         self.push(&bytes[bytes.len() - taken..]);
     }
 
-    /// Queues a frame, without copying it as long as it is the last.
+    /// Queues a frame. It is not copied while it is the last one.
     fn push_frame(&mut self, frame: Bytes) {
         self.unflushed = true;
         self.settle();
@@ -377,7 +389,7 @@ impl WebSocket {
         self.small.extend_from_slice(bytes);
     }
 
-    /// Moves the tail to the small ones, so that more may follow.
+    /// Copies the tail behind the small frames, so that another frame may follow.
     fn settle(&mut self) {
         if self.tail.is_empty() {
             return;
@@ -426,7 +438,7 @@ impl WebSocket {
             give_back(std::mem::take(&mut self.small));
         }
         if self.tail.is_empty() {
-            // An empty slice would keep what it is a slice of.
+            // An empty slice would keep its whole buffer alive.
             self.tail = Bytes::new();
         }
     }
@@ -439,8 +451,8 @@ fn give_back(mut spare: Vec<u8>) {
     }
 }
 
-/// Changes a buffer for a smaller one if what waits in it, from `written` on, does not need it: the
-/// peer may not read for long.
+/// Replaces a buffer by a smaller one if the bytes from `written` on do not need its capacity: the
+/// peer may not read for a long time.
 fn fit(small: &mut Vec<u8>, written: &mut usize) {
     let waiting = &small[*written..];
     if small.capacity() / 4 > waiting.len().max(LARGE) {
@@ -453,11 +465,15 @@ fn fit(small: &mut Vec<u8>, written: &mut usize) {
 fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     let packet = match incoming {
         Incoming::Text(text) => match text {
-            crate::websocket::Payload::Borrowed(text) => payload::decode(text, session.revision()),
-            crate::websocket::Payload::Owned(text) if text.first() == Some(&b'4') => {
-                Packet::from_owned_text(text)
+            crate::websocket::MessagePayload::Borrowed(text) => {
+                payload::decode(text, session.revision())
             }
-            crate::websocket::Payload::Owned(text) => payload::decode(&text, session.revision()),
+            crate::websocket::MessagePayload::Owned(text) if text.first() == Some(&b'4') => {
+                EnginePacket::from_owned_text(text)
+            }
+            crate::websocket::MessagePayload::Owned(text) => {
+                payload::decode(&text, session.revision())
+            }
         },
         Incoming::Binary(data) => payload::decode_binary(data.into_bytes(), session.revision()),
         Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return,
@@ -468,7 +484,7 @@ fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     }
 }
 
-/// Beside a polling session only the WebSocket ends.
+/// Closes the session, or only the WebSocket while the session still polls.
 fn fail(session: &mut Session, reason: CloseReason, now: Instant) {
     match session.transport() {
         Transport::Polling => session.handle_transport_closed(Transport::WebSocket, now),
@@ -476,7 +492,7 @@ fn fail(session: &mut Session, reason: CloseReason, now: Instant) {
     }
 }
 
-/// Closes a WebSocket that no session takes.
+/// Closes a WebSocket that its session does not accept.
 pub(super) async fn refuse(upgrade: Upgrade) {
     let close = async {
         let mut io = Stream::new(upgrade.stream.await.ok()?);
@@ -484,7 +500,7 @@ pub(super) async fn refuse(upgrade: Upgrade) {
         io.flush().await.ok()?;
         io.shutdown().await.ok()
     };
-    // Who does not take it in time is simply cut off.
+    // A client that does not read the close frame in time is cut off.
     let _ = tokio::time::timeout(Duration::from_secs(5), close).await;
 }
 
@@ -509,7 +525,7 @@ mod tests {
             assert_eq!(small[written..], vec![b'x'; len]);
             let kept = if is_changed { len } else { capacity };
             assert_eq!(small.capacity(), kept);
-            // The other one is there for those who write.
+            // The former buffer is free for the next writer.
             assert_eq!(SPARE.take().capacity() == capacity, is_changed);
         }
     }

@@ -16,7 +16,7 @@ use bytes::{BufMut, buf::Limit};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
-    Incoming, Violation,
+    Incoming, WebSocketError,
     header::{COMPRESSED, Header, MAX_CLIENT_HEADER, RESERVED},
     mask::unmask,
     message::{Kind, Message},
@@ -26,7 +26,7 @@ use super::{
 ///
 /// Between messages it holds no buffer. See [the module](super) for an example.
 #[derive(Debug)]
-pub struct Decoder {
+pub struct FrameDecoder {
     max_message: usize,
     /// The bits of a header that must be clear.
     reserved: u8,
@@ -39,7 +39,7 @@ pub struct Decoder {
     message: Option<Message>,
     buf: Vec<u8>,
     /// Set by a close frame (`Ok`) or a violation: nothing that follows is looked at.
-    ended: Option<Result<(), Violation>>,
+    ended: Option<Result<(), WebSocketError>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ struct Frame {
     unmasked: usize,
 }
 
-impl Decoder {
+impl FrameDecoder {
     /// Starts after the opening handshake.
     ///
     /// `max_message` bounds the bytes of a message's payload. What is declared to be larger is
@@ -89,7 +89,7 @@ impl Decoder {
         &mut self,
         mut input: &mut [u8],
         mut on: impl FnMut(Incoming<'_>),
-    ) -> Result<(), Violation> {
+    ) -> Result<(), WebSocketError> {
         self.decode_while(&mut input, |incoming| {
             on(incoming);
             true
@@ -107,7 +107,7 @@ impl Decoder {
         &mut self,
         input: &mut &mut [u8],
         mut on: impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<(), Violation> {
+    ) -> Result<(), WebSocketError> {
         let result = self.decode_frames(input, &mut on);
         if result.is_err() {
             self.end(result);
@@ -130,9 +130,9 @@ impl Decoder {
     ///
     /// ```
     /// # use tokio::io::{AsyncRead, AsyncReadExt};
-    /// # use tower_socketio::websocket::{Decoder, Violation};
+    /// # use tower_socketio::websocket::{FrameDecoder, WebSocketError};
     /// # async fn example(
-    /// #     decoder: &mut Decoder,
+    /// #     decoder: &mut FrameDecoder,
     /// #     mut stream: impl AsyncRead + Unpin,
     /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// while let Some(mut room) = decoder.read_buf() {
@@ -159,7 +159,7 @@ impl Decoder {
     /// # Errors
     ///
     /// As [`decode`](Self::decode).
-    pub fn filled(&mut self, on: impl FnMut(Incoming<'_>)) -> Result<(), Violation> {
+    pub fn filled(&mut self, on: impl FnMut(Incoming<'_>)) -> Result<(), WebSocketError> {
         self.decode(&mut [], on)
     }
 
@@ -167,7 +167,7 @@ impl Decoder {
         &mut self,
         input: &mut &mut [u8],
         on: &mut impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<(), Violation> {
+    ) -> Result<(), WebSocketError> {
         let mut goes_on = true;
         while goes_on && self.ended.is_none() {
             if let Some(frame) = self.frame {
@@ -202,7 +202,7 @@ impl Decoder {
 
     /// Takes the next header off `input`, or what has arrived of it.
     #[inline]
-    fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Violation> {
+    fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, WebSocketError> {
         if self.head_len == 0 {
             if let Some((header, len)) = Header::parse(input, self.reserved)? {
                 take(input, len);
@@ -213,7 +213,10 @@ impl Decoder {
     }
 
     #[cold]
-    fn take_split_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, Violation> {
+    fn take_split_header(
+        &mut self,
+        input: &mut &mut [u8],
+    ) -> Result<Option<Header>, WebSocketError> {
         let held = usize::from(self.head_len);
         let fits = input.len().min(MAX_CLIENT_HEADER - held);
         self.head[held..held + fits].copy_from_slice(&input[..fits]);
@@ -231,19 +234,19 @@ impl Decoder {
 
     /// Checks a frame against the message it stands in, before any of its payload is kept.
     #[inline]
-    fn admit(&mut self, header: &Header) -> Result<(), Violation> {
+    fn admit(&mut self, header: &Header) -> Result<(), WebSocketError> {
         let OpCode::Data(data) = header.opcode else {
             return Ok(());
         };
         match (&mut self.message, data) {
-            (None, Data::Continue) => return Err(Violation::STRAY_CONTINUATION),
+            (None, Data::Continue) => return Err(WebSocketError::STRAY_CONTINUATION),
             (Some(message), Data::Continue) => message.continued()?,
-            (Some(_), _) => return Err(Violation::INTERRUPTED_MESSAGE),
+            (Some(_), _) => return Err(WebSocketError::INTERRUPTED_MESSAGE),
             (None, _) => (),
         }
         // Between two frames `buf` is the message so far, which was admitted.
         if header.len > self.max_message - self.buf.len() {
-            return Err(Violation::TOO_BIG);
+            return Err(WebSocketError::TOO_BIG);
         }
         Ok(())
     }
@@ -254,7 +257,7 @@ impl Decoder {
         opcode: OpCode,
         payload: &[u8],
         on: &mut impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<bool, Violation> {
+    ) -> Result<bool, WebSocketError> {
         let incoming = match opcode {
             OpCode::Data(Data::Text) => Kind::Text.in_place(payload)?,
             OpCode::Data(_) => Kind::Binary.in_place(payload)?,
@@ -284,7 +287,11 @@ impl Decoder {
 
     /// Takes what `input` has of the payload, after what was read into `buf` directly; says
     /// whether it is complete.
-    fn take_payload(&mut self, frame: Frame, input: &mut &mut [u8]) -> Result<bool, Violation> {
+    fn take_payload(
+        &mut self,
+        frame: Frame,
+        input: &mut &mut [u8],
+    ) -> Result<bool, WebSocketError> {
         let missing = frame.end() - self.buf.len();
         let fits = missing.min(input.len());
         let piece = take(input, fits);
@@ -309,7 +316,7 @@ impl Decoder {
         &mut self,
         frame: Frame,
         on: &mut impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<bool, Violation> {
+    ) -> Result<bool, WebSocketError> {
         if let OpCode::Control(_) = frame.header.opcode {
             return self.finish_control(frame, on);
         }
@@ -328,7 +335,7 @@ impl Decoder {
         &mut self,
         frame: Frame,
         on: &mut impl FnMut(Incoming<'_>) -> bool,
-    ) -> Result<bool, Violation> {
+    ) -> Result<bool, WebSocketError> {
         let mut buf = mem::take(&mut self.buf);
         let goes_on = self.give(frame.header.opcode, &buf[frame.start..], on)?;
         buf.truncate(frame.start);
@@ -367,7 +374,7 @@ impl Decoder {
 
     /// Stops looking at what comes, and lets go of what was kept.
     #[cold]
-    fn end(&mut self, ended: Result<(), Violation>) {
+    fn end(&mut self, ended: Result<(), WebSocketError>) {
         *self = Self {
             ended: Some(ended),
             reserved: self.reserved,
@@ -392,25 +399,25 @@ impl Frame {
     }
 }
 
-fn parse_control(control: Control, payload: &[u8]) -> Result<Incoming<'_>, Violation> {
+fn parse_control(control: Control, payload: &[u8]) -> Result<Incoming<'_>, WebSocketError> {
     match control {
         Control::Close => parse_close(payload).map(Incoming::Close),
         Control::Ping => Ok(Incoming::Ping(payload)),
         Control::Pong => Ok(Incoming::Pong),
-        Control::Reserved(_) => Err(Violation::RESERVED_OPCODE),
+        Control::Reserved(_) => Err(WebSocketError::RESERVED_OPCODE),
     }
 }
 
-fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
+fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WebSocketError> {
     let (code, reason) = match payload {
         [] => return Ok(None),
-        [_] => return Err(Violation::CLOSE_LENGTH),
+        [_] => return Err(WebSocketError::CLOSE_LENGTH),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
     if !is_close_code(code) {
-        return Err(Violation::CLOSE_CODE);
+        return Err(WebSocketError::CLOSE_CODE);
     }
-    let reason = from_utf8(reason).map_err(|_| Violation::UTF8)?;
+    let reason = from_utf8(reason).map_err(|_| WebSocketError::UTF8)?;
     Ok(Some((code, reason)))
 }
 

@@ -11,7 +11,7 @@ use flate2::{
     Compress, CompressError, Compression, Decompress, FlushCompress, FlushDecompress, Status,
 };
 
-use super::Violation;
+use super::WebSocketError;
 
 /// What a compressed message ends with, which is not sent.
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
@@ -130,7 +130,7 @@ fn flush(compress: &mut Compress, out: &mut Vec<u8>) -> Result<(), CompressError
 }
 
 /// Decompresses a message of `max` bytes at most.
-pub(super) fn inflate(message: &[u8], max: usize) -> Result<Vec<u8>, Violation> {
+pub(super) fn inflate(message: &[u8], max: usize) -> Result<Vec<u8>, WebSocketError> {
     DECOMPRESS.with_borrow_mut(|decompress| {
         let decompress = decompress.get_or_insert_with(|| Decompress::new(false));
         decompress.reset(false);
@@ -146,24 +146,24 @@ fn read(
     mut input: &[u8],
     out: &mut Vec<u8>,
     max: usize,
-) -> Result<(), Violation> {
+) -> Result<(), WebSocketError> {
     let mut finals = 0;
     loop {
         let before = decompress.total_in();
         let len = out.len();
         let status = decompress
             .decompress_vec(input, out, FlushDecompress::None)
-            .map_err(|_| Violation::DEFLATE)?;
+            .map_err(|_| WebSocketError::DEFLATE)?;
         let taken = (decompress.total_in() - before) as usize;
         input = &input[taken..];
         if out.len() > max {
-            return Err(Violation::TOO_BIG);
+            return Err(WebSocketError::TOO_BIG);
         }
         if status == Status::StreamEnd {
             // A final block; what follows begins anew.
             finals += 1;
             if finals > MAX_FINAL {
-                return Err(Violation::DEFLATE);
+                return Err(WebSocketError::DEFLATE);
             }
             decompress.reset(false);
             if input.is_empty() {
@@ -180,7 +180,7 @@ fn read(
         if taken == 0 && out.len() == len {
             return match input.is_empty() {
                 true => Ok(()),
-                false => Err(Violation::DEFLATE),
+                false => Err(WebSocketError::DEFLATE),
             };
         }
     }
@@ -254,7 +254,7 @@ mod tests {
         let bomb = deflate(&[&vec![0; 10_000_000]]).expect("a compressed message");
         assert!(bomb.len() < 100_000);
         for max in [0, 1_000_000, 9_999_999] {
-            assert_eq!(inflate(&bomb, max).err(), Some(Violation::TOO_BIG));
+            assert_eq!(inflate(&bomb, max).err(), Some(WebSocketError::TOO_BIG));
         }
         assert!(inflate(&bomb, 10_000_000).is_ok());
     }
@@ -267,13 +267,13 @@ mod tests {
             Ok(&b""[..])
         );
         let many = empty.repeat(MAX_FINAL + 1);
-        assert_eq!(inflate(&many, 5), Err(Violation::DEFLATE));
+        assert_eq!(inflate(&many, 5), Err(WebSocketError::DEFLATE));
     }
 
     #[test]
     fn what_was_not_compressed_is_refused() {
         for message in [&b"\xff\xff\xff"[..], b"4hello world, this is no block"] {
-            assert_eq!(inflate(message, 1_000), Err(Violation::DEFLATE));
+            assert_eq!(inflate(message, 1_000), Err(WebSocketError::DEFLATE));
         }
         // The next message does not suffer for it.
         let message = deflate(&[b"ok"]).expect("a compressed message");

@@ -42,7 +42,9 @@ fn is_base64_digit(byte: &u8) -> bool {
 /// assert_eq!(offered_protocols([&b"v1.chat,"[..]]), None);
 /// ```
 #[must_use]
-pub fn offered_protocols<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<&'a str>> {
+pub(crate) fn offered_protocols<'a>(
+    lines: impl IntoIterator<Item = &'a [u8]>,
+) -> Option<Vec<&'a str>> {
     let mut offered = Vec::new();
     for line in lines {
         for offer in line.split(|byte| *byte == b',') {

@@ -17,7 +17,7 @@
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{Violation, encode::MAX_CONTROL};
+use super::{WebSocketError, encode::MAX_CONTROL};
 
 /// A header that obeys every rule that can be checked without knowing the frames before it.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,10 @@ impl Header {
     /// Parses the header that `bytes` start with and says how many bytes it took; `None` if there
     /// are too few. `reserved` are the bits of the first byte that must be clear.
     #[inline]
-    pub(super) fn parse(bytes: &[u8], reserved: u8) -> Result<Option<(Self, usize)>, Violation> {
+    pub(super) fn parse(
+        bytes: &[u8],
+        reserved: u8,
+    ) -> Result<Option<(Self, usize)>, WebSocketError> {
         let [first, second, rest @ ..] = bytes else {
             return Ok(None);
         };
@@ -64,30 +67,30 @@ impl Header {
 
 /// Checks what the first two bytes tell.
 #[inline]
-fn check(first: u8, second: u8, reserved: u8) -> Result<OpCode, Violation> {
+fn check(first: u8, second: u8, reserved: u8) -> Result<OpCode, WebSocketError> {
     if first & reserved != 0 {
-        return Err(Violation::RESERVED_BIT);
+        return Err(WebSocketError::RESERVED_BIT);
     }
     let opcode = match OpCode::from(first & OPCODE) {
         OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
-            return Err(Violation::RESERVED_OPCODE);
+            return Err(WebSocketError::RESERVED_OPCODE);
         }
         opcode => opcode,
     };
     // > an endpoint MUST NOT set it on control frames and on non-first fragments
     let begins = matches!(opcode, OpCode::Data(Data::Text | Data::Binary));
     if first & COMPRESSED != 0 && !begins {
-        return Err(Violation::RESERVED_BIT);
+        return Err(WebSocketError::RESERVED_BIT);
     }
     if second & MASKED == 0 {
-        return Err(Violation::UNMASKED);
+        return Err(WebSocketError::UNMASKED);
     }
     if let OpCode::Control(_) = opcode {
         if first & FINAL == 0 {
-            return Err(Violation::FRAGMENTED_CONTROL);
+            return Err(WebSocketError::FRAGMENTED_CONTROL);
         }
         if usize::from(second & LENGTH) > MAX_CONTROL {
-            return Err(Violation::LONG_CONTROL);
+            return Err(WebSocketError::LONG_CONTROL);
         }
     }
     Ok(opcode)
@@ -95,7 +98,7 @@ fn check(first: u8, second: u8, reserved: u8) -> Result<OpCode, Violation> {
 
 /// Parses what follows the `short` length in the second byte, if that says that more follows.
 #[inline]
-fn parse_len(short: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, Violation> {
+fn parse_len(short: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, WebSocketError> {
     match short {
         126 => {
             let long = rest.split_first_chunk();
@@ -109,13 +112,13 @@ fn parse_len(short: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, Violation
     }
 }
 
-fn check_len(len: u64) -> Result<usize, Violation> {
+fn check_len(len: u64) -> Result<usize, WebSocketError> {
     // > the most significant bit MUST be 0
     if len >> 63 != 0 {
-        return Err(Violation::LENGTH_OVERFLOW);
+        return Err(WebSocketError::LENGTH_OVERFLOW);
     }
     // What cannot be addressed is more than any limit allows.
-    usize::try_from(len).map_err(|_| Violation::TOO_BIG)
+    usize::try_from(len).map_err(|_| WebSocketError::TOO_BIG)
 }
 
 const FINAL: u8 = 0x80;
@@ -150,11 +153,11 @@ mod tests {
             (Ok(None), theirs) => assert_eq!(theirs.unwrap(), None, "{bytes:x?}"),
             (Err(violation), Ok(Some((theirs, len)))) => {
                 let expected = match violation {
-                    Violation::RESERVED_BIT => theirs.rsv1 || theirs.rsv2 || theirs.rsv3,
-                    Violation::UNMASKED => theirs.mask.is_none(),
-                    Violation::FRAGMENTED_CONTROL => !theirs.is_final,
-                    Violation::LONG_CONTROL => bytes[1] & LENGTH > 125,
-                    Violation::LENGTH_OVERFLOW => len >> 63 != 0,
+                    WebSocketError::RESERVED_BIT => theirs.rsv1 || theirs.rsv2 || theirs.rsv3,
+                    WebSocketError::UNMASKED => theirs.mask.is_none(),
+                    WebSocketError::FRAGMENTED_CONTROL => !theirs.is_final,
+                    WebSocketError::LONG_CONTROL => bytes[1] & LENGTH > 125,
+                    WebSocketError::LENGTH_OVERFLOW => len >> 63 != 0,
                     _ => false,
                 };
                 assert!(expected, "{violation} in {bytes:x?}");
@@ -182,23 +185,23 @@ mod tests {
     fn a_broken_rule_shows_as_soon_as_two_bytes_are_there() {
         assert_eq!(
             Header::parse(b"\xc1\x80", RESERVED).unwrap_err(),
-            Violation::RESERVED_BIT
+            WebSocketError::RESERVED_BIT
         );
         assert_eq!(
             Header::parse(b"\x83\x80", RESERVED).unwrap_err(),
-            Violation::RESERVED_OPCODE
+            WebSocketError::RESERVED_OPCODE
         );
         assert_eq!(
             Header::parse(b"\x81\x7f", RESERVED).unwrap_err(),
-            Violation::UNMASKED
+            WebSocketError::UNMASKED
         );
         assert_eq!(
             Header::parse(b"\x09\x80", RESERVED).unwrap_err(),
-            Violation::FRAGMENTED_CONTROL
+            WebSocketError::FRAGMENTED_CONTROL
         );
         assert_eq!(
             Header::parse(b"\x89\xfe", RESERVED).unwrap_err(),
-            Violation::LONG_CONTROL
+            WebSocketError::LONG_CONTROL
         );
         assert!(Header::parse(b"\x81\xfe", RESERVED).unwrap().is_none());
     }

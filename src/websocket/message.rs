@@ -1,6 +1,6 @@
 //! A message on its way into a buffer: what it is, and how much of its text is known to be good.
 
-use super::{Incoming, Payload, Violation, deflate::inflate, is_utf8};
+use super::{Incoming, MessagePayload, WebSocketError, deflate::inflate, is_utf8};
 
 /// A message that has begun, without its bytes.
 #[derive(Debug)]
@@ -29,17 +29,17 @@ impl Message {
     }
 
     /// Counts one more fragment.
-    pub(super) fn continued(&mut self) -> Result<(), Violation> {
+    pub(super) fn continued(&mut self) -> Result<(), WebSocketError> {
         self.fragments += 1;
         if self.fragments > MAX_FRAGMENTS {
-            return Err(Violation::TOO_MANY_FRAGMENTS);
+            return Err(WebSocketError::TOO_MANY_FRAGMENTS);
         }
         Ok(())
     }
 
     /// Checks what is new in `bytes`, the message so far. A character may yet be incomplete at
     /// its end; up to three bytes are looked at again for that.
-    pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+    pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), WebSocketError> {
         if self.kind == Kind::Binary || self.compressed {
             return Ok(());
         }
@@ -51,34 +51,38 @@ impl Message {
         match std::str::from_utf8(fresh) {
             Ok(_) => self.checked = bytes.len(),
             Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
-            Err(_) => return Err(Violation::UTF8),
+            Err(_) => return Err(WebSocketError::UTF8),
         }
         Ok(())
     }
 
     /// Gives out the whole message, all of which went through [`check`](Self::check); compressed
     /// it may have grown to `max` bytes.
-    pub(super) fn finish(self, bytes: Vec<u8>, max: usize) -> Result<Incoming<'static>, Violation> {
+    pub(super) fn finish(
+        self,
+        bytes: Vec<u8>,
+        max: usize,
+    ) -> Result<Incoming<'static>, WebSocketError> {
         if self.compressed {
             return self.kind.decompressed(&bytes, max);
         }
         if self.kind == Kind::Text && self.checked < bytes.len() {
-            return Err(Violation::UTF8);
+            return Err(WebSocketError::UTF8);
         }
         // By way of a box, because `Bytes` would keep a `Vec`'s spare capacity.
         let bytes = bytes.into_boxed_slice().into();
-        Ok(self.kind.incoming(Payload::Owned(bytes)))
+        Ok(self.kind.incoming(MessagePayload::Owned(bytes)))
     }
 }
 
 impl Kind {
     /// Gives out a whole message where it lies.
     #[inline]
-    pub(super) fn in_place(self, bytes: &[u8]) -> Result<Incoming<'_>, Violation> {
+    pub(super) fn in_place(self, bytes: &[u8]) -> Result<Incoming<'_>, WebSocketError> {
         if self == Self::Text && !is_utf8(bytes) {
-            return Err(Violation::UTF8);
+            return Err(WebSocketError::UTF8);
         }
-        Ok(self.incoming(Payload::Borrowed(bytes)))
+        Ok(self.incoming(MessagePayload::Borrowed(bytes)))
     }
 
     /// Gives out a whole message that is compressed.
@@ -87,16 +91,16 @@ impl Kind {
         self,
         bytes: &[u8],
         max: usize,
-    ) -> Result<Incoming<'static>, Violation> {
+    ) -> Result<Incoming<'static>, WebSocketError> {
         let bytes = inflate(bytes, max)?;
         if self == Self::Text && !is_utf8(&bytes) {
-            return Err(Violation::UTF8);
+            return Err(WebSocketError::UTF8);
         }
-        Ok(self.incoming(Payload::Owned(bytes.into_boxed_slice().into())))
+        Ok(self.incoming(MessagePayload::Owned(bytes.into_boxed_slice().into())))
     }
 
     #[inline]
-    fn incoming(self, payload: Payload<'_>) -> Incoming<'_> {
+    fn incoming(self, payload: MessagePayload<'_>) -> Incoming<'_> {
         match self {
             Self::Text => Incoming::Text(payload),
             Self::Binary => Incoming::Binary(payload),
@@ -112,7 +116,7 @@ pub(super) const MAX_FRAGMENTS: u32 = 1 << 17;
 mod tests {
     use super::*;
 
-    fn check_in_pieces(bytes: &[u8], piece: usize) -> Result<(), Violation> {
+    fn check_in_pieces(bytes: &[u8], piece: usize) -> Result<(), WebSocketError> {
         let mut message = Message::new(Kind::Text, false);
         for end in (0..bytes.len()).step_by(piece).chain([bytes.len()]) {
             message.check(&bytes[..end])?;
@@ -140,11 +144,11 @@ mod tests {
             b"\xce\xba\xe1\xbd\xff", // never in UTF-8
         ];
         for bytes in invalid {
-            assert_eq!(Kind::Text.in_place(bytes).err(), Some(Violation::UTF8));
+            assert_eq!(Kind::Text.in_place(bytes).err(), Some(WebSocketError::UTF8));
             for piece in 1..=bytes.len() {
                 assert_eq!(
                     check_in_pieces(bytes, piece),
-                    Err(Violation::UTF8),
+                    Err(WebSocketError::UTF8),
                     "{bytes:x?}"
                 );
             }
@@ -155,7 +159,10 @@ mod tests {
     fn text_fails_at_the_first_byte_that_cannot_become_valid() {
         let mut message = Message::new(Kind::Text, false);
         assert_eq!(message.check(b"\xce\xba\xf4"), Ok(()));
-        assert_eq!(message.check(b"\xce\xba\xf4\x90"), Err(Violation::UTF8));
+        assert_eq!(
+            message.check(b"\xce\xba\xf4\x90"),
+            Err(WebSocketError::UTF8)
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Many clients at once, and questions to them.
+//! Rooms and broadcasts, and events that ask for acknowledgements.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tower_socketio::{
-    AckError, Args, Data, Namespace, RawArgs, Refuse, RoomChange, RoomEvent, Socket, SocketId,
+    AckError, Args, Data, ErrorReply, Namespace, RawArgs, RoomChange, RoomEvent, Socket, SocketId,
     SocketIo, TypedEvent,
 };
 
 use crate::support;
 use crate::support::{Client, Counting, Got, Polling, main_app, serve, until, within};
 
-/// An app where clients join and leave rooms by themselves.
+/// Returns an app whose clients join and leave rooms by events.
 fn rooms() -> (Router, SocketIo) {
     main_app(
         Namespace::new()
@@ -29,7 +29,7 @@ fn rooms() -> (Router, SocketIo) {
     )
 }
 
-/// So many clients, each in the rooms that its letters name.
+/// Connects `N` clients. Each one joins the rooms that the letters of its string name.
 async fn clients<const N: usize>(
     app: &Router,
     io: &SocketIo,
@@ -62,7 +62,8 @@ fn socket(io: &SocketIo, id: &str) -> Socket {
     found.expect("it is connected")
 }
 
-/// Who got what was emitted just now: each of the others finds only the mark behind it.
+/// Returns the numbers of the clients that have received an event. The other clients receive only
+/// the mark that this function emits.
 async fn receivers(clients: &mut [Polling], io: &SocketIo) -> String {
     io.emit("mark", ());
     let mut got = String::new();
@@ -94,8 +95,8 @@ async fn a_choice_of_rooms_reaches_each_socket_once() {
         (io.except(own), "1234"),
         (io.to("a").local(), "134"),
         (sockets[0].broadcast(), "1234"),
-        (sockets[0].within(), "01234"),
-        (sockets[0].within().to("a"), "134"),
+        (sockets[0].everyone(), "01234"),
+        (sockets[0].everyone().to("a"), "134"),
         (sockets[3].to("a"), "14"),
         (sockets[3].to("a").to("b"), "124"),
         (sockets[3].except("c"), "012"),
@@ -176,11 +177,11 @@ async fn a_socket_is_in_as_many_rooms_as_allowed() {
 async fn a_volatile_event_is_dropped_for_those_who_would_wait() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["", ""]).await;
-    // Only who polls can be reached at once.
+    // Only the first client has a pending poll, so only it can receive a volatile event.
     let poll = clients[0].poll();
     tokio::task::yield_now().await;
     io.of("/").volatile().emit("volatile", 1);
-    sockets[1].emit_volatile("volatile", 2);
+    sockets[1].volatile().emit("volatile", 2);
     assert_eq!(poll.await.expect("no panic").body(), r#"42["volatile",1]"#);
     assert_eq!(receivers(&mut clients, &io).await, "");
 }
@@ -208,9 +209,9 @@ impl TypedEvent for Typed {
 async fn typed_events_are_broadcast_and_answered() {
     let (app, io) = rooms();
     let ([mut client], [socket]) = clients(&app, &io, [""]).await;
-    io.of("/").emit_typed(Typed);
+    io.of("/").send(Typed);
     assert_eq!(client.next().await, r#"42["typed",1]"#);
-    let answer = socket.emit_typed_with_ack(Typed).into_future();
+    let answer = socket.ask(Typed).into_future();
     client.answer("[9]").await;
     assert_eq!(within(answer).await.expect("an answer"), 9);
 }
@@ -218,7 +219,7 @@ async fn typed_events_are_broadcast_and_answered() {
 use std::future::IntoFuture;
 
 impl Polling {
-    /// Answers the question that comes next.
+    /// Acknowledges the next event.
     async fn answer(&mut self, args: &str) {
         let question = self.next().await;
         let digits = question.strip_prefix("42").expect("an event");
@@ -247,7 +248,7 @@ async fn a_question_to_one_client_ends_in_every_way() {
         .timeout(Duration::from_secs(3));
     assert!(late.await.expect_err("no answer").is_timeout());
     assert_eq!(started.elapsed().as_secs(), 3);
-    // An answer that comes too late, or twice, is ignored.
+    // The server ignores a late acknowledgement, and a second one.
     client.answer("[1]").await;
     client.send("430[1]").await;
 
@@ -372,7 +373,7 @@ async fn fetched_sockets_tell_what_they_were_and_can_be_acted_on() {
     assert_eq!(receivers(&mut clients, &io).await, "0");
     ada.leave("a");
     ada.join("c");
-    // It tells what was.
+    // A `RemoteSocket` holds the rooms at the time of `fetch_sockets`.
     assert_eq!(ada.rooms(), ["a", "b"]);
     assert_eq!(sockets[0].rooms(), ["b", "c"]);
     let answer = ada.emit_with_ack::<u32>("q", 1).into_future();
@@ -421,7 +422,7 @@ async fn data_of_a_socket_are_replaced_as_a_whole_and_outlive_it() {
 
 type Told = Arc<Mutex<Vec<RoomEvent>>>;
 
-/// A namespace that notes what happens to its rooms.
+/// Registers a hook that records the room events of a namespace.
 fn told(namespace: Namespace) -> (Namespace, Told) {
     let told = Told::default();
     let note = Arc::clone(&told);
@@ -429,7 +430,7 @@ fn told(namespace: Namespace) -> (Namespace, Told) {
     (namespace, told)
 }
 
-/// What was told since, in short.
+/// Drains the recorded events, in a short form.
 fn take(told: &Told, names: &[(SocketId, &str)]) -> Vec<String> {
     let name = |id: &str| {
         let found = names.iter().find(|(own, _)| own.as_str() == id);
@@ -499,7 +500,7 @@ async fn a_refused_socket_leaves_its_rooms_and_had_none_of_its_own() {
     let namespace = Namespace::new()
         .on_connect(async |socket: Socket| {
             socket.join("a");
-            Err::<(), _>(Refuse::new("no"))
+            Err::<(), _>(ErrorReply::new("no"))
         })
         .on_disconnect(async move || {
             count.fetch_add(1, Ordering::Relaxed);
@@ -598,7 +599,7 @@ async fn a_broadcast_to_many_namespaces_reaches_and_asks_those_in_each() {
         assert_eq!(client.next().await, header);
         assert_eq!(client.next().await, "bYg==");
     }
-    // One that was named before somebody was there.
+    // This handle was created before the first socket joined its namespace.
     later.emit("y", 2);
     assert_eq!(clients[1].1.next().await, r#"42/orders/long-name,["y",2]"#);
 
@@ -631,7 +632,7 @@ async fn a_server_that_is_alone_says_so() {
     assert!(error.is_alone());
     let answers = io.of("/").server_side_emit_with_ack::<u32>("x", 1).await;
     assert!(answers.expect_err("alone").is_alone());
-    // No name stands for something else there.
+    // Event names are not reserved between servers.
     let error = io.of("/").server_side_emit("connection", ());
     assert!(error.expect_err("alone").is_alone());
 }
@@ -647,7 +648,7 @@ async fn a_choice_can_be_used_again_and_narrowed_without_changing_it() {
         broadcast.emit("x", 1);
         assert_eq!(receivers(&mut clients, &io).await, expected);
     }
-    // The flag belongs to the choice that was made of it.
+    // `volatile` applies to the broadcast that it returns, not to the one that it was called on.
     a.clone().volatile().emit("x", 1);
     a.emit("x", 1);
     assert_eq!(receivers(&mut clients, &io).await, "01");
@@ -663,12 +664,12 @@ async fn one_question_to_many_has_one_id_and_the_first_argument_counts() {
             let question = client.ask(&format!("43{id}[1,2]")).await;
             assert_eq!(question, format!(r#"42{id}["q",1]"#));
         }
-        // They were answered before they were read: the packets had been sent.
+        // `emit_with_ack` sends the packets at once, so the answers arrive before the first poll.
         let answers = within(async { answers.await }).await;
         assert!(answers.iter().all(|(_, answer)| matches!(answer, Ok(1))));
         assert_eq!(answers.len(), 2);
     }
-    // One counter for the namespace.
+    // The namespace has one counter of acknowledgement ids.
     let _asked = sockets[0].emit_with_ack::<u32>("q", 1);
     assert_eq!(clients[0].next().await, r#"422["q",1]"#);
 }
@@ -715,7 +716,7 @@ async fn what_is_sent_can_be_observed() {
         take(),
         [(sockets[0].id(), two.clone()), (sockets[1].id(), two)]
     );
-    sockets[1].emit_volatile("three", 3);
+    sockets[1].volatile().emit("three", 3);
     io.of("/").volatile().except("a").emit("three", 3);
     let _asked = io.to(sockets[1].id()).emit_with_ack::<u32>("four", 4);
     assert_eq!(take(), [(sockets[1].id(), "four[4]+0".to_owned())]);
@@ -801,11 +802,11 @@ async fn a_volatile_event_right_after_another_is_dropped() {
     let poll = client.poll();
     tokio::task::yield_now().await;
     socket.emit("first", Bytes::from_static(b"x"));
-    socket.emit_volatile("second", Bytes::from_static(b"y"));
+    socket.volatile().emit("second", Bytes::from_static(b"y"));
     let got = poll.await.expect("no panic").into_body();
     let header = r#"451-["first",{"_placeholder":true,"num":0}]"#;
     assert_eq!(got, format!("{header}\x1ebeA=="));
-    socket.emit_volatile("third", ());
+    socket.volatile().emit("third", ());
     socket.emit("last", ());
     assert_eq!(client.next().await, r#"42["last"]"#);
 }

@@ -1,4 +1,4 @@
-//! The end of a server, asked for by a handler, and the end of the runtime that serves it.
+//! Handlers that close the server, and the end of the runtime that serves it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,12 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc};
 use tower::ServiceExt;
-use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
+use tower_socketio::engine::{EngineLayer, EngineSocket};
 use tower_socketio::{Namespace, Socket, SocketIo};
 
 use crate::support::{Polling, app, builder, main_app, text_frame, until, upgrade_head, within};
 
-/// A namespace whose event `stop` closes the server by a way of its own, and tells when it has.
+/// Returns an app whose event `stop` closes the server with `stop`. The receiver gets an item when
+/// the server is closed.
 fn stopping<F>(
     stop: impl Fn(Socket, SocketIo) -> F + Clone + Send + Sync + 'static,
 ) -> (Router, SocketIo, mpsc::UnboundedReceiver<()>)
@@ -51,7 +52,7 @@ async fn a_handler_may_close_the_server() {
     }
     check(async |socket: Socket, _| socket.io().close().await).await;
     check(async |_, io: SocketIo| io.close().await).await;
-    // Also in a future of its own that the handler polls.
+    // The handler polls the close inside another future.
     check(async |_, io: SocketIo| {
         tokio::select! {
             () = async { io.close().await } => {}
@@ -59,7 +60,7 @@ async fn a_handler_may_close_the_server() {
         }
     })
     .await;
-    // And in another task, by the handle that the handler was given.
+    // The handler spawns a task that closes the server.
     check(async |socket: Socket, _| {
         let io = socket.io();
         let task = tokio::spawn(async move { io.close().await });
@@ -100,7 +101,7 @@ async fn handlers_of_any_kind_may_close_the_server() {
             ended.add_permits(1);
         }
     };
-    let layer = EngineLayer::at("/socket.io", Config::default(), run);
+    let layer = EngineLayer::builder(run).path("/socket.io").build();
     assert!(engine.set(layer.clone()).is_ok());
     let client = Polling::open(&Router::new().layer(layer.clone())).await;
     client.send_and_forget("4stop").await;
@@ -155,7 +156,8 @@ async fn a_handler_that_closes_the_server_waits_for_the_others() {
     within(stopped.recv()).await.expect("it has stopped");
 }
 
-/// A WebSocket in the main namespace, over a stream that holds little, served by another runtime.
+/// Opens a WebSocket in the main namespace, over a stream with a small buffer. Another runtime
+/// serves it.
 async fn narrow(app: &Router, runtime: &Runtime) -> DuplexStream {
     let (mut client, server) = tokio::io::duplex(4_096);
     let app = app.clone();
@@ -218,7 +220,7 @@ fn drained_returns_when_the_runtime_of_the_socket_ends() {
         let _client = narrow(&app, &theirs).await;
         until(|| !io.sockets().is_empty()).await;
         let socket = io.sockets().remove(0);
-        // Beyond what the stream and one write hold.
+        // This is more than the stream and one write hold.
         (0..3).for_each(|_| io.emit("text", "x".repeat(1_000_000)));
         let drained = tokio::spawn(async move { socket.drained().await });
         for _ in 0..100 {
@@ -242,7 +244,7 @@ fn the_layer_may_be_called_outside_of_a_runtime() {
     let refused = refused.expect("infallible");
     assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(io.counts().sessions, 0);
-    // What counts is where the answer is awaited.
+    // The future may be created without a runtime. It needs one when it is polled.
     let answer = open();
     let runtime = Runtime::new().expect("a runtime");
     let opened = runtime.block_on(answer).expect("infallible");
@@ -260,7 +262,7 @@ async fn what_handlers_answer_before_the_end_still_leaves() {
     };
     let (app, io) = main_app(Namespace::new().on("work", work));
     let mut client = Polling::connect(&app).await;
-    // The second waits for the first, and is not begun any more.
+    // The second event waits for the first one, and its handler never runs.
     client.send("421[\"work\"]\x1e422[\"work\"]").await;
     let ended = tokio::spawn(async move { io.close().await });
     tokio::task::yield_now().await;

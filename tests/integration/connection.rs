@@ -1,4 +1,4 @@
-//! One connection and the namespaces it is in: what follows what, and what is a violation.
+//! One connection and its namespaces: the order of packets, and the protocol violations.
 
 use std::time::Duration;
 

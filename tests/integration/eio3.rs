@@ -1,4 +1,4 @@
-//! Clients of version 2: revision 3 of Engine.IO, revision 4 of the protocol above it.
+//! Socket.IO 2 clients: revision 3 of Engine.IO and revision 4 of Socket.IO.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
-use tower_socketio::{Auth, HttpOptions, Namespace, RawArgs, Refuse, Socket, SocketIo};
+use tower_socketio::{Auth, ErrorReply, HttpOptions, Namespace, RawArgs, Socket, SocketIo};
 
 use crate::support::{Client, Got, app, builder, get, post, serve, within};
 
@@ -26,7 +26,7 @@ fn echoing() -> Namespace {
 
 fn allowing(main: Namespace) -> (Router, SocketIo) {
     let told = async |Auth(auth): Auth<serde_json::Value>| {
-        Err::<(), _>(Refuse::new("told").with_data(auth))
+        Err::<(), _>(ErrorReply::new("told").with_data(auth))
     };
     let refused = async || Err::<(), _>("not authorized");
     let (layer, io) = builder(main)
@@ -37,7 +37,7 @@ fn allowing(main: Namespace) -> (Router, SocketIo) {
     (app(layer), io)
 }
 
-/// A raw response, which need not be a text.
+/// Returns the headers and the bytes of a response.
 async fn fetch(app: &Router, request: Request<Body>) -> (HeaderMap, Vec<u8>) {
     let response = within(app.clone().oneshot(request))
         .await
@@ -48,11 +48,11 @@ async fn fetch(app: &Router, request: Request<Body>) -> (HeaderMap, Vec<u8>) {
     (parts.headers, body.into())
 }
 
-/// Opens a session over polling and takes `40` out; gives its URI and its id.
+/// Opens a session over polling and reads the packet `40`. Returns the session's URI and id.
 async fn open(app: &Router, query: &str) -> (String, String) {
     let response = get(app, &format!("{OPEN}{query}")).await;
     let (len, packet) = response.body().split_once(':').expect("a length");
-    // The first answer may hold the welcome already.
+    // The first response may contain the packet `40` already.
     let packet = &packet[..len.parse().expect("a number")];
     let json = packet.strip_prefix('0').expect("an open packet");
     let open: serde_json::Value = serde_json::from_str(json).expect("JSON");
@@ -114,7 +114,7 @@ async fn the_main_namespace_is_joined_without_asking() {
     let (uri, sid) = open(&app, "").await;
     assert_eq!(io.counts().sockets, 1);
     post(&app, &uri, r#"9:421["id"]"#).await;
-    // The client takes the session's id for its own, of which the rest is a secret.
+    // The client uses the session's id as its socket's id. Only its first 20 characters are public.
     let id = &sid[..20];
     assert_eq!(get(&app, &uri).await.body(), &format!(r#"27:431["{id}"]"#));
     assert_eq!(sid.len(), 42);
@@ -134,7 +134,8 @@ async fn text_is_counted_in_utf_16_code_units_both_ways() {
     assert_eq!(get(&app, &uri).await.body(), body);
 }
 
-/// An event with one attachment, as it is written for each kind of client.
+/// The head of an event with one attachment. The attachment follows in a form that the transport
+/// decides.
 const HEAD: &str = r#"451-["echo",{"_placeholder":true,"num":0}]"#;
 
 #[tokio::test]
@@ -314,7 +315,7 @@ async fn the_id_of_a_session_that_begins_with_websocket_is_that_of_its_socket() 
     let sid = &open[r#"0{"sid":""#.len()..][..20];
     assert_eq!(client.text().await, "40");
     assert_eq!(client.ask(r#"421["id"]"#).await, format!(r#"431["{sid}"]"#));
-    // It is public, so nobody can do anything with it.
+    // The public id gives no access to the session.
     for response in [
         get(&app, &format!("{OPEN}&sid={sid}")).await,
         post(&app, &format!("{OPEN}&sid={sid}"), "1:1").await,
@@ -368,11 +369,14 @@ async fn engine_io_alone_serves_them_too() {
             socket.send(message);
         }
     }
-    let config = Config {
-        allow_eio3: true,
-        ..Config::default()
-    };
-    let app = Router::new().layer(EngineLayer::at("/socket.io", config, echo));
+    let mut config = Config::default();
+    config.allow_eio3 = true;
+    let app = Router::new().layer(
+        EngineLayer::builder(echo)
+            .path("/socket.io")
+            .config(config)
+            .build(),
+    );
     let response = get(&app, OPEN).await;
     let json = response.body().split_once(":0").expect("an open packet").1;
     let open: serde_json::Value = serde_json::from_str(json).expect("JSON");

@@ -1,4 +1,4 @@
-//! Engine.IO on its own, as a handler sees its sessions.
+//! Engine.IO without Socket.IO: sessions as a handler sees them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ where
     H: Fn(EngineSocket) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let layer = EngineLayer::at("/socket.io", Config::default(), handler);
+    let layer = EngineLayer::builder(handler).path("/socket.io").build();
     (Router::new().layer(layer.clone()), layer)
 }
 
-/// What it did when it was told so, and why it ended in the end.
+/// Receives the close reason of each session when its handler ends.
 type Ends = mpsc::UnboundedReceiver<Option<CloseReason>>;
 
-/// Sessions that do what messages say.
+/// Returns an app whose sessions obey the commands in their messages.
 fn obeying() -> (Router, EngineLayer, Ends) {
     let (sender, ends) = mpsc::unbounded_channel();
     let (app, layer) = serving(move |mut socket: EngineSocket| {
@@ -109,10 +109,10 @@ async fn a_websocket_that_closes_ends_its_session() {
     let (app, layer, mut ends) = obeying();
     let mut client = Client::open(serve(app).await).await;
     assert_eq!(client.ask("4hello").await, "4what?");
-    assert_eq!(layer.sessions(), 1);
+    assert_eq!(layer.session_count(), 1);
     within(client.stream.close(None)).await.expect("it is sent");
     assert_eq!(end(&mut ends).await, Some(CloseReason::TransportClose));
-    until(|| layer.sessions() == 0).await;
+    until(|| layer.session_count() == 0).await;
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn what_was_sent_before_a_close_is_delivered_and_nothing_after() {
     assert_eq!(client.ask("4last words").await, "4last words");
     assert_eq!(client.next().await, Got::Close(None));
     assert_eq!(client.next().await, Got::End);
-    until(|| layer.sessions() == 0).await;
+    until(|| layer.session_count() == 0).await;
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn what_is_discarded_is_not_delivered() {
     client.send("4discard").await;
     assert_eq!(client.next().await, Got::Close(None));
     assert_eq!(client.next().await, Got::End);
-    until(|| layer.sessions() == 0).await;
+    until(|| layer.session_count() == 0).await;
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn sessions_are_counted_told_together_and_closed() {
     let (app, layer, mut ends) = obeying();
     let polling = Polling::open(&app).await;
     let mut client = Client::open(serve(app.clone()).await).await;
-    assert_eq!(layer.sessions(), 2);
+    assert_eq!(layer.session_count(), 2);
 
     layer.broadcast(&text("all"));
     layer.broadcast(&Message::Binary("bytes".into()));
@@ -188,7 +188,7 @@ async fn sessions_are_counted_told_together_and_closed() {
     assert_eq!(client.next().await, Got::Close(Some(going)));
     assert_eq!(client.next().await, Got::End);
     within(closing).await.expect("no panic");
-    assert_eq!(layer.sessions(), 0);
+    assert_eq!(layer.session_count(), 0);
     for _ in 0..2 {
         assert_eq!(end(&mut ends).await, Some(CloseReason::Shutdown));
     }
@@ -254,7 +254,7 @@ async fn a_handler_can_wait_until_what_it_sent_has_left() {
     });
     let polling = Polling::open(&app).await;
     let mut drained = Box::pin(left.notified());
-    // The first answer may have taken the message already.
+    // The first response may have contained the message already.
     if futures_util::poll!(&mut drained).is_pending() {
         assert_eq!(polling.get().await.body(), "4a");
         within(drained).await;
@@ -273,26 +273,27 @@ async fn a_session_that_has_ended_gives_no_message_however_often_it_is_asked() {
             sender.send(again.is_none()).expect("the test goes on");
         }
     };
-    let layer = EngineLayer::at("/socket.io", Config::default(), handler);
+    let layer = EngineLayer::builder(handler).path("/socket.io").build();
     let app = Router::new().layer(layer.clone());
     let mut client = Polling::open(&app).await;
     client.send("1").await;
     assert_eq!(within(ended.recv()).await, Some(true));
     assert_eq!(client.get().await.body(), "6");
-    until(|| layer.sessions() == 0).await;
+    until(|| layer.session_count() == 0).await;
 }
 
 #[tokio::test]
 async fn a_post_that_waits_ends_with_its_session() {
-    let config = Config {
-        max_pending: 100,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.max_pending = 100;
     let handler = async |socket: EngineSocket| {
         std::future::pending::<()>().await;
         drop(socket);
     };
-    let layer = EngineLayer::at("/socket.io", config, handler);
+    let layer = EngineLayer::builder(handler)
+        .path("/socket.io")
+        .config(config)
+        .build();
     let app = Router::new().layer(layer.clone());
     let client = Polling::open(&app).await;
     let mut post = std::pin::pin!(client.post("4a\x1e4b\x1e4c"));

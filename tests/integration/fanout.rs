@@ -1,4 +1,4 @@
-//! Broadcasts to so many sockets that they are taken to some of them at a time: nobody can tell.
+//! Broadcasts to more sockets than one chunk. The delivery in chunks must not be observable.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tower_socketio::{Args, Data, Namespace, Recovery, Socket, SocketIo};
 use crate::support;
 use crate::support::{Polling, main_app, until};
 
-/// More than are served at once, and no multiple of it.
+/// The number of clients: more than one chunk, and not a multiple of it.
 const MANY: usize = 200;
 
-/// How long something may take that takes a moment on an idle machine.
+/// The longest wait for something that happens in a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Crowd {
@@ -35,7 +35,7 @@ async fn crowd(namespace: Namespace, recovery: Option<Recovery>) -> Crowd {
     for _ in 0..MANY {
         let client = Client::connect(&app, "/").timeout(PATIENCE);
         let client = client.await.expect("it is let in");
-        // It knows that it is in a moment before the server does.
+        // The client learns that it has joined a moment before the server lists its socket.
         until(|| io.to(client.id()).sockets().len() == 1).await;
         sockets.extend(io.to(client.id()).sockets());
         clients.push(client);
@@ -47,7 +47,7 @@ async fn crowd(namespace: Namespace, recovery: Option<Recovery>) -> Crowd {
     }
 }
 
-/// The numbers that came, up to the end of the connection or the event `end`.
+/// Returns the numbers that the client receives until the event `end` or the end of the connection.
 async fn numbers(client: &mut Client) -> Vec<u32> {
     let mut numbers = Vec::new();
     let all = async {
@@ -63,7 +63,7 @@ async fn numbers(client: &mut Client) -> Vec<u32> {
     numbers
 }
 
-/// A small generator of chance: xorshift, so that a failure comes again.
+/// A small deterministic random number generator (xorshift), so that a failure can be repeated.
 struct Chance(u64);
 
 impl Chance {
@@ -75,7 +75,7 @@ impl Chance {
     }
 }
 
-/// What each of them is to be sent, if everything happens at once when it is called.
+/// The expected events of each client, if each call took effect at once.
 struct Model {
     sent: Vec<Vec<u32>>,
     rooms: Vec<[bool; 2]>,
@@ -92,8 +92,8 @@ impl Model {
     }
 }
 
-/// One task does at random whatever concerns sockets, and each of them gets exactly what it would
-/// if nothing took time.
+/// One task makes random calls that concern the sockets. Each client receives exactly what the
+/// [`Model`] expects.
 async fn random_actions(recovery: Option<Recovery>, seed: u64) {
     let mut crowd = crowd(Namespace::new(), recovery).await;
     let (io, sockets) = (&crowd.io, &crowd.sockets);
@@ -191,7 +191,7 @@ async fn also_if_it_is_kept_for_those_who_come_back() {
     }
 }
 
-/// Several tasks broadcast, and what each of them sends arrives in its order and once.
+/// Several tasks broadcast. The events of each task arrive once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_sender_keeps_its_order() {
     let mut crowd = crowd(Namespace::new(), None).await;
@@ -240,7 +240,7 @@ async fn an_answer_comes_after_the_broadcast_of_its_handler() {
     let client = &mut crowd.clients[MANY - 1];
     let answer = client.emit_with_ack::<u32>("tell", 7);
     assert_eq!(answer.await.expect("an answer"), 7);
-    // It is there already.
+    // The broadcast has arrived already.
     let told = futures_util::FutureExt::now_or_never(client.recv());
     assert_eq!(told.flatten().expect("an event").data::<u32>(), 7);
 }
@@ -298,7 +298,7 @@ async fn a_volatile_broadcast_is_dropped_for_those_who_would_wait() {
 async fn more_than_may_wait_is_done_by_who_sends_it() {
     let mut crowd = crowd(Namespace::new(), None).await;
     let text = "x".repeat(64 * 1024);
-    // Three times what may wait, and less than what a client may leave unread.
+    // This is three times the limit of the broadcast queue, and less than `max_buffered`.
     for number in 0..48 {
         crowd.io.emit("n", Args((number, &text)));
     }
@@ -358,7 +358,7 @@ async fn who_comes_back_misses_nothing_that_went_to_few_after_what_went_to_many(
     io.to(welcome["sid"].as_str().expect("an id")).emit("n", 2);
     let first: Value = serde_json::from_str(&client.next().await[2..]).expect("JSON");
     assert_eq!(first[1], 1);
-    // The second is lost with the connection.
+    // The second event is lost with the connection.
     client.post("1").await;
     until(|| io.counts().sockets == MANY).await;
     let mut client = Polling::open(&app).await;
@@ -367,7 +367,7 @@ async fn who_comes_back_misses_nothing_that_went_to_few_after_what_went_to_many(
     assert!(missed.starts_with(r#"42["n",2"#), "{missed}");
 }
 
-/// Clients that poll, as many as are not served at once.
+/// Connects more polling clients than one chunk.
 async fn polling(app: &Router) -> Vec<Polling> {
     let mut crowd = Vec::new();
     for _ in 0..MANY {
@@ -376,7 +376,7 @@ async fn polling(app: &Router) -> Vec<Polling> {
     crowd
 }
 
-/// A handler that blocks its thread after it has broadcast: another thread does the rest.
+/// The sender blocks its thread after the broadcast. Another thread delivers the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_that_computes_keeps_nobody_waiting() {
     let mut crowd = crowd(Namespace::new(), None).await;
@@ -407,7 +407,7 @@ async fn a_runtime_that_nobody_drives_keeps_nobody_waiting() {
             io.emit("n", 1);
             io.emit("end", ());
         });
-        // It is kept for later.
+        // The runtime stays alive, and no thread drives it.
         let _ = end.recv();
     });
     for client in &mut crowd.clients {
@@ -428,11 +428,11 @@ async fn one_task_takes_care_of_what_waits() {
         all.emit("small", ());
         all.emit("large", &large);
     }
-    // The other one ends at once.
+    // At most two fan-out tasks are alive, and the second one ends at once.
     assert!(metrics.num_alive_tasks() <= before + 2);
 }
 
-/// Each for itself, though a broadcast is the last that knows of both.
+/// Each destructor runs on its own, although the broadcast drops the last references to both.
 #[tokio::test]
 async fn destructors_that_panic_do_so_one_by_one() {
     #[derive(Clone)]

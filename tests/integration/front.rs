@@ -1,4 +1,4 @@
-//! What HTTP requests are asked and told beyond the protocol: origins, CORS, cookies, headers.
+//! HTTP around the protocol: origins, CORS, cookies, headers, compression, the client's files.
 
 use std::io::Read;
 use std::panic::catch_unwind;
@@ -38,7 +38,7 @@ fn with_cors(cors: impl Into<Cors>) -> Router {
     with(HttpOptions::new().cors(cors))
 }
 
-/// A request with headers, `name: value` each.
+/// Sends a request with headers, each as `name: value`.
 async fn ask(app: &Router, method: Method, uri: &str, headers: &[&str]) -> Response<String> {
     let mut request = Request::builder().method(method).uri(uri);
     for line in headers {
@@ -52,14 +52,14 @@ async fn open_from(app: &Router, origin: &str) -> Response<String> {
     ask(app, Method::GET, OPEN, &[&format!("origin: {origin}")]).await
 }
 
-/// The values of a header, in order, joined by `|`.
+/// Returns the values of a header in order, joined by `|`.
 fn values<T>(response: &Response<T>, name: &str) -> String {
     let values = response.headers().get_all(name).iter();
     let values: Vec<_> = values.map(|value| value.to_str().expect("text")).collect();
     values.join("|")
 }
 
-/// The response's head to a request for a WebSocket with more headers.
+/// Requests a WebSocket with additional headers and returns the head of the response.
 async fn upgrade(app: Router, query: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(serve(app).await).await.expect("a port");
     let head = upgrade_head(query).replace("host: test\r\n", &format!("host: test\r\n{headers}"));
@@ -95,7 +95,7 @@ async fn a_page_of_another_origin_opens_no_websocket_unless_it_is_allowed() {
         "",
         "origin: http://test\r\n",
         "origin: https://test\r\n",
-        // A proxy that changes the host: the browser, or the proxy, says whose page it is.
+        // A proxy has changed the host. A header of the browser or the proxy identifies the page.
         "origin: https://app.example\r\nsec-fetch-site: same-origin\r\n",
         "origin: https://app.example\r\nx-forwarded-host: app.example\r\n",
     ] {
@@ -111,7 +111,7 @@ async fn a_page_of_another_origin_opens_no_websocket_unless_it_is_allowed() {
 async fn the_first_page_that_is_refused_is_a_warning_that_says_what_to_set() {
     let (logs, _guard) = Logs::keep();
     let app = app(plain().build().0);
-    // What nginx makes of `Host` by `$host`: the port is gone.
+    // With `$host`, nginx removes the port from `Host`.
     let head = upgrade(app.clone(), "", "origin: http://test:8080\r\n").await;
     assert!(head.starts_with("http/1.1 403"), "{head}");
     upgrade(app, "", "origin: https://evil.example\r\n").await;
@@ -128,7 +128,7 @@ async fn the_first_page_that_is_refused_is_a_warning_that_says_what_to_set() {
     let later = logs.at(Level::DEBUG);
     let is_later = |line: &String| line.contains("origin=\"https://evil.example\"");
     assert!(later.iter().any(is_later), "{later:?}");
-    // Each server has its own first.
+    // Each server logs its first refusal as a warning.
     let other = self::app(plain().build().0);
     upgrade(other, "", "origin: https://evil.example\r\n").await;
     assert_eq!(logs.warnings().len(), 2);
@@ -163,7 +163,7 @@ async fn an_origin_that_is_not_allowed_gets_neither_session_nor_websocket() {
         let head = upgrade(app.clone(), &query, "origin: https://app.example\r\n").await;
         assert!(head.starts_with("http/1.1 101"), "{head}");
     }
-    // The server's own pages need not be in the list.
+    // The list does not need the server's own origin.
     let head = upgrade(app, "", "origin: http://test\r\n").await;
     assert!(head.starts_with("http/1.1 101"), "{head}");
 }
@@ -186,7 +186,7 @@ async fn each_form_of_origins_has_the_header_that_fits_it() {
         assert_eq!(other.status(), StatusCode::FORBIDDEN);
         assert_eq!(values(&other, "access-control-allow-origin"), "");
         assert_eq!(values(&other, "vary"), "Origin");
-        // Clients that are no browser name none.
+        // Clients other than browsers send no `Origin`.
         assert_eq!(get(&app, OPEN).await.status(), StatusCode::OK);
     }
 }
@@ -476,7 +476,7 @@ async fn a_cookie_has_the_attributes_that_it_is_given() {
     );
 }
 
-/// Headers of its own, first and always.
+/// Returns options that add headers to the first response and to every response.
 fn marking() -> HttpOptions {
     HttpOptions::new()
         .cookie(SessionCookie::new("io"))
@@ -534,7 +534,7 @@ async fn a_tower_layer_around_it_sees_polls_and_upgrades() {
 #[tokio::test]
 async fn a_tower_layer_around_it_may_answer_itself() {
     let gate = axum::middleware::from_fn(|request: Request<Body>, next: axum::middleware::Next| {
-        // A handshake is a request that names no session.
+        // A request without a session id is a handshake.
         let query = request.uri().query().unwrap_or_default().to_owned();
         async move {
             match query.contains("sid=") {
@@ -570,11 +570,9 @@ async fn an_initial_packet_comes_with_the_open_packet() {
     async fn wait(mut socket: EngineSocket) {
         while socket.recv().await.is_some() {}
     }
-    let config = Config {
-        initial_packet: Some(Text::from("faster").into()),
-        ..Config::default()
-    };
-    let app = Router::new().layer(EngineLayer::new(config, wait));
+    let mut config = Config::default();
+    config.initial_packet = Some(Text::from("faster").into());
+    let app = Router::new().layer(EngineLayer::builder(wait).config(config).build());
     let response = get(&app, "/engine.io/?EIO=4&transport=polling").await;
     let (open, rest) = response.body().split_once('\x1e').expect("two packets");
     assert!(open.starts_with("0{"), "{open}");
@@ -586,8 +584,8 @@ async fn engine_io_alone_has_the_same_options() {
     async fn wait(mut socket: EngineSocket) {
         while socket.recv().await.is_some() {}
     }
-    let engine = EngineLayer::new(Config::default(), wait);
-    let app = Router::new().layer(engine.http(marking().cors(Origins::list([ORIGIN]))));
+    let http = marking().cors(Origins::list([ORIGIN]));
+    let app = Router::new().layer(EngineLayer::builder(wait).http(http).build());
     let uri = "/engine.io/?EIO=4&transport=polling";
     let response = ask(&app, Method::GET, uri, &["origin: https://app.example"]).await;
     assert_eq!(values(&response, "x-each"), "yes");
@@ -604,7 +602,7 @@ async fn two_servers_on_two_paths_share_one_app() {
     let (layer, _io) = plain().build();
     let app = Router::new()
         .route("/", axum::routing::get(|| async { "home" }))
-        .layer(EngineLayer::new(Config::default(), wait))
+        .layer(EngineLayer::new(wait))
         .layer(layer);
     assert_eq!(get(&app, "/").await.body(), "home");
     assert!(get(&app, OPEN).await.body().starts_with("0{"));
@@ -683,8 +681,8 @@ async fn scripts_and_forms_are_polls_where_jsonp_is_on() {
             socket.send(message);
         }
     }
-    let engine = EngineLayer::new(Config::default(), echo);
-    let app = Router::new().layer(engine.http(HttpOptions::new().jsonp(true)));
+    let http = HttpOptions::new().jsonp(true);
+    let app = Router::new().layer(EngineLayer::builder(echo).http(http).build());
     let uri = "/engine.io/?EIO=4&transport=polling";
     let open = get(&app, &format!("{uri}&j=x5")).await;
     assert_eq!(values(&open, "content-type"), "text/plain; charset=UTF-8");
@@ -695,7 +693,7 @@ async fn scripts_and_forms_are_polls_where_jsonp_is_on() {
         .replace("\\\"", "\"");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
 
-    // The handshake has decided: later requests need not say it.
+    // The handshake selects JSONP for the session. Later requests need no parameter for it.
     let uri = format!("{uri}&sid={}", json["sid"].as_str().expect("an id"));
     assert_eq!(post(&app, &uri, "d=4a%20%22b%22%5Cn").await.body(), "ok");
     assert_eq!(get(&app, &uri).await.body(), r#"___eio[5]("4a \"b\"\n");"#);
@@ -716,7 +714,7 @@ async fn scripts_are_no_polls_unless_jsonp_is_on() {
     );
 }
 
-/// What a poll brings, as it comes, of a client that accepts so much.
+/// Polls with an `Accept-Encoding` header and returns the response's raw bytes.
 async fn poll_bytes(client: &Polling, app: &Router, accept: &str) -> Response<Vec<u8>> {
     let request = Request::get(&client.uri).header(header::ACCEPT_ENCODING, accept);
     bytes(app, request.body(Body::empty()).expect("a request")).await
@@ -784,7 +782,7 @@ async fn what_is_not_to_be_compressed_is_sent_as_it_is() {
     io.emit("raw", Uncompressed(Data(raw)));
     let response = poll_bytes(&client, &app, "gzip").await;
     assert_eq!(values(&response, "content-encoding"), "");
-    // One packet that may be is enough.
+    // One packet that may be compressed is enough.
     io.emit("long", Uncompressed(&text));
     io.emit("short", "x");
     let response = poll_bytes(&client, &app, "gzip").await;
@@ -811,7 +809,9 @@ async fn a_packet_of_a_binary_parser_may_be_sent_as_it_is_too() {
 #[tokio::test]
 async fn compression_begins_where_it_is_told_or_not_at_all() {
     for (from, encoding) in [(Some(5_000), ""), (Some(10), "gzip"), (None, "")] {
-        let (layer, io) = plain().http(HttpOptions::new().compress_from(from)).build();
+        let (layer, io) = plain()
+            .http(HttpOptions::new().compression_threshold(from))
+            .build();
         let app = app(layer);
         let client = Polling::connect(&app).await;
         io.emit("long", "x".repeat(2_000));
@@ -820,7 +820,7 @@ async fn compression_begins_where_it_is_told_or_not_at_all() {
     }
 }
 
-/// A folder as that of the client's package, until it is dropped.
+/// A temporary folder like the `dist` folder of the client's package.
 struct Dist(PathBuf);
 
 impl Dist {

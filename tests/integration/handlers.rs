@@ -1,4 +1,4 @@
-//! Handlers: what they take, what they answer, what lies around them.
+//! Handlers: their extractors, their replies, and the layers around them.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
@@ -18,12 +18,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::timeout::TimeoutLayer;
-use tower_socketio::extract::{FromEvent, Handshake, InvalidArgs, MissingExtension};
+use tower_socketio::extract::{FromEvent, FromHandshake, InvalidArgs, MissingExtension};
 use tower_socketio::middleware::{self, Next};
 use tower_socketio::protocol::{EncodeError, ReadError};
 use tower_socketio::{
-    AckError, AckSender, Args, Auth, Data, DisconnectReason, EmitError, Event, Handler, IntoReply,
-    Namespace, Params, RawArgs, Refuse, Reply, Route, Socket, SocketIo, TypedEvent,
+    AckError, AckSender, Args, Auth, Data, DisconnectReason, EmitError, ErrorReply, Event, Handler,
+    IntoReply, Namespace, Params, RawArgs, Reply, Route, Socket, SocketIo, TypedEvent,
 };
 use tracing::Level;
 
@@ -33,7 +33,7 @@ use crate::support::{
     Client, Got, Polling, app, builder, main_app, serve, text_frame, until, within,
 };
 
-/// Asks each question of a new client in turn.
+/// Sends each event with one client, and checks its acknowledgement.
 async fn assert_acks(namespace: Namespace, expected: &[(&str, &str)]) {
     let mut client = Polling::connect(&main_app(namespace).0).await;
     for (event, ack) in expected {
@@ -42,7 +42,7 @@ async fn assert_acks(namespace: Namespace, expected: &[(&str, &str)]) {
     }
 }
 
-/// What a client that joins the main namespace is told.
+/// Returns the answer to a client that joins the main namespace.
 async fn refusal(namespace: Namespace) -> String {
     let mut client = Polling::open(&main_app(namespace).0).await;
     client.ask("40").await
@@ -98,7 +98,7 @@ async fn arguments_are_taken_one_by_one_all_together_or_as_they_came() {
     assert_acks(namespace, &expected).await;
 }
 
-/// The arguments twice, by an extractor of one's own.
+/// A custom extractor that reads the arguments twice.
 struct Twice(RawArgs, u32);
 
 impl<S: Send + Sync> FromEvent<S> for Twice {
@@ -139,7 +139,7 @@ async fn an_error_is_an_object_with_its_text() {
     struct Taken;
     impl IntoReply for Taken {
         fn into_reply(self) -> Reply {
-            Refuse::new("taken")
+            ErrorReply::new("taken")
                 .with_data(json!({ "by": 1 }))
                 .into_reply()
         }
@@ -183,14 +183,14 @@ async fn a_wrong_payload_is_answered_with_an_error_and_the_connection_lives() {
             .await
             .starts_with(r#"431[{"error":"#)
     );
-    // Without an acknowledgement there is nothing to tell.
+    // An event without an acknowledgement gets no error reply.
     client.send(r#"42["double","x"]"#).await;
     assert_eq!(client.ask(r#"422["double",21]"#).await, "432[42]");
 }
 
 #[tokio::test]
 async fn errors_of_the_server_are_answers() {
-    /// Asks the client, who answers one thing or another.
+    /// Asks the client, and returns its answer.
     async fn ask(socket: Socket) -> Result<u32, AckError> {
         socket
             .emit_with_ack("ask", ())
@@ -218,7 +218,7 @@ async fn errors_of_the_server_are_answers() {
     let mut client = Polling::connect(&main_app(namespace).0).await;
     assert_eq!(client.ask(r#"421["ask"]"#).await, r#"420["ask"]"#);
     assert_eq!(client.ask("430[7]").await, "431[7]");
-    // What another client answered is not told, only that it was wrong.
+    // The error does not reveal the answer, only that its type is wrong.
     assert_eq!(client.ask(r#"421["ask"]"#).await, r#"421["ask"]"#);
     assert_eq!(
         client.ask(r#"431["a secret"]"#).await,
@@ -284,7 +284,7 @@ async fn the_first_event_that_nobody_is_told_of_is_a_warning() {
         .on("closed", async |_: Closed| ())
         .on("fine", async || 1);
     let mut client = Polling::connect(&main_app(namespace).0).await;
-    // This one is answered, and the application refuses that one.
+    // These events cause no warning: `pair` is acknowledged, and the application rejects `closed`.
     client.ask(r#"421["pair",1,2]"#).await;
     client.send(r#"42["closed"]"#).await;
     assert_eq!(client.ask(r#"421["fine"]"#).await, "431[1]");
@@ -325,14 +325,14 @@ async fn the_first_event_that_nobody_is_told_of_is_a_warning() {
     }
 }
 
-/// What is refused by an extractor of the application's.
+/// An extractor of the application that always rejects.
 struct Closed;
 
 impl<S: Send + Sync> FromEvent<S> for Closed {
-    type Rejection = Refuse;
+    type Rejection = ErrorReply;
 
-    async fn from_event(_: &mut Event, _: &S) -> Result<Self, Refuse> {
-        Err(Refuse::new("not today"))
+    async fn from_event(_: &mut Event, _: &S) -> Result<Self, ErrorReply> {
+        Err(ErrorReply::new("not today"))
     }
 }
 
@@ -418,10 +418,10 @@ async fn bytes_are_refused_by_a_handler_that_takes_json_and_not_lost() {
         assert_eq!(client.text().await, format!("461-2[{value}]"));
         assert_eq!(client.next().await, Got::Binary(b"one".to_vec()));
     }
-    // To Node's server this is an object like others, for the packet has no attachments.
+    // The packet has no attachments, so this is an ordinary object, as for Node's server.
     let answer = client.ask(&format!(r#"423["value",{BYTES}]"#)).await;
     assert_eq!(answer, format!("433[{BYTES}]"));
-    // An error has no attachments either.
+    // An error reply has no attachments.
     client.send(&format!(r#"451-4["error",{BYTES}]"#)).await;
     client.send_binary(b"one").await;
     assert_eq!(
@@ -430,7 +430,7 @@ async fn bytes_are_refused_by_a_handler_that_takes_json_and_not_lost() {
     );
 }
 
-/// Where bytes are in an event.
+/// The placeholder of an attachment in an event.
 const BYTES: &str = r#"{"_placeholder":true,"num":0}"#;
 
 #[tokio::test]
@@ -481,7 +481,7 @@ async fn half_of_an_emoji_is_a_replacement_character_for_every_handler() {
         (r#"["rename",{"name":"\ud83d"}]"#, "[\"\u{fffd}\"]"),
         (r#"["\ud83d"]"#, "[\"named\"]"),
         (r#"["auth"]"#, "[{\"name\":\"\u{fffd}\"}]"),
-        // As it came: a client of JavaScript can read it.
+        // Raw arguments are not changed. A JavaScript client can read them.
         (r#"["raw","\ud83d"]"#, r#"["\ud83d"]"#),
     ] {
         assert_eq!(
@@ -564,7 +564,7 @@ async fn state_is_given_whole_or_in_part() {
     assert_eq!(client.ask(r#"42/other,1["add",2]"#).await, "43/other,1[52]");
 }
 
-/// A handler's user, and whether the state knows it: an extractor of one's own.
+/// A custom extractor: the socket's user, and whether the state knows it.
 struct Known(User, bool);
 
 impl<S: Send + Sync> FromEvent<S> for Known
@@ -622,7 +622,9 @@ async fn a_connect_handler_takes_extractors_of_axum() {
     let namespace = Namespace::new()
         .on_connect(connect)
         .on("who", async |Extension(user): Extension<User>| user.0)
-        .on("agent", async |Handshake(user): Handshake<User>| user.0);
+        .on("agent", async |FromHandshake(user): FromHandshake<User>| {
+            user.0
+        });
     let request = Request::get("/socket.io/?EIO=4&transport=polling")
         .header("x-user", "ada")
         .body(Body::empty());
@@ -654,10 +656,9 @@ async fn a_rejection_without_a_text_is_told_by_its_status() {
 
 #[tokio::test]
 async fn a_refusal_tells_its_text_and_its_data() {
-    let told =
-        refusal(Namespace::new().on_connect(async || {
-            Err::<(), _>(Refuse::new("full").with_data(json!({ "free": 0 })))
-        }));
+    let told = refusal(Namespace::new().on_connect(async || {
+        Err::<(), _>(ErrorReply::new("full").with_data(json!({ "free": 0 })))
+    }));
     assert_eq!(told.await, r#"44{"message":"full","data":{"free":0}}"#);
     let told = refusal(Namespace::new().on_connect(async || Err::<(), _>("no")));
     assert_eq!(told.await, r#"44{"message":"no"}"#);
@@ -725,7 +726,7 @@ async fn typed_events_are_named_by_their_type() {
         if greet.name.is_empty() {
             return Err("no name");
         }
-        socket.emit_typed(Greet {
+        socket.send(Greet {
             name: "back".to_owned(),
         });
         Ok(format!("hello {}", greet.name))
@@ -801,9 +802,9 @@ async fn a_function_around_a_namespace_sees_what_was_added_before_it() {
 
 #[tokio::test]
 async fn a_layer_can_refuse_and_hand_over_values() {
-    async fn guard(mut event: Event, next: Next) -> Result<Reply, Refuse> {
+    async fn guard(mut event: Event, next: Next) -> Result<Reply, ErrorReply> {
         if event.args().to_json().contains("bad") {
-            return Err(Refuse::new("refused"));
+            return Err(ErrorReply::new("refused"));
         }
         event
             .extensions_mut()
@@ -962,8 +963,8 @@ async fn a_disconnect_handler_is_told_why() {
     drop(poll);
 }
 
-/// Lets a client in and go, and counts how often the disconnect handler has run when the session
-/// has ended.
+/// Connects and disconnects a client, and returns how often the disconnect handler has run when the
+/// session has ended.
 async fn disconnects<L>(layer: L) -> usize
 where
     L: tower::Layer<Route> + Clone + Send + Sync + 'static,
@@ -978,7 +979,7 @@ where
         })
         .layer(layer)
         .layer(middleware::from_fn(async |event: Event, next: Next| {
-            // The layers above it are passed like it.
+            // The disconnect event passes this layer, and then the layers that were added earlier.
             next.run(event).await
         }));
     let (app, io) = main_app(namespace);
@@ -993,7 +994,7 @@ where
 
 #[tokio::test]
 async fn a_disconnect_handler_runs_once_whatever_the_layers_say() {
-    /// Lets the connect through alone.
+    /// Passes only the connect event.
     fn unless_connect(event: &Event) -> bool {
         !event.is_connect()
     }
@@ -1001,17 +1002,17 @@ async fn a_disconnect_handler_runs_once_whatever_the_layers_say() {
     async fn passes(event: Event, next: Next) -> Reply {
         next.run(event).await
     }
-    async fn refuses(event: Event, next: Next) -> Result<Reply, Refuse> {
+    async fn refuses(event: Event, next: Next) -> Result<Reply, ErrorReply> {
         if unless_connect(&event) {
-            return Err(Refuse::new("no"));
+            return Err(ErrorReply::new("no"));
         }
         Ok(next.run(event).await)
     }
-    async fn waits_and_refuses(event: Event, next: Next) -> Result<Reply, Refuse> {
+    async fn waits_and_refuses(event: Event, next: Next) -> Result<Reply, ErrorReply> {
         if unless_connect(&event) {
             tokio::task::yield_now().await;
             drop(event);
-            return Err(Refuse::new("no"));
+            return Err(ErrorReply::new("no"));
         }
         Ok(next.run(event).await)
     }
@@ -1019,11 +1020,11 @@ async fn a_disconnect_handler_runs_once_whatever_the_layers_say() {
         assert!(!unless_connect(&event), "a panic that is meant");
         next.run(event).await
     }
-    async fn fails_afterwards(event: Event, next: Next) -> Result<Reply, Refuse> {
+    async fn fails_afterwards(event: Event, next: Next) -> Result<Reply, ErrorReply> {
         let is_disconnect = event.is_disconnect();
         let reply = next.run(event).await;
         if is_disconnect {
-            return Err(Refuse::new("no"));
+            return Err(ErrorReply::new("no"));
         }
         Ok(reply)
     }
@@ -1201,7 +1202,7 @@ async fn what_a_connect_handler_emits_follows_the_welcome() {
         tokio::task::yield_now().await;
         socket.join("room");
         io.to("room").emit("second", 2);
-        socket.within().emit("third", 3);
+        socket.everyone().emit("third", 3);
         assert!(!socket.is_connected());
     }
     let mut client = Polling::connect(&main_app(Namespace::new().on_connect(connect)).0).await;
@@ -1372,7 +1373,7 @@ async fn a_panic_in_the_destructor_of_a_handlers_future_ends_no_connection() {
         type Output = Reply;
         fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Reply> {
             Poll::Ready(match self.0.refuses {
-                true => Refuse::new("no").into_reply(),
+                true => ErrorReply::new("no").into_reply(),
                 false => ().into_reply(),
             })
         }
@@ -1426,7 +1427,7 @@ async fn a_panic_in_the_destructor_of_what_a_socket_kept_ends_no_connection() {
     assert_eq!(client.ask(r#"422["fine"]"#).await, "432[1]");
 }
 
-/// The text of a panic, with the file it points at.
+/// Returns the message of a panic and the file of its location.
 fn panic_of(register: impl FnOnce()) -> (String, String) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();

@@ -1,4 +1,4 @@
-//! What is known of how a client came in.
+//! The handshake as handlers see it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,12 +14,12 @@ use tower_socketio::{Data, Handshake, HttpOptions, Namespace, Socket};
 
 use crate::support::{Client, Polling, app, builder, main_app, within};
 
-/// Answers "handshake" with it.
+/// Returns a namespace that acknowledges `handshake` with the socket's handshake.
 fn telling() -> Namespace {
     Namespace::new().on("handshake", async |socket: Socket| Data(socket.handshake()))
 }
 
-/// What the server tells a client of the main namespace about it.
+/// Asks the server for the handshake of a client in the main namespace.
 async fn handshake(client: &mut Polling) -> Value {
     let answer = client.ask(r#"427["handshake"]"#).await;
     let answer = answer.strip_prefix("437").expect("an acknowledgement");
@@ -89,7 +89,7 @@ async fn each_namespace_has_its_own_time_and_authentication() {
     let mut client = open(&app(layer), request("")).await;
     client.ask("40").await;
     let first = io.sockets()[0].handshake();
-    // The clock has a resolution of milliseconds there.
+    // `issued` has a resolution of one millisecond.
     while SystemTime::now() <= first.issued + std::time::Duration::from_millis(1) {
         std::thread::yield_now();
     }

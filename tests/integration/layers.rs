@@ -42,7 +42,7 @@ fn timeout(seconds: u64) -> TimeoutLayer {
     TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, Duration::from_secs(seconds))
 }
 
-/// A chunked body, whose length nobody knows before its end.
+/// Returns a chunked body, whose length is not known in advance.
 fn chunked(chunks: impl IntoIterator<Item = &'static str>) -> Body {
     let chunks: Vec<_> = chunks.into_iter().map(Bytes::from).collect();
     let chunks = chunks.into_iter().map(Ok::<_, Infallible>);
@@ -93,7 +93,7 @@ async fn a_poll_that_waits_less_than_its_timeout_brings_what_comes() {
     io.emit("news", "rain");
     let answer = poll.await.expect("no panic");
     assert_eq!(answer.body(), r#"42["news","rain"]"#);
-    // The first poll's timeout is not the next one's.
+    // The timeout of the second poll begins with that poll.
     let waits = tokio::time::Instant::now();
     assert_eq!(client.get().await.body(), "6");
     assert_eq!(waits.elapsed().as_secs(), 2);
@@ -135,7 +135,7 @@ async fn a_body_that_fails_ends_its_session() {
     assert_eq!(client.get().await.status(), StatusCode::BAD_REQUEST);
 }
 
-/// A WebSocket to an app over a stream in memory, so that the clock may be a virtual one.
+/// A WebSocket to an app over an in-memory stream, so that the test can pause the clock.
 struct WebSocket(WebSocketStream<DuplexStream>);
 
 impl WebSocket {
@@ -181,7 +181,7 @@ async fn a_websocket_that_the_http_server_does_not_hand_over_is_a_warning() {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
         let service = TowerToHyperService::new(app.clone());
         let http = hyper::server::conn::http1::Builder::new();
-        // Without `with_upgrades`.
+        // The connection lacks `with_upgrades`.
         tokio::spawn(http.serve_connection(TokioIo::new(server), service));
         let head = upgrade_head("");
         client.write_all(head.as_bytes()).await.expect("a request");
@@ -214,7 +214,7 @@ async fn a_websocket_whose_extensions_a_layer_drops_is_a_warning() {
     until(|| io.counts().sessions == 0).await;
 }
 
-/// All of them, as apps have them around everything.
+/// Wraps the app in all these layers, as applications do.
 fn wrapped(layer: SocketIoLayer) -> Router {
     app(layer)
         .layer(CompressionLayer::new())
@@ -244,7 +244,7 @@ async fn all_of_them_at_once_let_polls_posts_and_upgrades_pass() {
     assert_eq!(probe.ask(ECHO).await, ECHO);
     drop(probe);
 
-    // What is a stream now is no response that takes long.
+    // The response has ended with the 101, so its timeouts do not apply to the WebSocket.
     let mut own = WebSocket::open(app, "").await;
     assert!(own.next().await.starts_with("0{"));
     assert!(own.ask("40").await.starts_with("40{"));
@@ -256,7 +256,7 @@ async fn all_of_them_at_once_let_polls_posts_and_upgrades_pass() {
     assert_eq!(io.counts().sessions, 1);
 }
 
-/// Lets a request go on until it waits for something.
+/// Yields until every task waits for something.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What one client can use up, and what comes beyond each limit.
+//! Limits on what one client can use, and what happens when it exceeds them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tower::ServiceExt;
 use tower_socketio::protocol::JsonParser;
 use tower_socketio::{
-    Data, DisconnectReason, Handler, Namespace, RawArgs, Recovery, Refuse, RoomChange, RoomEvent,
-    Socket, SocketIo, SocketIoBuilder, engine,
+    Data, DisconnectReason, ErrorReply, Handler, Namespace, RawArgs, Recovery, RoomChange,
+    RoomEvent, Socket, SocketIo, SocketIoBuilder, engine,
 };
 
 use crate::support;
@@ -23,7 +23,7 @@ use crate::support::{
     Client, Got, Polling, app, builder, call, frame, main_app, serve, text_frame, until, within,
 };
 
-/// A namespace that tells why its sockets leave.
+/// Returns a namespace that sends the disconnect reason of each socket.
 fn telling() -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
     let (sender, left) = mpsc::unbounded_channel();
     let leave = async move |reason: DisconnectReason| {
@@ -36,7 +36,7 @@ async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);
 }
 
-/// Lets everything that can go on go on.
+/// Yields until every task waits for something.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -70,10 +70,10 @@ async fn a_post_that_waits_is_refused_when_its_session_ends() {
     let (layer, io) = builder(main).max_pending(1_000).build();
     let client = Polling::connect(&app(layer)).await;
     let event = format!(r#"42["work","{}"]"#, "x".repeat(400));
-    // Nobody polls, so no ping is fetched.
+    // The client does not poll, so it fetches no ping.
     let response = client.post([&*event; 6].join("\x1e")).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    // The handler that runs is waited for, the session is not.
+    // The running handler may finish, but the session has ended.
     assert_eq!(io.counts().sockets, 0);
 }
 
@@ -117,7 +117,7 @@ async fn attachments_count_with_the_event_that_waits_for_its_handler() {
     let client = Polling::connect(&app(layer)).await;
     let large = format!("b{}", "A".repeat(8_000));
     let head = r#"452-["work",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
-    // What comes last is small.
+    // The last attachment is small.
     let event = [head, &large, "bAAAA"].join("\x1e");
     let body = [&*event; 10].join("\x1e");
     let mut post = std::pin::pin!(client.post(body));
@@ -235,7 +235,7 @@ async fn the_head_of_the_first_request_is_bounded() {
     let expected = r#"{"code":3,"message":"Request header fields too large"}"#;
     assert_eq!(refused.body(), expected);
     assert_eq!(io.counts().sessions, 0);
-    // The URI counts too, and later requests are not kept.
+    // The URI counts too. The limit does not apply to later requests, which are not stored.
     let long = format!(
         "/socket.io/?EIO=4&transport=polling&x={}",
         "y".repeat(1_000)
@@ -252,7 +252,7 @@ async fn the_head_of_the_first_request_is_bounded() {
     let head = support::upgrade_head(&format!("&x={}", "y".repeat(1_000)));
     let head = support::send_head(&mut stream, &head).await;
     assert!(head.starts_with("HTTP/1.1 431"), "{head}");
-    // The buffer of the long head goes, too.
+    // The connection closes, so hyper drops the buffer of the long head too.
     assert!(head.contains("connection: close"), "{head}");
 }
 
@@ -384,7 +384,7 @@ async fn there_are_as_many_namespaces_that_clients_name_as_allowed() {
     client.join("/rooms/b").await;
     let told = client.ask("40/rooms/c,").await;
     assert_eq!(told, r#"44/rooms/c,{"message":"Invalid namespace"}"#);
-    // One that is there may be joined, and there is room when one has gone.
+    // A client may join an existing namespace. When a namespace is dropped, a new one fits.
     let mut other = Polling::connect(&app).await;
     other.join("/rooms/a").await;
     client.send("41/rooms/b,").await;
@@ -398,7 +398,7 @@ async fn what_is_sent_to_a_client_that_connects_is_bounded() {
     let connect = async |socket: Socket| {
         let text = "x".repeat(100);
         while socket.try_emit("flood", &text).is_ok() {}
-        Err::<(), _>(Refuse::new("never"))
+        Err::<(), _>(ErrorReply::new("never"))
     };
     let (layer, io) = builder(namespace.on_connect(connect))
         .max_buffered(10_000)
@@ -409,7 +409,7 @@ async fn what_is_sent_to_a_client_that_connects_is_bounded() {
     client.post("40").await;
     assert_eq!(poll.await.expect("no panic").body(), "1");
     until(|| io.counts().sessions == 0).await;
-    // It was never in.
+    // The socket had never connected, so no disconnect handler runs.
     assert!(left.try_recv().is_err());
 }
 
@@ -417,8 +417,8 @@ async fn what_is_sent_to_a_client_that_connects_is_bounded() {
 async fn a_packet_has_as_many_attachments_and_bytes_in_them_as_allowed() {
     let (namespace, mut left) = telling();
     let parser = JsonParser::default()
-        .with_max_attachments(2)
-        .with_max_attachment_bytes(10);
+        .max_attachments(2)
+        .max_attachment_bytes(10);
     let (layer, _io) = builder(namespace).parser(parser).build();
     let addr = serve(app(layer)).await;
     let mut many = Client::connect(addr, "/").await;
@@ -463,7 +463,7 @@ async fn the_body_of_a_post_may_take_half_a_minute() {
     assert_eq!(reason, Some(DisconnectReason::TransportError));
 }
 
-/// A WebSocket in the main namespace, over a stream that holds little.
+/// Opens a WebSocket in the main namespace, over a stream with a small buffer.
 async fn narrow(app: &axum::Router) -> DuplexStream {
     let (mut client, server) = tokio::io::duplex(4_096);
     let app = app.clone();
@@ -490,7 +490,7 @@ async fn narrow(app: &axum::Router) -> DuplexStream {
     client
 }
 
-/// The opcode and the payload of the next frame.
+/// Returns the opcode and the payload of the next frame.
 async fn next_frame(stream: &mut DuplexStream) -> (u8, Vec<u8>) {
     within(async {
         let opcode = stream.read_u8().await.expect("a frame") & 0xf;
@@ -542,7 +542,7 @@ async fn who_joins_a_room_does_not_tell_of_all_that_others_do() {
                 told.lock().expect("whole").push(event.change);
             }
             if let Some(other) = other.get().filter(|_| busy.load(Ordering::Relaxed)) {
-                // While one change is told of, another client makes four.
+                // While the hook runs for one event, another client causes four more.
                 let change = || {
                     other.join("busy");
                     other.leave("busy");
@@ -573,7 +573,7 @@ async fn who_joins_a_room_does_not_tell_of_all_that_others_do() {
         RoomChange::Leave(id),
         RoomChange::Delete,
     ];
-    // A task tells of the rest, in order.
+    // A task notifies the hook of the rest, in order.
     until(|| {
         all.extend(told());
         all.last() == Some(&RoomChange::Delete) && all.len() >= 4 * 33
@@ -582,7 +582,7 @@ async fn who_joins_a_room_does_not_tell_of_all_that_others_do() {
     assert!(all.iter().eq(expected.iter().cycle().take(all.len())));
 }
 
-/// The longest time, one that the clock holds only just, and the shortest.
+/// The longest duration, one that the clock can barely represent, and the shortest.
 const TIMES: [Duration; 3] = [
     Duration::MAX,
     Duration::from_secs(i64::MAX as u64 - 1_000_000_000_000),
@@ -591,7 +591,7 @@ const TIMES: [Duration; 3] = [
 
 type Set = fn(SocketIoBuilder, Duration) -> SocketIoBuilder;
 
-/// Every time of a server.
+/// The setters of all durations of a server.
 const SETTERS: [(&str, Set); 5] = [
     ("ping_interval", SocketIoBuilder::ping_interval),
     ("ping_timeout", SocketIoBuilder::ping_timeout),
@@ -642,7 +642,7 @@ async fn each_time_may_be_next_to_nothing() {
         let opened = support::get(&app, "/socket.io/?EIO=4&transport=polling").await;
         assert_eq!(opened.status(), StatusCode::OK, "{name}");
         let mut client = Client::open(addr).await;
-        // What it is told then depends on which time it is.
+        // The answer depends on the setting that is being tested.
         client.send("40").await;
         assert_ne!(client.next().await, Got::End, "{name}");
     }
@@ -671,7 +671,7 @@ async fn a_heartbeat_for_ever_is_one_that_timers_of_clients_hold() {
     assert_eq!(started.elapsed().as_millis(), 1_073_741_823);
     client.send("3").await;
     assert_eq!(ping().await, "2");
-    // However late its pong is.
+    // The pong may be as late as it likes.
     tokio::time::advance(Duration::from_secs(100_000_000)).await;
     assert_eq!(client.ask("3\x1e41\x1e40").await.get(..2), Some("40"));
 }
@@ -704,7 +704,7 @@ async fn the_time_of_an_acknowledgement_may_be_anything() {
     }
 }
 
-/// What a panic of this thread says, and the file that it blames.
+/// Returns the message of a panic in this thread and the file of its location.
 fn panic_of(run: impl FnOnce() + std::panic::UnwindSafe) -> (String, String) {
     thread_local! {
         static BLAMED: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
@@ -729,7 +729,7 @@ fn a_time_of_zero_is_refused_where_it_is_set() {
     for (name, set) in SETTERS {
         let (text, file) = panic_of(|| drop(set(builder(Namespace::new()), Duration::ZERO)));
         assert_eq!(text, format!("`{name}` must be longer than zero"));
-        // Called by a pointer, it blames the place of its own.
+        // Called through a function pointer, the setter reports its own location.
         assert!(!file.is_empty());
     }
     let builder = builder(Namespace::new());
@@ -737,12 +737,14 @@ fn a_time_of_zero_is_refused_where_it_is_set() {
         drop(builder.ping_interval(Duration::ZERO));
     }));
     assert!(file.ends_with("tests/integration/limits.rs"), "{file}");
-    let config = engine::Config {
-        ping_timeout: Duration::ZERO,
-        ..Default::default()
-    };
+    let mut config = engine::Config::default();
+    config.ping_timeout = Duration::ZERO;
     let (_, file) = panic_of(std::panic::AssertUnwindSafe(|| {
-        drop(engine::EngineLayer::new(config, async |_| {}));
+        drop(
+            engine::EngineLayer::builder(async |_| {})
+                .config(config)
+                .build(),
+        );
     }));
     assert!(file.ends_with("tests/integration/limits.rs"), "{file}");
 }

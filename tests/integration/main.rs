@@ -1,4 +1,4 @@
-//! The server over in-memory streams and real sockets, with small clients of the tests' own.
+//! Tests of the whole server over in-memory streams and real sockets, with small test clients.
 
 #[path = "../support/objects.rs"]
 mod objects;

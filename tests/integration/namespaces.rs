@@ -1,4 +1,4 @@
-//! Namespaces that are there because clients name them.
+//! Dynamic namespaces.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,7 @@ async fn is_dynamic(request: NamespaceRequest) -> bool {
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// Answers "who" with a name of its own.
+/// Returns a namespace that acknowledges `who` with its name.
 fn called(name: &'static str) -> Namespace {
     Namespace::new().on("who", async move || name)
 }
@@ -87,11 +87,11 @@ async fn functions_are_asked_in_order_after_the_paths_and_see_who_asks() {
     let asked = std::mem::take(&mut *asked.lock().expect("notes"));
     assert_eq!(asked, ["/a by test", "/b by test", "/nobody by test"]);
 
-    // Who panics says no, and ends nothing else.
+    // A panic of a predicate refuses the client and has no other effect.
     let told = client.ask(r#"40/nobody,{"panic":true}"#).await;
     assert_eq!(told, r#"44/nobody,{"message":"Invalid namespace"}"#);
 
-    // A namespace stays that of its handlers, and each client is decided on.
+    // A namespace keeps the handlers that created it. The predicates decide on each client anew.
     let mut other = Polling::open(&app).await;
     let told = other.ask("40/b,").await;
     assert_eq!(told, r#"44/b,{"message":"Invalid namespace"}"#);
@@ -100,7 +100,7 @@ async fn functions_are_asked_in_order_after_the_paths_and_see_who_asks() {
     assert_eq!(who(&mut other, "/a").await, r#"43/a,1["second"]"#);
 }
 
-/// A namespace whose function waits until it is let go on, with what it says then.
+/// Returns a builder whose predicate waits for a permit, and then accepts only `/slow`.
 fn waiting(namespace: Namespace) -> (tower_socketio::SocketIoBuilder, Arc<Semaphore>) {
     let go_on = Arc::new(Semaphore::new(0));
     let wait = Arc::clone(&go_on);
@@ -145,7 +145,7 @@ async fn two_clients_that_ask_at_the_same_time_get_one_namespace() {
     until(|| io.namespaces() == ["/", "/static"]).await;
     assert_eq!(*created.lock().expect("notes"), ["/static", "/slow"]);
 
-    // It comes to be anew.
+    // The next client creates the namespace again.
     go_on.add_permits(1);
     clients[0].join("/slow").await;
     assert_eq!(
@@ -176,7 +176,7 @@ async fn what_is_sent_while_it_is_decided_waits_and_others_do_not() {
     assert_eq!(told[1], "43/slow,1[1]");
     assert_eq!(told[2], r#"44/never,{"message":"Invalid namespace"}"#);
 
-    // A client that leaves before gets nothing.
+    // A client that leaves before the decision gets no answer.
     client.send("41/slow,").await;
     client.send("40/slow,").await;
     client.send("41/slow,").await;
@@ -317,7 +317,7 @@ async fn a_namespace_made_anew_is_not_forgotten_with_the_one_before() {
     assert_eq!(slow.ask(r#"42/x,1["slow"]"#).await, "43/x,1[]");
     slow.send("41/x,").await;
     until(|| io.counts().sockets == 0).await;
-    // The handler of the socket that has left still runs.
+    // The handler of the first socket still runs, although the socket has left.
     let mut quick = Polling::open(&app).await;
     quick.join("/x").await;
     quick.send("41/x,").await;

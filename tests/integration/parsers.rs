@@ -1,4 +1,4 @@
-//! Parsers: one of one's own, limits of the default one, MessagePack.
+//! Parsers: a custom one, the limits of the default one, MessagePack.
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -6,12 +6,12 @@ use tower_socketio::engine::Message;
 use tower_socketio::protocol::{
     DecodeError, Decoder, Encoded, JsonParser, Kind, Packet, Parser, Payload,
 };
-use tower_socketio::{Data, DisconnectReason, Namespace, RawArgs, Refuse, Socket, SocketIo};
+use tower_socketio::{Data, DisconnectReason, ErrorReply, Namespace, RawArgs, Socket, SocketIo};
 
 use crate::objects::Objects;
 use crate::support::{Client, Got, Polling, app, builder, serve, within};
 
-/// The packet in a message of [`Objects`].
+/// Parses a message of [`Objects`].
 fn object(message: &str) -> Value {
     let json = message.strip_prefix('4').unwrap_or(message);
     serde_json::from_str(json).expect("an object")
@@ -30,7 +30,7 @@ fn namespace() -> Namespace {
 }
 
 fn server(parser: impl Parser + 'static) -> axum::Router {
-    let refuse = async || Err::<(), _>(Refuse::new("no").with_data(7));
+    let refuse = async || Err::<(), _>(ErrorReply::new("no").with_data(7));
     let (layer, _io) = builder(namespace())
         .namespace("/closed", Namespace::new().on_connect(refuse))
         .parser(parser)
@@ -88,7 +88,7 @@ async fn a_parser_of_ones_own_serves_polling() {
     }
 }
 
-/// The default parser, with numbers made texts when they come in.
+/// A parser around another one that turns the numbers in incoming packets into strings.
 #[derive(Debug)]
 struct Revive<T>(T);
 
@@ -138,7 +138,7 @@ async fn one_attachment_more_than_the_limit_closes() {
     let main = namespace().on_disconnect(async move |reason: DisconnectReason| {
         let _ = gone.send(reason);
     });
-    let parser = JsonParser::default().with_max_attachments(1);
+    let parser = JsonParser::default().max_attachments(1);
     let (layer, _io) = builder(main).parser(parser).build();
     let mut client = Client::connect(serve(app(layer)).await, "/").await;
 
@@ -260,7 +260,7 @@ mod msgpack {
 
     #[tokio::test]
     async fn values_of_bytes_beyond_the_limit_close() {
-        let parser = MsgpackParser::default().with_max_attachments(1);
+        let parser = MsgpackParser::default().max_attachments(1);
         let mut client = connect(server(parser)).await;
         client
             .send_binary(b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data\x93\xa4echo\xc4\0\xc4\0")

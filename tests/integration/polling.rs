@@ -170,7 +170,7 @@ async fn a_body_declared_as_too_long_is_not_read() {
     let response = client.post("4".repeat(101)).await;
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(response.body(), "");
-    // Nothing of it was taken, so the session lives.
+    // The server has handled no part of the body, so the session lives.
     assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
 }
 
@@ -181,7 +181,7 @@ async fn a_chunked_body_is_read_up_to_the_limit() {
         .build();
     let app = app(layer);
     let mut client = Polling::connect(&app).await;
-    // It never ends: who reads all of it never answers.
+    // The body never ends, so the server must answer before it has read all of it.
     let chunk = || Some((Ok::<_, Infallible>(Bytes::from_static(b"4xxxxxxxxx")), ()));
     let endless = futures_util::stream::unfold((), move |()| std::future::ready(chunk()));
     let response = client.post(Body::from_stream(endless)).await;
@@ -192,7 +192,7 @@ async fn a_chunked_body_is_read_up_to_the_limit() {
 /// The status and the context of each refusal.
 type Told = Arc<Mutex<Vec<(u16, &'static str)>>>;
 
-/// An app that keeps what it is told of refusals.
+/// Returns an app that records its refusals.
 fn told_of_refusals(http: HttpOptions) -> (Router, Told) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let http = http.on_connection_error({
@@ -221,7 +221,7 @@ async fn a_body_that_does_not_come_in_time_gets_408_and_ends_the_session() {
         let client = Polling::connect(&app).await;
         let started = tokio::time::Instant::now();
         let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
-        // A poll that waits meanwhile is told of the end.
+        // A pending poll is answered when the session ends.
         let poll = client.poll();
         let response = client.post(Body::from_stream(never)).await;
         assert_eq!(started.elapsed().as_secs(), seconds);
@@ -284,7 +284,7 @@ async fn many_small_messages_of_bytes_that_the_official_client_takes_to_fit_are_
     ] {
         let events = 50;
         let header = r#"451-1["count",{"_placeholder":true,"num":0}]"#;
-        // The client takes base64 for 1.33 times the bytes.
+        // The client assumes that base64 is 1.33 times as long as the bytes.
         let reckoned = header.len() + 1 + (size * 133_usize).div_ceil(100) + 2;
         let limit = events * reckoned - 1;
         let main = Namespace::new().on("count", count);
@@ -296,7 +296,7 @@ async fn many_small_messages_of_bytes_that_the_official_client_takes_to_fit_are_
         for _ in 0..events {
             assert_eq!(client.next().await, format!("431[{size}]"));
         }
-        // Of text nothing more than before is taken.
+        // The tolerance applies to base64 only: text has the exact limit.
         let text = client.post("4".repeat(limit + 1)).await;
         assert_eq!(text.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
@@ -331,14 +331,15 @@ async fn a_body_of_bytes_is_refused_and_ends_the_session() {
     assert_ended(&client).await;
 }
 
-/// A request that breaks the transport is answered without a word.
+/// Asserts that a request that violates the transport gets an empty answer with status 400.
 #[track_caller]
 fn assert_failed(response: &axum::http::Response<String>) {
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert_eq!(response.body(), "");
 }
 
-/// A session that has ended says so once at most, then it is unknown.
+/// Asserts that a session has ended: at most one poll still gets the end, and then the session is
+/// unknown.
 async fn assert_ended(client: &Polling) {
     let response = client.get().await;
     if response.status() == StatusCode::OK {
@@ -393,7 +394,7 @@ async fn a_body_that_is_no_utf_8_ends_the_session() {
 async fn a_second_poll_is_refused_and_releases_the_first_with_a_close_packet() {
     let client = Polling::connect(&echoing()).await;
     let first = client.poll();
-    // On one thread it waits for its packets after one turn.
+    // The runtime has one thread, so the poll is pending after one yield.
     tokio::task::yield_now().await;
     assert_failed(&client.get().await);
     let first = first.await.expect("no panic");
@@ -530,7 +531,7 @@ async fn a_catch_all_route_beside_it_gets_what_is_not_its_own() {
         .route("/{*path}", route_get(|| async { "caught" }))
         .layer(layer);
     assert_eq!(get(&app, "/anything").await.body(), "caught");
-    // GET and POST, that route and the fallback: all of them are one server.
+    // GET and POST reach the same server, on the routes and on the fallback.
     let mut client = Polling::connect(&app).await;
     assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
 }

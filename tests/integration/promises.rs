@@ -1,4 +1,4 @@
-//! What the documentation promises, under load: order, nothing lost, nothing left behind.
+//! The promises of the documentation under load: order, no lost packets, no leaks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tower_socketio::{AckError, Auth, Data, DisconnectReason, Handler, Namespace, Refuse, Socket};
+use tower_socketio::{
+    AckError, Auth, Data, DisconnectReason, ErrorReply, Handler, Namespace, Socket,
+};
 
 use crate::support;
 use crate::support::{
@@ -44,7 +46,7 @@ async fn twenty_thousand_events_are_handled_and_acked_in_order_across_an_upgrade
     for start in (0..EVENTS / 2).step_by(BATCH) {
         let batch: Vec<_> = (start..start + BATCH).map(event).collect();
         polling.send(&batch.join("\x1e")).await;
-        // The last acks are not fetched by polling: they arrive over the WebSocket.
+        // The client does not poll for the last acks. They arrive over the WebSocket.
         while start < EVENTS / 2 - 10 * BATCH && acks.len() < start {
             acks.push(polling.next().await);
         }
@@ -115,15 +117,15 @@ async fn the_first_event_of_ten_thousand_clients_is_handled() {
     assert_eq!(io.counts().rooms, 0);
 }
 
-/// A client that comes and goes, in one of many ways.
+/// Connects and disconnects a client, in one of twelve ways.
 async fn come_and_go(way: usize, addr: std::net::SocketAddr, app: &axum::Router) {
     if way == 8 {
-        // A polling session that is simply given up.
+        // The client abandons a polling session.
         let _ = Polling::connect(app).await;
         return;
     }
     if way == 9 {
-        // An upgrade that is abandoned in the middle, then the session too.
+        // The client abandons an upgrade, and then the session.
         let polling = Polling::connect(app).await;
         let mut stream = TcpStream::connect(addr).await.expect("a connection");
         let head = upgrade_head(&format!("&sid={}", polling.sid));
@@ -156,13 +158,13 @@ async fn come_and_go(way: usize, addr: std::net::SocketAddr, app: &axum::Router)
         .expect("it is taken");
     if matches!(way, 1 | 2 | 4 | 5 | 10) {
         let mut bytes = [0; 64];
-        // The server's answer, or its end.
+        // The client reads an answer or the end of the stream.
         if way != 2 {
             let _ = within(stream.read(&mut bytes)).await;
         }
     }
     if way == 7 || way == 11 {
-        // A reset instead of a clean end.
+        // The connection ends with a reset.
         stream.set_zero_linger().expect("an option");
     }
 }
@@ -176,7 +178,7 @@ async fn two_thousand_sessions_leave_nothing_behind() {
         if auth["refuse"].is_null() {
             Ok(())
         } else {
-            Err(Refuse::new("no"))
+            Err(ErrorReply::new("no"))
         }
     };
     let namespace = Namespace::new()
@@ -198,7 +200,7 @@ async fn two_thousand_sessions_leave_nothing_behind() {
     let app = app(layer);
     let addr = serve(app.clone()).await;
     let metrics = tokio::runtime::Handle::current().metrics();
-    // The server's own task listens.
+    // The baseline includes the task that listens.
     let baseline = metrics.num_alive_tasks();
 
     std::panic::set_hook(Box::new(quiet(std::panic::take_hook())));
@@ -220,12 +222,12 @@ async fn two_thousand_sessions_leave_nothing_behind() {
     };
     until(is_clean).await;
     until(|| metrics.num_alive_tasks() <= baseline).await;
-    // It still serves.
+    // The server still works.
     let _client = Client::connect(addr, "/").await;
     until(|| (io.counts().sessions, io.counts().rooms) == (1, 2)).await;
 }
 
-/// A panic's hook that does not print those that are meant.
+/// Returns a panic hook that does not print deliberate panics.
 fn quiet(
     before: Box<dyn Fn(&std::panic::PanicHookInfo<'_>) + Send + Sync>,
 ) -> impl Fn(&std::panic::PanicHookInfo<'_>) + Send + Sync {
@@ -236,13 +238,13 @@ fn quiet(
     }
 }
 
-/// Handlers of `work` that tell when they start, and end one by one.
+/// Controls the handlers of `work`: it sees each start, and lets one handler at a time end.
 struct Gate {
     started: mpsc::UnboundedReceiver<usize>,
     permits: Arc<Semaphore>,
 }
 
-/// As a handler, but each clone of it goes through the same gate.
+/// Returns a handler and its gate. All clones of the handler share the gate.
 fn gate() -> (impl AsyncWork, Gate) {
     let (sender, started) = mpsc::unbounded_channel();
     let permits = Arc::new(Semaphore::new(0));
@@ -285,7 +287,7 @@ impl Gate {
         within(self.started.recv()).await.expect("it starts")
     }
 
-    /// Nothing starts, though everything had its turn.
+    /// Asserts that no handler starts, even after every task could run.
     async fn assert_idle(&mut self) {
         for _ in 0..50 {
             tokio::task::yield_now().await;
@@ -384,8 +386,8 @@ async fn acknowledgements_do_not_wait_for_events() {
     assert_eq!(client.next().await, r#"432["next"]"#);
 }
 
-/// A namespace where `ask` waits for an answer, with a timeout if there is one, and tells who has
-/// left and why.
+/// Returns a namespace whose handler of `ask` waits for an answer, with an optional timeout. The
+/// receiver gets the disconnect reason of each socket.
 fn asking(timeout: Option<Duration>) -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
     let ask = move |socket: Socket| async move {
         let question = socket.emit_with_ack::<u32>("question", 1);
@@ -407,13 +409,13 @@ fn asking(timeout: Option<Duration>) -> (Namespace, mpsc::UnboundedReceiver<Disc
     (namespace, left)
 }
 
-/// The `ack` id of the question in a packet.
+/// Returns the acknowledgement id in a packet with the event `question`.
 fn question_id(packet: &str) -> &str {
     assert!(packet.ends_with(r#"["question",1]"#), "{packet}");
     &packet[2..packet.find('[').expect("arguments")]
 }
 
-/// An event that counts about 1 KiB.
+/// Returns an event that counts as about 1 KiB.
 fn work() -> String {
     format!(r#"42["work","{}"]"#, "x".repeat(960))
 }
@@ -451,7 +453,7 @@ async fn an_answer_is_read_though_events_wait_already_when_it_is_asked_for() {
     client.send(r#"42["gate",1]"#).await;
     client.send(r#"421["ask"]"#).await;
     assert_eq!(gate.started().await, 1);
-    // The last ones are not read any more.
+    // The session no longer reads the last ones.
     for _ in 0..30 {
         client.send(&work()).await;
     }
@@ -497,7 +499,7 @@ async fn attachments_follow_their_packet_whoever_else_emits() {
     let (app, io) = main_app(Namespace::new());
     let addr = serve(app).await;
     let mut client = Client::connect(addr, "/").await;
-    // It knows that it is in a moment before the server does.
+    // The client learns that it has joined a moment before the server lists its socket.
     until(|| io.sockets().len() == 1).await;
     let socket = io.sockets().remove(0);
     for task in 0..4_u8 {

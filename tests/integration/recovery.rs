@@ -1,4 +1,4 @@
-//! Clients that lose their connection and come back.
+//! Connection state recovery.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tower_socketio::{
-    Args, Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Refuse, Socket, SocketIo,
+    Args, Auth, Data, DisconnectReason, ErrorReply, Namespace, RawArgs, Recovery, Socket, SocketIo,
     Transport, middleware,
 };
 
@@ -17,7 +17,7 @@ use crate::support::{Client, Counting, Got, Polling, app, builder, serve, until,
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// A server whose clients may come back, with the handlers that the tests use.
+/// Returns a server with recovery.
 fn server(main: Namespace) -> (Router, SocketIo) {
     server_with(main, Recovery::within(WITHIN))
 }
@@ -27,7 +27,7 @@ fn server_with(main: Namespace, recovery: Recovery) -> (Router, SocketIo) {
     (app(layer), io)
 }
 
-/// Handlers that let clients choose what happens to them.
+/// Returns handlers that let a client join and leave rooms and end its connection.
 fn handlers() -> Namespace {
     Namespace::new()
         .on("join", async |socket: Socket, Data(room): Data<String>| {
@@ -40,7 +40,7 @@ fn handlers() -> Namespace {
         .on("close", async |socket: Socket| socket.close())
 }
 
-/// What the client of Node keeps of a socket.
+/// The state that the official client keeps for recovery.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Seat {
     sid: String,
@@ -49,7 +49,7 @@ struct Seat {
 }
 
 impl Seat {
-    /// Reads CONNECT.
+    /// Reads a CONNECT packet. Returns whether the socket is recovered.
     #[track_caller]
     fn welcome(&mut self, packet: &str) -> bool {
         let welcome = packet.strip_prefix("40").expect("CONNECT");
@@ -61,7 +61,7 @@ impl Seat {
         recovered
     }
 
-    /// Reads an event and gives it without its offset.
+    /// Reads an event, stores its offset, and returns the event without it.
     #[track_caller]
     fn event(&mut self, packet: &str) -> String {
         let at = packet
@@ -84,7 +84,7 @@ impl Seat {
     }
 }
 
-/// Connects anew.
+/// Connects a new client.
 async fn connect(app: &Router) -> (Polling, Seat) {
     let mut client = Polling::open(app).await;
     let mut seat = Seat::default();
@@ -92,14 +92,15 @@ async fn connect(app: &Router) -> (Polling, Seat) {
     (client, seat)
 }
 
-/// Loses the connection, as the server sees it.
+/// Ends a client's connection as if it was lost.
 async fn lose(client: Polling, io: &SocketIo) {
     let before = io.counts().sockets;
     client.post("1").await;
     until(|| io.counts().sockets < before).await;
 }
 
-/// Connects again, and gives what came before CONNECT, and whether it is the same socket.
+/// Connects again. Returns the client, the packets before CONNECT, and whether the socket is
+/// recovered.
 async fn back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
     let mut client = Polling::open(app).await;
     client.send(&seat.claim()).await;
@@ -114,7 +115,8 @@ async fn back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
     }
 }
 
-/// As [`back`], for events without bytes.
+/// Connects again as [`back`] does, asserts that the socket is recovered, and returns the missed
+/// events. They must not contain bytes.
 async fn events_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>) {
     let (client, missed, recovered) = back(app, seat).await;
     assert!(recovered);
@@ -138,7 +140,7 @@ async fn a_client_is_given_a_private_id_only_where_it_may_come_back() {
     assert_eq!(keys, ["sid"]);
     io.emit("x", 1);
     assert_eq!(client.next().await, r#"42["x",1]"#);
-    // A claim means nothing.
+    // A server without recovery ignores a claim.
     let mut client = Polling::open(&without).await;
     assert!(!client.ask(&seat.claim()).await.contains("pid"));
 }
@@ -194,7 +196,7 @@ async fn questions_and_volatile_events_are_not_kept() {
     drop(asked);
     let poll = client.poll();
     until(|| socket.is_connected()).await;
-    // Volatile ones leave only while a poll waits.
+    // A volatile event is sent only while a poll is pending.
     let sent = async |emit: &dyn Fn()| {
         let poll = client.poll();
         loop {
@@ -214,11 +216,14 @@ async fn questions_and_volatile_events_are_not_kept() {
         sent(&|| io.of("/").volatile().emit("v", 1)).await,
         r#"42["v",1]"#
     );
-    assert_eq!(sent(&|| socket.emit_volatile("v", 2)).await, r#"42["v",2]"#);
-    // The client takes a text at the end for an offset: it gets the one that it has.
+    assert_eq!(
+        sent(&|| socket.volatile().emit("v", 2)).await,
+        r#"42["v",2]"#
+    );
+    // The client reads a text at the end as its offset, so the server appends the current one.
     let before = seat.clone();
     for event in [
-        sent(&|| socket.emit_volatile("v", "text")).await,
+        sent(&|| socket.volatile().emit("v", "text")).await,
         sent(&|| io.of("/").volatile().emit("v", "text")).await,
     ] {
         assert_eq!(seat.event(&event), r#"["v","text"]"#);
@@ -387,7 +392,7 @@ async fn what_is_no_claim_is_a_new_socket() {
         assert_ne!(other.sid, seat.sid);
         assert_ne!(other.pid, seat.pid);
     }
-    // None of them took its place.
+    // None of these attempts has used up the recovery.
     events_back(&app, &mut seat).await;
 }
 
@@ -438,8 +443,8 @@ async fn who_is_away_too_long_is_forgotten_and_so_is_what_was_kept() {
     }
     let counts = io.counts();
     assert_eq!((counts.sockets, counts.recoverable), (0, 20));
-    assert!(counts.kept_bytes > 20 * 10);
-    // Their sessions end, and what remains is one timer for all.
+    assert!(counts.recovery_bytes > 20 * 10);
+    // The sessions end. One timer task for all suspended sockets remains.
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(io.counts().sessions, 0);
     assert_eq!(metrics.num_alive_tasks(), baseline + 1);
@@ -454,10 +459,10 @@ async fn who_is_away_too_long_is_forgotten_and_so_is_what_was_kept() {
     assert!(!recovered);
     client.post("41\x1e1").await;
     until(|| io.counts().sockets == 0).await;
-    // The timer comes once more, and no more.
+    // The timer fires once more and ends.
     tokio::time::sleep(Duration::from_secs(60)).await;
     let counts = io.counts();
-    assert_eq!((counts.recoverable, counts.kept_bytes), (0, 0));
+    assert_eq!((counts.recoverable, counts.recovery_bytes), (0, 0));
     assert_eq!(metrics.num_alive_tasks(), baseline);
 }
 
@@ -469,7 +474,7 @@ async fn a_private_id_has_one_owner() {
     let (app, io) = server(handlers().on_disconnect(gone));
     let (first, mut seat) = connect(&app).await;
     io.emit("m", 1);
-    // The server does not know yet that the first connection is lost: it is closed.
+    // The server has not noticed yet that the first connection is lost. The claim closes it.
     let (mut second, missed) = events_back(&app, &mut seat).await;
     assert_eq!(missed, [r#"["m",1]"#]);
     assert_eq!(io.counts().sockets, 1);
@@ -487,7 +492,7 @@ async fn a_private_id_has_one_owner() {
     assert!(missed.is_empty());
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(io.counts().sessions, 1);
-    // It leaves, and with it everything that could be restored.
+    // The client leaves the namespace, so nothing can be restored.
     third.post("41").await;
     until(|| io.counts().sockets == 0).await;
     let pid = seat.pid.clone();
@@ -557,7 +562,7 @@ async fn a_client_that_was_too_slow_comes_back_and_misses_nothing() {
     assert_eq!(client.ask(r#"421["join","room"]"#).await, "431[]");
     io.to("room").emit("m", 0);
     seat.event(&client.next().await);
-    // The line stalls. More is sent than may wait for one client.
+    // The client stops reading, and the server emits more than `max_buffered`.
     let large = "x".repeat(500_000);
     for number in 0..25 {
         io.to("room").emit("m", Args((number, &large)));
@@ -583,7 +588,7 @@ async fn a_client_that_fetches_much_that_it_missed_is_not_too_slow() {
     let mut client = Polling::open(&app).await;
     client.send(&seat.claim()).await;
     until(|| io.counts().sockets == 1).await;
-    // Most of what it missed still waits.
+    // Most of the missed events are still queued.
     io.emit("m", "new");
     for number in 0..25 {
         let packet = client.next().await;
@@ -619,7 +624,7 @@ async fn a_client_that_recovers_can_be_refused_or_let_pass() {
         let connect_handler = async move |socket: Socket| {
             handled.fetch_add(1, Ordering::Relaxed);
             if socket.recovered() {
-                return Err(Refuse::new("again?"));
+                return Err(ErrorReply::new("again?"));
             }
             Ok(())
         };
@@ -638,7 +643,7 @@ async fn a_client_that_recovers_can_be_refused_or_let_pass() {
     let mut client = Polling::open(&app).await;
     assert_eq!(client.ask(&seat.claim()).await, r#"44{"message":"again?"}"#);
     assert_eq!(calls.load(Ordering::Relaxed), 202);
-    // It was refused for good.
+    // The refusal has ended the recovery.
     assert_eq!((io.counts().sockets, io.counts().recoverable), (0, 0));
     assert!(!back(&app, &mut seat).await.2);
 
@@ -668,14 +673,14 @@ async fn a_connection_lost_while_it_recovers_loses_nothing() {
     lose(client, &io).await;
     io.emit("m", 1);
     for n in 2..5 {
-        // The connect handler waits, and the connection breaks meanwhile.
+        // The connection breaks while the connect handler waits.
         let client = Polling::open(&app).await;
         client.post(seat.claim()).await;
         until(|| io.counts().sockets == 1).await;
         io.emit("m", n);
         lose(client, &io).await;
         gate.notify_one();
-        // Until nobody polls any more.
+        // Wait until the session has ended.
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(io.counts().sessions, 0);
     }
@@ -706,12 +711,12 @@ async fn a_connection_lost_while_it_connects_is_no_socket() {
     client.post("40").await;
     until(|| io.counts().sockets == 1).await;
     lose(client, &io).await;
-    // It was not told its private id.
+    // The client never got its private id.
     assert_eq!(io.counts().recoverable, 0);
     gate.notify_one();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!((io.counts().sessions, io.counts().rooms), (0, 0));
-    // Its connect handler let it in, so its disconnect handler runs too.
+    // The connect handler has accepted the socket, so the disconnect handler runs too.
     assert_eq!(*ends.lock().expect("notes"), [false, false]);
 }
 
@@ -746,7 +751,7 @@ async fn what_handlers_do_after_the_loss_is_not_lost() {
     old.post(seat.claim()).await;
     until(|| io.counts().sockets == 1).await;
     gate.notify_one();
-    // That connection breaks too; whatever it was told is told again.
+    // That connection breaks too. The server sends everything again.
     let (_client, missed) = events_back(&app, &mut seat).await;
     assert_eq!(missed, [r#"["done",1]"#]);
     let order = order.lock().expect("notes");
@@ -811,7 +816,7 @@ async fn a_namespace_with_parameters_stays_as_long_as_somebody_may_come_back() {
     assert!(seat.welcome(&client.next().await.replace("/shop/1,", "")));
     lose(client, &io).await;
 
-    // Those who are there go before those who may come back.
+    // A namespace with a connected client displaces one with suspended sockets only.
     let mut others = Vec::new();
     for shop in 2..4 {
         let mut client = Polling::open(&app).await;
@@ -845,7 +850,7 @@ async fn nothing_is_lost_or_doubled_however_often_the_connection_breaks() {
     let mut client = Client::open(addr).await;
     let mut seat = Seat::default();
     seat.welcome(&client.ask("40").await);
-    // It knows that it is in a moment before the server does.
+    // The client learns that it has joined a moment before the server lists its socket.
     until(|| io.sockets().len() == 1).await;
     let socket = io.sockets().remove(0);
     let senders: Vec<_> = (0..SENDERS)
@@ -881,7 +886,7 @@ async fn nothing_is_lost_or_doubled_however_often_the_connection_breaks() {
             take(&mut seat, &packet);
         }
         let lost = std::mem::replace(&mut client, Client::open(addr).await);
-        // Or else the server learns of it by the next connection.
+        // In every third round, the server notices the loss only by the next connection.
         let silent = (round % 3 == 0).then_some(lost);
         client.send(&seat.claim()).await;
         loop {
@@ -923,7 +928,7 @@ async fn each_namespace_of_a_connection_is_recovered_by_itself() {
     other.welcome(&client.ask("40/b,").await.replace("/b,", ""));
     io.emit("m", 1);
     io.of("/b").emit("m", 2);
-    // Over a new connection, before the server knows that the old one is lost.
+    // The client connects again before the server notices that the old connection is lost.
     let (mut client, missed) = events_back(&app, &mut seat).await;
     assert_eq!(missed, [r#"["m",1]"#]);
     client.send(&other.claim().replacen("40", "40/b,", 1)).await;
@@ -953,7 +958,7 @@ async fn bytes_are_missed_and_sent_again_over_websocket() {
     assert!(seat.clone().welcome(&client.text().await));
 }
 
-/// Something that does not go quietly.
+/// A value whose destructor panics.
 struct Fragile;
 
 impl Drop for Fragile {
@@ -975,7 +980,7 @@ async fn a_panic_of_what_was_kept_with_a_client_harms_nobody_else() {
     let (mut other, mut other_seat) = connect(&app).await;
     assert_eq!(io.counts().recoverable, 1);
     tokio::time::advance(Duration::from_millis(1001)).await;
-    // The first who comes by drops it.
+    // The next emit drops the expired socket.
     io.emit("m", 1);
     assert_eq!(io.counts().recoverable, 0);
     assert_eq!(other_seat.event(&other.next().await), r#"["m",1]"#);
@@ -983,7 +988,7 @@ async fn a_panic_of_what_was_kept_with_a_client_harms_nobody_else() {
     assert!(!recovered);
 }
 
-/// Something that asks the server for a namespace when it goes, and notes whether it was answered.
+/// A value whose destructor uses the server, and records whether that call returned.
 struct Curious(SocketIo);
 
 static WAS_ANSWERED: AtomicBool = AtomicBool::new(false);
@@ -992,7 +997,7 @@ impl Drop for Curious {
     fn drop(&mut self) {
         let io = self.0.clone();
         let (sender, answer) = std::sync::mpsc::channel();
-        // On a thread of its own, so that a lock that is held does not hold up the test for good.
+        // The call runs on another thread, so that a deadlock does not block the test for ever.
         std::thread::spawn(move || {
             io.of("/").emit("gone", ());
             sender.send(())

@@ -1,9 +1,9 @@
-//! The places that the server has in an app's routers.
+//! The positions of the server in an app's routers.
 
 use axum::http::{Request, StatusCode};
 use axum::routing::get as route_get;
 use axum::{Extension, Router, body::Body};
-use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
+use tower_socketio::engine::{EngineLayer, EngineSocket};
 use tower_socketio::{Data, Namespace, Socket, SocketIo, SocketIoLayer};
 
 use crate::support::logs::Logs;
@@ -17,7 +17,7 @@ fn layer() -> SocketIoLayer {
     builder(Namespace::new().on("echo", echo)).build().0
 }
 
-/// Routes of the app's own.
+/// Returns the app's own routes.
 fn pages() -> Router {
     Router::new().route("/page", route_get(async || "page"))
 }
@@ -43,7 +43,7 @@ async fn a_layer_covers_the_routes_before_it_and_the_fallback() {
     assert_served(&app, PATH).await;
     assert_eq!(get(&app, "/page").await.body(), "page");
     assert_eq!(get(&app, "/other").await.body(), "the app's");
-    // Routes may follow.
+    // Routes may follow the layer.
     let app = pages()
         .layer(layer())
         .route("/later", route_get(async || "later"));
@@ -180,7 +180,7 @@ async fn engine_io_alone_has_a_router_too() {
     async fn wait(mut socket: EngineSocket) {
         while socket.recv().await.is_some() {}
     }
-    let engine = EngineLayer::new(Config::default(), wait);
+    let engine = EngineLayer::new(wait);
     let app = Router::new()
         .nest("/api", engine.into_router())
         .fallback(missing);
@@ -203,7 +203,8 @@ async fn a_layer_that_is_replaced_before_any_client_came_is_a_warning() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("`into_router`"), "{warnings:?}");
 
-    // One that has served, was around something that has, or was closed, is not.
+    // A layer causes no warning if it has served a request, if the service inside it has, or if its
+    // server was closed.
     let app = Router::new().layer(layer());
     assert_served(&app, PATH).await;
     drop(app);

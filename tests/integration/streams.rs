@@ -1,4 +1,4 @@
-//! WebSockets over streams that hold back what they take, or take little at a time.
+//! WebSockets over streams that buffer, or that accept few bytes at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,10 +18,10 @@ use crate::support::{
     send_head, text_frame,
 };
 
-/// How many bytes are on their way between the two sides at most.
+/// The capacity of the stream between client and server, in bytes.
 const WINDOW: usize = 4 * 1024;
 
-/// A client over a stream that buffers on the server's side, in the main namespace.
+/// Connects a client to the main namespace, over a stream that buffers on the server's side.
 async fn connect(app: Router) -> WebSocketStream<DuplexStream> {
     let (client, server) = tokio::io::duplex(WINDOW);
     serve_stream(app, Buffering::new(server, 64 * 1024));
@@ -44,7 +44,7 @@ async fn text(client: &mut WebSocketStream<DuplexStream>) -> String {
     }
 }
 
-/// Sends as many bytes as it is asked for.
+/// Emits the requested number of bytes.
 async fn bytes(socket: Socket, Data(len): Data<usize>) {
     socket.emit("bytes", "x".repeat(len));
 }
@@ -56,7 +56,7 @@ async fn a_message_arrives_whole_over_a_stream_that_buffers() {
     for len in [1, 60_000, 65_536, 200_000] {
         let ask = format!(r#"42["bytes",{len}]"#);
         client.send(Message::text(ask)).await.expect("an event");
-        // The client is slow, and faster than any deadline.
+        // The client is slow, but faster than any deadline.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let text = text(&mut client).await;
         assert_eq!(text.len(), len + r#"42["bytes",""]"#.len());
@@ -74,7 +74,7 @@ async fn a_client_that_reads_nothing_is_given_up_over_a_stream_that_buffers() {
             });
     let (layer, _io) = builder(namespace).build();
     let mut client = connect(app(layer)).await;
-    // The stream takes all of them at once.
+    // The stream accepts all bytes at once.
     let ask = r#"42["bytes",30000]"#;
     client.send(Message::text(ask)).await.expect("an event");
     assert_eq!(reasons.recv().await, Some(DisconnectReason::PingTimeout));
@@ -93,7 +93,7 @@ async fn a_socket_is_drained_when_a_stream_that_buffers_is_empty() {
     let mut client = connect(app(layer)).await;
     let ask = Message::text(r#"421["bytes"]"#);
     client.send(ask).await.expect("an event");
-    // Everything that can happen has happened before the clock moves.
+    // The paused clock advances only when every task waits.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!drained.load(Ordering::Acquire));
     assert!(text(&mut client).await.len() > 30_000);
@@ -149,7 +149,7 @@ async fn messages_that_unpack_to_much_are_unpacked_one_beyond_the_limit() {
     let (layer, _io) = builder(Namespace::new().on("work", work))
         .parser(parser)
         .max_pending(50_000)
-        .deflate_from(1024)
+        .deflate_threshold(1024)
         .build();
     let (mut client, server) = tokio::io::duplex(64 * 1024);
     serve_stream(app(layer), server);
@@ -165,9 +165,9 @@ async fn messages_that_unpack_to_much_are_unpacked_one_beyond_the_limit() {
     let frames = compressed_frame(&event).repeat(8);
     assert!(frames.len() <= 8 * 1024, "they come in one read");
     client.write_all(&frames).await.expect("events");
-    // Everything that can happen has happened before the clock moves.
+    // The paused clock advances only when every task waits.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // One of them runs, and is no longer counted.
+    // The event of the running handler no longer counts as pending.
     assert_eq!(read.load(Ordering::Relaxed), 2);
 
     gate.add_permits(8);
@@ -192,7 +192,7 @@ async fn a_pong_that_is_read_late_was_in_time() {
     assert_eq!(polling.get().await.body(), "2");
 
     client.send(Message::text("3")).await.expect("a pong");
-    // The process is stopped, and goes on after the deadline.
+    // The process is suspended, and continues after the deadline.
     tokio::time::advance(Duration::from_secs(60)).await;
     polling.send("3").await;
     assert_eq!(text(&mut client).await, "2");
@@ -204,7 +204,7 @@ async fn a_pong_that_is_read_late_was_in_time() {
 async fn a_process_that_was_stopped_still_misses_a_client_that_is_gone() {
     let (app, io) = main_app(Namespace::new());
     let _client = connect(app).await;
-    // The ping has left, and nobody answers it.
+    // The server has sent the ping, and the client does not answer it.
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(io.counts().sockets, 1);
     tokio::time::advance(Duration::from_secs(60)).await;

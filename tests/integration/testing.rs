@@ -1,4 +1,4 @@
-//! The client for tests, by what a user's tests would do with it.
+//! The test client, used as an application's tests would use it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tower::ServiceBuilder;
 use tower::util::MapRequestLayer;
 use tower_socketio::testing::{Client, ConnectError, Disconnect};
 use tower_socketio::{
-    AckError, Args, Auth, Data, DisconnectReason, Namespace, RawArgs, Refuse, Socket, SocketIo,
+    AckError, Args, Auth, Data, DisconnectReason, ErrorReply, Namespace, RawArgs, Socket, SocketIo,
 };
 
 fn app(namespace: Namespace) -> Router {
@@ -109,7 +109,7 @@ async fn an_answer_is_waited_for_five_seconds_or_as_long_as_told() {
     assert!(answer.is_err_and(|error| error.is_timeout()));
     assert_eq!(started.elapsed().as_secs(), 5);
 
-    // Longer than a ping and its pong may take: pings are answered.
+    // The timeout is longer than the heartbeat's: the client answers pings.
     let client = Client::connect(&app, "/").timeout(Duration::from_secs(100));
     let client = client.await.expect("it is let in");
     let answer = client.emit_with_ack::<u32>("never", ()).await;
@@ -145,7 +145,8 @@ async fn a_client_authenticates_itself_in_every_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_has_its_message_and_its_data() {
-    let refuse = async || Err::<(), _>(Refuse::new("not today").with_data(json!({ "code": 7 })));
+    let refuse =
+        async || Err::<(), _>(ErrorReply::new("not today").with_data(json!({ "code": 7 })));
     let app = app(Namespace::new().on_connect(refuse));
     let error = refusal(Client::connect(&app, "/")).await;
     assert_eq!((error.message(), error.status()), ("not today", None));
@@ -167,7 +168,7 @@ async fn a_response_that_opens_no_websocket_is_an_error_with_its_status() {
     assert!(error.message().contains("Service unavailable"), "{error}");
 }
 
-/// A namespace that tells why its sockets leave.
+/// Returns a namespace that sends the disconnect reason of each socket.
 fn telling() -> (Namespace, mpsc::UnboundedReceiver<DisconnectReason>) {
     let (sender, left) = mpsc::unbounded_channel();
     let leave = async move |reason: DisconnectReason| sender.send(reason).expect("a test");

@@ -1,4 +1,4 @@
-//! The upgrade from polling to WebSocket, cut at each of its steps.
+//! The upgrade from polling to WebSocket, interrupted at each of its steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn echo(socket: Socket, Data(text): Data<String>) {
 
 const ECHO: &str = r#"42["echo","a"]"#;
 
-/// A client over polling that has a WebSocket too, which has not probed yet.
+/// A polling client with a WebSocket that has not probed yet.
 struct Upgrading {
     app: Router,
     io: SocketIo,
@@ -58,7 +58,7 @@ async fn until_the_upgrade_is_complete_polling_is_used() {
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
     it.polling.send(ECHO).await;
     assert_eq!(it.polling.next().await, ECHO);
-    // What nobody polls for waits.
+    // Packets wait while the client does not poll.
     it.polling.send(ECHO).await;
     it.polling.send(r#"42["echo","b"]"#).await;
     it.websocket.send("5").await;
@@ -96,7 +96,7 @@ async fn a_poll_goes_on_waiting_when_the_websocket_goes_away() {
     let poll = it.polling.poll();
     tokio::task::yield_now().await;
     drop(it.websocket);
-    // Another may probe when it is noticed that the first one is gone.
+    // When the server has noticed the end of the first WebSocket, another one may probe.
     loop {
         let addr = serve(it.app.clone()).await;
         let mut another = Client::raw(addr, &format!("&sid={}", it.polling.sid)).await;
@@ -128,7 +128,7 @@ async fn a_probe_that_came_while_too_much_waited_is_answered_when_that_was_fetch
     let mut it = upgrading().await;
     it.io.emit("much", "x".repeat(300_000));
     it.websocket.send("2probe").await;
-    // So that the session sees that there is something, which it does not read now.
+    // The session sees that input is available, but does not read it now.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
@@ -147,7 +147,7 @@ async fn an_upgrade_that_is_not_completed_in_time_is_given_up() {
     let addr = serve(app).await;
     let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
     assert_eq!(websocket.ask("2probe").await, "3probe");
-    // The rest takes as long as the network does.
+    // The test needs the real clock again for the network.
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(60)).await;
     tokio::time::resume();
@@ -200,7 +200,7 @@ async fn a_server_that_closes_while_a_client_upgrades_tells_it_over_websocket() 
     it.polling.send(ECHO).await;
     it.polling.send(r#"42["close"]"#).await;
     until(|| it.io.counts().sockets == 0).await;
-    // From here on nobody polls.
+    // The client does not poll any more.
     it.websocket.send("5").await;
     assert_eq!(it.websocket.text().await, ECHO);
     assert_eq!(it.websocket.text().await, "41");
@@ -281,7 +281,7 @@ async fn a_websocket_that_waits_for_a_post_lets_its_task_sleep() {
         let sent = websocket.send(Message::text(packet)).await;
         sent.expect("the server takes it");
     }
-    // The clock moves on only if everything sleeps. The body does not come in time.
+    // The paused clock advances only when every task sleeps. The body does not arrive in time.
     let response = post.await.expect("no panic");
     assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
 }
@@ -295,7 +295,7 @@ async fn a_client_that_upgrades_gets_what_is_sent_at_once_however_much() {
     let addr = serve(app).await;
     let mut websocket = Client::raw(addr, &format!("&sid={}", polling.sid)).await;
     assert_eq!(websocket.ask("2probe").await, "3probe");
-    // From here on nobody polls.
+    // The client does not poll any more.
     polling.send_and_forget(r#"42["snapshot"]"#).await;
     websocket.send("5").await;
     assert!(websocket.text().await.starts_with(r#"42["snapshot","#));

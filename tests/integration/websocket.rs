@@ -31,7 +31,7 @@ fn echoing() -> Namespace {
     Namespace::new().on("echo", echo)
 }
 
-/// A namespace that tells why sockets left, and which.
+/// Returns a namespace that sends the id and the disconnect reason of each socket.
 fn telling() -> (
     Namespace,
     mpsc::UnboundedReceiver<(SocketId, DisconnectReason)>,
@@ -338,7 +338,7 @@ async fn websocket_works_over_http_2() {
     let (client, connection) = within(h2::client::handshake(stream)).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);
     let mut client = within(client.ready()).await.expect("ready");
-    // The settings come with the first frames of the server.
+    // The server's settings arrive with its first frames.
     until(|| client.is_extended_connect_protocol_enabled()).await;
 
     let uri = format!("http://{addr}/socket.io/?EIO=4&transport=websocket");
@@ -388,17 +388,17 @@ async fn websocket_works_over_http_2() {
     connection.abort();
 }
 
-/// A client in the main namespace that does not read any more.
+/// Connects a client to the main namespace that does not read any more.
 async fn stalled(addr: std::net::SocketAddr) -> TcpStream {
     let mut stream = raw_session(addr).await;
     join(&mut stream).await;
     stream
 }
 
-/// How many bytes are under way to a client in memory.
+/// The capacity of an in-memory stream, in bytes.
 const ROOM: usize = 64 * 1024;
 
-/// A client in the main namespace, without a network, that does not read any more.
+/// Connects a client to the main namespace, over an in-memory stream, that does not read any more.
 async fn stalled_in_memory(app: &axum::Router) -> DuplexStream {
     let mut stream = raw_session_on(in_memory(app.clone(), ROOM)).await;
     join(&mut stream).await;
@@ -422,7 +422,7 @@ async fn a_client_that_does_not_read_is_closed_and_others_get_everything() {
 
     let text = "x".repeat(100_000);
     let mut sent = 0;
-    // More than the sockets' buffers of the system and the limit hold.
+    // This is more than the system's socket buffers and the limit hold.
     let (_, reason) = loop {
         if let Ok(left) = left.try_recv() {
             break left;
@@ -462,11 +462,11 @@ async fn a_client_that_does_not_read_is_called_a_slow_consumer() {
     assert_eq!(reason.as_str(), "slow consumer");
 }
 
-/// Fills what lies between the server and a client in memory that does not read.
+/// Fills the in-memory stream to a client that does not read.
 async fn fill(socket: &Socket) {
     let text = "x".repeat(ROOM);
     for _ in 0..100 {
-        // The paused clock moves on when everything waits.
+        // The paused clock advances when every task waits.
         tokio::time::sleep(Duration::from_millis(1)).await;
         if socket.drained().now_or_never().is_none() {
             return;
@@ -529,7 +529,8 @@ async fn a_client_that_reads_slowly_but_steadily_stays() {
     for _ in 0..300 {
         socket.emit("flood", &text);
     }
-    // 30 MB, 1 MB in each 400 ms: 22 times the timeout in all, but never without progress.
+    // The client reads 30 MB, 1 MB every 400 ms. That takes 22 times the timeout, but never without
+    // progress.
     let mut room = vec![0; 1 << 20];
     for _ in 0..28 {
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -641,12 +642,12 @@ async fn the_address_is_that_of_the_tcp_peer() {
     assert_eq!(peer, format!(r#"42["peer","{own}"]"#));
 }
 
-/// A WebSocket in the main namespace that has agreed on compression.
+/// Opens a WebSocket with compression in the main namespace.
 async fn compressing(addr: std::net::SocketAddr) -> TcpStream {
     compressing_with(addr, &text_frame("40")).await
 }
 
-/// The same, which joins the namespace by this frame.
+/// Opens a WebSocket with compression and joins a namespace with the frame `connect`.
 async fn compressing_with(addr: std::net::SocketAddr, connect: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
     let head = deflate_head();
@@ -662,7 +663,7 @@ async fn compressing_with(addr: std::net::SocketAddr, connect: &[u8]) -> TcpStre
     stream
 }
 
-/// The first two bytes of the next frame, and its payload.
+/// Returns the first byte of the next frame, and its payload.
 async fn read_raw(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let first = within(stream.read_u8()).await.expect("a frame");
     let len = match within(stream.read_u8()).await.expect("a length") {
@@ -676,11 +677,11 @@ async fn read_raw(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 
 #[tokio::test]
 async fn long_messages_are_compressed_if_both_sides_want_it() {
-    let (layer, io) = builder(echoing()).deflate_from(100).build();
+    let (layer, io) = builder(echoing()).deflate_threshold(100).build();
     let addr = serve(app(layer)).await;
     let mut stream = compressing(addr).await;
     let event = format!(r#"42["echo","{}"]"#, "x".repeat(5_000));
-    // Twice, for neither side may lean on what was before.
+    // The second message must not depend on the first one, on either side.
     for _ in 0..2 {
         let frame = compressed_frame(&event);
         assert!(frame.len() < 200);
@@ -696,7 +697,7 @@ async fn long_messages_are_compressed_if_both_sides_want_it() {
             .expect("compressed");
         assert_eq!(String::from_utf8_lossy(&text), event);
     }
-    // In fragments, of which the first alone is marked.
+    // A fragmented message: only its first frame has the compression bit.
     let whole = compressed_frame(&event);
     let payload = &whole[6..];
     let (one, two) = payload.split_at(payload.len() / 2);
@@ -727,7 +728,7 @@ async fn a_packet_of_a_binary_parser_is_compressed_unless_it_is_not_to_be() {
     let parser = tower_socketio::protocol::MsgpackParser::default();
     let builder = builder(echoing()).parser(parser);
     let connect = frame(2, b"\x82\xa4type\x00\xa3nsp\xa1/");
-    let (layer, io) = builder.deflate_from(100).build();
+    let (layer, io) = builder.deflate_threshold(100).build();
     let mut stream = compressing_with(serve(app(layer)).await, &connect).await;
     io.emit("long", "x".repeat(5_000));
     assert_eq!(read_raw(&mut stream).await.0, 0xc2);
@@ -738,7 +739,7 @@ async fn a_packet_of_a_binary_parser_is_compressed_unless_it_is_not_to_be() {
 
 #[tokio::test]
 async fn compression_is_not_agreed_on_unless_it_is_asked_for() {
-    let (layer, _io) = builder(echoing()).deflate_from(100).build();
+    let (layer, _io) = builder(echoing()).deflate_threshold(100).build();
     for (app, offer) in [
         (main_app(echoing()).0, "permessage-deflate"),
         (app(layer), "permessage-deflate; server_max_window_bits=10"),
@@ -774,7 +775,7 @@ async fn a_message_that_grows_past_the_limit_closes_with_1009() {
         (not_compressed, 1007),
     ] {
         let (layer, _io) = builder(echoing())
-            .deflate_from(100)
+            .deflate_threshold(100)
             .max_payload(10_000)
             .build();
         let mut stream = compressing(serve(app(layer)).await).await;
@@ -803,8 +804,8 @@ async fn frames_may_come_together_with_the_request() {
     assert_eq!(read_frame(&mut stream).await, long);
 }
 
-/// Otherwise an answer would wait, 40 ms mostly, until the client has acknowledged the broadcast
-/// before it.
+/// With Nagle's algorithm an answer would wait, mostly 40 ms, until TCP has acknowledged the
+/// broadcast before it.
 #[cfg(unix)]
 #[tokio::test]
 async fn no_frame_waits_for_the_acknowledgement_of_another() {

@@ -1,4 +1,4 @@
-//! What the server logs, for one test.
+//! The lines that the server logs during one test.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
@@ -8,19 +8,20 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// What one thread has logged. A test whose runtime has one thread sees all of its server's lines.
+/// The lines that one thread has logged. With a single-threaded runtime these are all lines of the
+/// test's server.
 #[derive(Clone, Default)]
 pub(crate) struct Logs(Arc<Mutex<Vec<(Level, String)>>>);
 
 impl Logs {
-    /// Keeps what this thread logs until the guard is dropped.
+    /// Records this thread's log lines until the guard is dropped.
     pub(crate) fn keep() -> (Self, DefaultGuard) {
         let logs = Self::default();
         let guard = tracing::subscriber::set_default(logs.clone());
         (logs, guard)
     }
 
-    /// The lines of a level so far; each is its message and its fields, `message name=value`.
+    /// Returns the lines of a level so far, as `message name=value`.
     pub(crate) fn at(&self, level: Level) -> Vec<String> {
         let lines = self.0.lock().expect("no panic");
         let lines = lines.iter().filter(|(each, _)| *each == level);

@@ -1,4 +1,4 @@
-//! Clients small enough to see what is on the wire, and a server for them.
+//! Small clients that show every packet on the wire, and a server for them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod logs;
@@ -31,26 +31,26 @@ use tower_socketio::engine;
 use tower_socketio::protocol::{DecodeError, Decoder, Encoded, JsonParser, Kind, Packet, Parser};
 use tower_socketio::{Namespace, SocketIo, SocketIoBuilder, SocketIoLayer};
 
-/// How long a condition may take that holds in a moment on an idle machine.
+/// The longest wait for something that happens in a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// An app with nothing but the layer.
+/// Returns an app that has only the layer.
 pub(crate) fn app(layer: SocketIoLayer) -> Router {
     Router::new().layer(layer)
 }
 
-/// A builder with one namespace, the main one.
+/// Returns a builder with the main namespace only.
 pub(crate) fn builder(main: Namespace) -> SocketIoBuilder {
     SocketIo::builder().namespace("/", main)
 }
 
-/// An app of one namespace.
+/// Returns an app with the main namespace only.
 pub(crate) fn main_app(main: Namespace) -> (Router, SocketIo) {
     let (layer, io) = builder(main).build();
     (app(layer), io)
 }
 
-/// Serves an app over TCP, until the runtime ends.
+/// Serves an app over TCP until the runtime ends.
 pub(crate) async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
@@ -58,8 +58,8 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     addr
 }
 
-/// A connection to an app in memory, with room for so many bytes on their way. It needs no network,
-/// so that a test with it may have a paused clock.
+/// Connects to an app over an in-memory stream that buffers `room` bytes in each direction. The
+/// test needs no network and can pause the clock.
 pub(crate) fn in_memory(app: Router, room: usize) -> DuplexStream {
     let (client, server) = tokio::io::duplex(room);
     let service = TowerToHyperService::new(app);
@@ -68,7 +68,7 @@ pub(crate) fn in_memory(app: Router, room: usize) -> DuplexStream {
     client
 }
 
-/// Fails instead of waiting for ever.
+/// Waits for a future. Panics after a while instead of waiting for ever.
 #[track_caller]
 pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
@@ -80,7 +80,7 @@ pub(crate) fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Waits for a condition that nothing tells of.
+/// Polls a condition until it holds. Panics after a while.
 #[track_caller]
 pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
@@ -88,14 +88,14 @@ pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output =
         let deadline = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < deadline, "not so in time at {caller}");
-            // The clock may be a virtual one that moves on only when everything waits.
+            // A sleep would advance a paused clock.
             tokio::task::yield_now().await;
             std::thread::yield_now();
         }
     }
 }
 
-/// The response of an app, its body as text.
+/// Returns an app's response with its body as text.
 pub(crate) async fn call(app: &Router, request: Request<Body>) -> Response<String> {
     let response = within(app.clone().oneshot(request)).await.into_response();
     let (parts, body) = response.into_parts();
@@ -114,7 +114,7 @@ pub(crate) async fn post(app: &Router, uri: &str, body: impl Into<Body>) -> Resp
     call(app, request.expect("a request")).await
 }
 
-/// A client that polls an app in memory.
+/// A client that calls an app by long-polling, without a network.
 pub(crate) struct Polling {
     app: Router,
     pub(crate) uri: String,
@@ -152,7 +152,7 @@ impl Polling {
         client
     }
 
-    /// Joins a namespace and gives the socket's id.
+    /// Joins a namespace and returns the socket's id.
     pub(crate) async fn join(&mut self, namespace: &str) -> String {
         if namespace == "/" {
             self.send("40").await;
@@ -162,7 +162,7 @@ impl Polling {
         socket_id(&self.next().await)
     }
 
-    /// Posts a body.
+    /// Posts a body. Panics unless the answer is `ok`.
     pub(crate) async fn send(&mut self, body: &str) {
         let response = self.post(body.to_owned()).await;
         assert_eq!(
@@ -171,7 +171,7 @@ impl Polling {
         );
     }
 
-    /// Posts a body whatever the answer is, which may be that the session ends.
+    /// Posts a body and ignores the response. The session may end.
     pub(crate) async fn send_and_forget(&self, body: &str) {
         self.post(body.to_owned()).await;
     }
@@ -180,7 +180,7 @@ impl Polling {
         post(&self.app, &self.uri, body).await
     }
 
-    /// Posts a body and gives the next packet.
+    /// Posts a body and returns the next packet.
     pub(crate) async fn ask(&mut self, body: &str) -> String {
         self.send(body).await;
         self.next().await
@@ -191,19 +191,19 @@ impl Polling {
         get(&self.app, &self.uri).await
     }
 
-    /// Begins a poll that goes on by itself.
+    /// Spawns a poll.
     pub(crate) fn poll(&self) -> JoinHandle<Response<String>> {
         let (app, uri) = (self.app.clone(), self.uri.clone());
         tokio::spawn(async move { get(&app, &uri).await })
     }
 
-    /// The packets that a poll brought and nobody has taken.
+    /// Drains the packets that polls have returned and the test has not read. Pings are left out.
     pub(crate) fn buffered(&mut self) -> impl Iterator<Item = String> {
         let packets = std::mem::take(&mut self.packets);
         packets.into_iter().filter(|packet| packet != "2")
     }
 
-    /// The next packet; pings are answered.
+    /// Returns the next packet. Answers pings.
     pub(crate) async fn next(&mut self) -> String {
         loop {
             if let Some(packet) = self.packets.pop_front() {
@@ -221,7 +221,7 @@ impl Polling {
     }
 }
 
-/// What a WebSocket gave.
+/// An item that a client reads from a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Got {
     Text(String),
@@ -238,7 +238,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Opens a session; the packet that opens it is read.
+    /// Opens a session and reads the open packet.
     pub(crate) async fn open(addr: SocketAddr) -> Self {
         let mut client = Self::raw(addr, "").await;
         let open = client.text().await;
@@ -246,7 +246,7 @@ impl Client {
         client
     }
 
-    /// Opens a session as a client of version 2 does; the packet that opens it is read.
+    /// Opens a session as a Socket.IO 2 client does, and reads the open packet.
     pub(crate) async fn of_revision_3(addr: SocketAddr) -> Self {
         let mut client = Self::raw(addr, "&EIO=3").await;
         let open = client.text().await;
@@ -254,7 +254,7 @@ impl Client {
         client
     }
 
-    /// A WebSocket with more in its query: `&sid=…`.
+    /// Opens a WebSocket with an addition to its query, such as `&sid=…`.
     pub(crate) async fn raw(addr: SocketAddr, query: &str) -> Self {
         let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket{query}");
         let connect = tokio_tungstenite::connect_async(url);
@@ -269,7 +269,7 @@ impl Client {
         client
     }
 
-    /// Joins a namespace and gives the socket's id.
+    /// Joins a namespace and returns the socket's id.
     pub(crate) async fn join(&mut self, namespace: &str) -> String {
         if namespace == "/" {
             self.send("40").await;
@@ -289,7 +289,7 @@ impl Client {
         sent.expect("the server takes it");
     }
 
-    /// What comes next; pings of both protocols are answered.
+    /// Returns the next item. Answers pings of Engine.IO and of WebSocket.
     #[track_caller]
     pub(crate) fn next(&mut self) -> impl Future<Output = Got> + '_ {
         within(self.next_inner())
@@ -299,7 +299,7 @@ impl Client {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
-                    // It may be closed already; what follows tells.
+                    // If the connection is closed already, the next item says so.
                     let _ = self.stream.send(Message::text("3")).await;
                 }
                 Some(Ok(Message::Text(text))) => return Got::Text(text.as_str().to_owned()),
@@ -316,7 +316,7 @@ impl Client {
         }
     }
 
-    /// The next packet, which is a text.
+    /// Returns the next packet. Panics if it is not a text.
     pub(crate) async fn text(&mut self) -> String {
         match self.next().await {
             Got::Text(text) => text,
@@ -324,7 +324,7 @@ impl Client {
         }
     }
 
-    /// Sends and gives the next packet.
+    /// Sends a packet and returns the next one.
     pub(crate) async fn ask(&mut self, text: &str) -> String {
         self.send(text).await;
         self.text().await
@@ -341,12 +341,12 @@ impl Client {
     }
 }
 
-/// A parser that counts the events that it writes and the messages that it reads.
+/// A parser that counts the events that it encodes and the messages that it decodes.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
     json: JsonParser,
     pub(crate) events: Arc<AtomicUsize>,
-    /// The messages that were read.
+    /// The number of decoded messages.
     pub(crate) read: Arc<AtomicUsize>,
 }
 
@@ -382,7 +382,7 @@ impl Decoder for CountingDecoder {
     }
 }
 
-/// The id in a CONNECT packet.
+/// Returns the id in a CONNECT packet. Panics if the packet is a different one.
 #[track_caller]
 pub(crate) fn socket_id(packet: &str) -> String {
     assert!(packet.starts_with("40"), "refused: {packet}");
@@ -391,7 +391,7 @@ pub(crate) fn socket_id(packet: &str) -> String {
     welcome["sid"].as_str().expect("an id").to_owned()
 }
 
-/// A masked frame of a client, in one piece.
+/// Returns a client's frame, masked and not fragmented.
 pub(crate) fn frame(opcode: u8, data: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match data.len() {
@@ -410,12 +410,12 @@ pub(crate) fn frame(opcode: u8, data: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A masked frame of text.
+/// Returns a masked text frame.
 pub(crate) fn text_frame(text: &str) -> Vec<u8> {
     frame(1, text.as_bytes())
 }
 
-/// The head of a request for a WebSocket.
+/// Returns the head of a request that opens a WebSocket.
 pub(crate) fn upgrade_head(query: &str) -> String {
     format!(
         "GET /socket.io/?EIO=4&transport=websocket{query} HTTP/1.1\r\nhost: test\r\n\
@@ -424,22 +424,32 @@ pub(crate) fn upgrade_head(query: &str) -> String {
     )
 }
 
-/// As [`upgrade_head`], offering compression.
+/// Returns an [`upgrade_head`] that offers compression.
 pub(crate) fn deflate_head() -> String {
     let offer = "host: test\r\nsec-websocket-extensions: permessage-deflate; \
                  client_max_window_bits\r\n";
     upgrade_head("").replace("host: test\r\n", offer)
 }
 
-/// A masked frame with a text that is compressed.
+/// Returns a masked frame with a compressed text.
 pub(crate) fn compressed_frame(text: &str) -> Vec<u8> {
-    let compressed = tower_socketio::websocket::deflate(&[text.as_bytes()]);
-    let mut frame = frame(1, &compressed.expect("a compressed text"));
+    let mut compressed = Vec::with_capacity(text.len() + 64);
+    let mut deflate = flate2::Compress::new(flate2::Compression::fast(), false);
+    deflate
+        .compress_vec(
+            text.as_bytes(),
+            &mut compressed,
+            flate2::FlushCompress::Sync,
+        )
+        .expect("room for the compressed text");
+    // RFC 7692 section 7.2.1: without the end of the empty block.
+    compressed.truncate(compressed.len() - 4);
+    let mut frame = frame(1, &compressed);
     frame[0] |= 0x40;
     frame
 }
 
-/// Sends a request as it is and gives the response's head.
+/// Sends the head of a request and returns the head of the response.
 pub(crate) async fn send_head<S>(stream: &mut S, head: &str) -> String
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -455,13 +465,13 @@ where
     String::from_utf8(response).expect("UTF-8")
 }
 
-/// A WebSocket session whose bytes are read and written by hand.
+/// Opens a WebSocket session over TCP whose frames the test reads and writes itself.
 pub(crate) async fn raw_session(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).await;
     raw_session_on(stream.expect("a connection")).await
 }
 
-/// The same on a connection that there is.
+/// Opens a WebSocket session over an existing stream.
 pub(crate) async fn raw_session_on<S>(mut stream: S) -> S
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -472,7 +482,7 @@ where
     stream
 }
 
-/// The payload of the next frame of the server.
+/// Returns the payload of the server's next frame.
 pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> String {
     within(async {
         let _opcode = stream.read_u8().await.expect("a frame");

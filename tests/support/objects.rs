@@ -1,11 +1,11 @@
-//! A parser of one's own, for tests and for the fixture of clients that are not ours.
+//! A custom parser, for tests and for the server that official clients are tested against.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tower_socketio::engine::Message;
 use tower_socketio::protocol::{DecodeError, Decoder, Encoded, Kind, Packet, Parser, Payload};
 
-/// Writes each packet as a JSON object, without bytes.
+/// Writes each packet as a JSON object. It does not support bytes.
 #[derive(Debug)]
 pub(crate) struct Objects;
 

@@ -1,4 +1,4 @@
-//! Streams between a client and a server in memory, as networks can be.
+//! In-memory streams between a client and a server that behave like certain networks.
 
 use std::io;
 use std::pin::Pin;
@@ -24,8 +24,7 @@ where
     });
 }
 
-/// A stream that takes bytes at once and lets them leave when it is flushed, as TLS and compression
-/// do.
+/// A stream that buffers written bytes until it is flushed, as TLS and compression do.
 pub(crate) struct Buffering {
     inner: DuplexStream,
     buffer: BytesMut,
@@ -33,7 +32,7 @@ pub(crate) struct Buffering {
 }
 
 impl Buffering {
-    /// The stream takes as many bytes as `limit` before it makes a writer wait.
+    /// Creates a stream that buffers up to `limit` bytes before a writer has to wait.
     pub(crate) fn new(inner: DuplexStream, limit: usize) -> Self {
         Self {
             inner,

@@ -1,4 +1,4 @@
-// What is right compiles, so that the others fail for their own reason.
+// Correct handlers compile, so the other programs fail for the reason that they state.
 
 use axum::extract::State;
 use axum::http::HeaderMap;

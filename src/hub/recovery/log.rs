@@ -8,17 +8,17 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::Kept;
-use crate::engine::{Session, SocketId};
+use super::RecoveryBudget;
+use crate::engine_io::{Session, SocketId};
 use crate::hub::rooms::Target;
 use crate::protocol::Encoded;
 
 /// The number of a packet. Numbers begin anywhere and go up by one, so that one of another time
 /// is not taken for one of now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Number(pub(super) u64);
+pub(crate) struct Offset(pub(super) u64);
 
-impl Number {
+impl Offset {
     /// Where to begin, by chance: with room for 2^47 packets behind it.
     pub(crate) fn start(random: [u8; 8]) -> Self {
         Self(1 + (u64::from_be_bytes(random) >> 17))
@@ -47,7 +47,7 @@ impl Number {
 
 /// Whom a packet is for.
 #[derive(Clone, Debug)]
-pub(crate) enum To {
+pub(crate) enum Recipients {
     One(SocketId),
     Many(Target),
 }
@@ -56,7 +56,7 @@ pub(crate) enum To {
 #[derive(Debug)]
 pub(super) struct Entry {
     at: Instant,
-    pub(super) to: To,
+    pub(super) to: Recipients,
     pub(super) packet: Encoded,
     pub(super) bytes: usize,
 }
@@ -66,29 +66,29 @@ pub(super) struct Entry {
 pub(super) struct Log {
     entries: VecDeque<Entry>,
     /// The number of the oldest entry; if there is none, of the next packet.
-    first: Number,
+    first: Offset,
     bytes: usize,
-    kept: Arc<Kept>,
+    budget: Arc<RecoveryBudget>,
 }
 
 impl Log {
-    pub(super) const fn new(start: Number, kept: Arc<Kept>) -> Self {
+    pub(super) const fn new(start: Offset, budget: Arc<RecoveryBudget>) -> Self {
         Self {
             entries: VecDeque::new(),
             first: start,
             bytes: 0,
-            kept,
+            budget,
         }
     }
 
     /// The oldest number that is here, or else the next.
-    pub(super) const fn first(&self) -> Number {
+    pub(super) const fn first(&self) -> Offset {
         self.first
     }
 
     /// The number of the next packet.
-    pub(super) fn next(&self) -> Number {
-        Number(self.first.0 + self.entries.len() as u64)
+    pub(super) fn next(&self) -> Offset {
+        Offset(self.first.0 + self.entries.len() as u64)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -96,20 +96,20 @@ impl Log {
     }
 
     /// Keeps the next packet, and drops what is too old or too much.
-    pub(super) fn push(&mut self, to: To, packet: Encoded, now: Instant) {
+    pub(super) fn push(&mut self, to: Recipients, packet: Encoded, now: Instant) {
         self.expire(now);
         let bytes = cost(&to, &packet);
         self.bytes += bytes;
-        self.kept.packets.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.packets.fetch_add(bytes, Ordering::Relaxed);
         self.entries.push_back(Entry {
             at: now,
             to,
             packet,
             bytes,
         });
-        let config = &self.kept.config;
+        let config = &self.budget.config;
         let (namespace, all) = (config.namespace_bytes, config.packet_bytes);
-        while self.bytes > namespace || self.kept.packets.load(Ordering::Relaxed) > all {
+        while self.bytes > namespace || self.budget.packets.load(Ordering::Relaxed) > all {
             if !self.pop() {
                 break;
             }
@@ -128,7 +128,7 @@ impl Log {
 
     /// Drops what is older than anybody may be away.
     pub(super) fn expire(&mut self, now: Instant) {
-        let within = self.kept.config.within;
+        let within = self.budget.config.within;
         let is_old = |entry: &Entry| now.saturating_duration_since(entry.at) > within;
         while self.entries.front().is_some_and(is_old) {
             self.pop();
@@ -141,7 +141,9 @@ impl Log {
         };
         self.first = self.first.next();
         self.bytes -= entry.bytes;
-        self.kept.packets.fetch_sub(entry.bytes, Ordering::Relaxed);
+        self.budget
+            .packets
+            .fetch_sub(entry.bytes, Ordering::Relaxed);
         if self.entries.capacity() > 64 && self.entries.len() * 8 < self.entries.capacity() {
             self.entries.shrink_to(self.entries.len() * 2);
         }
@@ -149,24 +151,24 @@ impl Log {
     }
 
     /// The packets from a number on, with their numbers.
-    pub(super) fn from(&self, number: Number) -> impl Iterator<Item = (Number, &Entry)> {
+    pub(super) fn from(&self, number: Offset) -> impl Iterator<Item = (Offset, &Entry)> {
         let skip = number.0.saturating_sub(self.first.0) as usize;
-        let numbers = (self.first.0..).map(Number);
+        let numbers = (self.first.0..).map(Offset);
         numbers.zip(&self.entries).skip(skip)
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.kept.packets.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.packets.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-fn cost(to: &To, packet: &Encoded) -> usize {
+fn cost(to: &Recipients, packet: &Encoded) -> usize {
     let name = |name: &Arc<str>| size_of::<Arc<str>>() + name.len();
     let names = match to {
-        To::One(_) => 0,
-        To::Many(target) => target.rooms.iter().chain(&target.except).map(name).sum(),
+        Recipients::One(_) => 0,
+        Recipients::Many(target) => target.rooms.iter().chain(&target.except).map(name).sum(),
     };
     let messages = packet.clone().into_iter();
     size_of::<Entry>() + names + messages.map(|each| Session::cost(&each)).sum::<usize>()
@@ -178,32 +180,32 @@ mod tests {
 
     use super::super::Recovery;
     use super::*;
-    use crate::engine::Message;
+    use crate::engine_io::Message;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn log(config: Recovery) -> Log {
-        Log::new(Number(100), Arc::new(Kept::new(config)))
+        Log::new(Offset(100), Arc::new(RecoveryBudget::new(config)))
     }
 
     fn push(log: &mut Log, text: &str, now: Instant) {
         let packet = Encoded::from(Message::Text(text.into()));
-        log.push(To::Many(Target::default()), packet, now);
+        log.push(Recipients::Many(Target::default()), packet, now);
     }
 
     fn numbers(log: &Log, from: u64) -> Vec<u64> {
-        log.from(Number(from)).map(|(number, _)| number.0).collect()
+        log.from(Offset(from)).map(|(number, _)| number.0).collect()
     }
 
     #[test]
     fn a_number_is_eight_characters_and_is_read_again() {
         for number in [
-            Number::start([0; 8]),
-            Number::start([0xff; 8]),
-            Number(1 << 47),
+            Offset::start([0; 8]),
+            Offset::start([0xff; 8]),
+            Offset(1 << 47),
         ] {
             let text = number.to_text();
-            assert_eq!((text.len(), Number::parse(&text)), (8, Some(number)));
+            assert_eq!((text.len(), Offset::parse(&text)), (8, Some(number)));
         }
         for text in [
             "",
@@ -214,7 +216,7 @@ mod tests {
             "AAAA+AAA",
             "éééé",
         ] {
-            assert_eq!(Number::parse(text), None, "{text}");
+            assert_eq!(Offset::parse(text), None, "{text}");
         }
     }
 
@@ -240,7 +242,7 @@ mod tests {
         assert_eq!(numbers(&log, 0), [101, 102]);
         log.expire(now + 3 * SECOND);
         assert_eq!((log.is_empty(), log.first().0, log.bytes), (true, 103, 0));
-        assert_eq!(log.kept.packets.load(Ordering::Relaxed), 0);
+        assert_eq!(log.budget.packets.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -263,9 +265,9 @@ mod tests {
     #[test]
     fn the_bytes_of_all_namespaces_are_limited_together() {
         let config = Recovery::within(SECOND).max_packet_bytes(5_000);
-        let kept = Arc::new(Kept::new(config));
-        let (mut a, now) = (Log::new(Number(1), Arc::clone(&kept)), Instant::now());
-        let mut b = Log::new(Number(1), Arc::clone(&kept));
+        let kept = Arc::new(RecoveryBudget::new(config));
+        let (mut a, now) = (Log::new(Offset(1), Arc::clone(&kept)), Instant::now());
+        let mut b = Log::new(Offset(1), Arc::clone(&kept));
         (0..10).for_each(|_| push(&mut a, &"x".repeat(1000), now));
         (0..10).for_each(|_| push(&mut b, &"x".repeat(1000), now));
         assert!(kept.packets.load(Ordering::Relaxed) <= 5_000);

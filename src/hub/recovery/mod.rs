@@ -1,15 +1,15 @@
 //! Connection state recovery: a client that lost its connection comes back as the socket it was.
 //!
 //! ```text
-//!   emit ──▶ Archive: a number for the packet, a copy in the Log ──▶ those who are there
-//!   leave ─▶ Archive: the session stays, for a while                        │
-//!   CONNECT {pid, offset} ─▶ Archive: the session, and what was missed ◀────┘ the number was in it
+//!   emit ──▶ RecoveryStore: a number for the packet, a copy in the Log ──▶ those who are there
+//!   leave ─▶ RecoveryStore: the session stays, for a while                        │
+//!   CONNECT {pid, offset} ─▶ RecoveryStore: the session, and what was missed ◀────┘ the number was in it
 //! ```
 //!
 //! | file | |
 //! |---|---|
 //! | [`log`] | the packets of one namespace, numbered |
-//! | [`archive`] | the sessions of one namespace, and what each of them was sent |
+//! | [`store`] | the sessions of one namespace, and what each of them was sent |
 //! | [`live`] | joins both with the namespace and its sockets |
 //!
 //! The first two are data structures: time, ids and chance are arguments. All of a namespace is
@@ -24,13 +24,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-mod archive;
 mod live;
 mod log;
+mod store;
 
-pub(crate) use self::archive::Archive;
-pub(crate) use self::live::{Legacy, Newcomer, Recoverable};
-pub(crate) use self::log::Number;
+pub(crate) use self::live::{Handover, JoinRequest, Recoverable};
+pub(crate) use self::log::Offset;
+pub(crate) use self::store::RecoveryStore;
 
 /// Connection state recovery: how long, and in how much memory.
 ///
@@ -132,7 +132,7 @@ const MIB: usize = 1024 * 1024;
 
 /// What all namespaces of a server keep, together.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct RecoveryBudget {
     pub(crate) config: Recovery,
     packets: AtomicUsize,
     sessions: AtomicUsize,
@@ -140,7 +140,7 @@ pub(crate) struct Kept {
     sweeping: AtomicBool,
 }
 
-impl Kept {
+impl RecoveryBudget {
     pub(crate) const fn new(config: Recovery) -> Self {
         Self {
             config,

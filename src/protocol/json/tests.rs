@@ -1,4 +1,4 @@
-//! The examples of the protocol's document, and the rows of the checklist.
+//! The examples of the protocol's document, and rows of `docs/parity.md`.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ fn object(namespace: &str, kind: Kind, object: &serde_json::Value) -> Packet {
     packet(namespace, kind, None, payload)
 }
 
-/// The text and the attachments that a packet is sent as.
+/// Encodes a packet as a text and attachments.
 fn encode(packet: Packet) -> (String, Vec<Bytes>) {
     let mut messages = JsonParser::default().encode(packet).into_iter();
     let Some(Message::Text(head)) = messages.next() else {
@@ -203,7 +203,7 @@ fn an_event_with_two_attachments_is_read_as_in_the_document() {
     assert_eq!(read, (B(&[1, 2]), B(&[3, 4])));
 }
 
-// The rows of the checklist.
+// The rows S-01 and following of `docs/parity.md`.
 
 #[test]
 fn s01_every_type_has_its_digit() {
@@ -307,7 +307,7 @@ fn d02_a_count_of_attachments_is_digits_from_1_to_the_limit() {
     ]);
     assert!(decode(r#"511-["a"]"#, &[]).is_err_and(|error| error.is_limit()));
     assert!(decode(r#"510-["a"]"#, &[&b""[..]; 10]).is_ok());
-    let mut decoder = JsonParser::default().with_max_attachments(1).decoder();
+    let mut decoder = JsonParser::default().max_attachments(1).decoder();
     assert!(decoder.decode(Message::Text(r#"52-["a"]"#.into())).is_err());
 }
 
@@ -532,7 +532,7 @@ fn placeholders_in_a_packet_without_attachments_are_plain_objects() {
 
 #[test]
 fn attachments_together_are_bounded() {
-    let mut decoder = JsonParser::default().with_max_attachment_bytes(5).decoder();
+    let mut decoder = JsonParser::default().max_attachment_bytes(5).decoder();
     for _ in 0..3 {
         let head = decoder.decode(Message::Text(r#"52-["a"]"#.into()));
         assert!(head.is_ok_and(|packet| packet.is_none()));
@@ -564,7 +564,7 @@ fn after_an_error_nothing_is_read() {
 
 #[test]
 fn a_packet_is_read_from_the_middle_of_a_message() {
-    // As a text that was made to be sent: the frame lies before it.
+    // A text to send, with room for the frame in front of it.
     let text = Text::from(r#"2["a",1]"#);
     assert!(text.frame().is_some());
     let mut decoder = JsonParser::default().decoder();
@@ -659,7 +659,7 @@ fn nothing_a_peer_sends_panics() {
     assert!(packets > 10_000, "too few valid packets: {packets}");
 }
 
-/// Decodes and does with the packet all that can be done.
+/// Decodes a packet and calls all functions on it. Returns whether the text is valid.
 fn feed(text: Vec<u8>) -> bool {
     let mut decoder = JsonParser::default().decoder();
     let mut message = Message::Text(Text::received(text.into()));

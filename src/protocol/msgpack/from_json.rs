@@ -1,38 +1,38 @@
-//! JSON and attachments become MessagePack.
+//! Converts JSON and attachments to MessagePack.
 
 use bytes::Bytes;
 use rmp::{Marker, encode};
 
 use crate::protocol::scan::{Invalid, Placeholder, Scanner, parse_num, placeholders};
 
-/// Writes JSON, with attachments in the places of their placeholders.
+/// Writes JSON as MessagePack, with attachments in place of their placeholders.
 pub(super) fn write_json(out: &mut Vec<u8>, json: &[u8], attachments: &[Bytes]) {
     let start = out.len();
     if FromJson::new(out, json, attachments).convert().is_err() {
-        // Not valid JSON: a value has tricked serde_json. No half of it leaves.
+        // A value has tricked serde_json into invalid JSON. No piece of it is sent.
         out.truncate(start);
         out.push(Marker::Null.to_u8());
     }
 }
 
-/// Makes MessagePack of JSON, with attachments in the places of their placeholders.
+/// A conversion of JSON to MessagePack, with attachments in place of their placeholders.
 ///
-/// The depth is not bounded, for what is written is the server's own.
+/// The depth is not bounded, because the values are the server's own.
 struct FromJson<'a> {
     out: &'a mut Vec<u8>,
     json: &'a [u8],
     scanner: Scanner<'a>,
     attachments: &'a [Bytes],
     open: Vec<Unfinished>,
-    /// Markers of more than the one byte that is there for them, and where they belong.
+    /// The markers that need more than the one byte that is reserved, and their positions.
     markers: Vec<(usize, Vec<u8>)>,
 }
 
 /// An array or an object that is open.
 struct Unfinished {
-    /// Where its marker is.
+    /// The position of its marker.
     start: usize,
-    /// How many it has so far, keys among them.
+    /// The number of values so far, including keys.
     values: u32,
 }
 
@@ -59,7 +59,7 @@ impl<'a> FromJson<'a> {
         Ok(())
     }
 
-    /// The outermost placeholders, from left to right.
+    /// Returns the outermost placeholders, from left to right.
     fn places(&self) -> Result<Vec<Placeholder>, Invalid> {
         if self.attachments.is_empty() {
             return Ok(Vec::new());
@@ -79,7 +79,7 @@ impl<'a> FromJson<'a> {
         Ok(())
     }
 
-    /// Writes what stands before `end`.
+    /// Writes the JSON up to `end`.
     fn copy(&mut self, end: usize) -> Result<(), Invalid> {
         loop {
             let next = self.scanner.peek();
@@ -140,7 +140,7 @@ impl<'a> FromJson<'a> {
         Ok(())
     }
 
-    /// Writes the marker, now that it is known how many values there are.
+    /// Writes the marker of an array or an object, whose number of values is now known.
     fn close(&mut self, object: bool) -> Result<(), Invalid> {
         let Unfinished { start, values } = self.open.pop().ok_or(Invalid::Syntax)?;
         let mut marker = Vec::new();
@@ -156,7 +156,7 @@ impl<'a> FromJson<'a> {
         Ok(())
     }
 
-    /// Makes room for the long markers, in one pass.
+    /// Inserts the long markers, in one pass.
     fn insert_markers(&mut self) {
         if self.markers.is_empty() {
             return;
@@ -180,12 +180,13 @@ fn write_string(out: &mut Vec<u8>, quoted: &[u8], escaped: bool) {
     if !escaped {
         return write_text(out, &String::from_utf8_lossy(plain));
     }
-    // As bytes: half of a surrogate pair may have been escaped, which is no text.
+    // Reads bytes: the string may hold the escape of half a surrogate pair, which is not text.
     let text: Bytes = serde_json::from_slice(quoted).unwrap_or_default();
     write_text(out, &String::from_utf8_lossy(&text));
 }
 
-/// Writes a JSON number: as an integer if it is written as one and has at most 64 bits.
+/// Writes a JSON number. A number without a fraction or an exponent, of at most 64 bits, becomes an
+/// integer.
 fn write_number(out: &mut Vec<u8>, digits: &[u8]) {
     let digits = String::from_utf8_lossy(digits);
     if let Ok(number) = digits.parse::<u64>() {
@@ -205,7 +206,7 @@ pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
     written(encode::write_str(out, text));
 }
 
-/// Memory takes all that is written.
+/// Drops the result of a write to memory, which cannot fail.
 fn written<T, E>(result: Result<T, E>) {
     drop(result.ok());
 }

@@ -1,10 +1,10 @@
-//! Reads MessagePack, one value's beginning after the other.
+//! Splits MessagePack into tokens.
 
 use rmp::Marker;
 
 use crate::protocol::DecodeError;
 
-/// Steps through MessagePack.
+/// A reader of MessagePack.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
         Self { rest: message }
     }
 
-    /// What was not read yet.
+    /// Returns the bytes that were not read yet.
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Steps over what belongs to a token: the elements of an array or a map, however deep. They
+    /// Steps over the elements of the array or map that a token begins, at any depth. The elements
     /// are counted, so that depth costs nothing.
     pub(super) fn skip_rest(&mut self, token: Token<'_>) -> Result<(), DecodeError> {
         let mut left = token.values();
@@ -111,7 +111,8 @@ impl<'a> Reader<'a> {
         Ok(Token::Extension(kind, data))
     }
 
-    /// One with a length: an `ArrayBuffer` if it is of type 0.
+    /// Reads an extension after its marker: its length of `N` bytes, its type and its data. An
+    /// extension of type 0 is an `ArrayBuffer`.
     fn sized_extension<const N: usize>(&mut self) -> Result<Token<'a>, DecodeError> {
         let len = self.len::<N>()? as usize;
         Ok(match self.extension(len)? {
@@ -125,7 +126,7 @@ impl<'a> Reader<'a> {
         Ok((kind, self.take(len)?))
     }
 
-    /// Bytes after their length, of `N` bytes.
+    /// Reads a length of `N` bytes, and as many bytes.
     fn sized<const N: usize>(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.len::<N>()?;
         self.take(len as usize)
@@ -152,7 +153,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Token<'_> {
-    /// How many values belong to it, keys among them.
+    /// Returns the number of values in the array or map, including its keys.
     pub(super) const fn values(self) -> u64 {
         match self {
             Self::Array(len) => len as u64,

@@ -17,8 +17,8 @@ type Example = (
     &'static [&'static [u8]],
 );
 
-/// Messages of `socket.io-msgpack-parser` 3.0.2, and what is in them: the type, the namespace, the
-/// acknowledgement, the JSON and the attachments. The first of them come from clients only.
+/// Messages of `socket.io-msgpack-parser` 3.0.2, each with its type, its namespace, its
+/// acknowledgement, its JSON and its attachments. The first ones come from clients only.
 const MESSAGES: [Example; 18] = [
     (
         "83a47479706500a464617461d40000a36e7370a12f",
@@ -179,7 +179,8 @@ const MESSAGES: [Example; 18] = [
     ),
 ];
 
-/// Those that clients write in another way: with `undefined`, options, dates, or other key order.
+/// The messages that clients write in another way: with `undefined`, options, dates, or another
+/// order of keys.
 const FROM_CLIENTS: Range<usize> = 0..6;
 
 fn bytes(hex: &str) -> Bytes {
@@ -198,13 +199,13 @@ fn read(message: impl Into<Bytes>) -> Result<Packet, DecodeError> {
     Ok(packet.expect("a whole packet"))
 }
 
-/// A packet that is an event of the main namespace with this data.
+/// Returns an event of the main namespace with this data, as a message.
 fn event(data: &[u8]) -> Vec<u8> {
     let head: &[u8] = b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data";
     [head, data].concat()
 }
 
-/// The JSON of an event with this data.
+/// Returns the JSON of an event with this data.
 fn read_json(data: &[u8]) -> String {
     text(&read(event(data)).expect("valid").payload).to_owned()
 }
@@ -293,7 +294,7 @@ fn escapes_in_json_are_text_in_messages() {
     let text = "é\n😀".as_bytes();
     assert!(message.windows(text.len()).any(|at| at == text));
     assert!(read_json(b"\x92\xa1e\xa2\"\\").ends_with(r#""\"\\"]"#));
-    // Half a pair is no text. What becomes of it must be some.
+    // Half of a surrogate pair is not text, so U+FFFD replaces it.
     let again = read(message).expect("valid");
     assert!(text_of_last(&again).contains('\u{fffd}'));
 }
@@ -308,12 +309,12 @@ fn text_of_last(packet: &Packet) -> String {
 
 #[test]
 fn what_json_has_not_becomes_what_it_has() {
-    // An extension, a timestamp of MessagePack, an extension 0 that is nothing of notepack's.
+    // An extension, a timestamp of MessagePack, and an extension 0 that notepack does not use.
     assert_eq!(
         read_json(b"\x94\xa1e\xd4\x05x\xd6\xff\0\0\0\x01\xd5\0ab"),
         r#"["e",[5,{"_placeholder":true,"num":0}],[-1,{"_placeholder":true,"num":1}],[0,{"_placeholder":true,"num":2}]]"#
     );
-    // Dates that JavaScript has not.
+    // Dates out of the range of JavaScript.
     assert_eq!(
         read_json(b"\x93\xa1e\xd7\0\x7f\xff\xff\xff\xff\xff\xff\xff\xd7\0\x80\0\0\0\0\0\0\0"),
         r#"["e",null,null]"#
@@ -427,7 +428,7 @@ fn a_name_of_a_namespace_has_a_limit() {
 #[test]
 fn the_depth_is_that_of_json() {
     let nested = |depth: usize| event(&[&vec![0x91; depth][..], b"\xa1e"].concat());
-    // The name has to be right in the first array: an argument is nested.
+    // An argument is nested, because the first array must begin with a valid name.
     let arg = |depth: usize| {
         let arrays = vec![0x91; depth];
         event(&[b"\x92\xa1e", &arrays[..], b"\x01"].concat())
@@ -437,7 +438,7 @@ fn the_depth_is_that_of_json() {
         assert!(read(arg(depth)).expect_err("too deep").is_limit());
     }
     assert!(read(nested(500_000)).expect_err("too deep").is_limit());
-    // Keys that nobody reads may be as deep as they like: they cost nothing.
+    // The values of unknown keys may have any depth, because skipping them costs nothing.
     let mut ignored = b"\x83\xa4type\x00\xa3nsp\xa1/\xa1x".to_vec();
     ignored.extend(vec![0x91; 500_000]);
     ignored.push(1);
@@ -482,7 +483,7 @@ fn a_short_message_that_promises_much_takes_no_memory() {
 
 #[test]
 fn values_of_bytes_are_counted() {
-    let parser = MsgpackParser::default().with_max_attachments(2);
+    let parser = MsgpackParser::default().max_attachments(2);
     let decode = |data: &[u8]| {
         let message = Message::Binary(event(data).into());
         parser.decoder().decode(message)
@@ -523,7 +524,7 @@ fn a_small_part_does_not_keep_the_message_and_a_large_one_is_not_copied() {
 fn days_are_those_of_the_calendar() {
     let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let mut expected = (-400, 1, 1);
-    // From the year -400 on, for 1200 years.
+    // 1200 years from the year -400.
     let start = -719_528 - 146_097;
     for day in start..start + 3 * 146_097 {
         assert_eq!(civil(day), expected);
@@ -544,7 +545,7 @@ fn days_are_those_of_the_calendar() {
     assert_eq!(expected, (800, 1, 1));
 }
 
-/// A value with bytes in it, and no deeper than `depth`.
+/// Returns a random value with bytes in it, nested at most `depth` levels.
 fn value(chance: &mut Chance, depth: usize, attachments: &mut Vec<Bytes>) -> Value {
     let len = [0, 1, 3, 15, 16, 40][chance.below(6)];
     match chance.below(if depth == 0 { 7 } else { 9 }) {

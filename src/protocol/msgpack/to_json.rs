@@ -1,4 +1,4 @@
-//! MessagePack becomes JSON and attachments.
+//! Converts MessagePack to JSON and attachments.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use super::reader::{Reader, Token};
 use crate::protocol::DecodeError;
 use crate::protocol::scan::{Invalid, MAX_DEPTH};
 
-/// Makes JSON and attachments of MessagePack.
+/// A conversion of MessagePack to JSON and attachments.
 pub(super) struct ToJson<'a> {
     message: &'a Bytes,
     max_attachments: usize,
@@ -18,10 +18,10 @@ pub(super) struct ToJson<'a> {
     open: Vec<Open>,
 }
 
-/// An array or a map that is open.
+/// An open array or map.
 struct Open {
     map: bool,
-    /// Its values, keys among them.
+    /// The number of its values, including its keys.
     values: u64,
     done: u64,
 }
@@ -37,7 +37,7 @@ impl<'a> ToJson<'a> {
         }
     }
 
-    /// Takes one value.
+    /// Converts the value that `data` begins with.
     pub(super) fn convert(mut self, data: &[u8]) -> Result<(Vec<u8>, Vec<Bytes>), DecodeError> {
         let mut reader = Reader::new(data);
         loop {
@@ -55,7 +55,7 @@ impl<'a> ToJson<'a> {
         }
     }
 
-    /// Writes what stands before a value, and tells whether that is a key.
+    /// Writes the comma or colon before the next value, and returns whether the value is a key.
     fn separate(&mut self) -> bool {
         let Some(open) = self.open.last_mut() else {
             return false;
@@ -108,7 +108,7 @@ impl<'a> ToJson<'a> {
     }
 
     fn scalar(&mut self, value: &(impl Serialize + ?Sized)) {
-        // Memory takes all that is written, and a scalar can be written as JSON.
+        // A write to memory cannot fail, and a scalar can always be written as JSON.
         let _ = serde_json::to_writer(&mut self.json, value);
     }
 
@@ -117,7 +117,7 @@ impl<'a> ToJson<'a> {
         if num == self.max_attachments {
             return Err(DecodeError::limit("too many attachments"));
         }
-        // A small part does not keep the whole message in memory.
+        // A small attachment is copied, so that it does not keep the whole message in memory.
         self.attachments
             .push(if bytes.len() >= self.message.len() / 2 {
                 self.message.slice_ref(bytes)
@@ -141,7 +141,7 @@ impl<'a> ToJson<'a> {
         Ok(())
     }
 
-    /// Closes what is complete.
+    /// Closes the arrays and maps that are complete.
     fn close(&mut self) {
         while let Some(open) = self.open.last() {
             if open.done < open.values {
@@ -153,7 +153,7 @@ impl<'a> ToJson<'a> {
     }
 }
 
-/// What `Date.toJSON` makes of it: nothing if it is beyond the dates of JavaScript.
+/// Returns a time as `Date.toJSON` writes it, or `None` if JavaScript has no such date.
 fn date(millis: i64) -> Option<String> {
     const DAY: i64 = 86_400_000;
     const MAX: u64 = 100_000_000 * DAY as u64;
@@ -174,11 +174,12 @@ fn date(millis: i64) -> Option<String> {
     ))
 }
 
-/// The year, month and day of a day counted from 1970.
+/// Returns the year, month and day of a day, counted from 1970-01-01.
 ///
-/// A year begins with March, so that the day that may be missing is its last, and an era is the
-/// 400 years after which the calendar repeats.
-/// [How it is derived](https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
+/// The algorithm begins a year with March, so that a leap day is its last day. An era is the 400
+/// years after which the calendar repeats. See [how it is derived].
+///
+/// [how it is derived]: https://howardhinnant.github.io/date_algorithms.html#civil_from_days
 pub(super) const fn civil(days: i64) -> (i64, i64, i64) {
     const ERA: i64 = 146_097;
     const TO_MARCH_0000: i64 = 719_468;

@@ -128,7 +128,9 @@ impl AckSender {
     /// Sends the answer: what a handler could return. Does nothing if it is not wanted.
     pub fn send(self, answer: impl IntoReply) {
         if let Some(ack) = self.ack {
-            self.socket.send_ack(ack, answer.into_reply().into_ack());
+            self.socket
+                .member
+                .send_ack(ack, answer.into_reply().into_ack());
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{FromConnect, FromEvent, MissingExtension, ViaParts};
 use crate::handles::SocketIo;
-use crate::routing::{Event, IntoReply, Refuse, Reply};
+use crate::routing::{ErrorReply, Event, IntoReply, Reply};
 
 impl<T, S> FromEvent<S> for State<T>
 where
@@ -77,18 +77,18 @@ impl<S: Sync> FromEvent<S> for SocketIo {
 /// ```
 /// use axum::http::HeaderMap;
 /// use tower_socketio::Namespace;
-/// use tower_socketio::extract::Handshake;
+/// use tower_socketio::extract::FromHandshake;
 ///
-/// async fn agent(Handshake(headers): Handshake<HeaderMap>) -> Option<String> {
+/// async fn agent(FromHandshake(headers): FromHandshake<HeaderMap>) -> Option<String> {
 ///     Some(headers.get("user-agent")?.to_str().ok()?.to_owned())
 /// }
 ///
 /// let namespace: Namespace = Namespace::new().on("agent", agent);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Handshake<T>(pub T);
+pub struct FromHandshake<T>(pub T);
 
-impl<T, S> FromEvent<S> for Handshake<T>
+impl<T, S> FromEvent<S> for FromHandshake<T>
 where
     T: FromRequestParts<S>,
     S: Send + Sync,
@@ -170,7 +170,7 @@ impl std::error::Error for HttpRejection {}
 impl IntoReply for HttpRejection {
     fn into_reply(self) -> Reply {
         let status = self.status.as_u16();
-        Refuse::new(self.message)
+        ErrorReply::new(self.message)
             .with_data(json!({ "status": status }))
             .into_reply()
     }

@@ -12,7 +12,7 @@
 //! | [`AckSender`]            |                     | ✔                 | answers later                               |
 //! | axum's `State<T>`        | ✔                   | ✔                 | the state, or a part of it                  |
 //! | axum's `Extension<T>`    | ✔                   | ✔                 | see below                                   |
-//! | [`Handshake<T>`]         |                     | ✔                 | any extractor of axum, on the handshake     |
+//! | [`FromHandshake<T>`]         |                     | ✔                 | any extractor of axum, on the handshake     |
 //! | any extractor of axum    | ✔                   |                   | what the handshake's request says           |
 //! | `Result<T, T::Rejection>` | ✔                  | ✔                 | leaves it to the handler what a failure means |
 //!
@@ -31,7 +31,7 @@
 //! use axum::http::StatusCode;
 //! use axum::http::request::Parts;
 //! use tower_socketio::extract::FromEvent;
-//! use tower_socketio::{Event, Namespace, Refuse, Socket};
+//! use tower_socketio::{Event, Namespace, ErrorReply, Socket};
 //!
 //! #[derive(Clone)]
 //! struct User(String);
@@ -50,11 +50,11 @@
 //!
 //! /// For event handlers: whom the connect handler has found.
 //! impl<S: Send + Sync> FromEvent<S> for Me {
-//!     type Rejection = Refuse;
+//!     type Rejection = ErrorReply;
 //!
-//!     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Refuse> {
+//!     async fn from_event(event: &mut Event, _: &S) -> Result<Self, ErrorReply> {
 //!         let user = event.socket().extension();
-//!         user.map(Self).ok_or_else(|| Refuse::new("not logged in"))
+//!         user.map(Self).ok_or_else(|| ErrorReply::new("not logged in"))
 //!     }
 //! }
 //!
@@ -79,7 +79,7 @@ use std::convert::Infallible;
 use super::{Event, IntoReply};
 
 pub use self::data::{AckSender, Auth};
-pub use self::http::{Handshake, HttpRejection};
+pub use self::http::{FromHandshake, HttpRejection};
 pub use self::params::Params;
 pub use self::rejection::{
     InvalidArgs, InvalidAuth, InvalidParams, MissingExtension, NotADisconnect,
@@ -92,17 +92,17 @@ pub use crate::protocol::{Args, Data, RawArgs};
 ///
 /// ```
 /// use tower_socketio::extract::FromEvent;
-/// use tower_socketio::{Event, Namespace, Refuse};
+/// use tower_socketio::{Event, Namespace, ErrorReply};
 ///
 /// /// The name of the event, of those that may be recorded.
 /// struct Recorded(String);
 ///
 /// impl<S: Send + Sync> FromEvent<S> for Recorded {
-///     type Rejection = Refuse;
+///     type Rejection = ErrorReply;
 ///
-///     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Refuse> {
+///     async fn from_event(event: &mut Event, _: &S) -> Result<Self, ErrorReply> {
 ///         if event.name().starts_with("private") {
-///             return Err(Refuse::new("private"));
+///             return Err(ErrorReply::new("private"));
 ///         }
 ///         Ok(Self(event.name().to_owned()))
 ///     }

@@ -3,7 +3,7 @@
 use std::{error, fmt};
 
 use crate::protocol::ReadError;
-use crate::routing::{IntoReply, Refuse, Reply};
+use crate::routing::{ErrorReply, IntoReply, Reply};
 
 /// The arguments are not what [`Data`](super::Data) or [`Args`](super::Args) should read.
 ///
@@ -96,7 +96,7 @@ macro_rules! told {
     ($($ty:ty)*) => {$(
         impl IntoReply for $ty {
             fn into_reply(self) -> Reply {
-                Refuse::new(self.to_string()).into_reply()
+                ErrorReply::new(self.to_string()).into_reply()
             }
         }
     )*};
@@ -128,7 +128,7 @@ fn explain(what: &dyn fmt::Display, error: &ReadError) -> Reply {
         Some(reason) => format!("{what}: {reason}"),
         None => what.to_string(),
     };
-    Refuse::new(message).into_reply()
+    ErrorReply::new(message).into_reply()
 }
 
 /// The server's mistakes: logged, and none of the client's business.
@@ -137,7 +137,7 @@ macro_rules! logged {
         impl IntoReply for $ty {
             fn into_reply(self) -> Reply {
                 tracing::error!(error = %self, "handler cannot be called");
-                Refuse::internal().into_reply()
+                ErrorReply::internal().into_reply()
             }
         }
     )*};

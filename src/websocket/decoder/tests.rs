@@ -62,25 +62,25 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn feed(decoder: &mut Decoder, input: &[u8]) -> (Vec<Event>, Result<(), Violation>) {
+fn feed(decoder: &mut FrameDecoder, input: &[u8]) -> (Vec<Event>, Result<(), WebSocketError>) {
     let mut events = Vec::new();
     let result = decoder.decode(&mut input.to_vec(), |incoming| events.push(incoming.into()));
     (events, result)
 }
 
 /// Feeds what completes nothing.
-fn keep(decoder: &mut Decoder, input: &[u8]) {
+fn keep(decoder: &mut FrameDecoder, input: &[u8]) {
     assert_eq!(feed(decoder, input), (vec![], Ok(())));
 }
 
-fn decode(input: &[u8]) -> (Vec<Event>, Result<(), Violation>) {
-    feed(&mut Decoder::new(LIMIT), input)
+fn decode(input: &[u8]) -> (Vec<Event>, Result<(), WebSocketError>) {
+    feed(&mut FrameDecoder::new(LIMIT), input)
 }
 
 fn decode_pieces<'a>(
-    decoder: &mut Decoder,
+    decoder: &mut FrameDecoder,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> (Vec<Event>, Result<(), Violation>) {
+) -> (Vec<Event>, Result<(), WebSocketError>) {
     let mut all = Vec::new();
     let mut result = Ok(());
     for piece in pieces {
@@ -92,7 +92,7 @@ fn decode_pieces<'a>(
 }
 
 /// Reads as a driver does, `chunk` bytes at a time: into `read_buf` where it is offered.
-fn drive(decoder: &mut Decoder, mut input: &[u8], chunk: usize) -> (Vec<Event>, usize) {
+fn drive(decoder: &mut FrameDecoder, mut input: &[u8], chunk: usize) -> (Vec<Event>, usize) {
     let mut events = Vec::new();
     let mut direct = 0;
     while !input.is_empty() {
@@ -115,7 +115,7 @@ fn drive(decoder: &mut Decoder, mut input: &[u8], chunk: usize) -> (Vec<Event>, 
     (events, direct)
 }
 
-fn violation(input: &[u8]) -> Violation {
+fn violation(input: &[u8]) -> WebSocketError {
     let (events, result) = decode(input);
     assert_eq!(events, []);
     result.unwrap_err()
@@ -160,13 +160,13 @@ fn a_conversation_is_the_same_wherever_it_is_cut() {
     for first in 0..input.len() {
         for second in [first, first + 1, first + 7].map(|at| at.min(input.len())) {
             let pieces = [&input[..first], &input[first..second], &input[second..]];
-            let (events, result) = decode_pieces(&mut Decoder::new(LIMIT), pieces);
+            let (events, result) = decode_pieces(&mut FrameDecoder::new(LIMIT), pieces);
             assert_eq!(result, Ok(()));
             assert_eq!(events, expected, "cut at {first} and {second}");
         }
     }
     for size in 1..20 {
-        let got = decode_pieces(&mut Decoder::new(LIMIT), input.chunks(size));
+        let got = decode_pieces(&mut FrameDecoder::new(LIMIT), input.chunks(size));
         assert_eq!(got, (expected.clone(), Ok(())), "pieces of {size}");
     }
 }
@@ -175,13 +175,16 @@ fn a_conversation_is_the_same_wherever_it_is_cut() {
 fn whole_messages_are_given_where_they_lie_and_nothing_is_allocated() {
     let mut input = [frame(FIN | TEXT, b"hello"), frame(FIN | BINARY, b"\xff")].concat();
     let range = input.as_ptr_range();
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     let mut seen = 0;
     let result = decoder.decode(&mut input, |incoming| {
         let (Incoming::Text(payload) | Incoming::Binary(payload)) = incoming else {
             panic!("two messages");
         };
-        assert!(matches!(payload, crate::websocket::Payload::Borrowed(_)));
+        assert!(matches!(
+            payload,
+            crate::websocket::MessagePayload::Borrowed(_)
+        ));
         assert!(range.contains(&payload.as_slice().as_ptr()));
         seen += 1;
     });
@@ -192,14 +195,14 @@ fn whole_messages_are_given_where_they_lie_and_nothing_is_allocated() {
 #[test]
 fn an_idle_decoder_is_small_and_holds_no_buffer() {
     assert!(
-        size_of::<Decoder>() <= 128,
+        size_of::<FrameDecoder>() <= 128,
         "{} bytes",
-        size_of::<Decoder>()
+        size_of::<FrameDecoder>()
     );
 
     let (input, _) = conversation();
     let close = input.len() - frame(FIN | CLOSE, b"\x03\xe8bye").len();
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     let (events, result) = decode_pieces(&mut decoder, input[..close].chunks(3));
     assert_eq!((events.len(), result), (8, Ok(())));
     assert_eq!(decoder.buf.capacity(), 0);
@@ -212,15 +215,15 @@ fn messages_of_every_length_around_the_length_fields_limits_arrive() {
         let input = frame(FIN | BINARY, &payload);
         let expected = [Event::Binary(payload)];
         assert_eq!(decode(&input).0, expected, "length {len}");
-        let pieces = decode_pieces(&mut Decoder::new(LIMIT), input.chunks(1021));
+        let pieces = decode_pieces(&mut FrameDecoder::new(LIMIT), input.chunks(1021));
         assert_eq!(pieces.0, expected, "length {len} in pieces");
     }
 }
 
 #[test]
 fn a_frame_must_be_masked() {
-    assert_eq!(violation(b"\x81\x00"), Violation::UNMASKED);
-    assert_eq!(Violation::UNMASKED.code(), 1002);
+    assert_eq!(violation(b"\x81\x00"), WebSocketError::UNMASKED);
+    assert_eq!(WebSocketError::UNMASKED.code(), 1002);
 }
 
 #[test]
@@ -228,14 +231,14 @@ fn a_reserved_bit_is_refused() {
     for bit in [0x10, 0x20, 0x40, 0x70] {
         assert_eq!(
             violation(&frame(FIN | bit | TEXT, b"x")),
-            Violation::RESERVED_BIT
+            WebSocketError::RESERVED_BIT
         );
         assert_eq!(
             violation(&frame(FIN | bit | PING, b"x")),
-            Violation::RESERVED_BIT
+            WebSocketError::RESERVED_BIT
         );
     }
-    assert_eq!(Violation::RESERVED_BIT.code(), 1002);
+    assert_eq!(WebSocketError::RESERVED_BIT.code(), 1002);
 }
 
 #[test]
@@ -243,10 +246,10 @@ fn a_reserved_opcode_is_refused() {
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
         assert_eq!(
             violation(&frame(FIN | opcode, b"x")),
-            Violation::RESERVED_OPCODE
+            WebSocketError::RESERVED_OPCODE
         );
     }
-    assert_eq!(Violation::RESERVED_OPCODE.code(), 1002);
+    assert_eq!(WebSocketError::RESERVED_OPCODE.code(), 1002);
 }
 
 #[test]
@@ -254,28 +257,28 @@ fn a_control_frame_must_be_short_and_whole() {
     for opcode in [CLOSE, PING, PONG] {
         assert_eq!(
             violation(&frame(opcode, b"")),
-            Violation::FRAGMENTED_CONTROL
+            WebSocketError::FRAGMENTED_CONTROL
         );
         assert_eq!(
             violation(&frame(FIN | opcode, &[0; 126])),
-            Violation::LONG_CONTROL
+            WebSocketError::LONG_CONTROL
         );
     }
     let longest = frame(FIN | PING, &[b'x'; 125]);
     assert_eq!(decode(&longest).0, [Event::Ping(vec![b'x'; 125])]);
-    assert_eq!(Violation::FRAGMENTED_CONTROL.code(), 1002);
-    assert_eq!(Violation::LONG_CONTROL.code(), 1002);
+    assert_eq!(WebSocketError::FRAGMENTED_CONTROL.code(), 1002);
+    assert_eq!(WebSocketError::LONG_CONTROL.code(), 1002);
 }
 
 #[test]
 fn a_continuation_needs_a_message_to_continue() {
     assert_eq!(
         violation(&frame(FIN | CONTINUATION, b"x")),
-        Violation::STRAY_CONTINUATION
+        WebSocketError::STRAY_CONTINUATION
     );
     assert_eq!(
         violation(&frame(CONTINUATION, b"x")),
-        Violation::STRAY_CONTINUATION
+        WebSocketError::STRAY_CONTINUATION
     );
 
     let after_the_end = [
@@ -285,19 +288,19 @@ fn a_continuation_needs_a_message_to_continue() {
     ];
     let expected = (
         vec![Event::Text(b"ab".to_vec())],
-        Err(Violation::STRAY_CONTINUATION),
+        Err(WebSocketError::STRAY_CONTINUATION),
     );
     assert_eq!(decode(&after_the_end.concat()), expected);
-    assert_eq!(Violation::STRAY_CONTINUATION.code(), 1002);
+    assert_eq!(WebSocketError::STRAY_CONTINUATION.code(), 1002);
 }
 
 #[test]
 fn a_message_must_end_before_the_next_one_starts() {
     for next in [TEXT, FIN | TEXT, BINARY, FIN | BINARY] {
         let input = [frame(TEXT, b"a"), frame(next, b"b")].concat();
-        assert_eq!(violation(&input), Violation::INTERRUPTED_MESSAGE);
+        assert_eq!(violation(&input), WebSocketError::INTERRUPTED_MESSAGE);
     }
-    assert_eq!(Violation::INTERRUPTED_MESSAGE.code(), 1002);
+    assert_eq!(WebSocketError::INTERRUPTED_MESSAGE.code(), 1002);
 }
 
 #[test]
@@ -311,9 +314,9 @@ fn a_close_frame_may_have_no_code_or_no_reason() {
 fn a_close_frame_of_one_byte_is_refused() {
     assert_eq!(
         violation(&frame(FIN | CLOSE, b"\x03")),
-        Violation::CLOSE_LENGTH
+        WebSocketError::CLOSE_LENGTH
     );
-    assert_eq!(Violation::CLOSE_LENGTH.code(), 1002);
+    assert_eq!(WebSocketError::CLOSE_LENGTH.code(), 1002);
 }
 
 #[test]
@@ -327,7 +330,7 @@ fn a_close_frame_must_have_a_code_meant_for_it() {
         let expected = if allowed {
             Ok(())
         } else {
-            Err(Violation::CLOSE_CODE)
+            Err(WebSocketError::CLOSE_CODE)
         };
         assert_eq!(
             decode(&frame(FIN | CLOSE, &code.to_be_bytes())).1,
@@ -335,21 +338,21 @@ fn a_close_frame_must_have_a_code_meant_for_it() {
             "{code}"
         );
     }
-    assert_eq!(Violation::CLOSE_CODE.code(), 1002);
+    assert_eq!(WebSocketError::CLOSE_CODE.code(), 1002);
 }
 
 #[test]
 fn a_close_frames_reason_must_be_utf8() {
     assert_eq!(
         violation(&frame(FIN | CLOSE, b"\x03\xe8\xff")),
-        Violation::UTF8
+        WebSocketError::UTF8
     );
-    assert_eq!(Violation::UTF8.code(), 1007);
+    assert_eq!(WebSocketError::UTF8.code(), 1007);
 }
 
 #[test]
 fn nothing_after_a_close_frame_is_looked_at() {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     let input = [
         frame(TEXT, b"a"),
         frame(FIN | CLOSE, b""),
@@ -366,7 +369,7 @@ fn nothing_after_a_close_frame_is_looked_at() {
 
 #[test]
 fn a_violation_stays_and_what_came_before_it_is_given() {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     let input = [
         frame(FIN | TEXT, b"a"),
         frame(FIN | 3, b""),
@@ -374,35 +377,38 @@ fn a_violation_stays_and_what_came_before_it_is_given() {
     ];
     let expected = (
         vec![Event::Text(b"a".to_vec())],
-        Err(Violation::RESERVED_OPCODE),
+        Err(WebSocketError::RESERVED_OPCODE),
     );
     assert_eq!(feed(&mut decoder, &input.concat()), expected);
 
     let again = feed(&mut decoder, &frame(FIN | TEXT, b"c"));
-    assert_eq!(again, (vec![], Err(Violation::RESERVED_OPCODE)));
+    assert_eq!(again, (vec![], Err(WebSocketError::RESERVED_OPCODE)));
     assert!(decoder.read_buf().is_none());
-    assert_eq!(decoder.filled(|_| ()), Err(Violation::RESERVED_OPCODE));
+    assert_eq!(decoder.filled(|_| ()), Err(WebSocketError::RESERVED_OPCODE));
 }
 
 #[test]
 fn text_must_be_utf8() {
-    assert_eq!(violation(&frame(FIN | TEXT, b"a\xc3")), Violation::UTF8);
+    assert_eq!(
+        violation(&frame(FIN | TEXT, b"a\xc3")),
+        WebSocketError::UTF8
+    );
     assert_eq!(
         violation(&frame(FIN | TEXT, b"\xed\xa0\x80")),
-        Violation::UTF8
+        WebSocketError::UTF8
     );
     let fragments = [frame(TEXT, b"a\xc3"), frame(FIN | CONTINUATION, b"")].concat();
-    assert_eq!(violation(&fragments), Violation::UTF8);
+    assert_eq!(violation(&fragments), WebSocketError::UTF8);
 }
 
 #[test]
 fn text_fails_before_its_frame_or_message_is_whole() {
     assert_eq!(
         violation(&frame(TEXT, b"\xce\xba\xf4\x90")),
-        Violation::UTF8
+        WebSocketError::UTF8
     );
     let partial = &frame(FIN | TEXT, b"\xce\xba\xf4\x90 and more")[..10];
-    assert_eq!(violation(partial), Violation::UTF8);
+    assert_eq!(violation(partial), WebSocketError::UTF8);
 }
 
 #[test]
@@ -413,14 +419,14 @@ fn a_control_frame_in_pieces_does_not_disturb_the_text_around_it() {
         frame(FIN | CONTINUATION, b"\xba"),
     ];
     let expected = vec![Event::Ping(vec![0xff, 0xff]), Event::Text("κ".into())];
-    let got = decode_pieces(&mut Decoder::new(LIMIT), input.concat().chunks(1));
+    let got = decode_pieces(&mut FrameDecoder::new(LIMIT), input.concat().chunks(1));
     assert_eq!(got, (expected, Ok(())));
 }
 
 #[test]
 fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
-    let limited = |frames: &[Vec<u8>]| feed(&mut Decoder::new(10), &frames.concat()).1;
-    let too_big = Err(Violation::TOO_BIG);
+    let limited = |frames: &[Vec<u8>]| feed(&mut FrameDecoder::new(10), &frames.concat()).1;
+    let too_big = Err(WebSocketError::TOO_BIG);
 
     assert_eq!(limited(&[frame(FIN | TEXT, &[b'x'; 10])]), Ok(()));
     assert_eq!(limited(&[header(FIN | TEXT, 11)]), too_big);
@@ -430,20 +436,23 @@ fn a_message_may_be_as_large_as_the_limit_and_no_larger() {
     assert_eq!(limited(&more), too_big);
     let ping = [frame(BINARY, &[0; 10]), frame(FIN | PING, &[0; 20])];
     assert_eq!(limited(&ping), Ok(()));
-    assert_eq!(Violation::TOO_BIG.code(), 1009);
+    assert_eq!(WebSocketError::TOO_BIG.code(), 1009);
 }
 
 #[test]
 fn a_length_with_its_highest_bit_set_is_refused() {
     let header = |len: u64| [&[0x82, 0xff][..], &len.to_be_bytes(), &MASK].concat();
-    let unlimited = |input: &[u8]| feed(&mut Decoder::new(usize::MAX), input).1;
-    assert_eq!(unlimited(&header(1 << 63)), Err(Violation::LENGTH_OVERFLOW));
+    let unlimited = |input: &[u8]| feed(&mut FrameDecoder::new(usize::MAX), input).1;
+    assert_eq!(
+        unlimited(&header(1 << 63)),
+        Err(WebSocketError::LENGTH_OVERFLOW)
+    );
     assert_eq!(
         unlimited(&header(u64::MAX)),
-        Err(Violation::LENGTH_OVERFLOW)
+        Err(WebSocketError::LENGTH_OVERFLOW)
     );
-    assert_eq!(violation(&header(u64::MAX >> 1)), Violation::TOO_BIG);
-    assert_eq!(Violation::LENGTH_OVERFLOW.code(), 1002);
+    assert_eq!(violation(&header(u64::MAX >> 1)), WebSocketError::TOO_BIG);
+    assert_eq!(WebSocketError::LENGTH_OVERFLOW.code(), 1002);
 }
 
 #[test]
@@ -452,11 +461,11 @@ fn a_message_has_a_bounded_number_of_fragments() {
     for _ in 1..MAX_FRAGMENTS {
         input.extend(frame(CONTINUATION, b""));
     }
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     keep(&mut decoder, &input);
     let last = feed(&mut decoder, &frame(FIN | CONTINUATION, b""));
-    assert_eq!(last, (vec![], Err(Violation::TOO_MANY_FRAGMENTS)));
-    assert_eq!(Violation::TOO_MANY_FRAGMENTS.code(), 1009);
+    assert_eq!(last, (vec![], Err(WebSocketError::TOO_MANY_FRAGMENTS)));
+    assert_eq!(WebSocketError::TOO_MANY_FRAGMENTS.code(), 1009);
 }
 
 #[test]
@@ -479,7 +488,7 @@ fn the_rest_of_a_large_frame_is_read_directly() {
         Event::Ping(b"after".to_vec()),
     ];
     for chunk in [997, 4096, 16_384, 1 << 20] {
-        let (events, direct) = drive(&mut Decoder::new(LIMIT), &input.concat(), chunk);
+        let (events, direct) = drive(&mut FrameDecoder::new(LIMIT), &input.concat(), chunk);
         assert_eq!(events, expected, "chunks of {chunk}");
         assert!(
             chunk > 20_000 || direct > text.len(),
@@ -493,7 +502,7 @@ fn direct_reads_need_a_large_rest_and_stop_at_the_frames_end() {
     let payload = [0; 20_000];
     let input = frame(FIN | BINARY, &payload);
     let head = input.len() - payload.len();
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     assert!(decoder.read_buf().is_none());
     keep(&mut decoder, &input[..head]);
     assert_eq!(decoder.read_buf().unwrap().remaining_mut(), 20_000);
@@ -508,7 +517,7 @@ fn what_was_read_directly_may_be_followed_by_any_call() {
     let payload = [7; DIRECT_READ];
     let input = frame(FIN | BINARY, &payload);
     let (head, rest) = input.split_at(8);
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     keep(&mut decoder, head);
     decoder.read_buf().unwrap().put_slice(rest);
     assert!(decoder.read_buf().is_none());
@@ -519,7 +528,7 @@ fn what_was_read_directly_may_be_followed_by_any_call() {
 
 #[test]
 fn a_header_alone_does_not_make_the_decoder_allocate_what_it_declares() {
-    let mut decoder = Decoder::new(1 << 30);
+    let mut decoder = FrameDecoder::new(1 << 30);
     keep(&mut decoder, &header(FIN | BINARY, 1 << 30));
     decoder.read_buf().unwrap();
     assert!(decoder.buf.capacity() <= 64 * 1024);
@@ -530,7 +539,7 @@ fn memory_follows_what_has_arrived_and_is_moved_rarely() {
     let declared = 3 << 20;
     for first in [FIN | BINARY, BINARY] {
         let input = frame(first, &vec![0; declared]);
-        let mut decoder = Decoder::new(declared);
+        let mut decoder = FrameDecoder::new(declared);
         let mut capacities = Vec::new();
         for piece in input[..declared - 9000].chunks(1000) {
             drive(&mut decoder, piece, 1000);
@@ -546,7 +555,7 @@ fn memory_follows_what_has_arrived_and_is_moved_rarely() {
 
 #[test]
 fn many_small_fragments_and_pings_move_the_message_rarely() {
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = FrameDecoder::new(LIMIT);
     keep(&mut decoder, &frame(BINARY, b"x"));
     let ping = frame(FIN | PING, b"in two pieces");
     let mut capacities = Vec::new();
@@ -609,12 +618,12 @@ fn random_bytes_do_not_panic_and_mean_the_same_wherever_they_are_cut() {
         } else {
             random.frames()
         };
-        let whole = feed(&mut Decoder::new(200), &input);
+        let whole = feed(&mut FrameDecoder::new(200), &input);
 
         let cut = random.below(input.len() + 1);
         let pieces = [&input[..cut], &input[cut..]];
         assert_eq!(
-            decode_pieces(&mut Decoder::new(200), pieces),
+            decode_pieces(&mut FrameDecoder::new(200), pieces),
             whole,
             "{input:x?}"
         );

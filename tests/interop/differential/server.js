@@ -2,7 +2,7 @@
 //
 // It listens on a port for each configuration named, and prints NAME=PORT.
 //
-// examples/differential.rs is the same with ours: the same configurations, and in each the same
+// tests/servers/differential.rs is the same with ours: the same configurations, and in each the same
 // handlers.
 
 import http from "node:http";

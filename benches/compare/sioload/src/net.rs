@@ -33,7 +33,7 @@ enum Phase {
     /// The HTTP upgrade is sent.
     Upgrading,
     /// Waiting for the Engine.IO open packet.
-    Opening,
+    SessionParams,
     /// Waiting for the namespace's connect packet.
     Joining,
     Ready,
@@ -405,7 +405,7 @@ impl Net {
                 },
                 Phase::Upgrading => match parse_upgrade(data)? {
                     Some(used) => {
-                        conn.phase = Phase::Opening;
+                        conn.phase = Phase::SessionParams;
                         used
                     }
                     None => 0,
@@ -487,7 +487,7 @@ impl Net {
                 self.pings += 1;
                 self.send_frame(c, ws::TEXT, &[b"3"]);
             }
-            (Phase::Opening, ws::TEXT) if data.starts_with(b"0{") => {
+            (Phase::SessionParams, ws::TEXT) if data.starts_with(b"0{") => {
                 conn.phase = Phase::Joining;
                 self.send_frame(c, ws::TEXT, &[b"40"]);
             }

@@ -1,0 +1,369 @@
+//! Polling bodies: packets joined by the record separator, binary ones as `b` + base64. Revision 3
+//! has a format of its own, in [`payload_eio3`].
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Buf, Bytes};
+
+use super::{EnginePacket, Message, ParseError, Revision, payload_eio3};
+
+/// U+001E, the record separator. No JSON text has it.
+const SEPARATOR: u8 = 0x1e;
+
+/// Returns the length that the official client computes for a body of revision 4, in bytes, when it
+/// decides which packets fit into `maxPayload`.
+///
+/// The client counts text exactly, and binary data as 1.33 times its length. The base64 of the data
+/// is longer: by two characters for most messages, and by half of the body at most, if each message
+/// has one byte.
+pub(crate) fn reckoned_len(body: &[u8]) -> usize {
+    let packets = body.split(|byte| *byte == SEPARATOR);
+    let packets = packets.map(|packet| match packet.strip_prefix(b"b") {
+        Some(digits) => {
+            let padding = digits.iter().rev().take_while(|digit| **digit == b'=');
+            let bytes = (digits.len() / 4 * 3).saturating_sub(padding.count().min(2));
+            1 + (bytes * 133).div_ceil(100)
+        }
+        None => packet.len(),
+    });
+    packets.map(|len| len + 1).sum::<usize>() - 1
+}
+
+/// Returns the length of the longest body for which the official client computes `reckoned`.
+pub(crate) const fn longest_body(reckoned: usize) -> usize {
+    reckoned.saturating_add(reckoned / 2 + 1)
+}
+
+/// An iterator over the packets of a polling body. The default is empty.
+///
+/// The packets are parsed one by one: a body of a million separators does not allocate a list.
+#[derive(Clone, Debug, Default)]
+pub struct Packets {
+    rest: Option<Bytes>,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Form {
+    #[default]
+    Separated,
+    /// Revision 3, in text form.
+    Text,
+    /// Revision 3, in binary form.
+    Binary,
+}
+
+impl Packets {
+    /// Reads a body of revision 4.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the body is not UTF-8.
+    pub fn new(body: Bytes) -> Result<Self, ParseError> {
+        std::str::from_utf8(&body).map_err(|_| ParseError)?;
+        Ok(Self {
+            rest: Some(body),
+            form: Form::Separated,
+        })
+    }
+
+    /// Reads a body of revision 3. `is_binary` is true if its type is `application/octet-stream`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the body is text, and is empty or not UTF-8. Clients write `0:` for a body without
+    /// packets.
+    pub fn with_lengths(body: Bytes, is_binary: bool) -> Result<Self, ParseError> {
+        if !is_binary {
+            std::str::from_utf8(&body).map_err(|_| ParseError)?;
+        }
+        if body.is_empty() && !is_binary {
+            return Err(ParseError);
+        }
+        Ok(Self {
+            rest: Some(body),
+            form: if is_binary { Form::Binary } else { Form::Text },
+        })
+    }
+
+    fn next_separated(&mut self) -> Option<Result<EnginePacket, ParseError>> {
+        let rest = self.rest.as_mut()?;
+        let record = match memchr::memchr(SEPARATOR, rest) {
+            Some(at) => {
+                let record = rest.split_to(at);
+                rest.advance(1);
+                record
+            }
+            None => self.rest.take()?,
+        };
+        Some(decode(&record, Revision::V4))
+    }
+}
+
+impl Iterator for Packets {
+    type Item = Result<EnginePacket, ParseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let packet = match self.form {
+            Form::Separated => self.next_separated()?,
+            Form::Text => payload_eio3::next_text(self.rest.as_mut()?)?,
+            Form::Binary => payload_eio3::next_binary(self.rest.as_mut()?)?,
+        };
+        if packet.is_err() {
+            self.rest = None;
+        }
+        Some(packet)
+    }
+}
+
+/// Parses a text frame, or one packet of a polling body.
+///
+/// A binary message is `b` + base64, in revision 3 `b4` + base64.
+pub(crate) fn decode(record: &[u8], revision: Revision) -> Result<EnginePacket, ParseError> {
+    let Some((b'b', base64)) = record.split_first() else {
+        return EnginePacket::from_text(record);
+    };
+    let base64 = match revision {
+        Revision::V4 => base64,
+        Revision::V3 => base64.strip_prefix(b"4").ok_or(ParseError)?,
+    };
+    let data = STANDARD.decode(base64).map_err(|_| ParseError)?;
+    Ok(EnginePacket::Message(Message::Binary(data.into())))
+}
+
+/// Parses a binary frame.
+pub(crate) fn decode_binary(data: Bytes, revision: Revision) -> Result<EnginePacket, ParseError> {
+    match revision {
+        Revision::V4 => Ok(EnginePacket::Message(Message::Binary(data))),
+        Revision::V3 => payload_eio3::decode_binary(data),
+    }
+}
+
+/// A polling body to be written.
+#[derive(Debug)]
+pub(crate) enum Body {
+    V4(Separated),
+    V3(payload_eio3::Body),
+}
+
+/// A body of revision 4: packets with separators between them.
+///
+/// Most bodies are one text that was framed to be sent. Such a text is not copied.
+#[derive(Debug, Default)]
+pub(crate) struct Separated {
+    only: Bytes,
+    all: Vec<u8>,
+}
+
+impl Separated {
+    fn push(&mut self, packet: EnginePacket) {
+        let packet = match packet {
+            EnginePacket::Message(Message::Text(text)) if self.is_empty() => {
+                match text.into_record() {
+                    Ok(record) => {
+                        self.only = record;
+                        return;
+                    }
+                    Err(text) => EnginePacket::Message(text.into()),
+                }
+            }
+            packet => packet,
+        };
+        if !self.only.is_empty() {
+            self.all = std::mem::take(&mut self.only).into();
+        }
+        if !self.all.is_empty() {
+            self.all.push(SEPARATOR);
+        }
+        push_packet(&mut self.all, &packet, Revision::V4);
+    }
+
+    /// Returns the body's length, in bytes. At most one of `only` and `all` is not empty.
+    fn len(&self) -> usize {
+        self.only.len() + self.all.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn finish(self) -> Bytes {
+        match self.all.is_empty() {
+            true => self.only,
+            false => self.all.into(),
+        }
+    }
+}
+
+impl Body {
+    /// Creates an empty body. With `base64` the body is text even if it has binary messages.
+    pub(crate) fn new(revision: Revision, base64: bool) -> Self {
+        match revision {
+            Revision::V4 => Self::V4(Separated::default()),
+            Revision::V3 => Self::V3(payload_eio3::Body::new(base64)),
+        }
+    }
+
+    /// Appends a packet.
+    pub(crate) fn push(&mut self, packet: EnginePacket) {
+        match self {
+            Self::V4(body) => body.push(packet),
+            Self::V3(body) => body.push(packet),
+        }
+    }
+
+    /// Returns the body's length, in bytes. In revision 3 this is approximate.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::V4(body) => body.len(),
+            Self::V3(body) => body.len(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::V4(body) => body.is_empty(),
+            Self::V3(body) => body.is_empty(),
+        }
+    }
+
+    /// Returns the body, and whether it is binary.
+    pub(crate) fn finish(self) -> (Bytes, bool) {
+        match self {
+            Self::V4(body) => (body.finish(), false),
+            Self::V3(body) => body.finish(),
+        }
+    }
+}
+
+/// Appends a packet as text. Binary messages are encoded as base64.
+pub(crate) fn push_packet(body: &mut Vec<u8>, packet: &EnginePacket, revision: Revision) {
+    match packet {
+        EnginePacket::Open(json) => {
+            body.push(b'0');
+            body.extend_from_slice(json);
+        }
+        EnginePacket::Message(Message::Text(text)) => {
+            body.push(b'4');
+            body.extend_from_slice(text.as_bytes());
+        }
+        EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data))
+            if revision == Revision::V3 =>
+        {
+            payload_eio3::push_base64(body, data);
+        }
+        EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
+            body.push(b'b');
+            body.extend_from_slice(STANDARD.encode(data).as_bytes());
+        }
+        control => body.extend_from_slice(control.control_text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine_io::Text;
+
+    fn read(body: &str) -> Vec<Result<EnginePacket, ParseError>> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        Packets::new(body).expect("UTF-8").collect()
+    }
+
+    /// Packs an endless sequence of packets as `_getWritablePackets` of engine.io-client 6.6 does.
+    /// Returns the body, and the length that the client computes for it.
+    fn fill(packets: impl Iterator<Item = Message>, max: usize) -> (Bytes, usize) {
+        let mut body = Body::new(Revision::V4, true);
+        let mut reckoned = 0;
+        for (nth, message) in packets.enumerate() {
+            let len = match &message {
+                Message::Text(text) => text.as_bytes().len(),
+                Message::Binary(data) | Message::Uncompressed(data) => {
+                    (data.len() as f64 * 1.33).ceil() as usize
+                }
+            };
+            let more = reckoned + 1 + len + usize::from(nth > 0);
+            if nth > 0 && more > max {
+                break;
+            }
+            reckoned = more;
+            body.push(EnginePacket::Message(message));
+        }
+        (body.finish().0, reckoned)
+    }
+
+    #[test]
+    fn what_the_official_client_takes_to_fit_does_fit() {
+        for max in [1_000, 5_001] {
+            for size in (1..300).chain([max / 4, max / 2]) {
+                let binary = Message::Binary(vec![7; size].into());
+                let header = Message::from(Text::from(r#"51-["a",{"_placeholder":true,"num":0}]"#));
+                let alone = std::iter::repeat(binary.clone());
+                let events = std::iter::repeat([header, binary]).flatten();
+                for (body, reckoned) in [fill(alone, max), fill(events, max)] {
+                    assert!(reckoned_len(&body) <= reckoned, "{size} in {max}");
+                    assert!(reckoned <= max && body.len() <= longest_body(max));
+                }
+            }
+        }
+        let bytes = std::iter::repeat(Message::Binary(vec![7].into()));
+        let (body, _) = fill(bytes, 1_003);
+        assert_eq!(body.len(), longest_body(1_003), "half as much more");
+    }
+
+    #[test]
+    fn a_body_without_bytes_is_reckoned_as_long_as_it_is() {
+        for body in ["", "4", "4a\u{1e}4b", "\u{1e}", "4b===="] {
+            assert_eq!(reckoned_len(body.as_bytes()), body.len(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_protocols_example_is_read_and_written() {
+        let packets = [
+            EnginePacket::Message(Text::from("hello").into()),
+            EnginePacket::Ping { probe: false },
+            EnginePacket::Message(Message::Binary(Bytes::from_static(&[1, 2, 3, 4]))),
+        ];
+        let body = "4hello\x1e2\x1ebAQIDBA==";
+        assert_eq!(read(body), packets.clone().map(Ok));
+
+        let mut written = Body::new(Revision::V4, false);
+        packets.into_iter().for_each(|packet| written.push(packet));
+        assert_eq!(written.finish(), (Bytes::from(body), false));
+    }
+
+    #[test]
+    fn bytes_are_written_the_same_if_they_are_not_to_be_compressed() {
+        let data = Message::Binary(Bytes::from_static(&[1, 2, 3, 4]));
+        for (revision, base64) in [
+            (Revision::V4, false),
+            (Revision::V3, false),
+            (Revision::V3, true),
+        ] {
+            let written = |message: Message| {
+                let mut body = Body::new(revision, base64);
+                body.push(EnginePacket::Message(message));
+                body.finish()
+            };
+            let marked = data.clone().uncompressed();
+            assert!(!marked.is_compressible());
+            assert_eq!(written(marked), written(data.clone()));
+        }
+    }
+
+    #[test]
+    fn packets_before_a_bad_one_are_delivered_and_none_after() {
+        let packets = read("4a\x1eabc\x1e4b");
+        assert_eq!(packets.len(), 2);
+        assert_eq!(packets[1], Err(ParseError));
+    }
+
+    #[test]
+    fn bad_bodies_are_refused() {
+        assert!(Packets::new(Bytes::from_static(&[0xff])).is_err());
+        for body in ["", "\x1e", "b!", "4a\x1e"] {
+            assert_eq!(read(body).last(), Some(&Err(ParseError)), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,1168 @@
+//! The state of a session: heartbeat, upgrade, send queue, limits and close.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::timer::{Timer, TimerTable, deadline};
+use super::{EnginePacket, Message, Refusal, Revision, SessionId, Transport};
+
+/// The limits of a session. Sizes are in bytes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The time from the open packet, and from each pong, to the next ping. A time of more than 12
+    /// days counts as 12 days.
+    ///
+    /// Default: 25 s.
+    pub ping_interval: Duration,
+    /// The time in which a pong must arrive, and in which the WebSocket must write bytes that it
+    /// holds. Later the session closes with [`CloseReason::PingTimeout`].
+    ///
+    /// Default: 20 s.
+    pub ping_timeout: Duration,
+    /// The time in which an upgrade must end. Later the session stays on polling.
+    ///
+    /// Default: 10 s.
+    pub upgrade_timeout: Duration,
+    /// The time in which a client must fetch the queued messages after a close. Later they are
+    /// dropped.
+    ///
+    /// Default: 5 s.
+    pub close_timeout: Duration,
+    /// The maximum size of a message, a WebSocket frame and a polling body. A longer WebSocket
+    /// message closes the session with [`CloseReason::TooBig`]. A longer body is refused with status
+    /// 413.
+    ///
+    /// Default: 1 000 000.
+    pub max_payload: usize,
+    /// The size of the send queue at which the client's input is no longer read.
+    ///
+    /// Default: 256 KiB.
+    pub high_water: usize,
+    /// The size of the send queue above which the next message closes the session with
+    /// [`CloseReason::SlowConsumer`].
+    ///
+    /// Default: 4 MiB.
+    pub max_buffered: usize,
+    /// The size of the messages waiting for their handlers at which the client's input is no longer
+    /// read. The limit is four times as high while the application waits for an acknowledgement,
+    /// which is behind those messages.
+    ///
+    /// Default: 256 KiB.
+    pub max_pending: usize,
+    /// The maximum size of the head of the request that opens a session: its URI, and the names and
+    /// values of its headers. A longer head is refused with status 431. The session stores the head
+    /// until it ends.
+    ///
+    /// Default: 32 KiB.
+    pub max_handshake: usize,
+    /// Whether sessions may begin with polling.
+    ///
+    /// Default: `true`.
+    pub polling: bool,
+    /// Whether sessions may begin with WebSocket, and upgrade to it.
+    ///
+    /// Default: `true`.
+    pub websocket: bool,
+    /// Whether sessions may upgrade from polling to WebSocket.
+    ///
+    /// Default: `true`.
+    pub upgrades: bool,
+    /// A message that is sent directly after the open packet, in the same polling body.
+    ///
+    /// Default: `None`.
+    pub initial_packet: Option<Message>,
+    /// Whether clients of [revision 3](Revision::V3) are served. A client that names no revision
+    /// counts as revision 3.
+    ///
+    /// Default: `false`.
+    pub allow_eio3: bool,
+    /// The size from which on messages are compressed on WebSocket, if the client offers
+    /// `permessage-deflate`. `None` disables compression. Node's server uses 1024.
+    ///
+    /// A message is compressed once for each of its recipients, which takes time. A connection
+    /// holds no memory for compression.
+    ///
+    /// Default: `None`.
+    pub deflate_threshold: Option<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            upgrade_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            max_payload: 1_000_000,
+            high_water: 256 * 1024,
+            max_buffered: 4 * 1024 * 1024,
+            max_pending: 256 * 1024,
+            max_handshake: 32 * 1024,
+            polling: true,
+            websocket: true,
+            upgrades: true,
+            initial_packet: None,
+            allow_eio3: false,
+            deflate_threshold: None,
+        }
+    }
+}
+
+impl Config {
+    /// Returns the time from a pong to the next ping. It is at most [`LONGEST`], like the announced
+    /// time, after which a client without a ping closes the connection.
+    fn interval(&self) -> Duration {
+        self.ping_interval.min(LONGEST)
+    }
+
+    /// Returns the time for which a client of revision 3 may be silent.
+    fn silence(&self) -> Duration {
+        self.interval().saturating_add(self.ping_timeout)
+    }
+
+    /// Checks the times that must not be zero.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `ping_interval`, `ping_timeout` or `upgrade_timeout` is zero.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        check_time("ping_interval", self.ping_interval);
+        check_time("ping_timeout", self.ping_timeout);
+        check_time("upgrade_timeout", self.upgrade_timeout);
+    }
+
+    /// Returns the JSON payload of the open packet.
+    fn open_packet(&self, sid: &SessionId, transport: Transport) -> Bytes {
+        let upgrades = match transport {
+            Transport::Polling if self.websocket && self.upgrades => r#"["websocket"]"#,
+            Transport::Polling | Transport::WebSocket => "[]",
+        };
+        format!(
+            r#"{{"sid":"{}","upgrades":{upgrades},"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
+            sid.expose(),
+            announced(self.ping_interval),
+            announced(self.ping_timeout),
+            self.max_payload,
+        )
+        .into()
+    }
+}
+
+/// The longest time that is announced to a client, 12 days.
+///
+/// A client adds the two announced times. A JavaScript timer holds 2^31 - 1 milliseconds, and fires
+/// at once if it is set to more.
+const LONGEST: Duration = Duration::from_millis((1 << 30) - 1);
+
+/// Converts a time to the announced number of milliseconds, at least 1.
+fn announced(time: Duration) -> u128 {
+    time.min(LONGEST).as_millis().max(1)
+}
+
+/// Checks that a time is not zero.
+///
+/// # Panics
+///
+/// Panics if `time` is zero.
+#[track_caller]
+pub(crate) fn check_time(name: &str, time: Duration) {
+    assert!(!time.is_zero(), "`{name}` must be longer than zero");
+}
+
+/// Why a session ended.
+///
+/// `Display` writes the reference implementation's text where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The client closed its WebSocket, or sent a close packet.
+    TransportClose,
+    /// The transport failed, or the client broke the transport's rules.
+    TransportError,
+    /// No pong (in revision 3, no ping) arrived in time, or the WebSocket could not write in time.
+    PingTimeout,
+    /// A packet could not be parsed.
+    ParseError,
+    /// A message was longer than allowed, or a packet exceeded a limit of its parser.
+    TooBig,
+    /// The application closed the session.
+    ServerClose,
+    /// The server is shutting down.
+    Shutdown,
+    /// The client broke the rules of the protocol above Engine.IO.
+    Violation,
+    /// The client reads too slowly, and too many bytes wait to be sent to it.
+    SlowConsumer,
+    /// The messages waiting for their handlers reached the limit while the application waited for
+    /// an acknowledgement that may be behind them. Since the last ping no handler began and no
+    /// acknowledgement arrived.
+    EventBacklog,
+}
+
+impl CloseReason {
+    /// Whether queued messages are still sent.
+    const fn is_graceful(self) -> bool {
+        matches!(self, Self::ServerClose | Self::Shutdown | Self::Violation)
+    }
+
+    /// Returns the code and the reason of the WebSocket's close frame.
+    #[must_use]
+    pub const fn close_frame(self) -> (Option<u16>, &'static str) {
+        match self {
+            Self::TransportClose | Self::ServerClose => (None, ""),
+            Self::TransportError => (Some(1002), "transport error"),
+            Self::PingTimeout => (Some(1002), "ping timeout"),
+            Self::ParseError => (Some(1002), "parse error"),
+            Self::Violation => (Some(1002), "protocol violation"),
+            Self::TooBig => (Some(1009), ""),
+            Self::Shutdown => (Some(1001), "server shutting down"),
+            Self::SlowConsumer => (Some(1013), "slow consumer"),
+            Self::EventBacklog => (Some(1013), "event backlog"),
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TransportClose => "transport close",
+            Self::TransportError | Self::TooBig => "transport error",
+            Self::PingTimeout => "ping timeout",
+            Self::ParseError => "parse error",
+            Self::ServerClose => "forced close",
+            Self::Violation => "forced server close",
+            Self::Shutdown => "server shutting down",
+            Self::SlowConsumer => "slow consumer",
+            Self::EventBacklog => "event backlog",
+        })
+    }
+}
+
+/// An event of a session, for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// A message arrived.
+    Message(Message),
+    /// The session has upgraded to WebSocket.
+    Upgraded,
+    /// The session has ended. This is the last event.
+    Closed(CloseReason),
+}
+
+/// One client's Engine.IO connection, over one transport after another.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<Config>,
+    state: State,
+    revision: Revision,
+    transport: Transport,
+    probe: Probe,
+    /// Whether a GET waits for packets.
+    poll: bool,
+    /// Whether a POST is under way.
+    post: bool,
+    /// Whether a GET was answered since [`Timer::Post`] was set.
+    fetched: bool,
+    /// Whether the session was congested when [`Timer::Post`] was set.
+    stuck: bool,
+    /// Whether the waiting GET must be answered, with a noop if nothing is queued.
+    release: bool,
+    /// Whether the answer to the waiting GET has a message.
+    poll_has_message: bool,
+    open: Option<Bytes>,
+    /// Whether a ping is to be sent. In revision 3, the pong that answers the client's ping.
+    ping: bool,
+    out: VecDeque<Message>,
+    out_bytes: usize,
+    /// The bytes of the error replies that were queued since `out` was last empty.
+    refused: usize,
+    /// The bytes of `out` that the client missed on an earlier connection. The recovery store has
+    /// limits of its own for them.
+    missed: usize,
+    /// Whether the WebSocket holds messages that it has not written yet.
+    sending: bool,
+    /// The bytes that the application holds back to send them later.
+    held: usize,
+    events: VecDeque<SessionEvent>,
+    /// The number of events so far.
+    event_count: u64,
+    pending: usize,
+    /// The number of acknowledgements that the application waits for.
+    acks_awaited: u32,
+    /// Whether a message was consumed or an acknowledgement arrived since the last ping.
+    progressed: bool,
+    /// Whether another packet has extended the pong's deadline since the last ping.
+    extended: bool,
+    /// Whether a part of a message arrived since the last ping, or since a part last extended a
+    /// deadline.
+    partial: bool,
+    timers: TimerTable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The application has the close event. The client still gets the queued messages.
+    Closing(CloseReason),
+    Closed(CloseReason),
+}
+
+/// The state of an upgrade, and of the WebSocket beside a polling session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    None,
+    Connected,
+    /// The probe's ping has arrived. Its pong is yet to be sent.
+    Pinged,
+    /// The probe's pong was sent. After it has read the pong, the client polls no more.
+    Ponged,
+    /// The client has upgraded. The packets of a POST that it began earlier are handled first.
+    Changing,
+}
+
+/// The bytes that a waiting message costs in addition to its payload.
+const OVERHEAD: usize = 64;
+
+/// The factor of `max_pending` while the application waits for an acknowledgement.
+const WHILE_ASKED: usize = 4;
+
+/// The delay up to which a timer counts as punctual.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long a poll waits before it is released, if it begins while the client upgrades.
+const RELEASE_AFTER: Duration = Duration::from_millis(100);
+
+/// How long a poll still waits for a better answer than a noop after the probe's ping. This may be
+/// the reply to an event that the client has just sent.
+const PROBE_GRACE: Duration = Duration::from_millis(20);
+
+/// The maximum time for which a POST waits for its client to fetch queued messages. Proxies wait
+/// 30 s or more.
+const POST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a session waits for a poll that the client's close packet has overtaken.
+const OVERTAKEN: Duration = Duration::from_millis(500);
+
+impl Session {
+    /// Opens a session and queues its open packet.
+    #[must_use]
+    pub fn open(
+        config: Arc<Config>,
+        sid: &SessionId,
+        transport: Transport,
+        revision: Revision,
+        now: Instant,
+    ) -> Self {
+        let mut timers = TimerTable::default();
+        match revision {
+            Revision::V4 => timers.set(Timer::Ping, deadline(now, config.interval())),
+            Revision::V3 => timers.set(Timer::Pong, deadline(now, config.silence())),
+        }
+        let initial = config.initial_packet.clone();
+        let mut session = Self {
+            open: Some(config.open_packet(sid, transport)),
+            config,
+            state: State::Open,
+            revision,
+            transport,
+            probe: Probe::None,
+            poll: false,
+            post: false,
+            fetched: false,
+            stuck: false,
+            release: false,
+            poll_has_message: false,
+            ping: false,
+            out: VecDeque::new(),
+            out_bytes: 0,
+            refused: 0,
+            missed: 0,
+            sending: false,
+            held: 0,
+            events: VecDeque::new(),
+            event_count: 0,
+            pending: 0,
+            acks_awaited: 0,
+            progressed: false,
+            extended: false,
+            partial: false,
+            timers,
+        };
+        if let Some(message) = initial {
+            session.push(message);
+        }
+        session
+    }
+
+    // Getters
+
+    /// Returns the protocol revision of the client.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Returns the transport of the session's messages.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Whether the session is neither closing nor closed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether the session's requests are served: it is open, or a poll may fetch the rest.
+    #[must_use]
+    pub fn accepts_requests(&self) -> bool {
+        match self.state {
+            State::Open => true,
+            State::Closing(_) => self.transport == Transport::Polling,
+            State::Closed(_) => false,
+        }
+    }
+
+    /// Whether a POST is served.
+    ///
+    /// After a close by the server, while the client has yet to fetch queued messages, a POST is
+    /// accepted and its packets are ignored. A refusal would make the client abandon the messages.
+    #[must_use]
+    pub(crate) fn takes_posts(&self) -> bool {
+        self.accepts_requests() && self.close_reason().is_none_or(CloseReason::is_graceful)
+    }
+
+    /// Whether input may be read.
+    ///
+    /// It is `false` while too many bytes wait for their handlers or to be sent. TCP then slows the
+    /// client down.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        // A client that has the probe's pong fetches nothing until its POST is answered and it has
+        // upgraded.
+        let fetches = !matches!(self.probe, Probe::Ponged | Probe::Changing);
+        !self.is_open() || (self.pending < self.max_pending() && !(fetches && self.is_congested()))
+    }
+
+    /// Whether the WebSocket's frames may be read.
+    ///
+    /// A probe sends few frames, so they are read even during backpressure. After the upgrade
+    /// packet they wait for the end of a POST, whose packets come first.
+    #[must_use]
+    pub(crate) fn wants_frames(&self) -> bool {
+        match self.probe {
+            Probe::None => self.wants_read(),
+            Probe::Changing => false,
+            Probe::Connected | Probe::Pinged | Probe::Ponged => true,
+        }
+    }
+
+    /// Whether the send queue has reached [`Config::high_water`].
+    #[must_use]
+    pub(crate) fn is_congested(&self) -> bool {
+        self.out_bytes >= self.config.high_water
+    }
+
+    fn max_pending(&self) -> usize {
+        match self.acks_awaited {
+            0 => self.config.max_pending,
+            _ => self.config.max_pending.saturating_mul(WHILE_ASKED),
+        }
+    }
+
+    /// Whether a transport has nothing left to do and must be closed.
+    #[must_use]
+    pub fn finished(&self, via: Transport) -> bool {
+        match self.state {
+            State::Closed(_) => true,
+            _ if via != self.transport => self.probe == Probe::None,
+            State::Closing(_) => self.out.is_empty(),
+            State::Open => false,
+        }
+    }
+
+    /// Whether the session has ended and has nothing left to send.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
+    /// Returns why the session ended, or `None` while it is open.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self.state {
+            State::Open => None,
+            State::Closing(reason) | State::Closed(reason) => Some(reason),
+        }
+    }
+
+    /// Whether a message would be sent at once.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.is_open()
+            && self.out.is_empty()
+            && !self.timers.is_set(Timer::Stall)
+            && (self.transport == Transport::WebSocket || self.poll)
+    }
+
+    /// Whether neither the session nor its transport holds messages to send. Also `true` if the
+    /// session is not open.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        (self.out.is_empty() && !self.sending) || !self.is_open()
+    }
+
+    /// Returns the number of events so far, polled or not, and of calls of [`Session::bump`].
+    #[must_use]
+    pub(crate) fn event_count(&self) -> u64 {
+        self.event_count
+    }
+
+    /// Whether [`Session::poll_event`] has an event to return.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Increments [`Session::event_count`] for something that the application must handle and that
+    /// is not a [`SessionEvent`].
+    pub(crate) fn bump(&mut self) {
+        self.event_count += 1;
+    }
+
+    /// Whether [`Session::poll_transmit`] has a packet for the WebSocket.
+    #[must_use]
+    pub(crate) fn has_output(&self) -> bool {
+        if self.transport != Transport::WebSocket {
+            return self.probe == Probe::Pinged;
+        }
+        self.open.is_some() || self.ping || !self.out.is_empty()
+    }
+
+    /// Whether [`Session::poll_transmit`] has a packet for a waiting GET.
+    #[must_use]
+    pub(crate) fn releases_poll(&self) -> bool {
+        self.poll
+            && (self.transport != Transport::Polling
+                || !self.is_open()
+                || self.release
+                || self.open.is_some()
+                || self.ping
+                || !self.out.is_empty())
+    }
+
+    // Input from the network
+
+    /// Begins a poll: a GET waits for packets.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the session's transport is not polling. Fails if a GET waits already: the session
+    /// is closed, and the first GET is released.
+    pub fn handle_poll(&mut self, now: Instant) -> Result<(), Refusal> {
+        if self.transport != Transport::Polling {
+            return Err(Refusal::BadRequest);
+        }
+        if self.poll {
+            self.close(CloseReason::TransportError, now);
+            return Err(Refusal::BadRequest);
+        }
+        self.poll = true;
+        if self.probe != Probe::None && self.probe != Probe::Connected {
+            self.timers.set(Timer::Release, now + RELEASE_AFTER);
+        }
+        Ok(())
+    }
+
+    /// Ends the poll: the waiting GET was answered.
+    pub fn handle_poll_answered(&mut self) {
+        self.poll = false;
+        self.release = false;
+        self.poll_has_message = false;
+        self.fetched = true;
+        self.timers.stop(Timer::Release);
+    }
+
+    /// Releases the waiting GET: it is answered with the queued packets, or a noop.
+    pub fn handle_poll_timeout(&mut self) {
+        self.release = self.poll;
+    }
+
+    /// Ends the poll: the client has aborted the waiting GET. Closes a session whose transport is
+    /// polling.
+    pub fn handle_poll_aborted(&mut self, now: Instant) {
+        self.poll = false;
+        if self.transport == Transport::Polling {
+            self.close(CloseReason::TransportError, now);
+        }
+    }
+
+    /// Begins a POST.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the session's transport is not polling. Fails if a POST is under way already: the
+    /// session is closed.
+    pub fn handle_post(&mut self, now: Instant) -> Result<(), Refusal> {
+        if self.transport != Transport::Polling {
+            return Err(Refusal::BadRequest);
+        }
+        if self.post {
+            self.close(CloseReason::TransportError, now);
+            return Err(Refusal::BadRequest);
+        }
+        self.post = true;
+        Ok(())
+    }
+
+    /// Watches a POST whose packets wait for room.
+    ///
+    /// The session is closed with [`CloseReason::SlowConsumer`] if it stays congested and its
+    /// client fetches nothing for half of [`POST_PATIENCE`], or of the ping timeout if that is
+    /// shorter.
+    pub fn handle_post_blocked(&mut self, now: Instant) {
+        if self.is_open() && !self.timers.is_set(Timer::Post) {
+            self.watch_post(now);
+        }
+    }
+
+    fn watch_post(&mut self, now: Instant) {
+        self.fetched = false;
+        self.stuck = self.is_congested();
+        let half = POST_PATIENCE.min(self.config.ping_timeout) / 2;
+        self.timers.set(Timer::Post, deadline(now, half));
+    }
+
+    fn handle_post_waits(&mut self, now: Instant) {
+        match self.stuck && self.is_congested() && !self.fetched {
+            true => self.close(CloseReason::SlowConsumer, now),
+            false => self.watch_post(now),
+        }
+    }
+
+    /// Ends the POST. Completes an upgrade that waits for it.
+    pub fn handle_post_end(&mut self, now: Instant) {
+        self.post = false;
+        self.timers.stop(Timer::Post);
+        if self.probe == Probe::Changing {
+            self.upgrade(now);
+        }
+    }
+
+    /// Begins an upgrade: a WebSocket of this session is connected and may probe.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the session is not open, if its transport is not polling, if upgrades are disabled,
+    /// or if another WebSocket probes already. The session does not change.
+    pub fn handle_upgrade(&mut self, now: Instant) -> Result<(), Refusal> {
+        let possible = self.is_open()
+            && self.transport == Transport::Polling
+            && self.probe == Probe::None
+            && self.config.websocket
+            && self.config.upgrades;
+        if !possible {
+            return Err(Refusal::BadRequest);
+        }
+        self.probe = Probe::Connected;
+        let due = deadline(now, self.config.upgrade_timeout);
+        self.timers.set(Timer::Upgrade, due);
+        Ok(())
+    }
+
+    /// Handles a packet that arrived on a transport.
+    #[inline]
+    pub fn handle_packet(&mut self, via: Transport, packet: EnginePacket, now: Instant) {
+        if !self.is_open() {
+            // A client that completes its upgrade gets the queued messages on its WebSocket.
+            if self.probe == Probe::Ponged && packet == EnginePacket::Upgrade {
+                self.upgrade(now);
+            }
+            return;
+        }
+        if via != self.transport {
+            return self.handle_probe(&packet, now);
+        }
+        if self.timers.is_set(Timer::Pong) {
+            self.handle_sign_of_life(&packet, now);
+        }
+        match packet {
+            EnginePacket::Message(message) => self.receive(message),
+            EnginePacket::Pong { .. } if self.revision == Revision::V4 => self.handle_pong(now),
+            EnginePacket::Ping { .. } if self.revision == Revision::V3 => self.handle_ping(now),
+            EnginePacket::Close => self.close(CloseReason::TransportClose, now),
+            // In revision 4 only the server pings, in revision 3 only the client.
+            EnginePacket::Ping { .. } | EnginePacket::Pong { .. } => {
+                self.close(CloseReason::TransportError, now);
+            }
+            EnginePacket::Open(_) | EnginePacket::Upgrade | EnginePacket::Noop => {}
+        }
+    }
+
+    /// Handles the end of a transport. If it is the session's own, the session ends too.
+    pub fn handle_transport_closed(&mut self, via: Transport, now: Instant) {
+        if via != self.transport {
+            self.end_probe(now);
+            return;
+        }
+        self.close(CloseReason::TransportClose, now);
+        self.end();
+    }
+
+    /// Handles the timers that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((timer, due)) = self.timers.expire(now) {
+            match timer {
+                Timer::Ping => {
+                    self.ping = true;
+                    self.progressed = false;
+                    self.extended = false;
+                    self.partial = false;
+                    // A timer is always a little late. If it is much later, after a long sleep of
+                    // the process, the client has its full time from now on.
+                    let is_late = now - due > TICK;
+                    let sent = if is_late { now } else { due };
+                    self.timers
+                        .set(Timer::Pong, deadline(sent, self.config.ping_timeout));
+                }
+                Timer::Pong => self.handle_missing_pong(now),
+                Timer::Post => self.handle_post_waits(now),
+                Timer::Stall => self.close(CloseReason::PingTimeout, now),
+                Timer::Upgrade => self.end_probe(now),
+                Timer::Release => self.handle_poll_timeout(),
+                Timer::Close => self.end(),
+            }
+        }
+    }
+
+    /// Starts the deadline of a WebSocket that accepts no more bytes for now. A probe has the
+    /// deadline of its upgrade instead.
+    pub fn handle_blocked(&mut self, now: Instant) {
+        let is_own = self.transport == Transport::WebSocket;
+        if is_own && self.is_open() && !self.timers.is_set(Timer::Stall) {
+            self.timers
+                .set(Timer::Stall, deadline(now, self.config.ping_timeout));
+        }
+    }
+
+    /// Records that a part of a message arrived. A pong may be behind the rest of the message, so
+    /// this extends the pong's deadline.
+    pub fn handle_partial(&mut self) {
+        self.partial = self.transport == Transport::WebSocket;
+    }
+
+    /// Stops the deadline of [`Session::handle_blocked`]: the transport accepted bytes.
+    pub fn handle_progress(&mut self) {
+        self.timers.stop(Timer::Stall);
+    }
+
+    /// Records that the WebSocket has written all bytes that it held.
+    pub fn handle_flushed(&mut self) {
+        self.sending = false;
+        self.handle_progress();
+    }
+
+    /// Records that the application has begun to handle messages. `cost` is the sum of their
+    /// [`Session::cost`], which no longer counts as pending.
+    pub fn handle_consumed(&mut self, cost: usize) {
+        self.pending = self.pending.saturating_sub(cost);
+        self.progressed |= cost > 0;
+    }
+
+    /// Counts consumed messages as pending again: the event that they belong to waits for its
+    /// handler.
+    pub(crate) fn handle_requeued(&mut self, cost: usize) {
+        self.pending += cost;
+    }
+
+    /// Counts an acknowledgement that the application waits for.
+    pub(crate) fn handle_ack_requested(&mut self) {
+        self.acks_awaited += 1;
+    }
+
+    /// Records that `count` acknowledgements arrived or were abandoned.
+    pub(crate) fn handle_acks_done(&mut self, count: u32) {
+        self.acks_awaited = self.acks_awaited.saturating_sub(count);
+        self.progressed = true;
+    }
+
+    // Input from the application
+
+    /// Queues a message. If more than [`Config::max_buffered`] bytes are queued already, closes the
+    /// session with [`CloseReason::SlowConsumer`] instead.
+    pub fn send(&mut self, message: Message, now: Instant) {
+        self.send_all([message], || now);
+    }
+
+    /// Queues the messages of one packet, all or none of them, with the limit of [`Session::send`].
+    ///
+    /// Returns whether the messages are queued. Calls `now` only to close the session.
+    #[inline]
+    pub fn send_all(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+        now: impl FnOnce() -> Instant,
+    ) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        if self.out_bytes - self.missed + self.held > self.config.max_buffered {
+            self.close(CloseReason::SlowConsumer, now());
+            return false;
+        }
+        messages.into_iter().for_each(|message| self.push(message));
+        true
+    }
+
+    /// Queues an error reply. If [`Config::high_water`] bytes of error replies are queued already,
+    /// closes the session with [`CloseReason::SlowConsumer`] instead.
+    ///
+    /// Such a client does not seem to read its input, and it can cause many error replies with few
+    /// bytes.
+    pub(crate) fn send_refusal(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+        now: Instant,
+    ) {
+        if self.refused >= self.config.high_water {
+            return self.close(CloseReason::SlowConsumer, now);
+        }
+        let before = self.out_bytes;
+        self.send_all(messages, || now);
+        self.refused += self.out_bytes.saturating_sub(before);
+    }
+
+    /// Queues messages that the client missed on an earlier connection. They do not count against
+    /// [`Config::max_buffered`].
+    pub(crate) fn send_missed(&mut self, messages: impl IntoIterator<Item = Message>) {
+        if self.is_open() {
+            let before = self.out_bytes;
+            messages.into_iter().for_each(|message| self.push(message));
+            self.missed += self.out_bytes - before;
+        }
+    }
+
+    /// Counts bytes that the application holds back as queued, with the limit of [`Session::send`].
+    ///
+    /// Returns whether they are counted.
+    pub(crate) fn handle_held(&mut self, bytes: usize, now: Instant) -> bool {
+        let is_counted = self.send_all([], || now);
+        if is_counted {
+            self.held += bytes;
+        }
+        is_counted
+    }
+
+    /// Ends the count of `bytes` that the application no longer holds back.
+    pub(crate) fn handle_released(&mut self, bytes: usize) {
+        self.held -= bytes;
+    }
+
+    /// Closes the session, if it is open.
+    ///
+    /// The application gets [`SessionEvent::Closed`] at once. Queued messages are still sent if the
+    /// server decided to close and the client is reachable.
+    pub fn close(&mut self, reason: CloseReason, now: Instant) {
+        if !self.is_open() {
+            return;
+        }
+        self.tell(SessionEvent::Closed(reason));
+        self.timers.clear_but(Timer::Upgrade);
+        self.ping = false;
+        if !reason.is_graceful() {
+            self.drop_output();
+        }
+        if reason.is_graceful() && self.probe == Probe::Ponged {
+            // The client polls no more. The queued messages wait for its upgrade, or for the
+            // upgrade's deadline.
+            self.state = State::Closing(reason);
+            return;
+        }
+        if reason.is_graceful() && self.probe == Probe::Changing {
+            self.state = State::Closing(reason);
+            return self.upgrade(now);
+        }
+        self.end_probe(now);
+        let reachable = self.transport == Transport::WebSocket || self.poll || reason.is_graceful();
+        let rest = match reason {
+            _ if reachable => self.config.close_timeout,
+            CloseReason::TransportClose => OVERTAKEN.min(self.config.close_timeout),
+            _ => {
+                self.state = State::Closed(reason);
+                return;
+            }
+        };
+        self.state = State::Closing(reason);
+        self.timers.set(Timer::Close, deadline(now, rest));
+    }
+
+    /// Closes the session at once and drops its queued messages.
+    ///
+    /// A polling client whose poll does not wait now finds no session at its next request.
+    pub fn discard(&mut self, now: Instant) {
+        self.drop_output();
+        let is_away = self.transport == Transport::Polling && !self.poll;
+        self.close(CloseReason::ServerClose, now);
+        if is_away {
+            self.end();
+        }
+    }
+
+    // Output, polled after each input
+
+    /// Returns the next packet for a transport.
+    #[inline]
+    pub fn poll_transmit(&mut self, via: Transport) -> Option<EnginePacket> {
+        if via == Transport::Polling && !self.poll {
+            return None;
+        }
+        if via != self.transport {
+            return self.poll_beside(via);
+        }
+        if let Some(open) = self.open.take() {
+            return Some(EnginePacket::Open(open));
+        }
+        if std::mem::take(&mut self.ping) {
+            return Some(match self.revision {
+                Revision::V4 => EnginePacket::Ping { probe: false },
+                Revision::V3 => EnginePacket::Pong { probe: false },
+            });
+        }
+        if let Some(message) = self.out.pop_front() {
+            self.out_bytes -= Self::cost(&message);
+            self.missed = self.missed.min(self.out_bytes);
+            self.poll_has_message = true;
+            self.sending = via == Transport::WebSocket;
+            if self.out.is_empty() {
+                self.refused = 0;
+                if self.out.capacity() > 32 {
+                    self.out = VecDeque::new();
+                }
+            }
+            return Some(EnginePacket::Message(message));
+        }
+        if via == Transport::WebSocket {
+            return None;
+        }
+        self.poll_farewell()
+    }
+
+    /// Returns the time at which to call [`Session::handle_timeout`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Returns the next event for the application.
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
+        let event = self.events.pop_front();
+        if self.events.is_empty() && self.events.capacity() > 32 {
+            self.events = VecDeque::new();
+        }
+        event
+    }
+
+    /// Appends all waiting events to `events`.
+    pub(crate) fn take_events(&mut self, events: &mut VecDeque<SessionEvent>) {
+        if events.is_empty() {
+            return std::mem::swap(&mut self.events, events);
+        }
+        events.append(&mut self.events);
+    }
+
+    /// Returns the bytes that a message counts against the limits: its payload and an overhead.
+    #[must_use]
+    #[inline]
+    pub fn cost(message: &Message) -> usize {
+        OVERHEAD
+            + match message {
+                Message::Text(text) => text.as_bytes().len(),
+                Message::Binary(data) | Message::Uncompressed(data) => data.len(),
+            }
+    }
+
+    #[inline]
+    fn tell(&mut self, event: SessionEvent) {
+        self.event_count += 1;
+        self.events.push_back(event);
+    }
+
+    #[inline]
+    fn push(&mut self, message: Message) {
+        self.out_bytes += Self::cost(&message);
+        self.out.push_back(message);
+    }
+
+    #[inline]
+    fn receive(&mut self, message: Message) {
+        self.pending += Self::cost(&message);
+        self.tell(SessionEvent::Message(message));
+    }
+
+    /// Handles a pong. A pong without a ping changes nothing.
+    fn handle_pong(&mut self, now: Instant) {
+        if !self.timers.is_set(Timer::Pong) {
+            return;
+        }
+        self.timers.stop(Timer::Pong);
+        self.timers
+            .set(Timer::Ping, deadline(now, self.config.interval()));
+    }
+
+    /// Extends the pong's deadline, once, when another packet arrives before the pong. A client
+    /// that sends a lot is alive, and its pong is behind those packets.
+    fn handle_sign_of_life(&mut self, packet: &EnginePacket, now: Instant) {
+        let is_pong = matches!(packet, EnginePacket::Pong { .. });
+        if self.revision == Revision::V4 && !self.extended && !is_pong {
+            self.extended = true;
+            self.timers
+                .set(Timer::Pong, deadline(now, self.config.ping_timeout));
+        }
+    }
+
+    fn handle_missing_pong(&mut self, now: Instant) {
+        // A polling client that does not fetch the ping is gone.
+        let unfetched = self.ping && self.transport == Transport::Polling;
+        // The pong may be behind a body or a message that is still arriving.
+        let body_comes = self.post && !self.timers.is_set(Timer::Post);
+        if !unfetched && (body_comes || std::mem::take(&mut self.partial)) {
+            return self.timers.set(Timer::Pong, deadline(now, self.patience()));
+        }
+        if unfetched || self.wants_read() {
+            return self.close(CloseReason::PingTimeout, now);
+        }
+        // A handler waits for an acknowledgement, and the acknowledgement is in input that is not
+        // read while the handler waits.
+        let waits = self.acks_awaited > 0 && self.pending >= self.max_pending();
+        if waits && !self.progressed {
+            return self.close(CloseReason::EventBacklog, now);
+        }
+        // The pong may be in input that is not read. Another ping shows whether the client is still
+        // connected: if it is not, the write fails. In revision 3 this is another pong, at which
+        // the client restarts its interval.
+        self.ping = true;
+        self.progressed = false;
+        self.timers.set(Timer::Pong, deadline(now, self.patience()));
+    }
+
+    /// Returns the time in which a pong must arrive. In revision 3, the client's ping.
+    fn patience(&self) -> Duration {
+        match self.revision {
+            Revision::V4 => self.config.ping_timeout,
+            Revision::V3 => self.config.silence(),
+        }
+    }
+
+    /// Handles the ping of a client of revision 3.
+    fn handle_ping(&mut self, now: Instant) {
+        self.ping = true;
+        self.partial = false;
+        self.timers
+            .set(Timer::Pong, deadline(now, self.config.silence()));
+    }
+
+    fn handle_probe(&mut self, packet: &EnginePacket, now: Instant) {
+        match (packet, self.probe) {
+            (EnginePacket::Ping { probe: true }, Probe::Connected) => {
+                self.probe = Probe::Pinged;
+                // The client waits for the end of its poll before it goes on.
+                if self.poll {
+                    self.timers.set(Timer::Release, now + PROBE_GRACE);
+                }
+            }
+            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) if self.post => {
+                self.probe = Probe::Changing;
+                // The POST has deadlines of its own.
+                self.timers.stop(Timer::Upgrade);
+            }
+            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) => self.upgrade(now),
+            (_, Probe::None) => {}
+            _ => self.end_probe(now),
+        }
+    }
+
+    fn upgrade(&mut self, now: Instant) {
+        self.end_probe(now);
+        self.transport = Transport::WebSocket;
+        self.release = self.poll;
+        if !self.is_open() {
+            return;
+        }
+        self.tell(SessionEvent::Upgraded);
+        // A ping that no poll has fetched is sent now. Its pong has the full time.
+        if self.ping && self.revision == Revision::V4 {
+            self.timers
+                .set(Timer::Pong, deadline(now, self.config.ping_timeout));
+        }
+    }
+
+    /// Ends an upgrade. A WebSocket that is not the session's transport is [`Session::finished`]
+    /// from now on.
+    fn end_probe(&mut self, now: Instant) {
+        self.probe = Probe::None;
+        self.timers.stop(Timer::Upgrade);
+        self.timers.stop(Timer::Release);
+        if let State::Closing(_) = self.state {
+            self.timers
+                .set(Timer::Close, deadline(now, self.config.close_timeout));
+        }
+    }
+
+    fn poll_beside(&mut self, via: Transport) -> Option<EnginePacket> {
+        if via == Transport::Polling {
+            // The session has upgraded to WebSocket while this poll waited.
+            self.poll = false;
+            return Some(EnginePacket::Noop);
+        }
+        if self.probe != Probe::Pinged {
+            return None;
+        }
+        self.probe = Probe::Ponged;
+        Some(EnginePacket::Pong { probe: true })
+    }
+
+    fn poll_farewell(&mut self) -> Option<EnginePacket> {
+        match self.state {
+            State::Open if self.release => {
+                self.release = false;
+                Some(EnginePacket::Noop)
+            }
+            // The JavaScript client handles the messages of a body after all its packets. With a
+            // close packet among them it would miss a DISCONNECT message, and would reconnect.
+            State::Closing(_) if self.poll_has_message => None,
+            State::Closing(reason) => {
+                self.end();
+                Some(match reason {
+                    CloseReason::TransportClose => EnginePacket::Noop,
+                    _ => EnginePacket::Close,
+                })
+            }
+            State::Open | State::Closed(_) => None,
+        }
+    }
+
+    fn drop_output(&mut self) {
+        self.out = VecDeque::new();
+        self.out_bytes = 0;
+        self.refused = 0;
+        self.missed = 0;
+    }
+
+    fn end(&mut self) {
+        if let State::Closing(reason) = self.state {
+            self.state = State::Closed(reason);
+        }
+        self.timers.clear();
+        self.drop_output();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,763 @@
+use super::*;
+use crate::engine_io::Text;
+use Transport::{Polling, WebSocket};
+
+const PING: EnginePacket = EnginePacket::Ping { probe: false };
+const PONG: EnginePacket = EnginePacket::Pong { probe: false };
+const PROBE: EnginePacket = EnginePacket::Ping { probe: true };
+const PROBED: EnginePacket = EnginePacket::Pong { probe: true };
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn session(transport: Transport, config: Config) -> (Session, Instant) {
+    session_of(Revision::V4, transport, config)
+}
+
+fn session_of(revision: Revision, transport: Transport, config: Config) -> (Session, Instant) {
+    let now = Instant::now();
+    let sid = SessionId::new([0; 16]);
+    let mut session = Session::open(Arc::new(config), &sid, transport, revision, now);
+    if transport == Polling {
+        session.handle_poll(now).expect("the first poll");
+    }
+    assert!(matches!(
+        session.poll_transmit(transport),
+        Some(EnginePacket::Open(_))
+    ));
+    session.handle_poll_answered();
+    (session, now)
+}
+
+fn polling() -> (Session, Instant) {
+    session(Polling, Config::default())
+}
+
+fn text(text: &str) -> Message {
+    Text::from(text).into()
+}
+
+fn message(content: &str) -> EnginePacket {
+    EnginePacket::Message(text(content))
+}
+
+fn drain(session: &mut Session, via: Transport) -> Vec<EnginePacket> {
+    std::iter::from_fn(|| session.poll_transmit(via)).collect()
+}
+
+fn poll(session: &mut Session, now: Instant) -> Vec<EnginePacket> {
+    session.handle_poll(now).expect("a poll");
+    let packets = drain(session, Polling);
+    if !packets.is_empty() {
+        session.handle_poll_answered();
+    }
+    packets
+}
+
+fn closed(session: &mut Session) -> Option<CloseReason> {
+    std::iter::from_fn(|| session.poll_event()).find_map(|event| match event {
+        SessionEvent::Closed(reason) => Some(reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_open_packet_has_the_five_keys_in_their_order() {
+    let sid = SessionId::new([0; 16]);
+    let json = Config::default().open_packet(&sid, Polling);
+    assert_eq!(
+        json,
+        r#"{"sid":"AAAAAAAAAAAAAAAAAAAAAA","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#
+    );
+    let json = Config::default().open_packet(&sid, WebSocket);
+    assert!(json.windows(13).any(|part| part == br#""upgrades":[]"#));
+}
+
+#[test]
+fn a_ping_follows_each_pong_and_a_missing_pong_ends_the_session() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_timeout(t + ms(24_999));
+    assert_eq!(drain(&mut s, WebSocket), []);
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_packet(WebSocket, PONG, t + ms(30_000));
+    assert_eq!(s.poll_timeout(), Some(t + ms(55_000)));
+    s.handle_timeout(t + ms(55_000));
+    s.handle_timeout(t + ms(74_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(75_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn pongs_that_nobody_asked_for_do_not_put_off_the_ping() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_packet(WebSocket, PONG, t + ms(24_000));
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+}
+
+#[test]
+fn a_ping_from_the_client_ends_the_session() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_packet(WebSocket, PING, t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+}
+
+#[test]
+fn in_revision_3_the_client_pings_and_its_silence_ends_the_session() {
+    let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+    s.handle_timeout(t + ms(44_999));
+    assert!(s.is_open());
+    assert_eq!(drain(&mut s, WebSocket), []);
+    s.handle_packet(WebSocket, PING, t + ms(44_999));
+    assert_eq!(drain(&mut s, WebSocket), [PONG]);
+    s.handle_packet(WebSocket, message("no heartbeat"), t + ms(60_000));
+    s.handle_timeout(t + ms(89_998));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(89_999));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn in_revision_3_the_answer_to_a_ping_has_no_data() {
+    let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(drain(&mut s, WebSocket), [PONG]);
+}
+
+#[test]
+fn in_revision_3_a_pong_from_the_client_ends_the_session() {
+    let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+    s.handle_packet(WebSocket, PONG, t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+}
+
+#[test]
+fn in_revision_3_a_session_upgrades_and_its_pong_leaves_on_the_new_transport() {
+    let (mut s, t) = session_of(Revision::V3, Polling, Config::default());
+    s.handle_packet(Polling, PING, t + ms(10_000));
+    s.handle_upgrade(t + ms(10_000)).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(10_000));
+    assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(10_000));
+    assert_eq!(drain(&mut s, WebSocket), [PONG]);
+    s.handle_timeout(t + ms(54_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(55_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn in_revision_3_a_client_whose_pings_are_not_read_is_given_more_time() {
+    let config = Config {
+        max_pending: 1,
+        ..Config::default()
+    };
+    for transport in [WebSocket, Polling] {
+        let (mut s, t) = session_of(Revision::V3, transport, config.clone());
+        s.handle_packet(transport, message("work"), t);
+        assert!(!s.wants_read());
+        s.handle_timeout(t + ms(45_000));
+        assert!(s.is_open());
+        // An unrequested pong shows whether the client still reads.
+        if transport == WebSocket {
+            assert_eq!(drain(&mut s, WebSocket), [PONG]);
+            s.handle_consumed(Session::cost(&text("work")));
+        }
+        s.handle_timeout(t + ms(89_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(90_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+    }
+}
+
+#[test]
+fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+    assert_eq!(drain(&mut s, Polling), []);
+    s.handle_timeout(t + PROBE_GRACE);
+    assert_eq!(drain(&mut s, Polling), [EnginePacket::Noop]);
+    s.handle_poll_answered();
+    s.send(text("a"), t);
+    s.send(text("b"), t);
+    assert_eq!(drain(&mut s, WebSocket), []);
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    assert_eq!(s.transport(), WebSocket);
+    assert_eq!(drain(&mut s, WebSocket), [message("a"), message("b")]);
+    assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
+    assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+}
+
+#[test]
+fn a_poll_that_comes_while_the_client_upgrades_is_released_soon() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_timeout(t + ms(100));
+    assert_eq!(drain(&mut s, Polling), [EnginePacket::Noop]);
+}
+
+#[test]
+fn a_poll_that_waits_when_the_upgrade_ends_is_released() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    assert_eq!(drain(&mut s, Polling), [EnginePacket::Noop]);
+}
+
+/// A session whose client has the pong to its probe, and polls no more.
+fn probed() -> (Session, Instant) {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    assert_eq!(drain(&mut s, WebSocket), [PROBED]);
+    (s, t)
+}
+
+#[test]
+fn a_server_that_closes_waits_for_a_client_that_changes() {
+    for reason in [
+        CloseReason::ServerClose,
+        CloseReason::Shutdown,
+        CloseReason::Violation,
+    ] {
+        let (mut s, t) = probed();
+        s.send(text("last"), t);
+        s.close(reason, t);
+        assert!(!s.finished(WebSocket));
+        assert_eq!(drain(&mut s, WebSocket), []);
+        s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(40));
+        assert_eq!(drain(&mut s, WebSocket), [message("last")]);
+        assert!(s.finished(WebSocket));
+        assert_eq!(s.poll_event(), Some(SessionEvent::Closed(reason)));
+        assert_eq!(s.poll_event(), None);
+        s.handle_timeout(t + ms(5_040));
+        assert!(s.is_closed());
+    }
+}
+
+#[test]
+fn a_server_that_closes_does_not_wait_longer_than_an_upgrade_may_take() {
+    let (mut s, t) = probed();
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    s.handle_timeout(t + ms(9_999));
+    assert!(!s.finished(WebSocket));
+    s.handle_timeout(t + ms(10_000));
+    assert!(s.finished(WebSocket));
+    // The client may have abandoned the upgrade.
+    assert_eq!(poll(&mut s, t + ms(10_000)), [message("last")]);
+    assert_eq!(poll(&mut s, t + ms(10_000)), [EnginePacket::Close]);
+    assert!(s.is_closed());
+}
+
+#[test]
+fn a_client_that_still_polls_is_told_of_the_end_by_its_poll() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t);
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    assert!(s.finished(WebSocket));
+    assert_eq!(poll(&mut s, t), [message("last")]);
+    assert_eq!(poll(&mut s, t), [EnginePacket::Close]);
+}
+
+#[test]
+fn an_end_that_is_not_graceful_does_not_wait_for_an_upgrade() {
+    let (mut s, t) = probed();
+    s.close(CloseReason::ParseError, t);
+    assert!(s.finished(WebSocket));
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    assert_eq!(s.transport(), Polling);
+}
+
+#[test]
+fn a_websocket_that_breaks_while_a_closing_server_waits_for_it_leaves_the_poll() {
+    let (mut s, t) = probed();
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    s.handle_transport_closed(WebSocket, t + ms(10));
+    assert_eq!(poll(&mut s, t + ms(20)), [message("last")]);
+    s.handle_timeout(t + ms(5_010));
+    assert!(s.is_closed());
+}
+
+#[test]
+fn the_packets_of_a_post_come_before_those_of_the_websocket() {
+    let (mut s, t) = probed();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(Polling, message("one"), t);
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    assert_eq!(s.transport(), Polling);
+    assert!(s.wants_read() && !s.wants_frames());
+    s.handle_packet(Polling, message("two"), t);
+    s.handle_post_end(t);
+    assert_eq!(s.transport(), WebSocket);
+    assert!(s.wants_frames());
+    let events: Vec<_> = std::iter::from_fn(|| s.poll_event()).collect();
+    assert_eq!(
+        events,
+        [
+            SessionEvent::Message(text("one")),
+            SessionEvent::Message(text("two")),
+            SessionEvent::Upgraded,
+        ]
+    );
+}
+
+#[test]
+fn a_client_that_changes_is_heard_whatever_waits_for_it() {
+    let (mut s, t) = probed();
+    s.send(text(&"x".repeat(300_000)), t);
+    assert!(s.wants_frames() && s.wants_read());
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    // From here on the WebSocket is the congested transport.
+    assert!(!s.wants_frames());
+    assert_eq!(drain(&mut s, WebSocket).len(), 1);
+    assert!(s.wants_frames());
+}
+
+#[test]
+fn a_post_may_take_longer_than_the_upgrade_that_waits_for_it() {
+    let (mut s, t) = probed();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    s.handle_timeout(t + ms(10_000));
+    s.handle_post_end(t + ms(11_000));
+    assert_eq!(s.transport(), WebSocket);
+}
+
+#[test]
+fn refusals_count_by_themselves() {
+    let (mut s, t) = polling();
+    s.send(text(&"x".repeat(300_000)), t);
+    for _ in 0..100 {
+        s.send_refusal([text("44/a,no")], t);
+    }
+    assert!(s.is_open());
+    while s.is_open() {
+        s.send_refusal([text("44/a,no")], t);
+    }
+    assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+}
+
+#[test]
+fn a_server_that_closes_while_a_post_holds_up_the_change_changes_at_once() {
+    let (mut s, t) = probed();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
+    s.send(text("last"), t);
+    s.close(CloseReason::ServerClose, t);
+    assert_eq!(drain(&mut s, WebSocket), [message("last")]);
+    assert!(s.finished(WebSocket));
+    assert!(!s.takes_posts());
+}
+
+#[test]
+fn a_failed_upgrade_leaves_polling_open() {
+    let endings: [fn(&mut Session, Instant); 4] = [
+        |s, t| s.handle_transport_closed(WebSocket, t),
+        |s, t| s.handle_packet(WebSocket, message("early"), t),
+        |s, t| s.handle_packet(WebSocket, EnginePacket::Upgrade, t),
+        |s, t| s.handle_timeout(t + ms(10_000)),
+    ];
+    for end in endings {
+        let (mut s, t) = polling();
+        s.handle_upgrade(t).expect("an upgrade");
+        assert!(!s.finished(WebSocket));
+        assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+        end(&mut s, t);
+        assert!(s.finished(WebSocket));
+        assert!(s.is_open());
+        s.send(text("still here"), t);
+        assert_eq!(poll(&mut s, t), [message("still here")]);
+        s.handle_upgrade(t).expect("another try");
+    }
+}
+
+#[test]
+fn a_ping_due_while_upgrading_leaves_on_the_new_transport_with_its_full_time() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t + ms(24_000)).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(24_500));
+    s.handle_timeout(t + ms(25_000));
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(26_000));
+    assert_eq!(drain(&mut s, WebSocket), [PROBED, PING][1..]);
+    s.handle_timeout(t + ms(45_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(46_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_ping_fetched_before_the_upgrade_must_still_be_answered() {
+    let (mut s, t) = polling();
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
+    s.handle_upgrade(t + ms(26_000)).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(26_000));
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(26_000));
+    s.handle_timeout(t + ms(44_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(45_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+/// A session that sent its ping at 25 s and waits for the pong until 45 s.
+fn pinged(transport: Transport) -> (Session, Instant) {
+    let (mut s, t) = session(transport, Config::default());
+    s.handle_timeout(t + ms(25_000));
+    match transport {
+        Polling => assert_eq!(poll(&mut s, t + ms(25_000)), [PING]),
+        WebSocket => assert_eq!(drain(&mut s, WebSocket), [PING]),
+    }
+    (s, t)
+}
+
+#[track_caller]
+fn assert_ends_at(s: &mut Session, reason: CloseReason, at: Instant) {
+    s.handle_timeout(at - ms(1));
+    assert!(s.is_open());
+    s.handle_timeout(at);
+    assert_eq!(closed(s), Some(reason));
+}
+
+#[test]
+fn the_first_other_packet_puts_the_missing_pong_off_once() {
+    let (mut s, t) = pinged(WebSocket);
+    s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+    s.handle_packet(WebSocket, message("busy"), t + ms(63_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(64_000));
+}
+
+#[test]
+fn each_ping_may_be_put_off_again() {
+    let (mut s, t) = pinged(WebSocket);
+    s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+    s.handle_packet(WebSocket, PONG, t + ms(50_000));
+    s.handle_timeout(t + ms(75_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_packet(WebSocket, message("busy"), t + ms(80_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(100_000));
+}
+
+#[test]
+fn a_pong_may_lie_behind_a_long_message_that_still_comes() {
+    let (mut s, t) = pinged(WebSocket);
+    for second in (30..100).step_by(10) {
+        s.handle_partial();
+        s.handle_timeout(t + ms(second * 1_000));
+        assert!(s.is_open(), "at {second} s");
+    }
+    // From here on nothing arrives.
+    s.handle_timeout(t + ms(120_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_pong_may_lie_behind_a_body_that_still_comes() {
+    let (mut s, t) = pinged(Polling);
+    s.handle_post(t + ms(44_000)).expect("a post");
+    s.handle_timeout(t + ms(45_000));
+    assert!(s.is_open());
+    s.handle_post_end(t + ms(50_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(65_000));
+}
+
+#[test]
+fn a_client_that_sends_bodies_and_fetches_no_ping_is_given_up() {
+    let (mut s, t) = polling();
+    s.handle_timeout(t + ms(25_000));
+    s.handle_post(t + ms(44_000)).expect("a post");
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(45_000));
+}
+
+#[test]
+fn a_post_waits_some_time_for_a_client_that_does_not_poll() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    s.handle_packet(Polling, message(&"x".repeat(300_000)), t);
+    s.handle_post_blocked(t + ms(1_000));
+    // The reply to the message.
+    s.send(text(&"x".repeat(300_000)), t);
+    s.handle_post_blocked(t + ms(9_000));
+    s.handle_timeout(t + ms(11_000));
+    assert_ends_at(&mut s, CloseReason::SlowConsumer, t + ms(21_000));
+    assert!(!s.takes_posts());
+}
+
+#[test]
+fn a_post_waits_as_long_as_its_client_polls() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    s.handle_post_blocked(t);
+    s.send(text(&"x".repeat(300_000)), t);
+    s.handle_timeout(t + ms(10_000));
+    assert_eq!(poll(&mut s, t + ms(19_000)).len(), 1);
+    s.send(text(&"x".repeat(300_000)), t + ms(19_500));
+    s.handle_timeout(t + ms(20_000));
+    assert_ends_at(&mut s, CloseReason::SlowConsumer, t + ms(30_000));
+}
+
+#[test]
+fn a_post_waits_for_handlers_without_a_deadline() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    s.handle_post_blocked(t);
+    s.handle_timeout(t + ms(24_999));
+    assert!(s.is_open());
+    s.handle_post_end(t + ms(24_999));
+    s.send(text(&"x".repeat(300_000)), t + ms(24_999));
+    s.handle_timeout(t + ms(44_999));
+    assert!(s.is_open());
+}
+
+#[test]
+fn what_a_websocket_has_taken_is_not_sent_until_it_is_flushed() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.send(text("a"), t);
+    assert_eq!(drain(&mut s, WebSocket), [message("a")]);
+    assert!(!s.is_drained());
+    s.handle_flushed();
+    assert!(s.is_drained());
+}
+
+#[test]
+fn a_probe_that_takes_no_bytes_leaves_polling_open() {
+    let (mut s, t) = polling();
+    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_blocked(t);
+    s.handle_timeout(t + ms(20_000));
+    assert!(s.is_open());
+}
+
+#[test]
+fn a_second_poll_ends_the_session_and_releases_the_first() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
+    assert_eq!(drain(&mut s, Polling), [EnginePacket::Close]);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    assert!(!s.accepts_requests());
+}
+
+#[test]
+fn a_second_post_ends_the_session() {
+    let (mut s, t) = polling();
+    s.handle_post(t).expect("a post");
+    assert_eq!(s.handle_post(t), Err(Refusal::BadRequest));
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+}
+
+#[test]
+fn a_close_packet_releases_the_poll_with_a_noop() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_packet(Polling, EnginePacket::Close, t);
+    assert_eq!(drain(&mut s, Polling), [EnginePacket::Noop]);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
+    assert!(s.is_closed());
+}
+
+#[test]
+fn a_poll_that_a_close_packet_has_overtaken_is_released_once() {
+    let (mut s, t) = polling();
+    s.handle_packet(Polling, EnginePacket::Close, t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
+    assert!(s.accepts_requests());
+    assert_eq!(poll(&mut s, t + ms(100)), [EnginePacket::Noop]);
+    assert!(!s.accepts_requests());
+    let (mut s, t) = polling();
+    s.handle_packet(Polling, EnginePacket::Close, t);
+    s.handle_timeout(t + ms(500));
+    assert!(!s.accepts_requests());
+}
+
+#[test]
+fn after_a_close_by_the_server_polls_get_the_rest_and_then_the_close() {
+    let (mut s, t) = polling();
+    s.send(text("last words"), t);
+    s.close(CloseReason::ServerClose, t);
+    s.send(text("too late"), t);
+    assert!(s.accepts_requests());
+    assert_eq!(poll(&mut s, t), [message("last words")]);
+    assert!(s.accepts_requests());
+    assert_eq!(poll(&mut s, t), [EnginePacket::Close]);
+    assert!(!s.accepts_requests());
+}
+
+#[test]
+fn a_client_that_does_not_fetch_the_rest_is_forgotten() {
+    let (mut s, t) = polling();
+    s.close(CloseReason::ServerClose, t);
+    s.handle_timeout(t + ms(5_000));
+    assert!(s.is_closed());
+}
+
+#[test]
+fn a_slow_consumer_is_closed_and_its_input_is_not_read_before() {
+    let config = Config {
+        high_water: 200,
+        max_buffered: 400,
+        ..Config::default()
+    };
+    let (mut s, t) = session(WebSocket, config);
+    let long = "x".repeat(236);
+    s.send(text(&long), t);
+    assert!(!s.wants_read());
+    s.send(text(&long), t);
+    assert!(s.is_open());
+    s.send(text(&long), t);
+    assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
+    assert_eq!(drain(&mut s, WebSocket), []);
+}
+
+#[test]
+fn a_transport_that_takes_nothing_for_the_pings_time_is_closed() {
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.handle_blocked(t);
+    s.handle_progress();
+    s.handle_blocked(t + ms(1_000));
+    s.handle_timeout(t + ms(20_999));
+    assert!(s.is_open());
+    s.handle_timeout(t + ms(21_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_client_is_not_blamed_for_a_pong_that_we_do_not_read() {
+    let config = Config {
+        max_pending: 1,
+        ..Config::default()
+    };
+    let (mut s, t) = session(WebSocket, config);
+    s.handle_packet(WebSocket, message("work"), t);
+    assert!(!s.wants_read());
+    s.handle_timeout(t + ms(25_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_timeout(t + ms(45_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    assert!(s.is_open());
+    s.handle_consumed(Session::cost(&text("work")));
+    assert!(s.wants_read());
+    s.handle_timeout(t + ms(65_000));
+    assert!(!s.is_open());
+}
+
+/// A session that has reached `max_pending` and waits for an acknowledgement.
+fn stuck(transport: Transport) -> (Session, Instant) {
+    let config = Config {
+        max_pending: 100,
+        ..Config::default()
+    };
+    let (mut s, t) = session(transport, config);
+    s.handle_packet(transport, message("work"), t);
+    s.handle_packet(transport, message("work"), t);
+    assert!(!s.wants_read());
+    s.handle_ack_requested();
+    assert!(s.wants_read(), "the answer lies behind what waits");
+    while s.wants_read() {
+        s.handle_packet(transport, message("work"), t);
+    }
+    (s, t)
+}
+
+#[test]
+fn more_is_read_while_an_answer_is_waited_for() {
+    let (mut s, _) = stuck(WebSocket);
+    assert_eq!(s.pending, 6 * Session::cost(&text("work")));
+    s.handle_consumed(s.pending - 100);
+    assert!(s.wants_read());
+    s.handle_acks_done(1);
+    assert!(!s.wants_read());
+}
+
+#[test]
+fn an_answer_that_can_never_be_read_ends_the_session() {
+    for transport in [WebSocket, Polling] {
+        let (mut s, t) = stuck(transport);
+        s.handle_timeout(t + ms(25_000));
+        if transport == Polling {
+            assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
+        }
+        s.handle_timeout(t + ms(44_999));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(45_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::EventBacklog));
+    }
+}
+
+#[test]
+fn events_that_move_on_are_given_more_time() {
+    let moves: [fn(&mut Session); 2] = [
+        |s| s.handle_consumed(1),
+        |s| {
+            s.handle_ack_requested();
+            s.handle_acks_done(1);
+        },
+    ];
+    for go_on in moves {
+        let (mut s, t) = stuck(WebSocket);
+        s.handle_packet(WebSocket, message("work"), t);
+        s.handle_timeout(t + ms(25_000));
+        go_on(&mut s);
+        s.handle_timeout(t + ms(45_000));
+        assert!(s.is_open());
+        s.handle_timeout(t + ms(65_000));
+        assert_eq!(closed(&mut s), Some(CloseReason::EventBacklog));
+    }
+}
+
+#[test]
+fn a_client_that_no_longer_polls_is_gone_however_much_waits_for_it() {
+    let config = Config {
+        high_water: 100,
+        ..Config::default()
+    };
+    let (mut s, t) = session(Polling, config);
+    s.send(text(&"x".repeat(100)), t);
+    assert!(!s.wants_read());
+    s.handle_timeout(t + ms(25_000));
+    s.handle_timeout(t + ms(45_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn what_is_discarded_is_not_delivered() {
+    let (mut s, t) = polling();
+    s.send(text("never heard"), t);
+    s.discard(t);
+    assert_eq!(closed(&mut s), Some(CloseReason::ServerClose));
+    assert!(!s.accepts_requests() && s.is_closed());
+
+    let (mut s, t) = session(WebSocket, Config::default());
+    s.send(text("never heard"), t);
+    s.discard(t);
+    assert_eq!(drain(&mut s, WebSocket), []);
+    assert!(s.finished(WebSocket));
+
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.discard(t);
+    assert_eq!(drain(&mut s, Polling), [EnginePacket::Close]);
+    assert!(!s.accepts_requests());
+}
+
+#[test]
+fn an_aborted_poll_ends_the_session() {
+    let (mut s, t) = polling();
+    assert_eq!(poll(&mut s, t), []);
+    s.handle_poll_aborted(t);
+    assert_eq!(closed(&mut s), Some(CloseReason::TransportError));
+    assert!(s.is_closed());
+}

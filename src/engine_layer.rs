@@ -1,0 +1,344 @@
+//! Engine.IO without Socket.IO: raw messages.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use futures_core::future::BoxFuture;
+use http::request::Parts;
+use tower_layer::Layer;
+
+use crate::engine_io::{
+    CloseReason, Config, Message, Revision, SessionEvent, SessionId, Transport,
+};
+use crate::guard::guarded;
+use crate::hub::session::SharedSession;
+use crate::hub::sessions::Sessions;
+use crate::layer::SocketIoService;
+use crate::transport::{Application, HttpOptions, HttpService, SessionApp};
+
+/// A Tower layer that serves Engine.IO at `/engine.io/`.
+///
+/// The handler runs once for each session, in the session's task. When it returns, the session is
+/// closed.
+///
+/// ```
+/// use axum::Router;
+/// use tower_socketio::engine::{EngineLayer, EngineSocket};
+///
+/// async fn echo(mut socket: EngineSocket) {
+///     while let Some(message) = socket.recv().await {
+///         socket.send(message);
+///     }
+/// }
+///
+/// let app: Router = Router::new().layer(EngineLayer::new(echo));
+/// ```
+#[derive(Clone)]
+pub struct EngineLayer {
+    service: Arc<HttpService>,
+}
+
+impl EngineLayer {
+    /// A layer with the default configuration, at `/engine.io/`.
+    pub fn new<H, F>(handler: H) -> Self
+    where
+        H: Fn(EngineSocket) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::builder(handler).build()
+    }
+
+    /// A builder, to change the path, the limits or the HTTP options.
+    ///
+    /// ```
+    /// use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
+    ///
+    /// async fn echo(mut socket: EngineSocket) {
+    ///     while let Some(message) = socket.recv().await {
+    ///         socket.send(message);
+    ///     }
+    /// }
+    ///
+    /// let mut config = Config::default();
+    /// config.max_payload = 100_000;
+    /// let layer = EngineLayer::builder(echo).path("/echo").config(config).build();
+    /// ```
+    pub fn builder<H, F>(handler: H) -> EngineLayerBuilder
+    where
+        H: Fn(EngineSocket) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let run = move |socket| Box::pin(handler(socket)) as BoxFuture<'static, ()>;
+        EngineLayerBuilder {
+            handler: Box::new(run),
+            path: "/engine.io".to_owned(),
+            config: Config::default(),
+            http: HttpOptions::default(),
+        }
+    }
+
+    /// A router that serves the path and what is below it, for `Router::merge` and `Router::nest`, as
+    /// [`SocketIoLayer::into_router`](crate::SocketIoLayer::into_router).
+    pub fn into_router<S>(self) -> Router<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let service = Arc::clone(&self.service);
+        service.router(SocketIoService::anywhere(self.service, None))
+    }
+
+    /// The number of sessions.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.service.sessions.len()
+    }
+
+    /// Sends a message to all sessions; see [`EngineSocket::send`].
+    pub fn broadcast(&self, message: &Message) {
+        for session in self.service.sessions.all() {
+            session.send([message.clone()]);
+        }
+    }
+
+    /// Closes all sessions and takes no further one; ready when all handlers have ended. Called by a
+    /// handler, it does not wait for that handler, nor for others that wait for the same.
+    pub async fn close(&self) {
+        self.service.sessions.close(None).await;
+    }
+}
+
+impl<S> Layer<S> for EngineLayer {
+    type Service = SocketIoService<S>;
+
+    fn layer(&self, inner: S) -> SocketIoService<S> {
+        SocketIoService::new(Arc::clone(&self.service), inner, None)
+    }
+}
+
+impl fmt::Debug for EngineLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineLayer").finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`EngineLayer`].
+#[must_use]
+pub struct EngineLayerBuilder {
+    handler: RunHandler,
+    path: String,
+    config: Config,
+    http: HttpOptions,
+}
+
+impl EngineLayerBuilder {
+    /// Sets the path of the HTTP requests. The server matches whole segments.
+    ///
+    /// Default: `/engine.io`.
+    ///
+    /// # Panics
+    ///
+    /// If the path does not begin with a slash.
+    #[track_caller]
+    pub fn path(mut self, path: &str) -> Self {
+        assert!(
+            path.starts_with('/'),
+            "path `{path}` must begin with a slash"
+        );
+        self.path = path.trim_end_matches('/').to_owned();
+        self
+    }
+
+    /// Sets the limits of the sessions.
+    ///
+    /// Default: [`Config::default`].
+    ///
+    /// # Panics
+    ///
+    /// If `ping_interval`, `ping_timeout` or `upgrade_timeout` is zero.
+    #[track_caller]
+    pub fn config(mut self, config: Config) -> Self {
+        config.check();
+        self.config = config;
+        self
+    }
+
+    /// Sets the HTTP options: allowed origins, cookies, headers.
+    ///
+    /// Default: [`HttpOptions::new`].
+    pub fn http(mut self, options: HttpOptions) -> Self {
+        self.http = options;
+        self
+    }
+
+    /// Builds the layer.
+    #[must_use]
+    pub fn build(self) -> EngineLayer {
+        EngineLayer {
+            service: Arc::new(HttpService {
+                sessions: Arc::new(Sessions::new(None)),
+                config: Arc::new(self.config),
+                http: Arc::new(self.http),
+                application: Arc::new(EngineApp(self.handler)),
+                path: self.path.into(),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for EngineLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineLayerBuilder")
+            .field("path", &self.path)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One session of an [`EngineLayer`].
+///
+/// It may be moved to another task; the session is closed when the handler returns.
+///
+/// ```
+/// use tower_socketio::engine::{CloseReason, EngineSocket, Text};
+///
+/// async fn greet(mut socket: EngineSocket) {
+///     socket.send(Text::from("hello").into());
+///     // It has left, or at least has been fetched by a poll.
+///     socket.drained().await;
+///     while let Some(_message) = socket.recv().await {}
+///     if socket.close_reason() == Some(CloseReason::PingTimeout) {
+///         println!("lost a client");
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct EngineSocket {
+    session: Arc<SharedSession>,
+}
+
+impl EngineSocket {
+    /// The next message; `None` when the session has ended, and [`EngineSocket::close_reason`]
+    /// tells why.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no message.
+    pub async fn recv(&mut self) -> Option<Message> {
+        loop {
+            match poll_fn(|cx| self.session.poll_event(cx)).await {
+                SessionEvent::Message(message) => return Some(message),
+                SessionEvent::Closed(_) => return None,
+                SessionEvent::Upgraded => {}
+            }
+        }
+    }
+
+    /// Sends a message. Never waits; see [`Config::max_buffered`]. Once the session has ended, it
+    /// does nothing.
+    pub fn send(&self, message: Message) {
+        self.session.send([message]);
+    }
+
+    /// Waits until all that was sent has been given to the transport, or the session has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn drained(&self) {
+        poll_fn(|cx| self.session.poll_drained(cx)).await;
+    }
+
+    /// Ends the session when what was sent has been delivered, or after
+    /// [`Config::close_timeout`]. [`EngineSocket::recv`] still gives what has come before.
+    pub fn close(&self) {
+        self.session.close(CloseReason::ServerClose);
+    }
+
+    /// Ends the session at once: what was sent and has not left is dropped.
+    pub fn discard(&self) {
+        self.session.discard();
+    }
+
+    /// Whether the session has not ended.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.session.close_reason().is_none()
+    }
+
+    /// Why the session has ended, if it has.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.session.close_reason()
+    }
+
+    /// The session's id. The client must know it, and nobody else.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        self.session.sid()
+    }
+
+    /// The revision of the protocol that the client speaks.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.session.params.revision
+    }
+
+    /// The transport that is used now.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.session.transport()
+    }
+
+    /// The first request. Its extensions have what layers have put there, and the client's address
+    /// as axum's `ConnectInfo` if the server was made so.
+    #[must_use]
+    pub fn request(&self) -> Parts {
+        self.session.request.parts()
+    }
+}
+
+type RunHandler = Box<dyn Fn(EngineSocket) -> BoxFuture<'static, ()> + Send + Sync>;
+
+struct EngineApp(RunHandler);
+
+impl Application for EngineApp {
+    fn open(&self, session: &Arc<SharedSession>) -> Box<dyn SessionApp> {
+        let socket = EngineSocket {
+            session: Arc::clone(session),
+        };
+        Box::new(Running {
+            session: Arc::clone(session),
+            handler: Some((self.0)(socket)),
+        })
+    }
+}
+
+struct Running {
+    session: Arc<SharedSession>,
+    handler: Option<BoxFuture<'static, ()>>,
+}
+
+impl SessionApp for Running {
+    fn poll(&mut self, cx: &mut Context<'_>, _has_events: bool) -> Poll<()> {
+        self.session.wake_reader(cx);
+        if self.session.take_end().is_some() {
+            self.session.close(CloseReason::Shutdown);
+        }
+        let Some(handler) = &mut self.handler else {
+            return Poll::Ready(());
+        };
+        let polled = guarded(|| Pin::new(handler).poll(cx));
+        if polled.is_ok_and(|polled| polled.is_pending()) {
+            return Poll::Pending;
+        }
+        // A destructor of the user's runs here.
+        let handler = self.handler.take();
+        let _ = guarded(move || drop(handler));
+        self.session.close(CloseReason::ServerClose);
+        Poll::Ready(())
+    }
+}

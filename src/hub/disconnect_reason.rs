@@ -1,0 +1,99 @@
+//! Why a socket left.
+
+use std::fmt;
+
+use crate::engine_io::CloseReason;
+
+/// Why a socket left its namespace; an extractor of the disconnect handler.
+///
+/// `Display` gives the words of the reference implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// The client closed the connection, or lost it.
+    TransportClose,
+    /// The connection failed or was used against the rules.
+    TransportError,
+    /// A message was longer than [`max_payload`](crate::SocketIoBuilder::max_payload), or a packet
+    /// above a limit of its parser. Its text is that of [`TransportError`](Self::TransportError), as
+    /// in the reference implementation.
+    TooBig,
+    /// The client did not answer a ping in time.
+    PingTimeout,
+    /// The client sent what is no packet.
+    ParseError,
+    /// The server closed the connection because the client broke the protocol.
+    ForcedServerClose,
+    /// The server shuts down.
+    ServerShuttingDown,
+    /// The client left this namespace.
+    ClientNamespaceDisconnect,
+    /// The server made the socket leave this namespace.
+    ServerNamespaceDisconnect,
+    /// Too much waited to be sent to the client.
+    SlowConsumer,
+    /// Its events came faster than they were handled, while the server waited for an answer that
+    /// may lie behind them: see [`max_pending`](crate::SocketIoBuilder::max_pending).
+    EventBacklog,
+}
+
+impl DisconnectReason {
+    /// The words of the reference implementation; `slow consumer` and `event backlog` are ours.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TransportClose => "transport close",
+            Self::TransportError | Self::TooBig => "transport error",
+            Self::PingTimeout => "ping timeout",
+            Self::ParseError => "parse error",
+            Self::ForcedServerClose => "forced server close",
+            Self::ServerShuttingDown => "server shutting down",
+            Self::ClientNamespaceDisconnect => "client namespace disconnect",
+            Self::ServerNamespaceDisconnect => "server namespace disconnect",
+            Self::SlowConsumer => "slow consumer",
+            Self::EventBacklog => "event backlog",
+        }
+    }
+}
+
+impl DisconnectReason {
+    /// Whether the client may come back as the same socket: the connection was lost, and nobody
+    /// wanted it to leave. A slow client is cut off, but to the client the line broke.
+    pub(crate) const fn is_recoverable(self) -> bool {
+        match self {
+            Self::TransportClose
+            | Self::TransportError
+            | Self::TooBig
+            | Self::PingTimeout
+            | Self::ForcedServerClose
+            | Self::SlowConsumer
+            | Self::EventBacklog => true,
+            Self::ParseError
+            | Self::ServerShuttingDown
+            | Self::ClientNamespaceDisconnect
+            | Self::ServerNamespaceDisconnect => false,
+        }
+    }
+}
+
+impl fmt::Display for DisconnectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<CloseReason> for DisconnectReason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::TransportClose => Self::TransportClose,
+            CloseReason::TransportError => Self::TransportError,
+            CloseReason::TooBig => Self::TooBig,
+            CloseReason::PingTimeout => Self::PingTimeout,
+            CloseReason::ParseError => Self::ParseError,
+            CloseReason::ServerClose | CloseReason::Violation => Self::ForcedServerClose,
+            CloseReason::Shutdown => Self::ServerShuttingDown,
+            CloseReason::SlowConsumer => Self::SlowConsumer,
+            CloseReason::EventBacklog => Self::EventBacklog,
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! One namespace: its sockets, and a broadcast to them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use super::budget::{ROOM, of_room};
+use super::fanout::{BroadcastQueue, Fanout, Outgoing};
+use super::hooks::{Hooks, OutgoingEvent, RoomChange, RoomEventTask, RoomLog};
+use super::member::{Member, encode};
+use super::recovery::{Handover, RecoveryStore};
+use super::rooms::{Log, Rooms, Selection, Target};
+use super::session::SharedSession;
+use super::{DisconnectReason, Hub};
+use crate::engine_io::SocketId;
+use crate::protocol::{Kind, NamespaceName, Parser, Payload};
+use crate::sync::{Mutex, MutexGuard};
+
+/// One namespace. Whoever broadcasts picks the receivers; if they are few, it queues for them too.
+#[derive(Debug)]
+pub(crate) struct LiveNamespace {
+    pub(crate) name: NamespaceName,
+    /// What stood for the parameters of its path.
+    pub(crate) params: Vec<(String, String)>,
+    /// Whether it stays when it is empty.
+    pub(crate) is_static: bool,
+    pub(crate) parser: Arc<dyn Parser>,
+    pub(crate) hooks: Arc<Hooks>,
+    pub(super) room_log: RoomLog,
+    /// What clients are given that come back; none without recovery.
+    pub(super) store: Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>>,
+    max_rooms: usize,
+    max_kept: usize,
+    hub: Weak<Hub>,
+    state: Mutex<NamespaceState>,
+    pub(super) fanout: Fanout,
+    next_ack: AtomicU64,
+    retired: AtomicBool,
+}
+
+/// What is under the lock of a namespace.
+#[derive(Debug, Default)]
+pub(super) struct NamespaceState {
+    pub(super) rooms: Rooms<Arc<Member>>,
+    pub(super) queue: BroadcastQueue<Arc<Member>>,
+}
+
+impl LiveNamespace {
+    pub(super) fn new(
+        name: NamespaceName,
+        params: Vec<(String, String)>,
+        is_static: bool,
+        hooks: Arc<Hooks>,
+        hub: &Arc<Hub>,
+    ) -> Self {
+        Self {
+            name,
+            params,
+            is_static,
+            parser: Arc::clone(&hub.parser),
+            hooks,
+            room_log: RoomLog::default(),
+            store: hub.new_store(),
+            max_rooms: hub.limits.rooms_per_socket,
+            max_kept: hub.limits.kept,
+            hub: Arc::downgrade(hub),
+            state: Mutex::default(),
+            fanout: Fanout::default(),
+            next_ack: AtomicU64::new(0),
+            retired: false.into(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, NamespaceState> {
+        self.state.lock()
+    }
+
+    pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.upgrade()
+    }
+
+    pub(crate) fn weak_hub(&self) -> Weak<Hub> {
+        Weak::clone(&self.hub)
+    }
+
+    /// The id of the next acknowledgement: one counter, so that a broadcast has one for all.
+    pub(crate) fn next_ack(&self) -> u64 {
+        self.next_ack.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes a socket in, and into rooms; none if the namespace was forgotten meanwhile. It leaves
+    /// at the latest when the guard is dropped. To be told of.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        member: Arc<Member>,
+        joins: &[Arc<str>],
+    ) -> Option<Membership> {
+        let entered = self.change(|NamespaceState { rooms, queue }, mut log| {
+            if self.retired.load(Ordering::Relaxed) {
+                return false;
+            }
+            member.skip_to(queue.last());
+            rooms.enter(member.id, Arc::clone(&member));
+            for room in joins {
+                if rooms.join(member.id, room, self.max_rooms, log.as_deref_mut()) {
+                    member.session.budget.add(of_room(room));
+                }
+            }
+            true
+        });
+        // Made only if it entered: a guard takes locks when it is dropped.
+        entered.then(|| Membership(member))
+    }
+
+    pub(super) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
+        self.lock().rooms.get(id).cloned()
+    }
+
+    /// Changes rooms. Whoever calls it has to [`tell`](Self::notify) of it, under no lock: each room
+    /// that a socket joins or leaves is two changes at most.
+    fn change<R>(&self, change: impl FnOnce(&mut NamespaceState, Log<'_>) -> R) -> R {
+        if self.hooks.room.is_none() {
+            return change(&mut self.lock(), None);
+        }
+        let mut log = Vec::new();
+        let mut state = self.lock();
+        let result = change(&mut state, Some(&mut log));
+        self.room_log.push(&self.name, log);
+        result
+    }
+
+    /// Tells of rooms that have changed, in order, for one who has made so many changes.
+    pub(super) fn notify(self: &Arc<Self>, session: &SharedSession, made: usize) {
+        let Some(hook) = &self.hooks.room else {
+            return;
+        };
+        if self.room_log.notify(hook, made) {
+            let namespace = Arc::clone(self);
+            let task = RoomEventTask {
+                namespace,
+                ended: false,
+            };
+            session.spawn(task.run());
+        }
+    }
+
+    /// The client is in, and with it the room of its own. To be told of.
+    pub(super) fn accept(&self, id: SocketId) {
+        self.change(|_, log| {
+            if let Some(log) = log {
+                let own = Arc::<str>::from(id.as_str());
+                log.push((Arc::clone(&own), RoomChange::Create));
+                log.push((own, RoomChange::Join(id)));
+            }
+        });
+    }
+
+    /// The most that the sockets of a connection keep, in bytes.
+    pub(crate) fn max_kept(&self) -> usize {
+        self.max_kept
+    }
+
+    /// Takes a socket out, and gives the rooms it was in. To be told of.
+    pub(super) fn remove(&self, member: &Member, was_connected: bool) -> Vec<Arc<str>> {
+        let id = &member.id;
+        let rooms = self.change(|state, mut log| {
+            if let Some(log) = log.as_deref_mut().filter(|_| was_connected) {
+                let own = Arc::<str>::from(id.as_str());
+                log.push((Arc::clone(&own), RoomChange::Leave(*id)));
+                log.push((own, RoomChange::Delete));
+            }
+            state.rooms.leave(id, log)
+        });
+        // Their names stay with the socket.
+        member.session.budget.give_back(rooms.len() * ROOM);
+        rooms
+    }
+
+    /// Marks an empty namespace as gone; false if somebody came, or may come back.
+    pub(super) fn retire(&self) -> bool {
+        let store = self.store();
+        if store.as_ref().is_some_and(|store| store.away() > 0) {
+            return false;
+        }
+        self.retire_empty()
+    }
+
+    /// As [`retire`](Self::retire), for who has the store, if there is one.
+    pub(super) fn retire_empty(&self) -> bool {
+        let state = self.lock();
+        let is_empty = state.rooms.len() == 0;
+        self.retired.store(is_empty, Ordering::Relaxed);
+        is_empty
+    }
+
+    pub(crate) fn join(self: &Arc<Self>, member: &Member, room: &str) -> bool {
+        let id = member.id;
+        let budget = &member.session.budget;
+        if !budget.take(of_room(room), self.max_kept) {
+            return false;
+        }
+        let mut store = self.store();
+        member.catch_up();
+        let joined = self.change(|state, log| state.rooms.join(id, room, self.max_rooms, log));
+        if !joined {
+            budget.give_back(of_room(room));
+        }
+        if let Some(store) = store.as_mut().filter(|_| joined) {
+            store.join(&id, room);
+        }
+        drop(store);
+        self.notify(&member.session, 2);
+        joined
+    }
+
+    pub(crate) fn leave_room(self: &Arc<Self>, member: &Member, room: &str) -> bool {
+        let id = &member.id;
+        let mut store = self.store();
+        member.catch_up();
+        let left = self.change(|state, log| state.rooms.leave_room(id, room, log));
+        if left {
+            member.session.budget.give_back(of_room(room));
+        }
+        if let Some(store) = store.as_mut().filter(|_| left) {
+            store.leave_room(id, room);
+        }
+        drop(store);
+        self.notify(&member.session, 2);
+        left
+    }
+
+    pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
+        self.lock().rooms.rooms_of(id)
+    }
+
+    /// The rooms of those that are meant, sockets' own ones aside; one may come twice.
+    pub(crate) fn rooms_among(&self, target: &Target) -> Vec<Arc<str>> {
+        if target.is_everybody() {
+            return self.lock().rooms.names();
+        }
+        let selected = self.select(target);
+        selected.iter().flat_map(|member| member.rooms()).collect()
+    }
+
+    /// How many sockets there are, those that still connect too.
+    pub(crate) fn member_count(&self) -> usize {
+        self.lock().rooms.len()
+    }
+
+    pub(crate) fn room_count(&self) -> usize {
+        self.lock().rooms.room_count()
+    }
+
+    /// The sockets that a broadcast means. The lock is not held while it is sent.
+    pub(crate) fn select(&self, target: &Target) -> Selection<Arc<Member>> {
+        self.lock().rooms.select(target)
+    }
+
+    /// Sends an event to all that are meant; it is encoded once.
+    pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
+        if let Some(sent) = OutgoingEvent::seen(&self.hooks, &payload) {
+            // The user's code runs under no lock, and before there is a number.
+            let selected = self.select(target);
+            selected.iter().for_each(|member| sent.notify(member));
+        }
+        // Dropped under no lock: with the last handle of a socket its values go.
+        let few = match self.store() {
+            Some(mut store) => self.send_recoverable(&mut store, target, payload, volatile),
+            None => {
+                let packet = encode(self, Kind::Event, None, payload);
+                self.send_to(
+                    target,
+                    Outgoing {
+                        packet,
+                        volatile,
+                        offset: None,
+                    },
+                )
+            }
+        };
+        if few.is_none() {
+            self.spawn_fanout();
+        }
+    }
+
+    /// Queues a packet for all that are meant, and gives them; or leaves it for them if they are
+    /// many: then it waits to be [attended](Self::spawn_fanout) to.
+    pub(super) fn send_to(
+        &self,
+        target: &Target,
+        outgoing: Outgoing,
+    ) -> Option<Selection<Arc<Member>>> {
+        let mut state = self.lock();
+        let few = match state.rooms.select(target).into_chunks() {
+            Err(few) => few,
+            Ok(many) => {
+                self.enqueue(&mut state.queue, many, target, outgoing);
+                return None;
+            }
+        };
+        drop(state);
+        few.iter()
+            .for_each(|member| member.send_outgoing(&outgoing));
+        Some(few)
+    }
+}
+
+/// A socket's place in its namespace.
+#[derive(Debug)]
+pub(crate) struct Membership(pub(crate) Arc<Member>);
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let member = &self.0;
+        member.leave(DisconnectReason::TransportClose);
+        member.handlers_ended();
+        if let Some(hub) = member.namespace.hub() {
+            hub.forget_if_empty(&member.namespace);
+        }
+    }
+}

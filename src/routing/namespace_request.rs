@@ -1,0 +1,55 @@
+//! A namespace that no path names.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_core::future::BoxFuture;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::extract::InvalidAuth;
+use crate::hub::session::SharedSession;
+use crate::protocol::{NamespaceName, Payload};
+
+/// A client asks for a namespace that no path names: what the functions of
+/// [`SocketIoBuilder::namespace_if`](crate::SocketIoBuilder::namespace_if) decide on.
+#[derive(Clone)]
+pub struct NamespaceRequest {
+    pub(crate) name: NamespaceName,
+    pub(crate) auth: Payload,
+    pub(crate) session: Arc<SharedSession>,
+}
+
+impl NamespaceRequest {
+    /// The name of the namespace. It begins with a slash.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the client authenticates itself with, as [`Auth`](crate::Auth) reads it.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a `T`.
+    pub fn auth<T: DeserializeOwned>(&self) -> Result<T, InvalidAuth> {
+        self.auth.read_object().map_err(InvalidAuth)
+    }
+
+    /// The first HTTP request of the connection, without its body.
+    #[must_use]
+    pub fn request_parts(&self) -> Parts {
+        self.session.request.parts()
+    }
+}
+
+impl fmt::Debug for NamespaceRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamespaceRequest")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether there is a namespace for a client.
+pub(crate) type Predicate = Box<dyn Fn(NamespaceRequest) -> BoxFuture<'static, bool> + Send + Sync>;

@@ -1,0 +1,437 @@
+//! One socket's handlers: connect, then events in order, then disconnect.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::pending_connect::ConnectRequest;
+use crate::engine_io::Revision;
+use crate::handles::Socket;
+use crate::hub::DisconnectReason;
+use crate::hub::member::Member;
+use crate::hub::namespace::Membership;
+use crate::hub::recovery::Handover;
+use crate::notice::notice;
+use crate::protocol::peer::Peer;
+use crate::protocol::{Encoded, Kind, Payload};
+use crate::routing::{ErrorReply, Event, Reply, Route, Routes};
+use crate::transport::guarded;
+
+/// A socket and what runs for it. Its place in the namespace is given back when it is dropped.
+pub(super) struct SocketDriver {
+    /// Its place in the session's [`Peer`], while it has one.
+    slot: Option<usize>,
+    membership: Membership,
+    routes: Arc<Routes>,
+    phase: Phase,
+    queue: VecDeque<Queued>,
+    /// What its CONNECT counts while the connect handler runs.
+    connect_cost: usize,
+    running: Vec<Running>,
+}
+
+enum Phase {
+    Connecting(BoxFuture<'static, Reply>),
+    /// Events run, also those that came before it left.
+    Open,
+    /// The layers around the disconnect handler run. The channel signals that they have called it.
+    Parting(BoxFuture<'static, Reply>, Option<oneshot::Receiver<()>>),
+    /// The layers have ended. The disconnect handler runs without them if they dropped the event.
+    Parted(oneshot::Receiver<()>),
+    Disconnecting(BoxFuture<'static, Reply>),
+    Ended,
+}
+
+/// An event that waits for its turn.
+pub(super) struct Queued {
+    pub(super) ack: Option<u64>,
+    pub(super) payload: Payload,
+    pub(super) cost: usize,
+}
+
+struct Running {
+    future: BoxFuture<'static, Reply>,
+    ack: Option<u64>,
+    /// Whether others need not wait for it.
+    is_concurrent: bool,
+}
+
+/// How many handlers marked as concurrent may run at a time for one socket.
+const MAX_CONCURRENT: usize = 64;
+
+impl SocketDriver {
+    pub(super) fn new(
+        request: ConnectRequest,
+        membership: Membership,
+        routes: Arc<Routes>,
+    ) -> Self {
+        let event = Event::connect(Socket::new(Arc::clone(&membership.0)), request.auth);
+        let connecting = match membership.0.handover() {
+            None => call(&routes.connect, event),
+            Some(handover) => recover(Arc::clone(handover), Arc::clone(&routes), event),
+        };
+        Self {
+            slot: Some(request.slot),
+            phase: Phase::Connecting(connecting),
+            membership,
+            routes,
+            queue: request.queue,
+            connect_cost: request.connect_cost,
+            running: Vec::new(),
+        }
+    }
+
+    pub(super) fn slot(&self) -> Option<usize> {
+        self.slot
+    }
+
+    /// Gives up its slot: the session no longer knows it.
+    pub(super) fn detach(&mut self) {
+        self.slot = None;
+    }
+
+    pub(super) fn member(&self) -> &Arc<Member> {
+        &self.membership.0
+    }
+
+    /// Whether a connect handler or handlers of events run.
+    pub(super) fn is_handling(&self) -> bool {
+        matches!(self.phase, Phase::Connecting(_)) || !self.running.is_empty()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// Begins with an event if nothing has to be done before; if not, it waits. Tells what it
+    /// counted if it does not wait.
+    pub(super) fn take(&mut self, event: Queued, cx: &mut Context<'_>) -> usize {
+        let is_idle = self.queue.is_empty() && self.running.is_empty();
+        if !is_idle || !matches!(self.phase, Phase::Open) || self.member().has_left() {
+            self.queue.push_back(event);
+            return 0;
+        }
+        let cost = event.cost;
+        self.start(event, cx);
+        cost
+    }
+
+    /// Goes on with what can go on; whether anything happened.
+    #[inline]
+    pub(super) fn run(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &mut Peer,
+        consumed: &mut usize,
+    ) -> bool {
+        match &mut self.phase {
+            Phase::Connecting(future) => {
+                let Poll::Ready(reply) = poll(future, cx) else {
+                    return false;
+                };
+                self.connected(reply, peer, consumed);
+                true
+            }
+            Phase::Open => self.run_events(cx, peer, consumed),
+            Phase::Parting(future, arrival) => {
+                let ended = poll(future, cx).is_ready();
+                if ended {
+                    let next = arrival.take().map_or(Phase::Ended, Phase::Parted);
+                    self.enter(next);
+                }
+                ended
+            }
+            Phase::Parted(arrival) => {
+                let Poll::Ready(arrived) = Pin::new(arrival).poll(cx) else {
+                    return false;
+                };
+                self.enter(Phase::Ended);
+                if arrived.is_err() {
+                    tracing::debug!(
+                        socket = %self.member().id,
+                        "a layer kept a disconnect from its handler, which runs without it"
+                    );
+                    self.disconnect_past_layers();
+                }
+                true
+            }
+            Phase::Disconnecting(future) => {
+                let ended = poll(future, cx).is_ready();
+                if ended {
+                    self.enter(Phase::Ended);
+                }
+                ended
+            }
+            Phase::Ended => false,
+        }
+    }
+
+    fn connected(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut usize) {
+        let member = Arc::clone(self.member());
+        *consumed += std::mem::take(&mut self.connect_cost);
+        match reply.into_result() {
+            Ok(_) => {
+                let packet = member.encode(Kind::Connect, None, welcome(&member));
+                if !member.accept(packet.clone()) {
+                    connect_then_disconnect(&member, packet);
+                } else if let Some(slot) = self.slot {
+                    peer.accepted(slot);
+                }
+                // It is in, if only for the moment: its disconnect handler will run.
+                self.enter(Phase::Open);
+            }
+            Err(refuse) => {
+                let had_left = !member.leave(DisconnectReason::ServerNamespaceDisconnect);
+                self.drop_queue(consumed);
+                if let Some(slot) = self.slot.take() {
+                    peer.free(slot);
+                }
+                if !had_left {
+                    let error = match member.session.params.revision {
+                        Revision::V4 => refuse.to_connect_error(),
+                        Revision::V3 => refuse.to_legacy_connect_error(),
+                    };
+                    let packet = member.encode(Kind::ConnectError, None, error);
+                    member.session.send_refusal(packet);
+                }
+                self.enter(Phase::Ended);
+            }
+        }
+    }
+
+    /// Begins a phase. A destructor of the user's ends the former one.
+    fn enter(&mut self, phase: Phase) {
+        let former = std::mem::replace(&mut self.phase, phase);
+        let _ = guarded(move || drop(former));
+    }
+
+    #[inline]
+    fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut usize) -> bool {
+        let has_left = self.member().has_left();
+        if has_left {
+            self.left(peer, consumed);
+        }
+        let mut progress = self.poll_running(cx);
+        while self.can_start() {
+            let Some(queued) = self.queue.pop_front() else {
+                break;
+            };
+            *consumed += queued.cost;
+            self.start(queued, cx);
+            progress = true;
+        }
+        if self.queue.is_empty() && self.queue.capacity() > 16 {
+            self.queue = VecDeque::new();
+        }
+        if has_left && self.queue.is_empty() && self.running.is_empty() {
+            self.begin_disconnect();
+            return true;
+        }
+        progress
+    }
+
+    fn left(&mut self, peer: &mut Peer, consumed: &mut usize) {
+        let by_client = self.member().reason().is_none_or(|reason| {
+            use DisconnectReason as R;
+            !matches!(
+                reason,
+                R::ServerNamespaceDisconnect | R::ForcedServerClose | R::ServerShuttingDown
+            )
+        });
+        if !by_client {
+            self.drop_queue(consumed);
+        }
+        if let Some(slot) = self.slot.take() {
+            peer.dismissed(slot);
+        }
+    }
+
+    /// Gives up the events that wait.
+    pub(super) fn drop_queue(&mut self, consumed: &mut usize) {
+        *consumed += self
+            .queue
+            .drain(..)
+            .map(|queued| queued.cost)
+            .sum::<usize>();
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let mut at = 0;
+        while let Some(running) = self.running.get_mut(at) {
+            match poll(&mut running.future, cx) {
+                Poll::Pending => at += 1,
+                Poll::Ready(reply) => {
+                    let Running { future, ack, .. } = self.running.remove(at);
+                    // A destructor of the user's runs here.
+                    let _ = guarded(move || drop(future));
+                    self.answer(ack, reply);
+                    progress = true;
+                }
+            }
+        }
+        progress
+    }
+
+    /// Whether the next event may start: handlers that are not concurrent wait for each other.
+    fn can_start(&self) -> bool {
+        let concurrent = self
+            .running
+            .iter()
+            .filter(|each| each.is_concurrent)
+            .count();
+        let ordered = self.running.len() - concurrent;
+        concurrent < MAX_CONCURRENT
+            && (ordered < self.routes.max_concurrent || self.next_is_concurrent())
+    }
+
+    fn next_is_concurrent(&self) -> bool {
+        let next = self.queue.front();
+        let name = next.and_then(|queued| queued.payload.name_bytes());
+        let found = self.routes.find(name.unwrap_or_default());
+        found.is_some_and(|(_, is_concurrent)| *is_concurrent)
+    }
+
+    fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
+        let name = queued.payload.name_bytes().unwrap_or_default();
+        let Some((route, is_concurrent)) = self.routes.find(name) else {
+            self.log_missing_handler(queued.payload.name());
+            return self.answer(
+                queued.ack,
+                Err(ErrorReply::new("no handler for this event")).into(),
+            );
+        };
+        let socket = Socket::new(Arc::clone(self.member()));
+        let event = Event::event(socket, queued.payload, queued.ack);
+        let mut future = call(route, event);
+        let is_concurrent = *is_concurrent;
+        match poll(&mut future, cx) {
+            Poll::Ready(reply) => {
+                let _ = guarded(move || drop(future));
+                self.answer(queued.ack, reply);
+            }
+            Poll::Pending => self.running.push(Running {
+                future,
+                ack: queued.ack,
+                is_concurrent,
+            }),
+        }
+    }
+
+    fn log_missing_handler(&self, event: Option<&str>) {
+        let member = self.member();
+        let Some(notices) = Socket::new(Arc::clone(member)).notices() else {
+            return;
+        };
+        notice!(
+            notices.no_handler,
+            event,
+            namespace = &*member.namespace.name,
+            socket = %member.id,
+            "an event has no handler: register one with `Namespace::on`, or a `fallback` for all"
+        );
+    }
+
+    fn answer(&self, ack: Option<u64>, reply: Reply) {
+        let Some(ack) = ack.filter(|_| !reply.is_deferred()) else {
+            return;
+        };
+        self.member().send_ack(ack, reply.into_ack());
+    }
+
+    fn begin_disconnect(&mut self) {
+        let routes = Arc::clone(&self.routes);
+        let layered = routes.disconnect.as_ref().map(|route| &route.layered);
+        match layered {
+            Some(Some(layered)) => {
+                let mut event = self.disconnect_event();
+                let arrival = event.arrival();
+                self.enter(Phase::Parting(call(layered, event), Some(arrival)));
+            }
+            Some(None) => self.disconnect_past_layers(),
+            None => self.enter(Phase::Ended),
+        }
+    }
+
+    fn disconnect_past_layers(&mut self) {
+        if let Some(route) = &self.routes.disconnect {
+            let handler = call(&route.bare, self.disconnect_event());
+            self.enter(Phase::Disconnecting(handler));
+        }
+    }
+
+    fn disconnect_event(&self) -> Event {
+        let reason = self.member().reason();
+        let reason = reason.unwrap_or(DisconnectReason::TransportClose);
+        Event::disconnect(Socket::new(Arc::clone(self.member())), reason)
+    }
+}
+
+/// What a client is told when it is in; one of version 2 nothing more than that.
+fn welcome(member: &Member) -> Payload {
+    if member.session.params.revision == Revision::V3 {
+        return Payload::default();
+    }
+    // A map of two texts can always be written.
+    Payload::object(member.namespace.name.len(), &Welcome(member)).unwrap_or_default()
+}
+
+struct Welcome<'a>(&'a Member);
+
+impl serde::Serialize for Welcome<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let private = self.0.recovery.as_ref();
+        let private = private.map(|recovery| ("pid", recovery.owner.expose()));
+        let public = ("sid", self.0.id.as_str().to_owned());
+        serializer.collect_map([public].into_iter().chain(private))
+    }
+}
+
+/// Lets a client whose connect handler made it leave come in and go, as it expects it.
+fn connect_then_disconnect(member: &Member, connect: Encoded) {
+    let (missed, held) = (member.take_missed(), member.take_held());
+    if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {
+        return;
+    }
+    let leave = member.encode(Kind::Disconnect, None, Payload::default());
+    let packets = missed.into_iter().chain([connect]).chain(held);
+    for packet in packets.chain([leave]) {
+        member.session.send(packet);
+    }
+}
+
+/// Lets a client in that is back: when the handlers have ended that ran for it before, so that the
+/// last of them does not undo what the connect handler does.
+fn recover(
+    handover: Arc<Handover>,
+    routes: Arc<Routes>,
+    event: Event,
+) -> BoxFuture<'static, Reply> {
+    Box::pin(async move {
+        handover.handlers_ended().await;
+        let member = Arc::clone(&event.socket().member);
+        member.restore_data(&handover);
+        if member.namespace.skips_connect_handler() {
+            return Reply::ok();
+        }
+        call(&routes.connect, event).await
+    })
+}
+
+fn call(route: &Route, event: Event) -> BoxFuture<'static, Reply> {
+    guarded(|| route.call(event)).unwrap_or_else(|_| Box::pin(std::future::ready(panicked())))
+}
+
+fn poll(future: &mut BoxFuture<'static, Reply>, cx: &mut Context<'_>) -> Poll<Reply> {
+    guarded(|| future.as_mut().poll(cx)).unwrap_or_else(|_| Poll::Ready(panicked()))
+}
+
+/// The answer of a handler that panicked; the panic's hook has told of it already.
+fn panicked() -> Reply {
+    tracing::error!("a handler panicked");
+    Err(ErrorReply::internal()).into()
+}
