@@ -252,7 +252,7 @@ impl<S> SocketIoBuilder<S> {
 
     /// Sets the maximum length of a message, a WebSocket frame and a polling body, in bytes.
     ///
-    /// A longer message or frame closes the connection with
+    /// A longer message or frame closes the WebSocket with code 1009, and its sockets leave with
     /// [`DisconnectReason::TooBig`](crate::DisconnectReason::TooBig). A longer body is refused with
     /// status 413. The server may hold this many bytes in memory for each client that sends. Of a
     /// polling body it may hold half as much again, because the official client does not count
@@ -441,13 +441,15 @@ impl<S> SocketIoBuilder<S> {
     /// Sets whether the server serves Socket.IO 2 clients, which speak revision 3 of Engine.IO and
     /// revision 4 of the Socket.IO protocol.
     ///
-    /// If `true`, a request that names no revision counts as one of such a client. Such a client
-    /// joins `/` without a CONNECT packet. For another namespace it sends a query, which
+    /// If `true`, a request that names no revision counts as one of revision 3. Such a client joins
+    /// `/` without a CONNECT packet. For another namespace it sends a query, which
     /// [`Auth`](crate::Auth) reads.
     ///
     /// Such a client uses its session id, which is secret, as its socket id. In `/`
     /// [`Socket::id`](crate::Socket::id) is the first 20 characters of the session id. In other
     /// namespaces it is an id that the client does not know.
+    ///
+    /// Default: `false`.
     ///
     /// ```
     /// use tower_socketio::{Namespace, SocketIo};
@@ -457,8 +459,6 @@ impl<S> SocketIoBuilder<S> {
     ///     .allow_eio3(true)
     ///     .build();
     /// ```
-    ///
-    /// Default: `false`.
     pub fn allow_eio3(mut self, allow: bool) -> Self {
         self.config.allow_eio3 = allow;
         self

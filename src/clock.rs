@@ -1,8 +1,8 @@
-//! The clock that the state machines are driven by.
+//! The clock of the state machines.
 
 use std::time::Instant;
 
-/// The time now, by tokio's clock: tests may pause it.
+/// Returns the current time of tokio's clock, which tests may pause.
 #[inline]
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()

@@ -1,4 +1,4 @@
-//! Engine.IO without Socket.IO: raw messages.
+//! The Tower layer for Engine.IO without Socket.IO.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -43,7 +43,7 @@ pub struct EngineLayer {
 }
 
 impl EngineLayer {
-    /// A layer with the default configuration, at `/engine.io/`.
+    /// Creates a layer with the default configuration, at `/engine.io/`.
     pub fn new<H, F>(handler: H) -> Self
     where
         H: Fn(EngineSocket) -> F + Send + Sync + 'static,
@@ -52,7 +52,7 @@ impl EngineLayer {
         Self::builder(handler).build()
     }
 
-    /// A builder, to change the path, the limits or the HTTP options.
+    /// Returns a builder, which sets the path, the limits and the HTTP options.
     ///
     /// ```
     /// use tower_socketio::engine::{Config, EngineLayer, EngineSocket};
@@ -81,7 +81,8 @@ impl EngineLayer {
         }
     }
 
-    /// A router that serves the path and what is below it, for `Router::merge` and `Router::nest`, as
+    /// Converts the layer into a router that serves its path and all paths below it, for
+    /// `Router::merge` and `Router::nest`. See
     /// [`SocketIoLayer::into_router`](crate::SocketIoLayer::into_router).
     pub fn into_router<S>(self) -> Router<S>
     where
@@ -91,7 +92,7 @@ impl EngineLayer {
         service.router(SocketIoService::anywhere(self.service, None))
     }
 
-    /// The number of sessions.
+    /// Returns the number of sessions.
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.service.sessions.len()
@@ -104,8 +105,8 @@ impl EngineLayer {
         }
     }
 
-    /// Closes all sessions and takes no further one; ready when all handlers have ended. Called by a
-    /// handler, it does not wait for that handler, nor for others that wait for the same.
+    /// Closes all sessions, refuses new ones, and waits until all handlers have ended. In a handler
+    /// it does not wait for that handler, nor for other handlers that wait for `close`.
     pub async fn close(&self) {
         self.service.sessions.close(None).await;
     }
@@ -141,7 +142,7 @@ impl EngineLayerBuilder {
     ///
     /// # Panics
     ///
-    /// If the path does not begin with a slash.
+    /// Panics if the path does not begin with a slash.
     #[track_caller]
     pub fn path(mut self, path: &str) -> Self {
         assert!(
@@ -158,7 +159,7 @@ impl EngineLayerBuilder {
     ///
     /// # Panics
     ///
-    /// If `ping_interval`, `ping_timeout` or `upgrade_timeout` is zero.
+    /// Panics if `ping_interval`, `ping_timeout` or `upgrade_timeout` is zero.
     #[track_caller]
     pub fn config(mut self, config: Config) -> Self {
         config.check();
@@ -200,14 +201,14 @@ impl fmt::Debug for EngineLayerBuilder {
 
 /// One session of an [`EngineLayer`].
 ///
-/// It may be moved to another task; the session is closed when the handler returns.
+/// It can be moved to another task. The session is closed when the handler returns, all the same.
 ///
 /// ```
 /// use tower_socketio::engine::{CloseReason, EngineSocket, Text};
 ///
 /// async fn greet(mut socket: EngineSocket) {
 ///     socket.send(Text::from("hello").into());
-///     // It has left, or at least has been fetched by a poll.
+///     // Waits until the message is sent, or at least fetched by a poll.
 ///     socket.drained().await;
 ///     while let Some(_message) = socket.recv().await {}
 ///     if socket.close_reason() == Some(CloseReason::PingTimeout) {
@@ -221,8 +222,8 @@ pub struct EngineSocket {
 }
 
 impl EngineSocket {
-    /// The next message; `None` when the session has ended, and [`EngineSocket::close_reason`]
-    /// tells why.
+    /// Receives the next message. Returns `None` when the session has ended;
+    /// [`EngineSocket::close_reason`] returns why.
     ///
     /// # Cancel safety
     ///
@@ -237,13 +238,13 @@ impl EngineSocket {
         }
     }
 
-    /// Sends a message. Never waits; see [`Config::max_buffered`]. Once the session has ended, it
-    /// does nothing.
+    /// Sends a message. It never waits; see [`Config::max_buffered`]. After the session has ended,
+    /// it does nothing.
     pub fn send(&self, message: Message) {
         self.session.send([message]);
     }
 
-    /// Waits until all that was sent has been given to the transport, or the session has ended.
+    /// Waits until the transport has all messages that were sent, or the session has ended.
     ///
     /// # Cancel safety
     ///
@@ -252,49 +253,49 @@ impl EngineSocket {
         poll_fn(|cx| self.session.poll_drained(cx)).await;
     }
 
-    /// Ends the session when what was sent has been delivered, or after
-    /// [`Config::close_timeout`]. [`EngineSocket::recv`] still gives what has come before.
+    /// Closes the session when all messages that were sent are delivered, or after
+    /// [`Config::close_timeout`]. [`EngineSocket::recv`] still returns messages that came before.
     pub fn close(&self) {
         self.session.close(CloseReason::ServerClose);
     }
 
-    /// Ends the session at once: what was sent and has not left is dropped.
+    /// Closes the session at once. Messages that are still queued are dropped.
     pub fn discard(&self) {
         self.session.discard();
     }
 
-    /// Whether the session has not ended.
+    /// Returns whether the session is open.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.session.close_reason().is_none()
     }
 
-    /// Why the session has ended, if it has.
+    /// Returns why the session has ended, or `None` if it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.session.close_reason()
     }
 
-    /// The session's id. The client must know it, and nobody else.
+    /// Returns the session's id. It is a secret between the client and the server.
     #[must_use]
     pub fn id(&self) -> &SessionId {
         self.session.sid()
     }
 
-    /// The revision of the protocol that the client speaks.
+    /// Returns the revision of the protocol that the client speaks.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.session.params.revision
     }
 
-    /// The transport that is used now.
+    /// Returns the current transport.
     #[must_use]
     pub fn transport(&self) -> Transport {
         self.session.transport()
     }
 
-    /// The first request. Its extensions have what layers have put there, and the client's address
-    /// as axum's `ConnectInfo` if the server was made so.
+    /// Returns the head of the request that opened the session. Its extensions include those of
+    /// layers, and the client's address as axum's `ConnectInfo` if the server provides it.
     #[must_use]
     pub fn request(&self) -> Parts {
         self.session.request.parts()
@@ -335,7 +336,7 @@ impl SessionApp for Running {
         if polled.is_ok_and(|polled| polled.is_pending()) {
             return Poll::Pending;
         }
-        // A destructor of the user's runs here.
+        // A destructor of the application may run here.
         let handler = self.handler.take();
         let _ = guarded(move || drop(handler));
         self.session.close(CloseReason::ServerClose);

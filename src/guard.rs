@@ -1,14 +1,18 @@
-//! Keeps a panic of the user's code from going further.
+//! Catches the panics of the application's code.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The code panicked. The panic's hook has told of it, and its payload is gone.
+/// The code panicked. The panic hook has reported the panic, and its payload is dropped.
 #[derive(Debug)]
 pub(crate) struct Panicked;
 
-/// Runs code of the user's and keeps a panic from going further, also one in the destructor of
-/// what it panicked with.
+/// Runs code of the application and catches a panic, also one in the destructor of the panic's
+/// payload.
+///
+/// # Errors
+///
+/// Fails if the code panicked.
 pub(crate) fn guarded<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
         discard(payload);
@@ -16,7 +20,7 @@ pub(crate) fn guarded<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
     })
 }
 
-/// Drops what a panic came with. A destructor that panics brings the next payload.
+/// Drops the payload of a panic. If its destructor panics, drops the payload of that panic too.
 fn discard(mut payload: Box<dyn Any + Send>) {
     for _ in 0..PAYLOADS {
         match catch_unwind(AssertUnwindSafe(move || drop(payload))) {
@@ -24,11 +28,11 @@ fn discard(mut payload: Box<dyn Any + Send>) {
             Err(next) => payload = next,
         }
     }
-    // It would go on for ever.
+    // The chain may have no end.
     Box::leak(payload);
 }
 
-/// How many payloads of one panic are dropped before the next is left where it is.
+/// The number of payloads of one panic that are dropped. The next one is leaked.
 const PAYLOADS: usize = 8;
 
 #[cfg(test)]
@@ -39,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics when it is dropped, with another one that has one less left.
+    /// Panics with another chain when it is dropped, `left` times.
     struct Chain {
         left: usize,
         dropped: Arc<AtomicUsize>,
@@ -68,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_comes_through() {
+    fn guarded_returns_the_value() {
         assert_eq!(guarded(|| 7).ok(), Some(7));
     }
 
@@ -80,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_without_end_are_left_after_some() {
+    fn an_endless_chain_of_panic_payloads_is_dropped_up_to_a_limit() {
         assert_eq!(dropped(1_000_000), PAYLOADS);
     }
 }

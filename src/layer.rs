@@ -1,4 +1,4 @@
-//! The Tower layer: a view of the server, cheap to clone.
+//! The Tower layer for Socket.IO, and its service.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,18 +19,18 @@ use tower_layer::Layer;
 use crate::handles::SocketIo;
 use crate::transport::HttpService;
 
-/// Serves Socket.IO on its path and passes every other request on.
+/// A Tower layer that serves Socket.IO on its path and passes every other request on.
 ///
-/// Everything lives in the server that it is a view of. axum calls [`Layer::layer`] once for each
-/// route and method; all those services are one server.
+/// The layer is a handle of the server, cheap to clone. axum calls [`Layer::layer`] once for each
+/// route and method; all these services belong to one server.
 ///
-/// - `Router::layer` covers the routes that were added before it, and the fallback that is there at
-///   that time. One that is added later, or comes with a router that is merged, replaces it, and a
-///   router that is nested is not asked for the server's path: [`into_router`](Self::into_router)
-///   works in all of these.
+/// - `Router::layer` wraps the routes that were added before it, and the fallback at that time. A
+///   fallback that is added later, or comes with a merged router, replaces the wrapped one. A layer
+///   of a nested router gets no requests for the server's path.
+///   [`into_router`](Self::into_router) works in all these cases.
 /// - [`SocketIo`] as an extractor needs this layer around the route.
-/// - Pages of other origins are let in by [`SocketIoBuilder::cors`](crate::SocketIoBuilder::cors).
-///   A CORS layer that is to do it for the whole app has to wrap this one, so it is added after it.
+/// - [`SocketIoBuilder::cors`](crate::SocketIoBuilder::cors) allows pages of other origins. A CORS
+///   layer for the whole app has to wrap this layer, so it is added after it.
 ///
 /// ```
 /// use axum::Router;
@@ -50,12 +50,12 @@ impl SocketIoLayer {
         Self { service, io }
     }
 
-    /// A router that serves the server's path and what is below it, for `Router::merge` and
-    /// `Router::nest`. It works in whatever order routers are put together, and whatever their
-    /// fallbacks are; nested at `/api` it serves `/api/socket.io`.
+    /// Converts the layer into a router that serves the server's path and all paths below it, for
+    /// `Router::merge` and `Router::nest`. It works in any order of combining routers, and with any
+    /// fallbacks. Nested at `/api` it serves `/api/socket.io`.
     ///
-    /// Unlike the layer it does not make [`SocketIo`] an extractor of the other routes; a layer of
-    /// axum's `Extension` does.
+    /// Unlike the layer, the router does not make [`SocketIo`] an extractor of the other routes. A
+    /// layer of axum's `Extension` does.
     ///
     /// ```
     /// use axum::{Extension, Router, routing::get};
@@ -84,8 +84,8 @@ impl SocketIoLayer {
         service.router(self.into_service())
     }
 
-    /// A service for `Router::route_service` or `Router::nest_service`. It serves whatever path
-    /// it is asked for: the router has decided.
+    /// Converts the layer into a service for `Router::route_service` or `Router::nest_service`. The
+    /// service serves every request that the router passes to it, whatever its path.
     ///
     /// ```
     /// use axum::Router;
@@ -135,7 +135,7 @@ impl<S> SocketIoService<S> {
 }
 
 impl SocketIoService<NotFound> {
-    /// Where a router has decided that the requests are the server's.
+    /// Creates a service for all paths, where a router chooses the requests for the server.
     pub(crate) fn anywhere(service: Arc<HttpService>, io: Option<SocketIo>) -> Self {
         Self {
             any_path: true,
@@ -198,7 +198,7 @@ impl<S: fmt::Debug> fmt::Debug for SocketIoService<S> {
 }
 
 pin_project! {
-    /// The response of a [`SocketIoService`].
+    /// The response future of a [`SocketIoService`].
     pub struct ResponseFuture<F> {
         #[pin]
         kind: Kind<F>,
@@ -206,7 +206,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// The inner service's future is not boxed.
+    /// The response of the inner service, whose future is not boxed, or of the server.
     #[project = KindProjection]
     enum Kind<F> {
         Inner { #[pin] inner: F, unserved: Option<UnservedRequest> },

@@ -1,5 +1,5 @@
-//! Locks that ignore poison: a panic under a lock leaves nothing half done here, for no user code
-//! runs under one.
+//! Locks that ignore poison. No application code runs under a lock, so a panic there leaves nothing
+//! half done.
 
 use std::sync::PoisonError;
 
@@ -19,7 +19,7 @@ impl<T> Mutex<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guard, unless another thread holds the lock.
+    /// Returns the guard, or `None` if the lock is held already.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(guard),

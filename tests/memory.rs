@@ -230,7 +230,7 @@ fn stuff(server: &Server, clients: &[TcpStream]) {
 }
 
 #[test]
-fn one_client_can_hold_what_the_table_says_and_no_more() {
+fn one_client_can_hold_no_more_than_the_table_says() {
     const CLIENTS: usize = 3;
     let heap = Heap::watch();
     let server = Server::start();
@@ -286,7 +286,7 @@ fn an_idle_client_holds_four_kib() {
 
 /// A small attachment does not keep the whole message that it arrived in.
 #[test]
-fn a_part_of_a_message_does_not_hold_the_whole() {
+fn a_small_attachment_does_not_keep_the_whole_message() {
     let heap = Heap::watch();
     let kept = std::sync::Arc::new(Mutex::new(Vec::new()));
     let keeper = std::sync::Arc::clone(&kept);

@@ -18,7 +18,7 @@ use serde_json::Value;
 const CRATES: [&str; 3] = ["axum", "serde", "tower_socketio"];
 
 #[test]
-fn a_wrong_handler_is_told_what_is_wrong() {
+fn a_wrong_handler_has_a_clear_error_message() {
     let compiler = Compiler::of_this_test();
     let mut programs: Vec<PathBuf> = fs::read_dir(root().join("tests/ui"))
         .expect("the programs")

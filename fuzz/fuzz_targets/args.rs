@@ -1,4 +1,4 @@
-//! Arguments of an event with attachments: read as values of several types, and passed on.
+//! The arguments of an event with attachments: parsed as values of several types, and passed on.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ fuzz_target!(|input: (&str, Vec<&[u8]>)| {
 
     let args = payload.into_args();
     let mut passed = Payload::args(1, args.clone()).expect("as it came");
-    // A number that is too large is valid, but no value, and no value holds bytes.
+    // A too large number is valid JSON but not a `Value`, and a `Value` cannot hold bytes.
     let Ok(all) = all else {
         return;
     };

@@ -1,4 +1,4 @@
-//! A packet as MessagePack: what is read is written and read again.
+//! A MessagePack packet: decoded, encoded, and decoded again.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use tower_socketio::engine::Message;
 use tower_socketio::protocol::{MsgpackParser, Packet, Parser};
 
-/// An event that lacks its data.
+/// The start of an EVENT packet, up to the value of `data`.
 const EVENT: &[u8] = b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data";
 
 fuzz_target!(|data: &[u8]| {

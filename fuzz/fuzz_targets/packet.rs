@@ -1,4 +1,4 @@
-//! A Socket.IO packet as text, and its attachments: what is read is written and read again.
+//! A Socket.IO packet as text with attachments: decoded, encoded, and decoded again.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ fuzz_target!(|messages: Vec<&[u8]>| {
     assert_eq!(again.payload.json(), json);
 });
 
-/// The first packet in these messages, if they hold one.
+/// Decodes the first packet in the messages. Returns `None` if there is none.
 fn decode(decoder: &mut dyn Decoder, messages: impl Iterator<Item = Message>) -> Option<Packet> {
     for message in messages {
         match decoder.decode(message) {

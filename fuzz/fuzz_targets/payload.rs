@@ -1,4 +1,4 @@
-//! The packets of a polling body, of both revisions.
+//! The packets of a polling body, in both revisions.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         Packets::with_lengths(body, true),
     ];
     for packets in bodies.into_iter().flatten() {
-        // Each takes at least a byte, and nothing follows an error.
+        // Each packet is at least a byte, and nothing follows an error.
         let packets: Vec<_> = packets.collect();
         assert!(packets.len() <= data.len() + 1);
         let errors = packets.iter().filter(|packet| packet.is_err()).count();

@@ -43,7 +43,7 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
     config.allow_eio3 = true;
     config.max_buffered = 200_000;
     let config = Arc::new(config);
-    // The message that goes beyond it still waits.
+    // The message that exceeds `max_buffered` is still queued.
     let limit = config.max_buffered + usize::from(u16::MAX);
     let mut now = Instant::now();
     let sid = SessionId::new([0; 16]);
@@ -92,7 +92,7 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
         assert_eq!(closed, !session.is_open(), "the end is told, once");
         assert!(closed || waiting <= limit, "more waits than may");
     }
-    // Whatever happened, a client that says nothing more is forgotten.
+    // After any operations, the session of a silent client ends.
     for _ in 0..1000 {
         let Some(at) = session.poll_timeout() else {
             break;

@@ -1,4 +1,4 @@
-//! The bytes of a WebSocket: the same comes out however they are cut.
+//! The bytes of a WebSocket: the decoder's output does not depend on how they are cut.
 
 #![no_main]
 
@@ -21,7 +21,7 @@ fn decode<'a>(reads: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Result<(),
         let mut read = read.to_vec();
         result = decoder.decode(&mut read, |each| incoming.push(format!("{each:?}")));
     }
-    // Whether a message lies in the caller's buffer depends on the cuts.
+    // Whether a message is a slice of the caller's buffer depends on the cuts.
     let incoming = incoming
         .into_iter()
         .map(|each| each.replace("Borrowed", "Owned"));

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_revision_4_is_revision_3() {
+    fn every_other_revision_counts_as_revision_3() {
         for eio in ["", "EIO=3&", "EIO=abc&", "EIO=4&EIO=3&", "EIO=04&"] {
             let query = format!("{eio}transport=polling");
             let handshake = HandshakeQuery::parse(&query).expect("valid");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_sid_is_none() {
+    fn an_empty_sid_counts_as_missing() {
         let handshake = HandshakeQuery::parse("EIO=4&transport=websocket&sid=").expect("valid");
         assert_eq!(handshake.sid, None);
     }
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_that_of_the_reference() {
+    fn a_refusal_has_the_body_of_the_reference_server() {
         assert_eq!(
             Refusal::UnknownSession.body(),
             r#"{"code":1,"message":"Session ID unknown"}"#

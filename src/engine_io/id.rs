@@ -127,14 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_id_is_not_shown() {
+    fn debug_hides_a_session_id() {
         let id = SessionId::new([7; 16]);
         assert_eq!(format!("{id:?}"), "SessionId(..)");
         assert_eq!(id.expose().len(), 22);
     }
 
     #[test]
-    fn a_session_id_may_begin_with_a_public_one() {
+    fn a_session_id_may_begin_with_a_public_id() {
         let public = SocketId::new([7; 15]);
         let id = SessionId::beginning_with(public, Some([8; 16]));
         assert_eq!(id.public_part(), Some(public));

@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "no headroom")]
-    fn a_text_without_headroom_is_a_mistake() {
+    fn a_text_without_headroom_panics() {
         let _ = Text::from_headroom(vec![0; 20], 10);
     }
 }

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet_is_refused() {
+    fn a_malformed_engine_packet_is_refused() {
         for text in ["", "7", "abc", "é"] {
             assert_eq!(EnginePacket::from_text(text.as_bytes()), Err(ParseError));
         }

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_official_client_takes_to_fit_does_fit() {
+    fn a_body_that_the_official_client_expects_to_fit_is_accepted() {
         for max in [1_000, 5_001] {
             for size in (1..300).chain([max / 4, max / 2]) {
                 let binary = Message::Binary(vec![7; size].into());
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_bytes_is_reckoned_as_long_as_it_is() {
+    fn a_body_without_bytes_counts_with_its_exact_length() {
         for body in ["", "4", "4a\u{1e}4b", "\u{1e}", "4b===="] {
             assert_eq!(reckoned_len(body.as_bytes()), body.len(), "{body:?}");
         }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_written_the_same_if_they_are_not_to_be_compressed() {
+    fn uncompressed_bytes_are_written_like_others() {
         let data = Message::Binary(Bytes::from_static(&[1, 2, 3, 4]));
         for (revision, base64) in [
             (Revision::V4, false),
@@ -353,14 +353,14 @@ mod tests {
     }
 
     #[test]
-    fn packets_before_a_bad_one_are_delivered_and_none_after() {
+    fn packets_before_a_malformed_one_are_decoded_and_none_after_it() {
         let packets = read("4a\x1eabc\x1e4b");
         assert_eq!(packets.len(), 2);
         assert_eq!(packets[1], Err(ParseError));
     }
 
     #[test]
-    fn bad_bodies_are_refused() {
+    fn malformed_bodies_are_refused() {
         assert!(Packets::new(Bytes::from_static(&[0xff])).is_err());
         for body in ["", "\x1e", "b!", "4a\x1e"] {
             assert_eq!(read(body).last(), Some(&Err(ParseError)), "{body:?}");

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_text_is_refused_after_what_was_whole() {
+    fn malformed_text_is_refused_after_its_whole_packets() {
         for body in [
             "abc",
             ":",
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_bytes_are_refused_after_what_was_whole() {
+    fn malformed_bytes_are_refused_after_their_whole_packets() {
         let bodies: [&[u8]; 12] = [
             &[0],
             &[1],
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_packets_are_read_again() {
         let packets = [
             EnginePacket::Message(Message::Binary(Bytes::new())),
             text(""),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn no_body_panics_or_gives_more_packets_than_bytes() {
+    fn no_body_panics_or_yields_more_packets_than_bytes() {
         let seeds: [&[u8]; 4] = [
             "6:4hello2:4€10:b4AQIDBA==".as_bytes(),
             "4:4😀!1:20:".as_bytes(),

@@ -20,22 +20,22 @@ pub struct Config {
     /// Default: 25 s.
     pub ping_interval: Duration,
     /// The time in which a pong must arrive, and in which the WebSocket must write bytes that it
-    /// holds. Later the session closes with [`CloseReason::PingTimeout`].
+    /// holds. Otherwise the session closes with [`CloseReason::PingTimeout`].
     ///
     /// Default: 20 s.
     pub ping_timeout: Duration,
-    /// The time in which an upgrade must end. Later the session stays on polling.
+    /// The time in which an upgrade must end. Otherwise the session stays on polling.
     ///
     /// Default: 10 s.
     pub upgrade_timeout: Duration,
-    /// The time in which a client must fetch the queued messages after a close. Later they are
+    /// The time in which a client must fetch the queued messages after a close. Otherwise they are
     /// dropped.
     ///
     /// Default: 5 s.
     pub close_timeout: Duration,
     /// The maximum size of a message, a WebSocket frame and a polling body. A longer WebSocket
-    /// message closes the session with [`CloseReason::TooBig`]. A longer body is refused with status
-    /// 413.
+    /// message closes the session with [`CloseReason::TooBig`]. A longer body is refused with
+    /// status 413.
     ///
     /// Default: 1 000 000.
     pub max_payload: usize,
@@ -115,7 +115,7 @@ impl Default for Config {
 
 impl Config {
     /// Returns the time from a pong to the next ping. It is at most [`LONGEST`], like the announced
-    /// time, after which a client without a ping closes the connection.
+    /// times: a client that gets no ping within them closes the connection.
     fn interval(&self) -> Duration {
         self.ping_interval.min(LONGEST)
     }
@@ -625,7 +625,7 @@ impl Session {
     /// Watches a POST whose packets wait for room.
     ///
     /// The session is closed with [`CloseReason::SlowConsumer`] if it stays congested and its
-    /// client fetches nothing for half of [`POST_PATIENCE`], or of the ping timeout if that is
+    /// client fetches nothing for half of `POST_PATIENCE`, or of the ping timeout if that is
     /// shorter.
     pub fn handle_post_blocked(&mut self, now: Instant) {
         if self.is_open() && !self.timers.is_set(Timer::Post) {
@@ -868,7 +868,7 @@ impl Session {
     /// Closes the session, if it is open.
     ///
     /// The application gets [`SessionEvent::Closed`] at once. Queued messages are still sent if the
-    /// server decided to close and the client is reachable.
+    /// reason is `ServerClose`, `Shutdown` or `Violation`. Otherwise they are dropped.
     pub fn close(&mut self, reason: CloseReason, now: Instant) {
         if !self.is_open() {
             return;

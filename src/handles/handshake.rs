@@ -1,4 +1,4 @@
-//! What a handler sees of a client's handshake.
+//! The public view of a client's handshake.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_tells_no_secret() {
+    fn debug_shows_no_secret() {
         let mut parts = http::Request::new(()).into_parts().0;
         parts.uri = "/?token=secret".parse().expect("a URI");
         let handshake = Handshake::new(parts, UNIX_EPOCH, "secret".into());

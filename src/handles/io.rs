@@ -117,8 +117,8 @@ impl SocketIo {
         self.of("/").sockets()
     }
 
-    /// Returns the names of the live namespaces, sorted: of all static ones, and of the dynamic ones
-    /// that exist now.
+    /// Returns the names of the live namespaces, sorted: of all static ones, and of the dynamic
+    /// ones that exist now.
     #[must_use]
     pub fn namespaces(&self) -> Vec<String> {
         let Some(hub) = self.hub.upgrade() else {
@@ -174,8 +174,8 @@ impl SocketIo {
     /// A handler may call `close`. The future then does not wait for that handler and its
     /// connection, nor for other handlers that wait for `close`. It completes when all others have
     /// ended. The server detects such a call if the handler itself awaits the future, or if the
-    /// handle comes from the handler's extractor or from [`Socket::io`]. A handler waits for ever if
-    /// it awaits a task that closes the server with another handle.
+    /// handle comes from the handler's extractor or from [`Socket::io`]. A handler waits for ever
+    /// if it awaits a task that closes the server with another handle.
     ///
     /// # Graceful shutdown
     ///

@@ -89,7 +89,7 @@ impl Socket {
     /// [`max_buffered`](crate::SocketIoBuilder::max_buffered) allows, the connection is closed with
     /// [`DisconnectReason::SlowConsumer`].
     ///
-    /// A value that cannot be written as JSON is logged as an error.
+    /// A value that cannot be written as JSON, or a reserved event name, is logged as an error.
     /// [`try_emit`](Self::try_emit) returns the error instead.
     ///
     /// # Arguments
@@ -135,17 +135,18 @@ impl Socket {
     /// ```
     /// use tower_socketio::{EmitError, Namespace, Socket};
     ///
-    /// async fn ping(socket: Socket) -> Result<(), EmitError> {
-    ///     socket.try_emit("pong", ())
+    /// async fn refresh(socket: Socket) -> Result<(), EmitError> {
+    ///     socket.try_emit("refreshed", ())
     /// }
     ///
-    /// let namespace: Namespace = Namespace::new().on("ping", ping);
+    /// let namespace: Namespace = Namespace::new().on("refresh", refresh);
     /// ```
     ///
     /// # Errors
     ///
-    /// Returns an error if the arguments cannot be written as JSON, if the client has left, or if
-    /// the connection is closed because too much is queued for the client.
+    /// Returns an error if the arguments cannot be written as JSON, if the event name is reserved,
+    /// if the client has left, or if the connection is closed because too much is queued for the
+    /// client.
     pub fn try_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
         let payload = self.event(event, args)?;
         let sent = self.member.emit(None, payload);
@@ -267,17 +268,20 @@ impl Socket {
     ///
     /// ```
     /// use axum::Extension;
+    /// use serde::Deserialize;
     /// use tower_socketio::{Auth, Namespace, Socket};
     ///
-    /// #[derive(Clone)]
-    /// struct Name(String);
-    ///
-    /// async fn connect(socket: Socket, Auth(name): Auth<String>) {
-    ///     socket.insert(Name(name));
+    /// #[derive(Clone, Deserialize)]
+    /// struct User {
+    ///     name: String,
     /// }
     ///
-    /// async fn name(Extension(Name(name)): Extension<Name>) -> String {
-    ///     name
+    /// async fn connect(socket: Socket, Auth(user): Auth<User>) {
+    ///     socket.insert(user);
+    /// }
+    ///
+    /// async fn name(Extension(user): Extension<User>) -> String {
+    ///     user.name
     /// }
     ///
     /// let namespace: Namespace = Namespace::new().on_connect(connect).on("name", name);
@@ -449,7 +453,7 @@ pub(crate) enum EmitErrorKind {
 }
 
 impl EmitError {
-    /// Returns whether the arguments could not be written as JSON.
+    /// Returns whether the arguments could not be written as JSON, or the event name is reserved.
     #[must_use]
     pub fn is_encode(&self) -> bool {
         matches!(self.0, EmitErrorKind::Encode(_))

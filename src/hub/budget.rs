@@ -1,22 +1,22 @@
-//! How much of a connection's the server keeps until it ends.
+//! The bytes that the server keeps for a connection until it ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-/// Counts what the sockets of one connection keep: what the client authenticated itself with, the
-/// rooms they are in, their data.
+/// Counts the bytes that the sockets of one connection keep: the names of their namespaces, the
+/// `auth` of the client, rooms and data.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(AtomicUsize);
 
 impl Budget {
-    /// Whether so many bytes more are at most `max`.
+    /// Returns whether `bytes` more stay within `max`.
     pub(crate) fn fits(&self, bytes: usize, max: usize) -> bool {
         let used = self.0.load(Ordering::Relaxed);
         used.saturating_add(bytes) <= max
     }
 
-    /// Counts bytes if all together are at most `max` then.
+    /// Counts `bytes` if the total stays within `max`. Returns whether it does.
     pub(crate) fn take(&self, bytes: usize, max: usize) -> bool {
         let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= max);
         let counter = &self.0;
@@ -24,7 +24,7 @@ impl Budget {
         taken.is_ok()
     }
 
-    /// Counts bytes that were found to [fit](Self::fits).
+    /// Counts `bytes` without a check. The caller knows that they [fit](Self::fits).
     pub(crate) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -34,15 +34,15 @@ impl Budget {
     }
 }
 
-/// What a room counts for each socket in it: as it was measured, of a room with one socket.
+/// The bytes that a room counts for each socket in it: the measured size of a room with one socket.
 pub(super) const ROOM: usize = 512;
 
-/// What a room of this name counts.
+/// Returns the bytes that a room of this name counts.
 pub(crate) fn of_room(name: &str) -> usize {
     ROOM + name.len()
 }
 
-/// What data count: about what they take.
+/// Returns the bytes that a value counts: about the memory that it needs.
 pub(crate) fn of_data(data: &Value) -> usize {
     let inner = match data {
         Value::String(text) => text.len(),
@@ -56,7 +56,7 @@ pub(crate) fn of_data(data: &Value) -> usize {
     VALUE + inner
 }
 
-/// What one value takes, and beyond it a member of an object.
+/// The bytes of one value. A member of an object counts [`MEMBER`] bytes more.
 const VALUE: usize = size_of::<Value>();
 const MEMBER: usize = 64;
 
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_beyond_the_budget_are_refused_until_some_are_given_back() {
+    fn bytes_over_the_budget_are_refused_until_some_are_released() {
         let budget = Budget::default();
         assert!(budget.take(6, 10));
         assert!(!budget.take(5, 10));

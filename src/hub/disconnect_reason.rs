@@ -1,26 +1,27 @@
-//! Why a socket left.
+//! The reasons why a socket leaves its namespace.
 
 use std::fmt;
 
 use crate::engine_io::CloseReason;
 
-/// Why a socket left its namespace; an extractor of the disconnect handler.
+/// Why a socket left its namespace.
 ///
-/// `Display` gives the words of the reference implementation.
+/// It is an extractor for the disconnect handler. `Display` writes the words of the reference
+/// implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisconnectReason {
     /// The client closed the connection, or lost it.
     TransportClose,
-    /// The connection failed or was used against the rules.
+    /// The connection failed, or the client used it against the rules.
     TransportError,
     /// A message was longer than [`max_payload`](crate::SocketIoBuilder::max_payload), or a packet
-    /// above a limit of its parser. Its text is that of [`TransportError`](Self::TransportError), as
-    /// in the reference implementation.
+    /// exceeded a limit of its parser. Its text is that of
+    /// [`TransportError`](Self::TransportError), as in the reference implementation.
     TooBig,
     /// The client did not answer a ping in time.
     PingTimeout,
-    /// The client sent what is no packet.
+    /// The client sent a malformed packet.
     ParseError,
     /// The server closed the connection because the client broke the protocol.
     ForcedServerClose,
@@ -30,15 +31,18 @@ pub enum DisconnectReason {
     ClientNamespaceDisconnect,
     /// The server made the socket leave this namespace.
     ServerNamespaceDisconnect,
-    /// Too much waited to be sent to the client.
+    /// The client read too slowly, and too much was buffered for it: see
+    /// [`max_buffered`](crate::SocketIoBuilder::max_buffered).
     SlowConsumer,
-    /// Its events came faster than they were handled, while the server waited for an answer that
-    /// may lie behind them: see [`max_pending`](crate::SocketIoBuilder::max_pending).
+    /// Events arrived faster than the handlers processed them, while the server waited for an
+    /// acknowledgement that may lie behind them: see
+    /// [`max_pending`](crate::SocketIoBuilder::max_pending).
     EventBacklog,
 }
 
 impl DisconnectReason {
-    /// The words of the reference implementation; `slow consumer` and `event backlog` are ours.
+    /// Returns the words of the reference implementation. It has none for `slow consumer` and
+    /// `event backlog`, which are this crate's own.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -57,8 +61,9 @@ impl DisconnectReason {
 }
 
 impl DisconnectReason {
-    /// Whether the client may come back as the same socket: the connection was lost, and nobody
-    /// wanted it to leave. A slow client is cut off, but to the client the line broke.
+    /// Returns whether the client may restore the socket: its connection was lost, and neither the
+    /// client nor the server meant the socket to leave. The server closes a slow client, but the
+    /// client sees a lost connection.
     pub(crate) const fn is_recoverable(self) -> bool {
         match self {
             Self::TransportClose

@@ -1,14 +1,16 @@
-//! Broadcasts to many sockets, on their way.
+//! Broadcasts to many sockets.
 //!
-//! Who broadcasts to few queues for each of them and is done. For many that would keep its thread
-//! from everybody else, so it leaves the packet in [`BroadcastQueue`], and a task takes it to [`CHUNK`] of
-//! them at a time. Those are woken, write and sleep again before it comes to the next, so others
-//! never wait behind more than these; and what is sent meanwhile to the same sockets is taken along.
+//! A broadcaster queues a packet for few recipients itself. For many recipients that would block
+//! its thread for too long. So it puts the packet into the [`BroadcastQueue`], and the fan-out task
+//! delivers the packet to [`CHUNK`] sockets at a time. The sessions of these sockets wake, write
+//! and sleep again before the task reaches the next chunk, so other tasks never wait for more than
+//! one chunk. Packets that are queued for the same sockets in the meantime are delivered along with
+//! it.
 //!
-//! Nobody in the namespace can tell the difference, because whatever else concerns a socket has it
-//! [catch up](Member::catch_up) first: what is sent to it alone, a change of its rooms, its leaving.
-//! The sockets that one client has in several namespaces know nothing of each other, so what is sent
-//! in another namespace may overtake it.
+//! The application cannot observe the queue within a namespace. A socket [catches
+//! up](Member::catch_up) before anything else happens to it: before a packet is sent to it alone,
+//! before its rooms change, and before it leaves. The sockets of one client in several namespaces
+//! are independent, so a packet of another namespace may overtake a queued broadcast.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,53 +26,53 @@ use crate::engine_io::Session;
 use crate::protocol::Encoded;
 use crate::sync::Mutex;
 
-/// How many packets are queued at a time, which takes a fraction of a millisecond.
+/// The number of packets that are delivered at a time. That is a fraction of a millisecond of work.
 const PACKETS_AT_ONCE: usize = 4096;
 
-/// How many bytes may wait, those of chunks that are nobody else's too. Beyond it, who broadcasts does
-/// all the work that there is.
+/// The bytes that may be queued, including the chunks that the queue alone holds. Above this limit
+/// a broadcaster delivers the whole queue itself.
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// A packet for one socket or for many.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
     pub(super) packet: Encoded,
-    /// Whether it is only for those who need not wait for it.
+    /// Whether the packet is dropped for a client that is not ready.
     pub(super) volatile: bool,
-    /// Its number for recovery, if it is kept.
+    /// The packet's offset, if recovery keeps the packet.
     pub(super) offset: Option<Offset>,
 }
 
-/// A packet that waits.
+/// A packet in the broadcast queue.
 #[derive(Debug)]
 struct QueuedPacket {
-    /// A running number, from one on.
+    /// The packet's sequence number, which starts at 1.
     number: u64,
     outgoing: Outgoing,
     target: Target,
-    /// The place of the one among the receivers that is left out.
+    /// The index of a socket that is left out.
     skip: Option<usize>,
 }
 
-/// Packets in a row for the same sockets.
+/// Consecutive packets for the same sockets.
 #[derive(Debug)]
 struct Batch<T> {
     to: Chunks<T>,
     packets: Arc<Vec<QueuedPacket>>,
-    /// How many of the sockets were given them.
+    /// The number of sockets that have got the packets.
     done: usize,
-    /// What it counts of [`MAX_BYTES`].
+    /// The bytes that the batch counts towards [`MAX_BYTES`].
     bytes: usize,
 }
 
-/// What waits, in order.
+/// The queued broadcasts of a namespace, in order.
 #[derive(Debug)]
 pub(super) struct BroadcastQueue<T> {
     batches: VecDeque<Batch<T>>,
-    /// The number of the last packet there was.
+    /// The number of the last packet that was queued.
     last: u64,
     bytes: usize,
-    /// Whether there is an [`FanoutTask`].
+    /// Whether there is a [`FanoutTask`].
     has_task: bool,
 }
 
@@ -86,7 +88,7 @@ impl<T> Default for BroadcastQueue<T> {
 }
 
 impl<T> BroadcastQueue<T> {
-    /// The number of the last packet: of no concern to a socket that comes now.
+    /// Returns the number of the last packet. A socket that enters now skips up to it.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
@@ -108,7 +110,7 @@ impl<T> BroadcastQueue<T> {
         self.bytes += bytes;
         let takes_more = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
         if let Some(batch) = self.batches.back_mut().filter(takes_more) {
-            // It is shared while the first sockets are given it.
+            // The packets are shared while a delivery is under way.
             if let Some(packets) = Arc::get_mut(&mut batch.packets) {
                 packets.push(packet);
                 batch.bytes += bytes;
@@ -125,10 +127,10 @@ impl<T> BroadcastQueue<T> {
         });
     }
 
-    /// What waits for a socket that was given everything up to a number.
+    /// Returns the queued packets after `number` for one socket.
     fn after(&self, number: u64, is_recipient: impl Fn(&Target) -> bool) -> Vec<(u64, Outgoing)> {
         let packets = self.batches.iter().flat_map(|batch| batch.packets.iter());
-        // Most have got nearly all of them.
+        // Most sockets have got nearly all of the packets, so the search begins at the end.
         let mut packets: Vec<_> = packets
             .rev()
             .take_while(|packet| packet.number > number)
@@ -139,7 +141,8 @@ impl<T> BroadcastQueue<T> {
         packets
     }
 
-    /// The next sockets, and what they are to be given. To be [ended](Self::end_delivery).
+    /// Returns the next sockets of the oldest batch, and the packets for them. The caller must call
+    /// [`end_delivery`](Self::end_delivery).
     fn begin_delivery(&mut self) -> Option<Delivery<T>> {
         let batch = self.batches.front()?;
         let to = Arc::clone(&batch.to[batch.done / CHUNK]);
@@ -157,7 +160,8 @@ impl<T> BroadcastQueue<T> {
         })
     }
 
-    /// Forgets what everybody was given: it is to be dropped under no lock.
+    /// Records a delivery. If it completes the batch, the batch is removed and returned; the caller
+    /// must drop it under no lock.
     fn end_delivery(&mut self, delivery: &Delivery<T>) -> Option<Batch<T>> {
         let batch = self.batches.front_mut()?;
         batch.done = delivery.first + delivery.range.end;
@@ -170,27 +174,27 @@ impl<T> BroadcastQueue<T> {
         Some(ended)
     }
 
-    /// Whether something waits that came no later than the packet of this number.
+    /// Returns whether a packet up to this number is queued.
     fn has_up_to(&self, number: u64) -> bool {
         let first = self.batches.front().and_then(|batch| batch.packets.first());
         first.is_some_and(|packet| packet.number <= number)
     }
 
-    /// One of those for whom something waits.
+    /// Returns a socket of the oldest batch.
     fn first(&self) -> Option<&T> {
         self.batches.front()?.to.first()?.first()
     }
 }
 
-/// Some of the sockets of a batch.
+/// Some sockets of one chunk, and the packets that they are about to get.
 struct Delivery<T> {
     to: Arc<[T]>,
-    /// The place of the first of these, among all of the batch.
+    /// The index of the chunk's first socket in the batch.
     first: usize,
-    /// Those that are meant.
+    /// The indexes of the recipients in the chunk.
     range: Range<usize>,
     packets: Arc<Vec<QueuedPacket>>,
-    /// Whether nothing else waits.
+    /// Whether no other batch is queued.
     is_last: bool,
 }
 
@@ -199,7 +203,7 @@ impl<T> Delivery<T> {
         self.packets.last().map_or(0, |packet| packet.number)
     }
 
-    /// What the socket at this place is to be given.
+    /// Returns the packets for the socket at this index of the chunk.
     fn packets(&self, at: usize) -> impl Iterator<Item = (u64, &Outgoing)> {
         let at = self.first + at;
         let meant = self
@@ -215,12 +219,12 @@ fn cost(outgoing: &Outgoing) -> usize {
     messages.map(|message| Session::cost(&message)).sum()
 }
 
-/// Who takes what waits to the sockets.
+/// State of the background task that delivers queued broadcasts.
 #[derive(Debug, Default)]
 pub(super) struct Fanout {
-    /// Whether anything waits. It changes under the lock of the namespace.
+    /// Whether a packet is queued. It changes under the lock of the namespace.
     busy: AtomicBool,
-    /// Held by who takes it to some of the sockets, so that all of them get it in order.
+    /// Held during a delivery, so that all sockets get the packets in order.
     delivery_lock: Mutex<()>,
 }
 
@@ -231,7 +235,8 @@ impl Fanout {
 }
 
 impl LiveNamespace {
-    /// Leaves a packet for many. The lock of the namespace is held, under which they were selected.
+    /// Puts a packet into the broadcast queue. The caller holds the lock of the namespace, and has
+    /// selected the recipients under it.
     pub(super) fn enqueue(
         &self,
         queue: &mut BroadcastQueue<Arc<Member>>,
@@ -243,7 +248,8 @@ impl LiveNamespace {
         self.fanout.busy.store(true, Ordering::Release);
     }
 
-    /// Sees to it that somebody takes care of what waits.
+    /// Spawns the fan-out task if there is none. If more than [`MAX_BYTES`] are queued, this call
+    /// delivers the whole queue itself.
     pub(super) fn spawn_fanout(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.queue.bytes > MAX_BYTES {
@@ -261,23 +267,24 @@ impl LiveNamespace {
         let namespace = Arc::clone(self);
         let ended = false;
         let task = FanoutTask { namespace, ended };
-        // If there is nobody any more, it ends here.
+        // If the queue is empty by now, the task is dropped here, which ends it.
         if let Some(runtime) = runtime {
-            // Where sessions run: the caller's runtime may be one that nobody drives.
+            // The runtime of a session: the caller's runtime may be one that is not driven.
             runtime.spawn(task.run());
-            // The last that a worker has spawned waits for that worker alone, whatever its task does
-            // before it returns. So that is not the task.
+            // tokio keeps the last task that a worker spawns for that worker alone, until the
+            // worker's current task returns. An empty task takes that place, so that another worker
+            // can run the fan-out task.
             runtime.spawn(async {});
         }
     }
 
-    /// Takes everything that waits now to everybody.
+    /// Delivers all packets that are queued now.
     pub(crate) fn flush(&self) {
         let last = self.lock().queue.last();
         while self.lock().queue.has_up_to(last) && self.deliver_some() {}
     }
 
-    /// Takes what has waited the longest to some sockets; false if nothing waits.
+    /// Delivers the oldest batch to its next sockets. Returns `false` if the queue is empty.
     fn deliver_some(&self) -> bool {
         let delivery_lock = self.fanout.delivery_lock.lock();
         let Some(delivery) = self.lock().queue.begin_delivery() else {
@@ -286,7 +293,7 @@ impl LiveNamespace {
         for at in delivery.range.clone() {
             match delivery.is_last {
                 true => delivery.to[at].deliver(delivery.last(), delivery.packets(at)),
-                // Together with the rest, so that it is woken once.
+                // Delivers the later batches too, so that the session is woken once.
                 false => self.flush_to(&delivery.to[at]),
             }
         }
@@ -296,19 +303,20 @@ impl LiveNamespace {
         self.fanout.busy.store(is_busy, Ordering::Release);
         drop(state);
         drop(delivery_lock);
-        // With the last that knows a socket its values go, whose destructors are the user's.
+        // The last handle of a socket drops its values, whose destructors are the application's
+        // code.
         drop((delivery, ended));
         true
     }
 
-    /// Whether nothing waits. If so, the next that waits needs another task.
+    /// Returns whether the queue is empty. If so, the next packet needs another task.
     fn has_ended(&self) -> bool {
         let queue = &mut self.lock().queue;
         queue.has_task = !queue.batches.is_empty();
         !queue.has_task
     }
 
-    /// Gives a socket everything that waits for it.
+    /// Delivers all queued packets for a socket.
     pub(super) fn flush_to(&self, member: &Member) {
         let state = self.lock();
         let NamespaceState { rooms, queue } = &*state;
@@ -326,8 +334,8 @@ impl LiveNamespace {
     }
 }
 
-/// The task that takes care of what waits. Ended with its runtime, it does the rest at once:
-/// nothing is lost by it.
+/// The task that delivers the broadcast queue. If its runtime drops it, it delivers the rest at
+/// once, so that no packet is lost.
 struct FanoutTask {
     namespace: Arc<LiveNamespace>,
     ended: bool,
@@ -337,7 +345,7 @@ impl FanoutTask {
     async fn run(mut self) {
         while !self.namespace.has_ended() {
             self.namespace.deliver_some();
-            // At the end of the queue, behind those that were woken.
+            // Lets the sessions run that were woken.
             yield_now().await;
         }
         self.ended = true;

@@ -1,4 +1,4 @@
-//! What an application wants to be told of a namespace.
+//! The hooks that an application registers for namespaces, rooms and outgoing events.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -14,17 +14,17 @@ use crate::guard::guarded;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The hooks of a namespace. One that is not set costs a branch.
+/// The hooks of a namespace. A hook that is not set costs a branch.
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) room: Option<Box<RoomHook<'static>>>,
     pub(crate) outgoing: Option<Box<OutgoingHook>>,
 }
 
-/// What is told of rooms.
+/// A hook that is called for each change of a room.
 pub(crate) type RoomHook<'a> = dyn Fn(RoomEvent) + Send + Sync + 'a;
 
-/// What is told of events that are sent.
+/// A hook that is called for each event that is sent.
 pub(crate) type OutgoingHook = dyn Fn(&Arc<Member>, &str, &RawArgs) + Send + Sync;
 
 impl fmt::Debug for Hooks {
@@ -36,7 +36,7 @@ impl fmt::Debug for Hooks {
     }
 }
 
-/// Who is told of each namespace that comes to be, but for the main one.
+/// A hook that is called when a namespace is created, except the main one.
 #[derive(Default)]
 pub(crate) struct NamespaceHook(pub(crate) Option<Box<NamespaceFn>>);
 
@@ -58,14 +58,14 @@ impl fmt::Debug for NamespaceHook {
     }
 }
 
-/// Calls a hook. Its panic ends it alone: who emits or joins has nothing to do with it.
+/// Calls a hook. A panic ends the hook alone, and not the code that emits or joins.
 pub(crate) fn call(hook: impl FnOnce()) {
     if guarded(hook).is_err() {
         tracing::error!("a hook panicked");
     }
 }
 
-/// An event that is sent, for those who want to see it.
+/// An outgoing event, copied for the hook.
 pub(crate) struct OutgoingEvent<'a> {
     hook: &'a OutgoingHook,
     name: String,
@@ -73,7 +73,7 @@ pub(crate) struct OutgoingEvent<'a> {
 }
 
 impl<'a> OutgoingEvent<'a> {
-    /// Copies an event if anybody wants to see it.
+    /// Copies an event if there is a hook for outgoing events.
     pub(crate) fn seen(hooks: &'a Hooks, payload: &Payload) -> Option<Self> {
         let hook = hooks.outgoing.as_deref()?;
         Some(Self {
@@ -88,7 +88,7 @@ impl<'a> OutgoingEvent<'a> {
     }
 }
 
-/// That a room has changed: what [`Namespace::on_room_event`] is told.
+/// A change of a room, for [`Namespace::on_room_event`].
 ///
 /// [`Namespace::on_room_event`]: crate::Namespace::on_room_event
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,9 +96,9 @@ impl<'a> OutgoingEvent<'a> {
 pub struct RoomEvent {
     /// The namespace of the room.
     pub namespace: NamespaceName,
-    /// The name of the room; a socket's id is a room of its own.
+    /// The name of the room. A socket's id is the name of its own room.
     pub room: Arc<str>,
-    /// What happened to it.
+    /// What happened to the room.
     pub change: RoomChange,
 }
 
@@ -106,26 +106,28 @@ pub struct RoomEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RoomChange {
-    /// It is there now: somebody joins it.
+    /// The room was created: a socket joins it.
     Create,
-    /// A socket has joined it.
+    /// A socket has joined the room.
     Join(SocketId),
-    /// A socket has left it.
+    /// A socket has left the room.
     Leave(SocketId),
-    /// It is no longer there: the last one has left it.
+    /// The room was deleted: the last socket has left it.
     Delete,
 }
 
-/// What happened to rooms and nobody was told of yet.
+/// Room changes that are pending: the hook was not called for them yet.
 ///
-/// It is filled under the lock of the rooms, which makes the order, and emptied under none, by one
-/// at a time. Whoever changes a room tells of a few changes, of others too, and goes on; a
-/// [`RoomEventTask`] does the rest. Beyond [`MAX_PENDING`] it waits for its hook_lock to tell of as many as it
-/// has made, and a few more: so there are never much more.
+/// The changes are added under the lock of the rooms, which sets their order. They are removed
+/// under no lock of the namespace, by one thread at a time. A thread that changes a room calls the
+/// hook for a few changes, also for those of other threads, and goes on; a [`RoomEventTask`] does
+/// the rest. If more than [`MAX_PENDING`] changes are pending, the thread waits for `hook_lock` and
+/// calls the hook for as many changes as it has made, and a few more. So the log never grows far
+/// above the limit.
 #[derive(Debug, Default)]
 pub(super) struct RoomLog {
     pending: Mutex<PendingEvents>,
-    /// Held by who tells.
+    /// Held while the hook is called.
     hook_lock: Mutex<()>,
 }
 
@@ -136,14 +138,14 @@ struct PendingEvents {
     has_task: bool,
 }
 
-/// How many changes are told of at a time.
+/// The number of changes that the hook is called for at a time.
 const BATCH: usize = 32;
 
-/// How many changes may wait to be told of.
+/// The number of changes that may be pending before a thread waits for the hook.
 pub(super) const MAX_PENDING: usize = 4096;
 
 thread_local! {
-    /// Whether a hook of rooms runs on this thread.
+    /// Whether a room hook runs on this thread.
     static IN_HOOK: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -152,7 +154,7 @@ impl RoomLog {
         self.pending.lock()
     }
 
-    /// Notes changes, and gives how many they are.
+    /// Adds changes, and returns their number.
     pub(super) fn push(
         &self,
         namespace: &NamespaceName,
@@ -169,17 +171,17 @@ impl RoomLog {
         events.len() - before
     }
 
-    /// Tells of some changes, for one who has made so many. Whether a [`RoomEventTask`] is needed for the
-    /// rest: then it is the caller's to begin one.
+    /// Calls the hook for some changes. `made` is the number of changes that the caller has made.
+    /// Returns whether the caller must spawn a [`RoomEventTask`] for the rest.
     pub(super) fn notify(&self, hook: &RoomHook<'_>, made: usize) -> bool {
         let waiting = self.lock().events.len();
-        // A hook that changes rooms has the hook_lock.
+        // A hook that changes rooms runs under `hook_lock`.
         if waiting == 0 || IN_HOOK.get() {
             return self.needs_task();
         }
         let hook_lock = match waiting > MAX_PENDING {
             true => Some(self.hook_lock.lock()),
-            // Who tells already goes on, or leaves it to a `RoomEventTask`.
+            // The holder of the lock goes on, or leaves the rest to a `RoomEventTask`.
             false => self.hook_lock.try_lock(),
         };
         if let Some(_turn) = hook_lock {
@@ -188,7 +190,7 @@ impl RoomLog {
         self.needs_task()
     }
 
-    /// To be called by who has the hook_lock.
+    /// Calls the hook for up to `count` changes. The caller holds `hook_lock`.
     fn notify_some(&self, hook: &RoomHook<'_>, count: usize) {
         IN_HOOK.set(true);
         for _ in 0..count {
@@ -209,12 +211,12 @@ impl RoomLog {
         !pending.events.is_empty() && !std::mem::replace(&mut pending.has_task, true)
     }
 
-    /// Goes on for a [`RoomEventTask`]; false if there is nothing left, so that the next change needs
-    /// another.
+    /// Calls the hook for the next changes of a [`RoomEventTask`]. Returns `false` if none are
+    /// left: the next change needs another task.
     fn go_on(&self, hook: &RoomHook<'_>) -> bool {
         if IN_HOOK.get() {
-            // A runtime that has ended drops the `RoomEventTask` where it is begun: in a hook, which has the
-            // hook_lock. Whoever called the hook goes on.
+            // A runtime that has ended drops the `RoomEventTask` inside of `spawn`: here in a hook,
+            // under `hook_lock`. The caller of the hook goes on with the changes.
             self.lock().has_task = false;
             return false;
         }
@@ -227,7 +229,8 @@ impl RoomLog {
     }
 }
 
-/// The task that tells of what is left. Ended with its runtime, it does the rest at once.
+/// The task that calls the hook for the remaining changes. If its runtime drops it, it calls the
+/// hook for all of them at once.
 pub(super) struct RoomEventTask {
     pub(super) namespace: Arc<LiveNamespace>,
     pub(super) ended: bool,
@@ -253,7 +256,7 @@ impl Drop for RoomEventTask {
     }
 }
 
-/// Lets all run that could run before.
+/// Yields to all tasks that were ready before.
 pub(super) async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn who_changes_a_room_tells_of_a_few_changes_only() {
+    fn the_caller_notifies_the_hook_of_a_few_changes_only() {
         let log = RoomLog::default();
         let (told, heard) = mpsc::channel();
         let hook = move |event: RoomEvent| told.send(event.room.to_string()).expect("open");
@@ -292,12 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_never_wait_for_long() {
+    fn room_events_over_the_limit_make_their_caller_wait() {
         let log = RoomLog::default();
         let (entered, waits) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let (entered, gate) = (Mutex::new(entered), Mutex::new(gate));
-        // Each call ends when the gate lets it.
+        // Each call waits for the gate.
         let hook = |_: RoomEvent| {
             entered.lock().send(()).expect("open");
             gate.lock().recv().expect("open");
@@ -306,10 +309,10 @@ mod tests {
             push(&log, 1);
             scope.spawn(|| log.notify(&hook, 1));
             waits.recv().expect("the hook runs");
-            // Nobody else waits for it.
+            // Up to the limit no other thread waits for the hook.
             push(&log, MAX_PENDING);
             log.notify(&hook, MAX_PENDING);
-            // But beyond the limit.
+            // Above the limit a thread waits.
             let helper = scope.spawn(|| {
                 push(&log, 10);
                 log.notify(&hook, 10);

@@ -21,24 +21,25 @@ use crate::engine_io::{Session, SocketId};
 use crate::protocol::{Encoded, Kind, Packet, Payload};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
-/// One socket. Its lock may be held while its session's or its namespace's is taken, never the other
-/// way round; the store's of its namespace is taken before.
+/// One socket in one namespace.
+///
+/// Lock order: the store of the namespace, then the socket, then its session or its namespace.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: SocketId,
     pub(crate) session: Arc<SharedSession>,
     pub(crate) namespace: Arc<LiveNamespace>,
-    /// When it asked to connect, in milliseconds since 1970.
+    /// The time of the CONNECT packet, in milliseconds since 1970.
     pub(crate) issued: u64,
-    /// What it authenticated itself with, in JSON; none if with nothing.
+    /// The `auth` of the CONNECT packet, in JSON. `None` if it is empty.
     pub(crate) auth: Option<Box<str>>,
     phase: AtomicU8,
-    /// The number of the last packet for many that it was given, or that was not for it. It
-    /// changes under its lock.
+    /// The number of the last broadcast packet that was delivered to the socket, or that was not
+    /// for it. It changes under the lock of the socket.
     last_delivered: AtomicU64,
     state: Mutex<State>,
     pub(crate) extensions: RwLock<Extensions>,
-    /// None without recovery.
+    /// `None` if recovery is off.
     pub(crate) recovery: Option<Box<Recoverable>>,
 }
 
@@ -47,20 +48,20 @@ struct State {
     held: Option<Box<Held>>,
     acks: HashMap<u64, AckWaiter, IdHash>,
     left: Option<Box<Left>>,
-    /// What the application keeps of it, and other servers may see.
+    /// The data that the application has set. Other servers may see them.
     data: Option<Arc<Value>>,
-    /// What they count.
+    /// The bytes that the data count.
     data_bytes: usize,
 }
 
-/// What was sent before the client is told that it is in.
+/// Packets that were sent while the socket was connecting.
 #[derive(Debug, Default)]
 struct Held {
     packets: Vec<Encoded>,
     bytes: usize,
 }
 
-/// How it was when it left.
+/// The state of a socket when it left.
 #[derive(Debug)]
 struct Left {
     reason: DisconnectReason,
@@ -68,7 +69,8 @@ struct Left {
 }
 
 impl State {
-    /// Keeps a packet until the client is told that it is in.
+    /// Keeps a packet until the socket is connected. Returns `false` if the session is closed, or
+    /// if too much is buffered, which closes it.
     fn hold(&mut self, packet: Encoded, session: &SharedSession) -> bool {
         let messages = packet.clone().into_iter();
         let bytes = messages.map(|each| Session::cost(&each)).sum::<usize>();
@@ -81,7 +83,7 @@ impl State {
         true
     }
 
-    /// Takes out what was held.
+    /// Takes the packets that were held.
     fn take_held(&mut self, session: &SharedSession) -> Vec<Encoded> {
         let Held { packets, bytes } = *self.held.take().unwrap_or_default();
         session.release(bytes);
@@ -93,15 +95,15 @@ const CONNECTING: u8 = 0;
 const CONNECTED: u8 = 1;
 const LEFT: u8 = 2;
 
-/// Who waits for an acknowledgement. Dropped without an answer, the waiter learns that there will
-/// be none.
+/// The receiver of an acknowledgement. If it is dropped without one, the waiting task learns that
+/// none will come.
 #[derive(Debug)]
 pub(crate) enum AckWaiter {
     One(oneshot::Sender<Payload>),
     Many(ManyWaiter),
 }
 
-/// One of the sockets that a broadcast asked.
+/// The receiver of the acknowledgement of one recipient of a broadcast.
 #[derive(Debug)]
 pub(crate) struct ManyWaiter {
     id: SocketId,
@@ -132,7 +134,7 @@ impl Drop for ManyWaiter {
 
 impl AckWaiter {
     fn answer(self, payload: Payload) {
-        // Who no longer waits does not mind.
+        // An error means that the waiting task is gone.
         match self {
             Self::One(sender) => drop(sender.send(payload)),
             Self::Many(mut waiter) => {
@@ -144,8 +146,8 @@ impl AckWaiter {
 }
 
 impl Drop for Member {
-    /// The destructors of what was kept with it are the user's, and who happens to drop the last
-    /// handle must not suffer from them.
+    /// Drops the extensions and the recovery state. Their destructors are the application's code,
+    /// and a panic in them must not reach the code that drops the last handle.
     fn drop(&mut self) {
         let state = self.state.get_mut();
         drop(state.take_held(&self.session));
@@ -214,7 +216,7 @@ impl Member {
         self.send(self.encode(Kind::Event, ack, payload))
     }
 
-    /// Sends an event that need not arrive.
+    /// Sends a volatile event: recovery does not keep it.
     pub(crate) fn emit_volatile(self: &Arc<Self>, payload: Payload) {
         if self.recovery.is_none() {
             self.emit(None, payload);
@@ -226,14 +228,14 @@ impl Member {
         self.emit_unrecoverable(payload);
     }
 
-    /// Answers an event.
+    /// Sends the acknowledgement of an event.
     pub(crate) fn send_ack(&self, ack: u64, payload: Payload) {
         if self.is_connected() {
             self.send(self.encode(Kind::Ack, Some(ack), payload));
         }
     }
 
-    /// Queues a packet, after CONNECT if the client is not told yet that it is in.
+    /// Queues a packet. While the socket is connecting, the packet is held until CONNECT was sent.
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         self.catch_up();
         match self.phase.load(Ordering::Acquire) {
@@ -252,25 +254,26 @@ impl Member {
         }
     }
 
-    /// Queues a packet that is not for this socket alone.
+    /// Queues a packet of a broadcast.
     pub(super) fn send_outgoing(&self, outgoing: &Outgoing) {
         if outgoing.volatile && !self.is_writable() {
             return;
         }
-        // What waits has lower numbers.
+        // Packets in the broadcast queue have lower offsets.
         self.catch_up();
         self.record_offset(outgoing.offset);
         self.send(outgoing.packet.clone());
     }
 
-    /// Is given everything that [waits](super::fanout) for it.
+    /// Delivers at once what the [broadcast queue](super::fanout) holds for the socket.
     pub(crate) fn catch_up(&self) {
         if self.namespace.fanout.is_busy() {
             self.namespace.flush_to(self);
         }
     }
 
-    /// Queues packets of a fan-out, up to this number, but those that it was given.
+    /// Queues packets of the broadcast queue up to the number `last`, without those that were
+    /// delivered before.
     pub(super) fn deliver<'a>(
         &self,
         last: u64,
@@ -302,20 +305,20 @@ impl Member {
         self.last_delivered.load(Ordering::Acquire)
     }
 
-    /// It enters when so many packets were sent, which are of no concern to it.
+    /// Skips the packets up to `number`, which were sent before the socket entered.
     pub(super) fn skip_to(&self, number: u64) {
         self.last_delivered.store(number, Ordering::Relaxed);
     }
 
-    /// Tells the client that it is in, and sends what was held. False if it has left meanwhile.
+    /// Sends CONNECT and the held packets. Returns `false` if the socket has left already.
     pub(crate) fn accept(&self, connect: Encoded) -> bool {
-        // What is volatile is not for who still connects.
+        // Volatile packets are dropped while a socket is still connecting.
         self.catch_up();
         let mut state = self.lock();
         if self.phase.load(Ordering::Acquire) != CONNECTING {
             return false;
         }
-        // Together, so that no connection breaks in between.
+        // Both are queued under one lock, so that the connection cannot break in between.
         let missed = self.take_missed().into_iter().flatten();
         self.session.send_missed(missed, connect);
         for packet in state.take_held(&self.session) {
@@ -328,26 +331,26 @@ impl Member {
         true
     }
 
-    /// What a client that left while it was connecting was not sent after CONNECT.
+    /// Takes the packets that were held for a socket that left while it was connecting.
     pub(crate) fn take_held(&self) -> Vec<Encoded> {
         self.lock().take_held(&self.session)
     }
 
-    /// Leaves the namespace and all rooms, once; the first reason stays. Whatever handlers do
-    /// afterwards, it does not come back.
+    /// Makes the socket leave its namespace and all rooms. Returns `false` if it has left already:
+    /// the first reason stays. The socket cannot enter again, whatever handlers do.
     pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
         let mut store = self.namespace.store();
         let left = self.leave_from(reason, store.as_deref_mut());
         drop(store);
         if left && self.namespace.hooks.room.is_some() {
-            // Its own room, too.
+            // The socket's own room changes too.
             let rooms = 1 + self.rooms().len();
             self.namespace.notify(&self.session, 2 * rooms);
         }
         left
     }
 
-    /// Leaves, but does not tell of the rooms.
+    /// Makes the socket leave, but does not call the room hook.
     pub(super) fn leave_from(
         &self,
         reason: DisconnectReason,
@@ -374,7 +377,7 @@ impl Member {
         true
     }
 
-    /// Leaves, and tells the client so.
+    /// Makes the socket leave, and sends DISCONNECT to a connected client.
     pub(crate) fn disconnect(&self, reason: DisconnectReason) {
         let was_connected = self.is_connected();
         if self.leave(reason) && was_connected {
@@ -387,7 +390,7 @@ impl Member {
         self.lock().left.as_ref().map(|left| left.reason)
     }
 
-    /// The rooms it is in, or was in when it left.
+    /// Returns the rooms that the socket is in, or was in when it left.
     pub(crate) fn rooms(&self) -> Vec<Arc<str>> {
         if !self.has_left() {
             return self.namespace.rooms_of(&self.id);
@@ -403,7 +406,7 @@ impl Member {
         self.lock().data.clone()
     }
 
-    /// Keeps data; false if the connection would keep more than `max` bytes then.
+    /// Sets the data. Returns `false` if the connection would keep more than `max` bytes.
     pub(crate) fn set_data(&self, data: Option<Arc<Value>>, max: usize) -> bool {
         let bytes = data.as_deref().map_or(0, of_data);
         let mut state = self.lock();
@@ -420,18 +423,18 @@ impl Member {
         true
     }
 
-    /// What its data count.
+    /// Returns the bytes that the data count.
     pub(super) fn data_bytes(&self) -> usize {
         self.lock().data_bytes
     }
 
-    /// Puts a packet of this namespace into the parser's words.
+    /// Encodes a packet of this namespace with its parser.
     pub(crate) fn encode(&self, kind: Kind, ack: Option<u64>, payload: Payload) -> Encoded {
         encode(&self.namespace, kind, ack, payload)
     }
 
-    /// Registers who waits for an acknowledgement: before the question leaves, so that no answer
-    /// comes too early. False if the socket is not connected.
+    /// Registers the receiver of an acknowledgement. It must be called before the event is sent, so
+    /// that no acknowledgement arrives too early. Returns `false` if the socket is not connected.
     pub(crate) fn expect(&self, ack: u64, waiter: AckWaiter) -> bool {
         let mut state = self.lock();
         if !self.is_connected() {
@@ -456,7 +459,7 @@ impl Member {
         drop(waiter);
     }
 
-    /// Hands an answer to who waits for it; one that nobody waits for is ignored.
+    /// Passes an acknowledgement to its receiver. Without a receiver it is ignored.
     pub(crate) fn answer(&self, ack: u64, payload: Payload) {
         let waiter = self.lock().acks.remove(&ack);
         if let Some(waiter) = waiter {
@@ -466,13 +469,13 @@ impl Member {
     }
 }
 
-/// What a socket counts that is in a namespace of this name: that is kept as text, as a parameter,
-/// and in each of two tables.
+/// Returns the bytes that a socket counts. The name of its namespace counts four times: it is
+/// stored as text, as a parameter, and in each of two tables.
 pub(crate) fn cost(namespace: &str, auth: Option<&str>) -> usize {
     4 * namespace.len() + auth.map_or(0, str::len)
 }
 
-/// Puts a packet into the parser's words.
+/// Encodes a packet with the parser of the namespace.
 pub(crate) fn encode(
     namespace: &LiveNamespace,
     kind: Kind,

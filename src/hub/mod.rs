@@ -1,17 +1,18 @@
-//! Who is where in this process.
+//! The sessions, namespaces and sockets of a server in this process.
 //!
 //! | file | |
 //! |---|---|
-//! | [`sessions`] | the sessions by their secret id, and the end of all of them |
-//! | [`session`] | one session, shared by those who read and write it |
-//! | [`namespace`] | one namespace: its sockets, and a broadcast to them |
-//! | [`fanout`] | broadcasts to many, on their way |
-//! | [`rooms`] | sockets ↔ rooms, and which of them a broadcast means |
+//! | [`sessions`] | the sessions by their secret id, and the shutdown of all of them |
+//! | [`session`] | one session, which several tasks share |
+//! | [`namespace`] | one namespace: its sockets, and broadcasts to them |
+//! | [`fanout`] | the queue and the task that deliver broadcasts to many sockets |
+//! | [`rooms`] | sockets ↔ rooms, and the recipients of a broadcast |
 //! | [`member`] | one socket in one namespace |
-//! | [`budget`] | how much of a connection's is kept until it ends |
-//! | [`recovery`] | what clients are given that lost their connection and come back |
-//! | [`hooks`] | what an application wants to be told |
-//! | [`request`] | the first request of a session |
+//! | [`disconnect_reason`] | the reasons why a socket leaves |
+//! | [`budget`] | the bytes that a connection keeps until it ends |
+//! | [`recovery`] | connection state recovery |
+//! | [`hooks`] | the hooks of the application |
+//! | [`request`] | the handshake request of a session |
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,28 +40,28 @@ pub use self::recovery::Recovery;
 use self::recovery::RecoveryBudget;
 use self::sessions::Sessions;
 
-/// The live namespaces, and the sessions below them.
+/// The live namespaces of a server, and its sessions.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) limits: Limits,
-    /// Told of each namespace that comes to be.
+    /// Called when a namespace is created.
     pub(crate) created: NamespaceHook,
-    /// None without recovery.
+    /// `None` if recovery is off.
     recovery_budget: Option<Arc<RecoveryBudget>>,
     namespaces: RwLock<HashMap<NamespaceName, Arc<LiveNamespace>>>,
 }
 
-/// What one client may have.
+/// The limits for rooms, namespaces and kept bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) rooms_per_socket: usize,
     pub(crate) namespaces_per_session: usize,
     pub(crate) dynamic_namespaces: usize,
-    /// The bytes that it authenticates itself with in one namespace.
+    /// The bytes of the `auth` in one CONNECT packet.
     pub(crate) auth: usize,
-    /// The bytes that its sockets keep, all of a connection together.
+    /// The bytes that all sockets of a connection keep together.
     pub(crate) kept: usize,
 }
 
@@ -99,13 +100,13 @@ impl Hub {
         namespaces.get(name).cloned()
     }
 
-    /// All namespaces that are there now.
+    /// Returns all live namespaces.
     pub(crate) fn namespaces(&self) -> Vec<Arc<LiveNamespace>> {
         let namespaces = self.namespaces.read();
         namespaces.values().cloned().collect()
     }
 
-    /// Finds a namespace or makes it; none if there are too many that clients named.
+    /// Finds or creates a namespace. Returns `None` if there are too many dynamic ones.
     pub(crate) fn open(
         self: &Arc<Self>,
         name: &NamespaceName,
@@ -118,11 +119,11 @@ impl Hub {
             return Some(Arc::clone(namespace));
         }
         let dynamic = || namespaces.values().filter(|each| !each.is_static).count();
-        // The length alone tells nearly always.
+        // The dynamic namespaces are counted only if all namespaces together reach the limit.
         let max = self.limits.dynamic_namespaces;
         let mut dead = None;
         if !is_static && namespaces.len() >= max && dynamic() >= max {
-            // One that is there only for clients who may come back makes room.
+            // A namespace that has only suspended sockets makes room.
             let abandon = |each: &Arc<LiveNamespace>| Some((each.name.clone(), each.abandon()?));
             let (abandoned, kept) = namespaces.values().find_map(abandon)?;
             namespaces.remove(&abandoned);
@@ -138,15 +139,15 @@ impl Hub {
         Some(namespace)
     }
 
-    /// Forgets a namespace that a client named, when its last socket has left.
+    /// Removes a dynamic namespace whose last socket has left.
     ///
-    /// The order of locks is: namespaces, then one namespace's store, then its rooms.
+    /// Lock order: the namespaces, then the store of one namespace, then its rooms.
     pub(crate) fn forget_if_empty(&self, namespace: &Arc<LiveNamespace>) {
         if namespace.is_static || namespace.member_count() > 0 {
             return;
         }
         let mut namespaces = self.namespaces.write();
-        // Another one of that name may have come since this one was forgotten.
+        // A new namespace may have this name by now, if this one was removed before.
         let named = namespaces.get(&namespace.name);
         if named.is_some_and(|named| Arc::ptr_eq(named, namespace)) && namespace.retire() {
             namespaces.remove(&namespace.name);

@@ -1,4 +1,4 @@
-//! One namespace: its sockets, and a broadcast to them.
+//! One namespace: its sockets, and broadcasts to them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -15,18 +15,21 @@ use crate::engine_io::SocketId;
 use crate::protocol::{Kind, NamespaceName, Parser, Payload};
 use crate::sync::{Mutex, MutexGuard};
 
-/// One namespace. Whoever broadcasts picks the receivers; if they are few, it queues for them too.
+/// One namespace and its sockets.
+///
+/// A broadcaster selects the recipients. It queues the packet for few recipients itself, and leaves
+/// many recipients to the [fan-out task](super::fanout).
 #[derive(Debug)]
 pub(crate) struct LiveNamespace {
     pub(crate) name: NamespaceName,
-    /// What stood for the parameters of its path.
+    /// The values of the parameters in the namespace's path.
     pub(crate) params: Vec<(String, String)>,
-    /// Whether it stays when it is empty.
+    /// Whether the namespace stays when it is empty.
     pub(crate) is_static: bool,
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) hooks: Arc<Hooks>,
     pub(super) room_log: RoomLog,
-    /// What clients are given that come back; none without recovery.
+    /// The recovery store. `None` if recovery is off.
     pub(super) store: Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>>,
     max_rooms: usize,
     max_kept: usize,
@@ -37,7 +40,7 @@ pub(crate) struct LiveNamespace {
     retired: AtomicBool,
 }
 
-/// What is under the lock of a namespace.
+/// The state that the lock of a namespace protects.
 #[derive(Debug, Default)]
 pub(super) struct NamespaceState {
     pub(super) rooms: Rooms<Arc<Member>>,
@@ -82,13 +85,16 @@ impl LiveNamespace {
         Weak::clone(&self.hub)
     }
 
-    /// The id of the next acknowledgement: one counter, so that a broadcast has one for all.
+    /// Returns the id of the next acknowledgement. All sockets share one counter, so that a
+    /// broadcast has one id for all recipients.
     pub(crate) fn next_ack(&self) -> u64 {
         self.next_ack.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes a socket in, and into rooms; none if the namespace was forgotten meanwhile. It leaves
-    /// at the latest when the guard is dropped. To be told of.
+    /// Adds a socket, and joins it to rooms. Returns `None` if the namespace has been removed. The
+    /// socket leaves at the latest when the result is dropped.
+    ///
+    /// The caller must call [`notify`](Self::notify) after it releases its locks.
     pub(super) fn enter(
         self: &Arc<Self>,
         member: Arc<Member>,
@@ -107,7 +113,7 @@ impl LiveNamespace {
             }
             true
         });
-        // Made only if it entered: a guard takes locks when it is dropped.
+        // Created only if the socket has entered: a `Membership` takes locks when it is dropped.
         entered.then(|| Membership(member))
     }
 
@@ -115,8 +121,10 @@ impl LiveNamespace {
         self.lock().rooms.get(id).cloned()
     }
 
-    /// Changes rooms. Whoever calls it has to [`tell`](Self::notify) of it, under no lock: each room
-    /// that a socket joins or leaves is two changes at most.
+    /// Changes rooms, and logs the changes if there is a room hook.
+    ///
+    /// The caller must call [`notify`](Self::notify) after it releases its locks. Each room that a
+    /// socket joins or leaves makes at most two changes.
     fn change<R>(&self, change: impl FnOnce(&mut NamespaceState, Log<'_>) -> R) -> R {
         if self.hooks.room.is_none() {
             return change(&mut self.lock(), None);
@@ -128,7 +136,8 @@ impl LiveNamespace {
         result
     }
 
-    /// Tells of rooms that have changed, in order, for one who has made so many changes.
+    /// Calls the room hook for pending changes, in order. `made` is the number of changes that the
+    /// caller has made.
     pub(super) fn notify(self: &Arc<Self>, session: &SharedSession, made: usize) {
         let Some(hook) = &self.hooks.room else {
             return;
@@ -143,7 +152,9 @@ impl LiveNamespace {
         }
     }
 
-    /// The client is in, and with it the room of its own. To be told of.
+    /// Logs that a socket is connected: its own room is created, and it joins that room.
+    ///
+    /// The caller must call [`notify`](Self::notify) after it releases its locks.
     pub(super) fn accept(&self, id: SocketId) {
         self.change(|_, log| {
             if let Some(log) = log {
@@ -154,12 +165,14 @@ impl LiveNamespace {
         });
     }
 
-    /// The most that the sockets of a connection keep, in bytes.
+    /// Returns the number of bytes that the sockets of a connection may keep.
     pub(crate) fn max_kept(&self) -> usize {
         self.max_kept
     }
 
-    /// Takes a socket out, and gives the rooms it was in. To be told of.
+    /// Removes a socket, and returns the rooms that it was in.
+    ///
+    /// The caller must call [`notify`](Self::notify) after it releases its locks.
     pub(super) fn remove(&self, member: &Member, was_connected: bool) -> Vec<Arc<str>> {
         let id = &member.id;
         let rooms = self.change(|state, mut log| {
@@ -170,12 +183,13 @@ impl LiveNamespace {
             }
             state.rooms.leave(id, log)
         });
-        // Their names stay with the socket.
+        // The socket keeps the names of the rooms, so those bytes stay counted.
         member.session.budget.give_back(rooms.len() * ROOM);
         rooms
     }
 
-    /// Marks an empty namespace as gone; false if somebody came, or may come back.
+    /// Marks an empty namespace as removed. Returns `false` if it has a socket, present or
+    /// suspended.
     pub(super) fn retire(&self) -> bool {
         let store = self.store();
         if store.as_ref().is_some_and(|store| store.away() > 0) {
@@ -184,7 +198,8 @@ impl LiveNamespace {
         self.retire_empty()
     }
 
-    /// As [`retire`](Self::retire), for who has the store, if there is one.
+    /// Does the same as [`retire`](Self::retire), but disregards suspended sockets. The caller
+    /// holds the lock of the store, if there is one.
     pub(super) fn retire_empty(&self) -> bool {
         let state = self.lock();
         let is_empty = state.rooms.len() == 0;
@@ -232,7 +247,8 @@ impl LiveNamespace {
         self.lock().rooms.rooms_of(id)
     }
 
-    /// The rooms of those that are meant, sockets' own ones aside; one may come twice.
+    /// Returns the rooms of all recipients of a target, without the sockets' own rooms. A room may
+    /// occur several times.
     pub(crate) fn rooms_among(&self, target: &Target) -> Vec<Arc<str>> {
         if target.is_everybody() {
             return self.lock().rooms.names();
@@ -241,7 +257,7 @@ impl LiveNamespace {
         selected.iter().flat_map(|member| member.rooms()).collect()
     }
 
-    /// How many sockets there are, those that still connect too.
+    /// Returns the number of sockets, including those that are still connecting.
     pub(crate) fn member_count(&self) -> usize {
         self.lock().rooms.len()
     }
@@ -250,19 +266,19 @@ impl LiveNamespace {
         self.lock().rooms.room_count()
     }
 
-    /// The sockets that a broadcast means. The lock is not held while it is sent.
+    /// Returns the recipients of a broadcast. The lock is not held while the packet is sent.
     pub(crate) fn select(&self, target: &Target) -> Selection<Arc<Member>> {
         self.lock().rooms.select(target)
     }
 
-    /// Sends an event to all that are meant; it is encoded once.
+    /// Encodes an event once, and sends it to all recipients of a target.
     pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
         if let Some(sent) = OutgoingEvent::seen(&self.hooks, &payload) {
-            // The user's code runs under no lock, and before there is a number.
+            // The hook runs under no lock, and before the event has an offset.
             let selected = self.select(target);
             selected.iter().for_each(|member| sent.notify(member));
         }
-        // Dropped under no lock: with the last handle of a socket its values go.
+        // Dropped under no lock: the last handle of a socket drops the application's values.
         let few = match self.store() {
             Some(mut store) => self.send_recoverable(&mut store, target, payload, volatile),
             None => {
@@ -282,8 +298,9 @@ impl LiveNamespace {
         }
     }
 
-    /// Queues a packet for all that are meant, and gives them; or leaves it for them if they are
-    /// many: then it waits to be [attended](Self::spawn_fanout) to.
+    /// Queues a packet for all recipients of a target, and returns them. If they are many, it puts
+    /// the packet into the broadcast queue and returns `None`; then the caller must call
+    /// [`spawn_fanout`](Self::spawn_fanout).
     pub(super) fn send_to(
         &self,
         target: &Target,
@@ -304,7 +321,7 @@ impl LiveNamespace {
     }
 }
 
-/// A socket's place in its namespace.
+/// A socket's membership in its namespace. Dropping it makes the socket leave.
 #[derive(Debug)]
 pub(crate) struct Membership(pub(crate) Arc<Member>);
 

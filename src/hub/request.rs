@@ -1,4 +1,4 @@
-//! The first request of a session, kept in few bytes.
+//! The handshake request of a session, stored in few bytes.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use axum::extract::OriginalUri;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 
-/// The first request of a session.
+/// The handshake request of a session.
 ///
-/// A header value is a slice of the HTTP reader's buffer of 8 KiB and would keep all of it, so the
-/// request is copied into one allocation; [`StoredRequest::parts`] makes it whole again.
+/// A header value is a slice of the HTTP reader's buffer of 8 KiB and would keep all of it. So the
+/// request is copied into one allocation, and [`StoredRequest::parts`] restores it.
 #[derive(Clone)]
 pub(crate) struct StoredRequest {
     method: Method,
     version: Version,
-    /// The URI, then each header's name and value, all of them with their length in front.
+    /// The URI, then the name and the value of each header. Each of them has its length in front.
     text: Box<[u8]>,
     extensions: Extensions,
 }
@@ -29,7 +29,7 @@ impl StoredRequest {
         }
         let mut extensions = parts.extensions;
         extensions.remove::<hyper::upgrade::OnUpgrade>();
-        // axum keeps the URI there as it came: a slice of the reader's buffer too.
+        // axum keeps the original URI in an extension: it is a slice of the reader's buffer, too.
         if let Some(OriginalUri(uri)) = extensions.get_mut() {
             *uri = uri.to_string().parse().unwrap_or_default();
         }
@@ -44,7 +44,8 @@ impl StoredRequest {
         }
     }
 
-    /// What [`StoredRequest::new`] keeps of a head: the URI, and the headers' names and values.
+    /// Returns the bytes of a head that [`StoredRequest::new`] stores: the URI, and the headers'
+    /// names and values.
     pub(crate) fn len(parts: &Parts) -> usize {
         let uri = &parts.uri;
         let authority = uri
@@ -56,12 +57,12 @@ impl StoredRequest {
         authority + path + headers.sum::<usize>()
     }
 
-    /// The request as it came, without its body.
+    /// Returns the request as it arrived, without its body.
     pub(crate) fn parts(&self) -> Parts {
         let mut fields = Fields(&self.text);
         let uri = fields.next().unwrap_or_default();
         let (mut parts, ()) = Request::new(()).into_parts();
-        // It was a URI when it came.
+        // The bytes are those of a valid URI.
         parts.uri = http::Uri::try_from(uri).unwrap_or_default();
         parts.method = self.method.clone();
         parts.version = self.version;
@@ -70,7 +71,7 @@ impl StoredRequest {
         parts
     }
 
-    /// The value of a parameter of the query, decoded; the first one of that name.
+    /// Returns the decoded value of the first query parameter with this name.
     pub(crate) fn query(&self, name: &str) -> Option<String> {
         let uri = Fields(&self.text).next().unwrap_or_default();
         let at = uri.iter().position(|byte| *byte == b'?')?;
@@ -87,7 +88,7 @@ impl StoredRequest {
 fn headers(mut fields: Fields<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-        // Both were valid when they came.
+        // Both were valid when the request arrived.
         if let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
         {
@@ -99,14 +100,15 @@ fn headers(mut fields: Fields<'_>) -> HeaderMap {
 
 impl fmt::Debug for StoredRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the URI, which names the session in later requests, nor cookies.
+        // The URI of a later request names the session, and headers hold cookies, so neither is
+        // shown.
         f.debug_struct("StoredRequest")
             .field("method", &self.method)
             .finish_non_exhaustive()
     }
 }
 
-/// What [`push`] has written, piece by piece.
+/// The fields that [`push`] has written.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -121,7 +123,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 fn push(text: &mut Vec<u8>, field: &[u8]) {
-    // The HTTP reader limits a head to far less.
+    // The HTTP reader limits a head to far less than `u32::MAX`.
     text.extend_from_slice(&(field.len() as u32).to_ne_bytes());
     text.extend_from_slice(field);
 }
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_whole_again() {
+    fn a_stored_request_is_restored_completely() {
         let request = Request::get("/socket.io/?EIO=4&name=a%20b")
             .header("cookie", "a=1")
             .header("x-many", "1")

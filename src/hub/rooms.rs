@@ -1,4 +1,4 @@
-//! Who is in which room: a pure data structure.
+//! Sockets and their rooms: a pure data structure.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,11 +9,11 @@ use indexmap::{IndexMap, IndexSet};
 use super::hooks::RoomChange;
 use crate::engine_io::SocketId;
 
-/// Sockets ↔ rooms. `T` is what is kept of a socket.
+/// Sockets ↔ rooms. `T` is the value that is stored for a socket.
 ///
-/// Entering, joining, leaving cost the same whatever the number of sockets and rooms. A selection
-/// of a whole room is kept until its members change, so that a broadcast neither copies the chunk
-/// nor holds a lock while it goes through it.
+/// Entering, joining and leaving cost the same for any number of sockets and rooms. The selection
+/// of a whole room is kept until its members change, so that a broadcast neither copies the sockets
+/// nor holds a lock while it iterates over them.
 #[derive(Debug)]
 pub(crate) struct Rooms<T> {
     sockets: Members<T>,
@@ -21,11 +21,13 @@ pub(crate) struct Rooms<T> {
     rooms_by_socket: HashMap<SocketId, IndexSet<Arc<str>>, IdHash>,
 }
 
-/// Where changes are written down, if anybody wants to know.
+/// The log of room changes. `None` if there is no hook for them.
 pub(crate) type Log<'a> = Option<&'a mut Vec<(Arc<str>, RoomChange)>>;
 
-/// Which sockets are meant: those in any of the rooms, or all if there is none; but not those in
-/// any of the exceptions. A socket's id is a room of its own.
+/// The rooms that a broadcast goes to, and those that it leaves out.
+///
+/// It selects the sockets in any of the rooms, or all sockets if there are no rooms, but not the
+/// sockets in any of the exceptions. A socket's id is the name of its own room.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Target {
     pub(crate) rooms: Vec<Arc<str>>,
@@ -38,34 +40,34 @@ impl Target {
     }
 }
 
-/// How many sockets are in one chunk. Of tokio's workers each has room for 256 tasks in a queue of
-/// its own: those of one chunk can all be woken, and none has to be moved.
+/// The number of sockets in one chunk. Each of tokio's workers has a local queue for 256 tasks: all
+/// sessions of one chunk can be woken without an overflow of that queue.
 pub(crate) const CHUNK: usize = 128;
 
-/// Sockets in chunks of [`CHUNK`], the last of which may be shorter: a change of the sockets changes
-/// one or two of the chunks, and shares the others.
+/// Sockets in chunks of [`CHUNK`]. The last chunk may be shorter. A change of the sockets replaces
+/// one or two chunks, and shares the others.
 pub(crate) type Chunks<T> = Arc<[Arc<[T]>]>;
 
-/// The sockets of a [`Target`], each once.
+/// The recipients of a [`Target`], each of them once.
 #[derive(Debug)]
 pub(crate) enum Selection<T> {
-    /// A whole room, perhaps without one of them.
+    /// A whole room or namespace, perhaps without the socket at an index.
     Shared(Chunks<T>, Option<usize>),
     Owned(Vec<T>),
 }
 
-/// More sockets than are in one chunk.
+/// More sockets than fit into one chunk.
 #[derive(Debug)]
 pub(crate) struct ManySockets<T> {
     pub(crate) chunks: Chunks<T>,
-    /// The place of one that is not meant.
+    /// The index of a socket that is left out.
     pub(crate) skip: Option<usize>,
-    /// How many places of the chunks are nobody else's.
+    /// The number of sockets in chunks that are not shared with a room.
     pub(crate) copied: usize,
 }
 
 impl<T> Selection<T> {
-    /// The same as chunks, if they are too many for one.
+    /// Returns the sockets as chunks, or `self` if they fit into one chunk.
     pub(crate) fn into_chunks(self) -> Result<ManySockets<T>, Self> {
         match self {
             Self::Shared(chunks, skip) if chunks.len() > 1 => Ok(ManySockets {
@@ -106,7 +108,7 @@ impl<T> Selection<T> {
 #[derive(Debug)]
 struct Members<T> {
     map: IndexMap<SocketId, T, IdHash>,
-    /// The values, in chunks that are gone where they have changed.
+    /// The values in chunks. A chunk is `None` after a change in it.
     chunks: Vec<Option<Arc<[T]>>>,
     /// All chunks, until the next change.
     all: Option<Chunks<T>>,
@@ -127,7 +129,7 @@ impl<T: Clone> Members<T> {
         let (at, before) = self.map.insert_full(id, value);
         self.changed(at);
         if self.map.len() % CHUNK == 0 {
-            // So that a first broadcast to many need not make all of them.
+            // A full chunk is created here, so that the first broadcast need not create all chunks.
             self.chunk(at / CHUNK);
         }
         before.is_none()
@@ -135,7 +137,7 @@ impl<T: Clone> Members<T> {
 
     fn remove(&mut self, id: &SocketId) -> Option<T> {
         let (at, _, value) = self.map.swap_remove_full(id)?;
-        // The last one has taken its place.
+        // The last socket has moved to the index of the removed one.
         self.changed(self.map.len());
         self.changed(at);
         if self.map.capacity() > 64 && self.map.len() * 8 < self.map.capacity() {
@@ -145,7 +147,7 @@ impl<T: Clone> Members<T> {
         Some(value)
     }
 
-    /// Another value, or none, is at this place.
+    /// Drops the chunk of this index, whose value was replaced or removed.
     fn changed(&mut self, at: usize) {
         self.all = None;
         if let Some(chunk) = self.chunks.get_mut(at / CHUNK) {
@@ -187,7 +189,7 @@ impl<T: Clone> Rooms<T> {
         self.sockets.insert(id, socket);
     }
 
-    /// Removes a socket from everything and gives the rooms it was in, in the order of joining.
+    /// Removes a socket, and returns the rooms that it was in, in the order of joining.
     pub(crate) fn leave(&mut self, id: &SocketId, mut log: Log<'_>) -> Vec<Arc<str>> {
         if self.sockets.remove(id).is_none() {
             return Vec::new();
@@ -199,7 +201,8 @@ impl<T: Clone> Rooms<T> {
         rooms.into_iter().collect()
     }
 
-    /// Adds a socket that is here to a room; false if it is not, or was in it, or is in `max`.
+    /// Adds a socket to a room. Returns `false` if the socket has not entered, if it is in the room
+    /// already, if the room is its own, or if it is in `max` rooms.
     pub(crate) fn join(&mut self, id: SocketId, room: &str, max: usize, log: Log<'_>) -> bool {
         let Some(socket) = self.sockets.map.get(&id) else {
             return false;
@@ -229,7 +232,7 @@ impl<T: Clone> Rooms<T> {
         let Some(of) = self.rooms_by_socket.get_mut(id) else {
             return false;
         };
-        // The others stay in the order of joining.
+        // The other rooms stay in the order of joining.
         if !of.shift_remove(room) {
             return false;
         }
@@ -267,7 +270,7 @@ impl<T: Clone> Rooms<T> {
         of.cloned().collect()
     }
 
-    /// The rooms there are, sockets' own ones aside.
+    /// Returns all rooms, without the sockets' own rooms.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.rooms.keys().cloned().collect()
     }
@@ -276,7 +279,7 @@ impl<T: Clone> Rooms<T> {
         self.sockets.map.len()
     }
 
-    /// How many rooms there are, sockets' own ones aside.
+    /// Returns the number of rooms, without the sockets' own rooms.
     pub(crate) fn room_count(&self) -> usize {
         self.rooms.len()
     }
@@ -293,14 +296,14 @@ impl<T: Clone> Rooms<T> {
         }
     }
 
-    /// Whether a socket that is here is one of them.
+    /// Returns whether a target selects a socket, which must have entered.
     pub(crate) fn is_recipient(&self, id: &SocketId, target: &Target) -> bool {
         let is_in = |room: &Arc<str>| self.is_in(id, room);
         (target.rooms.is_empty() || target.rooms.iter().any(is_in))
             && !target.except.iter().any(is_in)
     }
 
-    /// Whether a socket is in a room, or the room is its own.
+    /// Returns whether a socket is in a room, or the room is its own.
     fn is_in(&self, id: &SocketId, room: &str) -> bool {
         let members = self.rooms.get(room);
         room == id.as_str() || members.is_some_and(|members| members.map.contains_key(id))
@@ -353,12 +356,12 @@ impl<T: Clone> Rooms<T> {
     }
 }
 
-/// The socket id that a room's name may be.
+/// Returns the socket id that a room's name may be.
 fn id_of(room: &str) -> Option<SocketId> {
     SocketId::parse(room)
 }
 
-/// Ids are random already. It is also right for keys that no client chooses.
+/// A hasher for ids, which are random already. It also suits other keys that no client chooses.
 pub(crate) type IdHash = BuildHasherDefault<IdHasher>;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -375,7 +378,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_usize(&mut self, _: usize) {
-        // The length of the array, always the same.
+        // The length of the array is always the same.
     }
 
     fn finish(&self) -> u64 {
@@ -437,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_a_room_of_its_own() {
+    fn each_socket_has_a_room_of_its_id() {
         let mut rooms = rooms();
         let own = id(3);
         assert_eq!(select(&mut rooms, &[own.as_str()], &[]), [3]);
@@ -445,7 +448,7 @@ mod tests {
         assert_eq!(select(&mut rooms, &[own.as_str()], &[own.as_str()]), [0; 0]);
     }
 
-    /// So many, in no room.
+    /// Creates `count` sockets that are in no room.
     fn crowd(count: u32) -> Rooms<u32> {
         let mut rooms = Rooms::default();
         for n in 0..count {
@@ -516,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn many_are_given_as_lists_and_few_are_not() {
+    fn large_selections_become_chunks_and_small_ones_do_not() {
         for count in [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
             let all: Vec<_> = (0..count as u32).collect();
             let mut shared = crowd(count as u32);
@@ -550,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_is_nowhere() {
+    fn a_socket_that_left_is_in_no_room() {
         let mut rooms = rooms();
         select(&mut rooms, &["low"], &[]);
         assert_eq!(rooms.leave(&id(1), None).len(), 2);
@@ -576,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_logged_in_order_and_only_if_they_are_any() {
+    fn only_actual_changes_are_logged_and_in_order() {
         use RoomChange::{Create, Delete, Join, Leave};
         let mut rooms = Rooms::default();
         rooms.enter(id(0), 0);

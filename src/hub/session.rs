@@ -1,4 +1,4 @@
-//! A session that several tasks share: its own task, the requests of its polls, and whoever emits.
+//! A session that several tasks share: its own task, its polling requests, and all tasks that emit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,61 +19,61 @@ use crate::engine_io::{
 use crate::notice::Notices;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A session, and who waits for what in it. Its lock is held for a few lines, and no other lock is
-/// taken under it.
+/// A session, and the wakers of the tasks that wait for it. Its lock is held for a few lines, and
+/// no other lock is taken under it.
 #[derive(Debug)]
 pub(crate) struct SharedSession {
     shared: Mutex<Shared>,
     sid: SessionId,
-    /// A running number for the log, where the secret id must not stand.
+    /// The session's number in the log, where the secret id must not appear.
     pub(crate) number: u64,
-    /// Where its task runs.
+    /// The runtime of the session's task.
     pub(super) runtime: Handle,
     pub(crate) config: Arc<Config>,
     pub(crate) notices: Arc<Notices>,
     pub(crate) request: StoredRequest,
     pub(crate) params: SessionParams,
-    /// What its sockets keep.
+    /// The bytes that the session's sockets keep.
     pub(crate) budget: Budget,
-    /// The [`End`] that its task is to bring about; 0 if none.
+    /// The [`End`] that the session's task has to carry out, or 0.
     end: AtomicU8,
 }
 
 #[derive(Debug)]
 struct Shared {
     session: Session,
-    /// The session's task, while it sleeps. While it runs nobody needs to wake it.
+    /// The session's task, while it sleeps. A running task need not be woken.
     task: Option<Waker>,
-    /// The request that waits for packets.
+    /// The poll that waits for packets.
     poll: Option<Waker>,
-    /// Those who wait until input is wanted.
+    /// Tasks that wait until input is wanted.
     input_wakers: Vec<Waker>,
-    /// Those who wait until output has left.
+    /// Tasks that wait until the output has left.
     drain_wakers: Vec<Waker>,
-    /// A reader that is not the session's task.
+    /// The task that waits for an event in [`SharedSession::poll_event`].
     reader: Option<Waker>,
     websocket: Option<Upgrade>,
 }
 
-/// How the application ends a session with all its sockets.
+/// How the application ends a session and all its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its sockets are made to leave.
+    /// The server disconnects all sockets of the session.
     DisconnectAll = 1,
-    /// The server ends.
+    /// The server shuts down.
     Shutdown,
 }
 
-/// A WebSocket that is on its way.
+/// A WebSocket that the session's task has not taken over yet.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
     pub(crate) stream: OnUpgrade,
-    /// Whether compression was agreed on.
+    /// Whether compression was negotiated.
     pub(crate) deflate: bool,
 }
 
 impl Shared {
-    /// What tells whether anybody has to be woken.
+    /// Returns the state that [`wakers`](Self::wakers) compares with.
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             event_count: self.session.event_count(),
@@ -81,7 +81,7 @@ impl Shared {
         }
     }
 
-    /// Those who have something to do by what happened since the snapshot.
+    /// Takes the wakers of the tasks that changes since `snapshot` have made ready.
     fn wakers(&mut self, snapshot: &Snapshot) -> [Option<Waker>; 3] {
         let event_count = self.session.event_count() != snapshot.event_count;
         let due = self.session.poll_timeout() != snapshot.due;
@@ -100,7 +100,7 @@ struct Snapshot {
 }
 
 impl SharedSession {
-    /// To be called in the runtime where its task is to run.
+    /// Opens a session. It must be called in the runtime where the session's task is to run.
     pub(crate) fn open(
         config: Arc<Config>,
         notices: Arc<Notices>,
@@ -147,7 +147,7 @@ impl SharedSession {
         self.shared.lock()
     }
 
-    /// Changes the session and wakes those who may have something to do by that.
+    /// Changes the session, and wakes the tasks that the change has made ready.
     fn update<R>(&self, change: impl FnOnce(&mut Session, std::time::Instant) -> R) -> R {
         let now = now();
         let mut shared = self.lock();
@@ -159,9 +159,10 @@ impl SharedSession {
         result
     }
 
-    // For those who send.
+    // For senders.
 
-    /// Queues the messages of one packet; false if the session is closed or closes by it.
+    /// Queues the messages of one packet. Returns `false` if the session is closed, or if too much
+    /// is buffered, which closes it.
     pub(crate) fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
@@ -173,7 +174,7 @@ impl SharedSession {
         sent
     }
 
-    /// Queues packets, but volatile ones only if they need not wait.
+    /// Queues packets. Volatile packets are dropped if the client is not ready.
     pub(super) fn send_queued<'a>(&self, packets: impl Iterator<Item = &'a Outgoing>) {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
@@ -189,7 +190,7 @@ impl SharedSession {
         wake(wakers);
     }
 
-    /// Queues what a client that is back has missed, and then the packet that lets it in.
+    /// Queues the packets that a restored client has missed, and then its CONNECT packet.
     pub(super) fn send_missed(
         &self,
         missed: impl IntoIterator<Item = Message>,
@@ -201,17 +202,18 @@ impl SharedSession {
         });
     }
 
-    /// Queues a refusal, or closes the session if too many wait.
+    /// Queues a refusal. If too many are buffered, the session is closed instead.
     pub(crate) fn send_refusal(&self, messages: impl IntoIterator<Item = Message>) {
         self.update(|session, now| session.send_refusal(messages, now));
     }
 
-    /// Counts what is held back to be sent later; false if the session is closed or closes by it.
+    /// Counts bytes that are held back to be sent later. Returns `false` if the session is closed,
+    /// or if too much is buffered, which closes it.
     pub(super) fn hold(&self, bytes: usize) -> bool {
         self.update(|session, now| session.handle_held(bytes, now))
     }
 
-    /// What was held back is sent now, or dropped.
+    /// Stops counting bytes that were held back, and that are sent or dropped now.
     pub(super) fn release(&self, bytes: usize) {
         self.lock().session.handle_released(bytes);
     }
@@ -220,12 +222,12 @@ impl SharedSession {
         self.update(|session, now| session.close(reason, now));
     }
 
-    /// Closes and sends nothing any more but the close itself.
+    /// Closes the session. Nothing is sent any more but the close itself.
     pub(crate) fn discard(&self) {
         self.update(Session::discard);
     }
 
-    /// Closes the session, whose task will not run any more, and wakes everybody who waits for it.
+    /// Closes a session whose task will not run any more, and wakes all tasks that wait for it.
     pub(super) fn abandon(&self) {
         self.close(CloseReason::TransportClose);
         let mut shared = self.lock();
@@ -237,7 +239,7 @@ impl SharedSession {
         input_wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Runs something where the session's task runs.
+    /// Spawns a task in the runtime of the session's task.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
@@ -246,7 +248,7 @@ impl SharedSession {
         self.lock().session.close_reason()
     }
 
-    /// The transport, if requests may still name the session.
+    /// Returns the transport, if the session accepts requests.
     pub(crate) fn open_transport(&self) -> Option<Transport> {
         let shared = self.lock();
         let known = shared.session.accepts_requests();
@@ -270,7 +272,8 @@ impl SharedSession {
         Poll::Pending
     }
 
-    /// A question to the client is open: its answer may lie behind events that are not read yet.
+    /// Records that the server waits for an acknowledgement. The session reads more input from now
+    /// on, because the acknowledgement may lie behind events that are not read yet.
     pub(crate) fn ack_requested(&self) {
         let mut shared = self.lock();
         let was_paused = !shared.session.wants_read();
@@ -285,23 +288,25 @@ impl SharedSession {
         input_wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// So many questions are answered or given up.
+    /// Records that `count` acknowledgements arrived or were abandoned.
     pub(crate) fn acks_done(&self, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         self.lock().session.handle_acks_done(count);
     }
 
-    /// Wakes the session's task, for what is not in the session.
+    /// Wakes the session's task for something that is not in the session.
     pub(crate) fn wake(&self) {
         self.update(|session, _| session.bump());
     }
 
-    /// Has all sockets of the session leave, and closes it then: its task knows them.
+    /// Requests that the session's task, which knows the sockets, disconnects all of them and then
+    /// closes the session.
     pub(crate) fn disconnect_all(&self) {
         self.request(End::DisconnectAll);
     }
 
-    /// Closes the session for the end of the server, when the handlers that run have answered.
+    /// Requests that the session is closed for the shutdown of the server, after the running
+    /// handlers have answered.
     pub(crate) fn shut_down(&self) {
         self.request(End::Shutdown);
     }
@@ -311,7 +316,7 @@ impl SharedSession {
         self.wake();
     }
 
-    /// The end that was asked for since the last call.
+    /// Returns the end that was requested since the last call.
     pub(crate) fn take_end(&self) -> Option<End> {
         if self.end.load(Ordering::Acquire) == 0 {
             return None;
@@ -334,7 +339,8 @@ impl SharedSession {
         })
     }
 
-    /// Gives the next packets to `push` while it wants more; pending while there are none.
+    /// Passes the next packets to `push` until it returns `false`. Pending while there are no
+    /// packets.
     pub(crate) fn poll_packets(
         &self,
         cx: &Context<'_>,
@@ -355,8 +361,8 @@ impl SharedSession {
         }
         shared.session.handle_poll_answered();
         let input_wakers = shared.take_wakers();
-        // The task may have to see that the session has ended by this, or that what comes over a
-        // WebSocket that probes is to be read again.
+        // The task must run if the session is closed now, or if input of a WebSocket that probes is
+        // wanted again.
         let resumes = was_paused && shared.session.wants_read();
         let task = (resumes || shared.session.is_closed()).then(|| shared.task.take());
         drop(shared);
@@ -365,7 +371,7 @@ impl SharedSession {
         Poll::Ready(())
     }
 
-    /// Has the poll that waits answered with a noop if there is nothing else.
+    /// Releases the waiting poll: it is answered with a noop if there is no other packet.
     pub(crate) fn release_poll(&self) {
         self.lock().session.handle_poll_timeout();
     }
@@ -383,18 +389,18 @@ impl SharedSession {
         })
     }
 
-    /// Ends a POST whose body is not handed in.
+    /// Ends a POST whose body is not passed to the session.
     pub(crate) fn end_post(&self) {
         self.update(Session::handle_post_end);
     }
 
-    /// Hands packets of a body in while input is wanted; ready when the body, and so the POST, is
-    /// at its end.
+    /// Passes packets of a body to the session while input is wanted. Ready when the body, and with
+    /// it the POST, has ended.
     ///
     /// # Errors
     ///
-    /// If the session has ended before all packets were handed in, for a reason that does not lie
-    /// in them.
+    /// Fails if the session ends before all packets were passed to it, for a reason that does not
+    /// lie in the packets.
     pub(crate) fn poll_post(
         &self,
         cx: &Context<'_>,
@@ -414,7 +420,8 @@ impl SharedSession {
         }
     }
 
-    /// Hands a WebSocket to the session's task; gives it back if there is one already.
+    /// Passes a WebSocket to the session's task. Returns it as an error if the session has one
+    /// already, or cannot upgrade.
     pub(crate) fn offer_websocket(&self, upgrade: Upgrade) -> Result<(), Upgrade> {
         let taken = self.update(Session::handle_upgrade);
         if taken.is_err() {
@@ -431,7 +438,7 @@ impl SharedSession {
 
     // For the session's task.
 
-    /// Begins a round of the task. While the task runs nobody needs to wake it.
+    /// Begins a round of the session's task. The running task need not be woken.
     pub(crate) fn begin_round(&self) -> RoundStart {
         let mut shared = self.lock();
         shared.task = None;
@@ -443,12 +450,13 @@ impl SharedSession {
         }
     }
 
-    /// The session itself, for the task that drives it. Nobody is woken by what it does there.
+    /// Runs `act` on the session, for the session's task. It wakes no task.
     pub(crate) fn with_session<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
         act(&mut self.lock().session)
     }
 
-    /// Takes all events out, tells which were begun, and wakes those who wait for room.
+    /// Moves all events to `events`, returns the credit of `consumed` bytes, and wakes the tasks
+    /// that wait for room.
     pub(crate) fn take_events(&self, events: &mut VecDeque<SessionEvent>, consumed: usize) {
         let mut shared = self.lock();
         shared.session.handle_consumed(consumed);
@@ -458,11 +466,11 @@ impl SharedSession {
         input_wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The next event, for a reader in any task.
+    /// Returns the next event, for a reader in any task.
     pub(crate) fn poll_event(&self, cx: &Context<'_>) -> Poll<SessionEvent> {
         let mut shared = self.lock();
         let Some(event) = shared.session.poll_event() else {
-            // The last event was taken before.
+            // The last event was returned before.
             if let Some(reason) = shared.session.close_reason() {
                 return Poll::Ready(SessionEvent::Closed(reason));
             }
@@ -481,19 +489,20 @@ impl SharedSession {
         Poll::Ready(event)
     }
 
-    /// Lets the clock of the session go on, and answers a poll that this releases.
+    /// Handles the timers of the session that are due, and wakes a poll that this releases.
     pub(crate) fn handle_timeout(&self) {
         self.update(|session, now| session.handle_timeout(now));
     }
 
-    /// Wakes a reader that is not in the session's task.
+    /// Wakes the reader, unless it is in the session's task, whose waker is that of `cx`.
     pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
         let elsewhere = |reader: &mut Waker| !reader.will_wake(cx.waker());
         let reader = self.lock().reader.take_if(elsewhere);
         wake([reader]);
     }
 
-    /// Lets the task sleep if it is idle and nothing came in between; gives back why not.
+    /// Lets the session's task sleep if it has nothing to do: stores its waker, and returns
+    /// [`AfterRound::Idle`]. Otherwise returns the reason why the task must not sleep.
     pub(crate) fn try_sleep(
         &self,
         cx: &Context<'_>,
@@ -507,7 +516,7 @@ impl SharedSession {
         }
         let input_wakers = shared.take_wakers();
         shared.task = Some(cx.waker().clone());
-        // What the task did may release a poll: the probe of an upgrade does.
+        // The task may have released a poll: the probe of an upgrade does.
         let poll = shared.session.releases_poll().then(|| shared.poll.take());
         drop(shared);
         wake(poll);
@@ -516,7 +525,7 @@ impl SharedSession {
     }
 }
 
-/// What a round of the session's task begins with.
+/// The state at the beginning of a round of the session's task.
 pub(crate) struct RoundStart {
     /// [`Session::event_count`], before the round.
     pub(crate) event_count: u64,
@@ -526,22 +535,23 @@ pub(crate) struct RoundStart {
     pub(crate) websocket: Option<Upgrade>,
 }
 
-/// How things stand at the end of a round.
+/// The state at the end of a round of the session's task.
 pub(crate) enum AfterRound {
-    /// Nothing is to be done until somebody wakes the task.
+    /// The task has nothing to do until it is woken.
     Idle,
     Busy,
-    /// The task has to be woken then, which is sooner than it thought.
+    /// The task must be woken at this time, which is earlier than its timer.
     Due(std::time::Instant),
     /// The session is closed.
     Closed,
 }
 
-/// How many packets of a body are taken under one lock.
+/// The number of packets of a body that are handled under one lock.
 const BATCH: usize = 64;
 
 impl Shared {
-    /// Takes some packets of a body; tells if that was all, or if there is no room for more.
+    /// Handles up to [`BATCH`] packets of a body. Returns `None` if the body may have more packets,
+    /// and `Pending` if no input is wanted.
     fn take_packets(
         &mut self,
         cx: &Context<'_>,
@@ -565,7 +575,7 @@ impl Shared {
                     Some(Err(_)) => session.close(CloseReason::ParseError, now),
                 }
                 if !session.is_open() {
-                    // The next poll tells what this body has done; what follows is passed over.
+                    // The next poll reports how the session ended. The rest of the body is ignored.
                     break 'ended Ok(());
                 }
             }
@@ -575,7 +585,8 @@ impl Shared {
         Some(Poll::Ready(result))
     }
 
-    /// Those whose input_wakers is over.
+    /// Takes the wakers of the tasks whose condition is met: input is wanted, or the output has
+    /// left.
     #[inline]
     fn take_wakers(&mut self) -> Vec<Waker> {
         if self.input_wakers.is_empty() && self.drain_wakers.is_empty() {

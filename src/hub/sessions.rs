@@ -13,24 +13,24 @@ use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
 use crate::sync::{Mutex, MutexGuard};
 
-/// All sessions of a server. A session is in it as long as its task lives.
+/// All sessions of a server. A session is in the map as long as its task lives.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    /// The ids are random, so no client can choose such as fall together.
+    /// The ids are random, so no client can choose ids that collide.
     map: Mutex<HashMap<SessionId, Arc<SharedSession>, IdHash>>,
     closing: AtomicBool,
-    /// Whether there was a session or a request that passed.
+    /// Whether a session was opened, or a request passed through the layer.
     used: AtomicBool,
-    /// The sessions whose own code waits for the end of all, each as often as it does.
+    /// The sessions whose handlers wait in [`Sessions::close`], and how often each of them does.
     closers: Mutex<HashMap<u64, usize>>,
-    /// Told when one of those that [`Sessions::close`] waits for is gone.
+    /// Notified when [`Sessions::close`] has one session less to wait for.
     changed: Notify,
     max: Option<usize>,
-    /// What this server has logged before.
+    /// The kinds of notices that this server has logged.
     pub(crate) notices: Arc<Notices>,
 }
 
-/// Sessions are numbered from 1, those of all servers of the process together.
+/// The number of the next session. All servers of the process share the numbers, which start at 1.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
@@ -50,31 +50,31 @@ impl Sessions {
         self.map.lock()
     }
 
-    /// A running number, for the log and for [`Sessions::close`].
+    /// Returns the number of a new session, for the log and for [`Sessions::close`].
     pub(crate) fn number(&self) -> u64 {
         self.mark_used();
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether no further session is taken.
+    /// Returns whether the server accepts no further session.
     pub(crate) fn is_full(&self) -> bool {
         self.closing.load(Ordering::Acquire) || self.max.is_some_and(|max| self.len() >= max)
     }
 
-    /// A request has come, for the server or through it.
+    /// Records that a request reached the server or passed through it.
     pub(crate) fn mark_used(&self) {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether there has been neither a session nor a request that passed, and nobody wanted the
-    /// end.
+    /// Returns whether no session was opened, no request passed, and the server was not closed.
     pub(crate) fn is_unused(&self) -> bool {
         !self.used.load(Ordering::Relaxed) && !self.closing.load(Ordering::Acquire)
     }
 
-    /// Takes a session in; it leaves when the guard is dropped.
+    /// Adds a session, which is removed when the guard is dropped. If the server is closing, the
+    /// session is closed at once.
     pub(crate) fn enter(self: &Arc<Self>, session: Arc<SharedSession>) -> SessionGuard {
         self.lock()
             .insert(session.sid().clone(), Arc::clone(&session));
@@ -87,7 +87,7 @@ impl Sessions {
         }
     }
 
-    /// The session that requests may name so, and the transport that it has.
+    /// Returns the session with this id, and its transport, if the session accepts requests.
     pub(crate) fn find(&self, sid: &str) -> Option<(Arc<SharedSession>, Transport)> {
         let session = self.lock().get(sid).cloned()?;
         let transport = session.open_transport()?;
@@ -98,16 +98,16 @@ impl Sessions {
         self.lock().len()
     }
 
-    /// All sessions that there are now.
+    /// Returns all sessions.
     pub(crate) fn all(&self) -> Vec<Arc<SharedSession>> {
         self.lock().values().cloned().collect()
     }
 
-    /// Closes all sessions, takes no further one, and waits until their tasks have ended.
+    /// Closes all sessions, accepts no further one, and waits until their tasks have ended.
     ///
-    /// Called by a handler it does not wait for the handler's own session, nor for others whose
-    /// handlers wait for the same: those end when the handlers do. `within` is the number of the
-    /// session that the caller is known to belong to, wherever it is called.
+    /// A handler that calls it does not wait for its own session, nor for the sessions of other
+    /// handlers that wait here: those sessions end when the handlers do. `within` is the number of
+    /// the session that the caller is known to belong to, wherever the caller runs.
     pub(crate) async fn close(&self, within: Option<u64>) {
         self.closing.store(true, Ordering::Release);
         for session in self.all() {
@@ -124,7 +124,7 @@ impl Sessions {
         }
     }
 
-    /// Whether there is no session that [`Sessions::close`] has to wait for.
+    /// Returns whether [`Sessions::close`] has no session left to wait for.
     fn has_ended(&self, in_handler: bool) -> bool {
         if !in_handler {
             return self.len() == 0;
@@ -139,7 +139,7 @@ impl Sessions {
         self.closers.lock()
     }
 
-    /// The number of the session whose task runs on this thread, if it is one of these.
+    /// Returns the number of the session whose task runs on this thread, if this server has it.
     fn current(&self) -> Option<u64> {
         let number = CURRENT.get();
         let map = self.lock();
@@ -148,7 +148,7 @@ impl Sessions {
     }
 }
 
-/// A session whose own code waits for the end of all.
+/// A session whose handler waits in [`Sessions::close`].
 struct Closer<'a> {
     sessions: &'a Sessions,
     number: u64,
@@ -157,7 +157,7 @@ struct Closer<'a> {
 impl<'a> Closer<'a> {
     fn enter(sessions: &'a Sessions, number: u64) -> Self {
         *sessions.closers().entry(number).or_default() += 1;
-        // Those who wait in another handler need not wait for this session any more.
+        // Handlers of other sessions no longer wait for this one.
         sessions.changed.notify_waiters();
         Self { sessions, number }
     }
@@ -174,7 +174,7 @@ impl Drop for Closer<'_> {
     }
 }
 
-/// Marks a session's task as the one that runs on this thread.
+/// Marks a session's task as the one that runs on this thread. Dropping it removes the mark.
 pub(crate) struct CurrentSession(u64);
 
 impl Drop for CurrentSession {
@@ -183,7 +183,7 @@ impl Drop for CurrentSession {
     }
 }
 
-/// A session's place in [`Sessions`].
+/// A session's entry in [`Sessions`]. Dropping it removes the session.
 #[derive(Debug)]
 pub(crate) struct SessionGuard {
     sessions: Arc<Sessions>,
@@ -191,7 +191,8 @@ pub(crate) struct SessionGuard {
 }
 
 impl SessionGuard {
-    /// To be held while the session's task runs.
+    /// Marks the session's task as the one that runs on this thread. The task holds the result
+    /// while it runs.
     pub(crate) fn run(&self) -> CurrentSession {
         CurrentSession(CURRENT.replace(self.session.number))
     }
@@ -199,8 +200,8 @@ impl SessionGuard {
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        // Where the task was dropped before its end, with its runtime, the sockets that remain know
-        // it by this, and those who wait for it.
+        // The runtime may have dropped the task before its end. Closing the session lets its
+        // sockets and the tasks that wait for it see that.
         self.session.abandon();
         let mut map = self.sessions.lock();
         map.remove(self.session.sid());

@@ -348,9 +348,8 @@ impl ArgsWriter {
 
     /// Closes the array.
     ///
-    /// Fails if there are attachments, and an object that looks like a placeholder besides. A
-    /// client's value may hold such an object. The receiver would read it as an attachment, or
-    /// close the connection.
+    /// Fails if there are attachments, and a value that looks like a placeholder, as a client's
+    /// value may. The receiver would read it as an attachment, or close the connection.
     #[inline]
     pub(super) fn finish(mut self) -> Result<Payload, EncodeError> {
         self.text.push(b']');
@@ -407,7 +406,7 @@ impl fmt::Debug for ArgsWriter {
     }
 }
 
-/// Returns the text behind the first argument. `tail` ends with the closing bracket of the
+/// Returns the text after the first argument. `tail` ends with the closing bracket of the
 /// arguments, which is left out.
 fn after_first(tail: &[u8]) -> &[u8] {
     let mut scanner = Scanner::new(tail, 0);
@@ -528,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_argument_unless_it_is_called_one() {
+    fn the_unit_type_is_no_argument_unless_data_wraps_it() {
         assert_eq!(written(()), r#"["e"]"#);
         assert_eq!(written(Data(())), r#"["e",null]"#);
         assert_eq!(json(&Payload::args(1, ()).expect("nothing")), "[]");
@@ -545,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn args_are_so_many_arguments() {
+    fn args_have_one_argument_for_each_element() {
         #[derive(Serialize)]
         struct Pair(u8, u8);
         assert_eq!(written(Args(())), r#"["e"]"#);
@@ -566,14 +565,14 @@ mod tests {
     }
 
     #[test]
-    fn args_of_something_else_are_refused() {
+    fn args_of_other_types_are_refused() {
         let reason = "`Args` holds neither a tuple nor an array nor a list";
         assert_eq!(refused(Args("text")), reason);
         assert_eq!(refused(Args(BTreeMap::from([("a", 1)]))), reason);
     }
 
     #[test]
-    fn raw_json_is_taken_as_it_is() {
+    fn raw_json_is_written_unchanged() {
         let raw = |json: &str| RawValue::from_string(json.to_owned()).expect("valid");
         assert_eq!(written(raw("[ 1.0 ]")), r#"["e",[ 1.0 ]]"#);
         assert_eq!(written(Args(raw("[ 1.0 ,2]"))), r#"["e", 1.0 ,2]"#);
@@ -581,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_refused_and_leaves_no_trace() {
+    fn an_unserializable_value_is_refused_and_leaves_no_trace() {
         let odd = BTreeMap::from([((1, 2), 3)]);
         let error = Payload::args(1, &odd).expect_err("not a key");
         assert_eq!(error.to_string(), "value cannot be written as JSON");
@@ -607,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_arguments_after_others_are_numbered_on() {
+    fn the_placeholders_of_raw_arguments_continue_the_numbering() {
         struct Both(RawArgs);
         impl IntoArgs for Both {
             fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError> {
@@ -637,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_arguments_that_were_read_from_are_not_passed_on() {
+    fn raw_arguments_whose_bytes_were_read_are_not_passed_on() {
         let text = r#"51-["x",{"_placeholder":true,"num":0}]"#;
         let mut raw = decode(text, &[b"0"]).expect("valid").payload.into_args();
         assert!(raw.read_one::<Bytes>().is_ok());
@@ -645,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_argument_is_read_and_the_others_pass_on() {
+    fn the_first_argument_is_read_and_the_others_are_passed_on() {
         for (text, others) in [
             (r#"2["x","room"]"#, "[]"),
             (r#"2["x", "room" , 1 ,{"a":[2]} ]"#, r#"[ 1 ,{"a":[2]} ]"#),
@@ -664,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn attachments_go_where_their_argument_goes() {
+    fn attachments_follow_their_argument() {
         let text = r#"53-["x",[{"_placeholder":true,"num":1}],{"_placeholder":true,"num":2},{"_placeholder":true,"num":0}]"#;
         let raw = decode(text, &[b"0", b"1", b"2"]).expect("valid").payload;
         let raw = raw.into_args();
@@ -682,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn a_false_placeholder_does_not_go_out_with_attachments() {
+    fn a_forged_placeholder_is_not_sent_with_attachments() {
         let value = serde_json::json!({"_placeholder": true, "num": 0});
         assert!(Payload::args(1, &value).is_ok());
         let both = Args((value, Bytes::from_static(b"x")));

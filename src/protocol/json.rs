@@ -4,7 +4,7 @@
 //! <type>[<attachments>-][<namespace>,][<acknowledgement>][<JSON>]
 //! ```
 //!
-//! The decoder accepts what Node's parser accepts, and is stricter where no client needs it:
+//! The decoder follows Node's parser. It is stricter where no client depends on the difference:
 //!
 //! - a count of attachments is digits, and not 0;
 //! - the id of an acknowledgement has at most 64 bits;
@@ -39,9 +39,9 @@ impl JsonParser {
     /// Sets how many attachments a received packet may have. If a packet announces more, the
     /// connection is closed.
     ///
-    /// More let a client announce more of them, and make the server keep the first ones until the
-    /// last arrives. Fewer refuse packets with as many values of bytes. Node's clients and server
-    /// have the same default.
+    /// With a higher limit a client can announce more attachments, and the server keeps the first
+    /// ones until the last arrives. A lower limit refuses packets with many values of bytes. Node's
+    /// clients and server have the same default.
     ///
     /// Default: 10.
     #[must_use]

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_fits_into_the_query_and_no_book() {
+    fn the_query_of_a_connect_has_a_limit() {
         let token = "x".repeat(8000);
         assert_eq!(read(&format!("0/adm?t={token}")).0, "/adm");
         let book = "x".repeat(10_000);

@@ -40,9 +40,9 @@
 //! assert_eq!(messages, [Message::Text("312[6,\"done\"]".into())]);
 //! ```
 //!
-//! [Its document] describes the protocol.
+//! The [protocol's document] describes all packets.
 //!
-//! [Its document]: https://github.com/socketio/socket.io/blob/main/docs/socket.io-protocol/v5-current.md
+//! [protocol's document]: https://github.com/socketio/socket.io/blob/main/docs/socket.io-protocol/v5-current.md
 
 mod args;
 mod json;
@@ -282,7 +282,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn parsers_are_objects() {
+    fn the_parser_trait_is_object_safe() {
         fn shared<T: Send + Sync + fmt::Debug + ?Sized>() {}
         shared::<dyn Parser>();
     }

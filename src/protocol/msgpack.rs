@@ -63,8 +63,8 @@ impl MsgpackParser {
     /// Sets how many values of bytes a received packet may have. If a packet has more, the
     /// connection is closed.
     ///
-    /// With more, a small message can use more memory. With fewer, packets with as many values are
-    /// refused. Node's parser has no such limit.
+    /// With a higher limit a small message can use more memory. A lower limit refuses packets with
+    /// many values of bytes. Node's parser has no such limit.
     ///
     /// Default: 10 000.
     #[must_use]

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_names_can_be_asked_for_a_text() {
+    fn a_map_of_names_can_be_searched_with_a_str() {
         let map = HashMap::from([(NamespaceName::from("/a"), 1), (NamespaceName::MAIN, 2)]);
         assert_eq!((map.get("/a"), map.get("/")), (Some(&1), Some(&2)));
     }

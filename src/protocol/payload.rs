@@ -31,8 +31,8 @@ use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 /// | `Disconnect`               | none                       |
 #[derive(Clone, Default)]
 pub struct Payload {
-    /// At most [`MAX_LEN`] bytes, so that a position in it fits in four bytes. That keeps the
-    /// payload small, which is moved often.
+    /// At most [`MAX_LEN`] bytes, so that a position in it fits in four bytes. A payload is moved
+    /// often, and so stays small.
     text: Buffer,
     /// The start of the JSON in `text`. The JSON ends where `text` ends. If the JSON is empty there
     /// is no payload.
@@ -175,7 +175,7 @@ impl Payload {
         // An event ends with its bracket: the server wrote it, or checked it.
         json.pop();
         if self.args as usize == json.len() {
-            // There were no arguments. The first one begins behind a comma.
+            // There were no arguments. The first one begins after a comma.
             self.args += 1;
         }
         json.extend_from_slice(b",\"");
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_is_no_array_has_no_arguments() {
+    fn a_payload_that_is_not_an_array_has_no_arguments() {
         let object = Payload::object(1, &[1]).expect("serializable");
         let received = decode("0{\"a\":1} ", &[]).expect("valid").payload;
         for payload in [Payload::default(), object, received] {
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn json_from_elsewhere_is_checked() {
+    fn json_from_other_parsers_is_checked() {
         let one = br#"["e",{"_placeholder":true,"num":0}]"#;
         let from = |json: &'static [u8], attachments: &[&'static [u8]]| {
             let attachments = attachments.iter().map(|bytes| Bytes::from_static(bytes));
@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_tells_no_content() {
+    fn debug_shows_no_content() {
         let payload = decode(r#"2["e","secret"]"#, &[]).expect("valid").payload;
         let shown = r#"Payload { name: Some("e"), bytes: 14, attachments: 0 }"#;
         assert_eq!(format!("{payload:?}"), shown);

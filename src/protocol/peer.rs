@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn events_while_connecting_are_taken() {
+    fn events_while_connecting_are_accepted() {
         let (mut peer, _) = peer();
         connect(&mut peer, "/");
         let action = peer.handle_packet(packet("/", Kind::Event));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_on_its_way_when_the_server_dismissed_is_no_violation() {
+    fn packets_in_flight_during_a_disconnect_are_no_violation() {
         let (mut peer, _) = peer();
         let slot = connect(&mut peer, "/a");
         peer.accepted(slot);

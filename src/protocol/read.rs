@@ -190,7 +190,7 @@ struct Progress {
     missing: bool,
 }
 
-/// A visitor that reads the array of a payload, and makes a `T` of the arguments behind the name.
+/// A visitor that reads the array of a payload, and makes a `T` of the arguments after the name.
 struct All<'a, T> {
     named: bool,
     progress: &'a mut Progress,
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn surplus_arguments_are_left_aside() {
+    fn surplus_arguments_are_ignored() {
         assert_eq!(one::<u8>(",7,8,{\"a\":[]}").expect("read"), 7);
         assert_eq!(all::<(u8,)>(",7,8,{\"a\":[]}").expect("read"), (7,));
         assert!(all::<()>(",7,8").is_ok());
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn the_error_names_a_missing_argument() {
         let error = one::<u8>("").expect_err("nothing there");
         assert_eq!(
             (error.to_string().as_str(), error.is_missing()),
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_type_is_named() {
+    fn the_error_names_an_argument_of_the_wrong_type() {
         let error = one::<u8>(",\"x\"").expect_err("a text");
         assert_eq!(error.to_string(), "argument 1 is of another type");
         assert!(
@@ -713,7 +713,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tuple_that_meets_an_array_and_the_reverse_are_hinted_at() {
+    fn the_error_hints_at_a_mismatch_of_tuple_and_array() {
         fn hint_one<T: DeserializeOwned + std::fmt::Debug>(args: &str) -> Option<&'static str> {
             one::<T>(args).expect_err("refused").hint()
         }
@@ -756,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_not_there_is_empty() {
+    fn a_missing_object_reads_as_empty() {
         let absent = decode("0", &[]).expect("valid").payload;
         assert_eq!(absent.read_object::<Value>().expect("read"), json!({}));
         assert_eq!(absent.read_object::<Option<Id>>().expect("read"), None);

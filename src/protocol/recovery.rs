@@ -3,9 +3,9 @@
 //! ```text
 //!    → 40
 //!    ← 40{"sid":"…","pid":"…"}            the private id, beside the public one
-//!    ← 42["news",1,"AAAAAAPo"]            an event, with its offset behind the arguments
+//!    ← 42["news",1,"AAAAAAPo"]            an event, with its offset after the arguments
 //!         the connection breaks, and the client opens a new one
-//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, in front of the client's `auth`
+//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, before the client's `auth`
 //!    ← 42["news",2,"AAAAAAPp"]            the event that the client missed
 //!    ← 40{"sid":"…","pid":"…"}            the same ids
 //! ```
@@ -36,8 +36,8 @@ impl fmt::Debug for Claim {
 }
 
 impl Payload {
-    /// Removes the claim from the payload of a `CONNECT`, and returns it. Without the claim, handlers
-    /// see the same `auth` as the first time.
+    /// Removes the claim from the payload of a `CONNECT`, and returns it. So handlers see the same
+    /// `auth` as the first time.
     pub(crate) fn take_claim(&mut self) -> Option<Claim> {
         #[derive(Deserialize)]
         struct Wire<'a> {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_taken_out_of_what_the_client_authenticates_with() {
+    fn a_claim_is_removed_from_the_auth() {
         let both = Some(("p".to_owned(), Some("o".to_owned())));
         let alone = Some(("p".to_owned(), None));
         for (connect, expected, rest) in [
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_claim_stays_as_it_is() {
+    fn an_auth_without_a_claim_stays_unchanged() {
         for rest in [
             "",
             "{}",
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_not_shown() {
+    fn debug_hides_a_claim() {
         let mut payload = decode(r#"0{"pid":"secret","offset":"o"}"#, &[])
             .expect("valid")
             .payload;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_put_behind_the_arguments() {
+    fn a_text_is_appended_to_the_arguments() {
         for (payload, expected) in [
             (event(Args(())), r#"["e","o"]"#),
             (event(Args((1, "x"))), r#"["e",1,"x","o"]"#),

@@ -724,7 +724,7 @@ mod tests {
     }
 
     #[test]
-    fn values_beside_bytes_are_read_as_ever() {
+    fn values_beside_bytes_are_read_as_usual() {
         for mut payload in received(r#"{"num":[1,{"_placeholder":false}],"x":-1.5},{"7":$}"#) {
             let (value, bytes): (Value, BTreeMap<u8, Bytes>) =
                 payload.read_all().expect("a value and bytes");

@@ -334,7 +334,7 @@ const fn half(text: &[u8]) -> Option<Half> {
     }
 }
 
-/// The open brackets. The lowest bit is the innermost bracket, and 1 for an object.
+/// The open brackets, with the innermost in the lowest bit. A set bit is an object's bracket.
 #[derive(Clone, Copy, Default)]
 struct Open {
     objects: u128,
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_json_can_skip_is_valid() {
+    fn texts_that_serde_json_can_skip_are_valid() {
         for text in [
             "null",
             "true",
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_texts_are_judged_as_serde_json_judges_them() {
+    fn mutated_texts_are_valid_exactly_if_serde_json_accepts_them() {
         let seeds: [&[u8]; 3] = [
             br#"["echo",{"id":1,"text":"some \"text\" \u00e9"},[true,false,null,-1.5e+10]]"#,
             br#"{"a":[{},[],{"b":[[]]}],"c":"12345678","d":0.25}"#,
@@ -698,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_given_back_when_a_bracket_closes() {
+    fn depth_is_released_when_a_bracket_closes() {
         let flat = format!("[{}1]", "[{}],".repeat(10_000));
         assert!(scan(flat.as_bytes()).is_ok());
     }
@@ -720,7 +720,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_placeholder_is_none() {
+    fn an_object_that_resembles_a_placeholder_is_not_one() {
         for json in [
             r#"{"_placeholder":false,"num":0}"#,
             r#"{"_placeholder":"true","num":0}"#,
@@ -759,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn a_placeholder_is_made_regular_in_its_place() {
+    fn a_placeholder_is_normalized_in_place() {
         for (json, expected) in [
             (
                 r#"[{"_placeholder":true,"num":0},{ "_placeholder" : true , "num" : 1 }]"#,

@@ -1,4 +1,4 @@
-//! What happens on a socket, as the request of a Tower service.
+//! The request of the Tower services that handle events.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use crate::handles::Socket;
 use crate::hub::DisconnectReason;
 use crate::protocol::{EncodeError, IntoArgs, Payload, RawArgs};
 
-/// Something that happens on a socket: the request that handlers and their layers are given.
+/// The request of handlers and their layers: an event of the client, a connect, or a disconnect.
 ///
-/// It is an event of the client, or that the socket connects, or that it is gone.
+/// Middleware reads it and passes it on. Handlers use [extractors](crate::extract) instead.
 ///
 /// ```
 /// use tower_socketio::middleware::{self, Next};
@@ -28,16 +28,16 @@ use crate::protocol::{EncodeError, IntoArgs, Payload, RawArgs};
 pub struct Event {
     kind: EventKind,
     socket: Socket,
-    /// The arguments, or what the client authenticates itself with.
+    /// The arguments, or the `auth` of a connect.
     payload: Payload,
     ack: Option<u64>,
     deferred: bool,
-    /// Whether nobody reads the arguments after the extractor that asks next.
+    /// Whether the next extractor is the last reader of the arguments.
     gives_args: bool,
     extensions: Extensions,
-    /// Made when the first extractor asks for them.
+    /// Created when the first extractor needs them.
     parts: Option<Box<Parts>>,
-    /// Signals that the event has passed the layers. Only a disconnect has it.
+    /// Signals that the event has passed the layers. Only a disconnect has a sender.
     arrival: Option<oneshot::Sender<()>>,
 }
 
@@ -49,7 +49,7 @@ enum EventKind {
 }
 
 impl Event {
-    /// An event of the client, with the acknowledgement that it asks for.
+    /// Creates an event of the client. `ack` is the id of the acknowledgement that it asks for.
     #[allow(
         clippy::self_named_constructors,
         reason = "beside `connect` and `disconnect`"
@@ -61,12 +61,12 @@ impl Event {
         }
     }
 
-    /// A socket that connects, with what it authenticates itself with.
+    /// Creates the event of a socket that connects, with its `auth`.
     pub(crate) fn connect(socket: Socket, auth: Payload) -> Self {
         Self::new(EventKind::Connect, socket, auth)
     }
 
-    /// A socket that is gone.
+    /// Creates the event of a socket that has left.
     pub(crate) fn disconnect(socket: Socket, reason: DisconnectReason) -> Self {
         Self::new(EventKind::Disconnect(reason), socket, Payload::default())
     }
@@ -85,22 +85,24 @@ impl Event {
         }
     }
 
-    /// Completes when the event reaches its handler, and fails if the event is dropped before.
+    /// Returns a receiver that completes when the event reaches its handler, and fails if the event
+    /// is dropped before.
     pub(crate) fn arrival(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.arrival = Some(sender);
         receiver
     }
 
-    /// The event has passed the layers.
+    /// Signals that the event has passed the layers.
     pub(super) fn arrive(&mut self) {
         if let Some(arrival) = self.arrival.take() {
-            // The receiver may be gone.
+            // The receiver may have been dropped.
             let _ = arrival.send(());
         }
     }
 
-    /// The name of the event; "connect" or "disconnect" if it is not the client's.
+    /// Returns the name of the event. It is `"connect"` for a connect and `"disconnect"` for a
+    /// disconnect.
     #[must_use]
     pub fn name(&self) -> &str {
         match self.kind {
@@ -110,54 +112,79 @@ impl Event {
         }
     }
 
-    /// Whether the socket connects.
+    /// Returns whether this is a connect.
     #[must_use]
     pub const fn is_connect(&self) -> bool {
         matches!(self.kind, EventKind::Connect)
     }
 
-    /// Whether the socket is gone.
+    /// Returns whether this is a disconnect.
     #[must_use]
     pub const fn is_disconnect(&self) -> bool {
         self.reason().is_some()
     }
 
-    /// The socket that it happens on.
+    /// Returns the socket of the event.
     #[must_use]
     pub const fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// Whether the client waits for an answer.
+    /// Returns whether the client asks for an acknowledgement.
     #[must_use]
     pub const fn wants_ack(&self) -> bool {
         self.ack.is_some()
     }
 
-    /// What layers hand to the layers and handlers within.
+    /// Returns the extensions of the event, which pass values from a layer to inner layers and the
+    /// handler.
     #[must_use]
     pub const fn extensions(&self) -> &Extensions {
         &self.extensions
     }
 
-    /// As [`Event::extensions`]. A handler takes what is put here with axum's `Extension`.
+    /// Returns the extensions of the event, mutably. A handler reads them with axum's `Extension`.
+    ///
+    /// ```
+    /// use std::time::Instant;
+    ///
+    /// use axum::Extension;
+    /// use tower_socketio::middleware::{self, Next};
+    /// use tower_socketio::{Event, Namespace, Reply};
+    ///
+    /// #[derive(Clone)]
+    /// struct Started(Instant);
+    ///
+    /// async fn stamp(mut event: Event, next: Next) -> Reply {
+    ///     event.extensions_mut().insert(Started(Instant::now()));
+    ///     next.run(event).await
+    /// }
+    ///
+    /// async fn age(Extension(Started(at)): Extension<Started>) -> f64 {
+    ///     at.elapsed().as_secs_f64()
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new()
+    ///     .on("age", age)
+    ///     .layer(middleware::from_fn(stamp));
+    /// ```
     pub const fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.extensions
     }
 
-    /// The arguments, to be read apart from those that the handler will read.
+    /// Returns a copy of the arguments. Reading it does not affect the handler.
     #[must_use]
     pub fn args(&self) -> RawArgs {
         self.payload.clone().into_args()
     }
 
-    /// Replaces the arguments that the handler will read.
+    /// Replaces the arguments that the handler reads.
     ///
     /// ```
     /// use tower_socketio::middleware::{self, Next};
     /// use tower_socketio::{Event, Namespace, Reply};
     ///
-    /// /// Gives handlers the text in lower case.
+    /// /// Passes texts to the handlers in lower case.
     /// async fn lower(mut event: Event, next: Next) -> Reply {
     ///     if let Ok(text) = event.args().read_one::<String>() {
     ///         event.set_args(text.to_lowercase()).unwrap();
@@ -170,14 +197,15 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// If they cannot be written as JSON, or this is no event of the client. What is there stays.
+    /// Returns an error if the arguments cannot be written as JSON, or if this is a connect or a
+    /// disconnect. The previous arguments then remain.
     pub fn set_args(&mut self, args: impl IntoArgs) -> Result<(), EncodeError> {
         let name = self.name();
         self.payload = Payload::event(name, self.socket.namespace().len(), args)?;
         Ok(())
     }
 
-    /// Why the socket is gone.
+    /// Returns the reason of a disconnect.
     pub(super) const fn reason(&self) -> Option<DisconnectReason> {
         match self.kind {
             EventKind::Disconnect(reason) => Some(reason),
@@ -193,7 +221,7 @@ impl Event {
         &mut self.payload
     }
 
-    /// The handshake's request, with the event's extensions in it.
+    /// Returns the request of the handshake, with the extensions of the event in it.
     pub(super) fn parts_mut(&mut self) -> &mut Parts {
         self.parts.get_or_insert_with(|| {
             let mut parts = self.socket.request_parts();
@@ -202,12 +230,13 @@ impl Event {
         })
     }
 
-    /// Lets the next extractor take the arguments and leave none.
+    /// Allows the next extractor to move the arguments out.
     pub(super) const fn give_args(&mut self) {
         self.gives_args = true;
     }
 
-    /// The arguments as they came; shared with who reads them later, if anybody does.
+    /// Returns the arguments unread: moved out after [`give_args`](Self::give_args), and otherwise
+    /// shared with later readers.
     pub(super) fn take_args(&mut self) -> RawArgs {
         if std::mem::take(&mut self.gives_args) {
             return std::mem::take(&mut self.payload).into_args();
@@ -215,13 +244,13 @@ impl Event {
         self.args()
     }
 
-    /// Takes the answer over from the handler.
+    /// Returns the id of the acknowledgement. The handler's return value is not sent then.
     pub(super) const fn take_ack(&mut self) -> Option<u64> {
         self.deferred = true;
         self.ack.take()
     }
 
-    /// Whether the answer was taken over.
+    /// Returns whether [`take_ack`](Self::take_ack) was called.
     pub(super) const fn is_deferred(&self) -> bool {
         self.deferred
     }

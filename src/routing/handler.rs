@@ -1,4 +1,4 @@
-//! Which functions are handlers, and what becomes of them.
+//! The functions that are handlers, and their conversion into services.
 //!
 //! ```text
 //! fn ─ Handler<K, S> ──┐ state
@@ -25,15 +25,18 @@ use super::{Event, IntoReply, Reply};
 use crate::notice::notice;
 use crate::protocol::{Data, RawArgs, TypedEvent};
 
-/// An async function that takes extractors and returns something that is [`IntoReply`].
+/// An async function of extractors that returns a type that implements [`IntoReply`].
 ///
-/// | registered with                                   | its arguments                                        |
-/// |---------------------------------------------------|------------------------------------------------------|
-/// | `on`, `fallback`, `on_disconnect`                 | up to eight [`FromEvent`]                            |
-/// | `on_connect`                                      | up to eight [`FromConnect`], axum's extractors among them |
-/// | `on_typed`                                        | a [`TypedEvent`], and up to seven [`FromEvent`]      |
+/// You should not need to depend on this trait directly. It is implemented for closures and
+/// functions with these arguments:
 ///
-/// `K`, which kind it is and of which arguments, and `S`, the state, are inferred.
+/// | registered with                   | arguments                                                |
+/// |-----------------------------------|----------------------------------------------------------|
+/// | `on`, `fallback`, `on_disconnect` | up to eight [`FromEvent`]                                |
+/// | `on_connect`                      | up to eight [`FromConnect`], including axum's extractors |
+/// | `on_typed`                        | a [`TypedEvent`], and up to seven [`FromEvent`]          |
+///
+/// The kind of handler with its arguments, `K`, and the state, `S`, are inferred.
 ///
 /// ```
 /// use tower_socketio::{Args, Namespace};
@@ -45,8 +48,8 @@ use crate::protocol::{Data, RawArgs, TypedEvent};
 /// let namespace: Namespace = Namespace::new().on("add", add);
 /// ```
 ///
-/// If the compiler says that a function is no handler, [`debug_handler!`](crate::debug_handler)
-/// makes it say why.
+/// If the compiler reports that a function is not a handler,
+/// [`debug_handler!`](crate::debug_handler) makes it report why.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler here",
     label = "not a handler",
@@ -54,10 +57,13 @@ use crate::protocol::{Data, RawArgs, TypedEvent};
     note = "put `debug_handler!` around the function to see which part does not fit"
 )]
 pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
-    /// Handles an event.
+    /// Runs the extractors and the handler on an event.
     fn call(self, event: Event, state: S) -> impl Future<Output = Reply> + Send + 'static;
 
-    /// Puts a Tower layer around this handler.
+    /// Adds a Tower layer around this handler.
+    ///
+    /// [`Namespace::layer`](crate::Namespace::layer) adds a layer around all handlers of a
+    /// namespace.
     ///
     /// ```
     /// use tower::util::MapRequestLayer;
@@ -79,8 +85,11 @@ pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
         }
     }
 
-    /// Lets this handler run while other events of the same socket are handled, whatever the
-    /// namespace's [`max_concurrent_events`](crate::Namespace::max_concurrent_events).
+    /// Allows this handler to run concurrently with other handlers of the same socket, regardless
+    /// of the namespace's
+    /// [`max_concurrent_events`](crate::Namespace::max_concurrent_events).
+    ///
+    /// Up to 64 such handlers run for one socket. While 64 run, the next event of the socket waits.
     ///
     /// ```
     /// use tower_socketio::{Handler, Namespace};
@@ -115,19 +124,19 @@ pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
     }
 }
 
-/// The kind of handlers of events, and of disconnects: `T` are the arguments.
+/// The kind of event handlers and disconnect handlers. `T` are the arguments.
 #[derive(Debug)]
 pub struct OnEvent<T>(PhantomData<fn() -> T>);
 
-/// The kind of connect handlers: `T` are the arguments with their markers.
+/// The kind of connect handlers. `T` are the arguments with their markers.
 #[derive(Debug)]
 pub struct OnConnect<T>(PhantomData<fn() -> T>);
 
-/// The kind of handlers of typed events: `T` is the event and the other arguments.
+/// The kind of handlers of typed events. `T` are the event and the other arguments.
 #[derive(Debug)]
 pub struct OnTyped<T>(PhantomData<fn() -> T>);
 
-/// Runs an extractor; if it fails, returns its answer.
+/// Runs an extractor. If it rejects, returns the rejection as the reply.
 macro_rules! extract {
     ($event:ident, $extract:expr) => {
         match $extract.await {
@@ -247,7 +256,8 @@ impl_handler!(@typed [T1 T2 T3 T4 T5]);
 impl_handler!(@typed [T1 T2 T3 T4 T5 T6]);
 impl_handler!(@typed [T1 T2 T3 T4 T5 T6 T7]);
 
-/// The client sent what the handler does not take, or a layer did not put what it needs.
+/// Converts a rejection into a reply, and logs it: the arguments do not fit the handler, or a value
+/// from a layer is missing.
 fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
     let invalid = (&rejection as &dyn Any).downcast_ref::<InvalidArgs>();
     let hint = invalid.and_then(InvalidArgs::hint);
@@ -279,14 +289,14 @@ fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
     reply
 }
 
-/// What the handler of a typed event can return: `R`, its [`TypedEvent::Reply`], or a `Result`
-/// of it and an error that is [`IntoReply`].
+/// A return type for the handler of a typed event: `R`, which is its [`TypedEvent::Reply`], or a
+/// `Result` of `R` and an error that implements [`IntoReply`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the reply of this typed event",
     label = "should be `{R}`, or a `Result` with it"
 )]
 pub trait IntoTypedReply<R> {
-    /// Makes the reply.
+    /// Converts the value into a reply.
     fn into_typed_reply(self) -> Reply;
 }
 
@@ -305,7 +315,7 @@ impl<R: Serialize + 'static, E: IntoReply> IntoTypedReply<R> for Result<R, E> {
     }
 }
 
-/// A handler with a Tower layer around it: [`Handler::layer`].
+/// A handler with a Tower layer around it. See [`Handler::layer`].
 #[must_use]
 pub struct Layered<L, H, K, S> {
     layer: L,
@@ -352,7 +362,7 @@ impl<L, H, K, S> fmt::Debug for Layered<L, H, K, S> {
     }
 }
 
-/// A handler that other events of its socket do not wait for: [`Handler::concurrent`].
+/// A handler that runs concurrently with others of its socket. See [`Handler::concurrent`].
 #[must_use]
 pub struct Concurrent<H, K, S> {
     handler: H,
@@ -398,7 +408,7 @@ impl<H, K, S> fmt::Debug for Concurrent<H, K, S> {
     }
 }
 
-/// A handler with its state and its layers: the service that layers are put around.
+/// A handler with its state and its layers: the service that a Tower layer wraps.
 ///
 /// It is always ready, and cheap to clone.
 #[derive(Clone)]
@@ -409,20 +419,22 @@ trait Erased: Send + Sync {
 }
 
 impl Route {
-    /// Takes what a layer made.
+    /// Creates a route from the service that a layer returned.
     pub(super) fn from_service<T>(service: T) -> Self
     where
         T: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
         T: Clone + Send + Sync + 'static,
     {
-        // A layer may leave the route as it is, and `from_fn` is mostly right around one.
+        // Do not wrap a route again: a layer may return the route unchanged, and `from_fn` mostly
+        // wraps a route directly.
         if let Some(route) = (&service as &dyn Any).downcast_ref::<Self>() {
             return route.clone();
         }
         Self(Arc::new(Wrapped(service)))
     }
 
-    /// Signals each event that gets through the layers around it: [`Event::arrival`].
+    /// Returns a route that signals each event that has passed the layers around it. See
+    /// [`Event::arrival`].
     pub(super) fn into_destination(self) -> Self {
         Self(Arc::new(Destination(self)))
     }
@@ -453,7 +465,7 @@ impl fmt::Debug for Route {
     }
 }
 
-/// The reply of a [`Route`], in the making.
+/// The response future of a [`Route`].
 #[must_use = "futures do nothing unless polled"]
 pub struct RouteFuture(BoxFuture<'static, Reply>);
 
@@ -510,27 +522,30 @@ where
     }
 }
 
-/// An argument for a handler that is checked and never called.
+/// Returns an argument for a handler that `debug_handler!` checks and does not call.
 #[doc(hidden)]
 #[must_use]
 pub fn argument<T>() -> T {
     unreachable!("`debug_handler!` calls no handler")
 }
 
-/// Makes the compiler say which argument of a handler does not fit, that its return type does not,
-/// or which value keeps its future from being `Send`: a `MutexGuard` that is held across an
-/// `.await`, say.
+/// Makes the compiler report why a function is not a handler: which argument is not an extractor,
+/// that the return type is not a reply, or which value makes the future not `Send`, for example a
+/// `MutexGuard` that is held across an `.await`.
 ///
-/// It goes around the function, and changes nothing of it. `state = Type,` says what state the
-/// namespace has, if it has one. `on_connect,` before it says that the function is a connect
-/// handler, `typed,` that it is one of a [`TypedEvent`](crate::TypedEvent), its first argument.
+/// Put the macro around the function. It does not change the function. Options come first:
+///
+/// - `on_connect,` checks a connect handler.
+/// - `typed,` checks the handler of a [`TypedEvent`](crate::TypedEvent), which is its first
+///   argument.
+/// - `state = Type,` sets the type of the namespace's state, and follows the other option.
 ///
 /// ```
 /// use axum::extract::State;
 /// use tower_socketio::{Data, ErrorReply, Socket, debug_handler};
 ///
 /// debug_handler! {
-///     /// Says it to everybody.
+///     /// Sends the text to all clients.
 ///     async fn say(socket: Socket, Data(text): Data<String>) {}
 /// }
 ///
@@ -594,7 +609,7 @@ macro_rules! debug_handler {
             }
         };
     };
-    // A pattern cannot be matched before a colon, so all up to the type is skipped.
+    // A macro cannot match a pattern before a colon, so it skips all tokens up to the type.
     (@args [$kind:ident] [$state:ty]) => {};
     (@args [typed] [$state:ty] : $ty:ty $(, $($rest:tt)*)?) => {
         $crate::debug_handler!(@check [typed] [$state] [$ty]);

@@ -1,4 +1,9 @@
-//! Layers from functions, as in axum.
+//! Layers from functions, as in axum's `middleware` module.
+//!
+//! A middleware is an async function that takes an [`Event`] and a [`Next`]. It may inspect or
+//! change the event, answer it without calling [`Next::run`], or change the reply.
+//! [`from_fn`] turns it into a Tower layer for [`Namespace::layer`](crate::Namespace::layer) or
+//! [`Handler::layer`](crate::Handler::layer).
 //!
 //! ```
 //! use tower_socketio::middleware::{self, Next};
@@ -33,7 +38,7 @@ use tower_service::Service;
 
 use super::{Event, IntoReply, Reply, Route};
 
-/// Makes a layer of an `async fn(Event, Next) -> impl IntoReply`.
+/// Creates a layer from an `async fn(Event, Next) -> impl IntoReply`.
 ///
 /// ```
 /// use tower_socketio::middleware::{self, Next};
@@ -52,7 +57,7 @@ pub const fn from_fn<F>(f: F) -> FromFnLayer<F> {
     FromFnLayer { f }
 }
 
-/// Makes a layer of an `async fn(State<S>, Event, Next) -> impl IntoReply`.
+/// Creates a layer from an `async fn(State<S>, Event, Next) -> impl IntoReply`, and its state.
 ///
 /// ```
 /// use axum::extract::State;
@@ -77,7 +82,7 @@ where
     from_fn(move |event, next| f(State(state.clone()), event, next))
 }
 
-/// The layer that [`from_fn`] makes.
+/// The layer that [`from_fn`] returns.
 #[derive(Clone, Copy)]
 #[must_use]
 pub struct FromFnLayer<F> {
@@ -108,7 +113,7 @@ impl<F> fmt::Debug for FromFnLayer<F> {
     }
 }
 
-/// The service that [`from_fn`] puts around others.
+/// The service of a [`FromFnLayer`].
 #[derive(Clone)]
 pub struct FromFn<F> {
     f: F,
@@ -143,14 +148,14 @@ impl<F> fmt::Debug for FromFn<F> {
     }
 }
 
-/// What a middleware is around: the layers within it, and the handler.
+/// The layers inside a middleware, and the handler.
 #[derive(Clone, Debug)]
 pub struct Next {
     route: Route,
 }
 
 impl Next {
-    /// Goes on with the event.
+    /// Passes the event to the inner layers and the handler, and returns their reply.
     pub async fn run(self, event: Event) -> Reply {
         self.route.call(event).await
     }

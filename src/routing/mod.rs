@@ -1,18 +1,18 @@
-//! From events to handlers.
+//! The path of an event to its handler.
 //!
 //! ```text
 //! Event ──▶ Route ──▶ layers ──▶ extractors ──▶ handler ──▶ Reply
 //! ```
 //!
-//! | file            | what it holds                                             |
-//! |-----------------|-----------------------------------------------------------|
-//! | `namespace`     | [`Namespace`]: which handler takes which event            |
-//! | `asked`         | [`NamespaceRequest`]: a namespace that no path names      |
-//! | `event`         | [`Event`], the request                                    |
-//! | `reply`         | [`Reply`], the response; [`IntoReply`], [`ErrorReply`]        |
-//! | `handler`       | [`Handler`]: what functions are handlers; [`Route`]       |
-//! | `extract`       | what a handler can take                                   |
-//! | `middleware`    | layers from functions                                     |
+//! | file                | contents                                                      |
+//! |---------------------|---------------------------------------------------------------|
+//! | `namespace`         | [`Namespace`]: the handlers of events                         |
+//! | `namespace_request` | [`NamespaceRequest`]: a CONNECT to a namespace without a path |
+//! | `event`             | [`Event`]: the request                                        |
+//! | `reply`             | [`Reply`]: the response; [`IntoReply`], [`ErrorReply`]        |
+//! | `handler`           | [`Handler`]: the functions that are handlers; [`Route`]       |
+//! | `extract`           | extractors                                                    |
+//! | `middleware`        | layers from functions                                         |
 
 mod event;
 pub mod extract;

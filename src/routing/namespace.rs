@@ -1,4 +1,4 @@
-//! Which handler takes which event.
+//! The handlers of a namespace.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,10 +17,11 @@ use crate::hub::member::Member;
 use crate::hub::rooms::IdHash;
 use crate::protocol::{RawArgs, TypedEvent};
 
-/// The handlers of a namespace, registered once for all its sockets.
+/// The handlers of a namespace, for all its sockets.
 ///
-/// It is to events what axum's `Router` is to requests. `S` is the state that the handlers still
-/// wait for.
+/// A `Namespace` routes events to handlers as axum's `Router` routes requests. Handlers are
+/// registered before the server runs. `S` is the state that the handlers still need;
+/// [`with_state`](Self::with_state) provides it.
 ///
 /// ```
 /// use tower_socketio::{Data, DisconnectReason, Namespace, Socket};
@@ -39,9 +40,10 @@ use crate::protocol::{RawArgs, TypedEvent};
 ///
 /// # Order
 ///
-/// The connect handler ends before the client is told that it is connected, and before its first
-/// event is handled. The events of a socket are handled in order, one at a time; see
-/// [`max_concurrent_events`](Self::max_concurrent_events). The disconnect handler is last.
+/// The connect handler completes before the client learns that it is connected, and before its
+/// first event is handled. The events of a socket are handled in order, one at a time, unless
+/// [`max_concurrent_events`](Self::max_concurrent_events) allows more. The disconnect handler runs
+/// last.
 #[must_use]
 pub struct Namespace<S = ()> {
     connect: Pending<S>,
@@ -54,10 +56,10 @@ pub struct Namespace<S = ()> {
     hooks: Hooks,
 }
 
-/// A handler that waits for its state.
+/// A handler without its state.
 type Pending<S> = Box<dyn FnOnce(&S) -> Route + Send>;
 
-/// A disconnect handler that waits for its state, and the layers around it, the innermost first.
+/// A disconnect handler without its state, and the layers around it, the innermost first.
 struct PendingDisconnect<S> {
     handler: Pending<S>,
     layers: Vec<Box<dyn FnOnce(Route) -> Route + Send>>,
@@ -83,7 +85,7 @@ impl<S> Namespace<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    /// A namespace without handlers. Everybody may connect.
+    /// Creates a namespace without handlers. Every client may connect to it.
     pub fn new() -> Self {
         Self {
             connect: pending::<_, OnConnect<()>, _>(accept),
@@ -98,7 +100,7 @@ where
 
     /// Registers the handler of an event.
     ///
-    /// What it returns is the acknowledgement, if the client asks for one.
+    /// The handler's return value is the acknowledgement, if the client asks for one.
     ///
     /// ```
     /// use tower_socketio::{Data, Namespace, Socket};
@@ -110,8 +112,8 @@ where
     ///
     /// # Panics
     ///
-    /// If the event already has a handler, or its name is reserved: `connect`, `connect_error`,
-    /// `disconnect`, `disconnecting`, `newListener`, `removeListener`.
+    /// Panics if the event already has a handler, or if its name is reserved: `connect`,
+    /// `connect_error`, `disconnect`, `disconnecting`, `newListener`, `removeListener`.
     #[track_caller]
     pub fn on<H, T>(self, event: &str, handler: H) -> Self
     where
@@ -121,7 +123,9 @@ where
         self.insert(event, handler)
     }
 
-    /// Registers the handler of a typed event, which is its first argument.
+    /// Registers the handler of a typed event.
+    ///
+    /// The first argument of the handler is the [`TypedEvent`], which names the event.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -144,7 +148,7 @@ where
     ///
     /// # Panics
     ///
-    /// As [`on`](Self::on).
+    /// Panics as [`on`](Self::on) does.
     #[track_caller]
     pub fn on_typed<H, E, T>(self, handler: H) -> Self
     where
@@ -155,13 +159,14 @@ where
         self.insert(E::NAME, handler)
     }
 
-    /// Registers the connect handler: who may connect, and what is to be done before anything
-    /// else.
+    /// Registers the connect handler, which accepts or refuses a client.
     ///
-    /// It takes any extractor of axum. The client is told that it is connected when the handler
-    /// has ended, or why not if it returned an `Err`. What the handler emits follows that.
+    /// The handler may use any extractor of axum. When it completes, the client is connected. If
+    /// it returns an `Err`, the client is refused, and receives the error as its `connect_error`.
+    /// Events that the handler emits are sent after the client is connected.
     ///
-    /// A loop that lasts as long as the connection belongs in a task of its own, not here.
+    /// The client is not connected while the handler runs. So run a loop that lasts as long as the
+    /// connection in a task, with `tokio::spawn`.
     ///
     /// ```
     /// use axum::http::HeaderMap;
@@ -180,7 +185,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is a connect handler already.
+    /// Panics if the namespace already has a connect handler.
     #[track_caller]
     pub fn on_connect<H, T>(mut self, handler: H) -> Self
     where
@@ -196,10 +201,11 @@ where
         self
     }
 
-    /// Registers the handler that runs when a socket is gone, after all its events.
+    /// Registers the disconnect handler, which runs when a socket has left, after the handlers of
+    /// all its events.
     ///
-    /// It runs for every socket that was let in, whatever the namespace's [`layer`](Self::layer)s
-    /// answer.
+    /// It runs for every socket that was accepted, regardless of the replies of the namespace's
+    /// [`layer`](Self::layer)s.
     ///
     /// ```
     /// use tower_socketio::{DisconnectReason, Namespace, Socket};
@@ -211,7 +217,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is a disconnect handler already.
+    /// Panics if the namespace already has a disconnect handler.
     #[track_caller]
     pub fn on_disconnect<H, T>(mut self, handler: H) -> Self
     where
@@ -229,12 +235,25 @@ where
         self
     }
 
-    /// Registers the handler of events that have none. Without it they are answered with
-    /// `{"error": "no handler for this event"}`, if an answer is wanted.
+    /// Registers the handler of events without a handler of their own.
+    ///
+    /// Without a fallback, the acknowledgement of such an event is
+    /// `{"error": "no handler for this event"}`.
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, RawArgs};
+    ///
+    /// async fn unknown(args: RawArgs) -> Result<(), &'static str> {
+    ///     println!("not handled: {}", args.to_json());
+    ///     Err("there is no such event")
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().fallback(unknown);
+    /// ```
     ///
     /// # Panics
     ///
-    /// If there is a fallback already.
+    /// Panics if the namespace already has a fallback.
     #[track_caller]
     pub fn fallback<H, T>(mut self, handler: H) -> Self
     where
@@ -247,17 +266,18 @@ where
         self
     }
 
-    /// Registers what is told of the rooms: when one comes to be, when a socket joins or leaves
-    /// it, and when it is no more.
+    /// Registers a hook that runs when a room is created, when a socket joins or leaves it, and
+    /// when it is deleted.
     ///
-    /// It is told in the order in which things happened, of one after another, and may join, leave
-    /// and emit. A socket's own room is there from the moment that the client is in, and is the
-    /// first that it leaves.
+    /// The hook runs for one change at a time, in the order of the changes. It may join and leave
+    /// rooms, and emit events. The room that a socket's id names is created when the socket is
+    /// connected, and is the first room that the socket leaves.
     ///
-    /// It must not block. Whoever changes a room calls it for some of the changes that wait, also
-    /// for those of others, and a task of the namespace calls it for the rest. Beyond 4 096 changes
-    /// that wait, whoever changes a room waits for its turn and calls it for as many changes as it
-    /// has made: a hook that is too slow slows down those who join and leave.
+    /// The hook must not block. A call that changes a room, such as [`Socket::join`], runs it for
+    /// some of the pending changes, which may be those of other calls. A task of the namespace runs
+    /// it for the rest. While more than 4 096 changes are pending, such a call waits for its turn,
+    /// and then runs the hook for at least as many changes as the call made. So a hook that is too
+    /// slow slows down joins and leaves.
     ///
     /// ```
     /// use tower_socketio::{Namespace, RoomChange, RoomEvent};
@@ -271,7 +291,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is one already.
+    /// Panics if the namespace already has such a hook.
     #[track_caller]
     pub fn on_room_event(mut self, hook: impl Fn(RoomEvent) + Send + Sync + 'static) -> Self {
         let before = self.hooks.room.replace(Box::new(hook));
@@ -282,12 +302,13 @@ where
         self
     }
 
-    /// Registers what is told of each event that is sent to a socket of this namespace, of those
-    /// for many clients too, and of volatile ones that are dropped then. Acknowledgements are not
-    /// told of.
+    /// Registers a hook that runs for each event that is sent to a socket of this namespace.
     ///
-    /// It is called before the event is queued, with the socket, the name and the arguments, and
-    /// must not block. Incoming events pass through [`layer`](Self::layer)s.
+    /// The hook gets the socket, the name and the arguments, before the event is queued. For a
+    /// broadcast it runs once for each recipient, including those for which a volatile event is
+    /// dropped. It does not run for acknowledgements. It must not block.
+    ///
+    /// To observe the events that clients send, use a [`layer`](Self::layer).
     ///
     /// ```
     /// use tower_socketio::{Namespace, RawArgs, Socket};
@@ -300,7 +321,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is one already.
+    /// Panics if the namespace already has such a hook.
     #[track_caller]
     pub fn on_outgoing(
         mut self,
@@ -317,8 +338,11 @@ where
         self
     }
 
-    /// Puts a Tower layer around every handler that was added before, those of connect and
-    /// disconnect too. A layer that is added later is around those added before.
+    /// Adds a Tower layer around all handlers that were registered before, including the connect
+    /// handler, the disconnect handler and the fallback.
+    ///
+    /// Handlers that are registered later are not affected. To add a layer around a single handler,
+    /// use [`Handler::layer`].
     ///
     /// ```
     /// use tower::limit::GlobalConcurrencyLimitLayer;
@@ -333,20 +357,86 @@ where
     ///     .on("free", free);
     /// ```
     ///
-    /// As long as no connect handler was added, the layer is around the default one, which lets
-    /// everybody in.
+    /// If no connect handler was registered before, the layer is around the default one, which
+    /// accepts every client.
     ///
-    /// What the layers of Tower fail with is logged, and the client is told "internal error".
+    /// # Order of layers
+    ///
+    /// A layer is around the layers that were added before it. So an event passes the layer that
+    /// was added last first, and its reply passes it last:
+    ///
+    /// ```
+    /// use tower_socketio::middleware::{self, Next};
+    /// use tower_socketio::{ErrorReply, Event, Namespace, Reply, Socket};
+    ///
+    /// #[derive(Clone)]
+    /// struct Admin;
+    ///
+    /// async fn connect(socket: Socket) {
+    ///     socket.insert(Admin);
+    /// }
+    ///
+    /// async fn log(event: Event, next: Next) -> Reply {
+    ///     let name = event.name().to_owned();
+    ///     let reply = next.run(event).await;
+    ///     println!("{name} failed: {}", reply.is_err());
+    ///     reply
+    /// }
+    ///
+    /// async fn require_admin(event: Event, next: Next) -> Result<Reply, ErrorReply> {
+    ///     if event.socket().extension::<Admin>().is_none() {
+    ///         return Err(ErrorReply::new("admins only"));
+    ///     }
+    ///     Ok(next.run(event).await)
+    /// }
+    ///
+    /// async fn ban() {}
+    ///
+    /// let namespace: Namespace = Namespace::new()
+    ///     .on("ban", ban)
+    ///     .layer(middleware::from_fn(require_admin))
+    ///     .on_connect(connect)
+    ///     .layer(middleware::from_fn(log));
+    /// ```
+    ///
+    /// ```text
+    /// event `ban` ──▶ log ──▶ require_admin ──▶ ban
+    /// connect     ──▶ log ──▶ connect
+    /// ```
+    ///
+    /// # Errors of layers
+    ///
+    /// The error of a layer is a reply, like the `Err` of a handler: its type implements
+    /// [`IntoReply`]. The error of many layers of Tower is a boxed error. It is logged, and the
+    /// client receives "internal error". A middleware can answer with a text instead:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use tower_socketio::middleware::{self, Next};
+    /// use tower_socketio::{ErrorReply, Event, Namespace, Reply};
+    ///
+    /// async fn limit_time(event: Event, next: Next) -> Result<Reply, ErrorReply> {
+    ///     let reply = tokio::time::timeout(Duration::from_secs(5), next.run(event)).await;
+    ///     reply.map_err(|_| ErrorReply::new("the handler took too long"))
+    /// }
+    ///
+    /// async fn report() {}
+    ///
+    /// let namespace: Namespace = Namespace::new()
+    ///     .on("report", report)
+    ///     .layer(middleware::from_fn(limit_time));
+    /// ```
     ///
     /// # Disconnects
     ///
     /// A layer may refuse a connect or an event, but not a disconnect. If a layer answers a
-    /// disconnect without calling the inner service, or panics, the disconnect handler still runs:
-    /// without the layers, and without what they put into the event's extensions. A timeout that
+    /// disconnect without calling the inner service, or panics, the disconnect handler still runs,
+    /// without the layers and without the extensions that they added to the event. A timeout that
     /// expires while the handler runs ends the handler.
     ///
     /// So a layer can count disconnects or open a span around them, and a layer that refuses events
-    /// needs no exception for them. A layer that [`Handler::layer`] puts around the disconnect
+    /// needs no exception for disconnects. A layer that [`Handler::layer`] adds to the disconnect
     /// handler is part of that handler, and may skip it.
     pub fn layer<L>(mut self, layer: L) -> Self
     where
@@ -370,16 +460,19 @@ where
         }
     }
 
-    /// How many events of one socket may be handled at the same time; 1 by default, which keeps
-    /// them in order.
+    /// Sets how many events of one socket are handled at the same time.
     ///
-    /// More lets a client go on while a handler waits, at the price of order. While so many are
-    /// handled the socket's transport is not read. With 1, a handler must not wait for another
-    /// event of the same socket: it would wait for ever.
+    /// While `n` events are handled, further events of the socket wait, up to
+    /// [`max_pending`](crate::SocketIoBuilder::max_pending) bytes. A higher limit lets later events
+    /// start while a handler waits, but events may then complete out of order. With a limit of 1
+    /// they complete in order, and a handler must not wait for another event of the same socket: it
+    /// would wait for ever. [`Handler::concurrent`] exempts a single handler from the limit.
+    ///
+    /// Default: 1.
     ///
     /// # Panics
     ///
-    /// If `n` is 0.
+    /// Panics if `n` is 0.
     #[track_caller]
     pub fn max_concurrent_events(mut self, n: usize) -> Self {
         assert!(n > 0, "at least one event has to be handled at a time");
@@ -387,9 +480,10 @@ where
         self
     }
 
-    /// Gives the handlers their state, from which they take parts with axum's `State`.
+    /// Provides the state of the handlers that were registered before. Handlers read it, or a part
+    /// of it, with axum's `State`.
     ///
-    /// What is registered afterwards can have another one.
+    /// Handlers that are registered later may have another state.
     ///
     /// ```
     /// use axum::extract::State;
@@ -412,7 +506,7 @@ where
         })
     }
 
-    /// Gives the handlers their state, and is done.
+    /// Provides the state of the handlers, and converts them into routes.
     pub(crate) fn build(self, state: &S) -> Routes {
         Routes {
             connect: (self.connect)(state),
@@ -489,34 +583,34 @@ impl<S> fmt::Debug for Namespace<S> {
     }
 }
 
-/// The handlers of a namespace, ready to be called.
+/// The handlers of a namespace, with their state and layers.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    /// Who may connect.
+    /// The connect handler.
     pub(crate) connect: Route,
-    /// When a socket is gone.
+    /// The disconnect handler.
     pub(crate) disconnect: Option<DisconnectRoute>,
-    /// By name; and whether other events need not wait for it.
+    /// The handlers by event name, and whether each is concurrent.
     pub(crate) events: HashMap<Box<[u8]>, (Route, bool), IdHash>,
-    /// For the events that are not in `events`.
+    /// The handler of events that are not in `events`, and whether it is concurrent.
     pub(crate) fallback: Option<(Route, bool)>,
-    /// How many events of a socket are handled at the same time.
+    /// The maximum number of events of a socket that are handled at the same time.
     pub(crate) max_concurrent: usize,
-    /// What wants to be told.
+    /// The hooks of the namespace.
     pub(crate) hooks: Arc<Hooks>,
 }
 
 /// A disconnect handler.
 #[derive(Debug)]
 pub(crate) struct DisconnectRoute {
-    /// With the layers around it, if there are any.
+    /// The handler with the layers around it, if there are any.
     pub(crate) layered: Option<Route>,
-    /// Without them, for a disconnect that they keep from it.
+    /// The handler without the layers, for a disconnect that a layer does not pass on.
     pub(crate) bare: Route,
 }
 
 impl Routes {
-    /// The handler of an event, and whether other events need not wait for it.
+    /// Returns the handler of an event, and whether it is concurrent.
     pub(crate) fn find(&self, name: impl AsRef<[u8]>) -> Option<&(Route, bool)> {
         self.events.get(name.as_ref()).or(self.fallback.as_ref())
     }
@@ -565,7 +659,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "use `on_connect`")]
-    fn connect_is_no_event() {
+    fn connect_is_not_an_event() {
         let _ = namespace().on("connect", nothing);
     }
 

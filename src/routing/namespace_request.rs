@@ -1,4 +1,4 @@
-//! A namespace that no path names.
+//! The request that the predicates of dynamic namespaces decide on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use super::extract::InvalidAuth;
 use crate::hub::session::SharedSession;
 use crate::protocol::{NamespaceName, Payload};
 
-/// A client asks for a namespace that no path names: what the functions of
-/// [`SocketIoBuilder::namespace_if`](crate::SocketIoBuilder::namespace_if) decide on.
+/// A client's request to connect to a namespace that no path matches.
+///
+/// It is the argument of the predicates of
+/// [`SocketIoBuilder::namespace_if`](crate::SocketIoBuilder::namespace_if).
 #[derive(Clone)]
 pub struct NamespaceRequest {
     pub(crate) name: NamespaceName,
@@ -21,22 +23,22 @@ pub struct NamespaceRequest {
 }
 
 impl NamespaceRequest {
-    /// The name of the namespace. It begins with a slash.
+    /// Returns the name of the namespace. It begins with a slash.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the client authenticates itself with, as [`Auth`](crate::Auth) reads it.
+    /// Reads the `auth` of the client, as the extractor [`Auth`](crate::Auth) does.
     ///
     /// # Errors
     ///
-    /// If it is not a `T`.
+    /// Returns an error if the `auth` is not a `T`.
     pub fn auth<T: DeserializeOwned>(&self) -> Result<T, InvalidAuth> {
         self.auth.read_object().map_err(InvalidAuth)
     }
 
-    /// The first HTTP request of the connection, without its body.
+    /// Returns the first HTTP request of the connection, without its body.
     #[must_use]
     pub fn request_parts(&self) -> Parts {
         self.session.request.parts()
@@ -51,5 +53,5 @@ impl fmt::Debug for NamespaceRequest {
     }
 }
 
-/// Whether there is a namespace for a client.
+/// A function that decides whether a dynamic namespace exists for a client.
 pub(crate) type Predicate = Box<dyn Fn(NamespaceRequest) -> BoxFuture<'static, bool> + Send + Sync>;

@@ -1,4 +1,4 @@
-//! What a handler answers.
+//! The replies of handlers.
 //!
 //! | returned                          | the client's callback gets                |
 //! |-----------------------------------|-------------------------------------------|
@@ -9,8 +9,8 @@
 //! | `Err(Data(Problem { code: 7 }))`  | `{ error: "error", data: { code: 7 } }`   |
 //! | `Err(BoxError)`                   | `{ error: "internal error" }`, and a log  |
 //!
-//! Returned by a connect handler, an `Err` is what the client's `connect_error` gets, with its
-//! text as `message`; an `Ok` is not sent.
+//! If a connect handler returns an `Err`, the client's `connect_error` listener gets it, with its
+//! text as `message`. The `Ok` of a connect handler is not sent.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -24,9 +24,9 @@ use tower::BoxError;
 use crate::handles::{AckError, EmitError, EmitErrorKind};
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
-/// What a handler answered: arguments, or an error.
+/// The reply of a handler: arguments, or an error.
 ///
-/// A middleware looks at it; handlers rather return something that is [`IntoReply`].
+/// Middleware inspects it. Handlers return a type that implements [`IntoReply`] instead.
 #[derive(Debug)]
 #[must_use = "a reply that is dropped is not sent"]
 pub struct Reply {
@@ -35,18 +35,19 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// An answer without arguments.
+    /// Creates a reply without arguments.
     pub fn ok() -> Self {
         Self::args(Args(()))
     }
 
-    /// Whether this is an error.
+    /// Returns whether the reply is an error.
     #[must_use]
     pub fn is_err(&self) -> bool {
         self.result.is_err()
     }
 
-    /// Writes arguments, or says "internal error" if that fails.
+    /// Creates a reply from arguments. If they cannot be written, that is logged, and the reply is
+    /// "internal error".
     pub(super) fn args(args: impl IntoArgs) -> Self {
         Self::written(Payload::args(NAMESPACE_LEN, args))
     }
@@ -63,7 +64,7 @@ impl Reply {
         Self::from(result)
     }
 
-    /// What an `Err` with this reply in it answers.
+    /// Converts the reply of the error in an `Err` into an error reply.
     pub(super) fn into_err(self) -> Self {
         let refuse = match self.result {
             Ok(payload) => ErrorReply::from_payload(&payload),
@@ -72,29 +73,31 @@ impl Reply {
         Self::from(Err(refuse))
     }
 
-    /// An answer that an [`AckSender`](super::AckSender) took over is not to be sent.
+    /// Marks the reply as not to be sent if an [`AckSender`](super::AckSender) sends the
+    /// acknowledgement.
     #[inline]
     pub(super) fn defer(mut self, deferred: bool) -> Self {
         self.deferred |= deferred;
         self
     }
 
-    /// Whether an [`AckSender`](super::AckSender) took over: nothing is to be sent.
+    /// Returns whether an [`AckSender`](super::AckSender) sends the acknowledgement, in place of
+    /// this reply.
     pub(crate) const fn is_deferred(&self) -> bool {
         self.deferred
     }
 
-    /// The error, if this is one.
+    /// Returns the error, if the reply is one.
     pub(super) fn refusal(&self) -> Option<&ErrorReply> {
         self.result.as_ref().err()
     }
 
-    /// The arguments to be sent, or the error.
+    /// Returns the arguments, or the error.
     pub(crate) fn into_result(self) -> Result<Payload, ErrorReply> {
         self.result
     }
 
-    /// The arguments of the acknowledgement, whatever the outcome.
+    /// Returns the arguments of the acknowledgement, for an error too.
     #[inline]
     pub(crate) fn into_ack(self) -> Payload {
         self.result.unwrap_or_else(|refuse| refuse.to_ack())
@@ -110,11 +113,11 @@ impl From<Result<Payload, ErrorReply>> for Reply {
     }
 }
 
-/// An error with a text, and data if there is more to say.
+/// An error for the client, with a text and optional data.
 ///
-/// Returned by a connect handler it refuses the connection, and the client's `connect_error`
-/// listener finds them in `err.message` and `err.data`. Returned by another handler, the client's
-/// callback gets `{ error, data }`.
+/// If a connect handler returns it, the client is refused, and its `connect_error` listener reads
+/// the text from `err.message` and the data from `err.data`. If another handler returns it, the
+/// client's callback gets `{ error, data }`.
 ///
 /// ```
 /// use tower_socketio::{Auth, Namespace, ErrorReply};
@@ -131,12 +134,12 @@ impl From<Result<Payload, ErrorReply>> for Reply {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ErrorReply {
     message: Cow<'static, str>,
-    // Boxed, so that a `Result` with it stays small.
+    // Boxed to keep a `Result` with this error small.
     data: Option<Box<Value>>,
 }
 
 impl ErrorReply {
-    /// An error with this text.
+    /// Creates an error with a text.
     #[must_use]
     pub fn new(message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -145,8 +148,10 @@ impl ErrorReply {
         }
     }
 
-    /// Adds data. Bytes in it are written as lists of numbers. If it cannot be written as JSON that is logged, and the client is told
-    /// "internal error" instead.
+    /// Sets the data of the error.
+    ///
+    /// Bytes in the data are written as lists of numbers. If the data cannot be written as JSON,
+    /// that is logged, and the client receives "internal error" instead.
     #[must_use]
     pub fn with_data(mut self, data: impl Serialize) -> Self {
         match serde_json::to_value(data) {
@@ -162,19 +167,19 @@ impl ErrorReply {
         self
     }
 
-    /// The text.
+    /// Returns the text of the error.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The data.
+    /// Returns the data of the error.
     #[must_use]
     pub fn data(&self) -> Option<&Value> {
         self.data.as_deref()
     }
 
-    /// What a client is told of an error that is none of its business.
+    /// Creates the error that stands for an error of the server, which is not sent to the client.
     pub(crate) const fn internal() -> Self {
         Self {
             message: Cow::Borrowed("internal error"),
@@ -182,7 +187,8 @@ impl ErrorReply {
         }
     }
 
-    /// A lone text is the message, the first of anything else is data.
+    /// Creates an error from arguments. A single text is the message. Otherwise the first argument
+    /// is the data.
     fn from_payload(payload: &Payload) -> Self {
         let mut all = payload.to_values().into_iter();
         match (all.next(), all.next()) {
@@ -194,7 +200,7 @@ impl ErrorReply {
         }
     }
 
-    /// As the argument of an acknowledgement.
+    /// Returns the error as the argument of an acknowledgement.
     pub(crate) fn to_ack(&self) -> Payload {
         #[derive(Serialize)]
         struct Wire<'a> {
@@ -210,7 +216,7 @@ impl ErrorReply {
         Payload::args(NAMESPACE_LEN, wire).unwrap_or_default()
     }
 
-    /// As the object of a `CONNECT_ERROR`.
+    /// Returns the error as the object of a `CONNECT_ERROR`.
     pub(crate) fn to_connect_error(&self) -> Payload {
         #[derive(Serialize)]
         struct Wire<'a> {
@@ -228,7 +234,8 @@ impl ErrorReply {
 }
 
 impl ErrorReply {
-    /// As the value of a `CONNECT_ERROR` for clients of version 2: the data, or else the text.
+    /// Returns the error as the value of a `CONNECT_ERROR` for Socket.IO 2 clients: the data, or
+    /// else the text.
     pub(crate) fn to_legacy_connect_error(&self) -> Payload {
         // A text and a JSON value can always be written.
         match self.data() {
@@ -247,13 +254,22 @@ impl fmt::Display for ErrorReply {
 
 impl error::Error for ErrorReply {}
 
-/// What a handler can answer with.
+/// A type that a handler can return.
 ///
-/// It is implemented for `()`, texts, numbers, `bool`, `Bytes`, JSON values, lists and options of
-/// what serializes; for [`Data`] with anything that serializes, for [`Args`] and [`RawArgs`], for
-/// the errors of this crate that a handler meets, and for a `Result` of any two of them. Implement
-/// it for an error type of your own to say what
-/// clients are told:
+/// It is implemented for:
+///
+/// - `()`, texts, numbers, `bool`, `char`, `Bytes` and JSON values;
+/// - `Vec<T>` and `Option<T>`, if `T` implements [`Serialize`];
+/// - [`Data<T>`](Data) for one argument of any type that implements [`Serialize`], such as a
+///   struct, a map or a tuple;
+/// - [`Args`] and [`RawArgs`] for several arguments;
+/// - [`ErrorReply`], `BoxError`, and the errors of this crate that a handler may encounter;
+/// - `Result<T, E>`, if both types implement `IntoReply`.
+///
+/// A struct is returned as `Data(value)`, because an implementation for every type that implements
+/// [`Serialize`] would conflict with those for `Result` and for error types.
+///
+/// Implement it for an error type of your own to choose what clients receive:
 ///
 /// ```
 /// use tower_socketio::{Data, IntoReply, Namespace, ErrorReply, Reply};
@@ -286,7 +302,7 @@ impl error::Error for ErrorReply {}
     note = "or implement `IntoReply`; the error of a `Result` needs it too"
 )]
 pub trait IntoReply {
-    /// Makes the reply.
+    /// Converts the value into a reply.
     fn into_reply(self) -> Reply;
 }
 
@@ -314,7 +330,8 @@ impl IntoReply for ErrorReply {
     }
 }
 
-/// Logged; the client is told "internal error". Tower's layers fail with it.
+/// The error is logged, and the client receives "internal error". It is the error of many layers of
+/// Tower.
 impl IntoReply for BoxError {
     fn into_reply(self) -> Reply {
         tracing::error!(error = &*self as &dyn error::Error, "handler failed");
@@ -400,7 +417,8 @@ one_argument! {
     String &'static str Box<str> Cow<'static, str> Bytes Value
 }
 
-/// A guess at the length of the namespace's name: with a longer one the text is copied once.
+/// An estimate of the length of the namespace's name. If the name is longer, the text is copied
+/// once.
 const NAMESPACE_LEN: usize = 8;
 
 #[cfg(test)]
@@ -413,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_returned_is_the_acknowledgement() {
+    fn a_returned_value_becomes_the_acknowledgement() {
         assert_eq!(ack(()), "[]");
         assert_eq!(ack(7), "[7]");
         assert_eq!(ack("x"), r#"["x"]"#);
@@ -458,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_an_internal_error() {
+    fn an_unserializable_value_becomes_an_internal_error() {
         struct Broken;
         impl Serialize for Broken {
             fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

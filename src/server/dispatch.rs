@@ -1,4 +1,4 @@
-//! Messages of one session → packets → the namespaces it is in.
+//! Decodes the messages of one session and passes the packets to its sockets.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,26 +22,26 @@ use crate::random::random;
 use crate::routing::{ErrorReply, NamespaceRequest, Routes};
 use crate::transport::{SessionApp, guarded};
 
-/// What runs above one session.
+/// The Socket.IO side of one session.
 pub(super) struct Dispatch {
     server: Arc<Server>,
     session: Arc<SharedSession>,
     decoder: Box<dyn Decoder>,
-    /// When the attachments of a packet must have come.
+    /// The deadline for the attachments of an incomplete packet.
     partial: Option<Instant>,
-    /// What has come of that packet.
+    /// The cost of the messages of that packet so far.
     partial_cost: usize,
     peer: Peer,
-    /// Those for whom it is not decided whether there is a namespace.
+    /// The connect requests that wait for a predicate.
     pending: Vec<PendingConnect>,
     drivers: Vec<SocketDriver>,
     inbox: VecDeque<SessionEvent>,
-    /// What was begun since the session was told so.
+    /// The cost that is consumed and not yet returned to the session.
     consumed: usize,
     closed: Option<CloseReason>,
-    /// Until when the session stays open for handlers to answer, because the server ends.
+    /// The deadline for handlers to answer, while the server shuts down.
     ending: Option<Instant>,
-    /// Whether `/` is to be joined for a client that does not ask for it.
+    /// Whether the session is to join `/` without a CONNECT.
     joins_main: bool,
 }
 
@@ -91,7 +91,7 @@ impl Dispatch {
 
     fn violation(&self, what: &dyn std::fmt::Display) {
         tracing::debug!(session = self.session.number, %what, "protocol violation");
-        // What was sent before is delivered, a broadcast that is on its way too.
+        // Packets that were sent before are delivered, also broadcasts that are still queued.
         for driver in &self.drivers {
             driver.member().catch_up();
         }
@@ -105,11 +105,11 @@ impl Dispatch {
         }
     }
 
-    /// `cost` is that of the packet's last message; those of `earlier` ones did not hold up the
-    /// reading of the others.
+    /// `cost` is the cost of the packet's last message. `earlier` is the cost of the messages
+    /// before it, which counted as consumed so that the rest could be read.
     fn handle_action(&mut self, action: Action, cost: usize, earlier: usize, cx: &mut Context<'_>) {
         match action {
-            // The server ends: see `begin_shutdown`.
+            // The server shuts down: see `begin_shutdown`.
             Action::Event { .. } | Action::Connect { .. } if self.ending.is_some() => {}
             Action::Event { slot, ack, payload } => {
                 let cost = cost + earlier;
@@ -175,12 +175,12 @@ impl Dispatch {
             .position(|each| each.request.slot == slot)
     }
 
-    /// Clients of version 2 are in `/` without pending. Their own id is their session's, which is a
-    /// secret but for its beginning.
+    /// Joins `/` for a Socket.IO 2 client, which sends no CONNECT for it. The id of its socket is
+    /// the beginning of the session's id, of which the rest is secret.
     fn join_main(&mut self) {
         let main = NamespaceName::MAIN;
         if self.server.find(&main).is_none() {
-            // It may be here for another namespace, and would take a refusal for that one's.
+            // The client may want another namespace, and would read a refusal as that one's.
             return;
         }
         let id = self.session.sid().public_part().unwrap_or_else(socket_id);
@@ -203,7 +203,8 @@ impl Dispatch {
         }
     }
 
-    /// Why a client that asks for a namespace gives more than is kept; none if it does not.
+    /// Returns the error for a connect request of which the server would keep too much; `None` if
+    /// it is within the limits.
     fn over_limit(&self, request: &ConnectRequest) -> Option<&'static str> {
         let limits = &self.server.hub.limits;
         if request.auth.json().len() > limits.auth {
@@ -216,11 +217,11 @@ impl Dispatch {
     }
 
     fn begin_connect(&mut self, mut request: ConnectRequest) {
-        // What the server dismissed before has nothing to do with the slot's new owner.
+        // A socket that the server disconnected may still have the slot.
         if let Some(former) = self.driver(request.slot) {
             former.detach();
         }
-        // Handlers of sockets that have left may run still: as many again.
+        // Handlers of sockets that have left may still run: as many sockets again are allowed.
         if self.drivers.len() / 2 >= self.server.hub.limits.namespaces_per_session {
             return self.deny(&request, TOO_MANY);
         }
@@ -228,7 +229,7 @@ impl Dispatch {
         self.connect(request);
     }
 
-    /// Whether the client can come back: one of version 2 does not know how.
+    /// Returns whether the client's sockets can be restored. Socket.IO 2 clients do not know how.
     fn recovers(&self) -> bool {
         self.server.hub.recovers() && self.session.params.revision == Revision::V4
     }
@@ -251,7 +252,7 @@ impl Dispatch {
         }
     }
 
-    /// Goes on with those for whom it is decided now; whether there were any.
+    /// Continues with the connect requests that are decided now. Returns whether there were any.
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut at = 0;
@@ -270,7 +271,7 @@ impl Dispatch {
     fn decided(&mut self, request: ConnectRequest, decision: Option<usize>) {
         match decision.map(|at| self.server.take(at, &request.name)) {
             Some(Opened::Found(routes, namespace)) => self.enter(request, routes, &namespace),
-            // Now it is known whose it is.
+            // The namespace is open now: only the definition that opened it decides.
             Some(Opened::OwnedByAnother) => self.connect(request),
             Some(Opened::TooMany) | None => self.deny(&request, INVALID),
         }
@@ -293,7 +294,7 @@ impl Dispatch {
                 let driver = SocketDriver::new(request, membership, routes);
                 self.drivers.push(driver);
             }
-            // Its last socket left in this moment; pending again makes it anew.
+            // The last socket has just left, and the namespace is closed. It is opened again.
             None => self.connect(request),
         }
     }
@@ -334,7 +335,7 @@ impl Dispatch {
         }
     }
 
-    /// Has all sockets leave, and the session end, if a handler wants that.
+    /// Disconnects all sockets and closes the session, as [`End::DisconnectAll`] asks for.
     fn dismiss(&mut self) {
         self.drop_pending();
         for driver in &self.drivers {
@@ -350,8 +351,8 @@ impl Dispatch {
         self.consumed += cost.sum::<usize>();
     }
 
-    /// Begins with no further event, and has the session end when the handlers that run have
-    /// answered, or when that takes too long.
+    /// Drops the queued events. The session closes when the running handlers have answered, or
+    /// after the `close_timeout`.
     fn begin_shutdown(&mut self) {
         self.drop_pending();
         for driver in &mut self.drivers {
@@ -361,7 +362,7 @@ impl Dispatch {
         self.ending = Some(deadline(now, self.session.config.close_timeout));
     }
 
-    /// Lets every namespace go on; whether anything happened.
+    /// Polls the pending connect requests and all sockets. Returns whether anything happened.
     fn run(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = !self.pending.is_empty() && self.poll_pending(cx);
         for driver in &mut self.drivers {
@@ -369,7 +370,7 @@ impl Dispatch {
         }
         while let Some(at) = self.drivers.iter().position(SocketDriver::has_ended) {
             let ended = self.drivers.remove(at);
-            // What a socket kept is the user's, with its destructor.
+            // The data of a socket may have a destructor of the application.
             let _ = guarded(move || drop(ended));
             progress = true;
         }
@@ -387,7 +388,7 @@ impl SessionApp for Dispatch {
             if end == Some(End::DisconnectAll) {
                 self.dismiss();
             }
-            // What came before the end of the server is handled.
+            // Messages that came before the shutdown are handled.
             has_events |= end == Some(End::Shutdown);
             if std::mem::take(&mut has_events) || self.consumed > 0 {
                 let consumed = std::mem::take(&mut self.consumed);

@@ -1,4 +1,4 @@
-//! Joins the two wings: sessions below, namespaces above.
+//! The Socket.IO server: connects the sessions with the namespaces.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ mod dispatch;
 mod pending_connect;
 mod socket_driver;
 
-/// The namespaces as they were registered.
+/// The registered namespaces of a server.
 pub(crate) struct Server {
     pub(crate) hub: Arc<Hub>,
     router: matchit::Router<Definition>,
-    /// Asked for what no path names, in this order.
+    /// The predicates for names that match no path, in the order in which they run.
     predicates: Vec<(Predicate, Arc<Routes>)>,
     pub(crate) connect_timeout: Duration,
 }
@@ -33,9 +33,11 @@ struct Definition {
 }
 
 impl Server {
+    /// Registers the namespaces and opens the static ones.
+    ///
     /// # Panics
     ///
-    /// If two paths are the same or cannot be told apart.
+    /// Panics if two paths are the same or conflict.
     #[track_caller]
     pub(crate) fn new(
         hub: Arc<Hub>,
@@ -69,7 +71,8 @@ impl Server {
         }
     }
 
-    /// Finds a namespace by the name that a client gives.
+    /// Returns the namespace of a name that matches a path, and opens it if needed. `None` if no
+    /// path matches, or if there are too many dynamic namespaces.
     fn find(&self, name: &NamespaceName) -> Option<(Arc<Routes>, Arc<LiveNamespace>)> {
         let matched = self.router.at(name).ok()?;
         let definition = matched.value;
@@ -84,7 +87,10 @@ impl Server {
         Some((Arc::clone(&definition.routes), namespace))
     }
 
-    /// Asks whose namespace it is that no path names; none if there is nobody to ask.
+    /// Runs the predicates, in order, for a name that matches no path. The future returns the index
+    /// of the first predicate that accepts the request. `None` if there are no predicates.
+    ///
+    /// If the namespace is open, only the predicate that opened it runs.
     fn ask(
         self: &Arc<Self>,
         request: NamespaceRequest,
@@ -105,7 +111,7 @@ impl Server {
         }))
     }
 
-    /// Finds or makes the namespace that a predicate took.
+    /// Finds or opens the namespace that a predicate has accepted.
     fn take(&self, at: usize, name: &NamespaceName) -> Opened {
         let routes = &self.predicates[at].1;
         match self.hub.open(name, Vec::new(), false, &routes.hooks) {
@@ -118,15 +124,15 @@ impl Server {
     }
 }
 
-/// What came of a namespace that a predicate took.
+/// The result of opening a namespace that a predicate has accepted.
 enum Opened {
     Found(Arc<Routes>, Arc<LiveNamespace>),
     TooMany,
-    /// Another definition has made it meanwhile.
+    /// Another definition has opened the namespace in the meantime.
     OwnedByAnother,
 }
 
-/// Whether a namespace was made of this definition.
+/// Returns whether a namespace was opened by this definition.
 fn is_of(namespace: &LiveNamespace, routes: &Routes) -> bool {
     Arc::ptr_eq(&namespace.hooks, &routes.hooks)
 }

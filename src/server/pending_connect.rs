@@ -1,4 +1,4 @@
-//! A client that asks for a namespace, and waits for the decision whether there is one for it.
+//! Connect requests, and the predicates that they wait for.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -11,42 +11,43 @@ use crate::hub::member::cost;
 use crate::protocol::{Claim, NamespaceName, Payload};
 use crate::transport::guarded;
 
-/// A client that asks for a namespace.
+/// The CONNECT of a client for one namespace.
 pub(super) struct ConnectRequest {
     pub(super) slot: usize,
     pub(super) name: NamespaceName,
     pub(super) auth: Payload,
-    /// Who it says it was.
+    /// The suspended socket that the client claims.
     pub(super) claim: Option<Claim>,
-    /// What that counts until it is decided, and its connect handler has ended.
+    /// The cost of the CONNECT, which counts until its connect handler has ended.
     pub(super) connect_cost: usize,
-    /// The id it will have.
+    /// The id that the socket will have.
     pub(super) id: SocketId,
-    /// What it has sent since.
+    /// The events that the client has sent since.
     pub(super) queue: VecDeque<Queued>,
 }
 
 impl ConnectRequest {
-    /// What all of it counts.
+    /// Returns the cost of the CONNECT and of the queued events.
     pub(super) fn cost(&self) -> usize {
         let queued = self.queue.iter().map(|queued| queued.cost);
         self.connect_cost + queued.sum::<usize>()
     }
 
-    /// What its socket will count of what the connection keeps.
+    /// Returns the bytes that the socket will hold of the connection's budget.
     pub(super) fn kept(&self) -> usize {
         let auth = std::str::from_utf8(self.auth.json()).ok();
         cost(&self.name, auth)
     }
 }
 
-/// One that it is not decided on yet.
+/// A connect request that waits for a predicate.
 pub(super) struct PendingConnect {
     pub(super) request: ConnectRequest,
     pub(super) decision: Decision,
 }
 
-/// Which definition takes an request, if one does. It is the user's code.
+/// The future of the index of the predicate that accepts a connect request. It runs code of the
+/// application.
 pub(super) struct Decision(Option<BoxFuture<'static, Option<usize>>>);
 
 impl Decision {
@@ -67,7 +68,7 @@ impl Decision {
 
 impl Drop for Decision {
     fn drop(&mut self) {
-        // A destructor of the user's runs here.
+        // A destructor of the application may run here.
         let decision = self.0.take();
         let _ = guarded(move || drop(decision));
     }

@@ -21,24 +21,25 @@ use crate::protocol::{Encoded, Kind, Payload};
 use crate::routing::{ErrorReply, Event, Reply, Route, Routes};
 use crate::transport::guarded;
 
-/// A socket and what runs for it. Its place in the namespace is given back when it is dropped.
+/// A socket and its handlers. Its place in the namespace is released when it is dropped.
 pub(super) struct SocketDriver {
-    /// Its place in the session's [`Peer`], while it has one.
+    /// The slot of the socket in the session's [`Peer`], while it has one.
     slot: Option<usize>,
     membership: Membership,
     routes: Arc<Routes>,
     phase: Phase,
     queue: VecDeque<Queued>,
-    /// What its CONNECT counts while the connect handler runs.
+    /// The cost of the CONNECT, while the connect handler runs.
     connect_cost: usize,
     running: Vec<Running>,
 }
 
 enum Phase {
     Connecting(BoxFuture<'static, Reply>),
-    /// Events run, also those that came before it left.
+    /// Events are handled, also those that came before the socket left.
     Open,
-    /// The layers around the disconnect handler run. The channel signals that they have called it.
+    /// The layers around the disconnect handler run. The channel signals that they have called the
+    /// handler.
     Parting(BoxFuture<'static, Reply>, Option<oneshot::Receiver<()>>),
     /// The layers have ended. The disconnect handler runs without them if they dropped the event.
     Parted(oneshot::Receiver<()>),
@@ -46,7 +47,7 @@ enum Phase {
     Ended,
 }
 
-/// An event that waits for its turn.
+/// An event that waits for its handler.
 pub(super) struct Queued {
     pub(super) ack: Option<u64>,
     pub(super) payload: Payload,
@@ -56,7 +57,7 @@ pub(super) struct Queued {
 struct Running {
     future: BoxFuture<'static, Reply>,
     ack: Option<u64>,
-    /// Whether others need not wait for it.
+    /// Whether other handlers need not wait for this one.
     is_concurrent: bool,
 }
 
@@ -89,7 +90,7 @@ impl SocketDriver {
         self.slot
     }
 
-    /// Gives up its slot: the session no longer knows it.
+    /// Releases the slot: the session no longer knows the socket.
     pub(super) fn detach(&mut self) {
         self.slot = None;
     }
@@ -98,7 +99,7 @@ impl SocketDriver {
         &self.membership.0
     }
 
-    /// Whether a connect handler or handlers of events run.
+    /// Returns whether a connect handler or an event handler runs.
     pub(super) fn is_handling(&self) -> bool {
         matches!(self.phase, Phase::Connecting(_)) || !self.running.is_empty()
     }
@@ -107,8 +108,8 @@ impl SocketDriver {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Begins with an event if nothing has to be done before; if not, it waits. Tells what it
-    /// counted if it does not wait.
+    /// Starts the handler of an event, or queues the event behind others. Returns the cost of an
+    /// event whose handler was started, or 0.
     pub(super) fn take(&mut self, event: Queued, cx: &mut Context<'_>) -> usize {
         let is_idle = self.queue.is_empty() && self.running.is_empty();
         if !is_idle || !matches!(self.phase, Phase::Open) || self.member().has_left() {
@@ -120,7 +121,7 @@ impl SocketDriver {
         cost
     }
 
-    /// Goes on with what can go on; whether anything happened.
+    /// Polls the handlers, and starts those that can start. Returns whether anything happened.
     #[inline]
     pub(super) fn run(
         &mut self,
@@ -181,7 +182,7 @@ impl SocketDriver {
                 } else if let Some(slot) = self.slot {
                     peer.accepted(slot);
                 }
-                // It is in, if only for the moment: its disconnect handler will run.
+                // The socket has joined, if only for a moment: its disconnect handler will run.
                 self.enter(Phase::Open);
             }
             Err(refuse) => {
@@ -203,7 +204,7 @@ impl SocketDriver {
         }
     }
 
-    /// Begins a phase. A destructor of the user's ends the former one.
+    /// Enters a phase. Dropping the former one may run a destructor of the application.
     fn enter(&mut self, phase: Phase) {
         let former = std::mem::replace(&mut self.phase, phase);
         let _ = guarded(move || drop(former));
@@ -250,7 +251,7 @@ impl SocketDriver {
         }
     }
 
-    /// Gives up the events that wait.
+    /// Drops the queued events, and counts them as consumed.
     pub(super) fn drop_queue(&mut self, consumed: &mut usize) {
         *consumed += self
             .queue
@@ -267,7 +268,7 @@ impl SocketDriver {
                 Poll::Pending => at += 1,
                 Poll::Ready(reply) => {
                     let Running { future, ack, .. } = self.running.remove(at);
-                    // A destructor of the user's runs here.
+                    // A destructor of the application may run here.
                     let _ = guarded(move || drop(future));
                     self.answer(ack, reply);
                     progress = true;
@@ -277,7 +278,8 @@ impl SocketDriver {
         progress
     }
 
-    /// Whether the next event may start: handlers that are not concurrent wait for each other.
+    /// Returns whether the next event may start. Handlers that are not marked as concurrent wait
+    /// for each other.
     fn can_start(&self) -> bool {
         let concurrent = self
             .running
@@ -371,12 +373,12 @@ impl SocketDriver {
     }
 }
 
-/// What a client is told when it is in; one of version 2 nothing more than that.
+/// Returns the payload of the CONNECT for the client. A Socket.IO 2 client gets an empty one.
 fn welcome(member: &Member) -> Payload {
     if member.session.params.revision == Revision::V3 {
         return Payload::default();
     }
-    // A map of two texts can always be written.
+    // A map of two strings can always be serialized.
     Payload::object(member.namespace.name.len(), &Welcome(member)).unwrap_or_default()
 }
 
@@ -391,7 +393,8 @@ impl serde::Serialize for Welcome<'_> {
     }
 }
 
-/// Lets a client whose connect handler made it leave come in and go, as it expects it.
+/// Sends CONNECT and then DISCONNECT, as the client expects, to a socket that left during its
+/// connect handler.
 fn connect_then_disconnect(member: &Member, connect: Encoded) {
     let (missed, held) = (member.take_missed(), member.take_held());
     if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {
@@ -404,8 +407,8 @@ fn connect_then_disconnect(member: &Member, connect: Encoded) {
     }
 }
 
-/// Lets a client in that is back: when the handlers have ended that ran for it before, so that the
-/// last of them does not undo what the connect handler does.
+/// Restores a socket after the handlers of the suspended one have ended, so that the last of them
+/// does not undo what the connect handler does.
 fn recover(
     handover: Arc<Handover>,
     routes: Arc<Routes>,
@@ -430,7 +433,7 @@ fn poll(future: &mut BoxFuture<'static, Reply>, cx: &mut Context<'_>) -> Poll<Re
     guarded(|| future.as_mut().poll(cx)).unwrap_or_else(|_| Poll::Ready(panicked()))
 }
 
-/// The answer of a handler that panicked; the panic's hook has told of it already.
+/// Returns the reply of a handler that panicked. The panic hook has reported the panic already.
 fn panicked() -> Reply {
     tracing::error!("a handler panicked");
     Err(ErrorReply::internal()).into()

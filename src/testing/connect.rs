@@ -1,4 +1,4 @@
-//! How a client comes in.
+//! Connecting a test client.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -29,7 +29,9 @@ use super::wire::{self, Reader, Wire};
 use super::{Client, Disconnect};
 use crate::protocol::{JsonParser, Kind, NamespaceName, Parser, Payload};
 
-/// A client that is about to connect: [`Client::connect`]. Awaited, it does.
+/// The options of a client that is about to connect. `.await` connects it.
+///
+/// [`Client::connect`] returns it.
 #[must_use = "it connects when it is awaited"]
 pub struct Connect<S> {
     app: S,
@@ -42,7 +44,7 @@ pub struct Connect<S> {
     timeout: Duration,
 }
 
-/// How much the stream in memory holds each way.
+/// The capacity of the stream in memory, in each direction, in bytes.
 const STREAM: usize = 64 * 1024;
 
 impl<S> Connect<S> {
@@ -59,11 +61,13 @@ impl<S> Connect<S> {
         }
     }
 
-    /// What the client authenticates itself with: an object.
+    /// Sets the `auth` of the client, an object.
+    ///
+    /// Default: none.
     ///
     /// # Panics
     ///
-    /// If it cannot be written as JSON.
+    /// Panics if `auth` cannot be written as JSON.
     #[track_caller]
     pub fn auth(mut self, auth: impl Serialize) -> Self {
         match Payload::object(self.namespace.len(), &auth) {
@@ -73,11 +77,11 @@ impl<S> Connect<S> {
         self
     }
 
-    /// A header of the HTTP request.
+    /// Adds a header to the HTTP request.
     ///
     /// # Panics
     ///
-    /// If it is not valid.
+    /// Panics if the name or the value is invalid.
     #[track_caller]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let name = HeaderName::try_from(name).expect("a valid name of a header");
@@ -86,26 +90,34 @@ impl<S> Connect<S> {
         self
     }
 
-    /// The path where the server is; `/socket.io/`.
+    /// Sets the path of the server.
+    ///
+    /// Default: `/socket.io/`.
     pub fn path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.path);
         self
     }
 
-    /// More for the query of the HTTP request: `token=abc&x=1`.
+    /// Sets additional parameters of the HTTP request's query, such as `token=abc&x=1`.
+    ///
+    /// Default: none.
     pub fn query(mut self, query: &str) -> Self {
         self.query = format!("&{query}");
         self
     }
 
-    /// How packets are written; as JSON. It must be what the server has.
+    /// Sets the parser. It must be the same as that of the server.
+    ///
+    /// Default: [`JsonParser`].
     pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
         self.parser = Arc::new(parser);
         self
     }
 
-    /// How long the client waits for anything: to be let in, for an acknowledgement, for what it
-    /// expects; five seconds.
+    /// Sets how long the client waits to be connected, for an acknowledgement, for an expected
+    /// event, and for a disconnect.
+    ///
+    /// Default: 5 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -159,7 +171,7 @@ where
     let wire = Arc::new(Wire::new(connect.namespace, connect.parser));
     let (outgoing, to_send) = mpsc::unbounded_channel();
     let mut reader = Reader::new(stream, outgoing.downgrade(), &wire);
-    // It need not wait for the open packet.
+    // The server accepts a CONNECT before the client has read the open packet.
     let _ = outgoing.send(wire.encode(Kind::Connect, None, connect.auth));
     let mut writing = Box::pin(wire::write(sink, to_send));
     let welcome = match future::select(pin!(reader.next()), &mut writing).await {
@@ -191,7 +203,7 @@ struct Welcome {
     sid: String,
 }
 
-/// Serves an app on a stream in memory.
+/// Serves an app on a stream in memory, and returns the other end of the stream.
 fn serve<S>(app: S) -> DuplexStream
 where
     S: Service<Request<Body>, Response: IntoResponse, Error: Into<BoxError>, Future: Send>,
@@ -209,7 +221,7 @@ where
     client
 }
 
-/// Why a client did not get in.
+/// An error of a client that could not connect.
 #[derive(Debug)]
 pub struct ConnectError {
     message: String,
@@ -241,20 +253,22 @@ impl ConnectError {
         }
     }
 
-    /// What a `connect_error` of the official client has as its message: that of the refusal, or
-    /// else the body of the HTTP response, or why the connection ended.
+    /// Returns the message of the refusal, or else the body of the HTTP response, or else the
+    /// reason why the connection ended.
+    ///
+    /// The message of a refusal is that of a `connect_error` of the official client.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The data of the refusal; none if it has none or is no `T`.
+    /// Returns the data of the refusal. Returns `None` if there are none, or if they are not a `T`.
     #[must_use]
     pub fn data<T: DeserializeOwned>(&self) -> Option<T> {
         T::deserialize(self.data.as_ref()?).ok()
     }
 
-    /// The status of the HTTP response, if that was not what opens a WebSocket.
+    /// Returns the status of the HTTP response, if the response did not open a WebSocket.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.status

@@ -1,8 +1,9 @@
 //! A client for tests, without a network. Needs the feature `testing`.
 //!
-//! It speaks to an app as an official client does over WebSocket: the HTTP upgrade, the handshake,
-//! pings and their pongs, acknowledgements both ways. Between them there is no socket of the system
-//! but a stream in memory, so tests need no port, and virtual time (`tokio::time::pause`) works.
+//! The client speaks to an app as an official client does over WebSocket: the HTTP upgrade, the
+//! handshake, pings and pongs, and acknowledgements in both directions. They are connected by a
+//! stream in memory and not by a network socket. So tests need no port, and virtual time
+//! (`tokio::time::pause`) works.
 //!
 //! ```
 //! use axum::Router;
@@ -59,14 +60,14 @@ use crate::protocol::{IntoArgs, Kind, Payload};
 
 /// A client in one namespace of an app.
 ///
-/// Dropped, it closes its connection. It waits five seconds for what it is told to wait for, so
-/// that a test fails and does not hang: see [`Connect::timeout`].
+/// Its methods wait for at most 5 seconds, so that a test fails and does not hang. See
+/// [`Connect::timeout`]. Dropping the client closes its connection.
 pub struct Client {
     id: String,
     wire: Arc<Wire>,
     outgoing: mpsc::UnboundedSender<Outgoing>,
     incoming: mpsc::UnboundedReceiver<Incoming>,
-    /// What came while another event was expected.
+    /// The events that were received while another event was expected.
     kept: VecDeque<Received>,
     disconnect: Option<Disconnect>,
     next_ack: AtomicU64,
@@ -76,28 +77,31 @@ pub struct Client {
 
 enum Incoming {
     Event(Received),
-    /// This is the last.
+    /// The last item.
     Disconnect(Disconnect),
 }
 
-/// Why a client is no longer connected.
+/// The reason why a client is no longer connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disconnect {
-    /// The server made it leave the namespace.
+    /// The server disconnected the socket from the namespace.
     ByServer,
-    /// The connection was closed, with what stood in the WebSocket's close frame.
+    /// The connection was closed.
     Closed {
-        /// The code, if there was one.
+        /// The code of the close frame, if there was one.
         code: Option<u16>,
-        /// The reason, maybe empty.
+        /// The reason of the close frame, or the error of the connection. It may be empty.
         reason: String,
     },
 }
 
 impl Client {
-    /// Connects to a namespace of an app: an axum `Router`, or any Tower service that serves HTTP
-    /// requests. To be awaited, after options such as [`auth`](Connect::auth) if there are any.
+    /// Connects to a namespace of an app, which is an axum `Router` or any Tower service that
+    /// serves HTTP requests.
+    ///
+    /// Set options such as [`auth`](Connect::auth) on the returned [`Connect`], and then `.await`
+    /// it.
     ///
     /// ```
     /// # use axum::Router;
@@ -115,34 +119,36 @@ impl Client {
         Connect::new(app.clone(), namespace)
     }
 
-    /// The socket's id, as [`Socket::id`](crate::Socket::id) tells it on the server.
+    /// Returns the id of the socket. It is the [`Socket::id`](crate::Socket::id) of the server.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Sends an event. It is on its way, in the order of the calls, when this returns.
+    /// Sends an event. Events are sent in the order of the calls.
     ///
     /// # Panics
     ///
-    /// If the arguments cannot be written as JSON.
+    /// Panics if the arguments cannot be written as JSON.
     #[track_caller]
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
         self.send(Kind::Event, None, self.event(event, args));
     }
 
-    /// Sends an event that asks for an acknowledgement, whose first argument is the answer.
+    /// Sends an event that asks for an acknowledgement.
     ///
-    /// The event is sent now, the answer is waited for when it is awaited.
+    /// The event is sent at once. `.await` waits for the acknowledgement and returns its first
+    /// argument.
     ///
     /// # Errors
     ///
-    /// If there is no answer in time or no connection any more, or the answer is not a `T`. A
-    /// handler that failed answers with an object: `{ "error": … }`.
+    /// Returns an error if the acknowledgement does not arrive in time, if the client is no longer
+    /// connected, or if the argument is not a `T`. A handler that fails answers with an object:
+    /// `{ "error": … }`.
     ///
     /// # Panics
     ///
-    /// If the arguments cannot be written as JSON.
+    /// Panics if the arguments cannot be written as JSON.
     #[track_caller]
     pub fn emit_with_ack<T: DeserializeOwned + 'static>(
         &self,
@@ -162,11 +168,12 @@ impl Client {
         })
     }
 
-    /// The next event; `None` when the client is no longer connected. Waits as long as it takes.
+    /// Waits for the next event, without a timeout. Returns `None` when the client is no longer
+    /// connected.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses no event.
+    /// This is cancel safe. Dropping the future loses no event.
     pub async fn recv(&mut self) -> Option<Received> {
         if let Some(kept) = self.kept.pop_front() {
             return Some(kept);
@@ -174,11 +181,12 @@ impl Client {
         self.next().await
     }
 
-    /// The next event of this name. Others that come before it are kept for later.
+    /// Waits for the next event of a name. Other events that arrive before it are kept for later
+    /// calls.
     ///
     /// # Panics
     ///
-    /// If it does not come in time, or the client is no longer connected.
+    /// Panics if the event does not arrive in time, or if the client is no longer connected.
     #[track_caller]
     pub fn expect<'a>(&'a mut self, event: &'a str) -> impl Future<Output = Received> + Send + 'a {
         let caller = std::panic::Location::caller();
@@ -221,12 +229,12 @@ impl Client {
         }
     }
 
-    /// Waits until the server ends the connection, or makes the client leave the namespace, and
-    /// tells which. Events that come before are kept.
+    /// Waits until the server closes the connection or disconnects the socket from the namespace,
+    /// and returns which of the two happened. Events that arrive before are kept for later calls.
     ///
     /// # Panics
     ///
-    /// If it is connected still when the time is over.
+    /// Panics if the client is still connected after the timeout.
     #[track_caller]
     pub fn disconnected(&mut self) -> impl Future<Output = Disconnect> + Send + '_ {
         let caller = std::panic::Location::caller();
@@ -247,7 +255,8 @@ impl Client {
         }
     }
 
-    /// Leaves the namespace and closes the connection; ready when the server has closed it too.
+    /// Leaves the namespace and closes the connection. Completes when the server has closed the
+    /// connection too.
     pub async fn disconnect(self) {
         self.send(Kind::Disconnect, None, Payload::default());
         let Self { outgoing, task, .. } = self;
@@ -265,7 +274,7 @@ impl Client {
 
     fn send(&self, kind: Kind, ack: Option<u64>, payload: Payload) {
         let packet = self.wire.encode(kind, ack, payload);
-        // If the connection has ended, what follows tells.
+        // If the connection has ended, the receiving methods report it.
         let _ = self.outgoing.send(packet);
     }
 }
@@ -289,45 +298,46 @@ pub struct Received {
 }
 
 impl Received {
-    /// The name of the event.
+    /// Returns the name of the event.
     #[must_use]
     pub fn name(&self) -> &str {
         self.payload.name().unwrap_or_default()
     }
 
-    /// The first argument.
+    /// Returns the first argument.
     ///
     /// # Panics
     ///
-    /// If it is not a `T`.
+    /// Panics if the argument is not a `T`.
     #[track_caller]
     pub fn data<T: DeserializeOwned>(&mut self) -> T {
         let read = self.payload.read_one();
         read.unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
 
-    /// All arguments: a tuple, an array or a list.
+    /// Returns all arguments, as a tuple, an array or a list.
     ///
     /// # Panics
     ///
-    /// If they are not a `T`.
+    /// Panics if the arguments are not a `T`.
     #[track_caller]
     pub fn args<T: DeserializeOwned>(&mut self) -> T {
         let read = self.payload.read_all();
         read.unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
 
-    /// Whether the server waits for an acknowledgement.
+    /// Returns whether the server asks for an acknowledgement.
     #[must_use]
     pub fn wants_ack(&self) -> bool {
         self.ack.is_some()
     }
 
-    /// Answers the server.
+    /// Sends the acknowledgement.
     ///
     /// # Panics
     ///
-    /// If the server did not ask, or the arguments cannot be written as JSON.
+    /// Panics if the server does not ask for an acknowledgement, or if the arguments cannot be
+    /// written as JSON.
     #[track_caller]
     pub fn ack(self, args: impl IntoArgs) {
         let Some(ack) = self.ack else {
@@ -336,7 +346,7 @@ impl Received {
         match Payload::args(self.wire.namespace.len(), args) {
             Ok(payload) => {
                 let packet = self.wire.encode(Kind::Ack, Some(ack), payload);
-                // Without a client there is nobody to answer.
+                // If the client has been dropped, the connection is closed.
                 let _ = self.outgoing.upgrade().map(|sender| sender.send(packet));
             }
             Err(error) => panic!("{self:?} cannot be answered: {error}"),

@@ -1,4 +1,4 @@
-//! A client's connection: packets ↔ a WebSocket, in a task of its own.
+//! The connection of a test client: a task that translates between packets and a WebSocket.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -17,16 +17,16 @@ use crate::engine_io::{EnginePacket, Message};
 use crate::protocol::{self, Encoded, Kind, NamespaceName, Parser, Payload};
 use crate::sync::Mutex;
 
-/// What the client and its task share.
+/// The state that a client shares with its task.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) namespace: NamespaceName,
     parser: Arc<dyn Parser>,
-    /// Who waits for which answer; none when there will be no more.
+    /// The waiters of acknowledgements, or `None` after the connection has ended.
     acks: Mutex<Option<HashMap<u64, oneshot::Sender<Payload>>>>,
 }
 
-/// What is sent in one piece.
+/// An item that is sent without another in between.
 pub(super) enum Outgoing {
     Packet(Encoded),
     Pong,
@@ -62,7 +62,7 @@ impl Wire {
     fn answer(&self, ack: u64, payload: Payload) {
         let mut acks = self.acks.lock();
         let waiter = acks.as_mut().and_then(|acks| acks.remove(&ack));
-        // Who no longer waits does not mind.
+        // The waiter may have been dropped.
         let _ = waiter.map(|waiter| waiter.send(payload));
     }
 
@@ -71,7 +71,7 @@ impl Wire {
     }
 }
 
-/// What comes from the server, read into packets.
+/// Reads packets from the server.
 pub(super) struct Reader {
     stream: SplitStream<WebSocketStream<DuplexStream>>,
     decoder: Box<dyn protocol::Decoder>,
@@ -93,7 +93,7 @@ impl Reader {
         }
     }
 
-    /// The next packet of the client's namespace; pings on the way are answered.
+    /// Returns the next packet of the client's namespace, and answers pings before it.
     pub(super) async fn next(&mut self) -> Result<protocol::Packet, Disconnect> {
         loop {
             let packet = match self.stream.next().await {
@@ -153,7 +153,7 @@ impl Reader {
         self.wire.end_acks();
         let left_only = disconnect == Disconnect::ByServer;
         let _ = events.send(Incoming::Disconnect(disconnect));
-        // The connection stays, and its heartbeat goes on.
+        // The connection stays open. Continue to answer pings.
         while left_only && self.next().await.is_ok() {}
     }
 }
@@ -165,8 +165,10 @@ fn violation(error: impl std::fmt::Display) -> Disconnect {
     }
 }
 
-/// Reads and writes until one side has closed. Neither waits for the other: a server that does not
-/// read while it writes would hold both up.
+/// Reads and writes until one side has closed the connection.
+///
+/// Reading does not wait for writing, nor writing for reading. Otherwise a server that does not
+/// read while it writes would block both.
 pub(super) async fn run(
     reader: Reader,
     writing: impl Future<Output = ()> + Unpin,
@@ -174,12 +176,12 @@ pub(super) async fn run(
 ) {
     let reading = pin!(reader.run(events));
     if let future::Either::Right((_, reading)) = future::select(reading, writing).await {
-        // The answer to our close frame.
+        // Read until the server has answered the close frame.
         reading.await;
     }
 }
 
-/// Writes until nobody has anything to send any more, then closes.
+/// Writes until all senders have been dropped, and then closes the connection.
 pub(super) async fn write(
     mut sink: SplitSink<WebSocketStream<DuplexStream>, tungstenite::Message>,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,

@@ -65,7 +65,7 @@ impl Encoding {
     }
 
     pub(super) fn encode(self, body: &[u8]) -> Bytes {
-        // The client waits meanwhile, so speed is more important than size.
+        // The client waits for the result, so speed is more important than size.
         let level = Compression::fast();
         let room = Vec::with_capacity(body.len() / 2);
         // Writing to memory cannot fail.
@@ -108,7 +108,7 @@ mod tests {
     use Encoding::{Brotli, Deflate, Gzip};
 
     #[test]
-    fn the_encoding_is_the_one_that_the_client_likes_best() {
+    fn the_clients_preferred_encoding_is_chosen() {
         for (line, encoding) in [
             ("gzip, deflate, br", Some(Gzip)),
             ("deflate, gzip", Some(Deflate)),

@@ -102,7 +102,7 @@ impl Cors {
 
     /// Sets the response headers that pages may read.
     ///
-    /// Default: those that CORS always allows.
+    /// Default: the headers that CORS always allows.
     pub fn expose_headers(mut self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
         self.expose = names(headers);
         self

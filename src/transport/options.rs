@@ -98,7 +98,7 @@ impl HttpOptions {
         self
     }
 
-    /// Sets the pages that may connect, without CORS headers. Use it where another layer adds those
+    /// Sets the pages that may connect, without CORS headers. Use it where another layer adds the
     /// headers.
     ///
     /// Default: pages of other origins may poll, but may not open a session by WebSocket.
@@ -109,16 +109,16 @@ impl HttpOptions {
 
     /// Sets an async function that decides whether a client may connect.
     ///
-    /// The function gets the handshake of each session after all other checks have passed. `Err`
-    /// refuses the request with status 403, code 4 and the text as the message, or `Forbidden` if
-    /// the text is empty. [`Namespace::layer`](crate::Namespace::layer) adds middleware that checks
-    /// the clients of one namespace.
+    /// The function gets the first request of each session, after all other checks have passed.
+    /// `Err` refuses the request with status 403, code 4 and the text as the message, or
+    /// `Forbidden` if the text is empty. [`Namespace::layer`](crate::Namespace::layer) adds
+    /// middleware that checks the clients of one namespace.
     ///
     /// Default: every client may connect.
     ///
     /// # Cancel safety
     ///
-    /// The future is dropped if the client gives up the request.
+    /// The future is dropped if the client aborts the request.
     pub fn allow_request<F, Fut, M>(mut self, allow: F) -> Self
     where
         F: Fn(Parts) -> Fut + Send + Sync + 'static,
@@ -237,10 +237,10 @@ impl HttpOptions {
         self
     }
 
-    /// Sets a function that chooses one of the subprotocols that the client offers for a WebSocket,
-    /// in the client's order, or `None` of them. It runs only if the client offers any. A
-    /// subprotocol that was not offered is not sent, as browsers would close the connection; it is
-    /// logged as an error.
+    /// Sets a function that chooses the subprotocol of a WebSocket among those that the client
+    /// offers, in the client's order. `None` chooses none of them. The function runs only if the
+    /// client offers any. A subprotocol that was not offered is not sent, as browsers would close
+    /// the connection; it is logged as an error.
     ///
     /// Default: the first one that the client offers, as in Node's server.
     ///
@@ -278,8 +278,8 @@ impl HttpOptions {
         self
     }
 
-    /// Returns whether the origin of a request may make it. `opens` is the transport of the session
-    /// that the request opens.
+    /// Returns whether the origin of a request is allowed. `opens` is the transport of the session
+    /// that the request opens, if it opens one.
     pub(super) fn allows_origin(&self, parts: &Parts, opens: Option<Transport>) -> bool {
         match &self.origins {
             Some(origins) => origins.allows(parts),
@@ -340,7 +340,7 @@ impl HttpOptions {
         self.client.as_ref()?.answer(parts, name)
     }
 
-    /// Returns the hook for a request that may be refused after its head was read.
+    /// Returns the hook for a request that may be refused after its head was read, if there is one.
     pub(super) fn observer(&self, parts: &Parts) -> Option<ErrorObserver> {
         let on_error = self.on_connection_error.clone()?;
         let parts = parts.clone();

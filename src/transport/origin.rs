@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_may_say_which_host_was_meant() {
+    fn a_forwarded_host_counts_as_the_servers_host() {
         let origin = ("origin", "https://a.example");
         let forwarded = ("x-forwarded-host", "a.example, inner");
         let own = parts(&[origin, ("host", "127.0.0.1:3000"), forwarded]);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_browser_says_goes_first() {
+    fn the_header_of_the_browser_has_priority() {
         let origin = ("origin", "https://a.example");
         let own = parts(&[origin, ("host", "inner"), ("sec-fetch-site", "same-origin")]);
         assert!(Origins::same_origin().allows(&own));
@@ -237,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn who_names_no_origin_is_let_in() {
+    fn a_request_without_an_origin_is_allowed() {
         assert!(Origins::same_origin().allows(&parts(&[("host", "a.example")])));
     }
 
     #[test]
     #[should_panic(expected = "`https://a.example/` is not an origin")]
-    fn an_origin_with_a_path_is_a_mistake() {
+    fn an_origin_with_a_path_panics() {
         let _ = Origins::list(["https://a.example/"]);
     }
 }

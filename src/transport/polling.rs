@@ -32,7 +32,7 @@ static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// The format of a response, as the headers of the request ask for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseFormat {
-    /// Whether the browser is Internet Explorer, which takes a JSON response for an attack.
+    /// Whether the browser is Internet Explorer, which can mistake a JSON response for an attack.
     is_internet_explorer: bool,
     /// The encoding, and the length in bytes from which bodies are compressed.
     compress: Option<(Encoding, usize)>,
@@ -88,7 +88,8 @@ fn refuse(refusal: Refusal) -> Response {
     }
 }
 
-/// Waits for packets and answers with all that are queued, or with a noop after `timeout`.
+/// Waits for packets and answers with the queued ones up to `max_payload`, or with a noop after
+/// `timeout`.
 pub(super) async fn get(
     session: Arc<SharedSession>,
     mut format: ResponseFormat,
@@ -343,7 +344,7 @@ fn append(bytes: Bytes, more: &[u8]) -> Bytes {
     bytes.into()
 }
 
-/// Cleans up when the client gives up the request.
+/// Cleans up when the client aborts the request.
 struct Guard<'a> {
     session: Option<&'a SharedSession>,
     on_drop: fn(&SharedSession),

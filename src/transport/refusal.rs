@@ -57,7 +57,7 @@ impl ConnectionError {
         &self.message
     }
 
-    /// Returns what was wrong, in more detail. The client does not get it.
+    /// Returns the detail that was wrong. The client does not get it.
     #[must_use]
     pub const fn context(&self) -> &'static str {
         self.context

@@ -53,7 +53,7 @@ enum Plan {
     Post(Arc<SharedSession>),
     /// A WebSocket beside a polling session, and the response to its request.
     Probe(Arc<SharedSession>, Response),
-    /// A new session. If it opens by WebSocket, also the response to its request.
+    /// A new session, and the response to the request if it opens a WebSocket.
     Open(SessionParams, Option<Response>),
 }
 
@@ -323,7 +323,7 @@ impl HttpService {
         async move {
             let refused = match allowed.await {
                 Err(message) => Some(ConnectionError::saying(message, "allow_request")),
-                // Other sessions may have been opened meanwhile.
+                // Other sessions may have been opened in the meantime.
                 Ok(()) => service.sessions.is_full().then_some(FULL),
             };
             match refused {
@@ -426,8 +426,8 @@ fn session_id(params: SessionParams) -> SessionId {
     if params.revision == Revision::V4 {
         return SessionId::new(random());
     }
-    // Socket.IO 2 clients use the session's id as the id of their socket. A session that begins with
-    // WebSocket accepts no other request, so its id need not be a secret.
+    // Socket.IO 2 clients use the session's id as the id of their socket. A session that begins
+    // with WebSocket accepts no other request, so its id need not be a secret.
     let secret = (params.transport == Transport::Polling).then(random);
     SessionId::beginning_with(SocketId::new(random()), secret)
 }

@@ -16,10 +16,10 @@ use crate::hub::session::{AfterRound, RoundStart, SharedSession, Upgrade};
 use crate::hub::sessions::SessionGuard;
 use crate::notice::notice;
 
-/// The application's part of a session, which runs in the session's task.
+/// The application of a session, which runs in the session's task.
 pub(crate) trait SessionApp: Send {
-    /// Polls what runs, and handles the session's events if it `has_events`. Ready when the session
-    /// has ended and nothing runs any more.
+    /// Polls the running handlers, and handles the session's events if it `has_events`. Ready when
+    /// the session has ended and no handler runs any more.
     fn poll(&mut self, cx: &mut Context<'_>, has_events: bool) -> Poll<()>;
 
     /// Returns when [`SessionApp::handle_timeout`] is to be called.
@@ -68,8 +68,8 @@ enum Reading {
 /// The number of rounds that a task runs before it lets others run.
 const ROUNDS: usize = 4;
 
-/// The number of reads of a task before it lets others run. One write answers all input that was
-/// read. As many small events as fit into the reads keep a worker busy for half a millisecond.
+/// The number of reads of a task before it lets others run. One write answers all of them. If the
+/// reads are full of small events, they keep a worker busy for half a millisecond.
 const READS: usize = 8;
 
 /// The delay of a timer which means that the whole process did not run: it was suspended, or its
@@ -152,7 +152,7 @@ impl Future for SessionTask {
             {
                 *this.put_off += 1;
             } else if is_due {
-                // The input that has arrived was read before.
+                // No deadline passes before the input that has arrived is read.
                 *this.armed = None;
                 *this.put_off = 0;
                 *this.catching_up = false;
@@ -280,8 +280,8 @@ impl Io {
         }
     }
 
-    /// Ends the WebSocket after the peer has ended its side. The answer to the peer's close frame is
-    /// sent first.
+    /// Ends the WebSocket after the peer has ended its side. The answer to the peer's close frame
+    /// is sent first.
     fn poll_end(
         &mut self,
         cx: &mut Context<'_>,

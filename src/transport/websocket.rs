@@ -34,8 +34,8 @@ pub(super) struct WebSocket {
     decoder: FrameDecoder,
     /// Bytes that were read while the session wants no input.
     ahead: BytesMut,
-    /// Small frames in a row, of which the bytes before `written` are sent. `tail` follows them: one
-    /// frame, or the rest of one.
+    /// Small frames in a row, of which the bytes before `written` are sent. `tail` follows them:
+    /// one frame, or the rest of one.
     small: Vec<u8>,
     written: usize,
     tail: Bytes,
@@ -204,7 +204,7 @@ impl WebSocket {
             session.with_session(|session| fail(session, reason, now));
             self.start_close(Some(violation.code()), text);
         } else if end && !self.closing {
-            // The client is event_count what it said, as RFC 6455 has it.
+            // RFC 6455, section 5.5.1: the answer has the client's own code.
             let (code, reason) = echo.unzip();
             self.start_close(code, &reason.unwrap_or_default());
         }
@@ -509,7 +509,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_blocked_keeps_no_more_than_waits() {
+    fn a_blocked_connection_buffers_no_more_than_the_queue() {
         for (len, capacity, is_changed) in [
             (10, 2 * COALESCE, true),
             (30_000, 2 * COALESCE, true),

@@ -1,14 +1,14 @@
-//! Bytes of the network into messages.
+//! Decodes bytes from the network into messages.
 //!
-//! What lies whole in the caller's buffer is given out where it lies. Only a frame that is
-//! incomplete, or part of a message in fragments, is copied into a buffer of the decoder's own:
+//! A message that is whole in the caller's buffer is passed on as a slice of it. The decoder copies
+//! only incomplete frames, and frames of fragmented messages, into a buffer of its own:
 //!
 //! ```text
-//! buf:  the message's earlier fragments | the frame on its way: unmasked | room for the rest
+//! buf:  the message's earlier fragments | the current frame: unmasked | room for the rest
 //!       0                               frame.start                      buf.len()   frame.end()
 //! ```
 //!
-//! A control frame between two fragments goes through the same place and is cut off again.
+//! An incomplete control frame between two fragments uses the same buffer and is truncated again.
 
 use std::{mem, str::from_utf8};
 
@@ -22,40 +22,40 @@ use super::{
     message::{Kind, Message},
 };
 
-/// Decodes what a client sends.
+/// A decoder of the frames of one client.
 ///
 /// Between messages it holds no buffer. See [the module](super) for an example.
 #[derive(Debug)]
 pub struct FrameDecoder {
     max_message: usize,
-    /// The bits of a header that must be clear.
+    /// The bits of a header's first byte that must be 0.
     reserved: u8,
     /// The start of a header whose rest has not arrived.
     head: [u8; MAX_CLIENT_HEADER],
     head_len: u8,
-    /// A frame whose payload goes through `buf`.
+    /// The frame whose payload is collected in `buf`.
     frame: Option<Frame>,
-    /// The message that `buf` starts with.
+    /// The message at the start of `buf`.
     message: Option<Message>,
     buf: Vec<u8>,
-    /// Set by a close frame (`Ok`) or a violation: nothing that follows is looked at.
+    /// Set by a close frame (`Ok`) or an error: all later input is ignored.
     ended: Option<Result<(), WebSocketError>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     header: Header,
-    /// Where its payload starts in `buf`.
+    /// The offset of the payload in `buf`.
     start: usize,
-    /// Up to where `buf` is unmasked.
+    /// The offset up to which `buf` is unmasked.
     unmasked: usize,
 }
 
 impl FrameDecoder {
-    /// Starts after the opening handshake.
+    /// Creates a decoder for the bytes after the opening handshake.
     ///
-    /// `max_message` bounds the bytes of a message's payload. What is declared to be larger is
-    /// refused before it is read.
+    /// `max_message` is the maximum length of a message's payload, in bytes. A frame that declares
+    /// a longer message is refused before its payload is read.
     #[must_use]
     pub fn new(max_message: usize) -> Self {
         Self {
@@ -70,21 +70,25 @@ impl FrameDecoder {
         }
     }
 
-    /// Also takes messages that are compressed, [`DEFLATE_ACCEPTED`](super::DEFLATE_ACCEPTED)
-    /// having been agreed on. `max_message` bounds them before and after.
+    /// Accepts compressed messages too. Call this if the opening handshake was answered with
+    /// [`DEFLATE_ACCEPTED`](super::DEFLATE_ACCEPTED).
+    ///
+    /// `max_message` limits a message's length both before and after decompression.
     #[must_use]
     pub fn with_deflate(mut self) -> Self {
         self.reserved = RESERVED & !COMPRESSED;
         self
     }
 
-    /// Takes bytes from the network: unmasks whole frames where they lie and gives them to `on`,
-    /// keeps the rest.
+    /// Decodes bytes from the network, and calls `on` with each message and control frame.
+    ///
+    /// Whole messages are unmasked in place. The decoder stores an incomplete one.
     ///
     /// # Errors
     ///
-    /// The client's violation, after what came before it was given to `on`. The connection is
-    /// over: later calls look at nothing and return the same.
+    /// Fails if the client broke a rule or exceeded a limit. `on` was called with everything before
+    /// the violation. The connection has ended: later calls ignore their input and return the same
+    /// error.
     pub fn decode(
         &mut self,
         mut input: &mut [u8],
@@ -96,13 +100,14 @@ impl FrameDecoder {
         })
     }
 
-    /// Takes bytes off `input` as long as `on`, which gets what they are, answers `true`. The rest
-    /// stays in `input` and is to be given again. Little input can be worth a lot: a compressed
-    /// message of a kilobyte may hold a megabyte.
+    /// Decodes bytes like [`decode`](Self::decode) until `on` returns `false`.
+    ///
+    /// The rest stays in `input`; pass it to the next call. This lets the caller pause, because few
+    /// bytes can be a lot of work: a compressed message of a kilobyte may expand to a megabyte.
     ///
     /// # Errors
     ///
-    /// As [`decode`](Self::decode).
+    /// Fails like [`decode`](Self::decode).
     pub fn decode_while(
         &mut self,
         input: &mut &mut [u8],
@@ -115,18 +120,20 @@ impl FrameDecoder {
         self.ended.unwrap_or(Ok(()))
     }
 
-    /// Whether a frame or a message has begun and is not whole yet.
+    /// Whether a frame or a message has begun and is not complete.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.frame.is_some() || self.message.is_some() || self.head_len > 0
     }
 
-    /// Offers room to read the rest of a large frame into, without a copy: while at least 8 KiB
-    /// of its payload are missing.
+    /// Returns a buffer to read the rest of a large frame into, without a copy.
     ///
-    /// To be written to as a [`BufMut`] only, which takes no byte past the frame's end. Call
-    /// [`filled`](Self::filled) after each read. The room is allocated as the payload arrives: a
-    /// header alone, whatever it declares, is worth 64 KiB, or 85 KiB if that is all.
+    /// Returns `None` if less than 8 KiB of a frame's payload are missing. Write to the buffer only
+    /// through [`BufMut`], which limits it to the frame's end. Call [`filled`](Self::filled) after
+    /// each read.
+    ///
+    /// Memory is allocated as the payload arrives. After the header alone it is at most 64 KiB,
+    /// whatever length the header declares, or 85 KiB if that holds the whole frame.
     ///
     /// ```
     /// # use tokio::io::{AsyncRead, AsyncReadExt};
@@ -137,7 +144,7 @@ impl FrameDecoder {
     /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// while let Some(mut room) = decoder.read_buf() {
     ///     if stream.read_buf(&mut room).await? == 0 {
-    ///         break; // the client has gone
+    ///         break; // the client has closed the connection
     ///     }
     ///     decoder.filled(|incoming| println!("{incoming:?}"))?;
     /// }
@@ -154,11 +161,11 @@ impl FrameDecoder {
         Some((&mut self.buf).limit(missing))
     }
 
-    /// Takes what was read into [`read_buf`](Self::read_buf).
+    /// Decodes the bytes that were read into [`read_buf`](Self::read_buf).
     ///
     /// # Errors
     ///
-    /// As [`decode`](Self::decode).
+    /// Fails like [`decode`](Self::decode).
     pub fn filled(&mut self, on: impl FnMut(Incoming<'_>)) -> Result<(), WebSocketError> {
         self.decode(&mut [], on)
     }
@@ -200,7 +207,8 @@ impl FrameDecoder {
         Ok(())
     }
 
-    /// Takes the next header off `input`, or what has arrived of it.
+    /// Splits the next header off `input`. Returns `None` if the header is incomplete, and stores
+    /// the part of it that has arrived.
     #[inline]
     fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, WebSocketError> {
         if self.head_len == 0 {
@@ -222,17 +230,17 @@ impl FrameDecoder {
         self.head[held..held + fits].copy_from_slice(&input[..fits]);
         if let Some((header, len)) = Header::parse(&self.head[..held + fits], self.reserved)? {
             self.head_len = 0;
-            // More than was held, because that alone was no header.
+            // `len > held`, because the held bytes alone were not a whole header.
             take(input, len - held);
             return Ok(Some(header));
         }
-        // That was all of `input`: 14 bytes always are a header.
+        // `input` has no more bytes, because 14 bytes are always a whole header.
         self.head_len += fits as u8;
         take(input, fits);
         Ok(None)
     }
 
-    /// Checks a frame against the message it stands in, before any of its payload is kept.
+    /// Checks a frame against the current message, before any of its payload is stored.
     #[inline]
     fn admit(&mut self, header: &Header) -> Result<(), WebSocketError> {
         let OpCode::Data(data) = header.opcode else {
@@ -244,7 +252,7 @@ impl FrameDecoder {
             (Some(_), _) => return Err(WebSocketError::INTERRUPTED_MESSAGE),
             (None, _) => (),
         }
-        // Between two frames `buf` is the message so far, which was admitted.
+        // Between two frames `buf` is the message so far, which is within the limit.
         if header.len > self.max_message - self.buf.len() {
             return Err(WebSocketError::TOO_BIG);
         }
@@ -269,7 +277,7 @@ impl FrameDecoder {
         Ok(on(incoming))
     }
 
-    /// Sends a frame's payload through `buf`.
+    /// Begins to collect a frame's payload in `buf`.
     fn begin(&mut self, header: Header) {
         match header.opcode {
             OpCode::Data(Data::Text | Data::Binary) => {
@@ -285,8 +293,8 @@ impl FrameDecoder {
         });
     }
 
-    /// Takes what `input` has of the payload, after what was read into `buf` directly; says
-    /// whether it is complete.
+    /// Appends the bytes of the payload in `input` to `buf`, and unmasks them together with the
+    /// bytes that were read into `buf` directly. Returns whether the payload is complete.
     fn take_payload(
         &mut self,
         frame: Frame,
@@ -311,7 +319,8 @@ impl FrameDecoder {
         Ok(fits == missing)
     }
 
-    /// Gives out what a complete frame in `buf` completes; whether to go on.
+    /// Passes on the message or control frame that a complete frame in `buf` ends. Returns whether
+    /// to continue.
     fn finish(
         &mut self,
         frame: Frame,
@@ -345,11 +354,11 @@ impl FrameDecoder {
         Ok(goes_on)
     }
 
-    /// Makes room in `buf` for `more` bytes of `frame`.
+    /// Reserves room in `buf` for `more` bytes of `frame`.
     ///
-    /// For as many again as have arrived, so that a growing message is not moved too often; but
-    /// not past the message's end or, where that is unknown, past twice what is complete or the
-    /// longest message.
+    /// Doubles the length, so that a growing message is not moved too often. The message's end is
+    /// the limit. In a frame that does not end the message, the limit is twice the length of the
+    /// complete fragments, or `max_message` if that is less, but at least the frame's end.
     fn reserve(&mut self, frame: Frame, more: usize) {
         let needed = self.buf.len() + more;
         if needed <= self.buf.capacity() {
@@ -364,7 +373,7 @@ impl FrameDecoder {
             } => frame.end(),
             _ => (2 * frame.start).min(self.max_message).max(frame.end()),
         };
-        // What is nearly all of it may be all: it is not moved for a little more.
+        // If less than a quarter would be missing, reserve all, to avoid another move.
         let wanted = match limit - limit / 4 <= ahead {
             true => limit,
             false => ahead,
@@ -372,7 +381,7 @@ impl FrameDecoder {
         self.buf.reserve_exact(wanted - self.buf.len());
     }
 
-    /// Stops looking at what comes, and lets go of what was kept.
+    /// Ignores all later input, and frees the stored bytes.
     #[cold]
     fn end(&mut self, ended: Result<(), WebSocketError>) {
         *self = Self {
@@ -384,7 +393,7 @@ impl FrameDecoder {
 }
 
 impl Header {
-    /// Of a frame that begins a message.
+    /// Returns the type of the message that the frame begins.
     fn kind(&self) -> Kind {
         match self.opcode {
             OpCode::Data(Data::Text) => Kind::Text,
@@ -423,15 +432,15 @@ fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, WebSocketError> {
 
 /// Whether a close frame may have this code ([registry]).
 ///
-/// 1005, 1006 and 1015 only exist within an endpoint, 1004 is reserved; 1014 is registered, though
-/// tungstenite's `CloseCode` does not know it.
+/// 1005, 1006 and 1015 only exist within an endpoint, and 1004 is reserved. 1014 is registered,
+/// though tungstenite's `CloseCode` does not know it.
 ///
 /// [registry]: https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 fn is_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Splits the first `len` bytes off `input`; `len` must not be more than it has.
+/// Splits the first `len` bytes off `input`, which must have that many.
 #[inline]
 fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
     let (taken, rest) = mem::take(input).split_at_mut(len);
@@ -439,10 +448,11 @@ fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
     taken
 }
 
-/// A direct read saves the copy of what it reads; for less than this it saves too little.
+/// The minimum number of missing bytes for a direct read. It saves a copy, which is not worth it
+/// for less.
 const DIRECT_READ: usize = 8 * 1024;
 
-/// How much more than what has arrived is allocated at first. With [`DIRECT_READ`]: 64 KiB.
+/// The minimum number of bytes that is allocated ahead. Together with [`DIRECT_READ`]: 64 KiB.
 const READ_AHEAD: usize = 56 * 1024;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Messages that are compressed one by one ([RFC 7692], `permessage-deflate`), without a context
-//! that lasts: between messages a connection holds no window.
+//! Compression of messages ([RFC 7692], `permessage-deflate`) without context takeover: between
+//! messages a connection holds no window.
 //!
-//! A thread has one compressor and one decompressor, which its connections use in turn.
+//! A thread has one compressor and one decompressor, which all its connections share.
 //!
 //! [RFC 7692]: https://www.rfc-editor.org/rfc/rfc7692
 
@@ -13,11 +13,13 @@ use flate2::{
 
 use super::WebSocketError;
 
-/// What a compressed message ends with, which is not sent.
+/// The end of a compressed message, which is not sent.
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
-/// How many final blocks a message may have, where one is usual: beginning anew clears a window,
-/// which costs far more than the two bytes of an empty block.
+/// The maximum number of final blocks in a message. One is usual.
+///
+/// After a final block the decompressor is reset. This clears a window, which costs far more than
+/// the two bytes of an empty block cost the client.
 const MAX_FINAL: usize = 16;
 
 /// The value of `Sec-WebSocket-Extensions` that accepts an offer.
@@ -29,11 +31,10 @@ thread_local! {
     static DECOMPRESS: RefCell<Option<Decompress>> = const { RefCell::new(None) };
 }
 
-/// Whether one of the offers in a `Sec-WebSocket-Extensions` can be accepted, with
-/// [`DEFLATE_ACCEPTED`].
+/// Whether [`DEFLATE_ACCEPTED`] can accept one of the offers in a `Sec-WebSocket-Extensions`.
 ///
-/// An offer that wants a smaller window of the server cannot, nor one with a parameter that is not
-/// known, or that is there twice.
+/// It cannot accept an offer that asks the server for a smaller window, or that has an unknown or
+/// repeated parameter.
 ///
 /// ```
 /// # use tower_socketio::websocket::accepts_deflate;
@@ -72,14 +73,16 @@ fn is_acceptable(offer: &str) -> bool {
     })
 }
 
-/// Compresses a message, which may come in parts. `None` if the compressor does not end it as
-/// [RFC 7692, section 7.2.1][rfc] has it; then the message has to travel as it is.
+/// Compresses a message, which is the concatenation of `parts`.
+///
+/// Returns `None` if the compressor fails, or if its output does not end as
+/// [RFC 7692, section 7.2.1][rfc] requires. Send the message uncompressed then.
 ///
 /// [rfc]: https://www.rfc-editor.org/rfc/rfc7692#section-7.2.1
 #[must_use]
 pub fn deflate(parts: &[&[u8]]) -> Option<Vec<u8>> {
     COMPRESS.with_borrow_mut(|compress| {
-        // Somebody waits for it, so speed goes before size.
+        // The client waits for the message, so speed matters more than size.
         let compress = compress.get_or_insert_with(|| Compress::new(Compression::fast(), false));
         compress.reset();
         let len: usize = parts.iter().map(|part| part.len()).sum();
@@ -106,7 +109,7 @@ fn write(
         compress.compress_vec(input, out, FlushCompress::None)?;
         let taken = (compress.total_in() - before) as usize;
         input = &input[taken..];
-        // While it fills the room there is more to come.
+        // If the output is full, the compressor may have more of it.
         if input.is_empty() && out.len() < out.capacity() {
             return Ok(());
         }
@@ -114,8 +117,10 @@ fn write(
     }
 }
 
-/// Ends the last block. A call that begins with output left over from the one before may give out
-/// that alone; only one that neither begins nor ends so has done the whole.
+/// Ends the last block.
+///
+/// After a call that filled the output, the next call may write only the output that was left over.
+/// The block has ended after a call that neither follows such a call nor fills the output itself.
 fn flush(compress: &mut Compress, out: &mut Vec<u8>) -> Result<(), CompressError> {
     let mut was_full = false;
     loop {
@@ -129,7 +134,7 @@ fn flush(compress: &mut Compress, out: &mut Vec<u8>) -> Result<(), CompressError
     }
 }
 
-/// Decompresses a message of `max` bytes at most.
+/// Decompresses a message. Fails if the result is longer than `max` bytes.
 pub(super) fn inflate(message: &[u8], max: usize) -> Result<Vec<u8>, WebSocketError> {
     DECOMPRESS.with_borrow_mut(|decompress| {
         let decompress = decompress.get_or_insert_with(|| Decompress::new(false));
@@ -160,7 +165,7 @@ fn read(
             return Err(WebSocketError::TOO_BIG);
         }
         if status == Status::StreamEnd {
-            // A final block; what follows begins anew.
+            // After a final block, the rest is a new stream.
             finals += 1;
             if finals > MAX_FINAL {
                 return Err(WebSocketError::DEFLATE);
@@ -172,7 +177,7 @@ fn read(
             continue;
         }
         if out.len() == out.capacity() {
-            // One byte more than allowed shows that it is too much.
+            // Room for one byte more than `max` shows whether the message is too long.
             let room = max - out.len() + 1;
             out.reserve_exact(room.min(out.len().max(64)));
             continue;
@@ -190,7 +195,7 @@ fn read(
 mod tests {
     use super::*;
 
-    /// Bytes that do not compress.
+    /// Returns bytes that do not compress.
     fn noise(len: usize) -> Vec<u8> {
         let mut noise = 1_u32;
         let noise = std::iter::repeat_with(|| {
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_is_read_again() {
+    fn compressed_messages_are_read_again() {
         for message in [&b""[..], b"4", &[7; 100_000], &noise(200_000)] {
             assert_read_again(message);
         }
@@ -234,7 +239,7 @@ mod tests {
         let hello = Ok(&b"Hello"[..]);
         for message in [
             &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00][..],
-            // A block that is not compressed.
+            // An uncompressed block.
             &[
                 0x00, 0x05, 0x00, 0xfa, 0xff, b'H', b'e', b'l', b'l', b'o', 0x00,
             ],
@@ -250,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_not_unpacked() {
+    fn a_decompression_bomb_is_not_decompressed() {
         let bomb = deflate(&[&vec![0; 10_000_000]]).expect("a compressed message");
         assert!(bomb.len() < 100_000);
         for max in [0, 1_000_000, 9_999_999] {
@@ -271,17 +276,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_compressed_is_refused() {
+    fn data_that_is_not_compressed_is_refused() {
         for message in [&b"\xff\xff\xff"[..], b"4hello world, this is no block"] {
             assert_eq!(inflate(message, 1_000), Err(WebSocketError::DEFLATE));
         }
-        // The next message does not suffer for it.
+        // The next message is not affected.
         let message = deflate(&[b"ok"]).expect("a compressed message");
         assert_eq!(inflate(&message, 2).as_deref(), Ok(&b"ok"[..]));
     }
 
     #[test]
-    fn only_offers_that_can_be_kept_are_accepted() {
+    fn only_supported_offers_are_accepted() {
         for (offers, expected) in [
             ("permessage-deflate", true),
             ("permessage-deflate; client_max_window_bits=10", true),

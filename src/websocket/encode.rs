@@ -1,9 +1,9 @@
-//! Frames of the server: never masked, never fragmented.
+//! The server's frames, which are never masked and never fragmented.
 //!
 //! ```
 //! use tower_socketio::websocket::{MAX_HEADER, Opcode, header};
 //!
-//! // Room for the header first, then the message, then the header right before it.
+//! // Reserve room for the header, append the message, then write the header right before it.
 //! let mut buf = vec![0; MAX_HEADER];
 //! buf.extend_from_slice(b"hello");
 //! let (bytes, len) = header(Opcode::Text, buf.len() - MAX_HEADER);
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 /// The longest header of a server's frame, in bytes.
 pub const MAX_HEADER: usize = 10;
 
-/// What a frame carries.
+/// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
     /// A text message.
@@ -26,19 +26,19 @@ pub enum Opcode {
     Binary,
     /// The end of the connection.
     Close,
-    /// A question for a [`Pong`](Self::Pong).
+    /// A request for a [`Pong`](Self::Pong).
     Ping,
     /// The answer to a [`Ping`](Self::Ping).
     Pong,
 }
 
-/// Formats the header of an unfragmented frame with `len` bytes of payload, right-aligned.
+/// Encodes the header of an unfragmented frame with a payload of `len` bytes.
 ///
-/// Gives the bytes and how many at their end are the header.
+/// The header is at the end of the returned array. The second value is its length.
 #[must_use]
 pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
     let mut bytes = [0; MAX_HEADER];
-    // The length fills the end of the array; the two bytes before its field are set below.
+    // The length field is at the end of the array. The two bytes before it are set below.
     bytes[2..].copy_from_slice(&(len as u64).to_be_bytes());
     let (size, marker) = match len {
         0..=125 => (2, bytes[9]),
@@ -51,7 +51,9 @@ pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
     (bytes, size)
 }
 
-/// Formats the header of a frame with a message that is compressed to `len` bytes, as [`header`].
+/// Encodes the header of a frame with a message that is compressed to `len` bytes.
+///
+/// It returns the same values as [`header`].
 #[must_use]
 pub fn compressed_header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
     let (mut bytes, size) = header(opcode, len);
@@ -59,10 +61,10 @@ pub fn compressed_header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize
     (bytes, size)
 }
 
-/// Builds a close frame.
+/// Encodes a close frame.
 ///
-/// Without a code there is no reason either. What does not fit of the reason is cut off, between
-/// two characters.
+/// Without a code the frame has no reason either. A reason of more than 123 bytes is cut off
+/// between two characters.
 #[must_use]
 pub fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let Some(code) = code else {
@@ -73,8 +75,8 @@ pub fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     control_frame(Opcode::Close, &payload)
 }
 
-/// Builds the answer to a ping with `data`, of which a client can have sent 125 bytes at most;
-/// what is longer is cut off.
+/// Encodes the answer to a ping with `data`. Cuts off `data` after 125 bytes, the maximum for a
+/// ping.
 #[must_use]
 pub fn pong_frame(data: &[u8]) -> Vec<u8> {
     control_frame(Opcode::Pong, &data[..data.len().min(MAX_CONTROL)])
@@ -100,7 +102,7 @@ fn control_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The longest start of `text` that has at most `max` bytes.
+/// Returns the longest prefix of `text` that has at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {

@@ -1,15 +1,15 @@
-//! How a client can break the protocol, and the close code it gets for it.
+//! Violations of the WebSocket protocol by a client, and their close codes.
 
 use std::{error::Error, fmt};
 
-/// A client broke the protocol or a limit.
+/// The error of a client that broke the protocol or exceeded a limit.
 ///
-/// The connection cannot go on: answer with [`close_frame`](super::close_frame) of
-/// [`code`](Self::code) and [`reason`](Self::reason), then hang up.
+/// The connection cannot continue. Send a [`close_frame`](super::close_frame) with
+/// [`code`](Self::code) and [`reason`](Self::reason), then close the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WebSocketError(Kind);
 
-/// One byte, so that `Result<(), WebSocketError>` travels in a register.
+/// One byte, so that `Result<(), WebSocketError>` fits in a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Unmasked,
@@ -44,7 +44,11 @@ impl WebSocketError {
     pub(super) const TOO_MANY_FRAGMENTS: Self = Self(Kind::TooManyFragments);
     pub(super) const DEFLATE: Self = Self(Kind::Deflate);
 
-    /// The close code for it: 1002 protocol error, 1007 not UTF-8 or not compressed, 1009 too big.
+    /// Returns the close code.
+    ///
+    /// - 1002: a protocol error.
+    /// - 1007: a text is not UTF-8, or a message cannot be decompressed.
+    /// - 1009: a message is too big or has too many fragments.
     #[must_use]
     pub const fn code(self) -> u16 {
         match self.0 {
@@ -54,7 +58,7 @@ impl WebSocketError {
         }
     }
 
-    /// What is wrong, short enough for a close frame.
+    /// Returns a description of the error that is short enough for a close frame.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self.0 {

@@ -1,10 +1,10 @@
-//! The headers of the opening handshake that need computing or reading ([RFC 6455, 4.2]).
+//! Headers of the opening handshake ([RFC 6455, 4.2]): the key and the subprotocols.
 //!
 //! [RFC 6455, 4.2]: https://www.rfc-editor.org/rfc/rfc6455#section-4.2
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// Answers a `Sec-WebSocket-Key` with the value of `Sec-WebSocket-Accept`.
+/// Computes the value of `Sec-WebSocket-Accept` from a `Sec-WebSocket-Key`.
 ///
 /// ```
 /// # use tower_socketio::websocket::accept_key;
@@ -17,8 +17,8 @@ pub fn accept_key(key: &[u8]) -> String {
 
 /// Whether a `Sec-WebSocket-Key` is the base64 of 16 bytes.
 ///
-/// The four bits of its last digit that code for nothing may be anything, as in Node's `ws`:
-/// RFC 4648 leaves that open, and nobody decodes the key.
+/// The last digit has four unused bits, which are not checked. Node's `ws` does not check them
+/// either. RFC 4648 leaves the check open, and the key is never decoded.
 #[must_use]
 pub fn is_valid_key(key: &[u8]) -> bool {
     match key.strip_suffix(b"==") {
@@ -31,9 +31,10 @@ fn is_base64_digit(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }
 
-/// Reads the subprotocols that a client offers, in its order, from the lines of
-/// `Sec-WebSocket-Protocol`. `None` if they are malformed, or one is offered twice: Node's `ws`
-/// refuses that too.
+/// Parses the subprotocols that a client offers from the lines of `Sec-WebSocket-Protocol`.
+///
+/// Returns them in the client's order. Returns `None` if a line is malformed, or if a subprotocol
+/// is offered twice, which Node's `ws` refuses too.
 ///
 /// ```
 /// # use tower_socketio::websocket::offered_protocols;
@@ -61,7 +62,9 @@ pub(crate) fn offered_protocols<'a>(
     (!is_doubled).then_some(offered)
 }
 
-/// Those of a token of HTTP ([RFC 9110, 5.6.2](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2)).
+/// Whether a byte may be in an HTTP token ([RFC 9110, 5.6.2]).
+///
+/// [RFC 9110, 5.6.2]: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2
 fn is_token_character(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }

@@ -9,9 +9,9 @@
 //! +-+-+-+-+-------+-+-------------+---------------+-----------------+
 //! ```
 //!
-//! Parsed here and not by tungstenite's `FrameHeader::parse`: that reads through a `Cursor` and
-//! has an error with many kinds, which costs 20 ns more a frame, as much as all else that is done
-//! to a short message. It is the oracle of the test below.
+//! This module does not use tungstenite's `FrameHeader::parse`, which reads through a `Cursor` and
+//! has an error of many variants. That costs 20 ns more for each frame, as much as all other work
+//! for a short message. The test below compares both.
 //!
 //! [RFC 6455, 5.2]: https://www.rfc-editor.org/rfc/rfc6455#section-5.2
 
@@ -19,20 +19,20 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 
 use super::{WebSocketError, encode::MAX_CONTROL};
 
-/// A header that obeys every rule that can be checked without knowing the frames before it.
+/// A header that passed all checks that do not depend on earlier frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     pub(super) opcode: OpCode,
     pub(super) is_final: bool,
-    /// Whether the message that it begins is compressed.
+    /// Whether the frame begins a compressed message.
     pub(super) compressed: bool,
     pub(super) mask: [u8; 4],
     pub(super) len: usize,
 }
 
 impl Header {
-    /// Parses the header that `bytes` start with and says how many bytes it took; `None` if there
-    /// are too few. `reserved` are the bits of the first byte that must be clear.
+    /// Parses the header at the start of `bytes`. Returns it with its length, or `None` if it is
+    /// incomplete. `reserved` has the bits of the first byte that must be 0.
     #[inline]
     pub(super) fn parse(
         bytes: &[u8],
@@ -58,14 +58,14 @@ impl Header {
         Ok(Some((header, bytes.len() - rest.len())))
     }
 
-    /// Whether its payload is only a part of a message.
+    /// Whether the frame's payload is only a part of a message.
     #[inline]
     pub(super) fn is_fragment(&self) -> bool {
         !self.is_final || self.opcode == OpCode::Data(Data::Continue)
     }
 }
 
-/// Checks what the first two bytes tell.
+/// Checks the first two bytes and returns the opcode.
 #[inline]
 fn check(first: u8, second: u8, reserved: u8) -> Result<OpCode, WebSocketError> {
     if first & reserved != 0 {
@@ -96,7 +96,9 @@ fn check(first: u8, second: u8, reserved: u8) -> Result<OpCode, WebSocketError> 
     Ok(opcode)
 }
 
-/// Parses what follows the `short` length in the second byte, if that says that more follows.
+/// Parses the payload's length from the 7 bits of the second byte and, if they say so, from `rest`.
+///
+/// Returns the length and the bytes after it, or `None` if the length is incomplete.
 #[inline]
 fn parse_len(short: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, WebSocketError> {
     match short {
@@ -117,14 +119,14 @@ fn check_len(len: u64) -> Result<usize, WebSocketError> {
     if len >> 63 != 0 {
         return Err(WebSocketError::LENGTH_OVERFLOW);
     }
-    // What cannot be addressed is more than any limit allows.
+    // A length above `usize::MAX` exceeds every limit.
     usize::try_from(len).map_err(|_| WebSocketError::TOO_BIG)
 }
 
 const FINAL: u8 = 0x80;
-/// The bits that mean nothing without an extension.
+/// The bits that are reserved for extensions.
 pub(super) const RESERVED: u8 = 0x70;
-/// The one of them by which a compressed message is known.
+/// The reserved bit that marks a compressed message.
 pub(super) const COMPRESSED: u8 = 0x40;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
@@ -162,7 +164,7 @@ mod tests {
                 };
                 assert!(expected, "{violation} in {bytes:x?}");
             }
-            // Ours is refused by its first two bytes, or by the opcode as theirs.
+            // `Header` refuses the first two bytes, or both parsers refuse the opcode.
             (Err(_), Ok(None) | Err(_)) => (),
             (Ok(Some(_)), theirs) => panic!("{theirs:?} of {bytes:x?}"),
         }
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_rule_shows_as_soon_as_two_bytes_are_there() {
+    fn a_violation_is_detected_in_the_first_two_bytes() {
         assert_eq!(
             Header::parse(b"\xc1\x80", RESERVED).unwrap_err(),
             WebSocketError::RESERVED_BIT

@@ -2,7 +2,7 @@
 //!
 //! [RFC 6455, 5.3]: https://www.rfc-editor.org/rfc/rfc6455#section-5.3
 
-/// Unmasks a piece of a payload that starts `offset` bytes into it.
+/// Unmasks a piece of a payload. `offset` is the position of the piece in the payload.
 #[inline]
 pub(super) fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
     mask.rotate_left(offset % 4);

@@ -1,14 +1,14 @@
-//! A message on its way into a buffer: what it is, and how much of its text is known to be good.
+//! A message that is being received: its type, and the check of its text.
 
 use super::{Incoming, MessagePayload, WebSocketError, deflate::inflate, is_utf8};
 
-/// A message that has begun, without its bytes.
+/// The state of a message that has begun. The decoder holds its bytes.
 #[derive(Debug)]
 pub(super) struct Message {
     kind: Kind,
     compressed: bool,
     fragments: u32,
-    /// How many bytes of a text are whole, valid characters.
+    /// The number of leading bytes of a text that are whole, valid characters.
     checked: usize,
 }
 
@@ -28,7 +28,7 @@ impl Message {
         }
     }
 
-    /// Counts one more fragment.
+    /// Counts one more fragment. Fails above [`MAX_FRAGMENTS`].
     pub(super) fn continued(&mut self) -> Result<(), WebSocketError> {
         self.fragments += 1;
         if self.fragments > MAX_FRAGMENTS {
@@ -37,8 +37,9 @@ impl Message {
         Ok(())
     }
 
-    /// Checks what is new in `bytes`, the message so far. A character may yet be incomplete at
-    /// its end; up to three bytes are looked at again for that.
+    /// Checks the new bytes in `bytes`, the message so far.
+    ///
+    /// The last character may be incomplete. Its bytes, up to three, are checked again next time.
     pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), WebSocketError> {
         if self.kind == Kind::Binary || self.compressed {
             return Ok(());
@@ -56,8 +57,9 @@ impl Message {
         Ok(())
     }
 
-    /// Gives out the whole message, all of which went through [`check`](Self::check); compressed
-    /// it may have grown to `max` bytes.
+    /// Returns the whole message, after [`check`](Self::check) has seen all its bytes.
+    ///
+    /// Decompresses a compressed message, up to `max` bytes.
     pub(super) fn finish(
         self,
         bytes: Vec<u8>,
@@ -69,14 +71,14 @@ impl Message {
         if self.kind == Kind::Text && self.checked < bytes.len() {
             return Err(WebSocketError::UTF8);
         }
-        // By way of a box, because `Bytes` would keep a `Vec`'s spare capacity.
+        // Through a box, because `Bytes` would keep the spare capacity of a `Vec`.
         let bytes = bytes.into_boxed_slice().into();
         Ok(self.kind.incoming(MessagePayload::Owned(bytes)))
     }
 }
 
 impl Kind {
-    /// Gives out a whole message where it lies.
+    /// Returns a whole message as a slice of the caller's buffer.
     #[inline]
     pub(super) fn in_place(self, bytes: &[u8]) -> Result<Incoming<'_>, WebSocketError> {
         if self == Self::Text && !is_utf8(bytes) {
@@ -85,7 +87,7 @@ impl Kind {
         Ok(self.incoming(MessagePayload::Borrowed(bytes)))
     }
 
-    /// Gives out a whole message that is compressed.
+    /// Decompresses a whole message.
     #[cold]
     pub(super) fn decompressed(
         self,
@@ -108,8 +110,10 @@ impl Kind {
     }
 }
 
-/// Bounds the work that empty fragments, which no limit on size stops, can make. Autobahn's
-/// case 9.3.1 sends 65 536 fragments.
+/// The maximum number of fragments in a message.
+///
+/// It limits the work that empty fragments cause, which no limit on the size does. Autobahn's case
+/// 9.3.1 sends 65 536 fragments.
 pub(super) const MAX_FRAGMENTS: u32 = 1 << 17;
 
 #[cfg(test)]
@@ -133,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_refused_however_it_is_cut() {
+    fn invalid_utf8_is_refused_however_it_is_cut() {
         let invalid: [&[u8]; 7] = [
             b"\x80",                 // a continuation byte alone
             b"ab\xc3",               // incomplete at the end

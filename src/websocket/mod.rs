@@ -1,20 +1,20 @@
-//! One WebSocket connection ([RFC 6455]), the server's side, without I/O: bytes in → messages,
-//! messages → bytes out.
+//! The server's side of a WebSocket connection ([RFC 6455]), without I/O: decodes frames into
+//! messages, and encodes messages as frames.
 //!
 //! | when | call |
 //! |---|---|
-//! | a client asks for the upgrade | [`is_valid_key`], [`accept_key`] |
-//! | bytes have been read | [`FrameDecoder::decode`] |
+//! | a client requests a WebSocket | [`is_valid_key`], [`accept_key`] |
+//! | bytes were read | [`FrameDecoder::decode`] |
 //! | the rest of a large frame is missing | read into [`FrameDecoder::read_buf`], then [`FrameDecoder::filled`] |
-//! | the client has broken a rule | send [`close_frame`] with [`WebSocketError::code`], then hang up |
+//! | the client broke a rule | send [`close_frame`] with [`WebSocketError::code`], then close the connection |
 //! | a message is to be sent | put [`header`] before it |
 //! | the client offers compression | [`accepts_deflate`], [`FrameDecoder::with_deflate`]; then [`deflate`] and [`compressed_header`] |
-//! | a ping or a close frame came | answer with [`pong_frame`] or [`close_frame`] |
+//! | a ping or a close frame arrived | answer with [`pong_frame`] or [`close_frame`] |
 //!
 //! ```
 //! use tower_socketio::websocket::{FrameDecoder, Incoming, pong_frame};
 //!
-//! // A text message in two fragments, a ping between them; masked, as a client must.
+//! // A text message in two fragments with a ping between them, masked as the RFC requires.
 //! let mut read = *b"\x01\x83\0\0\0\0hel\x89\x82\0\0\0\0hi\x80\x82\0\0\0\0lo";
 //! let mut write = Vec::new();
 //!
@@ -52,38 +52,40 @@ pub use self::{
     handshake::{accept_key, is_valid_key},
 };
 
-/// What arrived, given to the callback of [`FrameDecoder::decode`] and [`FrameDecoder::filled`].
+/// A decoded message or control frame, passed to the callback of [`FrameDecoder::decode`] and
+/// [`FrameDecoder::filled`].
 #[derive(Debug)]
 pub enum Incoming<'a> {
-    /// A text message, whole and valid UTF-8.
+    /// A whole text message, which is valid UTF-8.
     Text(MessagePayload<'a>),
-    /// A binary message, whole.
+    /// A whole binary message.
     Binary(MessagePayload<'a>),
-    /// A ping; its data belongs into the answer, [`pong_frame`].
+    /// A ping. Answer with a [`pong_frame`] of its data.
     Ping(&'a [u8]),
-    /// A pong. Nothing tells what it answers: this side sends no pings.
+    /// A pong. Its data is not passed on, because the server sends no WebSocket pings.
     Pong,
-    /// The client closes, with a code and a reason if it gave any; [`close_frame`] is the answer.
-    /// The decoder ignores whatever follows.
+    /// A close frame, with its code and reason if it has them. Answer with a [`close_frame`]. The
+    /// decoder ignores all bytes after it.
     Close(Option<(u16, &'a str)>),
 }
 
-/// Whether these bytes are a text. Most are ASCII, which is seen much faster.
+/// Whether bytes are valid UTF-8. Checks for ASCII first, which is much faster and the usual case.
 pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
     bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
 }
 
-/// The bytes of one message.
+/// The payload of one message.
 #[non_exhaustive]
 pub enum MessagePayload<'a> {
-    /// Lies in the caller's read buffer, already unmasked.
+    /// A slice of the caller's read buffer, already unmasked.
     Borrowed(&'a [u8]),
-    /// Was assembled over several reads or fragments; its allocation is as large as the message.
+    /// A message from several reads or fragments, or a decompressed one. Its allocation is exactly
+    /// as large as the message.
     Owned(Bytes),
 }
 
 impl MessagePayload<'_> {
-    /// The message's bytes.
+    /// Returns the payload's bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
@@ -91,9 +93,9 @@ impl MessagePayload<'_> {
         }
     }
 
-    /// The message in an allocation of its own; copies when borrowed.
+    /// Converts the payload into an allocation of its own. Copies a borrowed payload.
     ///
-    /// It never is a slice of something larger, so keeping it costs what it holds.
+    /// The result is never a slice of a larger allocation, so it keeps no other bytes in memory.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         match self {

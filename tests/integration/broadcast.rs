@@ -78,7 +78,7 @@ async fn receivers(clients: &mut [Polling], io: &SocketIo) -> String {
 }
 
 #[tokio::test]
-async fn a_choice_of_rooms_reaches_each_socket_once() {
+async fn a_broadcast_to_several_rooms_reaches_each_socket_once() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["", "a", "b", "ab", "abc"]).await;
     let own = sockets[0].id();
@@ -131,7 +131,7 @@ async fn clients_join_and_leave_rooms() {
 }
 
 #[tokio::test]
-async fn rooms_of_those_who_left_are_forgotten() {
+async fn a_socket_that_left_is_removed_from_its_rooms() {
     let (app, io) = rooms();
     let (clients, sockets) = clients(&app, &io, ["ab", "b"]).await;
     assert_eq!(io.counts().rooms, 2);
@@ -144,7 +144,7 @@ async fn rooms_of_those_who_left_are_forgotten() {
 }
 
 #[tokio::test]
-async fn a_selection_joins_leaves_and_disconnects() {
+async fn a_broadcast_handle_joins_leaves_and_disconnects_sockets() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["a", "a", "b"]).await;
     io.to("a").join("both");
@@ -163,7 +163,7 @@ async fn a_selection_joins_leaves_and_disconnects() {
 }
 
 #[tokio::test]
-async fn a_socket_is_in_as_many_rooms_as_allowed() {
+async fn the_rooms_of_a_socket_are_limited() {
     let (layer, io) = support::builder(Namespace::new()).max_rooms(2).build();
     let _client = Polling::connect(&support::app(layer)).await;
     let socket = io.sockets().remove(0);
@@ -174,7 +174,7 @@ async fn a_socket_is_in_as_many_rooms_as_allowed() {
 }
 
 #[tokio::test]
-async fn a_volatile_event_is_dropped_for_those_who_would_wait() {
+async fn a_volatile_event_is_dropped_for_clients_that_are_not_ready() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["", ""]).await;
     // Only the first client has a pending poll, so only it can receive a volatile event.
@@ -230,7 +230,7 @@ impl Polling {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_to_one_client_ends_in_every_way() {
+async fn emit_with_ack_ends_in_every_way() {
     let (app, io) = rooms();
     let ([mut client], [socket]) = clients(&app, &io, [""]).await;
 
@@ -266,7 +266,7 @@ async fn a_question_to_one_client_ends_in_every_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_to_many_has_an_entry_for_each() {
+async fn emit_with_ack_to_many_returns_an_entry_for_each_socket() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["a", "a", "a", "a", "b"]).await;
     let started = tokio::time::Instant::now();
@@ -296,7 +296,7 @@ async fn a_question_to_many_has_an_entry_for_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_of_many_come_as_they_arrive() {
+async fn acknowledgements_of_many_are_streamed_as_they_arrive() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["", ""]).await;
     let mut answers = io.of("/").emit_with_ack::<Value>("q", 1);
@@ -354,7 +354,7 @@ async fn bytes_are_broadcast_over_both_transports() {
 }
 
 #[tokio::test]
-async fn fetched_sockets_tell_what_they_were_and_can_be_acted_on() {
+async fn fetched_sockets_are_a_snapshot_and_can_be_acted_on() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["ab", "a", "b"]).await;
     sockets[0].set_data(("ada", 36)).expect("serializable");
@@ -395,7 +395,7 @@ async fn fetched_sockets_tell_what_they_were_and_can_be_acted_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_to_a_fetched_socket_waits_five_seconds() {
+async fn emit_with_ack_to_a_fetched_socket_waits_five_seconds() {
     let (app, io) = rooms();
     let _client = Polling::connect(&app).await;
     let found = io.of("/").fetch_sockets().await.expect("one server");
@@ -406,7 +406,7 @@ async fn a_question_to_a_fetched_socket_waits_five_seconds() {
 }
 
 #[tokio::test]
-async fn data_of_a_socket_are_replaced_as_a_whole_and_outlive_it() {
+async fn the_data_of_a_socket_is_replaced_as_a_whole_and_outlives_it() {
     let (app, io) = rooms();
     let ([mut client], [socket]) = clients(&app, &io, [""]).await;
     assert_eq!(socket.data::<Value>(), None);
@@ -451,7 +451,7 @@ fn take(told: &Told, names: &[(SocketId, &str)]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_happens_to_rooms_is_told_in_order() {
+async fn room_events_arrive_in_order() {
     let (namespace, told) = told(Namespace::new());
     let (app, io) = main_app(namespace);
     let (clients, sockets) = clients(&app, &io, ["", ""]).await;
@@ -494,7 +494,7 @@ async fn what_happens_to_rooms_is_told_in_order() {
 }
 
 #[tokio::test]
-async fn a_refused_socket_leaves_its_rooms_and_had_none_of_its_own() {
+async fn a_refused_socket_leaves_its_rooms_and_had_no_room_of_its_id() {
     let left = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&left);
     let namespace = Namespace::new()
@@ -527,7 +527,7 @@ async fn a_refused_socket_leaves_its_rooms_and_had_none_of_its_own() {
 }
 
 #[tokio::test]
-async fn who_is_told_of_rooms_may_change_them_or_panic() {
+async fn a_room_hook_may_change_rooms_or_panic() {
     let kept = Arc::new(Mutex::new(None::<SocketIo>));
     let of_hook = Arc::clone(&kept);
     let (sender, names) = std::sync::mpsc::channel();
@@ -578,7 +578,7 @@ async fn namespaces_rooms_and_sockets_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_broadcast_to_many_namespaces_reaches_and_asks_those_in_each() {
+async fn a_broadcast_to_several_namespaces_reaches_the_sockets_of_each() {
     let (layer, io) = support::builder(Namespace::new())
         .namespace("/orders/{shop}", Namespace::new())
         .build();
@@ -626,7 +626,7 @@ async fn a_broadcast_to_many_namespaces_reaches_and_asks_those_in_each() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_alone_says_so() {
+async fn a_single_server_reports_that_it_is_alone() {
     let (_app, io) = rooms();
     let error = io.of("/").server_side_emit("x", 1).expect_err("alone");
     assert!(error.is_alone());
@@ -638,7 +638,7 @@ async fn a_server_that_is_alone_says_so() {
 }
 
 #[tokio::test]
-async fn a_choice_can_be_used_again_and_narrowed_without_changing_it() {
+async fn a_broadcast_handle_can_be_reused_and_narrowed() {
     let (app, io) = rooms();
     let (mut clients, _) = clients(&app, &io, ["a", "ab", "b"]).await;
     let a = io.to("a");
@@ -655,7 +655,7 @@ async fn a_choice_can_be_used_again_and_narrowed_without_changing_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_question_to_many_has_one_id_and_the_first_argument_counts() {
+async fn emit_with_ack_to_many_has_one_id_and_reads_the_first_argument() {
     let (app, io) = rooms();
     let (mut clients, sockets) = clients(&app, &io, ["", ""]).await;
     for id in 0..2 {
@@ -675,7 +675,7 @@ async fn one_question_to_many_has_one_id_and_the_first_argument_counts() {
 }
 
 #[tokio::test]
-async fn a_broadcast_is_encoded_once_for_all_of_a_namespace() {
+async fn a_broadcast_is_encoded_once_for_a_whole_namespace() {
     let parser = Counting::default();
     let events = Arc::clone(&parser.events);
     let (layer, io) = support::builder(Namespace::new()).parser(parser).build();
@@ -692,7 +692,7 @@ async fn a_broadcast_is_encoded_once_for_all_of_a_namespace() {
 }
 
 #[tokio::test]
-async fn what_is_sent_can_be_observed() {
+async fn a_hook_observes_outgoing_events() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&seen);
     let (layer, io) = support::builder(Namespace::new().on("ask", async || 1).on_outgoing(
@@ -735,7 +735,7 @@ async fn what_is_sent_can_be_observed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_to_many_waits_five_seconds_unless_it_is_told_otherwise() {
+async fn emit_with_ack_to_many_waits_five_seconds_by_default() {
     let (app, io) = rooms();
     let _client = Polling::connect(&app).await;
     let started = tokio::time::Instant::now();
@@ -745,7 +745,7 @@ async fn a_question_to_many_waits_five_seconds_unless_it_is_told_otherwise() {
 }
 
 #[tokio::test]
-async fn all_arguments_of_an_answer_can_be_read() {
+async fn all_arguments_of_an_acknowledgement_can_be_read() {
     let (app, io) = rooms();
     let ([mut client], [socket]) = clients(&app, &io, [""]).await;
     let answer = socket.emit_with_ack::<(u32, Value)>("q", 1).all_args();
@@ -761,7 +761,7 @@ async fn all_arguments_of_an_answer_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_socket_that_connects_still_is_not_listed_and_misses_nothing() {
+async fn a_connecting_socket_is_not_listed_and_misses_nothing() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let wait = Arc::clone(&gate);
     let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
@@ -812,7 +812,7 @@ async fn a_volatile_event_right_after_another_is_dropped() {
 }
 
 #[tokio::test]
-async fn names_that_mean_something_else_are_not_sent() {
+async fn reserved_event_names_are_not_sent() {
     let (app, io) = rooms();
     let ([mut client], [socket]) = clients(&app, &io, [""]).await;
     for name in [
@@ -837,7 +837,7 @@ async fn names_that_mean_something_else_are_not_sent() {
 }
 
 #[tokio::test]
-async fn what_is_sent_to_a_client_that_has_left_goes_nowhere() {
+async fn events_to_a_client_that_has_left_are_dropped() {
     let (app, io) = rooms();
     let ([mut client], [socket]) = clients(&app, &io, ["a"]).await;
     client.send("41").await;

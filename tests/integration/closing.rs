@@ -180,7 +180,7 @@ async fn narrow(app: &Router, runtime: &Runtime) -> DuplexStream {
 }
 
 #[test]
-fn who_waits_for_a_socket_learns_that_its_runtime_has_ended() {
+fn waits_for_a_socket_end_with_its_runtime() {
     let ours = Runtime::new().expect("a runtime");
     let theirs = Runtime::new().expect("a runtime");
     let (layer, io) = builder(Namespace::new()).build();
@@ -252,7 +252,7 @@ fn the_layer_may_be_called_outside_of_a_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_handlers_answer_before_the_end_still_leaves() {
+async fn acknowledgements_before_the_end_of_the_server_are_still_sent() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let work = async move |socket: Socket| {
@@ -275,7 +275,7 @@ async fn what_handlers_answer_before_the_end_still_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_does_not_answer_holds_the_end_up_for_five_seconds() {
+async fn a_handler_that_does_not_end_delays_the_close_for_five_seconds() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let work = async move || opened.acquire().await.expect("open").forget();

@@ -28,7 +28,7 @@ fn violation() -> Got {
 }
 
 #[tokio::test]
-async fn a_client_that_joins_is_told_its_id_which_is_not_the_sessions() {
+async fn a_client_that_joins_gets_an_id_other_than_the_sessions() {
     let mut client = Polling::open(&two().0).await;
     let id = client.join("/").await;
     let admin = client.join("/adm").await;
@@ -78,7 +78,7 @@ async fn a_connect_error_of_a_client_is_a_violation() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_a_violation_is_delivered() {
+async fn packets_before_a_violation_are_delivered() {
     let (app, io) = two();
     let mut client = Client::connect(serve(app).await, "/").await;
     io.emit("echo", "a");
@@ -97,7 +97,7 @@ async fn what_was_sent_before_a_violation_is_delivered() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_asked_for_are_passed_over() {
+async fn unsolicited_acknowledgements_are_ignored() {
     let addr = serve(two().0).await;
     let mut client = Client::connect(addr, "/").await;
     for packet in [
@@ -128,7 +128,7 @@ async fn a_client_may_leave_one_namespace_and_come_back_with_another_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_joined_once_may_leave_and_stay() {
+async fn a_client_that_has_joined_once_may_leave_and_stay_connected() {
     let (layer, io) = builder(echoing())
         .connect_timeout(Duration::from_secs(3))
         .build();
@@ -140,7 +140,7 @@ async fn who_has_joined_once_may_leave_and_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_only_refused_is_closed_in_time() {
+async fn a_client_that_was_only_refused_is_closed_in_time() {
     let refuse = async || Err::<(), _>("no");
     let (layer, io) = builder(Namespace::new().on_connect(refuse))
         .connect_timeout(Duration::from_secs(3))

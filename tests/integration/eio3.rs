@@ -65,7 +65,7 @@ async fn open(app: &Router, query: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn they_are_refused_if_they_are_not_allowed() {
+async fn socket_io_2_clients_are_refused_unless_they_are_allowed() {
     let (layer, _io) = builder(echoing()).build();
     let app = app(layer);
     for query in ["", "EIO=3&", "EIO=5&"] {
@@ -79,7 +79,7 @@ async fn they_are_refused_if_they_are_not_allowed() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_revision_is_one_of_theirs() {
+async fn a_request_without_a_revision_counts_as_revision_3() {
     let (app, _io) = allowing(echoing());
     let response = get(&app, "/socket.io/?transport=polling").await;
     let (len, packet) = response.body().split_once(':').expect("a length");
@@ -87,7 +87,7 @@ async fn a_request_without_a_revision_is_one_of_theirs() {
 }
 
 #[tokio::test]
-async fn their_open_packet_has_the_five_keys() {
+async fn the_open_packet_of_revision_3_has_five_keys() {
     let (app, _io) = allowing(echoing());
     let response = get(&app, OPEN).await;
     assert_eq!(
@@ -109,7 +109,7 @@ async fn their_open_packet_has_the_five_keys() {
 }
 
 #[tokio::test]
-async fn the_main_namespace_is_joined_without_asking() {
+async fn the_main_namespace_is_joined_without_a_connect_packet() {
     let (app, io) = allowing(echoing());
     let (uri, sid) = open(&app, "").await;
     assert_eq!(io.counts().sockets, 1);
@@ -157,7 +157,7 @@ async fn bytes_are_a_body_of_bytes() {
 }
 
 #[tokio::test]
-async fn bytes_are_base64_for_clients_that_take_only_text() {
+async fn bytes_are_base64_for_text_only_clients() {
     let (app, _io) = allowing(echoing());
     let (uri, _) = open(&app, "&b64=1").await;
     let body = format!("42:{HEAD}6:b4AQID");
@@ -191,7 +191,7 @@ async fn jsonp_has_bytes_as_text() {
 }
 
 #[tokio::test]
-async fn a_malformed_body_ends_their_session() {
+async fn a_malformed_body_of_text_ends_the_session() {
     for body in ["abc", "5:4a", "1:x", "9999999999:2", "2:40\u{e9}"] {
         let (app, _io) = allowing(echoing());
         let (uri, _) = open(&app, "").await;
@@ -206,7 +206,7 @@ async fn a_malformed_body_ends_their_session() {
 }
 
 #[tokio::test]
-async fn a_malformed_body_of_bytes_ends_their_session() {
+async fn a_malformed_body_of_bytes_ends_the_session() {
     let (app, _io) = allowing(echoing());
     let (uri, _) = open(&app, "").await;
     let request = Request::post(&uri).header(header::CONTENT_TYPE, "application/octet-stream");
@@ -217,7 +217,7 @@ async fn a_malformed_body_of_bytes_ends_their_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn they_ping_and_who_does_not_is_given_up() {
+async fn a_socket_io_2_client_that_does_not_ping_times_out() {
     let (app, _io) = allowing(echoing());
     let (uri, _) = open(&app, "").await;
     for _ in 0..3 {
@@ -233,7 +233,7 @@ async fn they_ping_and_who_does_not_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_not_there_is_refused_with_an_object() {
+async fn an_unknown_namespace_is_refused_with_an_object() {
     let (app, _io) = allowing(echoing());
     let (uri, _) = open(&app, "").await;
     post(&app, &uri, "15:40/nowhere?a=b,").await;
@@ -243,7 +243,7 @@ async fn a_namespace_that_is_not_there_is_refused_with_an_object() {
 }
 
 #[tokio::test]
-async fn the_query_of_a_namespace_is_its_authentication() {
+async fn the_query_of_a_namespace_is_its_auth() {
     let (app, _io) = allowing(echoing());
     let (uri, _) = open(&app, "").await;
     post(&app, &uri, "17:40/told?b=1&a=%2C").await;
@@ -267,7 +267,7 @@ async fn a_refusal_is_its_text_or_its_data_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn the_connect_handler_of_the_main_namespace_may_refuse_them() {
+async fn the_connect_handler_of_the_main_namespace_may_refuse_the_client() {
     let refuse = async || Err::<(), _>("members only");
     let (app, _io) = allowing(Namespace::new().on_connect(refuse));
     let addr = serve(app).await;
@@ -281,7 +281,7 @@ async fn the_connect_handler_of_the_main_namespace_may_refuse_them() {
 }
 
 #[tokio::test]
-async fn without_a_main_namespace_they_are_told_nothing_of_it() {
+async fn without_a_main_namespace_no_packet_is_sent_for_it() {
     let (layer, _io) = SocketIo::builder()
         .namespace("/a", echoing())
         .allow_eio3(true)
@@ -328,7 +328,7 @@ async fn the_id_of_a_session_that_begins_with_websocket_is_that_of_its_socket() 
 }
 
 #[tokio::test]
-async fn they_upgrade_as_others_do() {
+async fn a_socket_io_2_client_can_upgrade() {
     let app = allowing(echoing()).0;
     let addr = serve(app.clone()).await;
     let (uri, sid) = open(&app, "").await;
@@ -363,7 +363,7 @@ async fn a_request_of_another_revision_than_its_session_is_refused() {
 }
 
 #[tokio::test]
-async fn engine_io_alone_serves_them_too() {
+async fn the_engine_layer_serves_revision_3_too() {
     async fn echo(mut socket: EngineSocket) {
         while let Some(message) = socket.recv().await {
             socket.send(message);

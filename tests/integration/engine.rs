@@ -69,7 +69,7 @@ async fn end(ends: &mut Ends) -> Option<CloseReason> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_is_told_why_its_session_ended() {
+async fn a_handler_gets_the_close_reason_of_its_session() {
     for (packet, reason) in [
         ("1", CloseReason::TransportClose),
         ("abc", CloseReason::ParseError),
@@ -127,7 +127,7 @@ async fn a_message_that_is_too_long_ends_its_session() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_a_close_is_delivered_and_nothing_after() {
+async fn messages_before_a_close_are_delivered_and_none_after_it() {
     let (app, layer, mut ends) = obeying();
     let polling = Polling::open(&app).await;
     polling.post("4last words").await;
@@ -144,7 +144,7 @@ async fn what_was_sent_before_a_close_is_delivered_and_nothing_after() {
 }
 
 #[tokio::test]
-async fn what_is_discarded_is_not_delivered() {
+async fn a_discarded_session_sends_nothing_more() {
     let (app, layer, mut ends) = obeying();
     let polling = Polling::open(&app).await;
     polling.post("4discard").await;
@@ -165,7 +165,7 @@ async fn what_is_discarded_is_not_delivered() {
 }
 
 #[tokio::test]
-async fn sessions_are_counted_told_together_and_closed() {
+async fn the_layer_counts_sessions_broadcasts_and_closes_them() {
     let (app, layer, mut ends) = obeying();
     let polling = Polling::open(&app).await;
     let mut client = Client::open(serve(app.clone()).await).await;
@@ -239,7 +239,7 @@ async fn a_handler_knows_its_session() {
 }
 
 #[tokio::test]
-async fn a_handler_can_wait_until_what_it_sent_has_left() {
+async fn a_handler_can_wait_until_its_messages_are_sent() {
     let left = Arc::new(Notify::new());
     let (app, _layer) = serving({
         let left = Arc::clone(&left);
@@ -263,7 +263,7 @@ async fn a_handler_can_wait_until_what_it_sent_has_left() {
 }
 
 #[tokio::test]
-async fn a_session_that_has_ended_gives_no_message_however_often_it_is_asked() {
+async fn recv_always_returns_none_after_the_end_of_a_session() {
     let (sender, mut ended) = mpsc::unbounded_channel();
     let handler = move |mut socket: EngineSocket| {
         let sender = sender.clone();

@@ -170,21 +170,21 @@ async fn random_actions(recovery: Option<Recovery>, seed: u64) {
 }
 
 #[tokio::test]
-async fn each_socket_gets_what_it_would_if_nothing_took_time() {
+async fn random_broadcasts_arrive_as_if_they_were_instant() {
     for seed in 1..=4 {
         random_actions(None, seed).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn also_beside_other_threads() {
+async fn random_broadcasts_arrive_as_if_they_were_instant_with_two_threads() {
     for seed in 11..=14 {
         random_actions(None, seed).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn also_if_it_is_kept_for_those_who_come_back() {
+async fn random_broadcasts_arrive_as_if_they_were_instant_with_recovery() {
     for seed in 21..=23 {
         let recovery = Recovery::within(Duration::from_secs(60));
         random_actions(Some(recovery), seed).await;
@@ -231,7 +231,7 @@ async fn each_sender_keeps_its_order() {
 }
 
 #[tokio::test]
-async fn an_answer_comes_after_the_broadcast_of_its_handler() {
+async fn an_acknowledgement_comes_after_the_broadcast_of_its_handler() {
     let namespace = Namespace::new().on("tell", async |io: SocketIo, Data(number): Data<u32>| {
         io.emit("told", number);
         number
@@ -246,7 +246,7 @@ async fn an_answer_comes_after_the_broadcast_of_its_handler() {
 }
 
 #[tokio::test]
-async fn who_is_made_to_leave_gets_what_was_sent_before() {
+async fn a_disconnected_socket_gets_earlier_broadcasts() {
     let mut crowd = crowd(Namespace::new(), None).await;
     crowd.io.emit("n", 1);
     crowd.io.of("/").disconnect();
@@ -257,7 +257,7 @@ async fn who_is_made_to_leave_gets_what_was_sent_before() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_server_comes_after_what_was_sent_before() {
+async fn earlier_broadcasts_arrive_before_the_server_closes() {
     let mut crowd = crowd(Namespace::new(), None).await;
     crowd.io.emit("n", 1);
     crowd.io.close().await;
@@ -278,7 +278,7 @@ async fn a_socket_is_drained_when_it_has_the_broadcast() {
 }
 
 #[tokio::test]
-async fn a_volatile_broadcast_is_dropped_for_those_who_would_wait() {
+async fn a_volatile_broadcast_is_dropped_for_clients_that_are_not_ready() {
     let mut crowd = crowd(Namespace::new(), None).await;
     crowd.io.emit("n", 1);
     crowd.io.of("/").volatile().emit("n", 2);
@@ -295,7 +295,7 @@ async fn a_volatile_broadcast_is_dropped_for_those_who_would_wait() {
 }
 
 #[tokio::test]
-async fn more_than_may_wait_is_done_by_who_sends_it() {
+async fn a_full_broadcast_queue_makes_the_broadcaster_deliver() {
     let mut crowd = crowd(Namespace::new(), None).await;
     let text = "x".repeat(64 * 1024);
     // This is three times the limit of the broadcast queue, and less than `max_buffered`.
@@ -326,7 +326,7 @@ async fn a_thread_without_a_runtime_broadcasts_too() {
 }
 
 #[tokio::test]
-async fn what_a_handler_broadcasts_is_delivered_before_a_violation_closes() {
+async fn the_broadcasts_of_a_handler_are_delivered_before_a_violation_closes() {
     let tell = async |io: SocketIo| io.emit("told", 1);
     let (app, _io) = main_app(Namespace::new().on("tell", tell));
     let mut crowd = polling(&app).await;
@@ -335,7 +335,7 @@ async fn what_a_handler_broadcasts_is_delivered_before_a_violation_closes() {
 }
 
 #[tokio::test]
-async fn a_volatile_broadcast_of_a_connect_handler_is_not_for_who_connects() {
+async fn a_volatile_broadcast_of_a_connect_handler_skips_its_own_socket() {
     let connect = async |io: SocketIo| io.of("/").volatile().emit("hint", 1);
     let (app, io) = main_app(Namespace::new().on_connect(connect));
     let _crowd = polling(&app).await;
@@ -345,7 +345,7 @@ async fn a_volatile_broadcast_of_a_connect_handler_is_not_for_who_connects() {
 }
 
 #[tokio::test]
-async fn who_comes_back_misses_nothing_that_went_to_few_after_what_went_to_many() {
+async fn a_restored_socket_misses_no_event_behind_a_queued_broadcast() {
     let namespace = Namespace::new();
     let (layer, io) = support::builder(namespace)
         .recovery(Recovery::within(Duration::from_secs(120)))
@@ -378,7 +378,7 @@ async fn polling(app: &Router) -> Vec<Polling> {
 
 /// The sender blocks its thread after the broadcast. Another thread delivers the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_computes_keeps_nobody_waiting() {
+async fn a_broadcaster_that_blocks_its_thread_delays_no_delivery() {
     let mut crowd = crowd(Namespace::new(), None).await;
     let (got, gets) = mpsc::channel();
     let io = crowd.io.clone();
@@ -396,7 +396,7 @@ async fn a_sender_that_computes_keeps_nobody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_runtime_that_nobody_drives_keeps_nobody_waiting() {
+async fn a_runtime_that_is_not_driven_delays_no_delivery() {
     let mut crowd = crowd(Namespace::new(), None).await;
     let io = crowd.io.clone();
     let (ends, end) = mpsc::channel::<()>();
@@ -418,7 +418,7 @@ async fn a_runtime_that_nobody_drives_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn one_task_takes_care_of_what_waits() {
+async fn one_fanout_task_serves_the_broadcast_queue() {
     let crowd = crowd(Namespace::new(), None).await;
     let all = crowd.io.of("/").volatile();
     let large = "x".repeat(2 * 1024 * 1024);
@@ -434,7 +434,7 @@ async fn one_task_takes_care_of_what_waits() {
 
 /// Each destructor runs on its own, although the broadcast drops the last references to both.
 #[tokio::test]
-async fn destructors_that_panic_do_so_one_by_one() {
+async fn destructors_that_panic_run_one_by_one() {
     #[derive(Clone)]
     struct Careless(Arc<Mutex<u32>>);
 
@@ -463,7 +463,7 @@ async fn destructors_that_panic_do_so_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_end_of_the_sender_s_runtime_loses_nothing() {
+async fn the_end_of_the_broadcasters_runtime_loses_nothing() {
     let mut crowd = crowd(Namespace::new(), None).await;
     let io = crowd.io.clone();
     let (sends, sent) = mpsc::channel();

@@ -67,7 +67,7 @@ async fn upgrade(app: Router, query: &str, headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn without_a_policy_there_is_no_header_of_cors() {
+async fn without_a_policy_there_is_no_cors_header() {
     let app = app(plain().build().0);
     let response = open_from(&app, ORIGIN).await;
     assert_eq!(response.status(), StatusCode::OK);
@@ -108,7 +108,7 @@ async fn a_page_of_another_origin_opens_no_websocket_unless_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn the_first_page_that_is_refused_is_a_warning_that_says_what_to_set() {
+async fn the_first_refused_origin_is_logged_with_the_setting_to_change() {
     let (logs, _guard) = Logs::keep();
     let app = app(plain().build().0);
     // With `$host`, nginx removes the port from `Host`.
@@ -261,7 +261,7 @@ async fn each_setting_of_cors_has_its_header() {
 }
 
 #[tokio::test]
-async fn a_preflight_may_go_on_to_be_refused_as_a_request() {
+async fn a_preflight_can_be_passed_on_as_a_request() {
     let app = with_cors(Cors::new(Origins::any()).preflight_continue(true));
     let response = ask(&app, Method::OPTIONS, OPEN, &[]).await;
     assert_eq!(
@@ -272,7 +272,7 @@ async fn a_preflight_may_go_on_to_be_refused_as_a_request() {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_headers_of_cors() {
+async fn every_response_has_the_cors_headers() {
     let cors = Cors::new(Origins::list([ORIGIN]))
         .allow_credentials(true)
         .expose_headers([HeaderName::from_static("x-c")]);
@@ -304,7 +304,7 @@ async fn every_answer_has_the_headers_of_cors() {
 
 #[test]
 #[should_panic(expected = "name the origins")]
-fn credentials_for_any_origin_are_a_mistake() {
+fn credentials_for_any_origin_panic() {
     let _ = Cors::new(Origins::any()).allow_credentials(true);
 }
 
@@ -332,7 +332,7 @@ async fn the_application_may_refuse_a_client_with_its_own_words() {
 }
 
 #[tokio::test]
-async fn the_application_is_asked_once_for_each_session() {
+async fn allow_request_runs_once_for_each_session() {
     let asked = Arc::new(Mutex::new(0));
     let http = HttpOptions::new().allow_request({
         let asked = Arc::clone(&asked);
@@ -352,7 +352,7 @@ async fn the_application_is_asked_once_for_each_session() {
 }
 
 #[tokio::test]
-async fn the_application_is_told_of_every_refusal() {
+async fn a_hook_observes_every_refusal() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let http = HttpOptions::new()
         .origins(Origins::same_origin())
@@ -441,7 +441,7 @@ async fn a_cookie_names_the_session_in_the_answer_that_opens_it_over_polling() {
 }
 
 #[test]
-fn what_cannot_stand_in_a_cookie_is_a_mistake() {
+fn invalid_parts_of_a_cookie_panic() {
     let cookie = SessionCookie::default;
     for (what, result) in [
         ("a b", catch_unwind(|| SessionCookie::new("a b"))),
@@ -456,7 +456,7 @@ fn what_cannot_stand_in_a_cookie_is_a_mistake() {
 }
 
 #[tokio::test]
-async fn a_cookie_has_the_attributes_that_it_is_given() {
+async fn a_cookie_has_its_configured_attributes() {
     let cookie = SessionCookie::new("id")
         .path(None)
         .domain("app.example")
@@ -518,7 +518,7 @@ async fn headers_can_be_added_to_the_first_answer_and_to_every_one() {
 }
 
 #[tokio::test]
-async fn a_tower_layer_around_it_sees_polls_and_upgrades() {
+async fn a_tower_layer_around_the_server_sees_polls_and_upgrades() {
     use tower_http::set_header::SetResponseHeaderLayer;
 
     let name = HeaderName::from_static("x-layer");
@@ -532,7 +532,7 @@ async fn a_tower_layer_around_it_sees_polls_and_upgrades() {
 }
 
 #[tokio::test]
-async fn a_tower_layer_around_it_may_answer_itself() {
+async fn a_tower_layer_around_the_server_may_answer_a_request() {
     let gate = axum::middleware::from_fn(|request: Request<Body>, next: axum::middleware::Next| {
         // A request without a session id is a handshake.
         let query = request.uri().query().unwrap_or_default().to_owned();
@@ -580,7 +580,7 @@ async fn an_initial_packet_comes_with_the_open_packet() {
 }
 
 #[tokio::test]
-async fn engine_io_alone_has_the_same_options() {
+async fn the_engine_layer_has_the_same_options() {
     async fn wait(mut socket: EngineSocket) {
         while socket.recv().await.is_some() {}
     }
@@ -611,7 +611,7 @@ async fn two_servers_on_two_paths_share_one_app() {
 }
 
 #[tokio::test]
-async fn an_upgrade_on_another_path_is_the_apps() {
+async fn an_upgrade_on_another_path_goes_to_the_app() {
     let mut stream = TcpStream::connect(serve(app(plain().build().0)).await)
         .await
         .expect("a port");
@@ -621,7 +621,7 @@ async fn an_upgrade_on_another_path_is_the_apps() {
 }
 
 #[tokio::test]
-async fn the_first_subprotocol_that_a_client_offers_is_taken() {
+async fn the_first_subprotocol_that_a_client_offers_is_chosen() {
     let app = app(plain().build().0);
     let client = Polling::connect(&app).await;
     for query in ["".to_owned(), format!("&sid={}", client.sid)] {
@@ -661,7 +661,7 @@ async fn the_application_may_choose_the_subprotocol() {
 }
 
 #[tokio::test]
-async fn internet_explorer_is_told_not_to_suspect_an_attack() {
+async fn the_xss_filter_of_internet_explorer_is_turned_off() {
     let app = app(plain().build().0);
     for (agent, value) in [
         ("Mozilla/5.0 (Windows NT 6.1; Trident/7.0; rv:11.0)", "0"),
@@ -706,7 +706,7 @@ async fn scripts_and_forms_are_polls_where_jsonp_is_on() {
 }
 
 #[tokio::test]
-async fn scripts_are_no_polls_unless_jsonp_is_on() {
+async fn scripts_are_not_polls_unless_jsonp_is_on() {
     let response = get(&app(plain().build().0), &format!("{OPEN}&j=0")).await;
     assert_eq!(
         response.body(),
@@ -742,7 +742,7 @@ fn inflate(response: &Response<Vec<u8>>) -> String {
 }
 
 #[tokio::test]
-async fn a_long_answer_to_a_poll_is_compressed_as_the_client_likes_it() {
+async fn a_long_poll_response_is_compressed_as_the_client_prefers() {
     let (layer, io) = plain().build();
     let app = app(layer);
     let client = Polling::connect(&app).await;
@@ -772,7 +772,7 @@ async fn a_long_answer_to_a_poll_is_compressed_as_the_client_likes_it() {
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_compressed_is_sent_as_it_is() {
+async fn packets_marked_as_uncompressed_are_not_compressed() {
     let (layer, io) = plain().build();
     let app = app(layer);
     let client = Polling::connect(&app).await;
@@ -791,7 +791,7 @@ async fn what_is_not_to_be_compressed_is_sent_as_it_is() {
 
 #[cfg(feature = "msgpack")]
 #[tokio::test]
-async fn a_packet_of_a_binary_parser_may_be_sent_as_it_is_too() {
+async fn a_packet_of_a_binary_parser_may_be_marked_as_uncompressed_too() {
     let parser = tower_socketio::protocol::MsgpackParser::default();
     let (layer, io) = plain().parser(parser).build();
     let app = app(layer);
@@ -807,7 +807,7 @@ async fn a_packet_of_a_binary_parser_may_be_sent_as_it_is_too() {
 }
 
 #[tokio::test]
-async fn compression_begins_where_it_is_told_or_not_at_all() {
+async fn compression_begins_at_its_threshold_or_is_off() {
     for (from, encoding) in [(Some(5_000), ""), (Some(10), "gzip"), (None, "")] {
         let (layer, io) = plain()
             .http(HttpOptions::new().compression_threshold(from))
@@ -910,7 +910,7 @@ async fn the_files_of_the_client_are_served_wherever_a_router_has_the_service() 
 }
 
 #[tokio::test]
-async fn a_file_that_the_client_has_is_not_sent_again() {
+async fn a_cached_file_of_the_client_is_not_sent_again() {
     let dist = Dist::new("known");
     let app = with(HttpOptions::new().serve_client(&dist.0));
     let uri = "/socket.io/socket.io.js";
@@ -934,7 +934,7 @@ async fn a_file_that_the_client_has_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_client_is_compressed_as_the_client_likes_it() {
+async fn a_file_of_the_client_is_compressed_as_the_client_prefers() {
     let dist = Dist::new("compressed");
     std::fs::write(dist.0.join("socket.io.js.br"), "brotli").expect("a file");
     let app = with(HttpOptions::new().serve_client(&dist.0));
@@ -984,7 +984,7 @@ async fn a_file_of_the_client_is_served_to_any_method_and_origin() {
 }
 
 #[tokio::test]
-async fn no_file_is_served_unless_it_is_asked_for() {
+async fn no_file_is_served_by_default() {
     let response = get(&app(plain().build().0), "/socket.io/socket.io.js").await;
     assert_eq!(
         response.body(),
@@ -994,6 +994,6 @@ async fn no_file_is_served_unless_it_is_asked_for() {
 
 #[test]
 #[should_panic(expected = "holds no file of the client")]
-fn a_folder_without_the_client_is_a_mistake() {
+fn a_folder_without_the_client_panics() {
     let _ = HttpOptions::new().serve_client("/nowhere");
 }

@@ -49,7 +49,7 @@ async fn refusal(namespace: Namespace) -> String {
 }
 
 #[tokio::test]
-async fn what_a_handler_returns_is_the_acknowledgement() {
+async fn the_return_value_of_a_handler_is_the_acknowledgement() {
     let namespace = Namespace::new()
         .on("unit", async || ())
         .on("text", async || "text")
@@ -73,7 +73,7 @@ async fn what_a_handler_returns_is_the_acknowledgement() {
 }
 
 #[tokio::test]
-async fn arguments_are_taken_one_by_one_all_together_or_as_they_came() {
+async fn arguments_are_extracted_one_by_one_all_together_or_raw() {
     let namespace = Namespace::new()
         .on("one", async |Data(n): Data<u32>| n)
         .on("maybe", async |Data(n): Data<Option<u32>>| n)
@@ -112,7 +112,7 @@ impl<S: Send + Sync> FromEvent<S> for Twice {
 }
 
 #[tokio::test]
-async fn arguments_as_they_came_leave_them_to_the_extractors_after_them() {
+async fn raw_args_leave_the_arguments_to_later_extractors() {
     async fn both(first: RawArgs, Data(n): Data<u32>, last: RawArgs) -> Args<[String; 3]> {
         Args([first.to_json(), n.to_string(), last.to_json()])
     }
@@ -189,7 +189,7 @@ async fn a_wrong_payload_is_answered_with_an_error_and_the_connection_lives() {
 }
 
 #[tokio::test]
-async fn errors_of_the_server_are_answers() {
+async fn errors_of_the_server_become_error_replies() {
     /// Asks the client, and returns its answer.
     async fn ask(socket: Socket) -> Result<u32, AckError> {
         socket
@@ -243,7 +243,7 @@ async fn errors_of_the_server_are_answers() {
 }
 
 #[tokio::test]
-async fn a_wrong_answer_tells_why_it_is_wrong() {
+async fn the_error_of_a_wrong_acknowledgement_has_its_cause() {
     async fn ask(socket: Socket) -> String {
         let answer = socket.emit_with_ack::<u32>("ask", ()).await;
         let error = answer.expect_err("the answer is no number");
@@ -277,7 +277,7 @@ async fn an_unknown_event_is_answered_with_an_error() {
 }
 
 #[tokio::test]
-async fn the_first_event_that_nobody_is_told_of_is_a_warning() {
+async fn the_first_error_of_an_event_without_ack_is_logged_as_a_warning() {
     let (logs, _guard) = Logs::keep();
     let namespace = Namespace::new()
         .on("pair", async |Data(_): Data<(u8, u8)>| ())
@@ -337,7 +337,7 @@ impl<S: Send + Sync> FromEvent<S> for Closed {
 }
 
 #[tokio::test]
-async fn a_fallback_takes_what_has_no_handler() {
+async fn a_fallback_handles_events_without_a_handler() {
     async fn fallback(event: Data<Value>) -> Value {
         event.0
     }
@@ -396,7 +396,7 @@ async fn bytes_are_fields_like_others() {
 }
 
 #[tokio::test]
-async fn bytes_are_refused_by_a_handler_that_takes_json_and_not_lost() {
+async fn a_handler_for_json_rejects_bytes_and_does_not_lose_them() {
     let namespace = Namespace::new()
         .on("value", async |Data(value): Data<Value>| value)
         .on("raw", async |args: RawArgs| args)
@@ -495,7 +495,7 @@ async fn half_of_an_emoji_is_a_replacement_character_for_every_handler() {
 }
 
 #[tokio::test]
-async fn an_answer_can_be_sent_later_or_never() {
+async fn an_acknowledgement_can_be_sent_later_or_never() {
     let (sender, mut kept) = mpsc::unbounded_channel();
     let keep = async move |ack: AckSender| {
         assert!(ack.is_wanted());
@@ -536,7 +536,7 @@ impl FromRef<App> for u32 {
 }
 
 #[tokio::test]
-async fn state_is_given_whole_or_in_part() {
+async fn state_is_extracted_whole_or_in_part() {
     async fn connect(State(app): State<App>, socket: Socket) {
         socket.emit("name", app.name);
     }
@@ -581,7 +581,7 @@ where
 }
 
 #[tokio::test]
-async fn an_extractor_of_ones_own_takes_from_the_event_and_the_state() {
+async fn a_custom_extractor_reads_the_event_and_the_state() {
     async fn enter(socket: Socket, Data(name): Data<String>) {
         socket.insert(User(name));
     }
@@ -614,7 +614,7 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
 }
 
 #[tokio::test]
-async fn a_connect_handler_takes_extractors_of_axum() {
+async fn a_connect_handler_accepts_extractors_of_axum() {
     async fn connect(socket: Socket, user: User, headers: HeaderMap) {
         assert_eq!(headers["x-user"], "ada");
         socket.insert(user);
@@ -640,7 +640,7 @@ async fn a_connect_handler_takes_extractors_of_axum() {
 }
 
 #[tokio::test]
-async fn a_rejection_without_a_text_is_told_by_its_status() {
+async fn a_rejection_without_a_text_is_reported_by_its_status() {
     #[derive(Debug)]
     struct Never;
     impl<S: Send + Sync> FromRequestParts<S> for Never {
@@ -655,7 +655,7 @@ async fn a_rejection_without_a_text_is_told_by_its_status() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_its_text_and_its_data() {
+async fn a_refusal_sends_its_text_and_its_data() {
     let told = refusal(Namespace::new().on_connect(async || {
         Err::<(), _>(ErrorReply::new("full").with_data(json!({ "free": 0 })))
     }));
@@ -745,7 +745,7 @@ async fn typed_events_are_named_by_their_type() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_lies_around_one_event() {
+async fn a_layer_wraps_one_event() {
     async fn slow() {
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
@@ -761,7 +761,7 @@ async fn a_layer_lies_around_one_event() {
 }
 
 #[tokio::test]
-async fn a_function_around_a_namespace_sees_what_was_added_before_it() {
+async fn a_middleware_function_wraps_the_handlers_added_before_it() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = {
         let seen = Arc::clone(&seen);
@@ -801,7 +801,7 @@ async fn a_function_around_a_namespace_sees_what_was_added_before_it() {
 }
 
 #[tokio::test]
-async fn a_layer_can_refuse_and_hand_over_values() {
+async fn a_layer_can_refuse_an_event_and_pass_values_to_the_handler() {
     async fn guard(mut event: Event, next: Next) -> Result<Reply, ErrorReply> {
         if event.args().to_json().contains("bad") {
             return Err(ErrorReply::new("refused"));
@@ -854,7 +854,7 @@ async fn a_concurrency_limit_counts_all_clients() {
 }
 
 #[tokio::test]
-async fn a_namespace_with_parameters_is_there_while_somebody_is_in_it() {
+async fn a_namespace_with_parameters_exists_while_a_client_is_in_it() {
     async fn connect(socket: Socket, Params((shop, table)): Params<(String, u32)>) {
         socket.emit("at", (shop, table));
     }
@@ -903,7 +903,7 @@ async fn one_connection_is_in_several_namespaces() {
 }
 
 #[tokio::test]
-async fn a_client_is_in_as_many_namespaces_as_allowed() {
+async fn the_namespaces_of_a_client_are_limited() {
     let (layer, _io) = SocketIo::builder()
         .namespace("/{any}", Namespace::new())
         .max_namespaces(2)
@@ -933,7 +933,7 @@ fn telling() -> (Namespace, Left) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disconnect_handler_is_told_why() {
+async fn a_disconnect_handler_gets_the_reason() {
     for (packet, reason) in [
         ("41", "client namespace disconnect"),
         (r#"42["leave"]"#, "server namespace disconnect"),
@@ -993,7 +993,7 @@ where
 }
 
 #[tokio::test]
-async fn a_disconnect_handler_runs_once_whatever_the_layers_say() {
+async fn a_disconnect_handler_runs_once_whatever_the_layers_do() {
     /// Passes only the connect event.
     fn unless_connect(event: &Event) -> bool {
         !event.is_connect()
@@ -1059,7 +1059,7 @@ async fn a_disconnect_handler_runs_once_whatever_the_layers_say() {
 }
 
 #[tokio::test]
-async fn a_layer_around_a_namespace_is_around_its_disconnects_too() {
+async fn a_layer_around_a_namespace_wraps_its_disconnects_too() {
     let (told, mut seen) = mpsc::unbounded_channel();
     let outer = told.clone();
     let namespace = Namespace::new()
@@ -1097,7 +1097,7 @@ async fn a_layer_around_a_namespace_is_around_its_disconnects_too() {
 }
 
 #[tokio::test]
-async fn a_disconnected_client_is_told_and_its_connection_stays() {
+async fn a_disconnected_client_gets_a_packet_and_its_connection_stays() {
     let (namespace, mut left) = telling();
     let mut client = Polling::connect(&main_app(namespace).0).await;
     assert_eq!(client.ask(r#"42["leave"]"#).await, "41");
@@ -1109,7 +1109,7 @@ async fn a_disconnected_client_is_told_and_its_connection_stays() {
 }
 
 #[tokio::test]
-async fn a_disconnect_handler_knows_the_rooms_and_is_in_none() {
+async fn a_disconnect_handler_can_read_the_rooms_that_its_socket_has_left() {
     async fn leave(socket: Socket, io: SocketIo) {
         assert!(
             io.to("a")
@@ -1196,7 +1196,7 @@ async fn closing_makes_the_client_leave_all_its_namespaces() {
 }
 
 #[tokio::test]
-async fn what_a_connect_handler_emits_follows_the_welcome() {
+async fn the_events_of_a_connect_handler_follow_the_connect_packet() {
     async fn connect(socket: Socket, io: SocketIo) {
         socket.emit("first", 1);
         tokio::task::yield_now().await;
@@ -1246,7 +1246,7 @@ async fn a_connect_handler_may_disconnect() {
 }
 
 #[tokio::test]
-async fn a_question_in_a_connect_handler_fails_at_once() {
+async fn emit_with_ack_in_a_connect_handler_fails_at_once() {
     async fn connect(socket: Socket) {
         let answer: Result<u32, AckError> = socket.emit_with_ack("question", 1).await;
         socket.emit(
@@ -1259,7 +1259,7 @@ async fn a_question_in_a_connect_handler_fails_at_once() {
 }
 
 #[tokio::test]
-async fn panics_end_the_handler_alone() {
+async fn a_panic_ends_only_its_handler() {
     struct Panics;
     impl Drop for Panics {
         fn drop(&mut self) {
@@ -1294,7 +1294,7 @@ async fn panics_end_the_handler_alone() {
 }
 
 #[tokio::test]
-async fn a_panic_whose_payload_panics_too_ends_the_handler_alone() {
+async fn a_panic_whose_payload_panics_too_ends_only_its_handler() {
     struct Payload;
     impl Drop for Payload {
         fn drop(&mut self) {
@@ -1404,7 +1404,7 @@ async fn a_panic_in_the_destructor_of_a_handlers_future_ends_no_connection() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_destructor_of_what_a_socket_kept_ends_no_connection() {
+async fn a_panic_in_the_destructor_of_an_extension_ends_no_connection() {
     #[derive(Clone)]
     struct Panics;
     impl Drop for Panics {

@@ -59,7 +59,7 @@ async fn a_poll_that_a_layer_cuts_off_ends_its_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_is_answered_with_a_noop_after_its_timeout_and_the_session_goes_on() {
+async fn a_poll_gets_a_noop_after_its_timeout_and_the_session_stays() {
     let http = HttpOptions::new().poll_timeout(Duration::from_secs(2));
     let (layer, _io) = build(http);
     let app = app(layer).layer(timeout(3));
@@ -84,7 +84,7 @@ async fn a_poll_is_answered_with_a_noop_after_its_timeout_and_the_session_goes_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_waits_less_than_its_timeout_brings_what_comes() {
+async fn a_poll_returns_packets_that_arrive_before_its_timeout() {
     let (layer, io) = build(HttpOptions::new().poll_timeout(Duration::from_secs(2)));
     let app = app(layer);
     let client = Polling::connect(&app).await;
@@ -100,7 +100,7 @@ async fn a_poll_that_waits_less_than_its_timeout_brings_what_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_timeout_may_be_for_ever() {
+async fn a_poll_timeout_may_be_infinite() {
     let (layer, _io) = build(HttpOptions::new().poll_timeout(Duration::MAX));
     let client = Polling::connect(&app(layer)).await;
     assert_eq!(client.get().await.body(), "2");
@@ -108,7 +108,7 @@ async fn a_poll_timeout_may_be_for_ever() {
 
 #[test]
 #[should_panic(expected = "`poll_timeout` is zero")]
-fn a_poll_timeout_of_zero_is_a_mistake() {
+fn a_poll_timeout_of_zero_panics() {
     let _ = HttpOptions::new().poll_timeout(Duration::ZERO);
 }
 
@@ -173,7 +173,7 @@ impl WebSocket {
 }
 
 #[tokio::test]
-async fn a_websocket_that_the_http_server_does_not_hand_over_is_a_warning() {
+async fn an_http_server_without_upgrades_is_logged_as_a_warning() {
     let (logs, _guard) = Logs::keep();
     let (layer, io) = build(HttpOptions::new());
     let app = app(layer);
@@ -197,7 +197,7 @@ async fn a_websocket_that_the_http_server_does_not_hand_over_is_a_warning() {
 }
 
 #[tokio::test]
-async fn a_websocket_whose_extensions_a_layer_drops_is_a_warning() {
+async fn a_layer_that_drops_request_extensions_is_logged_as_a_warning() {
     let (logs, _guard) = Logs::keep();
     let (layer, io) = build(HttpOptions::new());
     let anew = axum::middleware::map_request(async |mut request: axum::extract::Request| {
@@ -228,7 +228,7 @@ fn wrapped(layer: SocketIoLayer) -> Router {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_of_them_at_once_let_polls_posts_and_upgrades_pass() {
+async fn all_layers_together_pass_polls_posts_and_upgrades() {
     let (layer, io) = build(HttpOptions::new().poll_timeout(Duration::from_secs(2)));
     let app = wrapped(layer);
     let mut client = Polling::connect(&app).await;
@@ -264,7 +264,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn polls_that_wait_count_in_a_concurrency_limit_around_the_app_and_not_in_one_inside() {
+async fn pending_polls_count_only_in_a_concurrency_limit_around_the_app() {
     let limit = || GlobalConcurrencyLimitLayer::new(3);
     let page = || Router::new().route("/page", axum::routing::get(async || "page"));
 

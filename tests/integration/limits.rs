@@ -44,7 +44,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_post_waits_while_more_events_wait_than_allowed() {
+async fn a_post_waits_while_too_many_events_are_pending() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let work = async move |_: Data<String>| opened.acquire().await.expect("open").forget();
@@ -78,7 +78,7 @@ async fn a_post_that_waits_is_refused_when_its_session_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_not_fetched_hold_a_post_up_for_twenty_seconds() {
+async fn unfetched_acknowledgements_delay_a_post_for_twenty_seconds() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
         .ping_timeout(Duration::from_secs(60))
         .build();
@@ -91,7 +91,7 @@ async fn answers_that_are_not_fetched_hold_a_post_up_for_twenty_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_that_are_not_fetched_end_the_session_at_once() {
+async fn unfetched_refusals_end_the_session_at_once() {
     let (layer, io) = builder(Namespace::new()).build();
     let client = Polling::connect(&app(layer)).await;
     let begun = tokio::time::Instant::now();
@@ -102,7 +102,7 @@ async fn refusals_that_are_not_fetched_end_the_session_at_once() {
 }
 
 #[tokio::test]
-async fn attachments_count_with_the_event_that_waits_for_its_handler() {
+async fn attachments_count_with_their_pending_event() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let begun = Arc::new(AtomicUsize::new(0));
@@ -132,7 +132,7 @@ async fn attachments_count_with_the_event_that_waits_for_its_handler() {
 }
 
 #[tokio::test]
-async fn what_a_client_authenticates_itself_with_counts_while_its_handler_runs() {
+async fn the_auth_of_a_client_counts_while_its_connect_handler_runs() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let connect = async move || opened.acquire().await.expect("open").forget();
@@ -171,7 +171,7 @@ async fn an_auth_that_is_too_long_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_query_of_version_2_counts_as_auth() {
+async fn the_query_of_a_socket_io_2_client_counts_as_auth() {
     let (layer, _io) = builder(Namespace::new())
         .namespace("/b", Namespace::new())
         .allow_eio3(true)
@@ -205,7 +205,7 @@ async fn the_auth_of_all_namespaces_of_a_connection_is_bounded() {
 }
 
 #[tokio::test]
-async fn the_auth_of_those_that_are_not_decided_on_counts_too() {
+async fn the_auth_of_undecided_connects_counts_too() {
     let (layer, _io) = SocketIo::builder()
         .namespace_if(async |_| std::future::pending().await, Namespace::new())
         .max_kept(10_000)
@@ -218,7 +218,7 @@ async fn the_auth_of_those_that_are_not_decided_on_counts_too() {
 }
 
 #[tokio::test]
-async fn the_head_of_the_first_request_is_bounded() {
+async fn the_head_of_the_handshake_is_bounded() {
     let (layer, io) = builder(Namespace::new()).max_handshake(1_000).build();
     let app = app(layer);
     let open = |len| {
@@ -290,7 +290,7 @@ async fn rooms_and_data_count_for_all_sockets_of_a_connection() {
 }
 
 #[tokio::test]
-async fn a_socket_that_does_not_fit_beside_others_does_not_come_back() {
+async fn a_socket_that_does_not_fit_into_the_budget_is_not_restored() {
     let connect = async |socket: Socket| socket.join("r".repeat(4_000));
     let (layer, io) = builder(Namespace::new().on_connect(connect))
         .namespace("/b", Namespace::new())
@@ -319,7 +319,7 @@ async fn a_socket_that_does_not_fit_beside_others_does_not_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_held_for_all_sockets_that_connect_is_bounded() {
+async fn events_held_for_connecting_sockets_are_bounded() {
     let connect = async || std::future::pending::<()>().await;
     let (layer, io) = SocketIo::builder()
         .namespace("/{any}", Namespace::new().on_connect(connect))
@@ -358,7 +358,7 @@ async fn handlers_of_sockets_that_have_left_are_counted() {
 }
 
 #[tokio::test]
-async fn as_many_handlers_marked_as_concurrent_run_for_one_socket_as_allowed() {
+async fn the_concurrent_handlers_of_a_socket_are_limited() {
     let running = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&running);
     let slow = async move || {
@@ -373,7 +373,7 @@ async fn as_many_handlers_marked_as_concurrent_run_for_one_socket_as_allowed() {
 }
 
 #[tokio::test]
-async fn there_are_as_many_namespaces_that_clients_name_as_allowed() {
+async fn the_dynamic_namespaces_are_limited() {
     let (layer, io) = builder(Namespace::new())
         .namespace("/rooms/{name}", Namespace::new())
         .max_dynamic_namespaces(2)
@@ -393,7 +393,7 @@ async fn there_are_as_many_namespaces_that_clients_name_as_allowed() {
 }
 
 #[tokio::test]
-async fn what_is_sent_to_a_client_that_connects_is_bounded() {
+async fn events_buffered_for_a_connecting_client_are_bounded() {
     let (namespace, mut left) = telling();
     let connect = async |socket: Socket| {
         let text = "x".repeat(100);
@@ -414,7 +414,7 @@ async fn what_is_sent_to_a_client_that_connects_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_packet_has_as_many_attachments_and_bytes_in_them_as_allowed() {
+async fn the_attachments_of_a_packet_and_their_bytes_are_limited() {
     let (namespace, mut left) = telling();
     let parser = JsonParser::default()
         .max_attachments(2)
@@ -507,7 +507,7 @@ async fn next_frame(stream: &mut DuplexStream) -> (u8, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn pings_of_websocket_do_not_pile_up_answers_that_are_not_read() {
+async fn pongs_that_are_not_read_do_not_pile_up() {
     const PINGS: u32 = 20_000;
     let (app, io) = main_app(Namespace::new());
     let mut client = narrow(&app).await;
@@ -531,7 +531,7 @@ async fn pings_of_websocket_do_not_pile_up_answers_that_are_not_read() {
 }
 
 #[tokio::test]
-async fn who_joins_a_room_does_not_tell_of_all_that_others_do() {
+async fn a_join_does_not_run_the_hook_for_all_changes_of_others() {
     let other = Arc::new(OnceLock::<Socket>::new());
     let busy = Arc::new(AtomicBool::new(true));
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -603,7 +603,7 @@ const SETTERS: [(&str, Set); 5] = [
 ];
 
 #[tokio::test]
-async fn each_time_may_be_for_ever() {
+async fn each_duration_may_be_infinite() {
     for (name, set) in SETTERS {
         for time in &TIMES[..2] {
             let echo = async |Data(text): Data<String>| text;
@@ -634,7 +634,7 @@ async fn each_time_may_be_for_ever() {
 }
 
 #[tokio::test]
-async fn each_time_may_be_next_to_nothing() {
+async fn each_duration_may_be_tiny() {
     for (name, set) in SETTERS {
         let (layer, _io) = set(builder(Namespace::new()), TIMES[2]).build();
         let app = app(layer);
@@ -649,7 +649,7 @@ async fn each_time_may_be_next_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_for_ever_is_one_that_timers_of_clients_hold() {
+async fn an_infinite_heartbeat_fits_into_the_timers_of_clients() {
     let (layer, _io) = builder(Namespace::new())
         .ping_interval(Duration::MAX)
         .ping_timeout(Duration::MAX)
@@ -677,7 +677,7 @@ async fn a_heartbeat_for_ever_is_one_that_timers_of_clients_hold() {
 }
 
 #[tokio::test]
-async fn the_time_of_an_acknowledgement_may_be_anything() {
+async fn the_timeout_of_an_acknowledgement_may_be_any_duration() {
     let (app, io) = main_app(Namespace::new());
     let mut client = Client::connect(serve(app).await, "/").await;
     for time in &TIMES[..2] {
@@ -725,7 +725,7 @@ fn panic_of(run: impl FnOnce() + std::panic::UnwindSafe) -> (String, String) {
 }
 
 #[test]
-fn a_time_of_zero_is_refused_where_it_is_set() {
+fn a_duration_of_zero_panics_at_its_setter() {
     for (name, set) in SETTERS {
         let (text, file) = panic_of(|| drop(set(builder(Namespace::new()), Duration::ZERO)));
         assert_eq!(text, format!("`{name}` must be longer than zero"));

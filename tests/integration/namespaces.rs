@@ -24,7 +24,7 @@ async fn who(client: &mut Polling, namespace: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_function_decides_which_namespaces_there_are() {
+async fn a_predicate_decides_which_namespaces_exist() {
     let (layer, io) = builder(Namespace::new())
         .namespace_if(is_dynamic, called("dynamic"))
         .build();
@@ -42,7 +42,7 @@ async fn a_function_decides_which_namespaces_there_are() {
 }
 
 #[tokio::test]
-async fn functions_are_asked_in_order_after_the_paths_and_see_who_asks() {
+async fn predicates_run_in_order_after_the_paths_and_see_the_request() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&asked);
     let first = move |request: NamespaceRequest| {
@@ -118,7 +118,7 @@ fn waiting(namespace: Namespace) -> (tower_socketio::SocketIoBuilder, Arc<Semaph
 }
 
 #[tokio::test]
-async fn two_clients_that_ask_at_the_same_time_get_one_namespace() {
+async fn two_clients_that_connect_at_the_same_time_get_one_namespace() {
     let created = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&created);
     let (builder, go_on) = waiting(Namespace::new());
@@ -155,7 +155,7 @@ async fn two_clients_that_ask_at_the_same_time_get_one_namespace() {
 }
 
 #[tokio::test]
-async fn what_is_sent_while_it_is_decided_waits_and_others_do_not() {
+async fn packets_for_an_undecided_namespace_wait_and_others_do_not() {
     let (builder, go_on) = waiting(Namespace::new().on("n", async |Data(n): Data<u32>| n));
     let (layer, io) = builder.build();
     let mut client = Polling::connect(&app(layer)).await;
@@ -187,7 +187,7 @@ async fn what_is_sent_while_it_is_decided_waits_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_before_it_is_decided_leaves_nothing() {
+async fn a_connection_that_ends_before_the_decision_leaves_nothing() {
     struct Dropped(mpsc::UnboundedSender<()>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -218,7 +218,7 @@ async fn a_connection_that_ends_before_it_is_decided_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_refuses_everybody_is_not_kept() {
+async fn a_namespace_that_refuses_every_client_is_dropped() {
     let namespace = Namespace::new().on_connect(async || Err::<(), _>("no"));
     let (layer, io) = builder(Namespace::new())
         .namespace_if(is_dynamic, namespace)
@@ -232,7 +232,7 @@ async fn a_namespace_that_refuses_everybody_is_not_kept() {
 }
 
 #[tokio::test]
-async fn as_many_namespaces_are_named_as_allowed() {
+async fn the_namespaces_of_a_predicate_are_limited() {
     let (layer, io) = builder(Namespace::new())
         .namespace_if(is_dynamic, Namespace::new())
         .max_dynamic_namespaces(1)
@@ -266,7 +266,7 @@ async fn a_dynamic_namespace_has_the_handlers_hooks_and_state_of_its_definition(
 }
 
 #[tokio::test]
-async fn only_handlers_of_the_namespace_itself_run() {
+async fn only_the_connect_handler_of_the_joined_namespace_runs() {
     let (sender, mut connected) = mpsc::unbounded_channel();
     let telling = |name: &'static str| {
         let sender = sender.clone();
@@ -287,7 +287,7 @@ async fn only_handlers_of_the_namespace_itself_run() {
 }
 
 #[tokio::test]
-async fn without_recovery_a_client_gets_its_id_and_events_as_they_are() {
+async fn without_recovery_a_client_gets_only_its_id_and_plain_events() {
     let (layer, io) = builder(Namespace::new()).build();
     let mut client = Polling::open(&app(layer)).await;
     let told = client.ask("40").await;
@@ -299,7 +299,7 @@ async fn without_recovery_a_client_gets_its_id_and_events_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_namespace_made_anew_is_not_forgotten_with_the_one_before() {
+async fn a_recreated_namespace_outlives_its_predecessor() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let leave = async move |socket: Socket| {

@@ -39,7 +39,7 @@ fn server(parser: impl Parser + 'static) -> axum::Router {
 }
 
 #[tokio::test]
-async fn a_parser_of_ones_own_serves_a_websocket() {
+async fn a_custom_parser_serves_a_websocket() {
     let mut client = Client::open(serve(server(Objects)).await).await;
     let connected = object(&client.ask(r#"4{"type":0,"nsp":"/"}"#).await);
     assert_eq!(
@@ -73,7 +73,7 @@ async fn a_parser_of_ones_own_serves_a_websocket() {
 }
 
 #[tokio::test]
-async fn a_parser_of_ones_own_serves_polling() {
+async fn a_custom_parser_serves_polling() {
     let app = server(Objects);
     let (mut one, mut other) = (Polling::open(&app).await, Polling::open(&app).await);
     for client in [&mut one, &mut other] {
@@ -126,7 +126,7 @@ impl Decoder for Revive<Box<dyn Decoder>> {
 }
 
 #[tokio::test]
-async fn a_parser_around_another_changes_what_comes_in() {
+async fn a_parser_around_another_changes_incoming_packets() {
     let mut client = Polling::connect(&server(Revive(JsonParser::default()))).await;
     let answer = client.ask(r#"421["echo",1,"two",[3]]"#).await;
     assert_eq!(answer, r#"431["1","two",[3]]"#);
@@ -161,7 +161,7 @@ async fn one_attachment_more_than_the_limit_closes() {
 }
 
 #[tokio::test]
-async fn a_room_gets_the_other_arguments_as_they_came() {
+async fn a_room_gets_the_other_arguments_unchanged() {
     let publish = async |io: SocketIo, args: RawArgs| {
         let (room, args) = args
             .split_first::<String>()
@@ -239,7 +239,7 @@ mod msgpack {
     }
 
     #[tokio::test]
-    async fn what_is_no_packet_closes() {
+    async fn a_malformed_packet_closes() {
         for message in [
             &b"\xc1"[..],
             b"\x80",
@@ -259,7 +259,7 @@ mod msgpack {
     }
 
     #[tokio::test]
-    async fn values_of_bytes_beyond_the_limit_close() {
+    async fn too_many_binary_values_close() {
         let parser = MsgpackParser::default().max_attachments(1);
         let mut client = connect(server(parser)).await;
         client

@@ -38,7 +38,7 @@ const BAD_REQUEST: &str = r#"{"code":3,"message":"Bad request"}"#;
 const UNSUPPORTED: &str = r#"{"code":5,"message":"Unsupported protocol version"}"#;
 
 #[tokio::test]
-async fn a_handshake_tells_the_session_and_its_limits() {
+async fn a_handshake_returns_the_session_and_its_limits() {
     let response = get(&echoing(), OPEN).await;
     assert_eq!(response.status(), StatusCode::OK);
     let headers = response.headers();
@@ -91,7 +91,7 @@ async fn an_unknown_session_is_refused_with_code_1() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_no_get_is_refused_with_code_2() {
+async fn a_handshake_other_than_get_is_refused_with_code_2() {
     let app = echoing();
     assert_refused(&post(&app, OPEN, "").await, BAD_METHOD);
     let put = Request::put(OPEN).body(Body::empty()).expect("a request");
@@ -214,7 +214,7 @@ fn told_of_refusals(http: HttpOptions) -> (Router, Told) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_come_in_time_gets_408_and_ends_the_session() {
+async fn a_body_that_does_not_arrive_in_time_gets_408_and_ends_the_session() {
     let short = HttpOptions::new().body_timeout(Duration::from_secs(7));
     for (http, seconds, polled) in [(HttpOptions::new(), 30, "2"), (short, 7, "1")] {
         let (app, told) = told_of_refusals(http);
@@ -235,7 +235,7 @@ async fn a_body_that_does_not_come_in_time_gets_408_and_ends_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_may_take_for_ever_where_its_timeout_says_so() {
+async fn a_body_timeout_may_be_infinite() {
     let (app, _) = told_of_refusals(HttpOptions::new().body_timeout(Duration::MAX));
     let mut client = Polling::connect(&app).await;
     let late = futures_util::stream::once(async {
@@ -250,7 +250,7 @@ async fn a_body_may_take_for_ever_where_its_timeout_says_so() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_in_pieces_is_whole() {
+async fn a_body_that_arrives_in_pieces_is_read_whole() {
     let mut client = Polling::connect(&echoing()).await;
     let pieces = ["", "42[\"ec", "ho\",\"a\"]\x1e", "", "42[\"echo\",\"b\"]"];
     let pieces = pieces.map(|piece| Ok::<_, Infallible>(Bytes::from_static(piece.as_bytes())));
@@ -262,7 +262,7 @@ async fn a_body_that_comes_in_pieces_is_whole() {
 }
 
 #[tokio::test]
-async fn a_body_of_exactly_the_limit_is_taken() {
+async fn a_body_of_exactly_the_limit_is_accepted() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
         .max_payload(100)
         .build();
@@ -273,7 +273,7 @@ async fn a_body_of_exactly_the_limit_is_taken() {
 }
 
 #[tokio::test]
-async fn many_small_messages_of_bytes_that_the_official_client_takes_to_fit_are_taken() {
+async fn small_binary_messages_that_the_client_expects_to_fit_are_accepted() {
     async fn count(Data(bytes): Data<Bytes>) -> usize {
         bytes.len()
     }
@@ -303,7 +303,7 @@ async fn many_small_messages_of_bytes_that_the_official_client_takes_to_fit_are_
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_is_logged_and_told() {
+async fn a_body_that_is_too_long_is_logged_and_passed_to_the_hook() {
     let (logs, _guard) = Logs::keep();
     let (app, told) = told_of_refusals(HttpOptions::new());
     let client = Polling::connect(&app).await;
@@ -353,7 +353,7 @@ async fn assert_ended(client: &Polling) {
 }
 
 #[tokio::test]
-async fn a_malformed_body_is_taken_and_ends_the_session() {
+async fn a_malformed_body_is_answered_with_ok_and_ends_the_session() {
     for body in ["", "xyz", "4a\x1e", "\x1e", "b!!!"] {
         let app = echoing();
         let mut client = Polling::connect(&app).await;
@@ -383,7 +383,7 @@ async fn packets_before_a_malformed_one_are_delivered_and_none_after_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_utf_8_ends_the_session() {
+async fn a_body_that_is_not_utf_8_ends_the_session() {
     let client = Polling::connect(&echoing()).await;
     let response = client.post(&b"4\xff\xfe"[..]).await;
     assert_eq!(response.body(), "ok");
@@ -437,7 +437,7 @@ async fn a_close_packet_releases_the_poll_and_ends_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poll_that_its_clients_close_packet_has_overtaken_is_released_once() {
+async fn a_poll_overtaken_by_its_clients_close_packet_is_released_once() {
     let (app, io) = main_app(Namespace::new());
     let mut client = Polling::connect(&app).await;
     client.send("1").await;
@@ -456,7 +456,7 @@ async fn a_poll_that_its_clients_close_packet_has_overtaken_is_released_once() {
 }
 
 #[tokio::test]
-async fn a_post_that_meets_a_closing_server_costs_the_client_nothing() {
+async fn a_post_to_a_closing_session_loses_no_packets() {
     async fn last_words(socket: Socket) {
         socket.emit("last", "words");
         socket.close();
@@ -473,7 +473,7 @@ async fn a_post_that_meets_a_closing_server_costs_the_client_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_answer_pings_is_given_up() {
+async fn a_client_that_does_not_answer_pings_times_out() {
     let (app, io) = main_app(Namespace::new());
     let client = Polling::connect(&app).await;
     let started = tokio::time::Instant::now();
@@ -525,7 +525,7 @@ async fn the_path_is_matched_by_whole_segments() {
 }
 
 #[tokio::test]
-async fn a_catch_all_route_beside_it_gets_what_is_not_its_own() {
+async fn a_catch_all_route_beside_the_layer_gets_other_requests() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo)).build();
     let app = Router::new()
         .route("/{*path}", route_get(|| async { "caught" }))
@@ -548,7 +548,7 @@ async fn clones_of_a_layer_are_one_server() {
 }
 
 #[tokio::test]
-async fn the_path_can_be_chosen() {
+async fn the_path_is_configurable() {
     let (layer, _io) = builder(Namespace::new()).path("/a/realtime/").build();
     let app = app(layer);
     let uri = "/a/realtime/?EIO=4&transport=polling";
@@ -557,7 +557,7 @@ async fn the_path_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn it_can_be_a_service_of_a_route() {
+async fn the_server_can_be_the_service_of_a_route() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo)).build();
     let service = layer.into_service();
     let app = Router::new()
@@ -601,7 +601,7 @@ async fn a_server_that_has_closed_refuses_clients_with_status_503() {
 }
 
 #[tokio::test]
-async fn an_http_handler_speaks_through_the_server() {
+async fn an_http_handler_emits_through_the_server() {
     async fn publish(io: SocketIo, body: String) -> StatusCode {
         io.emit("news", body);
         StatusCode::ACCEPTED
@@ -617,7 +617,7 @@ async fn an_http_handler_speaks_through_the_server() {
 }
 
 #[tokio::test]
-async fn the_server_is_no_extractor_outside_the_layer() {
+async fn the_server_is_not_an_extractor_outside_the_layer() {
     let app = Router::new().route("/", route_get(|_: SocketIo| async {}));
     let response = get(&app, "/").await;
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -625,7 +625,7 @@ async fn the_server_is_no_extractor_outside_the_layer() {
 }
 
 #[tokio::test]
-async fn a_poll_that_is_given_up_ends_the_session() {
+async fn a_poll_that_is_aborted_ends_the_session() {
     let (app, io) = main_app(Namespace::new());
     let client = Polling::connect(&app).await;
     let poll = client.poll();
@@ -637,7 +637,7 @@ async fn a_poll_that_is_given_up_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_post_that_is_given_up_ends_the_session() {
+async fn a_post_that_is_aborted_ends_the_session() {
     let (app, io) = main_app(Namespace::new());
     let client = Polling::connect(&app).await;
     let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
@@ -651,7 +651,7 @@ async fn a_post_that_is_given_up_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_poll_gets_all_that_waits_in_the_order_of_the_calls() {
+async fn a_poll_gets_all_buffered_packets_in_the_order_of_the_calls() {
     let (app, io) = main_app(Namespace::new());
     let client = Polling::connect(&app).await;
     for text in ["a", "b", "c"] {
@@ -662,7 +662,7 @@ async fn a_poll_gets_all_that_waits_in_the_order_of_the_calls() {
 }
 
 #[tokio::test]
-async fn an_empty_session_id_counts_as_none() {
+async fn an_empty_session_id_counts_as_missing() {
     let response = get(&echoing(), &format!("{OPEN}&sid=")).await;
     assert!(response.body().starts_with("0{"));
 }

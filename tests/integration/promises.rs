@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_thousand_events_are_handled_and_acked_in_order_across_an_upgrade() {
+async fn twenty_thousand_events_are_acked_in_order_across_an_upgrade() {
     const EVENTS: usize = 20_000;
     const BATCH: usize = 100;
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -316,7 +316,7 @@ async fn events_of_a_socket_run_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn as_many_events_of_a_socket_run_as_allowed() {
+async fn the_concurrent_events_of_a_socket_are_limited() {
     let (work, mut gate) = gate();
     let namespace = Namespace::new().on("work", work).max_concurrent_events(2);
     let mut client = Polling::connect(&main_app(namespace).0).await;
@@ -328,7 +328,7 @@ async fn as_many_events_of_a_socket_run_as_allowed() {
 }
 
 #[tokio::test]
-async fn a_concurrent_handler_holds_nobody_up() {
+async fn a_concurrent_handler_delays_no_other_event() {
     let (work, mut gate) = gate();
     let namespace = Namespace::new()
         .on("work", work.concurrent())
@@ -342,7 +342,7 @@ async fn a_concurrent_handler_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_concurrent_handler_waits_for_nobody() {
+async fn a_concurrent_handler_waits_for_no_other_event() {
     let (work, mut gate) = gate();
     let namespace = Namespace::new()
         .on("work", work)
@@ -421,7 +421,7 @@ fn work() -> String {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_though_more_events_wait_than_allowed() {
+async fn an_acknowledgement_is_read_while_too_many_events_are_pending() {
     let (namespace, _left) = asking(None);
     let (layer, _io) = builder(namespace).max_pending(10 * 1024).build();
     let app = app(layer);
@@ -443,7 +443,7 @@ async fn an_answer_is_read_though_more_events_wait_than_allowed() {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_though_events_wait_already_when_it_is_asked_for() {
+async fn an_acknowledgement_is_read_past_events_that_were_pending_before() {
     let (namespace, _left) = asking(None);
     let (work_first, mut gate) = gate();
     let (layer, _io) = builder(namespace.on("gate", work_first))
@@ -465,7 +465,7 @@ async fn an_answer_is_read_though_events_wait_already_when_it_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_whose_answer_can_never_be_read_is_closed() {
+async fn a_client_whose_acknowledgement_can_never_be_read_is_closed() {
     let (namespace, mut left) = asking(None);
     let (layer, io) = builder(namespace).max_pending(10 * 1024).build();
     let mut client = Polling::connect(&app(layer)).await;
@@ -480,7 +480,7 @@ async fn a_client_whose_answer_can_never_be_read_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_stops_waiting_for_its_answer_lets_the_events_go_on() {
+async fn a_handler_that_stops_waiting_for_its_ack_lets_later_events_run() {
     let (namespace, mut left) = asking(Some(Duration::from_secs(5)));
     let (layer, _io) = builder(namespace).max_pending(10 * 1024).build();
     let mut client = Polling::connect(&app(layer)).await;
@@ -494,7 +494,7 @@ async fn a_handler_that_stops_waiting_for_its_answer_lets_the_events_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attachments_follow_their_packet_whoever_else_emits() {
+async fn attachments_follow_their_packet_while_other_tasks_emit() {
     const PACKETS: usize = 500;
     let (app, io) = main_app(Namespace::new());
     let addr = serve(app).await;
@@ -534,7 +534,7 @@ async fn attachments_follow_their_packet_whoever_else_emits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_server_takes_the_place_of_one_that_was_closed() {
+async fn another_server_can_replace_a_closed_one() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("a port");
     let addr = listener.local_addr().expect("an address");

@@ -125,7 +125,7 @@ async fn events_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_client_is_given_a_private_id_only_where_it_may_come_back() {
+async fn a_client_gets_a_private_id_only_from_a_server_with_recovery() {
     let (with, _io) = server(handlers());
     let (_client, seat) = connect(&with).await;
     assert_eq!((seat.sid.len(), seat.pid.len()), (20, 22));
@@ -184,7 +184,7 @@ async fn events_carry_an_offset_and_are_encoded_once() {
 }
 
 #[tokio::test]
-async fn questions_and_volatile_events_are_not_kept() {
+async fn events_with_acks_and_volatile_events_are_not_stored() {
     let (app, io) = server(handlers());
     let (mut client, mut seat) = connect(&app).await;
     let socket = io.sockets().remove(0);
@@ -254,7 +254,7 @@ async fn the_offset_is_hidden_from_hooks() {
 }
 
 #[tokio::test]
-async fn what_was_missed_comes_before_connect_in_one_payload() {
+async fn missed_events_come_before_connect_in_one_payload() {
     let (app, io) = server(handlers());
     let (mut client, mut seat) = connect(&app).await;
     io.emit("m", 0);
@@ -275,7 +275,7 @@ async fn what_was_missed_comes_before_connect_in_one_payload() {
 }
 
 #[tokio::test]
-async fn what_was_not_for_the_client_is_not_sent_again() {
+async fn events_for_other_clients_are_not_sent_again() {
     let (app, io) = server(handlers());
     let (mut client, mut seat) = connect(&app).await;
     client.send(r#"420["join","a"]"#).await;
@@ -311,7 +311,7 @@ async fn what_was_not_for_the_client_is_not_sent_again() {
 struct User(&'static str);
 
 #[tokio::test]
-async fn the_socket_is_the_same_and_its_connect_handler_knows() {
+async fn a_recovered_socket_is_the_same_and_its_connect_handler_knows() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&seen);
     let connect_handler = async move |socket: Socket, Auth(auth): Auth<Value>| {
@@ -358,7 +358,7 @@ async fn the_socket_is_the_same_and_its_connect_handler_knows() {
 }
 
 #[tokio::test]
-async fn a_client_that_was_sent_nothing_comes_back() {
+async fn a_client_that_was_sent_nothing_recovers() {
     let (app, io) = server(handlers());
     let (client, mut seat) = connect(&app).await;
     lose(client, &io).await;
@@ -371,7 +371,7 @@ async fn a_client_that_was_sent_nothing_comes_back() {
 }
 
 #[tokio::test]
-async fn what_is_no_claim_is_a_new_socket() {
+async fn an_invalid_claim_connects_a_new_socket() {
     let (app, io) = server(handlers());
     let (mut client, mut seat) = connect(&app).await;
     io.emit("m", 1);
@@ -397,7 +397,7 @@ async fn what_is_no_claim_is_a_new_socket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_be_given_all_is_a_new_socket() {
+async fn a_client_that_would_miss_events_gets_a_new_socket() {
     let small = Recovery::within(WITHIN).max_namespace_bytes(10_000);
     type Happens = fn(&SocketIo, &mut Seat);
     let cases: [(&str, Happens); 2] = [
@@ -429,7 +429,7 @@ async fn who_cannot_be_given_all_is_a_new_socket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_away_too_long_is_forgotten_and_so_is_what_was_kept() {
+async fn a_client_that_is_away_too_long_is_dropped_with_its_packets() {
     let (app, io) = server(handlers());
     let metrics = tokio::runtime::Handle::current().metrics();
     let baseline = metrics.num_alive_tasks();
@@ -544,7 +544,7 @@ async fn only_a_lost_connection_can_be_recovered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_answer_pings_can_come_back() {
+async fn a_client_that_does_not_answer_pings_can_recover() {
     let (app, io) = server(handlers());
     let (client, mut seat) = connect(&app).await;
     io.emit("m", 1);
@@ -556,7 +556,7 @@ async fn a_client_that_does_not_answer_pings_can_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_too_slow_comes_back_and_misses_nothing() {
+async fn a_slow_consumer_recovers_and_misses_nothing() {
     let (app, io) = server(handlers());
     let (mut client, mut seat) = connect(&app).await;
     assert_eq!(client.ask(r#"421["join","room"]"#).await, "431[]");
@@ -574,7 +574,7 @@ async fn a_client_that_was_too_slow_comes_back_and_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_fetches_much_that_it_missed_is_not_too_slow() {
+async fn a_client_that_fetches_many_missed_events_is_not_a_slow_consumer() {
     let (app, io) = server(handlers());
     let (client, mut seat) = connect(&app).await;
     io.emit("m", 0);
@@ -617,7 +617,7 @@ async fn two_polls_at_a_time_lose_the_connection_and_not_the_socket() {
 }
 
 #[tokio::test]
-async fn a_client_that_recovers_can_be_refused_or_let_pass() {
+async fn a_client_that_recovers_can_be_refused_or_accepted() {
     let calls = Arc::new(AtomicUsize::new(0));
     let main = |calls: &Arc<AtomicUsize>| {
         let (handled, layered) = (Arc::clone(calls), Arc::clone(calls));
@@ -658,7 +658,7 @@ async fn a_client_that_recovers_can_be_refused_or_let_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_lost_while_it_recovers_loses_nothing() {
+async fn a_connection_lost_during_a_recovery_loses_nothing() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
     let waits = async move |socket: Socket| {
@@ -690,7 +690,7 @@ async fn a_connection_lost_while_it_recovers_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_lost_while_it_connects_is_no_socket() {
+async fn a_connection_lost_during_the_connect_leaves_no_socket() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
     let ends = Arc::new(Mutex::new(Vec::new()));
@@ -721,7 +721,7 @@ async fn a_connection_lost_while_it_connects_is_no_socket() {
 }
 
 #[tokio::test]
-async fn what_handlers_do_after_the_loss_is_not_lost() {
+async fn the_actions_of_handlers_after_the_loss_are_recovered() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -759,7 +759,7 @@ async fn what_handlers_do_after_the_loss_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_does_not_end_holds_a_recovery_up_for_five_seconds() {
+async fn a_handler_that_does_not_end_delays_a_recovery_for_five_seconds() {
     let (app, io) = server(handlers().on("hang", async || std::future::pending::<()>().await));
     let (client, mut seat) = connect(&app).await;
     client.post(r#"42["hang"]"#).await;
@@ -770,7 +770,7 @@ async fn a_handler_that_does_not_end_holds_a_recovery_up_for_five_seconds() {
 }
 
 #[tokio::test]
-async fn an_old_handle_speaks_to_the_client_wherever_it_is() {
+async fn an_old_handle_reaches_the_recovered_client() {
     let (app, io) = server(handlers());
     let (client, mut seat) = connect(&app).await;
     let socket = io.sockets().remove(0);
@@ -791,7 +791,7 @@ async fn an_old_handle_speaks_to_the_client_wherever_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_with_parameters_stays_as_long_as_somebody_may_come_back() {
+async fn a_namespace_with_parameters_stays_while_a_client_may_recover() {
     let recovery = Recovery::within(WITHIN);
     let (layer, io) = builder(handlers())
         .namespace("/shop/{id}", handlers())
@@ -968,7 +968,7 @@ impl Drop for Fragile {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_of_what_was_kept_with_a_client_harms_nobody_else() {
+async fn a_panic_in_an_expired_extension_harms_no_other_client() {
     let keeps = async |socket: Socket| {
         socket.insert(Arc::new(Fragile));
     };
@@ -1008,7 +1008,7 @@ impl Drop for Curious {
 }
 
 #[tokio::test]
-async fn what_was_kept_with_a_client_goes_under_no_lock_when_its_namespace_makes_room() {
+async fn the_extensions_of_a_displaced_namespace_are_dropped_without_a_lock() {
     let keeps = async |socket: Socket| {
         socket.insert(Arc::new(Curious(socket.io())));
     };

@@ -59,7 +59,7 @@ async fn a_fallback_may_be_added_after_it() {
 }
 
 #[tokio::test]
-async fn files_may_be_the_fallback() {
+async fn a_file_service_may_be_the_fallback() {
     let files = tower_http::services::ServeDir::new("examples");
     let app = Router::new()
         .merge(layer().into_router())
@@ -69,7 +69,7 @@ async fn files_may_be_the_fallback() {
 }
 
 #[tokio::test]
-async fn other_routers_may_be_merged_into_it() {
+async fn other_routers_may_be_merged_into_the_app() {
     let app: Router = layer().into_router().merge(pages().fallback(missing));
     assert_served(&app, PATH).await;
     assert_eq!(get(&app, "/page").await.body(), "page");
@@ -77,14 +77,14 @@ async fn other_routers_may_be_merged_into_it() {
 }
 
 #[tokio::test]
-async fn it_may_be_merged_into_other_routers() {
+async fn the_app_may_be_merged_into_other_routers() {
     let app = pages().fallback(missing).merge(layer().into_router());
     assert_served(&app, PATH).await;
     assert_eq!(get(&app, "/other").await.body(), "the app's");
 }
 
 #[tokio::test]
-async fn a_nested_router_with_routes_may_hold_it() {
+async fn a_nested_router_with_routes_may_hold_the_layer() {
     let api = pages().merge(layer().into_router());
     let app = Router::new().nest("/api", api).fallback(missing);
     assert_served(&app, "/api/socket.io/").await;
@@ -112,7 +112,7 @@ async fn layers_of_routes_may_lie_around_it() {
 }
 
 #[tokio::test]
-async fn a_router_that_wants_a_state_may_hold_it() {
+async fn a_router_that_needs_a_state_may_hold_the_layer() {
     let count = async |state: axum::extract::State<usize>| state.0.to_string();
     let app = Router::new()
         .route("/count", route_get(count))
@@ -123,7 +123,7 @@ async fn a_router_that_wants_a_state_may_hold_it() {
 }
 
 #[tokio::test]
-async fn a_service_serves_the_path_that_a_router_gives_it() {
+async fn a_service_serves_the_path_of_its_route() {
     let app = pages().nest_service("/api/realtime", layer().into_service());
     assert_served(&app, "/api/realtime/").await;
 }
@@ -176,7 +176,7 @@ async fn the_handle_is_an_extractor_beside_the_router_too() {
 }
 
 #[tokio::test]
-async fn engine_io_alone_has_a_router_too() {
+async fn the_engine_layer_has_a_router_too() {
     async fn wait(mut socket: EngineSocket) {
         while socket.recv().await.is_some() {}
     }
@@ -189,7 +189,7 @@ async fn engine_io_alone_has_a_router_too() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_replaced_before_any_client_came_is_a_warning() {
+async fn a_layer_that_is_replaced_before_its_first_request_is_a_warning() {
     let (logs, _guard) = Logs::keep();
     let replaced = [
         Router::new().layer(layer()).fallback(missing),
@@ -218,7 +218,7 @@ async fn a_layer_that_is_replaced_before_any_client_came_is_a_warning() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_a_path_that_nothing_serves_is_a_warning() {
+async fn a_request_for_a_path_that_nothing_serves_is_a_warning() {
     let (logs, _guard) = Logs::keep();
     let app = pages().fallback(missing).layer(layer());
     let app = Router::new().nest_service("/api", app);

@@ -64,7 +64,7 @@ async fn a_message_arrives_whole_over_a_stream_that_buffers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_nothing_is_given_up_over_a_stream_that_buffers() {
+async fn a_client_that_reads_nothing_times_out_over_a_stream_that_buffers() {
     let (sender, mut reasons) = mpsc::unbounded_channel();
     let namespace =
         Namespace::new()
@@ -136,7 +136,7 @@ async fn the_last_events_leave_a_stream_that_buffers_before_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_unpack_to_much_are_unpacked_one_beyond_the_limit() {
+async fn large_messages_are_decompressed_only_one_past_the_limit() {
     let gate = Arc::new(Semaphore::new(0));
     let handled = Arc::new(AtomicUsize::new(0));
     let (opened, counted) = (Arc::clone(&gate), Arc::clone(&handled));
@@ -176,7 +176,7 @@ async fn messages_that_unpack_to_much_are_unpacked_one_beyond_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_that_is_read_late_was_in_time() {
+async fn a_pong_that_is_read_late_counts_as_in_time() {
     let (app, io) = main_app(Namespace::new());
     let mut polling = Polling::connect(&app).await;
     let (client, server) = tokio::io::duplex(WINDOW);
@@ -201,7 +201,7 @@ async fn a_pong_that_is_read_late_was_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_was_stopped_still_misses_a_client_that_is_gone() {
+async fn a_suspended_process_still_times_out_a_lost_client() {
     let (app, io) = main_app(Namespace::new());
     let _client = connect(app).await;
     // The server has sent the ping, and the client does not answer it.

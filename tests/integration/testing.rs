@@ -30,7 +30,7 @@ async fn refusal(connect: impl IntoFuture<Output = Result<Client, ConnectError>>
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_is_asked_and_answers() {
+async fn a_handler_acknowledges_an_event() {
     let client = connect(Namespace::new().on("double", async |Data(n): Data<u32>| 2 * n)).await;
     let n: u32 = client.emit_with_ack("double", 21).await.expect("an answer");
     assert_eq!(n, 42);
@@ -44,7 +44,7 @@ async fn a_handler_is_asked_and_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn questions_leave_in_the_order_of_the_calls() {
+async fn events_with_acks_are_sent_in_the_order_of_the_calls() {
     let client = connect(Namespace::new().on("n", async |Data(n): Data<u32>| n)).await;
     let first = client.emit_with_ack::<u32>("n", 1);
     let second = client.emit_with_ack::<u32>("n", 2);
@@ -85,7 +85,7 @@ async fn an_event_that_does_not_come_fails_the_test() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_of_the_server_is_answered() {
+async fn an_event_of_the_server_is_acknowledged() {
     async fn ask(socket: Socket) -> Result<u32, &'static str> {
         let answer: Result<u32, AckError> = socket.emit_with_ack("question", "6 x 7?").await;
         answer.map_err(|_| "no answer")
@@ -100,7 +100,7 @@ async fn a_question_of_the_server_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_waited_for_five_seconds_or_as_long_as_told() {
+async fn an_acknowledgement_is_awaited_for_five_seconds_or_its_timeout() {
     let namespace = Namespace::new().on("never", std::future::pending::<()>);
     let app = app(namespace);
     let client = Client::connect(&app, "/").await.expect("it is let in");
@@ -188,7 +188,7 @@ async fn a_client_leaves_or_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_is_told_why_it_is_disconnected() {
+async fn a_client_gets_the_reason_of_its_disconnect() {
     let namespace = Namespace::new()
         .on("leave", async |socket: Socket| {
             socket.emit("bye", ());

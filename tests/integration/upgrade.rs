@@ -52,7 +52,7 @@ async fn assert_closed(websocket: &mut Client) {
 }
 
 #[tokio::test]
-async fn until_the_upgrade_is_complete_polling_is_used() {
+async fn polling_is_used_until_the_upgrade_is_complete() {
     let mut it = upgrading().await;
     assert_eq!(it.polling.ask(ECHO).await, ECHO);
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
@@ -79,7 +79,7 @@ async fn each_poll_of_a_client_that_upgrades_is_released() {
 }
 
 #[tokio::test]
-async fn a_poll_that_waits_when_the_upgrade_completes_is_released() {
+async fn a_pending_poll_is_released_when_the_upgrade_completes() {
     let mut it = upgrading().await;
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
     let poll = it.polling.poll();
@@ -91,7 +91,7 @@ async fn a_poll_that_waits_when_the_upgrade_completes_is_released() {
 }
 
 #[tokio::test]
-async fn a_poll_goes_on_waiting_when_the_websocket_goes_away() {
+async fn a_poll_stays_pending_when_the_websocket_goes_away() {
     let it = upgrading().await;
     let poll = it.polling.poll();
     tokio::task::yield_now().await;
@@ -114,7 +114,7 @@ async fn a_poll_goes_on_waiting_when_the_websocket_goes_away() {
 }
 
 #[tokio::test]
-async fn what_is_no_probe_closes_the_websocket_and_not_the_session() {
+async fn a_packet_other_than_a_probe_closes_the_websocket_and_not_the_session() {
     for packet in ["4hello", "2", "5", "1", "nonsense", "40"] {
         let mut it = upgrading().await;
         it.websocket.send(packet).await;
@@ -124,7 +124,7 @@ async fn what_is_no_probe_closes_the_websocket_and_not_the_session() {
 }
 
 #[tokio::test]
-async fn a_probe_that_came_while_too_much_waited_is_answered_when_that_was_fetched() {
+async fn a_probe_under_backpressure_is_answered_after_the_next_poll() {
     let mut it = upgrading().await;
     it.io.emit("much", "x".repeat(300_000));
     it.websocket.send("2probe").await;
@@ -137,7 +137,7 @@ async fn a_probe_that_came_while_too_much_waited_is_answered_when_that_was_fetch
 }
 
 #[tokio::test]
-async fn an_upgrade_that_is_not_completed_in_time_is_given_up() {
+async fn an_upgrade_that_is_not_completed_in_time_is_aborted() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
         .upgrade_timeout(Duration::from_secs(60))
         .ping_interval(Duration::from_secs(120))
@@ -170,7 +170,7 @@ async fn a_second_websocket_is_closed_and_the_first_goes_on() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_takes_its_websocket_along() {
+async fn a_session_that_ends_closes_its_websocket() {
     for probe in [false, true] {
         let mut it = upgrading().await;
         if probe {
@@ -183,7 +183,7 @@ async fn a_session_that_ends_takes_its_websocket_along() {
 }
 
 #[tokio::test]
-async fn a_server_that_closes_while_a_client_upgrades_tells_one_that_still_polls() {
+async fn a_close_during_an_upgrade_reaches_a_client_that_still_polls() {
     let mut it = upgrading().await;
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
     it.polling.send(r#"42["close"]"#).await;
@@ -194,7 +194,7 @@ async fn a_server_that_closes_while_a_client_upgrades_tells_one_that_still_polls
 }
 
 #[tokio::test]
-async fn a_server_that_closes_while_a_client_upgrades_tells_it_over_websocket() {
+async fn a_close_during_an_upgrade_reaches_a_client_over_websocket() {
     let mut it = upgrading().await;
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
     it.polling.send(ECHO).await;
@@ -209,7 +209,7 @@ async fn a_server_that_closes_while_a_client_upgrades_tells_it_over_websocket() 
 }
 
 #[tokio::test]
-async fn a_server_that_ends_while_a_client_upgrades_tells_it_over_websocket() {
+async fn the_end_of_the_server_reaches_an_upgrading_client_over_websocket() {
     let mut it = upgrading().await;
     assert_eq!(it.websocket.ask("2probe").await, "3probe");
     it.io.emit("last", "word");
@@ -287,7 +287,7 @@ async fn a_websocket_that_waits_for_a_post_lets_its_task_sleep() {
 }
 
 #[tokio::test]
-async fn a_client_that_upgrades_gets_what_is_sent_at_once_however_much() {
+async fn a_client_that_upgrades_gets_large_events_at_once() {
     let snapshot = async |socket: Socket| socket.emit("snapshot", "x".repeat(300_000));
     let (layer, _io) = builder(Namespace::new().on("snapshot", snapshot)).build();
     let app = app(layer);
@@ -302,7 +302,7 @@ async fn a_client_that_upgrades_gets_what_is_sent_at_once_however_much() {
 }
 
 #[tokio::test]
-async fn a_post_of_a_client_that_upgrades_does_not_wait_for_its_answers_to_be_fetched() {
+async fn a_post_during_an_upgrade_does_not_wait_for_the_next_poll() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo)).build();
     let app = app(layer);
     let polling = Polling::connect(&app).await;

@@ -186,7 +186,7 @@ async fn the_accept_header_is_that_of_the_rfc() {
 }
 
 #[tokio::test]
-async fn a_message_of_the_limit_is_taken_and_a_longer_one_closes_with_1009() {
+async fn a_message_of_the_limit_is_accepted_and_a_longer_one_closes_with_1009() {
     let (logs, _guard) = Logs::keep();
     let (namespace, mut left) = telling();
     let (layer, _io) = builder(namespace).max_payload(1_000).build();
@@ -226,7 +226,7 @@ async fn fragments_count_together_against_the_limit() {
 }
 
 #[tokio::test]
-async fn what_is_no_packet_closes_with_1002() {
+async fn a_malformed_packet_closes_with_1002() {
     for (packet, text) in [
         ("x", "parse error"),
         ("", "parse error"),
@@ -248,7 +248,7 @@ async fn what_is_no_packet_closes_with_1002() {
 }
 
 #[tokio::test]
-async fn bytes_without_a_packet_that_awaits_them_close_with_1002() {
+async fn bytes_that_no_packet_awaits_close_with_1002() {
     let addr = serve(main_app(echoing()).0).await;
     let mut client = Client::connect(addr, "/").await;
     client.send_binary(b"abc").await;
@@ -256,7 +256,7 @@ async fn bytes_without_a_packet_that_awaits_them_close_with_1002() {
 }
 
 #[tokio::test]
-async fn faults_of_framing_close_with_their_code() {
+async fn framing_errors_close_with_their_code() {
     for (bytes, code) in [
         (vec![0x81, 0x01, b'3'], 1002_u16),
         (frame(1, b"4\xff\xfe"), 1007),
@@ -441,7 +441,7 @@ async fn a_client_that_does_not_read_is_closed_and_others_get_everything() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_called_a_slow_consumer() {
+async fn a_client_that_does_not_read_is_closed_as_a_slow_consumer() {
     let (namespace, mut left) = telling();
     let (layer, io) = builder(namespace).max_buffered(100_000).build();
     let addr = serve(app(layer)).await;
@@ -477,7 +477,7 @@ async fn fill(socket: &Socket) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_does_not_hold_up_the_end_of_the_server() {
+async fn a_client_that_does_not_read_does_not_delay_the_end_of_the_server() {
     let (app, io) = main_app(echoing());
     let _stalled = stalled_in_memory(&app).await;
     fill(&io.sockets()[0]).await;
@@ -544,7 +544,7 @@ async fn a_client_that_reads_slowly_but_steadily_stays() {
 }
 
 #[tokio::test]
-async fn bytes_travel_as_text_for_clients_that_take_only_text() {
+async fn bytes_are_sent_as_text_to_text_only_clients() {
     let (app, io) = main_app(echoing());
     let addr = serve(app).await;
     let mut client = Client::raw(addr, "&b64=1").await;
@@ -557,14 +557,14 @@ async fn bytes_travel_as_text_for_clients_that_take_only_text() {
 }
 
 #[tokio::test]
-async fn an_upgrade_for_polling_is_refused_before_it_is_one() {
+async fn an_upgrade_request_for_polling_is_refused() {
     let addr = serve(main_app(echoing()).0).await;
     let head = upgrade_head("").replace("transport=websocket", "transport=polling");
     assert_refusal(addr, &head, r#"{"code":3,"message":"Bad request"}"#).await;
 }
 
 #[tokio::test]
-async fn a_refused_websocket_is_told_the_version_that_there_is() {
+async fn a_refused_websocket_gets_the_supported_version() {
     let addr = serve(main_app(echoing()).0).await;
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
     let head = upgrade_head("").replace("version: 13", "version: 12");
@@ -586,7 +586,7 @@ async fn a_close_packet_ends_the_session() {
 }
 
 #[tokio::test]
-async fn packets_that_mean_nothing_are_passed_over() {
+async fn meaningless_packets_are_ignored() {
     let addr = serve(main_app(echoing()).0).await;
     let mut client = Client::connect(addr, "/").await;
     for packet in ["6", "5", "0{}", "3"] {
@@ -596,7 +596,7 @@ async fn packets_that_mean_nothing_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_server_that_closes_gives_no_code() {
+async fn a_closing_server_sends_no_close_code() {
     let (app, io) = main_app(echoing());
     let addr = serve(app).await;
     let mut client = Client::connect(addr, "/").await;
@@ -676,7 +676,7 @@ async fn read_raw(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn long_messages_are_compressed_if_both_sides_want_it() {
+async fn long_messages_are_compressed_if_both_sides_support_it() {
     let (layer, io) = builder(echoing()).deflate_threshold(100).build();
     let addr = serve(app(layer)).await;
     let mut stream = compressing(addr).await;
@@ -724,7 +724,7 @@ async fn long_messages_are_compressed_if_both_sides_want_it() {
 
 #[cfg(feature = "msgpack")]
 #[tokio::test]
-async fn a_packet_of_a_binary_parser_is_compressed_unless_it_is_not_to_be() {
+async fn a_packet_of_a_binary_parser_is_compressed_unless_marked() {
     let parser = tower_socketio::protocol::MsgpackParser::default();
     let builder = builder(echoing()).parser(parser);
     let connect = frame(2, b"\x82\xa4type\x00\xa3nsp\xa1/");
@@ -738,7 +738,7 @@ async fn a_packet_of_a_binary_parser_is_compressed_unless_it_is_not_to_be() {
 }
 
 #[tokio::test]
-async fn compression_is_not_agreed_on_unless_it_is_asked_for() {
+async fn compression_is_not_negotiated_unless_both_sides_support_it() {
     let (layer, _io) = builder(echoing()).deflate_threshold(100).build();
     for (app, offer) in [
         (main_app(echoing()).0, "permessage-deflate"),
@@ -786,7 +786,7 @@ async fn a_message_that_grows_past_the_limit_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn frames_may_come_together_with_the_request() {
+async fn frames_may_arrive_together_with_the_request() {
     let addr = serve(main_app(echoing()).0).await;
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
     let long = format!(r#"42["echo","{}"]"#, "x".repeat(20_000));

@@ -132,7 +132,7 @@ for (const [name, way] of Object.entries(WAYS)) {
       assert.deepEqual(size, [16, 16]);
     });
 
-    test("rooms keep to themselves", async () => {
+    test("messages stay in their room", async () => {
       const [ann, bob] = await pair(way);
       await join(ann, "tea");
       await sees(bob, "#rooms", "# tea");
@@ -157,7 +157,7 @@ for (const [name, way] of Object.entries(WAYS)) {
       await seesNo(ann, "#people li", "Bob");
     });
 
-    test("who leaves is gone from the list", async () => {
+    test("a user who leaves is removed from the list", async () => {
       const [ann, bob] = await pair(way);
       await bob.context().close();
       await seesNo(ann, "#people li", "Bob");
@@ -179,7 +179,7 @@ for (const [name, way] of Object.entries(WAYS)) {
       await sees(ann, ".message", "back again");
     });
 
-    test("cut off and back, the name is still one's own", async () => {
+    test("a page that reconnects keeps its name", async () => {
       const [ann, bob] = await pair(way);
       await ann.context().setOffline(true);
       // What the network's loss does to a long-lived connection, sooner.
@@ -194,7 +194,7 @@ for (const [name, way] of Object.entries(WAYS)) {
       await sees(ann, ".message", "welcome back");
     });
 
-    test("a server that stops for a moment loses nothing", async () => {
+    test("a server that stops for a moment loses no message", async () => {
       const [ann, bob] = await pair(way);
       await server.pause();
       await say(ann, "are you there?");
@@ -349,7 +349,7 @@ describe("the focus", () => {
     assert.equal(await ann.evaluate(() => document.activeElement === button), true);
   });
 
-  test("it goes to another room when its own is gone", async () => {
+  test("it moves to another room when its room is removed", async () => {
     const [ann, bob] = await pair();
     await join(bob, "tea");
     await ann.focus('#rooms [data-room="tea"]');

@@ -84,7 +84,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.notEqual(socket.id, socket.io.engine.id);
     });
 
-    test("JSON of all kinds comes back as it was sent", async () => {
+    test("JSON of all kinds is echoed unchanged", async () => {
       const socket = await connected(options);
       for (const [kind, value] of Object.entries(VALUES)) {
         assert.deepEqual(await ask(socket, "echo", value), value, kind);
@@ -109,7 +109,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.deepEqual(await ask(socket, "echo", part), bytes(1, 2));
     });
 
-    test("a broadcast reaches everybody", async () => {
+    test("a broadcast reaches every client", async () => {
       const all = await Promise.all([1, 2, 3].map(() => connected(options)));
       const heard = all.map((socket) => event(socket, "broadcast"));
       all[1].emit("broadcast", { n: 1, data: bytes(1, 2) });
@@ -151,7 +151,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.deepEqual(order, Array.from({ length: 2000 }, (_, n) => n));
     });
 
-    test("connects again after a disconnect, with another id", async () => {
+    test("reconnects after a disconnect, with another id", async () => {
       const socket = await connected(options);
       const { id } = socket;
       const gone = event(socket, "disconnect");
@@ -163,7 +163,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.equal(await ask(socket, "echo", "again"), "again");
     });
 
-    test("comes back by itself after the server has crashed", async () => {
+    test("reconnects by itself after the server has crashed", async () => {
       const other = await Server.run("echo");
       try {
         const socket = client(options, other.url);
@@ -184,7 +184,7 @@ for (const [way, options] of Object.entries(WAYS)) {
 describe("the upgrade", () => {
   const upgraded = (socket) => within(once(socket.io.engine, "upgrade"), "upgrade");
 
-  test("takes place, and polling is left", async () => {
+  test("completes, and polling ends", async () => {
     const socket = client({});
     await event(socket, "connect");
     if (socket.io.engine.transport.name === "polling") await upgraded(socket);
@@ -192,7 +192,7 @@ describe("the upgrade", () => {
     assert.equal(await ask(socket, "echo", "over websocket"), "over websocket");
   });
 
-  test("neither loses nor swaps what is sent while it takes place", async () => {
+  test("neither loses nor reorders events that are sent during it", async () => {
     const socket = client({});
     await event(socket, "connect");
     const got = new Inbox();
@@ -212,7 +212,7 @@ describe("the upgrade", () => {
     for (let n = 0; n < sent; n++) assert.equal(await got.take(`number ${n}`), n);
   });
 
-  test("clients of all three kinds hear each other", async () => {
+  test("clients of all three kinds receive each other's events", async () => {
     const all = await Promise.all(Object.values(WAYS).map(connected));
     for (const speaker of all) {
       const heard = all.map((socket) => event(socket, "broadcast"));

@@ -59,14 +59,14 @@ const bytes = (value) => Buffer.from(value);
 
 for (const [way, options] of Object.entries(WAYS)) {
   describe(way, () => {
-    test("values come back as they went", async () => {
+    test("values are echoed unchanged", async () => {
       const socket = await connected(options);
       for (const text of TEXTS) assert.deepEqual(await told(socket, text), [text]);
       const values = [1, "2", null, [true, { three: -0.5 }], { ключ: ["значение"] }];
       assert.deepEqual(await told(socket, ...values), values);
     });
 
-    test("bytes come back as they went, beside text", async () => {
+    test("bytes are echoed unchanged, together with text", async () => {
       const socket = await connected(options);
       const all = bytes(Array.from({ length: 256 }, (_, i) => i));
       for (const value of [bytes([]), all, Buffer.alloc(200_000, 7)]) {
@@ -114,7 +114,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.deepEqual(await ask(socket, "message-with-ack", "still here"), ["still here"]);
     });
 
-    test("a namespace has the query as authentication", async () => {
+    test("the query of a namespace is its auth", async () => {
       const socket = client(options, url("/custom"));
       socket.query = { token: "a,b&c=é", n: "1" };
       const auth = event(socket, "auth");
@@ -123,7 +123,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.deepEqual(await ask(socket, "message-with-ack", bytes([1]), "x").then(([, x]) => x), "x");
     });
 
-    test("a namespace that is not there is refused", async () => {
+    test("an unknown namespace is refused", async () => {
       const socket = client(options, url("/nowhere"));
       assert.deepEqual(await event(socket, "error"), [{ message: "Invalid namespace" }]);
     });
@@ -143,7 +143,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.equal(socket.connected, false);
     });
 
-    test("either side ends it", async () => {
+    test("either side can disconnect", async () => {
       const socket = await connected(options);
       const gone = event(socket, "disconnect");
       socket.emit("leave");
@@ -155,7 +155,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       assert.deepEqual(await ended, ["io client disconnect"]);
     });
 
-    test("connects again by itself, with another id", async () => {
+    test("reconnects by itself, with another id", async () => {
       const socket = await connected(options);
       const { id } = socket;
       const again = event(socket, "reconnect");
@@ -168,7 +168,7 @@ for (const [way, options] of Object.entries(WAYS)) {
   });
 }
 
-test("the upgrade takes place and loses nothing", async () => {
+test("the upgrade completes and loses nothing", async () => {
   const socket = client();
   const inbox = new Inbox();
   socket.on("message-back", (number) => inbox.push(number));
@@ -191,7 +191,7 @@ test("two namespaces share a connection", async () => {
   assert.deepEqual(await ask(main, "message-with-ack", 1), [1]);
 });
 
-test("a server that is not told to serve them refuses them", async () => {
+test("a server without allow_eio3 refuses them", async () => {
   for (const transports of [["polling"], ["websocket"]]) {
     const place = `http://127.0.0.1:${server.ports[1]}`;
     const socket = client({ transports, reconnection: false }, place);
@@ -201,7 +201,7 @@ test("a server that is not told to serve them refuses them", async () => {
   }
 });
 
-test("clients of version 4 are served beside them", async () => {
+test("Socket.IO 4 clients are served too", async () => {
   const { io: current } = await import("socket.io-client");
   const socket = current(url(), { forceNew: true });
   open.add(socket);

@@ -143,13 +143,13 @@ for (const [version, io] of Object.entries(VERSIONS))
           }
         });
 
-        test("what JSON has not becomes what it has", async () => {
+        test("values that JSON lacks are converted", async () => {
           const socket = await connected("/");
           const answer = await ask(socket, "echo", new Date(0), undefined, { none: NaN });
           assert.deepEqual(answer, ["1970-01-01T00:00:00.000Z", null, { none: null }]);
         });
 
-        test("is asked and answers", async () => {
+        test("acknowledges events of the server", async () => {
           const socket = await connected("/");
           const got = new Promise((resolve) =>
             socket.once("question", (...args) => {
@@ -185,7 +185,7 @@ for (const [version, io] of Object.entries(VERSIONS))
           assert.deepEqual(heard.get(c), [others]);
         });
 
-        test("volatile events arrive while the client is there", async () => {
+        test("volatile events arrive while the client is connected", async () => {
           const socket = await connected("/");
           const heard = event(socket, "volatile");
           // Over polling the server may have no poll to answer in this very moment.
@@ -230,7 +230,7 @@ for (const [version, io] of Object.entries(VERSIONS))
           }
         });
 
-        test("comes back by itself after the server has crashed", async () => {
+        test("reconnects by itself after the server has crashed", async () => {
           const other = await Server.run("interop", 3);
           try {
             const socket = connect("/", { auth: { n: 1 } }, other);
@@ -251,7 +251,7 @@ for (const [version, io] of Object.entries(VERSIONS))
 
 for (const [version, io] of Object.entries(VERSIONS))
   for (const [wayName, way] of Object.entries(WAYS))
-    test(`${version}, a parser of one's own, ${wayName}`, async () => {
+    test(`${version}, a custom parser, ${wayName}`, async () => {
       const connect = opener(io, { port: 2, options: { parser: objects } }, way);
       const socket = connect("/", { auth: { a: 1 } });
       assert.deepEqual((await event(socket, "welcome"))[0].auth, { a: 1 });
@@ -271,7 +271,7 @@ for (const [version, io] of Object.entries(VERSIONS))
       assert.deepEqual((await gone)[0], "io server disconnect");
     });
 
-test("clients of both versions and all ways hear each other, each parser at its port", async () => {
+test("clients of both versions and all transports reach each other, with each parser", async () => {
   for (const known of Object.values(PARSERS)) {
     const all = Object.values(VERSIONS).flatMap((io) =>
       Object.values(WAYS).map((way) => opener(io, known, way)("/chat")),
@@ -285,7 +285,7 @@ test("clients of both versions and all ways hear each other, each parser at its 
   }
 });
 
-test("a client with another parser than the server's does not get in", async () => {
+test("a client with another parser than the server's cannot connect", async () => {
   const wrong = opener(version4, { port: 0, options: { parser: msgpack } }, { reconnection: false });
   const socket = wrong("/");
   let connected = false;

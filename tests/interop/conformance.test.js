@@ -292,7 +292,7 @@ describe("Engine.IO: messages by polling", () => {
     assert.deepEqual(await session.get(), [200, text]);
   });
 
-  test("a GET is held until there is something", async () => {
+  test("a GET is held until there is a packet", async () => {
     const session = await Polling.open();
     const held = await session.hold();
     assert.deepEqual(await session.post("4late"), OK);
@@ -328,7 +328,7 @@ describe("Engine.IO: messages by polling", () => {
   });
 
   for (const packet of ["abc", "", "4a\x1eabc", "2"]) {
-    test(`${JSON.stringify(packet)} is no packet for a server: the session ends`, async () => {
+    test(`${JSON.stringify(packet)} is not a packet for a server: the session ends`, async () => {
       const session = await Polling.open();
       await session.post(packet);
       await session.closed();
@@ -361,7 +361,7 @@ describe("Engine.IO: messages by polling", () => {
     await session.closed();
   });
 
-  test("a GET that its client gives up ends the session", async () => {
+  test("a GET that its client aborts ends the session", async () => {
     const session = await Polling.open();
     const held = await session.hold();
     held.abort();
@@ -398,7 +398,7 @@ describe("Engine.IO: messages by websocket", () => {
   });
 
   for (const packet of ["abc", "2"]) {
-    test(`${packet} is no packet for a server: the connection closes`, async () => {
+    test(`${packet} is not a packet for a server: the connection closes`, async () => {
       const socket = await openWebSocket();
       socket.send(packet);
       await socket.closed();
@@ -451,7 +451,7 @@ describe("Engine.IO: heartbeat", () => {
 });
 
 describe("Engine.IO: close", () => {
-  test("by polling: the GET that waits is answered, then the session is gone", async () => {
+  test("by polling: the pending GET is answered, then the session is unknown", async () => {
     const session = await Polling.open();
     const held = await session.hold();
     assert.deepEqual(await session.post("1"), OK);
@@ -486,7 +486,7 @@ describe("Engine.IO: upgrade", () => {
     assert.equal(await socket.receive(), "4hello");
   });
 
-  test("a GET that waits is released by the probe", async () => {
+  test("a pending GET is released by the probe", async () => {
     const session = await Polling.open();
     const held = await session.hold();
     const socket = await probe(session);
@@ -495,7 +495,7 @@ describe("Engine.IO: upgrade", () => {
     assert.equal(await socket.receive(), "4hello");
   });
 
-  test("what was sent by polling before it is received after it", async () => {
+  test("packets sent by polling before it are received after it", async () => {
     const session = await Polling.open();
     assert.deepEqual(await session.post("4before"), OK);
     const socket = await probe(session);
@@ -719,7 +719,7 @@ describe("Socket.IO: events and acknowledgements", () => {
     assert.deepEqual(packets.slice(2), [`451-["message-back",${placeholder(0)}]`, "bAQID"]);
   });
 
-  test("an answer that nobody waits for is passed over", async () => {
+  test("an unexpected acknowledgement is ignored", async () => {
     const socket = await connect();
     socket.send("4399[1]", '42["message"]');
     assert.equal(await socket.receive(), '42["message-back"]');

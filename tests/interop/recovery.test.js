@@ -86,7 +86,7 @@ for (const [way, options] of Object.entries(WAYS)) {
         }
       });
 
-      test(`${how}: many times, and nothing is lost, doubled or out of order`, async () => {
+      test(`${how}: many times, and no event is lost, doubled or out of order`, async () => {
         const socket = await connected(options);
         const other = await connected({ transports: ["websocket"] });
         const said = hears(socket, "said");
@@ -110,7 +110,7 @@ for (const [way, options] of Object.entries(WAYS)) {
         assert.deepEqual(said.items, []);
       });
 
-      test(`${how}: its rooms and what is kept with it are there again, bytes too`, async () => {
+      test(`${how}: its rooms, its extensions and its missed events are restored`, async () => {
         const socket = await connected(options);
         const other = await connected(options);
         const [told, said] = [hears(socket, "told"), hears(socket, "said")];
@@ -130,7 +130,7 @@ for (const [way, options] of Object.entries(WAYS)) {
       });
     }
 
-    test("who leaves is another one when it connects again", async () => {
+    test("a client that leaves gets a new socket when it connects again", async () => {
       const socket = await connected(options);
       await ask(socket, "say", 1);
       const { id } = socket;
@@ -144,7 +144,7 @@ for (const [way, options] of Object.entries(WAYS)) {
   });
 }
 
-test("after the server was started anew the client is another one, and is recovered from then on", async () => {
+test("after a restart the client gets a new socket, and recovers from then on", async () => {
   const own = await Server.run("recovery");
   try {
     const socket = io(own.url, { forceNew: true, reconnectionDelay: 10, reconnectionDelayMax: 20 });

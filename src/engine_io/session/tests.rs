@@ -91,7 +91,7 @@ fn a_ping_follows_each_pong_and_a_missing_pong_ends_the_session() {
 }
 
 #[test]
-fn pongs_that_nobody_asked_for_do_not_put_off_the_ping() {
+fn unsolicited_pongs_do_not_delay_the_ping() {
     let (mut s, t) = session(WebSocket, Config::default());
     s.handle_packet(WebSocket, PONG, t + ms(24_000));
     s.handle_timeout(t + ms(25_000));
@@ -135,7 +135,7 @@ fn in_revision_3_a_pong_from_the_client_ends_the_session() {
 }
 
 #[test]
-fn in_revision_3_a_session_upgrades_and_its_pong_leaves_on_the_new_transport() {
+fn in_revision_3_an_upgraded_session_sends_its_pong_on_the_new_transport() {
     let (mut s, t) = session_of(Revision::V3, Polling, Config::default());
     s.handle_packet(Polling, PING, t + ms(10_000));
     s.handle_upgrade(t + ms(10_000)).expect("an upgrade");
@@ -150,7 +150,7 @@ fn in_revision_3_a_session_upgrades_and_its_pong_leaves_on_the_new_transport() {
 }
 
 #[test]
-fn in_revision_3_a_client_whose_pings_are_not_read_is_given_more_time() {
+fn in_revision_3_a_client_whose_pings_are_not_read_gets_more_time() {
     let config = Config {
         max_pending: 1,
         ..Config::default()
@@ -195,7 +195,7 @@ fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
 }
 
 #[test]
-fn a_poll_that_comes_while_the_client_upgrades_is_released_soon() {
+fn a_poll_during_an_upgrade_is_released_soon() {
     let (mut s, t) = polling();
     s.handle_upgrade(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
@@ -205,7 +205,7 @@ fn a_poll_that_comes_while_the_client_upgrades_is_released_soon() {
 }
 
 #[test]
-fn a_poll_that_waits_when_the_upgrade_ends_is_released() {
+fn a_pending_poll_is_released_when_the_upgrade_ends() {
     let (mut s, t) = polling();
     s.handle_upgrade(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
@@ -224,7 +224,7 @@ fn probed() -> (Session, Instant) {
 }
 
 #[test]
-fn a_server_that_closes_waits_for_a_client_that_changes() {
+fn a_closing_server_waits_for_a_client_that_upgrades() {
     for reason in [
         CloseReason::ServerClose,
         CloseReason::Shutdown,
@@ -246,7 +246,7 @@ fn a_server_that_closes_waits_for_a_client_that_changes() {
 }
 
 #[test]
-fn a_server_that_closes_does_not_wait_longer_than_an_upgrade_may_take() {
+fn a_closing_server_waits_no_longer_than_the_upgrade_timeout() {
     let (mut s, t) = probed();
     s.send(text("last"), t);
     s.close(CloseReason::ServerClose, t);
@@ -261,7 +261,7 @@ fn a_server_that_closes_does_not_wait_longer_than_an_upgrade_may_take() {
 }
 
 #[test]
-fn a_client_that_still_polls_is_told_of_the_end_by_its_poll() {
+fn a_client_that_still_polls_gets_the_close_by_its_poll() {
     let (mut s, t) = polling();
     s.handle_upgrade(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
@@ -273,7 +273,7 @@ fn a_client_that_still_polls_is_told_of_the_end_by_its_poll() {
 }
 
 #[test]
-fn an_end_that_is_not_graceful_does_not_wait_for_an_upgrade() {
+fn an_abrupt_end_does_not_wait_for_an_upgrade() {
     let (mut s, t) = probed();
     s.close(CloseReason::ParseError, t);
     assert!(s.finished(WebSocket));
@@ -282,7 +282,7 @@ fn an_end_that_is_not_graceful_does_not_wait_for_an_upgrade() {
 }
 
 #[test]
-fn a_websocket_that_breaks_while_a_closing_server_waits_for_it_leaves_the_poll() {
+fn a_closing_server_uses_the_poll_when_the_probe_breaks() {
     let (mut s, t) = probed();
     s.send(text("last"), t);
     s.close(CloseReason::ServerClose, t);
@@ -316,7 +316,7 @@ fn the_packets_of_a_post_come_before_those_of_the_websocket() {
 }
 
 #[test]
-fn a_client_that_changes_is_heard_whatever_waits_for_it() {
+fn a_client_that_upgrades_is_read_however_much_is_buffered() {
     let (mut s, t) = probed();
     s.send(text(&"x".repeat(300_000)), t);
     assert!(s.wants_frames() && s.wants_read());
@@ -338,7 +338,7 @@ fn a_post_may_take_longer_than_the_upgrade_that_waits_for_it() {
 }
 
 #[test]
-fn refusals_count_by_themselves() {
+fn refusals_have_a_limit_of_their_own() {
     let (mut s, t) = polling();
     s.send(text(&"x".repeat(300_000)), t);
     for _ in 0..100 {
@@ -352,7 +352,7 @@ fn refusals_count_by_themselves() {
 }
 
 #[test]
-fn a_server_that_closes_while_a_post_holds_up_the_change_changes_at_once() {
+fn a_closing_server_upgrades_at_once_even_during_a_post() {
     let (mut s, t) = probed();
     s.handle_post(t).expect("a post");
     s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
@@ -386,7 +386,7 @@ fn a_failed_upgrade_leaves_polling_open() {
 }
 
 #[test]
-fn a_ping_due_while_upgrading_leaves_on_the_new_transport_with_its_full_time() {
+fn a_ping_due_during_an_upgrade_is_sent_after_it_with_its_full_timeout() {
     let (mut s, t) = polling();
     s.handle_upgrade(t + ms(24_000)).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t + ms(24_500));
@@ -433,7 +433,7 @@ fn assert_ends_at(s: &mut Session, reason: CloseReason, at: Instant) {
 }
 
 #[test]
-fn the_first_other_packet_puts_the_missing_pong_off_once() {
+fn the_first_other_packet_extends_the_deadline_of_the_pong_once() {
     let (mut s, t) = pinged(WebSocket);
     s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
     s.handle_packet(WebSocket, message("busy"), t + ms(63_000));
@@ -441,7 +441,7 @@ fn the_first_other_packet_puts_the_missing_pong_off_once() {
 }
 
 #[test]
-fn each_ping_may_be_put_off_again() {
+fn the_deadline_of_each_pong_may_be_extended_again() {
     let (mut s, t) = pinged(WebSocket);
     s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
     s.handle_packet(WebSocket, PONG, t + ms(50_000));
@@ -452,7 +452,7 @@ fn each_ping_may_be_put_off_again() {
 }
 
 #[test]
-fn a_pong_may_lie_behind_a_long_message_that_still_comes() {
+fn a_pong_may_follow_a_long_message_that_is_still_arriving() {
     let (mut s, t) = pinged(WebSocket);
     for second in (30..100).step_by(10) {
         s.handle_partial();
@@ -465,7 +465,7 @@ fn a_pong_may_lie_behind_a_long_message_that_still_comes() {
 }
 
 #[test]
-fn a_pong_may_lie_behind_a_body_that_still_comes() {
+fn a_pong_may_follow_a_body_that_is_still_arriving() {
     let (mut s, t) = pinged(Polling);
     s.handle_post(t + ms(44_000)).expect("a post");
     s.handle_timeout(t + ms(45_000));
@@ -475,7 +475,7 @@ fn a_pong_may_lie_behind_a_body_that_still_comes() {
 }
 
 #[test]
-fn a_client_that_sends_bodies_and_fetches_no_ping_is_given_up() {
+fn a_client_that_posts_and_fetches_no_ping_times_out() {
     let (mut s, t) = polling();
     s.handle_timeout(t + ms(25_000));
     s.handle_post(t + ms(44_000)).expect("a post");
@@ -483,7 +483,7 @@ fn a_client_that_sends_bodies_and_fetches_no_ping_is_given_up() {
 }
 
 #[test]
-fn a_post_waits_some_time_for_a_client_that_does_not_poll() {
+fn a_post_waits_a_limited_time_for_a_client_that_does_not_poll() {
     let (mut s, t) = polling();
     s.handle_post(t).expect("a post");
     s.handle_packet(Polling, message(&"x".repeat(300_000)), t);
@@ -523,7 +523,7 @@ fn a_post_waits_for_handlers_without_a_deadline() {
 }
 
 #[test]
-fn what_a_websocket_has_taken_is_not_sent_until_it_is_flushed() {
+fn packets_count_as_sent_only_when_the_websocket_is_flushed() {
     let (mut s, t) = session(WebSocket, Config::default());
     s.send(text("a"), t);
     assert_eq!(drain(&mut s, WebSocket), [message("a")]);
@@ -533,7 +533,7 @@ fn what_a_websocket_has_taken_is_not_sent_until_it_is_flushed() {
 }
 
 #[test]
-fn a_probe_that_takes_no_bytes_leaves_polling_open() {
+fn a_probe_that_accepts_no_bytes_leaves_polling_open() {
     let (mut s, t) = polling();
     s.handle_upgrade(t).expect("an upgrade");
     s.handle_blocked(t);
@@ -570,7 +570,7 @@ fn a_close_packet_releases_the_poll_with_a_noop() {
 }
 
 #[test]
-fn a_poll_that_a_close_packet_has_overtaken_is_released_once() {
+fn a_poll_overtaken_by_a_close_packet_is_released_once() {
     let (mut s, t) = polling();
     s.handle_packet(Polling, EnginePacket::Close, t);
     assert_eq!(closed(&mut s), Some(CloseReason::TransportClose));
@@ -597,7 +597,7 @@ fn after_a_close_by_the_server_polls_get_the_rest_and_then_the_close() {
 }
 
 #[test]
-fn a_client_that_does_not_fetch_the_rest_is_forgotten() {
+fn a_session_whose_rest_is_not_fetched_is_dropped() {
     let (mut s, t) = polling();
     s.close(CloseReason::ServerClose, t);
     s.handle_timeout(t + ms(5_000));
@@ -623,7 +623,7 @@ fn a_slow_consumer_is_closed_and_its_input_is_not_read_before() {
 }
 
 #[test]
-fn a_transport_that_takes_nothing_for_the_pings_time_is_closed() {
+fn a_transport_that_accepts_nothing_for_the_ping_timeout_is_closed() {
     let (mut s, t) = session(WebSocket, Config::default());
     s.handle_blocked(t);
     s.handle_progress();
@@ -635,7 +635,7 @@ fn a_transport_that_takes_nothing_for_the_pings_time_is_closed() {
 }
 
 #[test]
-fn a_client_is_not_blamed_for_a_pong_that_we_do_not_read() {
+fn a_client_whose_pong_is_not_read_does_not_time_out() {
     let config = Config {
         max_pending: 1,
         ..Config::default()
@@ -673,7 +673,7 @@ fn stuck(transport: Transport) -> (Session, Instant) {
 }
 
 #[test]
-fn more_is_read_while_an_answer_is_waited_for() {
+fn more_is_read_while_an_acknowledgement_is_awaited() {
     let (mut s, _) = stuck(WebSocket);
     assert_eq!(s.pending, 6 * Session::cost(&text("work")));
     s.handle_consumed(s.pending - 100);
@@ -683,7 +683,7 @@ fn more_is_read_while_an_answer_is_waited_for() {
 }
 
 #[test]
-fn an_answer_that_can_never_be_read_ends_the_session() {
+fn an_acknowledgement_that_can_never_be_read_ends_the_session() {
     for transport in [WebSocket, Polling] {
         let (mut s, t) = stuck(transport);
         s.handle_timeout(t + ms(25_000));
@@ -698,7 +698,7 @@ fn an_answer_that_can_never_be_read_ends_the_session() {
 }
 
 #[test]
-fn events_that_move_on_are_given_more_time() {
+fn events_that_make_progress_get_more_time() {
     let moves: [fn(&mut Session); 2] = [
         |s| s.handle_consumed(1),
         |s| {
@@ -719,7 +719,7 @@ fn events_that_move_on_are_given_more_time() {
 }
 
 #[test]
-fn a_client_that_no_longer_polls_is_gone_however_much_waits_for_it() {
+fn a_client_that_stops_polling_times_out_however_much_is_buffered() {
     let config = Config {
         high_water: 100,
         ..Config::default()
@@ -733,7 +733,7 @@ fn a_client_that_no_longer_polls_is_gone_however_much_waits_for_it() {
 }
 
 #[test]
-fn what_is_discarded_is_not_delivered() {
+fn a_discarded_session_sends_nothing_more() {
     let (mut s, t) = polling();
     s.send(text("never heard"), t);
     s.discard(t);

@@ -1,4 +1,4 @@
-//! Recovery's part in a namespace and its sockets.
+//! Recovery in a namespace and its sockets.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,29 +25,30 @@ use crate::protocol::{Claim, Encoded, Kind, Payload};
 use crate::random::random;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A client that asks to come in.
+/// The request of a client to connect to a namespace.
 #[derive(Debug)]
 pub(crate) struct JoinRequest<'a> {
-    /// The id of the socket if it is new.
+    /// The id of the socket, if it is not a restored one.
     pub(crate) id: SocketId,
     pub(crate) auth: &'a Payload,
-    /// The private id if it is new; none for a client that cannot come back.
+    /// The private id of the socket, if it is not a restored one. `None` for a client that cannot
+    /// recover.
     pub(crate) owner: Option<PrivateId>,
-    /// The socket that it says it is.
+    /// The socket that the client asks to restore.
     pub(crate) claim: Option<&'a Claim>,
 }
 
-/// What recovery adds to a socket.
+/// The recovery state of a socket.
 #[derive(Debug)]
 pub(crate) struct Recoverable {
     pub(crate) owner: PrivateId,
-    /// The last packet that it was sent.
+    /// The offset of the last packet that was sent to the socket.
     sent: AtomicU64,
-    /// Of the socket whose place it takes.
+    /// The handover from the suspended socket that this one restores.
     handover: Option<Arc<Handover>>,
-    /// What it is sent before CONNECT.
+    /// The missed packets, which are sent before CONNECT.
     missed: Mutex<Vec<Encoded>>,
-    /// For the one that takes its place.
+    /// The handover to the socket that restores this one.
     left: OnceLock<Arc<Handover>>,
 }
 
@@ -62,7 +63,7 @@ impl Recoverable {
         }
     }
 
-    /// With the id and the rooms of the socket whose place it takes.
+    /// Returns the id, the recovery state and the rooms of a restored socket.
     fn restored(restored: Restored<Arc<Handover>>) -> (SocketId, Self, Vec<Arc<str>>) {
         let recoverable = Self {
             handover: Some(restored.handover),
@@ -73,26 +74,28 @@ impl Recoverable {
     }
 }
 
-/// What a socket leaves to the one that takes its place.
+/// The data and extensions that a suspended socket passes to the restored one.
 #[derive(Debug)]
 pub(crate) struct Handover {
     socket_data: Mutex<SocketData>,
-    /// Without permits; closed when the last of its handlers has ended.
+    /// A semaphore without permits. It is closed when the last handler of the suspended socket has
+    /// ended.
     ended: Semaphore,
 }
 
-/// What was kept with a socket.
+/// The data and extensions of a socket.
 #[derive(Clone, Debug)]
 struct SocketData {
     extensions: Extensions,
     data: Option<Arc<Value>>,
 }
 
-/// How long a socket waits for the handlers of the one whose place it takes.
+/// How long a restored socket waits for the handlers of the suspended one.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Handover {
-    /// Waits until no handler of the former socket runs any more.
+    /// Waits until no handler of the suspended socket runs any more, for [`HANDOVER_TIMEOUT`] at
+    /// most.
     pub(crate) async fn handlers_ended(&self) {
         if tokio::time::timeout(HANDOVER_TIMEOUT, self.ended.acquire())
             .await
@@ -103,21 +106,22 @@ impl Handover {
     }
 }
 
-/// A namespace's store, locked. What it gives up is dropped when it is free again.
+/// The locked store of a namespace. The guard drops what the store has removed, after it releases
+/// the lock.
 pub(crate) struct Guard<'a>(Option<MutexGuard<'a, RecoveryStore<Arc<Handover>>>>);
 
 impl Deref for Guard<'_> {
     type Target = RecoveryStore<Arc<Handover>>;
 
     fn deref(&self) -> &Self::Target {
-        // Taken only when it is dropped.
+        // The lock is taken out only when the guard is dropped.
         self.0.as_ref().expect("locked")
     }
 }
 
 impl DerefMut for Guard<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        // As above.
+        // As in `deref`.
         self.0.as_mut().expect("locked")
     }
 }
@@ -132,29 +136,29 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// What was kept with sockets that nobody will be any more. It is to be dropped under no lock, for
-/// the destructors are the user's.
+/// The handovers of sockets that will not be restored. They must be dropped under no lock, because
+/// their destructors are the application's code.
 pub(in crate::hub) struct DeferredDrop(Vec<Arc<Handover>>);
 
 impl Drop for DeferredDrop {
     fn drop(&mut self) {
         for handover in self.0.drain(..) {
-            // Who happens to come by must not suffer from them.
+            // A panic in a destructor must not reach the code that drops this value.
             let _ = guarded(|| drop(handover));
         }
     }
 }
 
 impl LiveNamespace {
-    /// The store, if there is recovery. It is locked before everything else of the namespace.
+    /// Locks the store, if recovery is on. It is locked before all other locks of the namespace.
     pub(crate) fn store(&self) -> Option<Guard<'_>> {
         let store = self.store.as_ref()?;
         let store = store.lock();
         Some(Guard(Some(store)))
     }
 
-    /// Takes a client in: as a new socket, or as the one that it claims to be. None if the
-    /// namespace was forgotten meanwhile.
+    /// Adds a client, as a new socket or as the one that it asks to restore. Returns `None` if the
+    /// namespace has been removed.
     pub(crate) fn admit(
         self: &Arc<Self>,
         session: &Arc<SharedSession>,
@@ -167,7 +171,7 @@ impl LiveNamespace {
         };
         let claim = request.claim;
         let found = claim.and_then(|claim| Some((claim, store.find(claim)?)));
-        // What it comes back with has to fit beside what the connection keeps already.
+        // The restored socket has to fit into the budget of the new connection.
         let found = found.filter(|(_, id)| session.budget.fits(store.cost(id), self.max_kept()));
         let displaced = found.and_then(|(_, id)| self.displace(&mut store, &id));
         let restored = found.and_then(|(claim, id)| {
@@ -195,14 +199,14 @@ impl LiveNamespace {
         membership
     }
 
-    /// Whether a client that is back passes by the connect handler.
+    /// Returns whether a client that recovers skips the connect handler.
     pub(crate) fn skips_connect_handler(&self) -> bool {
         let store = self.store();
         store.is_some_and(|store| store.budget.config.skip_connect_handler)
     }
 
-    /// Marks a namespace as gone where nobody is, whoever may come back, and gives what is to be
-    /// dropped then; none if it stays.
+    /// Marks a namespace that has only suspended sockets as removed, and returns what the caller
+    /// must drop under no lock. Returns `None` if the namespace stays.
     pub(in crate::hub) fn abandon(&self) -> Option<DeferredDrop> {
         if self.is_static {
             return None;
@@ -215,15 +219,15 @@ impl LiveNamespace {
         Some(DeferredDrop(std::mem::take(&mut store.dropped_later)))
     }
 
-    /// Makes a socket that its client has given up leave; its connection is to be closed, and it is
-    /// to be dropped under no lock.
+    /// Makes a socket leave whose client asks to restore it. The caller must close the socket's
+    /// connection, and drop the socket under no lock.
     fn displace(&self, store: &mut Guard<'_>, id: &SocketId) -> Option<Arc<Member>> {
         let former = self.find(id)?;
         former.leave_from(DisconnectReason::TransportClose, Some(&mut **store));
         Some(former)
     }
 
-    /// As [`send_to`](Self::send_to), and keeps it unless it is volatile.
+    /// Does the same as [`send_to`](Self::send_to), and keeps the packet unless it is volatile.
     pub(in crate::hub) fn send_recoverable(
         &self,
         store: &mut Guard<'_>,
@@ -248,7 +252,7 @@ impl LiveNamespace {
         )
     }
 
-    /// Numbers, writes and keeps an event.
+    /// Encodes an event with its offset, and keeps it.
     fn keep(
         &self,
         store: &mut Guard<'_>,
@@ -263,9 +267,10 @@ impl LiveNamespace {
         (number, packet)
     }
 
-    /// Sees to it that what is kept is dropped when it is too old, also if nothing happens here.
+    /// Starts the task that drops expired packets and sockets, if there is none. Without it they
+    /// would stay until something else happens in the namespace.
     fn sweep_later(&self, budget: &RecoveryBudget) {
-        // Outside of a runtime there is none to do it; what happens here next does it then.
+        // Outside of a runtime no task can start. Then the next operation on the store drops them.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -276,11 +281,13 @@ impl LiveNamespace {
     }
 }
 
-/// How often it is looked for what is too old: as often as it can become so, within these.
+/// The shortest and the longest interval of the sweep. Between these bounds the interval is the
+/// time that a client may be away.
 const SHORTEST_SWEEP: Duration = Duration::from_millis(10);
 const LONGEST_SWEEP: Duration = Duration::from_secs(60);
 
-/// The one timer of recovery. It ends when there is nothing left.
+/// Sweeps the stores of all namespaces, with the only timer of recovery. It ends when nothing is
+/// left that may expire.
 async fn sweep(hub: Weak<Hub>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
@@ -294,24 +301,25 @@ async fn sweep(hub: Weak<Hub>, every: Duration) {
 }
 
 impl Hub {
-    /// Whether clients can come back.
+    /// Returns whether recovery is on.
     pub(crate) const fn recovers(&self) -> bool {
         self.recovery_budget.is_some()
     }
 
-    /// The store of a namespace, if there is recovery.
+    /// Creates the store of a namespace, if recovery is on.
     pub(in crate::hub) fn new_store(&self) -> Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>> {
         let budget = self.recovery_budget.as_ref()?;
         let store = RecoveryStore::new(Offset::start(random()), Arc::clone(budget));
         Some(Box::new(Mutex::new(store)))
     }
 
-    /// Drops what is too old; whether the caller is to come again.
+    /// Drops expired packets and sockets. Returns whether the caller has to sweep again.
     fn sweep(&self) -> bool {
         let Some(budget) = &self.recovery_budget else {
             return false;
         };
-        // Who keeps something from now on begins another sweep, or we go on.
+        // A packet or socket that is kept from now on starts another sweep, unless this sweep goes
+        // on.
         budget.end_sweeping();
         let mut is_idle = true;
         for namespace in self.namespaces() {
@@ -324,7 +332,7 @@ impl Hub {
         !is_idle && budget.begin_sweeping()
     }
 
-    /// Sockets that are away, and the bytes of packets that are budget.
+    /// Returns the number of suspended sockets, and the bytes of packets that are kept.
     pub(crate) fn recovery_counts(&self) -> (usize, usize) {
         let archives = self.namespaces();
         let away = archives
@@ -341,9 +349,11 @@ impl Member {
         self
     }
 
-    /// Sends an event and keeps it. False if it goes nowhere.
+    /// Sends an event, and keeps it. Returns `false` if the store does not know the socket, or if
+    /// its session is closed.
     pub(in crate::hub) fn emit_recoverable(&self, payload: Payload) -> bool {
-        // Dropped when the store is free again: with the last handle of a socket its values go.
+        // Dropped after the store is unlocked: the last handle of a socket drops the application's
+        // values.
         let successor;
         let Some(mut store) = self.namespace.store() else {
             return false;
@@ -357,14 +367,15 @@ impl Member {
         if !self.has_left() {
             return self.send_with_offset(number, packet);
         }
-        // The client is back, or else it is sent this when it is.
+        // If the client has restored the socket already, it gets the event now. Otherwise it gets
+        // the event when it restores the socket.
         successor = self.namespace.find(&self.id);
         successor
             .as_ref()
             .is_none_or(|successor| successor.send_with_offset(number, packet))
     }
 
-    /// Sends an event that will not be sent again.
+    /// Sends an event that is not kept, and so not sent again.
     pub(in crate::hub) fn emit_unrecoverable(&self, mut payload: Payload) -> bool {
         let store = self.namespace.store();
         if let Some(store) = &store {
@@ -374,33 +385,33 @@ impl Member {
     }
 
     fn send_with_offset(&self, number: Offset, packet: Encoded) -> bool {
-        // What waits has lower numbers.
+        // Packets in the broadcast queue have lower offsets.
         self.catch_up();
         self.record_offset(Some(number));
         self.send(packet)
     }
 
-    /// It is sent the packet of this number, if that has one.
+    /// Records that a packet is sent to the socket, if the packet has an offset.
     pub(in crate::hub) fn record_offset(&self, number: Option<Offset>) {
         if let (Some(recovery), Some(number)) = (&self.recovery, number) {
             recovery.sent.store(number.0, Ordering::Relaxed);
         }
     }
 
-    /// Whether it is the socket of a client that came back.
+    /// Returns whether the socket is a restored one.
     pub(crate) fn is_recovered(&self) -> bool {
         self.handover().is_some()
     }
 
-    /// What the socket left whose place it takes.
+    /// Returns the handover from the suspended socket that this one restores.
     pub(crate) fn handover(&self) -> Option<&Arc<Handover>> {
         self.recovery.as_ref()?.handover.as_ref()
     }
 
-    /// Takes over what was kept with the former socket.
+    /// Copies the data and extensions of the suspended socket to this one.
     pub(crate) fn restore_data(&self, handover: &Handover) {
         let SocketData { extensions, data } = handover.socket_data.lock().clone();
-        // It was found to fit when the socket was let in.
+        // `admit` has checked that the data fit.
         self.set_data(data, usize::MAX);
         let mut own = self.extensions.write();
         let before = std::mem::replace(&mut *own, extensions);
@@ -408,7 +419,7 @@ impl Member {
         drop(before);
     }
 
-    /// What it is sent before CONNECT.
+    /// Takes the missed packets, which are sent before CONNECT.
     pub(crate) fn take_missed(&self) -> Vec<Encoded> {
         let missed = self.recovery.as_ref().map(|recovery| &recovery.missed);
         missed
@@ -416,7 +427,7 @@ impl Member {
             .unwrap_or_default()
     }
 
-    /// Keeps the session if the client may come back, or else forgets it.
+    /// Suspends the socket if its client may come back. Otherwise the store forgets the socket.
     pub(in crate::hub) fn suspend(
         &self,
         store: &mut RecoveryStore<Arc<Handover>>,
@@ -426,7 +437,7 @@ impl Member {
         let Some(recovery) = &self.recovery else {
             return;
         };
-        // One that was never told its private id cannot name it.
+        // A client that never got its private id cannot name it.
         let is_known = was_connected || self.is_recovered();
         if !is_known || !reason.is_recoverable() {
             return store.forget(&self.id);
@@ -441,7 +452,7 @@ impl Member {
         self.namespace.sweep_later(&store.budget);
     }
 
-    /// The last of its handlers has ended.
+    /// Completes the handover, after the last handler of the socket has ended.
     pub(in crate::hub) fn handlers_ended(&self) {
         if let Some(handover) = self
             .recovery
@@ -459,15 +470,17 @@ impl Member {
         let data = self.data();
         let extensions = self.extensions.read();
         SocketData {
-            // Each value is an `Arc`: no code of the user's runs.
+            // Each value is an `Arc`, so no code of the application runs.
             extensions: extensions.clone(),
             data,
         }
     }
 }
 
-/// A client takes the last argument for an offset if it is a text, also if it is not numbered.
-/// Then it is given the last number there is, which is true: all before were queued for it.
+/// Appends the last offset to an event without an offset, if its last argument is a string.
+///
+/// A client takes a string in the last place for an offset, also if the event has none. The last
+/// offset is correct: all packets up to it were queued for the client before.
 fn mark_volatile(store: &Guard<'_>, payload: &mut Payload) {
     if payload.ends_with_text() {
         payload.push_text(&store.last().to_text());

@@ -1,4 +1,4 @@
-//! The packets of one namespace, numbered.
+//! The packets of one namespace, by their offsets.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::engine_io::{Session, SocketId};
 use crate::hub::rooms::Target;
 use crate::protocol::Encoded;
 
-/// The number of a packet. Numbers begin anywhere and go up by one, so that one of another time
-/// is not taken for one of now.
+/// The offset of a packet. Offsets start at a random number and increase by one, so that an offset
+/// of an earlier store is not mistaken for one of this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Offset(pub(super) u64);
 
 impl Offset {
-    /// Where to begin, by chance: with room for 2^47 packets behind it.
+    /// Returns the first offset, from random bytes. It leaves room for 2^47 packets.
     pub(crate) fn start(random: [u8; 8]) -> Self {
         Self(1 + (u64::from_be_bytes(random) >> 17))
     }
@@ -32,7 +32,7 @@ impl Offset {
         Self(self.0 - 1)
     }
 
-    /// What clients are given: eight characters.
+    /// Returns the offset as it is sent to clients: eight characters.
     pub(crate) fn to_text(self) -> String {
         let [_, _, bytes @ ..] = self.0.to_be_bytes();
         URL_SAFE_NO_PAD.encode(bytes)
@@ -45,7 +45,7 @@ impl Offset {
     }
 }
 
-/// Whom a packet is for.
+/// The recipients of a packet.
 #[derive(Clone, Debug)]
 pub(crate) enum Recipients {
     One(SocketId),
@@ -61,11 +61,11 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
 }
 
-/// The packets that are kept: without a gap, up to the last.
+/// The packets that are kept, without a gap, up to the last one.
 #[derive(Debug)]
 pub(super) struct Log {
     entries: VecDeque<Entry>,
-    /// The number of the oldest entry; if there is none, of the next packet.
+    /// The offset of the oldest entry, or of the next packet if there are no entries.
     first: Offset,
     bytes: usize,
     budget: Arc<RecoveryBudget>,
@@ -81,12 +81,12 @@ impl Log {
         }
     }
 
-    /// The oldest number that is here, or else the next.
+    /// Returns the offset of the oldest entry, or of the next packet if there are no entries.
     pub(super) const fn first(&self) -> Offset {
         self.first
     }
 
-    /// The number of the next packet.
+    /// Returns the offset of the next packet.
     pub(super) fn next(&self) -> Offset {
         Offset(self.first.0 + self.entries.len() as u64)
     }
@@ -95,7 +95,7 @@ impl Log {
         self.entries.is_empty()
     }
 
-    /// Keeps the next packet, and drops what is too old or too much.
+    /// Adds the next packet, and drops packets that are too old or exceed a limit.
     pub(super) fn push(&mut self, to: Recipients, packet: Encoded, now: Instant) {
         self.expire(now);
         let bytes = cost(&to, &packet);
@@ -116,7 +116,7 @@ impl Log {
         }
     }
 
-    /// Counts a packet that nobody will ask for.
+    /// Counts a packet that no socket can miss, and drops all entries.
     pub(super) fn skip(&mut self) {
         self.clear();
         self.first = self.first.next();
@@ -126,7 +126,7 @@ impl Log {
         while self.pop() {}
     }
 
-    /// Drops what is older than anybody may be away.
+    /// Drops entries that are older than a client may be away.
     pub(super) fn expire(&mut self, now: Instant) {
         let within = self.budget.config.within;
         let is_old = |entry: &Entry| now.saturating_duration_since(entry.at) > within;
@@ -150,7 +150,7 @@ impl Log {
         true
     }
 
-    /// The packets from a number on, with their numbers.
+    /// Returns the packets from an offset on, with their offsets.
     pub(super) fn from(&self, number: Offset) -> impl Iterator<Item = (Offset, &Entry)> {
         let skip = number.0.saturating_sub(self.first.0) as usize;
         let numbers = (self.first.0..).map(Offset);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_eight_characters_and_is_read_again() {
+    fn an_offset_has_eight_characters_and_is_read_again() {
         for number in [
             Offset::start([0; 8]),
             Offset::start([0xff; 8]),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_is_dropped() {
+    fn packets_that_are_too_old_are_dropped() {
         let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
         push(&mut log, "x", now);
         push(&mut log, "y", now + SECOND);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_dropped() {
+    fn packets_over_the_limit_are_dropped() {
         let config = Recovery::within(SECOND);
         let text = "x".repeat(1000);
         for config in [

@@ -1,21 +1,21 @@
-//! Connection state recovery: a client that lost its connection comes back as the socket it was.
+//! Connection state recovery: a client that lost its connection restores its socket.
 //!
 //! ```text
-//!   emit ──▶ RecoveryStore: a number for the packet, a copy in the Log ──▶ those who are there
-//!   leave ─▶ RecoveryStore: the session stays, for a while                        │
-//!   CONNECT {pid, offset} ─▶ RecoveryStore: the session, and what was missed ◀────┘ the number was in it
+//!   emit ──────────────────▶ RecoveryStore: an offset, a copy in the Log ──▶ the clients
+//!   leave ─────────────────▶ RecoveryStore: the socket is suspended             │
+//!   CONNECT {pid, offset} ─▶ RecoveryStore: the missed packets ◀── the offset ──┘
 //! ```
 //!
 //! | file | |
 //! |---|---|
-//! | [`log`] | the packets of one namespace, numbered |
-//! | [`store`] | the sessions of one namespace, and what each of them was sent |
-//! | [`live`] | joins both with the namespace and its sockets |
+//! | [`log`] | the packets of one namespace, by their offsets |
+//! | [`store`] | the sockets of one namespace, and what each of them was sent |
+//! | [`live`] | recovery in the namespace and its sockets |
 //!
-//! The first two are data structures: time, ids and chance are arguments. All of a namespace is
-//! under one lock, which is held from the number of a packet until it is queued for everybody, so
-//! that each client gets the numbers in order. That is what makes the last number that a client
-//! has seen say what it has not.
+//! The first two are pure data structures: time, ids and random numbers are arguments. One lock
+//! protects the store of a namespace. It is held from the moment when a packet gets its offset
+//! until the packet is queued for all recipients, so that each client gets the offsets in order.
+//! Therefore the last offset that a client has seen determines the packets that it has missed.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,13 +32,14 @@ pub(crate) use self::live::{Handover, JoinRequest, Recoverable};
 pub(crate) use self::log::Offset;
 pub(crate) use self::store::RecoveryStore;
 
-/// Connection state recovery: how long, and in how much memory.
+/// Connection state recovery: its limits of time and memory.
 ///
-/// A client that loses its connection and is back in time is the same socket again: its
-/// [`id`](crate::Socket::id), its rooms, the values kept with it, and it is sent what it missed.
-/// The connect handler runs again, with [`Socket::recovered`](crate::Socket::recovered) true. A
-/// client that is back too late, or for whom a missed packet is no longer there, is a new socket:
-/// what it is sent has no gap, or it is told.
+/// A client that loses its connection and comes back in time is the same socket again. It keeps its
+/// [`id`](crate::Socket::id), its rooms and the values that were stored with it, and it gets the
+/// packets that it missed. The connect handler runs again, and
+/// [`Socket::recovered`](crate::Socket::recovered) returns `true`. A client that comes back too
+/// late, or whose missed packets are no longer kept, is a new socket. So either nothing is missing,
+/// or `recovered` returns `false`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -56,12 +57,13 @@ pub(crate) use self::store::RecoveryStore;
 ///     .build();
 /// ```
 ///
-/// It is for connections that broke: not for a client that left or that the server made leave, nor
-/// for one that read too slowly. What is kept is kept in this process.
+/// Recovery is for connections that broke, also for those that the server closed because the client
+/// was slow. It is not for a client that left or that the server disconnected, nor for one that
+/// sent a malformed packet. The server keeps everything in the memory of this process.
 ///
-/// Events that are sent with an acknowledgement, or volatile, are not sent again. Each other event
-/// carries its number as one more argument, a text of eight characters, which listeners of the
-/// client see as their last argument, as with Node's server.
+/// Events that are sent with an acknowledgement, and volatile events, are not sent again. Each
+/// other event carries its offset as one more argument, a string of eight characters. Listeners of
+/// the client see the offset as their last argument, as with Node's server.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Recovery {
@@ -73,13 +75,15 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// How long a client may be away, from when the server notices; Node's default is two
-    /// minutes. Packets are kept for as long, unless their number of bytes is limited first: with
-    /// [`Duration::MAX`] that limit alone counts.
+    /// Creates a configuration that lets a client be away for `duration`, from the moment when the
+    /// server notices the loss. Node's default is two minutes.
+    ///
+    /// Packets are kept for the same time, unless a limit of bytes drops them earlier. With
+    /// [`Duration::MAX`] the limits of bytes alone apply.
     ///
     /// # Panics
     ///
-    /// If it is zero.
+    /// Panics if `duration` is zero.
     #[track_caller]
     pub const fn within(duration: Duration) -> Self {
         assert!(!duration.is_zero(), "`within` must be longer than zero");
@@ -92,36 +96,48 @@ impl Recovery {
         }
     }
 
-    /// How many bytes of packets are kept, in all namespaces together; 64 MiB. Beyond it the
-    /// oldest of the namespace that sends are dropped, and clients that miss one of them do not
-    /// recover.
+    /// Sets how many bytes of packets are kept, in all namespaces together.
+    ///
+    /// Above the limit, the oldest packets of the namespace that sends are dropped. Clients that
+    /// miss one of them do not recover.
+    ///
+    /// Default: 64 MiB.
     pub const fn max_packet_bytes(mut self, bytes: usize) -> Self {
         self.packet_bytes = bytes;
         self
     }
 
-    /// How many bytes of packets are kept for one namespace; 16 MiB. Beyond it the oldest are
-    /// dropped.
+    /// Sets how many bytes of packets are kept for one namespace.
+    ///
+    /// Above the limit, the oldest packets are dropped. Clients that miss one of them do not
+    /// recover.
+    ///
+    /// Default: 16 MiB.
     pub const fn max_namespace_bytes(mut self, bytes: usize) -> Self {
         self.namespace_bytes = bytes;
         self
     }
 
-    /// How many bytes are kept of clients that are away, in all namespaces together; 16 MiB, which
-    /// are some 30 000 of them. Beyond it those who have been away the longest are forgotten.
-    /// Their data count; values of [`Socket::insert`](crate::Socket::insert) do not, as their size is
-    /// not known.
+    /// Sets how many bytes are kept of suspended sockets, in all namespaces together.
+    ///
+    /// Above the limit, the sockets that have been suspended the longest are forgotten. Their data
+    /// count. Values of [`Socket::insert`](crate::Socket::insert) do not count, because their size
+    /// is not known.
+    ///
+    /// Default: 16 MiB, which is enough for some 30 000 sockets.
     pub const fn max_session_bytes(mut self, bytes: usize) -> Self {
         self.session_bytes = bytes;
         self
     }
 
-    /// Whether a client that recovers passes by the connect handler and the layers around it; no.
+    /// Sets whether a client that recovers skips the connect handler and the layers around it.
     ///
     /// The connect handler is what Node calls a middleware and a `connection` listener in one. It
-    /// sees every client, [`Socket::recovered`](crate::Socket::recovered) tells it which ones were
-    /// here before, and it may refuse those too: a token may have expired. Where it is costly, and
-    /// having been let in two minutes ago is good enough, it can be skipped.
+    /// runs for every client. [`Socket::recovered`](crate::Socket::recovered) shows it whether a
+    /// client recovers, and it may refuse such a client too: a token may have expired. Skip the
+    /// handler if it is costly, and if the decision that it made before the loss is good enough.
+    ///
+    /// Default: `false`.
     pub const fn skip_connect_handler(mut self, skip: bool) -> Self {
         self.skip_connect_handler = skip;
         self
@@ -130,13 +146,13 @@ impl Recovery {
 
 const MIB: usize = 1024 * 1024;
 
-/// What all namespaces of a server keep, together.
+/// The bytes that the stores of all namespaces hold together.
 #[derive(Debug)]
 pub(crate) struct RecoveryBudget {
     pub(crate) config: Recovery,
     packets: AtomicUsize,
     sessions: AtomicUsize,
-    /// Whether somebody will look for what is too old.
+    /// Whether a task sweeps the stores for expired packets and sockets.
     sweeping: AtomicBool,
 }
 
@@ -150,7 +166,7 @@ impl RecoveryBudget {
         }
     }
 
-    /// Whether the caller is the one who has to sweep from now on.
+    /// Returns whether the caller has to sweep from now on.
     fn begin_sweeping(&self) -> bool {
         !self.sweeping.load(Ordering::Relaxed) && !self.sweeping.swap(true, Ordering::AcqRel)
     }
@@ -160,14 +176,15 @@ impl RecoveryBudget {
     }
 }
 
-/// What a client names itself with when it comes back, 128 random bits.
+/// The private id of a socket, 128 random bits. A client names it to restore the socket.
 ///
-/// Who knows it can take the socket over, so it is a bearer secret as the session's id is.
+/// Any client that knows the id can take the socket over, so it is a bearer secret like the id of a
+/// session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PrivateId([u8; 16]);
 
 impl PrivateId {
-    /// Makes an id of random bytes, which must come from a secure source.
+    /// Creates an id from random bytes, which must come from a secure source.
     pub(crate) const fn new(random: [u8; 16]) -> Self {
         Self(random)
     }
@@ -178,7 +195,7 @@ impl PrivateId {
         (len == id.len()).then_some(Self(id))
     }
 
-    /// The id as it is sent to its owner, and to nobody else.
+    /// Returns the id as text. It is sent to its owner only.
     pub(crate) fn expose(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
@@ -195,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_private_id_is_read_as_it_was_written_and_not_shown() {
+    fn a_private_id_is_read_as_it_is_written_and_hidden_by_debug() {
         let id = PrivateId::new([0xfe; 16]);
         assert_eq!(PrivateId::parse(&id.expose()), Some(id));
         assert_eq!(id.expose().len(), 22);

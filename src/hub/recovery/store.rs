@@ -1,4 +1,4 @@
-//! The sessions of one namespace, and what each of them was sent.
+//! The packets and sockets of one namespace, and what each socket was sent.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,33 +13,37 @@ use crate::engine_io::SocketId;
 use crate::hub::rooms::IdHash;
 use crate::protocol::{Claim, Encoded};
 
-/// What one namespace keeps. `T` is what a socket leaves to the one that takes its place.
+/// The recovery store of one namespace. `T` is the handover from a suspended socket to the restored
+/// one.
 #[derive(Debug)]
 pub(crate) struct RecoveryStore<T> {
     log: Log,
     sessions: HashMap<SocketId, StoredSocket<T>, IdHash>,
     owners: HashMap<PrivateId, SocketId>,
-    /// Those who are away, the longest first.
+    /// The suspended sockets. The one that was suspended first comes first.
     away: BTreeSet<(Instant, SocketId)>,
     pub(super) budget: Arc<RecoveryBudget>,
-    /// What nobody will take any more. It may be the user's, so it is not dropped under a lock.
+    /// Handovers that are no longer needed. They may be the application's values, so they are not
+    /// dropped under a lock.
     pub(super) dropped_later: Vec<T>,
 }
 
-/// One socket, present or away.
+/// One socket, present or suspended.
 #[derive(Debug)]
 struct StoredSocket<T> {
     owner: PrivateId,
-    /// The first packet it may have been sent. A client that names an older one has got none.
+    /// The offset of the first packet that may have been sent to the socket. A client that names an
+    /// older offset has got no packet.
     base: Offset,
-    /// Of packets before this it is no longer known whether it was sent them.
+    /// For packets before this offset, the store no longer knows whether they were sent to the
+    /// socket.
     floor: Offset,
-    /// The last packet it was sent.
+    /// The offset of the last packet that was sent to the socket.
     sent: Offset,
-    /// Its rooms, and the first packet since it joined.
+    /// The rooms of the socket, each with the offset of the first packet after it joined.
     rooms: IndexMap<Arc<str>, Offset>,
     former_rooms: VecDeque<RoomStay>,
-    /// What the data of the socket count.
+    /// The bytes that the data of the socket count.
     data: usize,
     away: Option<Suspended<T>>,
 }
@@ -47,13 +51,13 @@ struct StoredSocket<T> {
 #[derive(Debug)]
 struct Suspended<T> {
     since: Instant,
-    /// The first packet that came after it had left.
+    /// The offset of the first packet after the socket left.
     at: Offset,
     bytes: usize,
     handover: T,
 }
 
-/// A time in a room that is over: from a packet on, up to before another.
+/// A past stay in a room: from an offset up to, but not including, another.
 #[derive(Debug)]
 struct RoomStay {
     room: Arc<str>,
@@ -61,12 +65,12 @@ struct RoomStay {
     to: Offset,
 }
 
-/// How many rooms that it has left are remembered of a socket, and how long their names are
+/// The number of rooms that are remembered after a socket left them, and the bytes of their names
 /// together.
 const MAX_FORMER_ROOMS: usize = 64;
 const MAX_FORMER_BYTES: usize = 8 * 1024;
 
-/// What a client that is back is given.
+/// A restored socket.
 #[derive(Debug)]
 pub(crate) struct Restored<T> {
     pub(crate) id: SocketId,
@@ -91,17 +95,18 @@ impl<T> RecoveryStore<T> {
 
     // Packets.
 
-    /// The number of the next packet.
+    /// Returns the offset of the next packet.
     pub(crate) fn next(&self) -> Offset {
         self.log.next()
     }
 
-    /// The number of the last packet.
+    /// Returns the offset of the last packet.
     pub(crate) fn last(&self) -> Offset {
         self.log.next().before()
     }
 
-    /// Keeps a packet, with the next number, if anybody may ask for it.
+    /// Keeps a packet under the next offset. If there is no socket, present or suspended, the
+    /// packet is only counted.
     pub(crate) fn keep(&mut self, to: Recipients, packet: &Encoded, now: Instant) {
         self.expire(now);
         if self.sessions.is_empty() {
@@ -110,7 +115,7 @@ impl<T> RecoveryStore<T> {
         self.log.push(to, packet.clone(), now);
     }
 
-    // Sockets that are there.
+    // Present sockets.
 
     pub(crate) fn enter(&mut self, id: SocketId, owner: PrivateId) {
         let base = self.log.next();
@@ -145,12 +150,12 @@ impl<T> RecoveryStore<T> {
         }
     }
 
-    /// Whether the socket is there, or may come back.
+    /// Returns whether the socket is present or suspended.
     pub(crate) fn knows(&self, id: &SocketId) -> bool {
         self.sessions.contains_key(id)
     }
 
-    /// The socket leaves for good.
+    /// Removes a socket that cannot be restored any more.
     pub(crate) fn forget(&mut self, id: &SocketId) {
         let Some(session) = self.sessions.remove(id) else {
             return;
@@ -161,15 +166,17 @@ impl<T> RecoveryStore<T> {
             self.dropped_later.push(handover);
         }
         if self.sessions.is_empty() {
-            // Nobody will ask for them.
+            // No client can ask for the packets.
             self.log.clear();
             self.sessions = HashMap::default();
             self.owners = HashMap::new();
         }
     }
 
-    /// The socket leaves and may come back. `sent` is the last packet that it was sent, and `data`
-    /// what its data count.
+    /// Suspends a socket. `sent` is the offset of the last packet that was sent to it, and `data`
+    /// the bytes that its data count.
+    ///
+    /// Above the limit of bytes, the sockets that have been suspended the longest are forgotten.
     pub(crate) fn suspend(
         &mut self,
         id: &SocketId,
@@ -203,20 +210,20 @@ impl<T> RecoveryStore<T> {
         }
     }
 
-    // Sockets that are away.
+    // Suspended sockets.
 
-    /// The socket that a client names, present or away.
+    /// Returns the socket that a client names, present or suspended.
     pub(crate) fn find(&self, claim: &Claim) -> Option<SocketId> {
         let owner = PrivateId::parse(&claim.pid)?;
         self.owners.get(&owner).copied()
     }
 
-    /// What a socket, present or away, counts.
+    /// Returns the bytes that a socket counts, present or suspended.
     pub(crate) fn cost(&self, id: &SocketId) -> usize {
         self.sessions.get(id).map_or(0, StoredSocket::cost)
     }
 
-    /// Whether the socket is away.
+    /// Returns whether the socket is suspended.
     #[cfg(test)]
     fn is_away(&self, id: &SocketId) -> bool {
         self.sessions
@@ -224,24 +231,24 @@ impl<T> RecoveryStore<T> {
             .is_some_and(|each| each.away.is_some())
     }
 
-    /// How many are away.
+    /// Returns the number of suspended sockets.
     pub(crate) fn away(&self) -> usize {
         self.away.len()
     }
 
-    /// Whether there is nothing that will be too old.
+    /// Returns whether the store holds nothing that can expire.
     pub(crate) fn is_idle(&self) -> bool {
         self.away.is_empty() && self.log.is_empty()
     }
 
-    /// Forgets all who are away.
+    /// Forgets all suspended sockets.
     pub(crate) fn abandon(&mut self) {
         while let Some(&(_, id)) = self.away.first() {
             self.forget(&id);
         }
     }
 
-    /// Forgets who has been away for too long, and the packets of before.
+    /// Forgets the sockets that have been suspended for too long, and the packets that are too old.
     pub(crate) fn expire(&mut self, now: Instant) {
         let within = self.budget.config.within;
         let is_late = |since: Instant| now.saturating_duration_since(since) > within;
@@ -251,8 +258,8 @@ impl<T> RecoveryStore<T> {
         self.log.expire(now);
     }
 
-    /// Makes a socket that is away present again, with what it has missed. If that is not possible
-    /// without a gap, it is forgotten.
+    /// Restores a suspended socket, with the packets that it has missed. If that is not possible
+    /// without a gap, the socket is forgotten.
     pub(crate) fn restore(
         &mut self,
         id: SocketId,
@@ -285,7 +292,7 @@ impl<T> RecoveryStore<T> {
         })
     }
 
-    /// Counts a socket as away no more.
+    /// Stops counting a socket as suspended, and returns its handover.
     fn settle(&mut self, id: SocketId, away: Suspended<T>) -> T {
         self.away.remove(&(away.since, id));
         self.budget
@@ -304,7 +311,8 @@ impl<T> Drop for RecoveryStore<T> {
 }
 
 impl<T> StoredSocket<T> {
-    /// Remembers a stay as long as a packet of that time is kept.
+    /// Remembers a stay in a room. Above the limits, stays that are older than all kept packets are
+    /// forgotten first, and then the oldest ones, which raises `floor`.
     fn remember(&mut self, stay: RoomStay, first: Offset) {
         if stay.from == stay.to {
             return;
@@ -325,18 +333,20 @@ impl<T> StoredSocket<T> {
         }
     }
 
-    /// The first packet that the client may miss; none if that cannot be told, or it is gone.
+    /// Returns the offset of the first packet that the client may have missed. Returns `None` if
+    /// the offset is not valid, or if the packets are no longer kept.
     fn missing_from(&self, away: &Suspended<T>, offset: Option<&str>, log: &Log) -> Option<Offset> {
         let got = match offset {
-            // It has got nothing at all, or its number would be here.
+            // The client has got no packet: otherwise it would name an offset.
             None => self.base.before(),
             Some(text) => match Offset::parse(text)? {
                 got if (self.base..log.next()).contains(&got) => got,
-                // Of another session that it had: of this one it has got nothing.
+                // The offset is from another socket of the client. It has got no packet of this
+                // one.
                 _ => self.base.before(),
             },
         };
-        // Who has got the last one that was sent while it was there misses what came since. Packets
+        // A client that saw the last packet sent before it left missed only later ones. The packets
         // in between were not for it, so they need not be kept.
         let from = if got >= self.sent {
             got.next().max(away.at)
@@ -346,7 +356,7 @@ impl<T> StoredSocket<T> {
         (from >= self.floor && from >= log.first()).then_some(from)
     }
 
-    /// Whether a packet was, or would have been, for this socket.
+    /// Returns whether a packet was, or would have been, for this socket.
     fn is_recipient(&self, id: &SocketId, number: Offset, to: &Recipients) -> bool {
         match to {
             Recipients::One(other) => other == id,
@@ -372,11 +382,11 @@ impl<T> StoredSocket<T> {
     }
 }
 
-/// What a socket that is away takes, its rooms aside: as it was measured, rounded up.
+/// The bytes that a suspended socket counts, without its rooms: as measured, rounded up.
 const SESSION_BYTES: usize = 512;
 const ROOM_BYTES: usize = 64;
 
-/// The packets for a session from a number on, and the number of the last.
+/// Returns the packets for a socket from an offset on, and the offset of the last one.
 fn missed<T>(
     session: &StoredSocket<T>,
     id: &SocketId,
@@ -404,7 +414,7 @@ mod tests {
     const WITHIN: Duration = Duration::from_secs(120);
     const START: Offset = Offset(1_000);
 
-    /// An store in virtual time.
+    /// A store in virtual time.
     struct World {
         store: RecoveryStore<&'static str>,
         now: Instant,
@@ -437,7 +447,7 @@ mod tests {
             }
         }
 
-        /// With socket 1, who is in the room `a`.
+        /// Creates a store with socket 1, which is in the room `a`.
         fn with_one() -> Self {
             let mut world = Self::new();
             world.store.enter(id(1), owner(1));
@@ -460,7 +470,7 @@ mod tests {
             self.store.suspend(&id(n), sent, 0, "handover", self.now);
         }
 
-        /// What socket `n` is sent again, if it is restored.
+        /// Restores socket `n`, and returns the packets that it is sent again.
         fn back(&mut self, n: u8, offset: Option<Offset>) -> Option<Vec<String>> {
             let offset = offset.map(Offset::to_text);
             self.back_with(n, offset.as_deref())
@@ -492,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_gets_what_it_has_missed_in_order() {
+    fn a_restored_socket_gets_its_missed_packets_in_order() {
         let mut world = World::with_one();
         let seen = world.all("1");
         let sent = world.all("2");
@@ -527,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_of_before_joining_or_after_leaving_a_room_was_not_meant() {
+    fn a_packet_from_before_a_join_or_after_a_leave_is_not_missed() {
         let mut world = World::with_one();
         let seen = world.all("1");
         world.emit("b before", target(&["b"], &[]));
@@ -543,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_sent_nothing_comes_back_without_a_number() {
+    fn a_socket_that_was_sent_nothing_is_restored_without_an_offset() {
         let mut world = World::with_one();
         world.lose(1, START.before());
         world.all("1");
@@ -551,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn who_got_nothing_of_what_it_was_sent_gets_all() {
+    fn a_client_that_received_nothing_gets_every_packet() {
         for offset in [
             None,
             Some(Offset(7)),
@@ -564,13 +574,13 @@ mod tests {
             world.store.enter(id(1), owner(1));
             let sent = world.all("1");
             world.lose(1, sent);
-            // A number of another time is as good as none.
+            // An offset of another store counts as none.
             assert_eq!(world.back(1, offset).expect("back"), ["1"]);
         }
     }
 
     #[test]
-    fn it_comes_back_again_and_again() {
+    fn a_socket_can_be_restored_repeatedly() {
         let mut world = World::with_one();
         let mut seen = world.all("0");
         for round in 1..20 {
@@ -580,7 +590,7 @@ mod tests {
                 world.back(1, Some(seen)).expect("back"),
                 [round.to_string()]
             );
-            // Every third time the connection is lost before the client has it.
+            // In every third round the connection is lost before the client gets the packet.
             seen = if round % 3 == 0 { seen } else { missed };
             if round % 3 == 0 {
                 world.lose(1, missed);
@@ -596,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_there_cannot_be_restored() {
+    fn a_connected_socket_cannot_be_restored() {
         let mut world = World::with_one();
         let seen = world.all("1");
         world.lose(1, seen);
@@ -606,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_for_good_does_not_come_back() {
+    fn a_socket_that_left_its_namespace_cannot_be_restored() {
         let mut world = World::with_one();
         let seen = world.all("1");
         world.store.forget(&id(1));
@@ -615,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_away_too_long_is_forgotten() {
+    fn a_socket_that_is_suspended_too_long_is_dropped() {
         for (over, is_back) in [(Duration::ZERO, true), (Duration::from_millis(1), false)] {
             let mut world = World::with_one();
             let seen = world.all("1");
@@ -628,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_client_comes_back_though_its_last_packet_is_gone() {
+    fn an_idle_socket_is_restored_after_its_last_packet_was_dropped() {
         let mut world = World::with_one();
         world.store.enter(id(2), owner(2));
         let seen = world.all("1");
@@ -643,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_never_passed_over() {
+    fn a_socket_that_missed_a_dropped_packet_is_not_restored() {
         let config = Recovery::within(WITHIN).max_namespace_bytes(20_000);
         for (packets, is_back) in [(3, true), (30, false)] {
             let mut world = World::with(config);
@@ -656,7 +666,7 @@ mod tests {
             assert_eq!(world.back(1, Some(seen)).is_some(), is_back);
             assert_eq!(world.store.knows(&id(1)), is_back);
         }
-        // The one that was not received was sent before it left.
+        // The packet that the client did not receive was sent before the socket left.
         let mut world = World::with_one();
         let seen = world.all("1");
         let lost = world.all("2");
@@ -666,7 +676,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_is_refused() {
+    fn an_invalid_offset_is_refused() {
         for offset in ["", "abc", "not a number", "AAAAAAAAAAAA"] {
             let mut world = World::with_one();
             let seen = world.all("1");
@@ -676,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_has_been_in_many_rooms_is_not_given_a_guess() {
+    fn a_socket_with_too_many_former_rooms_is_not_restored() {
         let mut world = World::with_one();
         let first = world.all("1");
         let mut sent = first;
@@ -704,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_of_rooms_that_were_left_are_not_remembered() {
+    fn long_names_of_former_rooms_are_not_stored() {
         let mut world = World::with_one();
         let long = "x".repeat(MAX_FORMER_BYTES + 1);
         world.store.join(&id(1), &long);
@@ -713,13 +723,13 @@ mod tests {
         assert_eq!(world.store.cost(&id(1)), SESSION_BYTES + ROOM_BYTES + 1);
         let last = world.all("2");
         world.lose(1, last);
-        // Whether a packet of that time was meant is not known any more.
+        // It is no longer known whether a packet of that time was for the socket.
         assert_eq!(world.back(1, None), None);
         assert!(first < last);
     }
 
     #[test]
-    fn those_who_are_away_are_limited_by_their_bytes() {
+    fn suspended_sockets_are_limited_by_their_bytes() {
         let mut world = World::with(Recovery::within(WITHIN).max_session_bytes(10_000));
         for n in 0..100 {
             world.store.enter(id(n), owner(n));
@@ -736,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_where_nobody_is() {
+    fn nothing_is_stored_in_a_namespace_without_sockets() {
         let mut world = World::new();
         let number = world.all("1");
         assert!(world.store.is_idle());
@@ -749,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_is_given_out_to_be_dropped_elsewhere() {
+    fn expired_handovers_are_returned_to_be_dropped_later() {
         let mut world = World::with_one();
         world.lose(1, START.before());
         world.now += 2 * WITHIN;

@@ -203,7 +203,7 @@ fn an_event_with_two_attachments_is_read_as_in_the_document() {
     assert_eq!(read, (B(&[1, 2]), B(&[3, 4])));
 }
 
-// The rows S-01 and following of `docs/parity.md`.
+// The rows of `docs/parity.md`.
 
 #[test]
 fn s01_every_type_has_its_digit() {
@@ -257,7 +257,7 @@ fn json_with_bytes() -> impl serde::Serialize {
 }
 
 #[test]
-fn s04_what_json_has_no_word_for_is_null() {
+fn s04_values_that_json_cannot_express_are_null() {
     let args = Args((f64::NAN, f32::INFINITY, None::<u8>, ()));
     assert_eq!(
         text(emit("/", "e", None, args)),
@@ -615,7 +615,7 @@ fn a_received_payload_can_be_sent() {
 }
 
 #[test]
-fn arguments_passed_on_are_what_came() {
+fn passed_on_arguments_are_unchanged() {
     for (text, attachments) in [
         (r#"21["e"]"#, &[][..]),
         (r#"21["e",1.50,{"a":"\u00e9"},1e400]"#, &[]),
@@ -639,7 +639,7 @@ fn arguments_passed_on_are_what_came() {
 }
 
 #[test]
-fn nothing_a_peer_sends_panics() {
+fn no_input_of_a_peer_panics() {
     let seeds: [&[u8]; 8] = [
         b"0/chat,{\"token\":\"abc\"}",
         b"2[\"echo\",{\"id\":1,\"text\":\"\\u00e9 and \\\"more\\\"\"},[1,-2.5e3,null]]",

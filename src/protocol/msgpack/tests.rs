@@ -266,7 +266,7 @@ fn a_value_keeps_its_kind() {
 }
 
 #[test]
-fn bytes_stand_where_they_stood() {
+fn bytes_keep_their_place() {
     let list = [Bytes::from_static(b"ab"), Bytes::from(vec![7; 70_000])];
     let message = written(Payload::event("e", 1, Args((1, &list, "x"))).expect("serializable"));
     let mut payload = read(message).expect("valid").payload;
@@ -275,7 +275,7 @@ fn bytes_stand_where_they_stood() {
 }
 
 #[test]
-fn placeholders_are_found_in_whatever_form_they_have() {
+fn placeholders_are_found_in_every_form() {
     let json = br#" [ "e" , {"num" : 1, "_placeholder":true} , {"x":[{"_placeholder":true,"num":0,"y":[1]}]} , 2 ] "#;
     let attachments = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
     let payload = Payload::from_json(Kind::Event, Bytes::from_static(json), attachments);
@@ -308,7 +308,7 @@ fn text_of_last(packet: &Packet) -> String {
 }
 
 #[test]
-fn what_json_has_not_becomes_what_it_has() {
+fn values_that_json_lacks_are_converted() {
     // An extension, a timestamp of MessagePack, and an extension 0 that notepack does not use.
     assert_eq!(
         read_json(b"\x94\xa1e\xd4\x05x\xd6\xff\0\0\0\x01\xd5\0ab"),
@@ -339,7 +339,7 @@ fn keys_are_text_or_become_text() {
 }
 
 #[test]
-fn a_packet_that_is_none_is_refused() {
+fn a_malformed_msgpack_packet_is_refused() {
     let cases: [(&[u8], &str); 22] = [
         (b"", "message ends too early"),
         (b"\xc1", "message is not MessagePack"),
@@ -406,7 +406,7 @@ fn a_packet_that_is_none_is_refused() {
 }
 
 #[test]
-fn nil_is_as_good_as_nothing() {
+fn nil_counts_as_missing() {
     // As python-socketio writes it.
     let message = b"\x84\xa4type\x01\xa4data\xc0\xa3nsp\xa1/\xa2id\xc0";
     let packet = read(&message[..]).expect("valid");
@@ -414,7 +414,7 @@ fn nil_is_as_good_as_nothing() {
 }
 
 #[test]
-fn a_name_of_a_namespace_has_a_limit() {
+fn the_name_of_a_namespace_has_a_limit() {
     let connect = |len: usize| {
         let name = format!("/{}", "x".repeat(len));
         let mut message = b"\x82\xa4type\x00\xa3nsp".to_vec();
@@ -446,7 +446,7 @@ fn the_depth_is_that_of_json() {
 }
 
 #[test]
-fn what_is_sent_may_be_nested_without_bound() {
+fn sent_values_may_be_nested_without_limit() {
     let depth = 100_000;
     let json = format!("[\"e\",{}1{}]", "[".repeat(depth), "]".repeat(depth));
     let mut out = Vec::new();
@@ -468,7 +468,7 @@ fn long_arrays_in_long_arrays_get_their_markers() {
 }
 
 #[test]
-fn a_short_message_that_promises_much_takes_no_memory() {
+fn a_short_message_with_large_lengths_allocates_nothing() {
     for data in [
         &b"\xdd\xff\xff\xff\xff"[..],
         b"\xdf\xff\xff\xff\xff",
@@ -482,7 +482,7 @@ fn a_short_message_that_promises_much_takes_no_memory() {
 }
 
 #[test]
-fn values_of_bytes_are_counted() {
+fn the_number_of_binary_values_is_limited() {
     let parser = MsgpackParser::default().max_attachments(2);
     let decode = |data: &[u8]| {
         let message = Message::Binary(event(data).into());
@@ -495,7 +495,7 @@ fn values_of_bytes_are_counted() {
 }
 
 #[test]
-fn an_object_that_looks_like_a_placeholder_gets_no_bytes_of_others() {
+fn a_forged_placeholder_gets_no_bytes() {
     let lookalike = b"\x82\xac_placeholder\xc3\xa3num\x00";
     let alone = event(&[b"\x92\xa1e", &lookalike[..]].concat());
     let mut payload = read(alone).expect("an object").payload;
@@ -505,7 +505,7 @@ fn an_object_that_looks_like_a_placeholder_gets_no_bytes_of_others() {
 }
 
 #[test]
-fn a_small_part_does_not_keep_the_message_and_a_large_one_is_not_copied() {
+fn small_bytes_are_copied_and_large_ones_share_the_message() {
     let large = vec![7; 1000];
     let mut data = b"\x93\xa1e\xc4\x01x".to_vec();
     encode::write_bin(&mut data, &large).expect("memory");
@@ -521,7 +521,7 @@ fn a_small_part_does_not_keep_the_message_and_a_large_one_is_not_copied() {
 }
 
 #[test]
-fn days_are_those_of_the_calendar() {
+fn dates_follow_the_calendar() {
     let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let mut expected = (-400, 1, 1);
     // 1200 years from the year -400.
@@ -570,7 +570,7 @@ fn value(chance: &mut Chance, depth: usize, attachments: &mut Vec<Bytes>) -> Val
 }
 
 #[test]
-fn what_is_written_reads_as_it_was() {
+fn written_packets_read_back_unchanged() {
     let mut chance = Chance::new(3);
     for _ in 0..3_000 {
         let mut attachments = Vec::new();
@@ -587,7 +587,7 @@ fn what_is_written_reads_as_it_was() {
 }
 
 #[test]
-fn broken_messages_are_refused_or_make_sense_and_stay_small() {
+fn mutated_messages_are_refused_or_valid_and_stay_small() {
     let seeds: Vec<_> = MESSAGES.iter().map(|message| bytes(message.0)).collect();
     let seeds: Vec<_> = seeds.iter().map(|seed| &seed[..]).collect();
     let alphabet = b"\x00\x01\x80\x81\x82\x90\x91\xa0\xa1\xc0\xc2\xc4\xc7\xca\xcb\xcc\xd4\xd7\xd9\xdc\xde\xff/";
@@ -610,7 +610,7 @@ fn broken_messages_are_refused_or_make_sense_and_stay_small() {
 }
 
 #[test]
-fn an_acknowledgement_and_an_answer_go_the_same_way() {
+fn acknowledgements_are_written_and_read_again() {
     let packet = Packet {
         namespace: "/a".into(),
         kind: Kind::Ack,

@@ -1,4 +1,4 @@
-//! Extractors of what the client sent, and of what belongs to the socket.
+//! Extractors that read the arguments of the client, and the socket.
 
 use std::convert::Infallible;
 
@@ -36,9 +36,11 @@ impl<S: Sync> FromEvent<S> for RawArgs {
     }
 }
 
-/// What the client authenticates itself with: `auth` in JavaScript. Only for connect handlers.
+/// The `auth` of a client, deserialized into a `T`. For connect handlers only.
 ///
-/// A client that gives nothing gives `{}`; with `Auth<Option<T>>` it can.
+/// A JavaScript client sets it with `io(url, { auth: { token: "…" } })`. If a client sends no
+/// `auth`, the `T` is read from `{}`, or from `null` if `{}` is not a `T`. So `Auth<Option<T>>`
+/// accepts such a client.
 ///
 /// ```
 /// use serde::Deserialize;
@@ -94,10 +96,10 @@ impl<S: Sync> FromEvent<S> for DisconnectReason {
     }
 }
 
-/// Takes the answer over from the handler, to be sent later.
+/// A sender for an acknowledgement that is sent later than the handler returns.
 ///
-/// What the handler returns is not sent then. Dropping it sends nothing, and the client waits
-/// until its own timeout.
+/// If a handler uses this extractor, its return value is not sent. If the sender is dropped, no
+/// acknowledgement is sent, and the client waits until its own timeout.
 ///
 /// ```
 /// use tower_socketio::{AckSender, Namespace};
@@ -119,13 +121,14 @@ pub struct AckSender {
 }
 
 impl AckSender {
-    /// Whether the client waits for an answer.
+    /// Returns whether the client asks for an acknowledgement.
     #[must_use]
     pub const fn is_wanted(&self) -> bool {
         self.ack.is_some()
     }
 
-    /// Sends the answer: what a handler could return. Does nothing if it is not wanted.
+    /// Sends the acknowledgement, which is any type that a handler can return. This does nothing if
+    /// the client does not ask for one.
     pub fn send(self, answer: impl IntoReply) {
         if let Some(ack) = self.ack {
             self.socket

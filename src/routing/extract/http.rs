@@ -1,4 +1,4 @@
-//! Axum's extractors.
+//! Extractors of axum.
 
 use std::any::type_name;
 use std::convert::Infallible;
@@ -68,11 +68,11 @@ impl<S: Sync> FromEvent<S> for SocketIo {
     }
 }
 
-/// Runs an extractor of axum on the handshake's request, in an event handler.
+/// Runs an extractor of axum on the request of the handshake, in an event handler.
 ///
-/// The request is put together anew for each event, which costs more than all the rest of the
-/// way to the handler. Better take it once in the connect handler, and keep what is needed in the
-/// socket's extensions.
+/// The request is created anew for each event. That costs more than all other steps to the handler.
+/// It is better to use the extractor in the connect handler, and to keep its value in the
+/// extensions of the socket, with [`Socket::insert`](crate::Socket::insert).
 ///
 /// ```
 /// use axum::http::HeaderMap;
@@ -125,10 +125,11 @@ where
     Err(HttpRejection::read(rejection).await)
 }
 
-/// An extractor of axum rejected the handshake's request.
+/// The rejection of an axum extractor that ran on the request of the handshake.
 ///
-/// The client gets the text of the response, or what its status means if there is none, and the
-/// status as data: `{ status: 401 }`.
+/// The client receives the body of the response as the text of the error, or the reason phrase of
+/// the status if the body is empty, not UTF-8, or longer than 4096 bytes. The data of the error is
+/// the status: `{ status: 401 }`.
 #[derive(Debug)]
 pub struct HttpRejection {
     status: StatusCode,
@@ -136,7 +137,7 @@ pub struct HttpRejection {
 }
 
 impl HttpRejection {
-    /// The status of the response.
+    /// Returns the status of the response.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.status
@@ -176,5 +177,5 @@ impl IntoReply for HttpRejection {
     }
 }
 
-/// The longest text of a response that is passed on.
+/// The maximum length of a response body that is sent to the client.
 const MAX_MESSAGE: usize = 4096;

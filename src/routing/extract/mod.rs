@@ -1,30 +1,32 @@
-//! What a handler can take as an argument.
+//! Extractors: the types of the arguments of handlers.
 //!
-//! | argument                 | in connect handlers | in event handlers | what it is                                  |
-//! |--------------------------|---------------------|-------------------|---------------------------------------------|
-//! | [`Data<T>`]              |                     | ✔                 | the first argument                          |
-//! | [`Args<T>`]              |                     | ✔                 | all arguments                               |
-//! | [`RawArgs`]              |                     | ✔                 | all arguments, not read yet                 |
-//! | [`Auth<T>`]              | ✔                   |                   | what the client authenticates itself with   |
-//! | [`Params<T>`]            | ✔                   | ✔                 | the parameters in the namespace's path      |
-//! | [`Socket`], [`SocketIo`] | ✔                   | ✔                 | the socket, the server                      |
-//! | [`DisconnectReason`]     |                     | on disconnect     | why the socket is gone                      |
-//! | [`AckSender`]            |                     | ✔                 | answers later                               |
-//! | axum's `State<T>`        | ✔                   | ✔                 | the state, or a part of it                  |
-//! | axum's `Extension<T>`    | ✔                   | ✔                 | see below                                   |
-//! | [`FromHandshake<T>`]         |                     | ✔                 | any extractor of axum, on the handshake     |
-//! | any extractor of axum    | ✔                   |                   | what the handshake's request says           |
-//! | `Result<T, T::Rejection>` | ✔                  | ✔                 | leaves it to the handler what a failure means |
+//! | extractor                 | in connect handlers | in event handlers | value                                        |
+//! |---------------------------|---------------------|-------------------|----------------------------------------------|
+//! | [`Data<T>`]               |                     | ✔                 | the first argument                           |
+//! | [`Args<T>`]               |                     | ✔                 | all arguments                                |
+//! | [`RawArgs`]               |                     | ✔                 | all arguments, unread                        |
+//! | [`Auth<T>`]               | ✔                   |                   | the `auth` of the client                     |
+//! | [`Params<T>`]             | ✔                   | ✔                 | the parameters in the namespace's path       |
+//! | [`Socket`], [`SocketIo`]  | ✔                   | ✔                 | the socket, the server                       |
+//! | [`DisconnectReason`]      |                     | on disconnect     | the reason why the socket left               |
+//! | [`AckSender`]             |                     | ✔                 | a sender for a later acknowledgement         |
+//! | axum's `State<T>`         | ✔                   | ✔                 | the state, or a part of it                   |
+//! | axum's `Extension<T>`     | ✔                   | ✔                 | see below                                    |
+//! | [`FromHandshake<T>`]      |                     | ✔                 | any extractor of axum, on the handshake      |
+//! | any extractor of axum     | ✔                   |                   | a value from the request of the handshake    |
+//! | `Result<T, T::Rejection>` | ✔                   | ✔                 | the value, or the rejection, for the handler |
 //!
-//! `Extension<T>` is what a layer put into the event's extensions, or else what is in the
-//! socket's own, or else what is in those of the handshake's request. In a connect handler it is
-//! axum's own extractor: the event's, or else the request's.
+//! In an event handler, `Extension<T>` searches the extensions of the event, where layers put
+//! values, then those of the socket, and then those of the handshake's request. In a connect
+//! handler it is axum's extractor, which searches the extensions of the event, and then those of
+//! the request.
 //!
-//! If an extractor fails, the handler is not called and the client gets an error.
+//! If an extractor rejects, the handler does not run. The client receives the rejection as the
+//! acknowledgement, or as its `connect_error`.
 //!
-//! # One's own
+//! # Custom extractors
 //!
-//! For connect handlers implement axum's `FromRequestParts`, for event handlers [`FromEvent`]:
+//! For connect handlers implement axum's `FromRequestParts`, and for event handlers [`FromEvent`]:
 //!
 //! ```
 //! use axum::extract::FromRequestParts;
@@ -36,7 +38,7 @@
 //! #[derive(Clone)]
 //! struct User(String);
 //!
-//! /// For the connect handler: who says so in a header.
+//! /// For connect handlers: reads the user from a header.
 //! impl<S: Send + Sync> FromRequestParts<S> for User {
 //!     type Rejection = StatusCode;
 //!
@@ -48,7 +50,7 @@
 //!
 //! struct Me(User);
 //!
-//! /// For event handlers: whom the connect handler has found.
+//! /// For event handlers: the user that the connect handler has found.
 //! impl<S: Send + Sync> FromEvent<S> for Me {
 //!     type Rejection = ErrorReply;
 //!
@@ -88,13 +90,16 @@ pub use super::DisconnectReason;
 pub use crate::handles::{Socket, SocketIo};
 pub use crate::protocol::{Args, Data, RawArgs};
 
-/// What handlers of events, and of disconnects, can take as an argument.
+/// An extractor of event handlers and disconnect handlers.
+///
+/// The extractors of a handler run in the order of its arguments. See [the module](self) for a
+/// list of them.
 ///
 /// ```
 /// use tower_socketio::extract::FromEvent;
 /// use tower_socketio::{Event, Namespace, ErrorReply};
 ///
-/// /// The name of the event, of those that may be recorded.
+/// /// The name of an event that may be recorded.
 /// struct Recorded(String);
 ///
 /// impl<S: Send + Sync> FromEvent<S> for Recorded {
@@ -121,21 +126,21 @@ pub use crate::protocol::{Args, Data, RawArgs};
     note = "extractors that read the HTTP request belong in the connect handler"
 )]
 pub trait FromEvent<S>: Sized {
-    /// What the client is answered if it fails.
+    /// The reply of the handler if the extractor fails.
     type Rejection: IntoReply;
 
-    /// Takes it from an event.
+    /// Extracts the value from an event.
     fn from_event(
         event: &mut Event,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// What connect handlers can take as an argument.
+/// An extractor of connect handlers.
 ///
-/// Everything that is axum's `FromRequestParts` is one, so that is what to implement, as [the
-/// module](self#ones-own) shows. A type that implements both is ambiguous. `M` keeps the two apart
-/// and is inferred.
+/// Every type that implements axum's `FromRequestParts` is one. Implement that trait for an
+/// extractor of your own, as [the module](self#custom-extractors) shows. A type that implements
+/// both traits is ambiguous. `M` is a marker that distinguishes the two, and is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an extractor of connect handlers",
     label = "cannot be taken as a connect handler argument",
@@ -143,21 +148,21 @@ pub trait FromEvent<S>: Sized {
     note = "a type of your own has to implement `axum::extract::FromRequestParts`"
 )]
 pub trait FromConnect<S, M = ViaEvent>: Sized {
-    /// What the client is told if it fails.
+    /// The error that the client receives if the extractor fails.
     type Rejection: IntoReply;
 
-    /// Takes it from the event that a socket connects.
+    /// Extracts the value from a connect.
     fn from_connect(
         event: &mut Event,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// The marker of [`FromConnect`] for what is taken from the handshake's request.
+/// The marker of [`FromConnect`] for extractors of axum, which read the request of the handshake.
 #[derive(Clone, Copy, Debug)]
 pub enum ViaParts {}
 
-/// The marker of [`FromConnect`] for what is taken from the event.
+/// The marker of [`FromConnect`] for extractors of this crate, which read the event.
 #[derive(Clone, Copy, Debug)]
 pub enum ViaEvent {}
 

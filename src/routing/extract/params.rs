@@ -1,4 +1,4 @@
-//! The parameters in a namespace's path.
+//! The extractor of the parameters in a namespace's path.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,10 +10,10 @@ use serde::forward_to_deserialize_any;
 use super::{FromConnect, FromEvent, InvalidParams};
 use crate::routing::Event;
 
-/// The parameters of a namespace with a path like `/orders/{shop}`, as axum's `Path` reads them.
+/// The parameters of a namespace with a path like `/orders/{shop}`, read as axum's `Path` does.
 ///
-/// One can be read as a text or a number, several as a tuple or a list in their order, any as a
-/// struct or a map by their names.
+/// A single parameter can be read as a text or a number. Several parameters can be read in their
+/// order as a tuple or a list. Any number of parameters can be read by name as a struct or a map.
 ///
 /// ```
 /// use tower_socketio::{Namespace, Params, Socket};
@@ -47,7 +47,7 @@ fn read<T: DeserializeOwned>(event: &Event) -> Result<Params<T>, InvalidParams> 
     T::deserialize(all).map(Params).map_err(InvalidParams)
 }
 
-/// All parameters: names and values.
+/// A deserializer of all parameters, with names and values.
 #[derive(Clone, Copy)]
 struct All<'de>(&'de [(String, String)]);
 
@@ -70,7 +70,7 @@ impl<'de> All<'de> {
     }
 }
 
-/// What is one value is read from the only parameter.
+/// Implements the methods for single values, which read the only parameter.
 macro_rules! only {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -171,7 +171,7 @@ impl<'de> Deserializer<'de> for All<'de> {
     }
 }
 
-/// One parameter's value.
+/// A deserializer of one parameter's value.
 #[derive(Clone, Copy)]
 struct Value<'de>(&'de str);
 

@@ -1,19 +1,20 @@
-//! Why an extractor failed, and what the client is told of it.
+//! The rejections of extractors, and their replies.
 
 use std::{error, fmt};
 
 use crate::protocol::ReadError;
 use crate::routing::{ErrorReply, IntoReply, Reply};
 
-/// The arguments are not what [`Data`](super::Data) or [`Args`](super::Args) should read.
+/// The rejection of [`Data`](super::Data) and [`Args`](super::Args): the arguments have another
+/// type.
 ///
-/// Its text says which argument it is; its source is the reason that serde gives. The client is
-/// told both: `argument 1 is of another type: invalid type: string "x", expected u32`.
+/// The text names the argument. The source is the reason from serde. The client receives both:
+/// `argument 1 is of another type: invalid type: string "x", expected u32`.
 #[derive(Debug)]
 pub struct InvalidArgs(pub(super) ReadError);
 
 impl InvalidArgs {
-    /// What the handler may have to change: [`ReadError::hint`].
+    /// Returns a hint how the handler may have to change. See [`ReadError::hint`].
     #[must_use]
     pub const fn hint(&self) -> Option<&'static str> {
         self.0.hint()
@@ -32,9 +33,9 @@ impl error::Error for InvalidArgs {
     }
 }
 
-/// What the client authenticates itself with is not what [`Auth`](super::Auth) should read.
+/// The rejection of [`Auth`](super::Auth): the `auth` of the client has another type.
 ///
-/// Its source is the reason that serde gives. The client is told of it:
+/// The source is the reason from serde. The client receives it:
 /// ``auth is of another type: missing field `token` ``.
 #[derive(Debug)]
 pub struct InvalidAuth(pub(in crate::routing) ReadError);
@@ -51,7 +52,9 @@ impl error::Error for InvalidAuth {
     }
 }
 
-/// The parameters of the path are not what [`Params`](super::Params) should read.
+/// The rejection of [`Params`](super::Params): the parameters of the path have another type.
+///
+/// The client receives the text of the error.
 #[derive(Debug)]
 pub struct InvalidParams(pub(super) serde::de::value::Error);
 
@@ -63,9 +66,10 @@ impl fmt::Display for InvalidParams {
 
 impl error::Error for InvalidParams {}
 
-/// A [`DisconnectReason`](super::DisconnectReason) was asked for where nothing is disconnected.
+/// The rejection of [`DisconnectReason`](super::DisconnectReason) in a handler that is not a
+/// disconnect handler.
 ///
-/// The client is told "internal error".
+/// The error is logged, and the client receives "internal error".
 #[derive(Debug)]
 pub struct NotADisconnect(pub(super) ());
 
@@ -77,9 +81,10 @@ impl fmt::Display for NotADisconnect {
 
 impl error::Error for NotADisconnect {}
 
-/// An axum `Extension` is neither in the event, nor in the socket, nor in the handshake.
+/// The rejection of axum's `Extension`: neither the event, nor the socket, nor the handshake has
+/// such an extension.
 ///
-/// The client is told "internal error".
+/// The error is logged, and the client receives "internal error".
 #[derive(Debug)]
 pub struct MissingExtension(pub(super) &'static str);
 
@@ -91,7 +96,7 @@ impl fmt::Display for MissingExtension {
 
 impl error::Error for MissingExtension {}
 
-/// The client's mistakes: it is told.
+/// Implements [`IntoReply`] for errors of the client. The client receives the text of the error.
 macro_rules! told {
     ($($ty:ty)*) => {$(
         impl IntoReply for $ty {
@@ -104,7 +109,8 @@ macro_rules! told {
 
 told!(InvalidParams);
 
-/// What could not be read of what the client sent: it is told which part, and why.
+/// Implements [`IntoReply`] for values of the client that could not be read. The client receives
+/// the text of the error and the reason.
 macro_rules! explained {
     ($($ty:ty)*) => {$(
         impl IntoReply for $ty {
@@ -131,7 +137,8 @@ fn explain(what: &dyn fmt::Display, error: &ReadError) -> Reply {
     ErrorReply::new(message).into_reply()
 }
 
-/// The server's mistakes: logged, and none of the client's business.
+/// Implements [`IntoReply`] for errors of the server. The error is logged, and the client receives
+/// "internal error".
 macro_rules! logged {
     ($($ty:ty)*) => {$(
         impl IntoReply for $ty {

@@ -68,7 +68,7 @@ fn feed(decoder: &mut FrameDecoder, input: &[u8]) -> (Vec<Event>, Result<(), Web
     (events, result)
 }
 
-/// Feeds what completes nothing.
+/// Feeds input that completes no message or control frame.
 fn keep(decoder: &mut FrameDecoder, input: &[u8]) {
     assert_eq!(feed(decoder, input), (vec![], Ok(())));
 }
@@ -91,7 +91,8 @@ fn decode_pieces<'a>(
     (all, result)
 }
 
-/// Reads as a driver does, `chunk` bytes at a time: into `read_buf` where it is offered.
+/// Reads `chunk` bytes at a time as a driver does, into `read_buf` if the decoder offers it.
+/// Returns the events, and the number of bytes that were read directly.
 fn drive(decoder: &mut FrameDecoder, mut input: &[u8], chunk: usize) -> (Vec<Event>, usize) {
     let mut events = Vec::new();
     let mut direct = 0;
@@ -121,7 +122,7 @@ fn violation(input: &[u8]) -> WebSocketError {
     result.unwrap_err()
 }
 
-/// Frames of every kind, with a ping and a pong inside of messages in fragments.
+/// Frames of every type, with a ping and a pong inside of fragmented messages.
 fn conversation() -> (Vec<u8>, Vec<Event>) {
     let long: Vec<u8> = (0..300_u16).map(|n| n as u8).collect();
     let input = [
@@ -154,7 +155,7 @@ fn conversation() -> (Vec<u8>, Vec<Event>) {
 }
 
 #[test]
-fn a_conversation_is_the_same_wherever_it_is_cut() {
+fn messages_are_the_same_wherever_their_bytes_are_cut() {
     let (input, expected) = conversation();
     assert_eq!(decode(&input), (expected.clone(), Ok(())));
     for first in 0..input.len() {
@@ -172,7 +173,7 @@ fn a_conversation_is_the_same_wherever_it_is_cut() {
 }
 
 #[test]
-fn whole_messages_are_given_where_they_lie_and_nothing_is_allocated() {
+fn whole_messages_are_returned_in_place_without_allocation() {
     let mut input = [frame(FIN | TEXT, b"hello"), frame(FIN | BINARY, b"\xff")].concat();
     let range = input.as_ptr_range();
     let mut decoder = FrameDecoder::new(LIMIT);
@@ -351,7 +352,7 @@ fn a_close_frames_reason_must_be_utf8() {
 }
 
 #[test]
-fn nothing_after_a_close_frame_is_looked_at() {
+fn nothing_after_a_close_frame_is_read() {
     let mut decoder = FrameDecoder::new(LIMIT);
     let input = [
         frame(TEXT, b"a"),
@@ -368,7 +369,7 @@ fn nothing_after_a_close_frame_is_looked_at() {
 }
 
 #[test]
-fn a_violation_stays_and_what_came_before_it_is_given() {
+fn a_violation_is_final_and_earlier_messages_are_delivered() {
     let mut decoder = FrameDecoder::new(LIMIT);
     let input = [
         frame(FIN | TEXT, b"a"),
@@ -513,7 +514,7 @@ fn direct_reads_need_a_large_rest_and_stop_at_the_frames_end() {
 }
 
 #[test]
-fn what_was_read_directly_may_be_followed_by_any_call() {
+fn any_call_may_follow_a_direct_read() {
     let payload = [7; DIRECT_READ];
     let input = frame(FIN | BINARY, &payload);
     let (head, rest) = input.split_at(8);
@@ -587,7 +588,7 @@ impl Random {
         (0..len).map(|_| self.next() as u8).collect()
     }
 
-    /// Mostly what a client could send, so that it gets past the first header.
+    /// Returns mostly valid frames, so that the decoder gets past the first header.
     fn frames(&mut self) -> Vec<u8> {
         let mut input = Vec::new();
         for _ in 0..self.below(6) {
