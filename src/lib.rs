@@ -323,7 +323,12 @@ mod builder;
 mod clock;
 #[cfg_attr(
     not(feature = "unstable-internals"),
-    allow(dead_code, unreachable_pub, reason = "exported by `internals`")
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "exported by `internals`"
+    )
 )]
 mod engine_io;
 mod engine_layer;
@@ -339,7 +344,12 @@ mod sync;
 mod transport;
 #[cfg_attr(
     not(feature = "unstable-internals"),
-    allow(dead_code, unreachable_pub, reason = "exported by `internals`")
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "exported by `internals`"
+    )
 )]
 mod websocket;
 

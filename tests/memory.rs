@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use support::builder;
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
@@ -18,7 +20,13 @@ use tower_socketio::{Args, Data, Namespace, RawArgs, Socket, SocketIo};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[global_allocator]
-static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The bytes on the heap of this process.
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated)
+}
 
 /// The bytes of each row of the table in SECURITY.md, with the default limits.
 mod table {
@@ -38,7 +46,7 @@ mod table {
 
 /// Counts the heap of this process. Only one test at a time can hold it.
 struct Heap {
-    _profiler: dhat::Profiler,
+    before: usize,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -47,15 +55,12 @@ impl Heap {
         static ALONE: Mutex<()> = Mutex::new(());
         Self {
             _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
-            _profiler: dhat::Profiler::builder()
-                .testing()
-                .trim_backtraces(Some(1))
-                .build(),
+            before: allocated(),
         }
     }
 
     fn bytes(&self) -> usize {
-        dhat::HeapStats::get().curr_bytes
+        allocated().saturating_sub(self.before)
     }
 
     /// Waits until the number of bytes meets a condition, and returns it.

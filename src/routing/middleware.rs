@@ -21,9 +21,13 @@
 //!
 //! async fn ban() {}
 //!
+//! async fn connect() {}
+//!
+//! // The layer is around the handlers before it, and not around the connect handler after it.
 //! let namespace: Namespace = Namespace::new()
 //!     .on("ban", ban)
-//!     .layer(middleware::from_fn(require_admin));
+//!     .layer(middleware::from_fn(require_admin))
+//!     .on_connect(connect);
 //! ```
 
 use std::any::type_name;

@@ -399,7 +399,7 @@ pub(super) struct Finish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// A request that opens a session.
-    SessionParams,
+    Handshake,
     /// A later request of a session.
     Later,
     /// Any other request.
@@ -421,7 +421,7 @@ impl Finish {
             return response;
         };
         let initial = self.options.initial_headers.as_ref();
-        let initial = initial.filter(|_| to == Answer::SessionParams);
+        let initial = initial.filter(|_| to == Answer::Handshake);
         for change in initial.into_iter().chain(&self.options.headers) {
             change(response.headers_mut(), &parts);
         }

@@ -172,7 +172,7 @@ impl HttpService {
                 (Answer::Later, ready(response))
             }
             Ok(Plan::Open(params, response)) => (
-                Answer::SessionParams,
+                Answer::Handshake,
                 self.open(params, parts, upgrade, response),
             ),
         }

@@ -24,7 +24,7 @@ use super::{
 
 /// A decoder of the frames of one client.
 ///
-/// Between messages it holds no buffer. See [the module](super) for an example.
+/// Between messages it holds no buffer.
 #[derive(Debug)]
 pub struct FrameDecoder {
     max_message: usize,
@@ -137,7 +137,7 @@ impl FrameDecoder {
     ///
     /// ```
     /// # use tokio::io::{AsyncRead, AsyncReadExt};
-    /// # use tower_socketio::websocket::{FrameDecoder, WebSocketError};
+    /// # use tower_socketio::internals::{FrameDecoder, WebSocketError};
     /// # async fn example(
     /// #     decoder: &mut FrameDecoder,
     /// #     mut stream: impl AsyncRead + Unpin,

@@ -37,7 +37,7 @@ thread_local! {
 /// repeated parameter.
 ///
 /// ```
-/// # use tower_socketio::websocket::accepts_deflate;
+/// # use tower_socketio::internals::accepts_deflate;
 /// assert!(accepts_deflate("permessage-deflate; client_max_window_bits"));
 /// assert!(!accepts_deflate("permessage-deflate; server_max_window_bits=10"));
 /// assert!(accepts_deflate("permessage-deflate; server_max_window_bits=10, permessage-deflate"));

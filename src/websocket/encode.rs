@@ -1,7 +1,7 @@
 //! The server's frames, which are never masked and never fragmented.
 //!
 //! ```
-//! use tower_socketio::websocket::{MAX_HEADER, Opcode, header};
+//! use tower_socketio::internals::{MAX_HEADER, Opcode, header};
 //!
 //! // Reserve room for the header, append the message, then write the header right before it.
 //! let mut buf = vec![0; MAX_HEADER];

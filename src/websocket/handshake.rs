@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 /// Computes the value of `Sec-WebSocket-Accept` from a `Sec-WebSocket-Key`.
 ///
 /// ```
-/// # use tower_socketio::websocket::accept_key;
+/// # use tower_socketio::internals::accept_key;
 /// assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 /// ```
 #[must_use]
@@ -35,13 +35,6 @@ fn is_base64_digit(byte: &u8) -> bool {
 ///
 /// Returns them in the client's order. Returns `None` if a line is malformed, or if a subprotocol
 /// is offered twice, which Node's `ws` refuses too.
-///
-/// ```
-/// # use tower_socketio::websocket::offered_protocols;
-/// let offered = offered_protocols([&b"v2.chat, v1.chat"[..]]);
-/// assert_eq!(offered, Some(vec!["v2.chat", "v1.chat"]));
-/// assert_eq!(offered_protocols([&b"v1.chat,"[..]]), None);
-/// ```
 #[must_use]
 pub(crate) fn offered_protocols<'a>(
     lines: impl IntoIterator<Item = &'a [u8]>,

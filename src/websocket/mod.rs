@@ -12,7 +12,7 @@
 //! | a ping or a close frame arrived | answer with [`pong_frame`] or [`close_frame`] |
 //!
 //! ```
-//! use tower_socketio::websocket::{FrameDecoder, Incoming, pong_frame};
+//! use tower_socketio::internals::{FrameDecoder, Incoming, pong_frame};
 //!
 //! // A text message in two fragments with a ping between them, masked as the RFC requires.
 //! let mut read = *b"\x01\x83\0\0\0\0hel\x89\x82\0\0\0\0hi\x80\x82\0\0\0\0lo";
