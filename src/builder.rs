@@ -369,13 +369,13 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Sets how many clients may be connected.
+    /// Sets how many clients may be connected. `None` removes the limit.
     ///
     /// At the limit further clients are refused with status 503.
     ///
     /// Default: no limit.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = Some(connections);
+    pub fn max_connections(mut self, connections: impl Into<Option<usize>>) -> Self {
+        self.max_connections = connections.into();
         self
     }
 
@@ -401,8 +401,8 @@ impl<S> SocketIoBuilder<S> {
     /// If `false`, the server does not offer upgrades, and refuses them.
     ///
     /// Default: `true`.
-    pub fn upgrades(mut self, upgrades: bool) -> Self {
-        self.config.upgrades = upgrades;
+    pub fn upgrades(mut self, enabled: bool) -> Self {
+        self.config.upgrades = enabled;
         self
     }
 
@@ -459,8 +459,8 @@ impl<S> SocketIoBuilder<S> {
     ///     .allow_eio3(true)
     ///     .build();
     /// ```
-    pub fn allow_eio3(mut self, allow: bool) -> Self {
-        self.config.allow_eio3 = allow;
+    pub fn allow_eio3(mut self, enabled: bool) -> Self {
+        self.config.allow_eio3 = enabled;
         self
     }
 

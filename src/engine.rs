@@ -20,6 +20,6 @@
 //! [protocol revision 4]: https://github.com/socketio/socket.io/blob/main/docs/engine.io-protocol/v4-current.md
 
 pub use crate::engine_io::{
-    CloseReason, Config, Message, Refusal, Revision, SessionId, SocketId, Text, Transport,
+    CloseReason, Config, Message, Revision, SessionId, SocketId, Text, Transport,
 };
 pub use crate::engine_layer::{EngineLayer, EngineLayerBuilder, EngineSocket};

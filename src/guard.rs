@@ -20,6 +20,13 @@ pub(crate) fn guarded<R>(run: impl FnOnce() -> R) -> Result<R, Panicked> {
     })
 }
 
+/// Runs a hook or a destructor of the application. A panic is logged, and goes no further.
+pub(crate) fn guarded_hook(run: impl FnOnce()) {
+    if guarded(run).is_err() {
+        tracing::error!("a hook panicked");
+    }
+}
+
 /// Drops the payload of a panic. If its destructor panics, drops the payload of that panic too.
 fn discard(mut payload: Box<dyn Any + Send>) {
     for _ in 0..PAYLOADS {

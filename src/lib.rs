@@ -356,12 +356,18 @@ mod websocket;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// Used by `debug_handler!`.
+#[doc(hidden)]
+pub mod private {
+    pub use crate::routing::handler::{IntoTypedReply, argument};
+}
+
 /// The state machines, for the fuzz targets, the benchmarks and the WebSocket conformance tests of
 /// this repository. This module is not part of the public interface.
 #[doc(hidden)]
 #[cfg(feature = "unstable-internals")]
 pub mod internals {
-    pub use crate::engine_io::{EnginePacket, Packets, ParseError, Session, SessionEvent};
+    pub use crate::engine_io::{EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent};
     pub use crate::websocket::{
         DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, Opcode,
         WebSocketError, accept_key, accepts_deflate, close_frame, compressed_header, deflate,
@@ -380,7 +386,7 @@ pub use self::{
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
         AckSender, Auth, ErrorReply, Event, Handler, IntoReply, Namespace, NamespaceRequest,
-        Params, Reply, Route, extract, handler, middleware,
+        Params, Reply, Route, extract, middleware,
     },
 };
 

@@ -19,10 +19,12 @@ use super::EmitError;
 use super::socket::EmitErrorKind;
 use crate::engine_io::SocketId;
 use crate::engine_io::timer::finite;
+use crate::hub::acks::{AckWaiter, ManyWaiter};
 use crate::hub::hooks::OutgoingEvent;
-use crate::hub::member::{AckWaiter, ManyWaiter, Member, encode};
+use crate::hub::id_hash::IdHash;
+use crate::hub::member::{Member, encode};
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::rooms::{IdHash, Target};
+use crate::hub::selection::Target;
 use crate::protocol::{EncodeError, Kind, Payload, ReadError};
 
 /// How long a broadcast waits for its acknowledgements.

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::scope::Scope;
 use super::{AckStream, ClusterError, RemoteSocket, Socket};
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::rooms::Target;
+use crate::hub::selection::Target;
 use crate::protocol::{IntoArgs, Payload, TypedEvent};
 
 /// A set of sockets, in one namespace or in several, and the operations on it.
@@ -79,6 +79,7 @@ impl Broadcast {
     /// Selects only the sockets that are connected to this process.
     ///
     /// So far this has no effect, because a server is one process.
+    #[doc(hidden)] // until several servers work as one
     pub fn local(self) -> Self {
         self
     }
@@ -189,6 +190,7 @@ impl Broadcast {
     ///
     /// So far a server is not part of a cluster, and this always returns an error for which
     /// [`ClusterError::is_alone`] is true.
+    #[doc(hidden)] // until several servers work as one
     pub fn server_side_emit(&self, _event: &str, _args: impl IntoArgs) -> Result<(), ClusterError> {
         Err(ClusterError::ALONE)
     }
@@ -198,6 +200,7 @@ impl Broadcast {
     /// # Errors
     ///
     /// Fails as [`server_side_emit`](Self::server_side_emit) does.
+    #[doc(hidden)] // until several servers work as one
     pub async fn server_side_emit_with_ack<T: DeserializeOwned>(
         &self,
         event: &str,

@@ -137,6 +137,7 @@ impl SocketIo {
     /// # Errors
     ///
     /// Returns an error if the other servers cannot be reached. A single server never fails.
+    #[doc(hidden)] // until several servers work as one
     pub async fn server_count(&self) -> Result<usize, ClusterError> {
         Ok(1)
     }

@@ -3,31 +3,35 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
-use super::member::Member;
-use super::namespace::LiveNamespace;
-use crate::engine_io::SocketId;
-use crate::guard::guarded;
+use super::room_event::{RoomChange, RoomEvent};
+use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The hooks of a namespace. A hook that is not set costs a branch.
-#[derive(Default)]
-pub(crate) struct Hooks {
+/// The hooks of a namespace. A hook that is not set costs a branch. `M` is the type of the sockets.
+pub(crate) struct Hooks<M> {
     pub(crate) room: Option<Box<RoomHook<'static>>>,
-    pub(crate) outgoing: Option<Box<OutgoingHook>>,
+    pub(crate) outgoing: Option<Box<OutgoingHook<M>>>,
+}
+
+impl<M> Default for Hooks<M> {
+    fn default() -> Self {
+        Self {
+            room: None,
+            outgoing: None,
+        }
+    }
 }
 
 /// A hook that is called for each change of a room.
 pub(crate) type RoomHook<'a> = dyn Fn(RoomEvent) + Send + Sync + 'a;
 
 /// A hook that is called for each event that is sent.
-pub(crate) type OutgoingHook = dyn Fn(&Arc<Member>, &str, &RawArgs) + Send + Sync;
+pub(crate) type OutgoingHook<M> = dyn Fn(&Arc<M>, &str, &RawArgs) + Send + Sync;
 
-impl fmt::Debug for Hooks {
+impl<M> fmt::Debug for Hooks<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks")
             .field("room", &self.room.is_some())
@@ -45,7 +49,7 @@ type NamespaceFn = dyn Fn(&str) + Send + Sync;
 impl NamespaceHook {
     pub(super) fn notify(&self, name: &NamespaceName) {
         if let Some(hook) = self.0.as_ref().filter(|_| !name.is_main()) {
-            call(|| hook(name));
+            guarded_hook(|| hook(name));
         }
     }
 }
@@ -58,23 +62,16 @@ impl fmt::Debug for NamespaceHook {
     }
 }
 
-/// Calls a hook. A panic ends the hook alone, and not the code that emits or joins.
-pub(crate) fn call(hook: impl FnOnce()) {
-    if guarded(hook).is_err() {
-        tracing::error!("a hook panicked");
-    }
-}
-
 /// An outgoing event, copied for the hook.
-pub(crate) struct OutgoingEvent<'a> {
-    hook: &'a OutgoingHook,
+pub(crate) struct OutgoingEvent<'a, M> {
+    hook: &'a OutgoingHook<M>,
     name: String,
     args: RawArgs,
 }
 
-impl<'a> OutgoingEvent<'a> {
+impl<'a, M> OutgoingEvent<'a, M> {
     /// Copies an event if there is a hook for outgoing events.
-    pub(crate) fn seen(hooks: &'a Hooks, payload: &Payload) -> Option<Self> {
+    pub(crate) fn seen(hooks: &'a Hooks<M>, payload: &Payload) -> Option<Self> {
         let hook = hooks.outgoing.as_deref()?;
         Some(Self {
             hook,
@@ -83,44 +80,16 @@ impl<'a> OutgoingEvent<'a> {
         })
     }
 
-    pub(crate) fn notify(&self, member: &Arc<Member>) {
-        call(|| (self.hook)(member, &self.name, &self.args));
+    pub(crate) fn notify(&self, member: &Arc<M>) {
+        guarded_hook(|| (self.hook)(member, &self.name, &self.args));
     }
-}
-
-/// A change of a room, for [`Namespace::on_room_event`].
-///
-/// [`Namespace::on_room_event`]: crate::Namespace::on_room_event
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RoomEvent {
-    /// The namespace of the room.
-    pub namespace: NamespaceName,
-    /// The name of the room. A socket's id is the name of its own room.
-    pub room: Arc<str>,
-    /// What happened to the room.
-    pub change: RoomChange,
-}
-
-/// What happened to a room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RoomChange {
-    /// The room was created: a socket joins it.
-    Create,
-    /// A socket has joined the room.
-    Join(SocketId),
-    /// A socket has left the room.
-    Leave(SocketId),
-    /// The room was deleted: the last socket has left it.
-    Delete,
 }
 
 /// Room changes that are pending: the hook was not called for them yet.
 ///
 /// The changes are added under the lock of the rooms, which sets their order. They are removed
 /// under no lock of the namespace, by one thread at a time. A thread that changes a room calls the
-/// hook for a few changes, also for those of other threads, and goes on; a [`RoomEventTask`] does
+/// hook for a few changes, also for those of other threads, and goes on; a [`RoomEventTask`](super::namespace::RoomEventTask) does
 /// the rest. If more than [`MAX_PENDING`] changes are pending, the thread waits for `hook_lock` and
 /// calls the hook for as many changes as it has made, and a few more. So the log never grows far
 /// above the limit.
@@ -134,7 +103,7 @@ pub(super) struct RoomLog {
 #[derive(Debug, Default)]
 struct PendingEvents {
     events: VecDeque<RoomEvent>,
-    /// Whether there is a [`RoomEventTask`].
+    /// Whether there is a [`RoomEventTask`](super::namespace::RoomEventTask).
     has_task: bool,
 }
 
@@ -172,7 +141,7 @@ impl RoomLog {
     }
 
     /// Calls the hook for some changes. `made` is the number of changes that the caller has made.
-    /// Returns whether the caller must spawn a [`RoomEventTask`] for the rest.
+    /// Returns whether the caller must spawn a [`RoomEventTask`](super::namespace::RoomEventTask) for the rest.
     pub(super) fn notify(&self, hook: &RoomHook<'_>, made: usize) -> bool {
         let waiting = self.lock().events.len();
         // A hook that changes rooms runs under `hook_lock`.
@@ -197,7 +166,7 @@ impl RoomLog {
             let Some(event) = self.lock().events.pop_front() else {
                 break;
             };
-            call(|| hook(event));
+            guarded_hook(|| hook(event));
         }
         IN_HOOK.set(false);
         let events = &mut self.lock().events;
@@ -211,9 +180,9 @@ impl RoomLog {
         !pending.events.is_empty() && !std::mem::replace(&mut pending.has_task, true)
     }
 
-    /// Calls the hook for the next changes of a [`RoomEventTask`]. Returns `false` if none are
+    /// Calls the hook for the next changes of a [`RoomEventTask`](super::namespace::RoomEventTask). Returns `false` if none are
     /// left: the next change needs another task.
-    fn go_on(&self, hook: &RoomHook<'_>) -> bool {
+    pub(super) fn go_on(&self, hook: &RoomHook<'_>) -> bool {
         if IN_HOOK.get() {
             // A runtime that has ended drops the `RoomEventTask` inside of `spawn`: here in a hook,
             // under `hook_lock`. The caller of the hook goes on with the changes.
@@ -227,46 +196,6 @@ impl RoomLog {
         pending.has_task = !pending.events.is_empty();
         pending.has_task
     }
-}
-
-/// The task that calls the hook for the remaining changes. If its runtime drops it, it calls the
-/// hook for all of them at once.
-pub(super) struct RoomEventTask {
-    pub(super) namespace: Arc<LiveNamespace>,
-    pub(super) ended: bool,
-}
-
-impl RoomEventTask {
-    fn go_on(&mut self) -> bool {
-        let hook = self.namespace.hooks.room.as_deref();
-        self.ended = !hook.is_some_and(|hook| self.namespace.room_log.go_on(hook));
-        !self.ended
-    }
-
-    pub(super) async fn run(mut self) {
-        while self.go_on() {
-            yield_now().await;
-        }
-    }
-}
-
-impl Drop for RoomEventTask {
-    fn drop(&mut self) {
-        while !self.ended && self.go_on() {}
-    }
-}
-
-/// Yields to all tasks that were ready before.
-pub(super) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

@@ -7,17 +7,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
 
 use super::DisconnectReason;
+use super::acks::AckWaiter;
 use super::budget::of_data;
-use super::fanout::Outgoing;
-use super::hooks::{OutgoingEvent, call};
+use super::hooks::OutgoingEvent;
+use super::id_hash::IdHash;
 use super::namespace::LiveNamespace;
+use super::queue::Outgoing;
 use super::recovery::{Handover, Recoverable, RecoveryStore};
-use super::rooms::IdHash;
 use super::session::SharedSession;
 use crate::engine_io::{Session, SocketId};
+use crate::guard::guarded_hook;
 use crate::protocol::{Encoded, Kind, Packet, Payload};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
@@ -95,56 +96,6 @@ const CONNECTING: u8 = 0;
 const CONNECTED: u8 = 1;
 const LEFT: u8 = 2;
 
-/// The receiver of an acknowledgement. If it is dropped without one, the waiting task learns that
-/// none will come.
-#[derive(Debug)]
-pub(crate) enum AckWaiter {
-    One(oneshot::Sender<Payload>),
-    Many(ManyWaiter),
-}
-
-/// The receiver of the acknowledgement of one recipient of a broadcast.
-#[derive(Debug)]
-pub(crate) struct ManyWaiter {
-    id: SocketId,
-    answers: mpsc::UnboundedSender<(SocketId, Option<Payload>)>,
-    answered: bool,
-}
-
-impl ManyWaiter {
-    pub(crate) fn new(
-        id: SocketId,
-        answers: mpsc::UnboundedSender<(SocketId, Option<Payload>)>,
-    ) -> Self {
-        Self {
-            id,
-            answers,
-            answered: false,
-        }
-    }
-}
-
-impl Drop for ManyWaiter {
-    fn drop(&mut self) {
-        if !self.answered {
-            let _ = self.answers.send((self.id, None));
-        }
-    }
-}
-
-impl AckWaiter {
-    fn answer(self, payload: Payload) {
-        // An error means that the waiting task is gone.
-        match self {
-            Self::One(sender) => drop(sender.send(payload)),
-            Self::Many(mut waiter) => {
-                waiter.answered = true;
-                let _ = waiter.answers.send((waiter.id, Some(payload)));
-            }
-        }
-    }
-}
-
 impl Drop for Member {
     /// Drops the extensions and the recovery state. Their destructors are the application's code,
     /// and a panic in them must not reach the code that drops the last handle.
@@ -158,8 +109,8 @@ impl Drop for Member {
         self.session.budget.give_back(own + kept);
         let extensions = std::mem::take(&mut self.extensions);
         let recovery = self.recovery.take();
-        call(|| drop(extensions));
-        call(|| drop(recovery));
+        guarded_hook(|| drop(extensions));
+        guarded_hook(|| drop(recovery));
     }
 }
 

@@ -5,9 +5,13 @@
 //! | [`sessions`] | the sessions by their secret id, and the shutdown of all of them |
 //! | [`session`] | one session, which several tasks share |
 //! | [`namespace`] | one namespace: its sockets, and broadcasts to them |
-//! | [`fanout`] | the queue and the task that deliver broadcasts to many sockets |
-//! | [`rooms`] | sockets ↔ rooms, and the recipients of a broadcast |
 //! | [`member`] | one socket in one namespace |
+//! | [`acks`] | the tasks that wait for acknowledgements |
+//! | [`fanout`] | the task that delivers broadcasts to many sockets |
+//! | [`queue`] | the broadcasts that wait for that task |
+//! | [`selection`] | the target of a broadcast, and its recipients |
+//! | [`rooms`] | sockets ↔ rooms |
+//! | [`room_event`] | the events that the hook for rooms gets |
 //! | [`disconnect_reason`] | the reasons why a socket leaves |
 //! | [`budget`] | the bytes that a connection keeps until it ends |
 //! | [`recovery`] | connection state recovery |
@@ -20,24 +24,30 @@ use std::sync::Arc;
 use crate::protocol::{NamespaceName, Parser};
 use crate::sync::RwLock;
 
+pub(crate) mod acks;
 pub(crate) mod budget;
 mod disconnect_reason;
 mod fanout;
 pub(crate) mod hooks;
+pub(crate) mod id_hash;
 pub(crate) mod member;
 pub(crate) mod namespace;
+mod queue;
 pub(crate) mod recovery;
 pub(crate) mod request;
-pub(crate) mod rooms;
+mod room_event;
+mod rooms;
+pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
+mod yield_now;
 
 pub use self::disconnect_reason::DisconnectReason;
-use self::hooks::{Hooks, NamespaceHook};
-pub use self::hooks::{RoomChange, RoomEvent};
-use self::namespace::LiveNamespace;
+use self::hooks::NamespaceHook;
+use self::namespace::{Hooks, LiveNamespace};
 pub use self::recovery::Recovery;
 use self::recovery::RecoveryBudget;
+pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
 
 /// The live namespaces of a server, and its sessions.

@@ -4,16 +4,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::budget::{ROOM, of_room};
-use super::fanout::{BroadcastQueue, Fanout, Outgoing};
-use super::hooks::{Hooks, OutgoingEvent, RoomChange, RoomEventTask, RoomLog};
+use super::fanout::Fanout;
+use super::hooks::{self, OutgoingEvent, RoomLog};
 use super::member::{Member, encode};
+use super::queue::{BroadcastQueue, Outgoing};
 use super::recovery::{Handover, RecoveryStore};
-use super::rooms::{Log, Rooms, Selection, Target};
+use super::room_event::RoomChange;
+use super::rooms::{Log, Rooms};
+use super::selection::{Selection, Target};
 use super::session::SharedSession;
+use super::yield_now::yield_now;
 use super::{DisconnectReason, Hub};
 use crate::engine_io::SocketId;
 use crate::protocol::{Kind, NamespaceName, Parser, Payload};
 use crate::sync::{Mutex, MutexGuard};
+
+/// The hooks of a namespace.
+pub(crate) type Hooks = hooks::Hooks<Member>;
 
 /// One namespace and its sockets.
 ///
@@ -333,5 +340,32 @@ impl Drop for Membership {
         if let Some(hub) = member.namespace.hub() {
             hub.forget_if_empty(&member.namespace);
         }
+    }
+}
+
+/// The task that calls the hook for the remaining changes. If its runtime drops it, it calls the
+/// hook for all of them at once.
+pub(super) struct RoomEventTask {
+    pub(super) namespace: Arc<LiveNamespace>,
+    pub(super) ended: bool,
+}
+
+impl RoomEventTask {
+    fn go_on(&mut self) -> bool {
+        let hook = self.namespace.hooks.room.as_deref();
+        self.ended = !hook.is_some_and(|hook| self.namespace.room_log.go_on(hook));
+        !self.ended
+    }
+
+    pub(super) async fn run(mut self) {
+        while self.go_on() {
+            yield_now().await;
+        }
+    }
+}
+
+impl Drop for RoomEventTask {
+    fn drop(&mut self) {
+        while !self.ended && self.go_on() {}
     }
 }

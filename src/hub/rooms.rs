@@ -1,12 +1,13 @@
 //! Sockets and their rooms: a pure data structure.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::hooks::RoomChange;
+use super::id_hash::IdHash;
+use super::room_event::RoomChange;
+use super::selection::{CHUNK, Chunks, Selection, Target};
 use crate::engine_io::SocketId;
 
 /// Sockets ↔ rooms. `T` is the value that is stored for a socket.
@@ -23,87 +24,6 @@ pub(crate) struct Rooms<T> {
 
 /// The log of room changes. `None` if there is no hook for them.
 pub(crate) type Log<'a> = Option<&'a mut Vec<(Arc<str>, RoomChange)>>;
-
-/// The rooms that a broadcast goes to, and those that it leaves out.
-///
-/// It selects the sockets in any of the rooms, or all sockets if there are no rooms, but not the
-/// sockets in any of the exceptions. A socket's id is the name of its own room.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Target {
-    pub(crate) rooms: Vec<Arc<str>>,
-    pub(crate) except: Vec<Arc<str>>,
-}
-
-impl Target {
-    pub(crate) fn is_everybody(&self) -> bool {
-        self.rooms.is_empty() && self.except.is_empty()
-    }
-}
-
-/// The number of sockets in one chunk. Each of tokio's workers has a local queue for 256 tasks: all
-/// sessions of one chunk can be woken without an overflow of that queue.
-pub(crate) const CHUNK: usize = 128;
-
-/// Sockets in chunks of [`CHUNK`]. The last chunk may be shorter. A change of the sockets replaces
-/// one or two chunks, and shares the others.
-pub(crate) type Chunks<T> = Arc<[Arc<[T]>]>;
-
-/// The recipients of a [`Target`], each of them once.
-#[derive(Debug)]
-pub(crate) enum Selection<T> {
-    /// A whole room or namespace, perhaps without the socket at an index.
-    Shared(Chunks<T>, Option<usize>),
-    Owned(Vec<T>),
-}
-
-/// More sockets than fit into one chunk.
-#[derive(Debug)]
-pub(crate) struct ManySockets<T> {
-    pub(crate) chunks: Chunks<T>,
-    /// The index of a socket that is left out.
-    pub(crate) skip: Option<usize>,
-    /// The number of sockets in chunks that are not shared with a room.
-    pub(crate) copied: usize,
-}
-
-impl<T> Selection<T> {
-    /// Returns the sockets as chunks, or `self` if they fit into one chunk.
-    pub(crate) fn into_chunks(self) -> Result<ManySockets<T>, Self> {
-        match self {
-            Self::Shared(chunks, skip) if chunks.len() > 1 => Ok(ManySockets {
-                chunks,
-                skip,
-                copied: 0,
-            }),
-            Self::Owned(members) if members.len() > CHUNK => {
-                let copied = members.len();
-                let mut members = members.into_iter();
-                let chunks = std::iter::from_fn(|| {
-                    let chunk: Arc<[T]> = members.by_ref().take(CHUNK).collect();
-                    (!chunk.is_empty()).then_some(chunk)
-                });
-                Ok(ManySockets {
-                    chunks: chunks.collect(),
-                    skip: None,
-                    copied,
-                })
-            }
-            few => Err(few),
-        }
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        let (chunks, owned, skip) = match self {
-            Self::Shared(chunks, skip) => (&chunks[..], &[][..], *skip),
-            Self::Owned(members) => (&[][..], &members[..], None),
-        };
-        let members = chunks.iter().flat_map(|chunk| chunk.iter()).chain(owned);
-        members
-            .enumerate()
-            .filter(move |(at, _)| Some(*at) != skip)
-            .map(|(_, member)| member)
-    }
-}
 
 #[derive(Debug)]
 struct Members<T> {
@@ -361,34 +281,10 @@ fn id_of(room: &str) -> Option<SocketId> {
     SocketId::parse(room)
 }
 
-/// A hasher for ids, which are random already. It also suits other keys that no client chooses.
-pub(crate) type IdHash = BuildHasherDefault<IdHasher>;
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_ne_bytes(word);
-            self.0 = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {
-        // The length of the array is always the same.
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::selection::ManySockets;
 
     fn id(n: u8) -> SocketId {
         SocketId::new([n; 15])

@@ -9,7 +9,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::runtime::Handle;
 
 use super::budget::Budget;
-use super::fanout::Outgoing;
+use super::queue::Outgoing;
 use super::request::StoredRequest;
 use crate::clock::now;
 use crate::engine_io::{

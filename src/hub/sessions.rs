@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use super::rooms::IdHash;
+use super::id_hash::IdHash;
 use super::session::SharedSession;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;

@@ -21,6 +21,7 @@ use serde_json::ser::Formatter;
 
 use super::payload::MAX_LEN;
 use super::scan::{Scanner, check_placeholders, parse_num, placeholders};
+use super::unit::is_unit;
 use super::{Payload, ReadError};
 
 /// One argument.
@@ -141,6 +142,8 @@ impl fmt::Debug for RawArgs {
 ///
 /// A value that implements [`Serialize`] is one argument, except that `()` is no argument.
 /// [`Args`] sends the elements of a tuple, an array or a list as arguments.
+///
+/// No other type can implement this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent as arguments",
     label = "not serializable",
@@ -148,14 +151,11 @@ impl fmt::Debug for RawArgs {
     note = "use `Args((a, b))` for several arguments"
 )]
 pub trait IntoArgs {
-    /// Writes the arguments.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the arguments cannot be written as JSON.
+    #[doc(hidden)]
     fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError>;
 
-    /// Returns a guess of the length of the JSON in bytes, for which memory is reserved.
+    #[doc(hidden)]
+    // A guess of the length of the JSON in bytes, to reserve memory.
     fn len_hint(&self) -> usize {
         128
     }
@@ -164,13 +164,11 @@ pub trait IntoArgs {
 #[diagnostic::do_not_recommend]
 impl<T: Serialize> IntoArgs for T {
     fn into_args(self, out: &mut ArgsWriter) -> Result<(), EncodeError> {
-        let before = out.len();
-        out.push(&self)?;
-        // `()` is no argument. For any `T`, its size and its JSON are the only signs of `()`.
-        if size_of::<T>() == 0 && out.text.ends_with(b"null") {
-            out.text.truncate(before);
+        // `()` is no argument, and it is of no size. A unit struct is of no size either, and data.
+        if size_of::<T>() == 0 && is_unit(&self) {
+            return Ok(());
         }
-        Ok(())
+        out.push(&self)
     }
 }
 
@@ -541,6 +539,22 @@ mod tests {
             }
         }
         assert_eq!(written(Both), r#"["e",1,2]"#);
+    }
+
+    #[test]
+    fn other_values_without_a_size_are_arguments() {
+        #[derive(Serialize)]
+        struct Marker;
+        #[derive(Serialize)]
+        struct Empty {}
+        #[derive(Serialize)]
+        enum Only {
+            One,
+        }
+        assert_eq!(written(Marker), r#"["e",null]"#);
+        assert_eq!(written(Empty {}), r#"["e",{}]"#);
+        assert_eq!(written(Only::One), r#"["e","One"]"#);
+        assert_eq!(written(std::marker::PhantomData::<u8>), r#"["e",null]"#);
     }
 
     #[test]

@@ -57,16 +57,18 @@ mod recovery;
 mod resolve;
 mod scan;
 mod typed;
+mod unit;
 
 use std::{error, fmt};
 
 use crate::engine_io::Message;
 
-pub use self::args::{Args, ArgsWriter, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
+pub(crate) use self::args::ArgsWriter;
+pub use self::args::{Args, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
 pub use self::json::JsonParser;
 #[cfg(feature = "msgpack")]
 pub use self::msgpack::MsgpackParser;
-pub use self::packet::{Encoded, EncodedIter, Kind, NamespaceName, Packet};
+pub use self::packet::{Encoded, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;
 pub use self::read::ReadError;
 pub(crate) use self::read::read_json;

@@ -638,7 +638,7 @@ macro_rules! debug_handler {
         check::<$ty>()
     }};
     (@reply [typed] [$($ret:ty)?] : $ty:ty $(, $($rest:tt)*)?) => {{
-        fn check<E: $crate::TypedEvent, T: $crate::handler::IntoTypedReply<E::Reply>>() {}
+        fn check<E: $crate::TypedEvent, T: $crate::private::IntoTypedReply<E::Reply>>() {}
         #[allow(unused_parens, reason = "without a type they are `()`")]
         check::<$ty, ($($ret)?)>()
     }};
@@ -656,7 +656,7 @@ macro_rules! debug_handler {
     }};
     (@send [$name:ident] [$($given:tt)*] : $ty:ty $(, $($rest:tt)*)?) => {
         $crate::debug_handler!(
-            @send [$name] [$($given)* $crate::handler::argument::<$ty>(),] $($($rest)*)?
+            @send [$name] [$($given)* $crate::private::argument::<$ty>(),] $($($rest)*)?
         );
     };
     (@send [$name:ident] [$($given:tt)*] $skipped:tt $($rest:tt)*) => {

@@ -16,7 +16,8 @@
 
 mod event;
 pub mod extract;
-pub mod handler;
+mod from_fn;
+pub(crate) mod handler;
 pub mod middleware;
 mod namespace;
 mod namespace_request;

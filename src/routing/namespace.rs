@@ -12,9 +12,9 @@ use super::handler::{OnConnect, OnEvent, OnTyped};
 use super::{Event, Handler, IntoReply, Route};
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
-use crate::hub::hooks::Hooks;
+use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
-use crate::hub::rooms::IdHash;
+use crate::hub::namespace::Hooks;
 use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, for all its sockets.

@@ -99,16 +99,16 @@ impl SessionCookie {
     /// Sets `HttpOnly`: scripts cannot read the cookie.
     ///
     /// Default: `true`.
-    pub fn http_only(mut self, yes: bool) -> Self {
-        self.http_only = yes;
+    pub fn http_only(mut self, enabled: bool) -> Self {
+        self.http_only = enabled;
         self
     }
 
     /// Sets `Secure`: browsers send the cookie over HTTPS only. `SameSite=None` needs it.
     ///
     /// Default: `false`.
-    pub fn secure(mut self, yes: bool) -> Self {
-        self.secure = yes;
+    pub fn secure(mut self, enabled: bool) -> Self {
+        self.secure = enabled;
         self
     }
 

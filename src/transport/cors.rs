@@ -70,12 +70,12 @@ impl Cors {
     /// Panics if `allow` is true and the origins are [`Origins::any`]. Browsers do not accept that,
     /// as every page could act for its visitors.
     #[track_caller]
-    pub fn allow_credentials(mut self, allow: bool) -> Self {
+    pub fn allow_credentials(mut self, enabled: bool) -> Self {
         assert!(
-            !(allow && self.origins.is_any()),
+            !(enabled && self.origins.is_any()),
             "credentials cannot be allowed for any origin: name the origins"
         );
-        self.credentials = allow;
+        self.credentials = enabled;
         self
     }
 
@@ -119,8 +119,8 @@ impl Cors {
     /// Sets whether a preflight is handled like any other request, which the server refuses.
     ///
     /// Default: `false`.
-    pub fn preflight_continue(mut self, proceed: bool) -> Self {
-        self.preflight_continue = proceed;
+    pub fn preflight_continue(mut self, enabled: bool) -> Self {
+        self.preflight_continue = enabled;
         self
     }
 

@@ -190,8 +190,8 @@ impl HttpOptions {
     /// scripts, with the visitor's cookies. Neither CORS nor [`Origins`] restricts that.
     ///
     /// Default: `false`.
-    pub fn jsonp(mut self, yes: bool) -> Self {
-        self.jsonp = yes;
+    pub fn jsonp(mut self, enabled: bool) -> Self {
+        self.jsonp = enabled;
         self
     }
 

@@ -39,9 +39,7 @@ impl ConnectionError {
         }
     }
 
-    /// Returns the kind of the refusal.
-    #[must_use]
-    pub const fn refusal(&self) -> Refusal {
+    pub(super) const fn refusal(&self) -> Refusal {
         self.refusal
     }
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::RecoveryBudget;
 use crate::engine_io::{Session, SocketId};
-use crate::hub::rooms::Target;
+use crate::hub::selection::Target;
 use crate::protocol::Encoded;
 
 /// The offset of a packet. Offsets start at a random number and increase by one, so that an offset

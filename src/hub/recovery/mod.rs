@@ -138,8 +138,8 @@ impl Recovery {
     /// handler if it is costly, and if the decision that it made before the loss is good enough.
     ///
     /// Default: `false`.
-    pub const fn skip_connect_handler(mut self, skip: bool) -> Self {
-        self.skip_connect_handler = skip;
+    pub const fn skip_connect_handler(mut self, enabled: bool) -> Self {
+        self.skip_connect_handler = enabled;
         self
     }
 }

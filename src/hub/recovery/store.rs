@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use super::log::{Entry, Log, Offset, Recipients};
 use super::{PrivateId, RecoveryBudget};
 use crate::engine_io::SocketId;
-use crate::hub::rooms::IdHash;
+use crate::hub::id_hash::IdHash;
 use crate::protocol::{Claim, Encoded};
 
 /// The recovery store of one namespace. `T` is the handover from a suspended socket to the restored
@@ -409,7 +409,7 @@ mod tests {
     use super::super::Recovery;
     use super::*;
     use crate::engine_io::Message;
-    use crate::hub::rooms::Target;
+    use crate::hub::selection::Target;
 
     const WITHIN: Duration = Duration::from_secs(120);
     const START: Offset = Offset(1_000);

@@ -73,6 +73,7 @@
 
 mod data;
 mod http;
+mod marker;
 mod params;
 mod rejection;
 
@@ -81,11 +82,12 @@ use std::convert::Infallible;
 use super::{Event, IntoReply};
 
 pub use self::data::{AckSender, Auth};
+use self::marker::{ViaEvent, ViaParts};
+
 pub use self::http::{FromHandshake, HttpRejection};
 pub use self::params::Params;
-pub use self::rejection::{
-    InvalidArgs, InvalidAuth, InvalidParams, MissingExtension, NotADisconnect,
-};
+pub(crate) use self::rejection::NotADisconnect;
+pub use self::rejection::{InvalidArgs, InvalidAuth, InvalidParams, MissingExtension};
 pub use super::DisconnectReason;
 pub use crate::handles::{Socket, SocketIo};
 pub use crate::protocol::{Args, Data, RawArgs};
@@ -157,14 +159,6 @@ pub trait FromConnect<S, M = ViaEvent>: Sized {
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
-
-/// The marker of [`FromConnect`] for extractors of axum, which read the request of the handshake.
-#[derive(Clone, Copy, Debug)]
-pub enum ViaParts {}
-
-/// The marker of [`FromConnect`] for extractors of this crate, which read the event.
-#[derive(Clone, Copy, Debug)]
-pub enum ViaEvent {}
 
 impl<T, S> FromEvent<S> for Result<T, T::Rejection>
 where

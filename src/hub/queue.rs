@@ -1,0 +1,387 @@
+//! The queue of a namespace's broadcasts to many sockets: a pure data structure.
+//!
+//! It holds packets in batches for the same sockets. The [fan-out](super::fanout) takes a
+//! [`Delivery`] out at a time.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::recovery::Offset;
+use super::selection::{CHUNK, Chunks, ManySockets, Target};
+use crate::engine_io::Session;
+use crate::protocol::Encoded;
+
+/// The number of packets that are delivered at a time. That is a fraction of a millisecond of work.
+const PACKETS_AT_ONCE: usize = 4096;
+
+/// The bytes that may be queued, including the chunks that the queue alone holds. Above this limit
+/// a broadcaster delivers the whole queue itself.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// A packet for one socket or for many.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    pub(super) packet: Encoded,
+    /// Whether the packet is dropped for a client that is not ready.
+    pub(super) volatile: bool,
+    /// The packet's offset, if recovery keeps the packet.
+    pub(super) offset: Option<Offset>,
+}
+
+/// A packet in the broadcast queue.
+#[derive(Debug)]
+struct QueuedPacket {
+    /// The packet's sequence number, which starts at 1.
+    number: u64,
+    outgoing: Outgoing,
+    target: Target,
+    /// The index of a socket that is left out.
+    skip: Option<usize>,
+}
+
+/// Consecutive packets for the same sockets.
+#[derive(Debug)]
+pub(super) struct Batch<T> {
+    to: Chunks<T>,
+    packets: Arc<Vec<QueuedPacket>>,
+    /// The number of sockets that have got the packets.
+    done: usize,
+    /// The bytes that the batch counts towards [`MAX_BYTES`].
+    bytes: usize,
+}
+
+/// The queued broadcasts of a namespace, in order.
+#[derive(Debug)]
+pub(super) struct BroadcastQueue<T> {
+    batches: VecDeque<Batch<T>>,
+    /// The number of the last packet that was queued.
+    last: u64,
+    bytes: usize,
+    /// Whether there is a [`FanoutTask`](super::fanout).
+    has_task: bool,
+}
+
+impl<T> Default for BroadcastQueue<T> {
+    fn default() -> Self {
+        Self {
+            batches: VecDeque::new(),
+            last: 0,
+            bytes: 0,
+            has_task: false,
+        }
+    }
+}
+
+impl<T> BroadcastQueue<T> {
+    /// Returns the number of the last packet. A socket that enters now skips up to it.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub(super) fn push(&mut self, many: ManySockets<T>, target: &Target, outgoing: Outgoing) {
+        let ManySockets {
+            chunks: to,
+            skip,
+            copied,
+        } = many;
+        self.last += 1;
+        let bytes = cost(&outgoing);
+        let packet = QueuedPacket {
+            number: self.last,
+            outgoing,
+            target: target.clone(),
+            skip,
+        };
+        self.bytes += bytes;
+        let takes_more = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
+        if let Some(batch) = self.batches.back_mut().filter(takes_more) {
+            // The packets are shared while a delivery is under way.
+            if let Some(packets) = Arc::get_mut(&mut batch.packets) {
+                packets.push(packet);
+                batch.bytes += bytes;
+                return;
+            }
+        }
+        let copied = copied * size_of::<T>();
+        self.bytes += copied;
+        self.batches.push_back(Batch {
+            to,
+            packets: Arc::new(vec![packet]),
+            done: 0,
+            bytes: bytes + copied,
+        });
+    }
+
+    /// Returns the queued packets after `number` for one socket.
+    pub(super) fn after(
+        &self,
+        number: u64,
+        is_recipient: impl Fn(&Target) -> bool,
+    ) -> Vec<(u64, Outgoing)> {
+        let packets = self.batches.iter().flat_map(|batch| batch.packets.iter());
+        // Most sockets have got nearly all of the packets, so the search begins at the end.
+        let mut packets: Vec<_> = packets
+            .rev()
+            .take_while(|packet| packet.number > number)
+            .filter(|packet| is_recipient(&packet.target))
+            .map(|packet| (packet.number, packet.outgoing.clone()))
+            .collect();
+        packets.reverse();
+        packets
+    }
+
+    /// Returns the next sockets of the oldest batch, and the packets for them. The caller must call
+    /// [`end_delivery`](Self::end_delivery).
+    pub(super) fn begin_delivery(&mut self) -> Option<Delivery<T>> {
+        let batch = self.batches.front()?;
+        let to = Arc::clone(&batch.to[batch.done / CHUNK]);
+        let begin = batch.done % CHUNK;
+        let queue = self.last + 1 - batch.packets.first().map_or(0, |packet| packet.number);
+        let queue = usize::try_from(queue).unwrap_or(usize::MAX);
+        let many = (PACKETS_AT_ONCE / queue).max(1);
+        let range = begin..to.len().min(begin + many);
+        Some(Delivery {
+            to,
+            first: batch.done - begin,
+            range,
+            packets: Arc::clone(&batch.packets),
+            is_last: self.batches.len() == 1,
+        })
+    }
+
+    /// Records a delivery. If it completes the batch, the batch is removed and returned; the caller
+    /// must drop it under no lock.
+    pub(super) fn end_delivery(&mut self, delivery: &Delivery<T>) -> Option<Batch<T>> {
+        let batch = self.batches.front_mut()?;
+        batch.done = delivery.first + delivery.range.end;
+        let last = batch.to.last().map_or(0, |chunk| chunk.len());
+        if batch.done < (batch.to.len() - 1) * CHUNK + last {
+            return None;
+        }
+        let ended = self.batches.pop_front()?;
+        self.bytes -= ended.bytes;
+        Some(ended)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Returns whether the queue holds more than [`MAX_BYTES`].
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > MAX_BYTES
+    }
+
+    /// Returns whether the caller must spawn a fan-out task: there is none yet.
+    pub(super) fn claim_task(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_task, true)
+    }
+
+    /// Returns whether the fan-out task may end, because the queue is empty. The next packet needs
+    /// another task then.
+    pub(super) fn release_task(&mut self) -> bool {
+        self.has_task = !self.is_empty();
+        !self.has_task
+    }
+
+    /// Returns whether a packet up to this number is queued.
+    pub(super) fn has_up_to(&self, number: u64) -> bool {
+        let first = self.batches.front().and_then(|batch| batch.packets.first());
+        first.is_some_and(|packet| packet.number <= number)
+    }
+
+    /// Returns a socket of the oldest batch.
+    pub(super) fn first(&self) -> Option<&T> {
+        self.batches.front()?.to.first()?.first()
+    }
+}
+
+/// Some sockets of one chunk, and the packets that they are about to get.
+pub(super) struct Delivery<T> {
+    pub(super) to: Arc<[T]>,
+    /// The index of the chunk's first socket in the batch.
+    first: usize,
+    /// The indexes of the recipients in the chunk.
+    pub(super) range: Range<usize>,
+    packets: Arc<Vec<QueuedPacket>>,
+    /// Whether no other batch is queued.
+    pub(super) is_last: bool,
+}
+
+impl<T> Delivery<T> {
+    pub(super) fn last(&self) -> u64 {
+        self.packets.last().map_or(0, |packet| packet.number)
+    }
+
+    /// Returns the packets for the socket at this index of the chunk.
+    pub(super) fn packets(&self, at: usize) -> impl Iterator<Item = (u64, &Outgoing)> {
+        let at = self.first + at;
+        let meant = self
+            .packets
+            .iter()
+            .filter(move |packet| packet.skip != Some(at));
+        meant.map(|packet| (packet.number, &packet.outgoing))
+    }
+}
+
+fn cost(outgoing: &Outgoing) -> usize {
+    let messages = outgoing.packet.clone().into_iter();
+    messages.map(|message| Session::cost(&message)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine_io::Message;
+    use crate::hub::selection::Selection;
+
+    fn outgoing(text: &str) -> Outgoing {
+        Outgoing {
+            packet: Message::Text(text.into()).into(),
+            volatile: false,
+            offset: None,
+        }
+    }
+
+    fn text(outgoing: &Outgoing) -> String {
+        let mut messages = outgoing.packet.clone().into_iter();
+        match messages.next() {
+            Some(Message::Text(text)) => text.as_str().to_owned(),
+            other => panic!("{other:?} is not a text"),
+        }
+    }
+
+    fn chunks(count: usize) -> Chunks<usize> {
+        let sockets: Vec<_> = (0..count).collect();
+        sockets.chunks(CHUNK).map(Arc::from).collect()
+    }
+
+    fn shared(chunks: &Chunks<usize>, skip: Option<usize>) -> ManySockets<usize> {
+        let selection = Selection::Shared(Arc::clone(chunks), skip);
+        selection.into_chunks().expect("more than one chunk")
+    }
+
+    /// Delivers everything: which socket gets which texts, in order.
+    fn drain(queue: &mut BroadcastQueue<usize>) -> Vec<(usize, Vec<String>)> {
+        let mut delivered = Vec::new();
+        while let Some(delivery) = queue.begin_delivery() {
+            for at in delivery.range.clone() {
+                let texts = delivery.packets(at).map(|(_, each)| text(each)).collect();
+                delivered.push((delivery.to[at], texts));
+            }
+            drop(queue.end_delivery(&delivery));
+        }
+        delivered
+    }
+
+    #[test]
+    fn each_socket_gets_each_packet_once_and_in_order() {
+        let sockets = chunks(300);
+        let mut queue = BroadcastQueue::default();
+        for each in ["a", "b", "c"] {
+            queue.push(shared(&sockets, None), &Target::default(), outgoing(each));
+        }
+        let expected = (0..300).map(|at| (at, vec!["a".into(), "b".into(), "c".into()]));
+        assert!(drain(&mut queue).into_iter().eq(expected));
+        assert!(queue.is_empty());
+        assert_eq!((queue.bytes, queue.last()), (0, 3));
+    }
+
+    #[test]
+    fn a_socket_that_is_left_out_gets_the_other_packets() {
+        let sockets = chunks(200);
+        let mut queue = BroadcastQueue::default();
+        queue.push(
+            shared(&sockets, Some(150)),
+            &Target::default(),
+            outgoing("a"),
+        );
+        queue.push(shared(&sockets, None), &Target::default(), outgoing("b"));
+        let delivered = drain(&mut queue);
+        assert_eq!(delivered[150], (150, vec!["b".to_owned()]));
+        assert_eq!(delivered[151].1, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_packet_that_is_queued_during_a_delivery_begins_a_batch() {
+        let sockets = chunks(200);
+        let mut queue = BroadcastQueue::default();
+        queue.push(shared(&sockets, None), &Target::default(), outgoing("a"));
+        let delivery = queue.begin_delivery().expect("a packet is queued");
+        assert!(delivery.is_last);
+        queue.push(shared(&sockets, None), &Target::default(), outgoing("b"));
+        assert_eq!(delivery.packets(0).count(), 1);
+        assert!(queue.end_delivery(&delivery).is_none());
+        drop(delivery);
+        // The second delivery of the first batch, then the second batch.
+        let delivery = queue.begin_delivery().expect("72 sockets are left");
+        assert_eq!((delivery.first, delivery.range.len()), (CHUNK, 72));
+        assert!(!delivery.is_last);
+        assert!(queue.end_delivery(&delivery).is_some());
+        assert_eq!(drain(&mut queue).len(), 200);
+    }
+
+    #[test]
+    fn a_socket_that_catches_up_gets_the_packets_after_its_number() {
+        let sockets = chunks(200);
+        let mut queue = BroadcastQueue::default();
+        for each in ["a", "b", "c"] {
+            queue.push(shared(&sockets, None), &Target::default(), outgoing(each));
+        }
+        let all = queue.after(1, |_| true);
+        let all: Vec<_> = all
+            .iter()
+            .map(|(number, each)| (*number, text(each)))
+            .collect();
+        assert_eq!(all, [(2, "b".to_owned()), (3, "c".to_owned())]);
+        assert!(queue.after(0, |_| false).is_empty());
+        assert!(queue.has_up_to(1) && !queue.has_up_to(0));
+    }
+
+    #[test]
+    fn many_packets_go_to_few_sockets_at_a_time() {
+        let sockets = chunks(200);
+        let mut queue = BroadcastQueue::default();
+        for _ in 0..PACKETS_AT_ONCE {
+            queue.push(shared(&sockets, None), &Target::default(), outgoing("a"));
+        }
+        let delivery = queue.begin_delivery().expect("packets are queued");
+        assert_eq!(delivery.range, 0..1);
+    }
+
+    #[test]
+    fn chunks_that_the_queue_alone_holds_count_as_bytes() {
+        let mut queue = BroadcastQueue::default();
+        let selection = Selection::Owned((0..1_000).collect::<Vec<usize>>());
+        let many = selection.into_chunks().expect("more than one chunk");
+        queue.push(many, &Target::default(), outgoing("a"));
+        assert!(queue.bytes >= 1_000 * size_of::<usize>());
+        assert!(!queue.is_full());
+        let long = "x".repeat(MAX_BYTES + 1);
+        queue.push(
+            shared(&chunks(200), None),
+            &Target::default(),
+            outgoing(&long),
+        );
+        assert!(queue.is_full());
+        drain(&mut queue);
+        assert_eq!(queue.bytes, 0);
+    }
+
+    #[test]
+    fn one_task_at_a_time_is_claimed() {
+        let mut queue = BroadcastQueue::default();
+        queue.push(
+            shared(&chunks(200), None),
+            &Target::default(),
+            outgoing("a"),
+        );
+        assert!(queue.claim_task());
+        assert!(!queue.claim_task());
+        assert!(!queue.release_task(), "a packet is queued");
+        drain(&mut queue);
+        assert!(queue.release_task());
+        assert!(queue.claim_task());
+    }
+}
