@@ -13,6 +13,8 @@
 //!
 //! [protocol revision 4]: https://github.com/socketio/socket.io/blob/main/docs/engine.io-protocol/v4-current.md
 
+mod close_reason;
+mod config;
 mod handshake;
 mod id;
 pub(crate) mod jsonp;
@@ -23,13 +25,15 @@ mod payload_eio3;
 mod session;
 pub(crate) mod timer;
 
+pub(crate) use self::config::check_time;
 pub(crate) use self::handshake::{HandshakeQuery, SessionParams};
-pub(crate) use self::session::check_time;
 pub use self::{
+    close_reason::CloseReason,
+    config::Config,
     handshake::{Refusal, Revision, Transport},
     id::{SessionId, SocketId},
     message::{Message, Text},
     packet::{EnginePacket, ParseError},
     payload::Packets,
-    session::{CloseReason, Config, Session, SessionEvent},
+    session::{Session, SessionEvent},
 };

@@ -1,248 +1,13 @@
 //! The state of a session: heartbeat, upgrade, send queue, limits and close.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::timer::{Timer, TimerTable, deadline};
-use super::{EnginePacket, Message, Refusal, Revision, SessionId, Transport};
-
-/// The limits of a session. Sizes are in bytes.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// The time from the open packet, and from each pong, to the next ping. A time of more than 12
-    /// days counts as 12 days.
-    ///
-    /// Default: 25 s.
-    pub ping_interval: Duration,
-    /// The time in which a pong must arrive, and in which the WebSocket must write bytes that it
-    /// holds. Otherwise the session closes with [`CloseReason::PingTimeout`].
-    ///
-    /// Default: 20 s.
-    pub ping_timeout: Duration,
-    /// The time in which an upgrade must end. Otherwise the session stays on polling.
-    ///
-    /// Default: 10 s.
-    pub upgrade_timeout: Duration,
-    /// The time in which a client must fetch the queued messages after a close. Otherwise they are
-    /// dropped.
-    ///
-    /// Default: 5 s.
-    pub close_timeout: Duration,
-    /// The maximum size of a message, a WebSocket frame and a polling body. A longer WebSocket
-    /// message closes the session with [`CloseReason::TooBig`]. A longer body is refused with
-    /// status 413.
-    ///
-    /// Default: 1 000 000.
-    pub max_payload: usize,
-    /// The size of the send queue at which the client's input is no longer read.
-    ///
-    /// Default: 256 KiB.
-    pub high_water: usize,
-    /// The size of the send queue above which the next message closes the session with
-    /// [`CloseReason::SlowConsumer`].
-    ///
-    /// Default: 4 MiB.
-    pub max_buffered: usize,
-    /// The size of the messages waiting for their handlers at which the client's input is no longer
-    /// read. The limit is four times as high while the application waits for an acknowledgement,
-    /// which is behind those messages.
-    ///
-    /// Default: 256 KiB.
-    pub max_pending: usize,
-    /// The maximum size of the head of the request that opens a session: its URI, and the names and
-    /// values of its headers. A longer head is refused with status 431. The session stores the head
-    /// until it ends.
-    ///
-    /// Default: 32 KiB.
-    pub max_handshake: usize,
-    /// Whether sessions may begin with polling.
-    ///
-    /// Default: `true`.
-    pub polling: bool,
-    /// Whether sessions may begin with WebSocket, and upgrade to it.
-    ///
-    /// Default: `true`.
-    pub websocket: bool,
-    /// Whether sessions may upgrade from polling to WebSocket.
-    ///
-    /// Default: `true`.
-    pub upgrades: bool,
-    /// A message that is sent directly after the open packet, in the same polling body.
-    ///
-    /// Default: `None`.
-    pub initial_packet: Option<Message>,
-    /// Whether clients of [revision 3](Revision::V3) are served. A client that names no revision
-    /// counts as revision 3.
-    ///
-    /// Default: `false`.
-    pub allow_eio3: bool,
-    /// The size from which on messages are compressed on WebSocket, if the client offers
-    /// `permessage-deflate`. `None` disables compression. Node's server uses 1024.
-    ///
-    /// A message is compressed once for each of its recipients, which takes time. A connection
-    /// holds no memory for compression.
-    ///
-    /// Default: `None`.
-    pub deflate_threshold: Option<usize>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            ping_interval: Duration::from_secs(25),
-            ping_timeout: Duration::from_secs(20),
-            upgrade_timeout: Duration::from_secs(10),
-            close_timeout: Duration::from_secs(5),
-            max_payload: 1_000_000,
-            high_water: 256 * 1024,
-            max_buffered: 4 * 1024 * 1024,
-            max_pending: 256 * 1024,
-            max_handshake: 32 * 1024,
-            polling: true,
-            websocket: true,
-            upgrades: true,
-            initial_packet: None,
-            allow_eio3: false,
-            deflate_threshold: None,
-        }
-    }
-}
-
-impl Config {
-    /// Returns the time from a pong to the next ping. It is at most [`LONGEST`], like the announced
-    /// times: a client that gets no ping within them closes the connection.
-    fn interval(&self) -> Duration {
-        self.ping_interval.min(LONGEST)
-    }
-
-    /// Returns the time for which a client of revision 3 may be silent.
-    fn silence(&self) -> Duration {
-        self.interval().saturating_add(self.ping_timeout)
-    }
-
-    /// Checks the times that must not be zero.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `ping_interval`, `ping_timeout` or `upgrade_timeout` is zero.
-    #[track_caller]
-    pub(crate) fn check(&self) {
-        check_time("ping_interval", self.ping_interval);
-        check_time("ping_timeout", self.ping_timeout);
-        check_time("upgrade_timeout", self.upgrade_timeout);
-    }
-
-    /// Returns the JSON payload of the open packet.
-    fn open_packet(&self, sid: &SessionId, transport: Transport) -> Bytes {
-        let upgrades = match transport {
-            Transport::Polling if self.websocket && self.upgrades => r#"["websocket"]"#,
-            Transport::Polling | Transport::WebSocket => "[]",
-        };
-        format!(
-            r#"{{"sid":"{}","upgrades":{upgrades},"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
-            sid.expose(),
-            announced(self.ping_interval),
-            announced(self.ping_timeout),
-            self.max_payload,
-        )
-        .into()
-    }
-}
-
-/// The longest time that is announced to a client, 12 days.
-///
-/// A client adds the two announced times. A JavaScript timer holds 2^31 - 1 milliseconds, and fires
-/// at once if it is set to more.
-const LONGEST: Duration = Duration::from_millis((1 << 30) - 1);
-
-/// Converts a time to the announced number of milliseconds, at least 1.
-fn announced(time: Duration) -> u128 {
-    time.min(LONGEST).as_millis().max(1)
-}
-
-/// Checks that a time is not zero.
-///
-/// # Panics
-///
-/// Panics if `time` is zero.
-#[track_caller]
-pub(crate) fn check_time(name: &str, time: Duration) {
-    assert!(!time.is_zero(), "`{name}` must be longer than zero");
-}
-
-/// Why a session ended.
-///
-/// `Display` writes the reference implementation's text where it has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// The client closed its WebSocket, or sent a close packet.
-    TransportClose,
-    /// The transport failed, or the client broke the transport's rules.
-    TransportError,
-    /// No pong (in revision 3, no ping) arrived in time, or the WebSocket could not write in time.
-    PingTimeout,
-    /// A packet could not be parsed.
-    ParseError,
-    /// A message was longer than allowed, or a packet exceeded a limit of its parser.
-    TooBig,
-    /// The application closed the session.
-    ServerClose,
-    /// The server is shutting down.
-    Shutdown,
-    /// The client broke the rules of the protocol above Engine.IO.
-    Violation,
-    /// The client reads too slowly, and too many bytes wait to be sent to it.
-    SlowConsumer,
-    /// The messages waiting for their handlers reached the limit while the application waited for
-    /// an acknowledgement that may be behind them. Since the last ping no handler began and no
-    /// acknowledgement arrived.
-    EventBacklog,
-}
-
-impl CloseReason {
-    /// Whether queued messages are still sent.
-    const fn is_graceful(self) -> bool {
-        matches!(self, Self::ServerClose | Self::Shutdown | Self::Violation)
-    }
-
-    /// Returns the code and the reason of the WebSocket's close frame.
-    #[must_use]
-    pub const fn close_frame(self) -> (Option<u16>, &'static str) {
-        match self {
-            Self::TransportClose | Self::ServerClose => (None, ""),
-            Self::TransportError => (Some(1002), "transport error"),
-            Self::PingTimeout => (Some(1002), "ping timeout"),
-            Self::ParseError => (Some(1002), "parse error"),
-            Self::Violation => (Some(1002), "protocol violation"),
-            Self::TooBig => (Some(1009), ""),
-            Self::Shutdown => (Some(1001), "server shutting down"),
-            Self::SlowConsumer => (Some(1013), "slow consumer"),
-            Self::EventBacklog => (Some(1013), "event backlog"),
-        }
-    }
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TransportClose => "transport close",
-            Self::TransportError | Self::TooBig => "transport error",
-            Self::PingTimeout => "ping timeout",
-            Self::ParseError => "parse error",
-            Self::ServerClose => "forced close",
-            Self::Violation => "forced server close",
-            Self::Shutdown => "server shutting down",
-            Self::SlowConsumer => "slow consumer",
-            Self::EventBacklog => "event backlog",
-        })
-    }
-}
+use super::{CloseReason, Config, EnginePacket, Message, Refusal, Revision, SessionId, Transport};
 
 /// An event of a session, for the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -264,18 +29,10 @@ pub struct Session {
     revision: Revision,
     transport: Transport,
     probe: Probe,
-    /// Whether a GET waits for packets.
-    poll: bool,
-    /// Whether a POST is under way.
-    post: bool,
-    /// Whether a GET was answered since [`Timer::Post`] was set.
-    fetched: bool,
-    /// Whether the session was congested when [`Timer::Post`] was set.
-    stuck: bool,
-    /// Whether the waiting GET must be answered, with a noop if nothing is queued.
-    release: bool,
-    /// Whether the answer to the waiting GET has a message.
-    poll_has_message: bool,
+    /// The GET that waits for packets.
+    poll: Option<PendingPoll>,
+    /// The POST that is under way.
+    post: Option<PendingPost>,
     open: Option<Bytes>,
     /// Whether a ping is to be sent. In revision 3, the pong that answers the client's ping.
     ping: bool,
@@ -296,14 +53,38 @@ pub struct Session {
     pending: usize,
     /// The number of acknowledgements that the application waits for.
     acks_awaited: u32,
-    /// Whether a message was consumed or an acknowledgement arrived since the last ping.
+    since_ping: SincePing,
+    timers: TimerTable,
+}
+
+/// A GET that waits for packets.
+#[derive(Clone, Copy, Debug, Default)]
+struct PendingPoll {
+    /// Whether the GET must be answered, with a noop if nothing is queued.
+    is_released: bool,
+    /// Whether its answer has a message.
+    has_message: bool,
+}
+
+/// A POST whose packets may wait for room.
+#[derive(Clone, Copy, Debug, Default)]
+struct PendingPost {
+    /// Whether a GET was answered since [`Timer::Post`] was set.
+    fetched: bool,
+    /// Whether the session was congested when [`Timer::Post`] was set.
+    was_congested: bool,
+}
+
+/// What happened since the last ping.
+#[derive(Clone, Copy, Debug, Default)]
+struct SincePing {
+    /// Whether a message was consumed or an acknowledgement arrived.
     progressed: bool,
-    /// Whether another packet has extended the pong's deadline since the last ping.
+    /// Whether another packet has extended the pong's deadline.
     extended: bool,
-    /// Whether a part of a message arrived since the last ping, or since a part last extended a
+    /// Whether a part of a message arrived, since the ping or since a part last extended a
     /// deadline.
     partial: bool,
-    timers: TimerTable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,12 +154,8 @@ impl Session {
             revision,
             transport,
             probe: Probe::None,
-            poll: false,
-            post: false,
-            fetched: false,
-            stuck: false,
-            release: false,
-            poll_has_message: false,
+            poll: None,
+            post: None,
             ping: false,
             out: VecDeque::new(),
             out_bytes: 0,
@@ -390,9 +167,7 @@ impl Session {
             event_count: 0,
             pending: 0,
             acks_awaited: 0,
-            progressed: false,
-            extended: false,
-            partial: false,
+            since_ping: SincePing::default(),
             timers,
         };
         if let Some(message) = initial {
@@ -510,7 +285,7 @@ impl Session {
         self.is_open()
             && self.out.is_empty()
             && !self.timers.is_set(Timer::Stall)
-            && (self.transport == Transport::WebSocket || self.poll)
+            && (self.transport == Transport::WebSocket || self.poll.is_some())
     }
 
     /// Whether neither the session nor its transport holds messages to send. Also `true` if the
@@ -549,13 +324,14 @@ impl Session {
     /// Whether [`Session::poll_transmit`] has a packet for a waiting GET.
     #[must_use]
     pub(crate) fn releases_poll(&self) -> bool {
-        self.poll
-            && (self.transport != Transport::Polling
+        self.poll.is_some_and(|poll| {
+            poll.is_released
+                || self.transport != Transport::Polling
                 || !self.is_open()
-                || self.release
                 || self.open.is_some()
                 || self.ping
-                || !self.out.is_empty())
+                || !self.out.is_empty()
+        })
     }
 
     // Input from the network
@@ -570,11 +346,11 @@ impl Session {
         if self.transport != Transport::Polling {
             return Err(Refusal::BadRequest);
         }
-        if self.poll {
+        if self.poll.is_some() {
             self.close(CloseReason::TransportError, now);
             return Err(Refusal::BadRequest);
         }
-        self.poll = true;
+        self.poll = Some(PendingPoll::default());
         if self.probe != Probe::None && self.probe != Probe::Connected {
             self.timers.set(Timer::Release, now + RELEASE_AFTER);
         }
@@ -583,22 +359,24 @@ impl Session {
 
     /// Ends the poll: the waiting GET was answered.
     pub fn handle_poll_answered(&mut self) {
-        self.poll = false;
-        self.release = false;
-        self.poll_has_message = false;
-        self.fetched = true;
+        self.poll = None;
+        if let Some(post) = &mut self.post {
+            post.fetched = true;
+        }
         self.timers.stop(Timer::Release);
     }
 
     /// Releases the waiting GET: it is answered with the queued packets, or a noop.
     pub fn handle_poll_timeout(&mut self) {
-        self.release = self.poll;
+        if let Some(poll) = &mut self.poll {
+            poll.is_released = true;
+        }
     }
 
     /// Ends the poll: the client has aborted the waiting GET. Closes a session whose transport is
     /// polling.
     pub fn handle_poll_aborted(&mut self, now: Instant) {
-        self.poll = false;
+        self.poll = None;
         if self.transport == Transport::Polling {
             self.close(CloseReason::TransportError, now);
         }
@@ -614,11 +392,11 @@ impl Session {
         if self.transport != Transport::Polling {
             return Err(Refusal::BadRequest);
         }
-        if self.post {
+        if self.post.is_some() {
             self.close(CloseReason::TransportError, now);
             return Err(Refusal::BadRequest);
         }
-        self.post = true;
+        self.post = Some(PendingPost::default());
         Ok(())
     }
 
@@ -634,14 +412,17 @@ impl Session {
     }
 
     fn watch_post(&mut self, now: Instant) {
-        self.fetched = false;
-        self.stuck = self.is_congested();
+        self.post = Some(PendingPost {
+            fetched: false,
+            was_congested: self.is_congested(),
+        });
         let half = POST_PATIENCE.min(self.config.ping_timeout) / 2;
         self.timers.set(Timer::Post, deadline(now, half));
     }
 
     fn handle_post_waits(&mut self, now: Instant) {
-        match self.stuck && self.is_congested() && !self.fetched {
+        let is_stuck = |post: PendingPost| post.was_congested && !post.fetched;
+        match self.is_congested() && self.post.is_some_and(is_stuck) {
             true => self.close(CloseReason::SlowConsumer, now),
             false => self.watch_post(now),
         }
@@ -649,7 +430,7 @@ impl Session {
 
     /// Ends the POST. Completes an upgrade that waits for it.
     pub fn handle_post_end(&mut self, now: Instant) {
-        self.post = false;
+        self.post = None;
         self.timers.stop(Timer::Post);
         if self.probe == Probe::Changing {
             self.upgrade(now);
@@ -722,9 +503,7 @@ impl Session {
             match timer {
                 Timer::Ping => {
                     self.ping = true;
-                    self.progressed = false;
-                    self.extended = false;
-                    self.partial = false;
+                    self.since_ping = SincePing::default();
                     // A timer is always a little late. If it is much later, after a long sleep of
                     // the process, the client has its full time from now on.
                     let is_late = now - due > TICK;
@@ -755,7 +534,7 @@ impl Session {
     /// Records that a part of a message arrived. A pong may be behind the rest of the message, so
     /// this extends the pong's deadline.
     pub fn handle_partial(&mut self) {
-        self.partial = self.transport == Transport::WebSocket;
+        self.since_ping.partial = self.transport == Transport::WebSocket;
     }
 
     /// Stops the deadline of [`Session::handle_blocked`]: the transport accepted bytes.
@@ -773,7 +552,7 @@ impl Session {
     /// [`Session::cost`], which no longer counts as pending.
     pub fn handle_consumed(&mut self, cost: usize) {
         self.pending = self.pending.saturating_sub(cost);
-        self.progressed |= cost > 0;
+        self.since_ping.progressed |= cost > 0;
     }
 
     /// Counts consumed messages as pending again: the event that they belong to waits for its
@@ -790,7 +569,7 @@ impl Session {
     /// Records that `count` acknowledgements arrived or were abandoned.
     pub(crate) fn handle_acks_done(&mut self, count: u32) {
         self.acks_awaited = self.acks_awaited.saturating_sub(count);
-        self.progressed = true;
+        self.since_ping.progressed = true;
     }
 
     // Input from the application
@@ -890,7 +669,8 @@ impl Session {
             return self.upgrade(now);
         }
         self.end_probe(now);
-        let reachable = self.transport == Transport::WebSocket || self.poll || reason.is_graceful();
+        let reachable =
+            self.transport == Transport::WebSocket || self.poll.is_some() || reason.is_graceful();
         let rest = match reason {
             _ if reachable => self.config.close_timeout,
             CloseReason::TransportClose => OVERTAKEN.min(self.config.close_timeout),
@@ -908,7 +688,7 @@ impl Session {
     /// A polling client whose poll does not wait now finds no session at its next request.
     pub fn discard(&mut self, now: Instant) {
         self.drop_output();
-        let is_away = self.transport == Transport::Polling && !self.poll;
+        let is_away = self.transport == Transport::Polling && self.poll.is_none();
         self.close(CloseReason::ServerClose, now);
         if is_away {
             self.end();
@@ -920,7 +700,7 @@ impl Session {
     /// Returns the next packet for a transport.
     #[inline]
     pub fn poll_transmit(&mut self, via: Transport) -> Option<EnginePacket> {
-        if via == Transport::Polling && !self.poll {
+        if via == Transport::Polling && self.poll.is_none() {
             return None;
         }
         if via != self.transport {
@@ -938,7 +718,9 @@ impl Session {
         if let Some(message) = self.out.pop_front() {
             self.out_bytes -= Self::cost(&message);
             self.missed = self.missed.min(self.out_bytes);
-            self.poll_has_message = true;
+            if let Some(poll) = &mut self.poll {
+                poll.has_message = true;
+            }
             self.sending = via == Transport::WebSocket;
             if self.out.is_empty() {
                 self.refused = 0;
@@ -1020,8 +802,8 @@ impl Session {
     /// that sends a lot is alive, and its pong is behind those packets.
     fn handle_sign_of_life(&mut self, packet: &EnginePacket, now: Instant) {
         let is_pong = matches!(packet, EnginePacket::Pong { .. });
-        if self.revision == Revision::V4 && !self.extended && !is_pong {
-            self.extended = true;
+        if self.revision == Revision::V4 && !self.since_ping.extended && !is_pong {
+            self.since_ping.extended = true;
             self.timers
                 .set(Timer::Pong, deadline(now, self.config.ping_timeout));
         }
@@ -1031,8 +813,8 @@ impl Session {
         // A polling client that does not fetch the ping is gone.
         let unfetched = self.ping && self.transport == Transport::Polling;
         // The pong may be behind a body or a message that is still arriving.
-        let body_comes = self.post && !self.timers.is_set(Timer::Post);
-        if !unfetched && (body_comes || std::mem::take(&mut self.partial)) {
+        let body_comes = self.post.is_some() && !self.timers.is_set(Timer::Post);
+        if !unfetched && (body_comes || std::mem::take(&mut self.since_ping.partial)) {
             return self.timers.set(Timer::Pong, deadline(now, self.patience()));
         }
         if unfetched || self.wants_read() {
@@ -1041,14 +823,14 @@ impl Session {
         // A handler waits for an acknowledgement, and the acknowledgement is in input that is not
         // read while the handler waits.
         let waits = self.acks_awaited > 0 && self.pending >= self.max_pending();
-        if waits && !self.progressed {
+        if waits && !self.since_ping.progressed {
             return self.close(CloseReason::EventBacklog, now);
         }
         // The pong may be in input that is not read. Another ping shows whether the client is still
         // connected: if it is not, the write fails. In revision 3 this is another pong, at which
         // the client restarts its interval.
         self.ping = true;
-        self.progressed = false;
+        self.since_ping.progressed = false;
         self.timers.set(Timer::Pong, deadline(now, self.patience()));
     }
 
@@ -1063,7 +845,7 @@ impl Session {
     /// Handles the ping of a client of revision 3.
     fn handle_ping(&mut self, now: Instant) {
         self.ping = true;
-        self.partial = false;
+        self.since_ping.partial = false;
         self.timers
             .set(Timer::Pong, deadline(now, self.config.silence()));
     }
@@ -1073,11 +855,11 @@ impl Session {
             (EnginePacket::Ping { probe: true }, Probe::Connected) => {
                 self.probe = Probe::Pinged;
                 // The client waits for the end of its poll before it goes on.
-                if self.poll {
+                if self.poll.is_some() {
                     self.timers.set(Timer::Release, now + PROBE_GRACE);
                 }
             }
-            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) if self.post => {
+            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) if self.post.is_some() => {
                 self.probe = Probe::Changing;
                 // The POST has deadlines of its own.
                 self.timers.stop(Timer::Upgrade);
@@ -1091,7 +873,7 @@ impl Session {
     fn upgrade(&mut self, now: Instant) {
         self.end_probe(now);
         self.transport = Transport::WebSocket;
-        self.release = self.poll;
+        self.handle_poll_timeout();
         if !self.is_open() {
             return;
         }
@@ -1118,7 +900,7 @@ impl Session {
     fn poll_beside(&mut self, via: Transport) -> Option<EnginePacket> {
         if via == Transport::Polling {
             // The session has upgraded to WebSocket while this poll waited.
-            self.poll = false;
+            self.poll = None;
             return Some(EnginePacket::Noop);
         }
         if self.probe != Probe::Pinged {
@@ -1129,14 +911,12 @@ impl Session {
     }
 
     fn poll_farewell(&mut self) -> Option<EnginePacket> {
+        let poll = self.poll.as_mut()?;
         match self.state {
-            State::Open if self.release => {
-                self.release = false;
-                Some(EnginePacket::Noop)
-            }
+            State::Open => std::mem::take(&mut poll.is_released).then_some(EnginePacket::Noop),
             // The JavaScript client handles the messages of a body after all its packets. With a
             // close packet among them it would miss a DISCONNECT message, and would reconnect.
-            State::Closing(_) if self.poll_has_message => None,
+            State::Closing(_) if poll.has_message => None,
             State::Closing(reason) => {
                 self.end();
                 Some(match reason {
@@ -1144,7 +924,7 @@ impl Session {
                     _ => EnginePacket::Close,
                 })
             }
-            State::Open | State::Closed(_) => None,
+            State::Closed(_) => None,
         }
     }
 

@@ -126,86 +126,22 @@ impl SessionTask {
 impl Future for SessionTask {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        let _running = this.guard.run();
-        let mut is_armed = this.armed.is_some();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let _current = self.guard.run();
+        let mut is_armed = self.armed.is_some();
         let mut reads = READS;
         for _ in 0..ROUNDS {
-            let mut is_due =
-                std::mem::take(&mut is_armed) && this.sleep.as_mut().poll(cx).is_ready();
-            if is_due && !*this.catching_up && is_late(*this.armed) {
-                // This process did not run for a while. The input of that time may be in other
-                // tasks too: polls and POSTs.
-                *this.catching_up = true;
-                let due = Instant::now() + CATCH_UP;
-                this.sleep.as_mut().reset(due);
-                *this.armed = Some(due.into_std());
-                is_due = this.sleep.as_mut().poll(cx).is_ready();
-            }
-            let mut round = this.session.begin_round();
-            let reading = this.io.poll_read(cx, this.session, &mut round, &mut reads);
-            if is_due
-                && reads == 0
-                && matches!(reading, Reading::Progress)
-                && *this.put_off < PUT_OFF
-            {
-                *this.put_off += 1;
-            } else if is_due {
-                // No deadline passes before the input that has arrived is read.
-                *this.armed = None;
-                *this.put_off = 0;
-                *this.catching_up = false;
-                this.session.handle_timeout();
-                this.app.handle_timeout(now());
-                round.has_events = true;
-            }
-            let RoundStart {
-                event_count,
-                has_events,
-                ..
-            } = round;
-            if !*this.app_ended {
-                *this.app_ended = this.app.poll(cx, has_events).is_ready();
-            }
-            this.io.poll_write(cx, this.session);
-            let app_due = this.app.poll_timeout();
-            let writes = this.io.takes_output();
-            let over = *this.app_ended || this.io.is_some();
-            let after = this.session.try_sleep(cx, |session| {
-                if over && session.is_closed() {
-                    return AfterRound::Closed;
-                }
-                // A deadline that has moved to a later time is checked at the earlier one.
-                let due = session.poll_timeout().into_iter().chain(app_due).min();
-                let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
-                let due = due.filter(|_| !*this.catching_up);
-                if let Some(due) = due {
-                    return AfterRound::Due(due);
-                }
-                let idle = match reading {
-                    Reading::Progress => false,
-                    Reading::Idle => true,
-                    // Handlers or the peer may have made room.
-                    Reading::Paused => !session.wants_frames(),
-                };
-                // Another thread may have changed the session after the round began.
-                if idle && session.event_count() == event_count && !(writes && session.has_output())
-                {
-                    return AfterRound::Idle;
-                }
-                AfterRound::Busy
-            });
-            match after {
+            let is_due = std::mem::take(&mut is_armed) && self.as_mut().poll_sleep(cx);
+            match self.as_mut().round(cx, is_due, &mut reads) {
                 AfterRound::Idle => return Poll::Pending,
                 AfterRound::Busy if reads == 0 => break,
                 AfterRound::Busy => {}
                 AfterRound::Due(due) => {
-                    this.sleep.as_mut().reset(Instant::from_std(due));
-                    *this.armed = Some(due);
+                    self.as_mut().arm(due);
                     is_armed = true;
                 }
                 AfterRound::Closed => {
+                    let this = self.as_mut().project();
                     this.io.end();
                     if *this.app_ended {
                         return Poll::Ready(());
@@ -215,6 +151,86 @@ impl Future for SessionTask {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl SessionTask {
+    /// Sets the timer.
+    fn arm(self: Pin<&mut Self>, due: std::time::Instant) {
+        let this = self.project();
+        this.sleep.reset(Instant::from_std(due));
+        *this.armed = Some(due);
+    }
+
+    /// Returns whether the timer is due.
+    ///
+    /// If the whole process did not run for a while, the input of that time may be in other tasks
+    /// too: polls and POSTs. The deadline then waits for [`CATCH_UP`].
+    fn poll_sleep(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
+        let this = self.as_mut().project();
+        if this.sleep.poll(cx).is_pending() {
+            return false;
+        }
+        if *this.catching_up || !is_late(*this.armed) {
+            return true;
+        }
+        *this.catching_up = true;
+        self.as_mut().arm(now() + CATCH_UP);
+        self.project().sleep.poll(cx).is_ready()
+    }
+
+    /// Reads, handles what arrived and the deadlines, runs the handlers and writes.
+    fn round(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        is_due: bool,
+        reads: &mut usize,
+    ) -> AfterRound {
+        let this = self.project();
+        let mut round = this.session.begin_round();
+        let reading = this.io.poll_read(cx, this.session, &mut round, reads);
+        // No deadline passes before the input that has arrived is read.
+        let has_more = *reads == 0 && matches!(reading, Reading::Progress);
+        if is_due && has_more && *this.put_off < PUT_OFF {
+            *this.put_off += 1;
+        } else if is_due {
+            *this.armed = None;
+            *this.put_off = 0;
+            *this.catching_up = false;
+            this.session.handle_timeout();
+            this.app.handle_timeout(now());
+            round.has_events = true;
+        }
+        if !*this.app_ended {
+            *this.app_ended = this.app.poll(cx, round.has_events).is_ready();
+        }
+        this.io.poll_write(cx, this.session);
+        let app_due = this.app.poll_timeout();
+        let writes = this.io.takes_output();
+        let over = *this.app_ended || this.io.is_some();
+        this.session.try_sleep(cx, |session| {
+            if over && session.is_closed() {
+                return AfterRound::Closed;
+            }
+            // A deadline that has moved to a later time is checked at the earlier one.
+            let due = session.poll_timeout().into_iter().chain(app_due).min();
+            let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
+            if let Some(due) = due.filter(|_| !*this.catching_up) {
+                return AfterRound::Due(due);
+            }
+            let is_idle = match reading {
+                Reading::Progress => false,
+                Reading::Idle => true,
+                // Handlers or the peer may have made room.
+                Reading::Paused => !session.wants_frames(),
+            };
+            // Another thread may have changed the session after the round began.
+            let has_changed = session.event_count() != round.event_count;
+            match is_idle && !has_changed && !(writes && session.has_output()) {
+                true => AfterRound::Idle,
+                false => AfterRound::Busy,
+            }
+        })
     }
 }
 
@@ -233,51 +249,72 @@ impl Io {
         }
         match self {
             Self::None => Reading::Idle,
-            Self::Upgrading(upgrade) => {
-                let Poll::Ready(upgraded) = Pin::new(&mut upgrade.stream).poll(cx) else {
-                    return Reading::Idle;
-                };
-                match upgraded {
-                    Ok(io) => {
-                        let deflate = upgrade.deflate;
-                        *self = Self::Open(Box::new(WebSocket::new(io, session, deflate)));
-                    }
-                    Err(error) => {
-                        log_failed_upgrade(session, &error);
-                        self.closed(session);
-                    }
-                }
-                round.has_events = true;
-                Reading::Progress
+            Self::Upgrading(_) => self.poll_upgrade(cx, session, round),
+            Self::Open(_) if !round.wants_read => Reading::Paused,
+            Self::Open(_) => self.poll_frames(cx, session, round, reads),
+        }
+    }
+
+    /// Waits for the connection of an upgrade.
+    fn poll_upgrade(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &SharedSession,
+        round: &mut RoundStart,
+    ) -> Reading {
+        let Self::Upgrading(upgrade) = self else {
+            return Reading::Idle;
+        };
+        let Poll::Ready(upgraded) = Pin::new(&mut upgrade.stream).poll(cx) else {
+            return Reading::Idle;
+        };
+        match upgraded {
+            Ok(io) => {
+                let deflate = upgrade.deflate;
+                *self = Self::Open(Box::new(WebSocket::new(io, session, deflate)));
             }
-            Self::Open(websocket) => {
-                if !round.wants_read {
-                    return Reading::Paused;
-                }
-                let mut any = false;
-                while *reads > 0 {
-                    *reads -= 1;
-                    match websocket.poll_read(cx, session) {
-                        Poll::Pending => return Reading::Idle,
-                        Poll::Ready(Read::More {
-                            event_count,
-                            wants_read,
-                        }) => {
-                            any = true;
-                            round.event_count = event_count;
-                            round.has_events = true;
-                            if !wants_read {
-                                return Reading::Progress;
-                            }
-                        }
-                        // Input that came before the end is handled before it.
-                        Poll::Ready(Read::End) if any => return Reading::Progress,
-                        Poll::Ready(Read::End) => return self.poll_end(cx, session, round),
-                    }
-                }
-                Reading::Progress
+            Err(error) => {
+                log_failed_upgrade(session, &error);
+                self.closed(session);
             }
         }
+        round.has_events = true;
+        Reading::Progress
+    }
+
+    /// Reads frames until there are no more, the session wants none, or no read is left.
+    fn poll_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &SharedSession,
+        round: &mut RoundStart,
+        reads: &mut usize,
+    ) -> Reading {
+        let Self::Open(websocket) = self else {
+            return Reading::Idle;
+        };
+        let mut any = false;
+        while *reads > 0 {
+            *reads -= 1;
+            match websocket.poll_read(cx, session) {
+                Poll::Pending => return Reading::Idle,
+                Poll::Ready(Read::More {
+                    event_count,
+                    wants_read,
+                }) => {
+                    any = true;
+                    round.event_count = event_count;
+                    round.has_events = true;
+                    if !wants_read {
+                        return Reading::Progress;
+                    }
+                }
+                // Input that came before the end is handled before it.
+                Poll::Ready(Read::End) if any => return Reading::Progress,
+                Poll::Ready(Read::End) => return self.poll_end(cx, session, round),
+            }
+        }
+        Reading::Progress
     }
 
     /// Ends the WebSocket after the peer has ended its side. The answer to the peer's close frame

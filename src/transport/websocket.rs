@@ -1,32 +1,29 @@
 //! One WebSocket of a session: its byte stream in, its packets out.
 
-use std::cell::Cell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use hyper::upgrade::Upgraded;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
+use self::write_buffer::WriteBuffer;
 use super::stream::Stream;
 use crate::clock::now;
 use crate::engine_io::{CloseReason, EnginePacket, Message, Revision, Session, Transport, payload};
 use crate::hub::session::{SharedSession, Upgrade};
 use crate::websocket::{
-    FrameDecoder, Incoming, Opcode, close_frame, compressed_header, deflate, header, pong_frame,
+    FrameDecoder, Incoming, MessagePayload, Opcode, close_frame, compressed_header, deflate,
+    header, pong_frame,
 };
+
+mod write_buffer;
 
 /// The number of bytes read at a time. The buffer is on the stack: an idle connection holds none.
 const READ: usize = 8 * 1024;
-/// The number of bytes queued for one write. One write of 128 KiB costs far less than two of
-/// 64 KiB.
-const COALESCE: usize = 128 * 1024;
-/// The length in bytes from which a shared frame is not copied. The connections share its memory,
-/// however long one of the clients does not read.
-const LARGE: usize = 4 * 1024;
 
 /// A WebSocket of a session.
 pub(super) struct WebSocket {
@@ -34,24 +31,18 @@ pub(super) struct WebSocket {
     decoder: FrameDecoder,
     /// Bytes that were read while the session wants no input.
     ahead: BytesMut,
-    /// Small frames in a row, of which the bytes before `written` are sent. `tail` follows them:
-    /// one frame, or the rest of one.
-    small: Vec<u8>,
-    written: usize,
-    tail: Bytes,
+    /// Frames that wait to be written.
+    out: WriteBuffer,
     /// The answer to the last WebSocket ping, while other bytes wait to be sent.
     pong: Option<Box<[u8]>>,
-    /// Whether bytes wait to be sent: here, or in a stream that buffers, such as TLS.
-    unflushed: bool,
-    /// Whether bytes were sent since the last [`WebSocket::take_progress`].
-    progress: bool,
+    /// Whether the close frame is queued or sent.
     closing: bool,
     /// Whether the last read returned [`Read::End`].
-    ended: bool,
+    read_ended: bool,
     base64: bool,
     revision: Revision,
-    /// The length in bytes from which messages are compressed; `u32::MAX`: none is.
-    deflate_threshold: u32,
+    /// The length in bytes from which messages are compressed. `None` if none is.
+    deflate_threshold: Option<usize>,
 }
 
 /// The result of a read.
@@ -68,35 +59,23 @@ pub(super) struct Written {
     pub(super) finished: bool,
 }
 
-thread_local! {
-    /// A buffer for small frames, lent to the connection that writes.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
 impl WebSocket {
     pub(super) fn new(io: Upgraded, session: &SharedSession, deflate: bool) -> Self {
         let mut decoder = FrameDecoder::new(session.config.max_payload);
         if deflate {
             decoder = decoder.with_deflate();
         }
-        let deflate_threshold = session.config.deflate_threshold.filter(|_| deflate);
         Self {
             io: Stream::new(io),
             decoder,
             ahead: BytesMut::new(),
-            small: Vec::new(),
-            written: 0,
-            tail: Bytes::new(),
+            out: WriteBuffer::default(),
             pong: None,
-            unflushed: false,
-            progress: false,
             closing: false,
-            ended: false,
+            read_ended: false,
             base64: session.params.base64,
             revision: session.params.revision,
-            deflate_threshold: deflate_threshold
-                .and_then(|from| u32::try_from(from).ok())
-                .unwrap_or(u32::MAX),
+            deflate_threshold: session.config.deflate_threshold.filter(|_| deflate),
         }
     }
 
@@ -112,11 +91,11 @@ impl WebSocket {
         cx: &mut Context<'_>,
         session: &SharedSession,
     ) -> Poll<Read> {
-        if self.ended {
+        if self.read_ended {
             return Poll::Ready(Read::End);
         }
         let read = ready!(self.poll_read_on(cx, session));
-        self.ended = matches!(read, Read::End);
+        self.read_ended = matches!(read, Read::End);
         Poll::Ready(read)
     }
 
@@ -189,7 +168,7 @@ impl WebSocket {
         if is_blocked && !control.is_empty() {
             self.pong = Some(control.into());
         } else if !control.is_empty() && !self.closing {
-            self.push(&control);
+            self.out.push(&control);
         }
         if result.is_err() || end {
             // The bytes that follow are ignored.
@@ -227,9 +206,9 @@ impl WebSocket {
             let emptied = !self.is_blocked() && self.take_progress();
             let takes_more = !self.closing && !self.is_blocked();
             if let Some(pong) = takes_more.then(|| self.pong.take()).flatten() {
-                self.push(&pong);
+                self.out.push(&pong);
             }
-            let compresses = self.deflate_threshold != u32::MAX;
+            let compresses = self.deflate_threshold.is_some();
             if compresses && !self.closing {
                 self.fill_compressed(session);
             }
@@ -245,7 +224,7 @@ impl WebSocket {
             if !self.is_blocked() {
                 return Poll::Ready(Ok(Written { finished }));
             }
-            ready!(self.poll_flush(cx))?;
+            ready!(self.out.poll_flush(Pin::new(&mut self.io), cx))?;
         }
     }
 
@@ -253,33 +232,22 @@ impl WebSocket {
     pub(super) fn start_close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             self.closing = true;
-            self.push(&close_frame(code, reason));
+            self.out.push(&close_frame(code, reason));
         }
     }
 
     /// Returns whether bytes wait to be sent.
     pub(super) fn is_blocked(&self) -> bool {
-        self.unflushed
-    }
-
-    /// Returns whether bytes wait that the stream has not accepted.
-    fn has_bytes(&self) -> bool {
-        !self.small.is_empty() || !self.tail.is_empty()
+        self.out.is_blocked()
     }
 
     /// Returns whether bytes were sent since the last call.
     pub(super) fn take_progress(&mut self) -> bool {
-        std::mem::take(&mut self.progress)
-    }
-
-    /// Returns whether the queued bytes are to be sent before more are queued.
-    fn is_full(&self) -> bool {
-        self.small.len() + self.tail.len() >= COALESCE
-            || self.tail.len() >= LARGE && !self.tail.is_unique()
+        self.out.take_progress()
     }
 
     fn fill(&mut self, session: &mut Session) {
-        while !self.is_full() {
+        while !self.out.is_full() {
             let Some(packet) = session.poll_transmit(Transport::WebSocket) else {
                 return;
             };
@@ -289,7 +257,7 @@ impl WebSocket {
 
     /// Like [`fill`](Self::fill), but compresses, outside of the session's lock.
     fn fill_compressed(&mut self, session: &SharedSession) {
-        while !self.is_full() {
+        while !self.out.is_full() {
             let Some(packet) =
                 session.with_session(|session| session.poll_transmit(Transport::WebSocket))
             else {
@@ -319,22 +287,25 @@ impl WebSocket {
             }
             Message::Binary(data) | Message::Uncompressed(data) => (Opcode::Binary, b"", data),
         };
-        if data.len() < self.deflate_threshold as usize {
+        if self
+            .deflate_threshold
+            .is_none_or(|bytes| data.len() < bytes)
+        {
             return false;
         }
         let Some(compressed) = deflate(&[kind, data]) else {
             return false;
         };
         let (bytes, taken) = compressed_header(opcode, compressed.len());
-        self.push(&bytes[bytes.len() - taken..]);
-        self.push_frame(compressed.into());
+        self.out.push(&bytes[bytes.len() - taken..]);
+        self.out.push_frame(compressed.into());
         true
     }
 
     fn push_packet(&mut self, packet: EnginePacket) {
         match packet {
             EnginePacket::Message(Message::Text(text)) => match text.into_frame() {
-                Ok(frame) => self.push_frame(frame),
+                Ok(frame) => self.out.push_frame(frame),
                 // A received text, which is passed on, has no frame.
                 Err(text) => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
             },
@@ -347,12 +318,12 @@ impl WebSocket {
                 if self.revision == Revision::V3 =>
             {
                 self.push_parts_len(Opcode::Binary, 1 + data.len());
-                self.push(&[4]);
-                self.push_frame(data);
+                self.out.push(&[4]);
+                self.out.push_frame(data);
             }
             EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
                 self.push_parts_len(Opcode::Binary, data.len());
-                self.push_frame(data);
+                self.out.push_frame(data);
             }
             EnginePacket::Open(json) => self.push_parts(Opcode::Text, &[b"0", &json]),
             control => self.push_parts(Opcode::Text, &[control.control_text()]),
@@ -361,119 +332,23 @@ impl WebSocket {
 
     fn push_parts(&mut self, opcode: Opcode, parts: &[&[u8]]) {
         self.push_parts_len(opcode, parts.iter().map(|part| part.len()).sum());
-        parts.iter().for_each(|part| self.push(part));
+        parts.iter().for_each(|part| self.out.push(part));
     }
 
     fn push_parts_len(&mut self, opcode: Opcode, len: usize) {
         let (bytes, taken) = header(opcode, len);
-        self.push(&bytes[bytes.len() - taken..]);
-    }
-
-    /// Queues a frame. It is not copied while it is the last one.
-    fn push_frame(&mut self, frame: Bytes) {
-        self.unflushed = true;
-        self.settle();
-        if self.small.is_empty() || frame.len() >= LARGE {
-            self.tail = frame;
-        } else {
-            self.small.extend_from_slice(&frame);
-        }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.unflushed = true;
-        self.settle();
-        if self.small.capacity() == 0 {
-            self.small = SPARE.take();
-        }
-        self.small.extend_from_slice(bytes);
-    }
-
-    /// Copies the tail behind the small frames, so that another frame may follow.
-    fn settle(&mut self) {
-        if self.tail.is_empty() {
-            return;
-        }
-        if self.small.capacity() == 0 {
-            self.small = SPARE.take();
-        }
-        self.small.extend_from_slice(&self.tail);
-        self.tail = Bytes::new();
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.has_bytes() {
-            let small = &self.small[self.written..];
-            let io = Pin::new(&mut self.io);
-            let polled = match (small.is_empty(), self.tail.is_empty()) {
-                (true, _) => io.poll_write(cx, &self.tail),
-                (false, true) => io.poll_write(cx, small),
-                (false, false) => {
-                    let parts = [IoSlice::new(small), IoSlice::new(&self.tail)];
-                    io.poll_write_vectored(cx, &parts)
-                }
-            };
-            let Poll::Ready(taken) = polled? else {
-                fit(&mut self.small, &mut self.written);
-                return Poll::Pending;
-            };
-            if taken == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.advance(taken);
-        }
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.unflushed = false;
-        self.progress = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn advance(&mut self, taken: usize) {
-        self.progress = true;
-        let small = taken.min(self.small.len() - self.written);
-        self.written += small;
-        self.tail.advance(taken - small);
-        if self.written == self.small.len() && self.written > 0 {
-            self.written = 0;
-            give_back(std::mem::take(&mut self.small));
-        }
-        if self.tail.is_empty() {
-            // An empty slice would keep its whole buffer alive.
-            self.tail = Bytes::new();
-        }
-    }
-}
-
-fn give_back(mut spare: Vec<u8>) {
-    if spare.capacity() <= 2 * COALESCE {
-        spare.clear();
-        SPARE.set(spare);
-    }
-}
-
-/// Replaces a buffer by a smaller one if the bytes from `written` on do not need its capacity: the
-/// peer may not read for a long time.
-fn fit(small: &mut Vec<u8>, written: &mut usize) {
-    let waiting = &small[*written..];
-    if small.capacity() / 4 > waiting.len().max(LARGE) {
-        let fitting = waiting.to_vec();
-        give_back(std::mem::replace(small, fitting));
-        *written = 0;
+        self.out.push(&bytes[bytes.len() - taken..]);
     }
 }
 
 fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     let packet = match incoming {
         Incoming::Text(text) => match text {
-            crate::websocket::MessagePayload::Borrowed(text) => {
-                payload::decode(text, session.revision())
-            }
-            crate::websocket::MessagePayload::Owned(text) if text.first() == Some(&b'4') => {
+            MessagePayload::Borrowed(text) => payload::decode(text, session.revision()),
+            MessagePayload::Owned(text) if text.first() == Some(&b'4') => {
                 EnginePacket::from_owned_text(text)
             }
-            crate::websocket::MessagePayload::Owned(text) => {
-                payload::decode(&text, session.revision())
-            }
+            MessagePayload::Owned(text) => payload::decode(&text, session.revision()),
         },
         Incoming::Binary(data) => payload::decode_binary(data.into_bytes(), session.revision()),
         Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return,
@@ -502,31 +377,4 @@ pub(super) async fn refuse(upgrade: Upgrade) {
     };
     // A client that does not read the close frame in time is cut off.
     let _ = tokio::time::timeout(Duration::from_secs(5), close).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_blocked_connection_buffers_no_more_than_the_queue() {
-        for (len, capacity, is_changed) in [
-            (10, 2 * COALESCE, true),
-            (30_000, 2 * COALESCE, true),
-            (100_000, 2 * COALESCE, false),
-            (10, 3 * LARGE, false),
-        ] {
-            SPARE.take();
-            let mut small = Vec::with_capacity(capacity);
-            small.resize(7, b'-');
-            small.resize(7 + len, b'x');
-            let mut written = 7;
-            fit(&mut small, &mut written);
-            assert_eq!(small[written..], vec![b'x'; len]);
-            let kept = if is_changed { len } else { capacity };
-            assert_eq!(small.capacity(), kept);
-            // The former buffer is free for the next writer.
-            assert_eq!(SPARE.take().capacity() == capacity, is_changed);
-        }
-    }
 }
