@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::credit::Credit;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect};
 use super::socket_driver::{Queued, SocketDriver};
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
 use crate::engine_io::timer::deadline;
-use crate::engine_io::{CloseReason, Message, Revision, Session, SessionEvent, SocketId};
+use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::recovery::{JoinRequest, PrivateId};
@@ -29,15 +30,16 @@ pub(super) struct Dispatch {
     decoder: Box<dyn Decoder>,
     /// The deadline for the attachments of an incomplete packet.
     partial: Option<Instant>,
-    /// The cost of the messages of that packet so far.
-    partial_cost: usize,
+    /// The bytes of the messages of that packet so far. Their credit has returned to the session,
+    /// so that the rest is read.
+    partial_bytes: usize,
     peer: Peer,
     /// The connect requests that wait for a predicate.
     pending: Vec<PendingConnect>,
     drivers: Vec<SocketDriver>,
     inbox: VecDeque<SessionEvent>,
-    /// The cost that is consumed and not yet returned to the session.
-    consumed: usize,
+    /// The credit that is to return to the session.
+    consumed: Credit,
     closed: Option<CloseReason>,
     /// The deadline for handlers to answer, while the server shuts down.
     ending: Option<Instant>,
@@ -54,11 +56,11 @@ impl Dispatch {
             server,
             session: Arc::clone(session),
             partial: None,
-            partial_cost: 0,
+            partial_bytes: 0,
             pending: Vec::new(),
             drivers: Vec::new(),
             inbox: VecDeque::new(),
-            consumed: 0,
+            consumed: Credit::default(),
             closed: None,
             ending: None,
             joins_main: session.params.revision == Revision::V3,
@@ -66,27 +68,27 @@ impl Dispatch {
     }
 
     fn handle_message(&mut self, message: Message, cx: &mut Context<'_>) {
-        let cost = Session::cost(&message);
+        let credit = Credit::of(&message);
         match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
                 self.partial = None;
-                let earlier = std::mem::take(&mut self.partial_cost);
+                let earlier = std::mem::take(&mut self.partial_bytes);
                 if self.session.params.revision == Revision::V3 {
                     legacy::take_query(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
-                    Ok(action) => return self.handle_action(action, cost, earlier, cx),
+                    Ok(action) => return self.handle_action(action, credit, earlier, cx),
                     Err(ProtocolError(what)) => self.violation(&what),
                 }
             }
             Ok(None) => {
-                self.partial_cost += cost;
+                self.partial_bytes += credit.bytes();
                 self.watch_partial();
             }
             Err(error) if error.is_limit() => self.session.close(CloseReason::TooBig),
             Err(error) => self.violation(&error),
         }
-        self.consumed += cost;
+        self.consumed.add(credit);
     }
 
     fn violation(&self, what: &dyn std::fmt::Display) {
@@ -105,27 +107,39 @@ impl Dispatch {
         }
     }
 
-    /// `cost` is the cost of the packet's last message. `earlier` is the cost of the messages
-    /// before it, which counted as consumed so that the rest could be read.
-    fn handle_action(&mut self, action: Action, cost: usize, earlier: usize, cx: &mut Context<'_>) {
+    /// Handles what a packet asks for.
+    ///
+    /// `credit` is the credit of the packet's last message. `earlier` is the number of bytes of the
+    /// messages before it, whose credit has returned so that the rest could be read.
+    fn handle_action(
+        &mut self,
+        action: Action,
+        mut credit: Credit,
+        earlier: usize,
+        cx: &mut Context<'_>,
+    ) {
         match action {
             // The server shuts down: see `begin_shutdown`.
             Action::Event { .. } | Action::Connect { .. } if self.ending.is_some() => {}
             Action::Event { slot, ack, payload } => {
-                let cost = cost + earlier;
-                let queued = Queued { ack, payload, cost };
                 if earlier > 0 {
                     self.session
                         .with_session(|session| session.handle_requeued(earlier));
+                    credit.add(Credit::reclaimed(earlier));
                 }
+                let queued = Queued {
+                    ack,
+                    payload,
+                    credit,
+                };
                 if let Some(driver) = self.driver(slot) {
-                    self.consumed += driver.take(queued, cx);
-                    return;
+                    let consumed = driver.handle_event(queued, cx);
+                    return self.consumed.add(consumed);
                 }
                 if let Some(pending) = self.pending_at(slot) {
                     return self.pending[pending].request.queue.push_back(queued);
                 }
-                self.consumed += earlier;
+                return self.consumed.add(queued.credit);
             }
             Action::Ack { slot, ack, payload } => {
                 if let Some(driver) = self.driver(slot) {
@@ -138,13 +152,13 @@ impl Dispatch {
                     name,
                     auth,
                     claim: None,
-                    connect_cost: cost,
+                    credit,
                     id: socket_id(),
                     queue: VecDeque::new(),
                 };
                 return match self.over_limit(&request) {
                     None => self.begin_connect(request),
-                    Some(message) => self.deny(&request, message),
+                    Some(message) => self.deny(request, message),
                 };
             }
             Action::Disconnect { slot } => {
@@ -154,14 +168,15 @@ impl Dispatch {
                     driver.detach();
                 }
                 if let Some(pending) = self.pending_at(slot) {
-                    self.consumed += self.pending.remove(pending).request.cost();
+                    self.consumed
+                        .add(self.pending.remove(pending).request.take_credit());
                 }
                 self.peer.free(slot);
             }
             Action::TooMany(name) => self.refuse(&name, TOO_MANY),
             Action::Ignore => {}
         }
-        self.consumed += cost;
+        self.consumed.add(credit);
     }
 
     fn driver(&mut self, slot: usize) -> Option<&mut SocketDriver> {
@@ -196,7 +211,7 @@ impl Dispatch {
                 name,
                 auth,
                 claim: None,
-                connect_cost: 0,
+                credit: Credit::default(),
                 id,
                 queue: VecDeque::new(),
             });
@@ -223,7 +238,7 @@ impl Dispatch {
         }
         // Handlers of sockets that have left may still run: as many sockets again are allowed.
         if self.drivers.len() / 2 >= self.server.hub.limits.namespaces_per_session {
-            return self.deny(&request, TOO_MANY);
+            return self.deny(request, TOO_MANY);
         }
         request.claim = self.recovers().then(|| request.auth.take_claim()).flatten();
         self.connect(request);
@@ -248,7 +263,7 @@ impl Dispatch {
                 request,
                 decision: Decision::new(decision),
             }),
-            None => self.deny(&request, INVALID),
+            None => self.deny(request, INVALID),
         }
     }
 
@@ -269,11 +284,11 @@ impl Dispatch {
     }
 
     fn decided(&mut self, request: ConnectRequest, decision: Option<usize>) {
-        match decision.map(|at| self.server.take(at, &request.name)) {
+        match decision.map(|at| self.server.open_for(at, &request.name)) {
             Some(Opened::Found(routes, namespace)) => self.enter(request, routes, &namespace),
             // The namespace is open now: only the definition that opened it decides.
             Some(Opened::OwnedByAnother) => self.connect(request),
-            Some(Opened::TooMany) | None => self.deny(&request, INVALID),
+            Some(Opened::TooMany) | None => self.deny(request, INVALID),
         }
     }
 
@@ -299,8 +314,8 @@ impl Dispatch {
         }
     }
 
-    fn deny(&mut self, request: &ConnectRequest, message: &'static str) {
-        self.consumed += request.cost();
+    fn deny(&mut self, mut request: ConnectRequest, message: &'static str) {
+        self.consumed.add(request.take_credit());
         self.peer.free(request.slot);
         self.refuse(&request.name, message);
     }
@@ -347,8 +362,9 @@ impl Dispatch {
 
     fn drop_pending(&mut self) {
         let pending = std::mem::take(&mut self.pending);
-        let cost = pending.iter().map(|each| each.request.cost());
-        self.consumed += cost.sum::<usize>();
+        for mut each in pending {
+            self.consumed.add(each.request.take_credit());
+        }
     }
 
     /// Drops the queued events. The session closes when the running handlers have answered, or
@@ -390,8 +406,8 @@ impl SessionApp for Dispatch {
             }
             // Messages that came before the shutdown are handled.
             has_events |= end == Some(End::Shutdown);
-            if std::mem::take(&mut has_events) || self.consumed > 0 {
-                let consumed = std::mem::take(&mut self.consumed);
+            if std::mem::take(&mut has_events) || !self.consumed.is_empty() {
+                let consumed = self.consumed.take().into_bytes();
                 self.session.take_events(&mut self.inbox, consumed);
             }
             let progress = self.run(cx) || !self.inbox.is_empty();
@@ -416,7 +432,7 @@ impl SessionApp for Dispatch {
                 has_events = true;
                 continue;
             }
-            if !progress && self.consumed == 0 {
+            if !progress && self.consumed.is_empty() {
                 break;
             }
         }

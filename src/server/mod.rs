@@ -14,6 +14,7 @@ use crate::protocol::NamespaceName;
 use crate::routing::{NamespaceRequest, Predicate, Routes};
 use crate::transport::{Application, SessionApp};
 
+mod credit;
 mod dispatch;
 mod pending_connect;
 mod socket_driver;
@@ -112,7 +113,7 @@ impl Server {
     }
 
     /// Finds or opens the namespace that a predicate has accepted.
-    fn take(&self, at: usize, name: &NamespaceName) -> Opened {
+    fn open_for(&self, at: usize, name: &NamespaceName) -> Opened {
         let routes = &self.predicates[at].1;
         match self.hub.open(name, Vec::new(), false, &routes.hooks) {
             None => Opened::TooMany,

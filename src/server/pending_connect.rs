@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
 
+use super::credit::Credit;
 use super::socket_driver::Queued;
 use crate::engine_io::SocketId;
 use crate::hub::member::cost;
@@ -18,8 +19,8 @@ pub(super) struct ConnectRequest {
     pub(super) auth: Payload,
     /// The suspended socket that the client claims.
     pub(super) claim: Option<Claim>,
-    /// The cost of the CONNECT, which counts until its connect handler has ended.
-    pub(super) connect_cost: usize,
+    /// The credit of the CONNECT, which returns when its connect handler has ended.
+    pub(super) credit: Credit,
     /// The id that the socket will have.
     pub(super) id: SocketId,
     /// The events that the client has sent since.
@@ -27,10 +28,13 @@ pub(super) struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    /// Returns the cost of the CONNECT and of the queued events.
-    pub(super) fn cost(&self) -> usize {
-        let queued = self.queue.iter().map(|queued| queued.cost);
-        self.connect_cost + queued.sum::<usize>()
+    /// Takes the credit of the CONNECT and of the queued events, which are dropped.
+    pub(super) fn take_credit(&mut self) -> Credit {
+        let mut credit = self.credit.take();
+        for queued in self.queue.drain(..) {
+            credit.add(queued.credit);
+        }
+        credit
     }
 
     /// Returns the bytes that the socket will hold of the connection's budget.

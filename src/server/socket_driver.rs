@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::credit::Credit;
 use super::pending_connect::ConnectRequest;
 use crate::engine_io::Revision;
 use crate::handles::Socket;
@@ -29,8 +30,8 @@ pub(super) struct SocketDriver {
     routes: Arc<Routes>,
     phase: Phase,
     queue: VecDeque<Queued>,
-    /// The cost of the CONNECT, while the connect handler runs.
-    connect_cost: usize,
+    /// The credit of the CONNECT, while the connect handler runs.
+    connect_credit: Credit,
     running: Vec<Running>,
 }
 
@@ -51,7 +52,7 @@ enum Phase {
 pub(super) struct Queued {
     pub(super) ack: Option<u64>,
     pub(super) payload: Payload,
-    pub(super) cost: usize,
+    pub(super) credit: Credit,
 }
 
 struct Running {
@@ -81,7 +82,7 @@ impl SocketDriver {
             membership,
             routes,
             queue: request.queue,
-            connect_cost: request.connect_cost,
+            connect_credit: request.credit,
             running: Vec::new(),
         }
     }
@@ -108,17 +109,17 @@ impl SocketDriver {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Starts the handler of an event, or queues the event behind others. Returns the cost of an
-    /// event whose handler was started, or 0.
-    pub(super) fn take(&mut self, event: Queued, cx: &mut Context<'_>) -> usize {
+    /// Starts the handler of an event, or queues the event behind others. Returns the credit of
+    /// an event whose handler was started.
+    pub(super) fn handle_event(&mut self, mut event: Queued, cx: &mut Context<'_>) -> Credit {
         let is_idle = self.queue.is_empty() && self.running.is_empty();
         if !is_idle || !matches!(self.phase, Phase::Open) || self.member().has_left() {
             self.queue.push_back(event);
-            return 0;
+            return Credit::default();
         }
-        let cost = event.cost;
+        let credit = event.credit.take();
         self.start(event, cx);
-        cost
+        credit
     }
 
     /// Polls the handlers, and starts those that can start. Returns whether anything happened.
@@ -127,7 +128,7 @@ impl SocketDriver {
         &mut self,
         cx: &mut Context<'_>,
         peer: &mut Peer,
-        consumed: &mut usize,
+        consumed: &mut Credit,
     ) -> bool {
         match &mut self.phase {
             Phase::Connecting(future) => {
@@ -171,9 +172,9 @@ impl SocketDriver {
         }
     }
 
-    fn connected(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut usize) {
+    fn connected(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut Credit) {
         let member = Arc::clone(self.member());
-        *consumed += std::mem::take(&mut self.connect_cost);
+        consumed.add(self.connect_credit.take());
         match reply.into_result() {
             Ok(_) => {
                 let packet = member.encode(Kind::Connect, None, welcome(&member));
@@ -211,17 +212,17 @@ impl SocketDriver {
     }
 
     #[inline]
-    fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut usize) -> bool {
+    fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut Credit) -> bool {
         let has_left = self.member().has_left();
         if has_left {
             self.left(peer, consumed);
         }
         let mut progress = self.poll_running(cx);
         while self.can_start() {
-            let Some(queued) = self.queue.pop_front() else {
+            let Some(mut queued) = self.queue.pop_front() else {
                 break;
             };
-            *consumed += queued.cost;
+            consumed.add(queued.credit.take());
             self.start(queued, cx);
             progress = true;
         }
@@ -235,7 +236,7 @@ impl SocketDriver {
         progress
     }
 
-    fn left(&mut self, peer: &mut Peer, consumed: &mut usize) {
+    fn left(&mut self, peer: &mut Peer, consumed: &mut Credit) {
         let by_client = self.member().reason().is_none_or(|reason| {
             use DisconnectReason as R;
             !matches!(
@@ -252,12 +253,10 @@ impl SocketDriver {
     }
 
     /// Drops the queued events, and counts them as consumed.
-    pub(super) fn drop_queue(&mut self, consumed: &mut usize) {
-        *consumed += self
-            .queue
+    pub(super) fn drop_queue(&mut self, consumed: &mut Credit) {
+        self.queue
             .drain(..)
-            .map(|queued| queued.cost)
-            .sum::<usize>();
+            .for_each(|queued| consumed.add(queued.credit));
     }
 
     fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {

@@ -156,6 +156,7 @@ impl Future for SessionTask {
 
 impl SessionTask {
     /// Sets the timer.
+    #[inline]
     fn arm(self: Pin<&mut Self>, due: std::time::Instant) {
         let this = self.project();
         this.sleep.reset(Instant::from_std(due));
@@ -166,6 +167,7 @@ impl SessionTask {
     ///
     /// If the whole process did not run for a while, the input of that time may be in other tasks
     /// too: polls and POSTs. The deadline then waits for [`CATCH_UP`].
+    #[inline]
     fn poll_sleep(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.as_mut().project();
         if this.sleep.poll(cx).is_pending() {
@@ -180,6 +182,7 @@ impl SessionTask {
     }
 
     /// Reads, handles what arrived and the deadlines, runs the handlers and writes.
+    #[inline]
     fn round(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -283,6 +286,7 @@ impl Io {
     }
 
     /// Reads frames until there are no more, the session wants none, or no read is left.
+    #[inline]
     fn poll_frames(
         &mut self,
         cx: &mut Context<'_>,

@@ -36,27 +36,32 @@ pub(super) struct WriteBuffer {
 
 impl WriteBuffer {
     /// Returns whether bytes wait to be sent.
+    #[inline]
     pub(super) fn is_blocked(&self) -> bool {
         self.unflushed
     }
 
     /// Returns whether bytes wait that the stream has not accepted.
+    #[inline]
     fn has_bytes(&self) -> bool {
         !self.small.is_empty() || !self.tail.is_empty()
     }
 
     /// Returns whether bytes were sent since the last call.
+    #[inline]
     pub(super) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
     }
 
     /// Returns whether the queued bytes are to be sent before more are queued.
+    #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.small.len() + self.tail.len() >= COALESCE
             || self.tail.len() >= LARGE && !self.tail.is_unique()
     }
 
     /// Queues a frame. It is not copied while it is the last one.
+    #[inline]
     pub(super) fn push_frame(&mut self, frame: Bytes) {
         self.unflushed = true;
         self.settle();
@@ -68,6 +73,7 @@ impl WriteBuffer {
     }
 
     /// Queues bytes. They are copied.
+    #[inline]
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.unflushed = true;
         self.settle();
@@ -78,6 +84,7 @@ impl WriteBuffer {
     }
 
     /// Copies the tail behind the small frames, so that another frame may follow.
+    #[inline]
     fn settle(&mut self) {
         if self.tail.is_empty() {
             return;
@@ -90,6 +97,7 @@ impl WriteBuffer {
     }
 
     /// Writes all bytes and flushes the stream.
+    #[inline]
     pub(super) fn poll_flush(
         &mut self,
         mut io: Pin<&mut impl AsyncWrite>,
@@ -121,6 +129,7 @@ impl WriteBuffer {
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn advance(&mut self, taken: usize) {
         self.progress = true;
         let small = taken.min(self.small.len() - self.written);
