@@ -320,6 +320,7 @@ pub mod engine;
 pub mod protocol;
 
 mod builder;
+mod calendar;
 mod clock;
 #[cfg_attr(
     not(feature = "unstable-internals"),
@@ -342,6 +343,7 @@ mod routing;
 mod server;
 mod sync;
 mod transport;
+mod utf8;
 #[cfg_attr(
     not(feature = "unstable-internals"),
     allow(
@@ -369,9 +371,9 @@ pub mod private {
 pub mod internals {
     pub use crate::engine_io::{EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent};
     pub use crate::websocket::{
-        DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, Opcode,
-        WebSocketError, accept_key, accepts_deflate, close_frame, compressed_header, deflate,
-        header, is_valid_key, pong_frame,
+        DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError,
+        accept_key, accepts_deflate, close_frame, compressed_header, deflate, header, is_valid_key,
+        pong_frame,
     };
 }
 

@@ -9,6 +9,9 @@
 use std::fmt;
 
 use bytes::{Buf, Bytes};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::websocket::{MAX_HEADER, header};
 
 /// One Engine.IO message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,27 +177,12 @@ impl Text {
 
 /// Writes an unmasked header and `4` right before `start`. Returns the offset of the header.
 fn write_header(buf: &mut [u8], start: usize) -> usize {
-    const FIN_TEXT: u8 = 0x81;
-
-    let len = buf.len() - start + 1;
-    buf[start - 1] = b'4';
     let end = start - 1;
-    match len {
-        0..=125 => {
-            buf[end - 2..end].copy_from_slice(&[FIN_TEXT, len as u8]);
-            end - 2
-        }
-        126..=0xffff => {
-            buf[end - 4..end - 2].copy_from_slice(&[FIN_TEXT, 126]);
-            buf[end - 2..end].copy_from_slice(&(len as u16).to_be_bytes());
-            end - 4
-        }
-        _ => {
-            buf[end - 10..end - 8].copy_from_slice(&[FIN_TEXT, 127]);
-            buf[end - 8..end].copy_from_slice(&(len as u64).to_be_bytes());
-            end - 10
-        }
-    }
+    buf[end] = b'4';
+    let (header, len) = header(OpCode::Data(Data::Text), buf.len() - end);
+    // The bytes before a shorter header are headroom too.
+    buf[end - MAX_HEADER..end].copy_from_slice(&header);
+    end - len
 }
 
 impl From<&str> for Text {

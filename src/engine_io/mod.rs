@@ -22,6 +22,7 @@ mod message;
 mod packet;
 pub(crate) mod payload;
 mod payload_eio3;
+pub(crate) mod record;
 mod session;
 pub(crate) mod timer;
 

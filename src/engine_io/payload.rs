@@ -1,11 +1,9 @@
 //! Polling bodies: packets joined by the record separator, binary ones as `b` + base64. Revision 3
 //! has a format of its own, in [`payload_eio3`].
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes};
 
-use super::{EnginePacket, Message, ParseError, Revision, payload_eio3};
+use super::{EnginePacket, Message, ParseError, Revision, payload_eio3, record};
 
 /// U+001E, the record separator. No JSON text has it.
 const SEPARATOR: u8 = 0x1e;
@@ -96,7 +94,7 @@ impl Packets {
             }
             None => self.rest.take()?,
         };
-        Some(decode(&record, Revision::V4))
+        Some(record::decode(&record, Revision::V4))
     }
 }
 
@@ -114,21 +112,6 @@ impl Iterator for Packets {
         }
         Some(packet)
     }
-}
-
-/// Parses a text frame, or one packet of a polling body.
-///
-/// A binary message is `b` + base64, in revision 3 `b4` + base64.
-pub(crate) fn decode(record: &[u8], revision: Revision) -> Result<EnginePacket, ParseError> {
-    let Some((b'b', base64)) = record.split_first() else {
-        return EnginePacket::from_text(record);
-    };
-    let base64 = match revision {
-        Revision::V4 => base64,
-        Revision::V3 => base64.strip_prefix(b"4").ok_or(ParseError)?,
-    };
-    let data = STANDARD.decode(base64).map_err(|_| ParseError)?;
-    Ok(EnginePacket::Message(Message::Binary(data.into())))
 }
 
 /// Parses a binary frame.
@@ -175,7 +158,7 @@ impl Separated {
         if !self.all.is_empty() {
             self.all.push(SEPARATOR);
         }
-        push_packet(&mut self.all, &packet, Revision::V4);
+        record::push_packet(&mut self.all, &packet, Revision::V4);
     }
 
     /// Returns the body's length, in bytes. At most one of `only` and `all` is not empty.
@@ -233,30 +216,6 @@ impl Body {
             Self::V4(body) => (body.finish(), false),
             Self::V3(body) => body.finish(),
         }
-    }
-}
-
-/// Appends a packet as text. Binary messages are encoded as base64.
-pub(crate) fn push_packet(body: &mut Vec<u8>, packet: &EnginePacket, revision: Revision) {
-    match packet {
-        EnginePacket::Open(json) => {
-            body.push(b'0');
-            body.extend_from_slice(json);
-        }
-        EnginePacket::Message(Message::Text(text)) => {
-            body.push(b'4');
-            body.extend_from_slice(text.as_bytes());
-        }
-        EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data))
-            if revision == Revision::V3 =>
-        {
-            payload_eio3::push_base64(body, data);
-        }
-        EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
-            body.push(b'b');
-            body.extend_from_slice(STANDARD.encode(data).as_bytes());
-        }
-        control => body.extend_from_slice(control.control_text()),
     }
 }
 

@@ -7,11 +7,9 @@
 //!
 //! A body has the binary form if it has a binary message and the client accepts the form.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes};
 
-use super::{EnginePacket, Message, ParseError, Revision, payload};
+use super::{EnginePacket, Message, ParseError, Revision, record};
 
 /// The byte that ends a length in the binary form.
 const END: u8 = 0xff;
@@ -28,7 +26,7 @@ pub(super) fn next_text(rest: &mut Bytes) -> Option<Result<EnginePacket, ParseEr
         };
         // Clients write an empty body as `0:`.
         if !packet.is_empty() {
-            return Some(payload::decode(&packet, Revision::V3));
+            return Some(record::decode(&packet, Revision::V3));
         }
     }
     None
@@ -103,7 +101,7 @@ fn take_binary(rest: &mut Bytes) -> Option<Result<EnginePacket, ParseError>> {
         return Some(decode_binary(packet));
     }
     std::str::from_utf8(&packet).ok()?;
-    Some(payload::decode(&packet, Revision::V3))
+    Some(record::decode(&packet, Revision::V3))
 }
 
 /// Parses a number from its digits, of which there must be 1 to [`MAX_DIGITS`].
@@ -191,7 +189,7 @@ impl Body {
 
 fn push_text(body: &mut Vec<u8>, packet: &EnginePacket, binary: bool) {
     let mut text = Vec::new();
-    payload::push_packet(&mut text, packet, Revision::V3);
+    record::push_packet(&mut text, packet, Revision::V3);
     if binary {
         push_length(body, 0, text.len());
     } else {
@@ -205,12 +203,6 @@ fn push_length(body: &mut Vec<u8>, flag: u8, len: usize) {
     body.push(flag);
     body.extend(len.to_string().bytes().map(|digit| digit - b'0'));
     body.push(END);
-}
-
-/// Appends a binary message as text.
-pub(super) fn push_base64(text: &mut Vec<u8>, data: &[u8]) {
-    text.extend_from_slice(b"b4");
-    text.extend_from_slice(STANDARD.encode(data).as_bytes());
 }
 
 #[cfg(test)]

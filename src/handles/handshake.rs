@@ -13,6 +13,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::Value;
 
 use super::Socket;
+use crate::calendar::civil;
 use crate::protocol::read_json;
 
 /// The first HTTP request of a client, and its `auth` for a namespace.
@@ -180,22 +181,11 @@ fn date(seconds: u64) -> String {
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
     let days = seconds / 86_400;
-    // The calendar repeats every 400 years. A year is counted from 1 March, so that a leap day is
-    // its last day. See
-    // <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
-    let shifted = days + 719_468;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = (march_month + 2) % 12;
-    let year = shifted / 146_097 * 400 + year_of_era + u64::from(month < 2);
+    let (year, month, day) = civil(days as i64);
     format!(
         "{} {} {day:02} {year:04} {:02}:{:02}:{:02} GMT+0000 (Coordinated Universal Time)",
         DAYS[(days % 7) as usize],
-        MONTHS[month as usize],
+        MONTHS[month as usize - 1],
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60,

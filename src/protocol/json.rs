@@ -16,9 +16,10 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::scan::is_utf8;
+use super::names::{MAX_NAME, NameCache};
 use super::{DecodeError, Decoder, Encoded, Kind, NamespaceName, Packet, Parser, Payload};
 use crate::engine_io::{Message, Text};
+use crate::utf8::is_utf8;
 
 /// Writes and reads packets as JSON, as clients do by default.
 ///
@@ -88,7 +89,7 @@ impl Parser for JsonParser {
     fn decoder(&self) -> Box<dyn Decoder> {
         Box::new(JsonDecoder {
             limits: self.clone(),
-            namespace: NamespaceName::MAIN,
+            names: NameCache::default(),
             state: State::Ready,
         })
     }
@@ -177,8 +178,7 @@ const fn type_byte(kind: Kind, binary: bool) -> u8 {
 #[derive(Debug)]
 struct JsonDecoder {
     limits: JsonParser,
-    /// The last namespace except `/`. The next packet is most likely for the same one.
-    namespace: NamespaceName,
+    names: NameCache,
     state: State,
 }
 
@@ -288,7 +288,6 @@ impl JsonDecoder {
 
     /// Reads a namespace, if there is one: from a slash to a comma or the end.
     fn take_namespace(&mut self, rest: &mut &[u8]) -> Result<NamespaceName, DecodeError> {
-        const MAX_LEN: usize = 255;
         /// A common limit for the head of an HTTP request.
         const MAX_QUERY: usize = 8 * 1024;
 
@@ -301,19 +300,13 @@ impl JsonDecoder {
         // The text is valid UTF-8: `head` checked it.
         let name = std::str::from_utf8(name).unwrap_or_default();
         let path = name.find('?').unwrap_or(name.len());
-        if path > MAX_LEN || name.len() - path > MAX_QUERY {
+        if path == name.len() {
+            return self.names.get(name);
+        }
+        if path > MAX_NAME || name.len() - path > MAX_QUERY {
             return Err(DecodeError::limit("namespace is too long"));
         }
-        if path < name.len() {
-            return Ok(name.into());
-        }
-        if name == "/" {
-            return Ok(NamespaceName::MAIN);
-        }
-        if self.namespace != *name {
-            self.namespace = name.into();
-        }
-        Ok(self.namespace.clone())
+        Ok(name.into())
     }
 }
 

@@ -49,6 +49,7 @@ mod json;
 pub(crate) mod legacy;
 #[cfg(feature = "msgpack")]
 mod msgpack;
+mod names;
 mod packet;
 mod payload;
 pub(crate) mod peer;

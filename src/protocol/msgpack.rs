@@ -33,6 +33,7 @@ use rmp::Marker;
 use self::from_json::{write_json, write_text, write_unsigned};
 use self::reader::{Reader, Token};
 use self::to_json::ToJson;
+use super::names::NameCache;
 use super::{DecodeError, Decoder, Encoded, Kind, NamespaceName, Packet, Parser, Payload};
 use crate::engine_io::Message;
 
@@ -99,7 +100,7 @@ impl Parser for MsgpackParser {
     fn decoder(&self) -> Box<dyn Decoder> {
         Box::new(MsgpackDecoder {
             max_attachments: self.max_attachments,
-            namespace: NamespaceName::MAIN,
+            names: NameCache::default(),
         })
     }
 }
@@ -107,8 +108,7 @@ impl Parser for MsgpackParser {
 #[derive(Debug)]
 struct MsgpackDecoder {
     max_attachments: usize,
-    /// The last namespace except `/`. The next packet is most likely for the same one.
-    namespace: NamespaceName,
+    names: NameCache,
 }
 
 impl Decoder for MsgpackDecoder {
@@ -136,20 +136,9 @@ impl Decoder for MsgpackDecoder {
 
 impl MsgpackDecoder {
     fn namespace(&mut self, name: &[u8]) -> Result<NamespaceName, DecodeError> {
-        const MAX_LEN: usize = 255;
-
         let name =
             std::str::from_utf8(name).map_err(|_| DecodeError::new("namespace is not UTF-8"))?;
-        if name.len() > MAX_LEN {
-            return Err(DecodeError::limit("namespace is too long"));
-        }
-        if name == "/" {
-            return Ok(NamespaceName::MAIN);
-        }
-        if self.namespace != *name {
-            self.namespace = name.into();
-        }
-        Ok(self.namespace.clone())
+        self.names.get(name)
     }
 }
 

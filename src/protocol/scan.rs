@@ -29,12 +29,6 @@ impl From<Invalid> for DecodeError {
     }
 }
 
-/// Returns whether the bytes are valid UTF-8. Most texts are ASCII, for which the check is much
-/// faster.
-pub(super) fn is_utf8(text: &[u8]) -> bool {
-    text.is_ascii() || std::str::from_utf8(text).is_ok()
-}
-
 /// A position in a JSON text, which moves forward.
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {

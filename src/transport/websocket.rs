@@ -9,18 +9,24 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BytesMut};
 use hyper::upgrade::Upgraded;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use self::write_buffer::WriteBuffer;
 use super::stream::Stream;
 use crate::clock::now;
-use crate::engine_io::{CloseReason, EnginePacket, Message, Revision, Session, Transport, payload};
+use crate::engine_io::{
+    CloseReason, EnginePacket, Message, Revision, Session, Transport, payload, record,
+};
 use crate::hub::session::{SharedSession, Upgrade};
 use crate::websocket::{
-    FrameDecoder, Incoming, MessagePayload, Opcode, close_frame, compressed_header, deflate,
-    header, pong_frame,
+    FrameDecoder, Incoming, MessagePayload, close_frame, compressed_header, deflate, header,
+    pong_frame,
 };
 
 mod write_buffer;
+
+const TEXT: OpCode = OpCode::Data(Data::Text);
+const BINARY: OpCode = OpCode::Data(Data::Binary);
 
 /// The number of bytes read at a time. The buffer is on the stack: an idle connection holds none.
 const READ: usize = 8 * 1024;
@@ -278,14 +284,14 @@ impl WebSocket {
             return false;
         }
         let (opcode, kind, data): (_, &[u8], _) = match message {
-            Message::Text(text) => (Opcode::Text, b"4", text.as_bytes()),
+            Message::Text(text) => (TEXT, b"4", text.as_bytes()),
             _ if self.base64 => return false,
             Message::Binary(data) | Message::Uncompressed(data)
                 if self.revision == Revision::V3 =>
             {
-                (Opcode::Binary, &[4], data)
+                (BINARY, &[4], data)
             }
-            Message::Binary(data) | Message::Uncompressed(data) => (Opcode::Binary, b"", data),
+            Message::Binary(data) | Message::Uncompressed(data) => (BINARY, b"", data),
         };
         if self
             .deflate_threshold
@@ -307,35 +313,35 @@ impl WebSocket {
             EnginePacket::Message(Message::Text(text)) => match text.into_frame() {
                 Ok(frame) => self.out.push_frame(frame),
                 // A received text, which is passed on, has no frame.
-                Err(text) => self.push_parts(Opcode::Text, &[b"4", text.as_bytes()]),
+                Err(text) => self.push_parts(TEXT, &[b"4", text.as_bytes()]),
             },
             EnginePacket::Message(_) if self.base64 => {
                 let mut text = Vec::new();
-                payload::push_packet(&mut text, &packet, self.revision);
-                self.push_parts(Opcode::Text, &[&text]);
+                record::push_packet(&mut text, &packet, self.revision);
+                self.push_parts(TEXT, &[&text]);
             }
             EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data))
                 if self.revision == Revision::V3 =>
             {
-                self.push_parts_len(Opcode::Binary, 1 + data.len());
+                self.push_parts_len(BINARY, 1 + data.len());
                 self.out.push(&[4]);
                 self.out.push_frame(data);
             }
             EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
-                self.push_parts_len(Opcode::Binary, data.len());
+                self.push_parts_len(BINARY, data.len());
                 self.out.push_frame(data);
             }
-            EnginePacket::Open(json) => self.push_parts(Opcode::Text, &[b"0", &json]),
-            control => self.push_parts(Opcode::Text, &[control.control_text()]),
+            EnginePacket::Open(json) => self.push_parts(TEXT, &[b"0", &json]),
+            control => self.push_parts(TEXT, &[control.control_text()]),
         }
     }
 
-    fn push_parts(&mut self, opcode: Opcode, parts: &[&[u8]]) {
+    fn push_parts(&mut self, opcode: OpCode, parts: &[&[u8]]) {
         self.push_parts_len(opcode, parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| self.out.push(part));
     }
 
-    fn push_parts_len(&mut self, opcode: Opcode, len: usize) {
+    fn push_parts_len(&mut self, opcode: OpCode, len: usize) {
         let (bytes, taken) = header(opcode, len);
         self.out.push(&bytes[bytes.len() - taken..]);
     }
@@ -344,11 +350,11 @@ impl WebSocket {
 fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     let packet = match incoming {
         Incoming::Text(text) => match text {
-            MessagePayload::Borrowed(text) => payload::decode(text, session.revision()),
+            MessagePayload::Borrowed(text) => record::decode(text, session.revision()),
             MessagePayload::Owned(text) if text.first() == Some(&b'4') => {
                 EnginePacket::from_owned_text(text)
             }
-            MessagePayload::Owned(text) => payload::decode(&text, session.revision()),
+            MessagePayload::Owned(text) => record::decode(&text, session.revision()),
         },
         Incoming::Binary(data) => payload::decode_binary(data.into_bytes(), session.revision()),
         Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return,

@@ -1,42 +1,29 @@
 //! The server's frames, which are never masked and never fragmented.
 //!
 //! ```
-//! use tower_socketio::internals::{MAX_HEADER, Opcode, header};
+//! use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+//! use tower_socketio::internals::{MAX_HEADER, header};
 //!
 //! // Reserve room for the header, append the message, then write the header right before it.
 //! let mut buf = vec![0; MAX_HEADER];
 //! buf.extend_from_slice(b"hello");
-//! let (bytes, len) = header(Opcode::Text, buf.len() - MAX_HEADER);
+//! let (bytes, len) = header(OpCode::Data(Data::Text), buf.len() - MAX_HEADER);
 //! buf[..MAX_HEADER].copy_from_slice(&bytes);
 //! assert_eq!(buf[MAX_HEADER - len..], *b"\x81\x05hello");
 //! ```
 
-use super::header::COMPRESSED;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+use super::header::{COMPRESSED, FINAL, MAX_CONTROL};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
 
 /// The longest header of a server's frame, in bytes.
 pub const MAX_HEADER: usize = 10;
-
-/// The type of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opcode {
-    /// A text message.
-    Text,
-    /// A binary message.
-    Binary,
-    /// The end of the connection.
-    Close,
-    /// A request for a [`Pong`](Self::Pong).
-    Ping,
-    /// The answer to a [`Ping`](Self::Ping).
-    Pong,
-}
 
 /// Encodes the header of an unfragmented frame with a payload of `len` bytes.
 ///
 /// The header is at the end of the returned array. The second value is its length.
 #[must_use]
-pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
+#[inline]
+pub fn header(opcode: OpCode, len: usize) -> ([u8; MAX_HEADER], usize) {
     let mut bytes = [0; MAX_HEADER];
     // The length field is at the end of the array. The two bytes before it are set below.
     bytes[2..].copy_from_slice(&(len as u64).to_be_bytes());
@@ -46,7 +33,7 @@ pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
         _ => (10, 127),
     };
     let start = MAX_HEADER - size;
-    bytes[start] = FINAL | u8::from(OpCode::from(opcode));
+    bytes[start] = FINAL | u8::from(opcode);
     bytes[start + 1] = marker;
     (bytes, size)
 }
@@ -55,7 +42,7 @@ pub fn header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
 ///
 /// It returns the same values as [`header`].
 #[must_use]
-pub fn compressed_header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize) {
+pub fn compressed_header(opcode: OpCode, len: usize) -> ([u8; MAX_HEADER], usize) {
     let (mut bytes, size) = header(opcode, len);
     bytes[MAX_HEADER - size] |= COMPRESSED;
     (bytes, size)
@@ -68,34 +55,22 @@ pub fn compressed_header(opcode: Opcode, len: usize) -> ([u8; MAX_HEADER], usize
 #[must_use]
 pub fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let Some(code) = code else {
-        return control_frame(Opcode::Close, &[]);
+        return control_frame(Control::Close, &[]);
     };
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(cut(reason, MAX_CONTROL - 2).as_bytes());
-    control_frame(Opcode::Close, &payload)
+    control_frame(Control::Close, &payload)
 }
 
 /// Encodes the answer to a ping with `data`. Cuts off `data` after 125 bytes, the maximum for a
 /// ping.
 #[must_use]
 pub fn pong_frame(data: &[u8]) -> Vec<u8> {
-    control_frame(Opcode::Pong, &data[..data.len().min(MAX_CONTROL)])
+    control_frame(Control::Pong, &data[..data.len().min(MAX_CONTROL)])
 }
 
-impl From<Opcode> for OpCode {
-    fn from(opcode: Opcode) -> Self {
-        match opcode {
-            Opcode::Text => Self::Data(Data::Text),
-            Opcode::Binary => Self::Data(Data::Binary),
-            Opcode::Close => Self::Control(Control::Close),
-            Opcode::Ping => Self::Control(Control::Ping),
-            Opcode::Pong => Self::Control(Control::Pong),
-        }
-    }
-}
-
-fn control_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
-    let (bytes, size) = header(opcode, payload.len());
+fn control_frame(control: Control, payload: &[u8]) -> Vec<u8> {
+    let (bytes, size) = header(OpCode::Control(control), payload.len());
     let mut frame = Vec::with_capacity(size + payload.len());
     frame.extend_from_slice(&bytes[MAX_HEADER - size..]);
     frame.extend_from_slice(payload);
@@ -111,16 +86,12 @@ fn cut(text: &str, max: usize) -> &str {
     &text[..end]
 }
 
-const FINAL: u8 = 0x80;
-
-/// > All control frames MUST have a payload length of 125 bytes or less.
-pub(super) const MAX_CONTROL: usize = 125;
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
 
     use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::Data;
 
     use super::*;
 
@@ -137,18 +108,18 @@ mod tests {
             (16 << 20, 10),
         ];
         for opcode in [
-            Opcode::Text,
-            Opcode::Binary,
-            Opcode::Close,
-            Opcode::Ping,
-            Opcode::Pong,
+            OpCode::Data(Data::Text),
+            OpCode::Data(Data::Binary),
+            OpCode::Control(Control::Close),
+            OpCode::Control(Control::Ping),
+            OpCode::Control(Control::Pong),
         ] {
             for (len, size) in lengths {
                 let (bytes, got) = header(opcode, len);
                 assert_eq!(got, size, "length {len}");
                 let mut cursor = Cursor::new(&bytes[MAX_HEADER - size..]);
                 let (parsed, parsed_len) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
-                assert_eq!((parsed.opcode, parsed_len), (opcode.into(), len as u64));
+                assert_eq!((parsed.opcode, parsed_len), (opcode, len as u64));
                 assert!(parsed.is_final && parsed.mask.is_none());
                 assert!(!parsed.rsv1 && !parsed.rsv2 && !parsed.rsv3);
             }

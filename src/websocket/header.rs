@@ -17,7 +17,7 @@
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{WebSocketError, encode::MAX_CONTROL};
+use super::WebSocketError;
 
 /// A header that passed all checks that do not depend on earlier frames.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +123,8 @@ fn check_len(len: u64) -> Result<usize, WebSocketError> {
     usize::try_from(len).map_err(|_| WebSocketError::TOO_BIG)
 }
 
-const FINAL: u8 = 0x80;
+/// The bit of the last frame of a message.
+pub(super) const FINAL: u8 = 0x80;
 /// The bits that are reserved for extensions.
 pub(super) const RESERVED: u8 = 0x70;
 /// The reserved bit that marks a compressed message.
@@ -131,6 +132,9 @@ pub(super) const COMPRESSED: u8 = 0x40;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
+
+/// > All control frames MUST have a payload length of 125 bytes or less.
+pub(super) const MAX_CONTROL: usize = 125;
 
 /// The longest header of a client's frame, in bytes.
 pub(super) const MAX_CLIENT_HEADER: usize = 14;

@@ -1,6 +1,7 @@
 //! A message that is being received: its type, and the check of its text.
 
-use super::{Incoming, MessagePayload, WebSocketError, deflate::inflate, is_utf8};
+use super::{Incoming, MessagePayload, WebSocketError, deflate::inflate};
+use crate::utf8::is_utf8;
 
 /// The state of a message that has begun. The decoder holds its bytes.
 #[derive(Debug)]

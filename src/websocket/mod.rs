@@ -47,7 +47,7 @@ pub(crate) use self::handshake::offered_protocols;
 pub use self::{
     decoder::FrameDecoder,
     deflate::{DEFLATE_ACCEPTED, accepts_deflate, deflate},
-    encode::{MAX_HEADER, Opcode, close_frame, compressed_header, header, pong_frame},
+    encode::{MAX_HEADER, close_frame, compressed_header, header, pong_frame},
     error::WebSocketError,
     handshake::{accept_key, is_valid_key},
 };
@@ -67,11 +67,6 @@ pub enum Incoming<'a> {
     /// A close frame, with its code and reason if it has them. Answer with a [`close_frame`]. The
     /// decoder ignores all bytes after it.
     Close(Option<(u16, &'a str)>),
-}
-
-/// Whether bytes are valid UTF-8. Checks for ASCII first, which is much faster and the usual case.
-pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
-    bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
 }
 
 /// The payload of one message.

@@ -27,8 +27,9 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::TcpListener,
 };
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tower_socketio::internals::{
-    DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, Opcode, WebSocketError, accept_key,
+    DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, WebSocketError, accept_key,
     accepts_deflate, close_frame, compressed_header, deflate, header as frame_header, is_valid_key,
     pong_frame,
 };
@@ -157,15 +158,15 @@ struct Out {
 impl Out {
     fn answer(&mut self, incoming: Incoming<'_>) {
         match incoming {
-            Incoming::Text(text) => self.message(Opcode::Text, text.as_slice()),
-            Incoming::Binary(bytes) => self.message(Opcode::Binary, bytes.as_slice()),
+            Incoming::Text(text) => self.message(OpCode::Data(Data::Text), text.as_slice()),
+            Incoming::Binary(bytes) => self.message(OpCode::Data(Data::Binary), bytes.as_slice()),
             Incoming::Ping(data) => self.bytes.extend(pong_frame(data)),
             Incoming::Pong => (),
             Incoming::Close(close) => self.close(close.map(|(code, _)| code), ""),
         }
     }
 
-    fn message(&mut self, opcode: Opcode, payload: &[u8]) {
+    fn message(&mut self, opcode: OpCode, payload: &[u8]) {
         if let Some(payload) = self.compresses.then(|| deflate(&[payload])).flatten() {
             let (header, len) = compressed_header(opcode, payload.len());
             self.bytes.extend_from_slice(&header[MAX_HEADER - len..]);

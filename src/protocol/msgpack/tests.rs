@@ -3,8 +3,8 @@ use std::ops::Range;
 use rmp::encode;
 use serde_json::{Value, json};
 
-use super::to_json::civil;
 use super::*;
+use crate::calendar::civil;
 use crate::protocol::tests::{Chance, json as text};
 use crate::protocol::{Args, Data};
 

@@ -1,0 +1,51 @@
+//! One packet as text: in a text frame, or in a polling body.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{EnginePacket, Message, ParseError, Revision};
+
+/// Parses a text frame, or one packet of a polling body.
+///
+/// A binary message is `b` + base64, in revision 3 `b4` + base64.
+pub(crate) fn decode(record: &[u8], revision: Revision) -> Result<EnginePacket, ParseError> {
+    let Some((b'b', base64)) = record.split_first() else {
+        return EnginePacket::from_text(record);
+    };
+    let base64 = match revision {
+        Revision::V4 => base64,
+        Revision::V3 => base64.strip_prefix(b"4").ok_or(ParseError)?,
+    };
+    let data = STANDARD.decode(base64).map_err(|_| ParseError)?;
+    Ok(EnginePacket::Message(Message::Binary(data.into())))
+}
+
+/// Appends a packet as text. Binary messages are encoded as base64.
+pub(crate) fn push_packet(body: &mut Vec<u8>, packet: &EnginePacket, revision: Revision) {
+    match packet {
+        EnginePacket::Open(json) => {
+            body.push(b'0');
+            body.extend_from_slice(json);
+        }
+        EnginePacket::Message(Message::Text(text)) => {
+            body.push(b'4');
+            body.extend_from_slice(text.as_bytes());
+        }
+        EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data))
+            if revision == Revision::V3 =>
+        {
+            push_base64(body, data);
+        }
+        EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
+            body.push(b'b');
+            body.extend_from_slice(STANDARD.encode(data).as_bytes());
+        }
+        control => body.extend_from_slice(control.control_text()),
+    }
+}
+
+/// Appends a binary message as text.
+pub(super) fn push_base64(text: &mut Vec<u8>, data: &[u8]) {
+    text.extend_from_slice(b"b4");
+    text.extend_from_slice(STANDARD.encode(data).as_bytes());
+}
