@@ -361,7 +361,8 @@ pub mod testing;
 /// Used by `debug_handler!`.
 #[doc(hidden)]
 pub mod private {
-    pub use crate::routing::handler::{IntoTypedReply, argument};
+    pub use crate::routing::debug_handler::argument;
+    pub use crate::routing::handler::IntoTypedReply;
 }
 
 /// The state machines, for the fuzz targets, the benchmarks and the WebSocket conformance tests of

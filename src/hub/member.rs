@@ -189,6 +189,11 @@ impl Member {
     /// Queues a packet. While the socket is connecting, the packet is held until CONNECT was sent.
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         self.catch_up();
+        self.send_caught_up(packet)
+    }
+
+    /// Like [`send`](Self::send), for a socket that has caught up.
+    pub(super) fn send_caught_up(&self, packet: Encoded) -> bool {
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.session.send(packet),
             CONNECTING => self.hold(packet),
@@ -207,13 +212,13 @@ impl Member {
 
     /// Queues a packet of a broadcast.
     pub(super) fn send_outgoing(&self, outgoing: &Outgoing) {
-        if outgoing.volatile && !self.is_writable() {
-            return;
-        }
         // Packets in the broadcast queue have lower offsets.
         self.catch_up();
+        if outgoing.volatile && !(self.is_connected() && self.session.is_writable()) {
+            return;
+        }
         self.record_offset(outgoing.offset);
-        self.send(outgoing.packet.clone());
+        self.send_caught_up(outgoing.packet.clone());
     }
 
     /// Delivers at once what the [broadcast queue](super::fanout) holds for the socket.

@@ -53,6 +53,7 @@ mod names;
 mod packet;
 mod payload;
 pub(crate) mod peer;
+mod placeholder;
 mod read;
 mod recovery;
 mod resolve;

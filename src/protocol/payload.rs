@@ -16,9 +16,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::scan::{
-    Scanner, check_placeholders, parse_num, placeholders, regularize, replace_halves,
-};
+use super::placeholder::{check_placeholders, parse_num, placeholders, regularize};
+use super::scan::{Scanner, replace_halves};
 use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 
 /// The payload of a packet: JSON text, and the attachments for the placeholders in it.

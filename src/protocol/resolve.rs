@@ -28,7 +28,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
 
-use super::scan::placeholders;
+use super::placeholder::placeholders;
 
 /// A deserializer, a visitor, a seed or an access of serde, and the attachments of the values
 /// inside it.

@@ -7,20 +7,17 @@
 //! ```
 
 use std::any::{Any, TypeId, type_name};
-use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
 use serde::Serialize;
-use tower::ServiceExt;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::extract::{FromConnect, FromEvent, InvalidArgs};
+use super::route::{Erased, Route};
 use super::{Event, IntoReply, Reply};
 use crate::notice::notice;
 use crate::protocol::{Data, RawArgs, TypedEvent};
@@ -408,81 +405,6 @@ impl<H, K, S> fmt::Debug for Concurrent<H, K, S> {
     }
 }
 
-/// A handler with its state and its layers: the service that a Tower layer wraps.
-///
-/// It is always ready, and cheap to clone.
-#[derive(Clone)]
-pub struct Route(Arc<dyn Erased>);
-
-trait Erased: Send + Sync {
-    fn call(&self, event: Event) -> BoxFuture<'static, Reply>;
-}
-
-impl Route {
-    /// Creates a route from the service that a layer returned.
-    pub(super) fn from_service<T>(service: T) -> Self
-    where
-        T: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
-        T: Clone + Send + Sync + 'static,
-    {
-        // Do not wrap a route again: a layer may return the route unchanged, and `from_fn` mostly
-        // wraps a route directly.
-        if let Some(route) = (&service as &dyn Any).downcast_ref::<Self>() {
-            return route.clone();
-        }
-        Self(Arc::new(Wrapped(service)))
-    }
-
-    /// Returns a route that signals each event that has passed the layers around it. See
-    /// [`Event::arrival`].
-    pub(super) fn into_destination(self) -> Self {
-        Self(Arc::new(Destination(self)))
-    }
-
-    /// Handles an event.
-    pub(crate) fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
-        self.0.call(event)
-    }
-}
-
-impl Service<Event> for Route {
-    type Response = Reply;
-    type Error = Infallible;
-    type Future = RouteFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, event: Event) -> RouteFuture {
-        RouteFuture(self.0.call(event))
-    }
-}
-
-impl fmt::Debug for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route").finish_non_exhaustive()
-    }
-}
-
-/// The response future of a [`Route`].
-#[must_use = "futures do nothing unless polled"]
-pub struct RouteFuture(BoxFuture<'static, Reply>);
-
-impl Future for RouteFuture {
-    type Output = Result<Reply, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
-    }
-}
-
-impl fmt::Debug for RouteFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RouteFuture").finish_non_exhaustive()
-    }
-}
-
 struct Bare<H, K, S> {
     handler: H,
     state: S,
@@ -497,172 +419,4 @@ where
     fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
         Box::pin(self.handler.clone().call(event, self.state.clone()))
     }
-}
-
-/// A route that signals each event that reaches it.
-struct Destination(Route);
-
-impl Erased for Destination {
-    fn call(&self, mut event: Event) -> BoxFuture<'static, Reply> {
-        event.arrive();
-        self.0.call(event)
-    }
-}
-
-struct Wrapped<T>(T);
-
-impl<T> Erased for Wrapped<T>
-where
-    T: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
-    T: Clone + Send + Sync + 'static,
-{
-    fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
-        let service = self.0.clone();
-        Box::pin(async move { service.oneshot(event).await.into_reply() })
-    }
-}
-
-/// Returns an argument for a handler that `debug_handler!` checks and does not call.
-#[doc(hidden)]
-#[must_use]
-pub fn argument<T>() -> T {
-    unreachable!("`debug_handler!` calls no handler")
-}
-
-/// Makes the compiler report why a function is not a handler: which argument is not an extractor,
-/// that the return type is not a reply, or which value makes the future not `Send`, for example a
-/// `MutexGuard` that is held across an `.await`.
-///
-/// Put the macro around the function. It does not change the function. Options come first:
-///
-/// - `on_connect,` checks a connect handler.
-/// - `typed,` checks the handler of a [`TypedEvent`](crate::TypedEvent), which is its first
-///   argument.
-/// - `state = Type,` sets the type of the namespace's state, and follows the other option.
-///
-/// ```
-/// use axum::extract::State;
-/// use tower_socketio::{Data, ErrorReply, Socket, debug_handler};
-///
-/// debug_handler! {
-///     /// Sends the text to all clients.
-///     async fn say(socket: Socket, Data(text): Data<String>) {}
-/// }
-///
-/// debug_handler! {
-///     state = u32,
-///     pub async fn more(State(n): State<u32>) -> u32 {
-///         n + 1
-///     }
-/// }
-///
-/// debug_handler! {
-///     on_connect,
-///     async fn connect(headers: axum::http::HeaderMap) -> Result<(), ErrorReply> {
-///         Ok(())
-///     }
-/// }
-///
-/// # #[derive(serde::Serialize, serde::Deserialize)]
-/// # struct Confirm { question: String }
-/// # impl tower_socketio::TypedEvent for Confirm {
-/// #     const NAME: &'static str = "confirm";
-/// #     type Reply = bool;
-/// # }
-/// debug_handler! {
-///     typed,
-///     async fn confirm(Confirm { question }: Confirm, socket: Socket) -> bool {
-///         question.ends_with('?')
-///     }
-/// }
-/// ```
-#[macro_export]
-macro_rules! debug_handler {
-    (typed, state = $state:ty, $($function:tt)*) => {
-        $crate::debug_handler!(@ [typed] [$state] $($function)*);
-    };
-    (typed, $($function:tt)*) => {
-        $crate::debug_handler!(@ [typed] [()] $($function)*);
-    };
-    (on_connect, state = $state:ty, $($function:tt)*) => {
-        $crate::debug_handler!(@ [connect] [$state] $($function)*);
-    };
-    (on_connect, $($function:tt)*) => {
-        $crate::debug_handler!(@ [connect] [()] $($function)*);
-    };
-    (state = $state:ty, $($function:tt)*) => {
-        $crate::debug_handler!(@ [event] [$state] $($function)*);
-    };
-    (@ [$kind:ident] [$state:ty]
-        $(#[$attr:meta])*
-        $vis:vis async fn $name:ident($($args:tt)*) $(-> $ret:ty)? $body:block
-    ) => {
-        $(#[$attr])*
-        $vis async fn $name($($args)*) $(-> $ret)? $body
-
-        const _: () = {
-            #[allow(dead_code, reason = "it is checked and never called")]
-            fn checks() {
-                $crate::debug_handler!(@args [$kind] [$state] $($args)*);
-                $crate::debug_handler!(@reply [$kind] [$($ret)?] $($args)*);
-                $crate::debug_handler!(@send [$name] [] $($args)*);
-            }
-        };
-    };
-    // A macro cannot match a pattern before a colon, so it skips all tokens up to the type.
-    (@args [$kind:ident] [$state:ty]) => {};
-    (@args [typed] [$state:ty] : $ty:ty $(, $($rest:tt)*)?) => {
-        $crate::debug_handler!(@check [typed] [$state] [$ty]);
-        $crate::debug_handler!(@args [event] [$state] $($($rest)*)?);
-    };
-    (@args [$kind:ident] [$state:ty] : $ty:ty, $($rest:tt)*) => {
-        $crate::debug_handler!(@check [$kind] [$state] [$ty]);
-        $crate::debug_handler!(@args [$kind] [$state] $($rest)*);
-    };
-    (@args [$kind:ident] [$state:ty] : $ty:ty) => {
-        $crate::debug_handler!(@check [$kind] [$state] [$ty]);
-    };
-    (@args [$kind:ident] [$state:ty] $skipped:tt $($rest:tt)*) => {
-        $crate::debug_handler!(@args [$kind] [$state] $($rest)*);
-    };
-    (@check [event] [$state:ty] [$ty:ty]) => {{
-        fn check<T: $crate::extract::FromEvent<$state>>() {}
-        check::<$ty>()
-    }};
-    (@check [connect] [$state:ty] [$ty:ty]) => {{
-        fn check<T: $crate::extract::FromConnect<$state, M>, M>() {}
-        check::<$ty, _>()
-    }};
-    (@check [typed] [$state:ty] [$ty:ty]) => {{
-        fn check<T: $crate::TypedEvent>() {}
-        check::<$ty>()
-    }};
-    (@reply [typed] [$($ret:ty)?] : $ty:ty $(, $($rest:tt)*)?) => {{
-        fn check<E: $crate::TypedEvent, T: $crate::private::IntoTypedReply<E::Reply>>() {}
-        #[allow(unused_parens, reason = "without a type they are `()`")]
-        check::<$ty, ($($ret)?)>()
-    }};
-    (@reply [typed] [$($ret:ty)?] $skipped:tt $($rest:tt)*) => {
-        $crate::debug_handler!(@reply [typed] [$($ret)?] $($rest)*);
-    };
-    (@reply [$kind:ident] [] $($args:tt)*) => {};
-    (@reply [$kind:ident] [$ret:ty] $($args:tt)*) => {{
-        fn check<T: $crate::IntoReply>() {}
-        check::<$ret>()
-    }};
-    (@send [$name:ident] [$($given:tt)*]) => {{
-        fn check<F: ::core::future::Future + ::core::marker::Send>(_: F) {}
-        check($name($($given)*))
-    }};
-    (@send [$name:ident] [$($given:tt)*] : $ty:ty $(, $($rest:tt)*)?) => {
-        $crate::debug_handler!(
-            @send [$name] [$($given)* $crate::private::argument::<$ty>(),] $($($rest)*)?
-        );
-    };
-    (@send [$name:ident] [$($given:tt)*] $skipped:tt $($rest:tt)*) => {
-        $crate::debug_handler!(@send [$name] [$($given)*] $($rest)*);
-    };
-    ($($function:tt)*) => {
-        $crate::debug_handler!(@ [event] [()] $($function)*);
-    };
 }

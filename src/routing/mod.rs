@@ -10,10 +10,13 @@
 //! | `namespace_request` | [`NamespaceRequest`]: a CONNECT to a namespace without a path |
 //! | `event`             | [`Event`]: the request                                        |
 //! | `reply`             | [`Reply`]: the response; [`IntoReply`], [`ErrorReply`]        |
-//! | `handler`           | [`Handler`]: the functions that are handlers; [`Route`]       |
+//! | `handler`           | [`Handler`]: the functions that are handlers                  |
+//! | `route`             | [`Route`]: a handler and its layers as one type               |
+//! | `debug_handler`     | a macro that shows why a function is not a handler            |
 //! | `extract`           | extractors                                                    |
 //! | `middleware`        | layers from functions                                         |
 
+pub(crate) mod debug_handler;
 mod event;
 pub mod extract;
 mod from_fn;
@@ -22,13 +25,15 @@ pub mod middleware;
 mod namespace;
 mod namespace_request;
 mod reply;
+mod route;
 
 pub use self::event::Event;
 pub use self::extract::{AckSender, Auth, Params};
-pub use self::handler::{Handler, Route};
+pub use self::handler::Handler;
 pub use self::namespace::Namespace;
 pub use self::namespace_request::NamespaceRequest;
 pub use self::reply::{ErrorReply, IntoReply, Reply};
+pub use self::route::Route;
 pub use crate::hub::DisconnectReason;
 
 pub(crate) use self::namespace::Routes;

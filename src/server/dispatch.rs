@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::credit::Credit;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect};
-use super::socket_driver::{Queued, SocketDriver};
+use super::queued::Queued;
+use super::socket_driver::SocketDriver;
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
 use crate::engine_io::timer::deadline;

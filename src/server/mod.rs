@@ -17,6 +17,7 @@ use crate::transport::{Application, SessionApp};
 mod credit;
 mod dispatch;
 mod pending_connect;
+mod queued;
 mod socket_driver;
 
 /// The registered namespaces of a server.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 
 use super::credit::Credit;
-use super::socket_driver::Queued;
+use super::queued::Queued;
 use crate::engine_io::SocketId;
 use crate::hub::member::cost;
 use crate::protocol::{Claim, NamespaceName, Payload};

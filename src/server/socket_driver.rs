@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::credit::Credit;
 use super::pending_connect::ConnectRequest;
+use super::queued::Queued;
 use crate::engine_io::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
@@ -46,13 +47,6 @@ enum Phase {
     Parted(oneshot::Receiver<()>),
     Disconnecting(BoxFuture<'static, Reply>),
     Ended,
-}
-
-/// An event that waits for its handler.
-pub(super) struct Queued {
-    pub(super) ack: Option<u64>,
-    pub(super) payload: Payload,
-    pub(super) credit: Credit,
 }
 
 struct Running {

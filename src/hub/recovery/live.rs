@@ -388,7 +388,7 @@ impl Member {
         // Packets in the broadcast queue have lower offsets.
         self.catch_up();
         self.record_offset(Some(number));
-        self.send(packet)
+        self.send_caught_up(packet)
     }
 
     /// Records that a packet is sent to the socket, if the packet has an offset.

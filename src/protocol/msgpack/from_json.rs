@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use rmp::{Marker, encode};
 
-use crate::protocol::scan::{Invalid, Placeholder, Scanner, parse_num, placeholders};
+use crate::protocol::placeholder::{Placeholder, parse_num, placeholders};
+use crate::protocol::scan::{Invalid, Scanner};
 
 /// Writes JSON as MessagePack, with attachments in place of their placeholders.
 pub(super) fn write_json(out: &mut Vec<u8>, json: &[u8], attachments: &[Bytes]) {

@@ -1,0 +1,276 @@
+//! The placeholders in a payload: finds, checks and renumbers them.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use super::scan::{Invalid, Scanner};
+
+/// Checks that each placeholder in `json` names one of `count` attachments, and no two name the
+/// same. Returns whether all placeholders are regular.
+///
+/// `json` must be valid.
+pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<bool, Invalid> {
+    let mut used = vec![false; count];
+    let mut regular = true;
+    for place in placeholders(json)? {
+        let num = parse_num(&json[place.num]).ok_or(Invalid::Syntax)?;
+        let used = used.get_mut(num).ok_or(Invalid::Syntax)?;
+        if std::mem::replace(used, true) {
+            return Err(Invalid::Syntax);
+        }
+        regular &= place.is_regular;
+    }
+    Ok(regular)
+}
+
+/// Makes all placeholders regular, in place. Spaces fill the bytes that a regular placeholder does
+/// not need.
+///
+/// `json` must be valid.
+pub(super) fn regularize(mut json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let mut found = placeholders(&json).unwrap_or_default();
+    found.retain(|place| !place.is_regular);
+    // From the last to the first, so that an outer placeholder overwrites those inside it.
+    found.sort_unstable_by_key(|place| Reverse(place.object.start));
+    for place in found {
+        let object = [b"{\"_placeholder\":true,\"num\":", &json[place.num], b"}"].concat();
+        // The regular form is the shortest one with both keys and this number.
+        let place = json.to_mut()[place.object].split_at_mut_checked(object.len());
+        if let Some((head, rest)) = place {
+            head.copy_from_slice(&object);
+            rest.fill(b' ');
+        }
+    }
+    json
+}
+
+/// Parses the number of an attachment, which is digits only.
+pub(super) fn parse_num(digits: &[u8]) -> Option<usize> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The position of an object with `"_placeholder":true`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Placeholder {
+    /// The object with its brackets.
+    pub(super) object: Range<usize>,
+    /// The digits of its `num`. Empty if there is no number.
+    pub(super) num: Range<usize>,
+    /// Whether the object has two keys, and `_placeholder` is the first one.
+    is_regular: bool,
+}
+
+/// Finds the placeholders, in the order in which their numbers stand in the text.
+///
+/// `json` must be valid.
+pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
+    let mut scanner = Scanner::new(json, 0);
+    let mut objects: Vec<Object> = Vec::new();
+    let mut found = Vec::new();
+    while let Some(byte) = scanner.next() {
+        match byte {
+            b'{' => objects.push(Object::beginning(scanner.at - 1)),
+            b'}' => found.extend(objects.pop().and_then(|object| object.end(scanner.at))),
+            b'"' => {
+                let key = scanner.key_or_string()?;
+                if let (Some(key), Some(object)) = (key, objects.last_mut()) {
+                    object.entry(key, json, scanner.at);
+                }
+            }
+            _ => {}
+        }
+    }
+    found.sort_unstable_by_key(|place| place.num.start);
+    Ok(found)
+}
+
+impl Scanner<'_> {
+    /// Steps over the rest of a string. If the string is a key, also steps over its colon, and
+    /// returns the key.
+    fn key_or_string(&mut self) -> Result<Option<Key>, Invalid> {
+        let start = self.at - 1;
+        let escaped = self.string()?;
+        let text = &self.text[start..self.at];
+        if self.peek() != Some(b':') {
+            return Ok(None);
+        }
+        self.at += 1;
+        self.peek();
+        Ok(Some(Key::new(text, escaped)))
+    }
+}
+
+/// A key of an object that may be a placeholder.
+#[derive(Clone, Copy)]
+enum Key {
+    Placeholder,
+    Num,
+    Other,
+}
+
+impl Key {
+    fn new(quoted: &[u8], escaped: bool) -> Self {
+        if escaped {
+            let key: String = serde_json::from_slice(quoted).unwrap_or_default();
+            return Self::named(key.as_bytes());
+        }
+        Self::named(&quoted[1..quoted.len() - 1])
+    }
+
+    const fn named(key: &[u8]) -> Self {
+        match key {
+            b"_placeholder" => Self::Placeholder,
+            b"num" => Self::Num,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// An object whose closing bracket was not reached yet.
+struct Object {
+    start: usize,
+    placeholder: bool,
+    num: Range<usize>,
+    keys: usize,
+    /// Whether `_placeholder` is the first key.
+    in_order: bool,
+}
+
+impl Object {
+    const fn beginning(start: usize) -> Self {
+        Self {
+            start,
+            placeholder: false,
+            num: 0..0,
+            keys: 0,
+            in_order: false,
+        }
+    }
+
+    /// Records the value that begins at `at`. If a key occurs twice, the last value counts, as in
+    /// JavaScript.
+    fn entry(&mut self, key: Key, json: &[u8], at: usize) {
+        let value = &json[at..];
+        self.keys += 1;
+        match key {
+            Key::Placeholder => {
+                self.in_order |= self.keys == 1;
+                self.placeholder = value.starts_with(b"true");
+            }
+            Key::Num => {
+                let end = |b: &u8| matches!(b, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+                let len = value.iter().position(end).unwrap_or(value.len());
+                let digits = value[..len].iter().all(u8::is_ascii_digit);
+                self.num = if digits { at..at + len } else { 0..0 };
+            }
+            Key::Other => {}
+        }
+    }
+
+    fn end(self, end: usize) -> Option<Placeholder> {
+        self.placeholder.then_some(Placeholder {
+            object: self.start..end,
+            num: self.num,
+            is_regular: self.in_order && self.keys == 2,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_found_at_any_depth_and_in_any_order_of_keys() {
+        let json =
+            br#"[{"_placeholder":true,"num":0},{"a":[{ "num" : 12 , "_placeholder" : true }]},
+            {"\u005fplaceholder":true,"nu\u006d":3,"x":{"num":9}}]"#;
+        let found = placeholders(json).expect("valid JSON");
+        let num = |place: &Placeholder| parse_num(&json[place.num.clone()]);
+        let nums: Vec<_> = found.iter().map(num).collect();
+        assert_eq!(nums, [Some(0), Some(12), Some(3)]);
+        assert!(found.iter().all(|place| json[place.object.start] == b'{'));
+        assert_eq!(
+            found[1].object.len(),
+            br#"{ "num" : 12 , "_placeholder" : true }"#.len()
+        );
+    }
+
+    #[test]
+    fn an_object_that_resembles_a_placeholder_is_not_one() {
+        for json in [
+            r#"{"_placeholder":false,"num":0}"#,
+            r#"{"_placeholder":"true","num":0}"#,
+            r#"["_placeholder",true,{"num":0}]"#,
+            r#"{"_placeholder":{"true":true},"num":0}"#,
+            r#""{\"_placeholder\":true,\"num\":0}""#,
+        ] {
+            assert_eq!(placeholders(json.as_bytes()), Ok(vec![]), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_placeholder_names_one_attachment_that_no_other_names() {
+        for (num, valid) in [
+            ("0", true),
+            ("1", true),
+            ("2", false),
+            ("-1", false),
+            ("0.5", false),
+            ("1e0", false),
+            ("\"0\"", false),
+            ("null", false),
+            ("[0]", false),
+            ("18446744073709551616", false),
+        ] {
+            let json = format!(r#"[{{"_placeholder":true,"num":{num}}}]"#);
+            assert_eq!(
+                check_placeholders(json.as_bytes(), 2).is_ok(),
+                valid,
+                "{json}"
+            );
+        }
+        let twice = br#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]"#;
+        assert!(check_placeholders(twice, 2).is_err());
+        assert!(check_placeholders(br#"{"_placeholder":true}"#, 2).is_err());
+    }
+
+    #[test]
+    fn a_placeholder_is_normalized_in_place() {
+        for (json, expected) in [
+            (
+                r#"[{"_placeholder":true,"num":0},{ "_placeholder" : true , "num" : 1 }]"#,
+                r#"[{"_placeholder":true,"num":0},{ "_placeholder" : true , "num" : 1 }]"#,
+            ),
+            (
+                r#"[{"num":1,"_placeholder":true},{ "num" : 0,"_placeholder":true }]"#,
+                r#"[{"_placeholder":true,"num":1},{"_placeholder":true,"num":0}    ]"#,
+            ),
+            (
+                r#"{"num":1,"\u005fplaceholder":true}"#,
+                r#"{"_placeholder":true,"num":1}     "#,
+            ),
+            (
+                r#"{"_placeholder":true,"num":0,"x":1}"#,
+                r#"{"_placeholder":true,"num":0}      "#,
+            ),
+            (
+                r#"{"_placeholder":true,"num":1,"num":0}"#,
+                r#"{"_placeholder":true,"num":0}        "#,
+            ),
+            (
+                r#"{"x":{"num":1,"_placeholder":true},"_placeholder":true,"num":0}"#,
+                r#"{"_placeholder":true,"num":0}                                  "#,
+            ),
+        ] {
+            assert_eq!(
+                check_placeholders(json.as_bytes(), 2),
+                Ok(json == expected),
+                "{json}"
+            );
+            let regular = regularize(json.as_bytes().into());
+            assert_eq!(String::from_utf8_lossy(&regular), expected);
+        }
+    }
+}
