@@ -2,13 +2,13 @@
 //!
 //! A [`Session`] is one client's Engine.IO connection, over one transport after another. It does no
 //! I/O and reads no clock. Its driver passes in packets, commands and the current time. After each
-//! input it polls the session for packets to send, events and the next deadline.
+//! input the driver polls the session for packets to send, events and the next deadline.
 //!
 //! | | call |
 //! |---|---|
 //! | state | [`Session::transport`], [`Session::wants_read`], [`Session::finished`] |
-//! | input from the network | [`Session::handle_packet`], [`Session::handle_upgrade`], [`Session::handle_poll`], [`Session::handle_transport_closed`], [`Session::handle_timeout`] |
-//! | input from the application | [`Session::send`], [`Session::close`], [`Session::discard`] |
+//! | input from the network | [`Session::handle_packet`], [`Session::handle_upgrade`], [`Session::handle_poll`], [`Session::handle_post`], [`Session::handle_transport_closed`], [`Session::handle_timeout`] |
+//! | input from the application | [`Session::send`], [`Session::close`], [`Session::discard`], [`Session::handle_consumed`] |
 //! | output, after each input | [`Session::poll_transmit`], [`Session::poll_timeout`], [`Session::poll_event`] |
 //!
 //! [protocol revision 4]: https://github.com/socketio/socket.io/blob/main/docs/engine.io-protocol/v4-current.md

@@ -3,9 +3,9 @@
 //! | form | a packet | its length |
 //! |---|---|---|
 //! | text | `6:4hello`, binary as `10:b4AQIDBA==` | in UTF-16 code units |
-//! | binary | `00`, or `01` for binary; the digits as bytes; `ff`; the packet | in bytes |
+//! | binary | `00` for text, `01` for bytes; the digits as bytes; `ff`; the packet | in bytes |
 //!
-//! A body has the binary form if it has a binary message and the client accepts the form.
+//! A body has the binary form if it has a binary message and the client accepts binary bodies.
 
 use bytes::{Buf, Bytes};
 
@@ -114,7 +114,7 @@ fn number(digits: impl ExactSizeIterator<Item = u8>) -> Option<usize> {
     })
 }
 
-/// Parses a binary frame: a message after its type.
+/// Parses a binary frame, or a binary packet of a body: the type and the message.
 pub(super) fn decode_binary(mut data: Bytes) -> Result<EnginePacket, ParseError> {
     if data.first() != Some(&MESSAGE) {
         return Err(ParseError);
@@ -128,6 +128,7 @@ pub(super) fn decode_binary(mut data: Bytes) -> Result<EnginePacket, ParseError>
 pub(crate) struct Body {
     packets: Vec<EnginePacket>,
     len: usize,
+    /// Whether the client accepts only the text form.
     base64: bool,
 }
 

@@ -33,10 +33,13 @@ pub struct Session {
     poll: Option<PendingPoll>,
     /// The POST that is under way.
     post: Option<PendingPost>,
+    /// The payload of the open packet, until the packet is sent.
     open: Option<Bytes>,
     /// Whether a ping is to be sent. In revision 3, the pong that answers the client's ping.
     ping: bool,
+    /// The send queue.
     out: VecDeque<Message>,
+    /// The sum of the [`Session::cost`] of the messages in `out`.
     out_bytes: usize,
     /// The bytes of the error replies that were queued since `out` was last empty.
     refused: usize,
@@ -48,8 +51,9 @@ pub struct Session {
     /// The bytes that the application holds back to send them later.
     held: usize,
     events: VecDeque<SessionEvent>,
-    /// The number of events so far.
+    /// The number of events so far, and of calls of [`Session::bump`].
     event_count: u64,
+    /// The sum of the [`Session::cost`] of the received messages that are not consumed.
     pending: usize,
     /// The number of acknowledgements that the application waits for.
     acks_awaited: u32,
@@ -62,11 +66,11 @@ pub struct Session {
 struct PendingPoll {
     /// Whether the GET must be answered, with a noop if nothing is queued.
     is_released: bool,
-    /// Whether its answer has a message.
+    /// Whether its response has a message so far.
     has_message: bool,
 }
 
-/// A POST whose packets may wait for room.
+/// A POST, whose packets wait during backpressure.
 #[derive(Clone, Copy, Debug, Default)]
 struct PendingPost {
     /// Whether a GET was answered since [`Timer::Post`] was set.
@@ -78,19 +82,20 @@ struct PendingPost {
 /// What happened since the last ping.
 #[derive(Clone, Copy, Debug, Default)]
 struct SincePing {
-    /// Whether a message was consumed or an acknowledgement arrived.
+    /// Whether a message was consumed, or an acknowledgement arrived or was abandoned.
     progressed: bool,
     /// Whether another packet has extended the pong's deadline.
     extended: bool,
-    /// Whether a part of a message arrived, since the ping or since a part last extended a
-    /// deadline.
+    /// Whether an incomplete message arrived, since the ping or since an incomplete message last
+    /// extended the pong's deadline.
     partial: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The application has the close event. The client still gets the queued messages.
+    /// The close event is queued for the application. The transport still sends the messages that
+    /// are left in the send queue, and then closes.
     Closing(CloseReason),
     Closed(CloseReason),
 }
@@ -99,16 +104,18 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probe {
     None,
+    /// The WebSocket is connected. The probe's ping has not arrived yet.
     Connected,
     /// The probe's ping has arrived. Its pong is yet to be sent.
     Pinged,
     /// The probe's pong was sent. After it has read the pong, the client polls no more.
     Ponged,
-    /// The client has upgraded. The packets of a POST that it began earlier are handled first.
+    /// The upgrade packet has arrived. The packets of a POST that the client began earlier are
+    /// handled first.
     Changing,
 }
 
-/// The bytes that a waiting message costs in addition to its payload.
+/// The bytes that a queued or pending message counts in addition to its payload.
 const OVERHEAD: usize = 64;
 
 /// The factor of `max_pending` while the application waits for an acknowledgement.
@@ -120,8 +127,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// How long a poll waits before it is released, if it begins while the client upgrades.
 const RELEASE_AFTER: Duration = Duration::from_millis(100);
 
-/// How long a poll still waits for a better answer than a noop after the probe's ping. This may be
-/// the reply to an event that the client has just sent.
+/// How long a poll still waits for a message after the probe's ping, before it is answered with a
+/// noop. The message may be the acknowledgement of an event that the client has just sent.
 const PROBE_GRACE: Duration = Duration::from_millis(20);
 
 /// The maximum time for which a POST waits for its client to fetch queued messages. Proxies wait
@@ -196,7 +203,8 @@ impl Session {
         self.state == State::Open
     }
 
-    /// Whether the session's requests are served: it is open, or a poll may fetch the rest.
+    /// Whether the session's requests are served: it is open, or a poll may still fetch the
+    /// queued messages.
     #[must_use]
     pub fn accepts_requests(&self) -> bool {
         match self.state {
@@ -217,8 +225,8 @@ impl Session {
 
     /// Whether input may be read.
     ///
-    /// It is `false` while too many bytes wait for their handlers or to be sent. TCP then slows the
-    /// client down.
+    /// It is `false` during backpressure: while too many bytes are pending or buffered. TCP then
+    /// slows the client down.
     #[must_use]
     pub fn wants_read(&self) -> bool {
         // A client that has the probe's pong fetches nothing until its POST is answered and it has
@@ -400,7 +408,7 @@ impl Session {
         Ok(())
     }
 
-    /// Watches a POST whose packets wait for room.
+    /// Watches a POST whose packets wait for the end of backpressure.
     ///
     /// The session is closed with [`CloseReason::SlowConsumer`] if it stays congested and its
     /// client fetches nothing for half of `POST_PATIENCE`, or of the ping timeout if that is
@@ -442,7 +450,7 @@ impl Session {
     /// # Errors
     ///
     /// Fails if the session is not open, if its transport is not polling, if upgrades are disabled,
-    /// or if another WebSocket probes already. The session does not change.
+    /// or if another WebSocket probes already. Then the session stays unchanged.
     pub fn handle_upgrade(&mut self, now: Instant) -> Result<(), Refusal> {
         let possible = self.is_open()
             && self.transport == Transport::Polling
@@ -531,8 +539,8 @@ impl Session {
         }
     }
 
-    /// Records that a part of a message arrived. A pong may be behind the rest of the message, so
-    /// this extends the pong's deadline.
+    /// Records that an incomplete message arrived. The pong may be behind the rest of the message,
+    /// so the pong's deadline is extended when it passes.
     pub fn handle_partial(&mut self) {
         self.since_ping.partial = self.transport == Transport::WebSocket;
     }
@@ -600,8 +608,9 @@ impl Session {
         true
     }
 
-    /// Queues an error reply. If [`Config::high_water`] bytes of error replies are queued already,
-    /// closes the session with [`CloseReason::SlowConsumer`] instead.
+    /// Queues an error reply. If [`Config::high_water`] bytes of error replies were queued since
+    /// the send queue was last empty, closes the session with [`CloseReason::SlowConsumer`]
+    /// instead.
     ///
     /// Such a client does not seem to read its input, and it can cause many error replies with few
     /// bytes.
@@ -628,7 +637,8 @@ impl Session {
         }
     }
 
-    /// Counts bytes that the application holds back as queued, with the limit of [`Session::send`].
+    /// Counts bytes that the application holds back as if they were queued, with the limit of
+    /// [`Session::send`].
     ///
     /// Returns whether they are counted.
     pub(crate) fn handle_held(&mut self, bytes: usize, now: Instant) -> bool {
@@ -639,7 +649,7 @@ impl Session {
         is_counted
     }
 
-    /// Ends the count of `bytes` that the application no longer holds back.
+    /// Stops counting `bytes` that the application no longer holds back.
     pub(crate) fn handle_released(&mut self, bytes: usize) {
         self.held -= bytes;
     }
@@ -685,7 +695,8 @@ impl Session {
 
     /// Closes the session at once and drops its queued messages.
     ///
-    /// A polling client whose poll does not wait now finds no session at its next request.
+    /// If the transport is polling and no poll waits, no close packet is sent: the client's next
+    /// request is refused.
     pub fn discard(&mut self, now: Instant) {
         self.drop_output();
         let is_away = self.transport == Transport::Polling && self.poll.is_none();
@@ -810,7 +821,7 @@ impl Session {
     }
 
     fn handle_missing_pong(&mut self, now: Instant) {
-        // A polling client that does not fetch the ping is gone.
+        // A client that does not fetch the ping has stopped polling.
         let unfetched = self.ping && self.transport == Transport::Polling;
         // The pong may be behind a body or a message that is still arriving.
         let body_comes = self.post.is_some() && !self.timers.is_set(Timer::Post);
@@ -854,7 +865,7 @@ impl Session {
         match (packet, self.probe) {
             (EnginePacket::Ping { probe: true }, Probe::Connected) => {
                 self.probe = Probe::Pinged;
-                // The client waits for the end of its poll before it goes on.
+                // The client waits for the end of its poll before it sends the upgrade packet.
                 if self.poll.is_some() {
                     self.timers.set(Timer::Release, now + PROBE_GRACE);
                 }

@@ -29,7 +29,7 @@ pub(super) enum Timer {
     Release,
     /// The deadline of bytes that the transport holds and cannot write.
     Stall,
-    /// The time to check a POST that waits for room.
+    /// The time to check a POST that waits for the end of backpressure.
     Post,
     /// The deadline of the close: of the client's last poll, or of its WebSocket's end.
     Close,

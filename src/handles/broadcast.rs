@@ -12,8 +12,8 @@ use crate::protocol::{IntoArgs, Payload, TypedEvent};
 
 /// A set of sockets, in one namespace or in several, and the operations on it.
 ///
-/// A `Broadcast` holds a target: the rooms that it includes and the rooms that it excludes. The
-/// sockets are selected anew by each operation. Without a room it selects all sockets of the
+/// A `Broadcast` holds a target: the rooms that it includes and the rooms that it excludes. Each
+/// operation selects the sockets anew. A target without a room selects all sockets of the
 /// namespace. A socket that is in several of the rooms receives one copy. An event is encoded once
 /// for all recipients in a namespace.
 ///
@@ -79,16 +79,16 @@ impl Broadcast {
     /// Selects only the sockets that are connected to this process.
     ///
     /// So far this has no effect, because a server is one process.
-    #[doc(hidden)] // until several servers work as one
+    #[doc(hidden)] // until servers can form a cluster
     pub fn local(self) -> Self {
         self
     }
 
     /// Sends an event to the selected sockets.
     ///
-    /// This never waits. [`Socket::emit`] describes the arguments, and what happens if a client has
-    /// left or does not read fast enough. Arguments that cannot be written as JSON are logged as an
-    /// error.
+    /// The call never waits. [`Socket::emit`] describes the arguments, and the behavior if a client
+    /// has left or does not read fast enough. Arguments that cannot be written as JSON are logged
+    /// as an error.
     ///
     /// ```
     /// # fn f(io: tower_socketio::SocketIo) {
@@ -119,7 +119,7 @@ impl Broadcast {
     /// Sends an event that asks each of the selected sockets for an acknowledgement.
     ///
     /// The event is sent at once. `.await` returns one entry for each socket: its id, and its
-    /// answer or an error. It waits for at most 5 seconds, unless
+    /// answer or an error. The wait ends after at most 5 seconds, unless
     /// [`timeout`](AckStream::timeout) sets another time. [`AckStream`] is also a stream of the
     /// entries.
     ///
@@ -162,7 +162,8 @@ impl Broadcast {
     ///
     /// # Errors
     ///
-    /// Returns an error if another server does not answer in time. A single server never fails.
+    /// Returns an error if another server does not answer in time. A single server returns no
+    /// error.
     pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, ClusterError> {
         let sockets = self.sockets();
         Ok(sockets.into_iter().map(RemoteSocket::of).collect())
@@ -190,7 +191,7 @@ impl Broadcast {
     ///
     /// So far a server is not part of a cluster, and this always returns an error for which
     /// [`ClusterError::is_alone`] is true.
-    #[doc(hidden)] // until several servers work as one
+    #[doc(hidden)] // until servers can form a cluster
     pub fn server_side_emit(&self, _event: &str, _args: impl IntoArgs) -> Result<(), ClusterError> {
         Err(ClusterError::ALONE)
     }
@@ -200,7 +201,7 @@ impl Broadcast {
     /// # Errors
     ///
     /// Fails as [`server_side_emit`](Self::server_side_emit) does.
-    #[doc(hidden)] // until several servers work as one
+    #[doc(hidden)] // until servers can form a cluster
     pub async fn server_side_emit_with_ack<T: DeserializeOwned>(
         &self,
         event: &str,

@@ -13,7 +13,7 @@ use crate::engine_io::CloseReason;
 pub enum DisconnectReason {
     /// The client closed the connection, or lost it.
     TransportClose,
-    /// The connection failed, or the client used it against the rules.
+    /// The connection failed, or the client broke the rules of its transport.
     TransportError,
     /// A message was longer than [`max_payload`](crate::SocketIoBuilder::max_payload), or a packet
     /// exceeded a limit of its parser. Its text is that of
@@ -61,9 +61,9 @@ impl DisconnectReason {
 }
 
 impl DisconnectReason {
-    /// Returns whether the client may restore the socket: its connection was lost, and neither the
-    /// client nor the server meant the socket to leave. The server closes a slow client, but the
-    /// client sees a lost connection.
+    /// Returns whether the client may restore the socket: the connection ended, and neither side
+    /// made the socket leave its namespace. A client whose connection the server closes, such as a
+    /// slow one, sees a lost connection. A malformed packet and a shutdown are excluded.
     pub(crate) const fn is_recoverable(self) -> bool {
         match self {
             Self::TransportClose

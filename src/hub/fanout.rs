@@ -2,10 +2,10 @@
 //!
 //! A broadcaster queues a packet for few recipients itself. For many recipients that would block
 //! its thread for too long. So it puts the packet into the [`BroadcastQueue`], and the fan-out task
-//! delivers the packet to [`CHUNK`](super::selection::CHUNK) sockets at a time. The sessions of these sockets wake, write
-//! and sleep again before the task reaches the next chunk, so other tasks never wait for more than
-//! one chunk. Packets that are queued for the same sockets in the meantime are delivered along with
-//! it.
+//! delivers the packet to [`CHUNK`](super::selection::CHUNK) sockets at a time. The sessions of
+//! these sockets wake, write and sleep again before the task reaches the next chunk, so other tasks
+//! never wait for more than one chunk. Packets that are queued for the same sockets in the meantime
+//! are delivered together with this packet.
 //!
 //! The application cannot observe the queue within a namespace. A socket [catches
 //! up](Member::catch_up) before anything else happens to it: before a packet is sent to it alone,
@@ -51,8 +51,8 @@ impl LiveNamespace {
         self.fanout.busy.store(true, Ordering::Release);
     }
 
-    /// Spawns the fan-out task if there is none. If the queue is full, this call delivers
-    /// all of it itself.
+    /// Spawns the fan-out task if there is none. If the queue is full, this call delivers all of it
+    /// itself.
     pub(super) fn spawn_fanout(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.queue.is_full() {
@@ -70,13 +70,14 @@ impl LiveNamespace {
         let namespace = Arc::clone(self);
         let ended = false;
         let task = FanoutTask { namespace, ended };
-        // If the queue is empty by now, the task is dropped here, which ends it.
+        // If the queue is empty by now, the task is dropped here, and the next packet needs another
+        // task.
         if let Some(runtime) = runtime {
             // The runtime of a session: the caller's runtime may be one that is not driven.
             runtime.spawn(task.run());
-            // tokio keeps the last task that a worker spawns for that worker alone, until the
-            // worker's current task returns. An empty task takes that place, so that another worker
-            // can run the fan-out task.
+            // tokio keeps the last task that a worker spawns in the worker's LIFO slot, from which
+            // other workers do not steal. An empty task replaces the fan-out task there, so that
+            // another worker can run the fan-out task.
             runtime.spawn(async {});
         }
     }
@@ -87,7 +88,7 @@ impl LiveNamespace {
         while self.lock().queue.has_up_to(last) && self.deliver_some() {}
     }
 
-    /// Delivers the oldest batch to its next sockets. Returns `false` if the queue is empty.
+    /// Delivers the oldest batch to its next chunk. Returns `false` if the queue is empty.
     fn deliver_some(&self) -> bool {
         let delivery_lock = self.fanout.delivery_lock.lock();
         let Some(delivery) = self.lock().queue.begin_delivery() else {
@@ -112,12 +113,13 @@ impl LiveNamespace {
         true
     }
 
-    /// Returns whether the queue is empty. If so, the next packet needs another task.
+    /// Returns whether the fan-out task may end, because the queue is empty. The next packet needs
+    /// another task then.
     fn has_ended(&self) -> bool {
         self.lock().queue.release_task()
     }
 
-    /// Delivers all queued packets for a socket.
+    /// Delivers all packets that are queued for a socket.
     pub(super) fn flush_to(&self, member: &Member) {
         let state = self.lock();
         let NamespaceState { rooms, queue } = &*state;
@@ -135,8 +137,8 @@ impl LiveNamespace {
     }
 }
 
-/// The task that delivers the broadcast queue. If its runtime drops it, it delivers the rest at
-/// once, so that no packet is lost.
+/// The task that delivers queued broadcasts. If its runtime drops it, it delivers the rest at once,
+/// so that no packet is lost.
 struct FanoutTask {
     namespace: Arc<LiveNamespace>,
     ended: bool,

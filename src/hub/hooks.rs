@@ -89,9 +89,10 @@ impl<'a, M> OutgoingEvent<'a, M> {
 ///
 /// The changes are added under the lock of the rooms, which sets their order. They are removed
 /// under no lock of the namespace, by one thread at a time. A thread that changes a room calls the
-/// hook for a few changes, also for those of other threads, and goes on; a [`RoomEventTask`](super::namespace::RoomEventTask) does
-/// the rest. If more than [`MAX_PENDING`] changes are pending, the thread waits for `hook_lock` and
-/// calls the hook for as many changes as it has made, and a few more. So the log never grows far
+/// hook for a few changes, also for those of other threads. A
+/// [`RoomEventTask`](super::namespace::RoomEventTask) calls it for the rest. If more than
+/// [`MAX_PENDING`] changes are pending, the thread waits for `hook_lock` and calls the hook for as
+/// many changes as it has made, and a few more. So the number of pending changes never grows far
 /// above the limit.
 #[derive(Debug, Default)]
 pub(super) struct RoomLog {
@@ -141,7 +142,8 @@ impl RoomLog {
     }
 
     /// Calls the hook for some changes. `made` is the number of changes that the caller has made.
-    /// Returns whether the caller must spawn a [`RoomEventTask`](super::namespace::RoomEventTask) for the rest.
+    /// Returns whether the caller must spawn a
+    /// [`RoomEventTask`](super::namespace::RoomEventTask) for the rest.
     pub(super) fn notify(&self, hook: &RoomHook<'_>, made: usize) -> bool {
         let waiting = self.lock().events.len();
         // A hook that changes rooms runs under `hook_lock`.
@@ -150,7 +152,7 @@ impl RoomLog {
         }
         let hook_lock = match waiting > MAX_PENDING {
             true => Some(self.hook_lock.lock()),
-            // The holder of the lock goes on, or leaves the rest to a `RoomEventTask`.
+            // The holder of the lock calls the hook for these changes, or a `RoomEventTask` does.
             false => self.hook_lock.try_lock(),
         };
         if let Some(_turn) = hook_lock {
@@ -180,12 +182,13 @@ impl RoomLog {
         !pending.events.is_empty() && !std::mem::replace(&mut pending.has_task, true)
     }
 
-    /// Calls the hook for the next changes of a [`RoomEventTask`](super::namespace::RoomEventTask). Returns `false` if none are
-    /// left: the next change needs another task.
+    /// Calls the hook for the next changes, for a
+    /// [`RoomEventTask`](super::namespace::RoomEventTask). Returns `false` if none are left: the
+    /// next change needs another task.
     pub(super) fn go_on(&self, hook: &RoomHook<'_>) -> bool {
         if IN_HOOK.get() {
             // A runtime that has ended drops the `RoomEventTask` inside of `spawn`: here in a hook,
-            // under `hook_lock`. The caller of the hook goes on with the changes.
+            // under `hook_lock`. The caller of the hook handles the remaining changes.
             self.lock().has_task = false;
             return false;
         }

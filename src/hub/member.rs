@@ -35,8 +35,8 @@ pub(crate) struct Member {
     /// The `auth` of the CONNECT packet, in JSON. `None` if it is empty.
     pub(crate) auth: Option<Box<str>>,
     phase: AtomicU8,
-    /// The number of the last broadcast packet that was delivered to the socket, or that was not
-    /// for it. It changes under the lock of the socket.
+    /// The number of the last broadcast packet that was delivered to the socket, or that has other
+    /// recipients. After [`skip_to`](Self::skip_to) it changes under the lock of the socket.
     last_delivered: AtomicU64,
     state: Mutex<State>,
     pub(crate) extensions: RwLock<Extensions>,
@@ -49,9 +49,9 @@ struct State {
     held: Option<Box<Held>>,
     acks: HashMap<u64, AckWaiter, IdHash>,
     left: Option<Box<Left>>,
-    /// The data that the application has set. Other servers may see them.
+    /// The data that the application has set. Other servers of a cluster can read it.
     data: Option<Arc<Value>>,
-    /// The bytes that the data count.
+    /// The bytes that `data` counts in the session's budget.
     data_bytes: usize,
 }
 
@@ -167,7 +167,8 @@ impl Member {
         self.send(self.encode(Kind::Event, ack, payload))
     }
 
-    /// Sends a volatile event: recovery does not keep it.
+    /// Sends a volatile event, which recovery does not keep. The caller has checked that the client
+    /// is ready.
     pub(crate) fn emit_volatile(self: &Arc<Self>, payload: Payload) {
         if self.recovery.is_none() {
             self.emit(None, payload);
@@ -186,7 +187,7 @@ impl Member {
         }
     }
 
-    /// Queues a packet. While the socket is connecting, the packet is held until CONNECT was sent.
+    /// Queues a packet. While the socket is connecting, the packet is held until CONNECT is sent.
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         self.catch_up();
         self.send_caught_up(packet)
@@ -261,20 +262,21 @@ impl Member {
         self.last_delivered.load(Ordering::Acquire)
     }
 
-    /// Skips the packets up to `number`, which were sent before the socket entered.
+    /// Skips the packets up to `number`, which were queued before the socket joined the namespace.
     pub(super) fn skip_to(&self, number: u64) {
         self.last_delivered.store(number, Ordering::Relaxed);
     }
 
     /// Sends CONNECT and the held packets. Returns `false` if the socket has left already.
     pub(crate) fn accept(&self, connect: Encoded) -> bool {
-        // Volatile packets are dropped while a socket is still connecting.
+        // First, because queued volatile packets are dropped for a socket that is still connecting.
         self.catch_up();
         let mut state = self.lock();
         if self.phase.load(Ordering::Acquire) != CONNECTING {
             return false;
         }
-        // Both are queued under one lock, so that the connection cannot break in between.
+        // The missed packets and CONNECT are queued under one lock, so that the session cannot
+        // close between them.
         let missed = self.take_missed().into_iter().flatten();
         self.session.send_missed(missed, connect);
         for packet in state.take_held(&self.session) {
@@ -293,7 +295,7 @@ impl Member {
     }
 
     /// Makes the socket leave its namespace and all rooms. Returns `false` if it has left already:
-    /// the first reason stays. The socket cannot enter again, whatever handlers do.
+    /// the first reason stays. The socket cannot join again, whatever handlers do.
     pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
         let mut store = self.namespace.store();
         let left = self.leave_from(reason, store.as_deref_mut());
@@ -379,7 +381,7 @@ impl Member {
         true
     }
 
-    /// Returns the bytes that the data count.
+    /// Returns the bytes that the data counts in the session's budget.
     pub(super) fn data_bytes(&self) -> usize {
         self.lock().data_bytes
     }
@@ -425,8 +427,8 @@ impl Member {
     }
 }
 
-/// Returns the bytes that a socket counts. The name of its namespace counts four times: it is
-/// stored as text, as a parameter, and in each of two tables.
+/// Returns the bytes that a socket counts in the session's budget. The name of its namespace counts
+/// four times: it is stored as text, as a parameter, and in each of two tables.
 pub(crate) fn cost(namespace: &str, auth: Option<&str>) -> usize {
     4 * namespace.len() + auth.map_or(0, str::len)
 }

@@ -4,19 +4,21 @@
 //! |---|---|
 //! | [`sessions`] | the sessions by their secret id, and the shutdown of all of them |
 //! | [`session`] | one session, which several tasks share |
+//! | [`request`] | the handshake request of a session |
+//! | [`budget`] | the bytes that a connection keeps until it ends |
 //! | [`namespace`] | one namespace: its sockets, and broadcasts to them |
 //! | [`member`] | one socket in one namespace |
-//! | [`acks`] | the tasks that wait for acknowledgements |
-//! | [`fanout`] | the task that delivers broadcasts to many sockets |
-//! | [`queue`] | the broadcasts that wait for that task |
-//! | [`selection`] | the target of a broadcast, and its recipients |
-//! | [`rooms`] | sockets ↔ rooms |
-//! | [`room_event`] | the events that the hook for rooms gets |
+//! | [`acks`] | the receivers of acknowledgements |
 //! | [`disconnect_reason`] | the reasons why a socket leaves |
-//! | [`budget`] | the bytes that a connection keeps until it ends |
-//! | [`recovery`] | connection state recovery |
+//! | [`rooms`] | sockets ↔ rooms |
+//! | [`selection`] | the target of a broadcast, and its recipients |
+//! | [`queue`] | the broadcasts to many sockets that wait to be delivered |
+//! | [`fanout`] | the task that delivers them |
 //! | [`hooks`] | the hooks of the application |
-//! | [`request`] | the handshake request of a session |
+//! | [`room_event`] | the events of the room hook |
+//! | [`recovery`] | connection state recovery |
+//! | [`id_hash`] | a hash for random ids |
+//! | [`yield_now`] | a yield to the other ready tasks |
 
 use std::collections::HashMap;
 use std::sync::Arc;

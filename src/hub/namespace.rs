@@ -128,7 +128,7 @@ impl LiveNamespace {
         self.lock().rooms.get(id).cloned()
     }
 
-    /// Changes rooms, and logs the changes if there is a room hook.
+    /// Changes rooms, and records the changes if there is a room hook.
     ///
     /// The caller must call [`notify`](Self::notify) after it releases its locks. Each room that a
     /// socket joins or leaves makes at most two changes.
@@ -159,7 +159,8 @@ impl LiveNamespace {
         }
     }
 
-    /// Logs that a socket is connected: its own room is created, and it joins that room.
+    /// Records for the room hook that a socket is connected: its own room is created, and it joins
+    /// that room.
     ///
     /// The caller must call [`notify`](Self::notify) after it releases its locks.
     pub(super) fn accept(&self, id: SocketId) {
@@ -285,7 +286,8 @@ impl LiveNamespace {
             let selected = self.select(target);
             selected.iter().for_each(|member| sent.notify(member));
         }
-        // Dropped under no lock: the last handle of a socket drops the application's values.
+        // `few` is dropped under no lock: the last handle of a socket drops the application's
+        // values.
         let few = match self.store() {
             Some(mut store) => self.send_recoverable(&mut store, target, payload, volatile),
             None => {
@@ -343,7 +345,7 @@ impl Drop for Membership {
     }
 }
 
-/// The task that calls the hook for the remaining changes. If its runtime drops it, it calls the
+/// The task that calls the room hook for the pending changes. If its runtime drops it, it calls the
 /// hook for all of them at once.
 pub(super) struct RoomEventTask {
     pub(super) namespace: Arc<LiveNamespace>,

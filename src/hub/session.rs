@@ -46,9 +46,9 @@ struct Shared {
     task: Option<Waker>,
     /// The poll that waits for packets.
     poll: Option<Waker>,
-    /// Tasks that wait until input is wanted.
+    /// Tasks that wait until the session reads input.
     input_wakers: Vec<Waker>,
-    /// Tasks that wait until the output has left.
+    /// Tasks that wait until all output is sent.
     drain_wakers: Vec<Waker>,
     /// The task that waits for an event in [`SharedSession::poll_event`].
     reader: Option<Waker>,
@@ -202,7 +202,8 @@ impl SharedSession {
         });
     }
 
-    /// Queues a refusal. If too many are buffered, the session is closed instead.
+    /// Queues a CONNECT_ERROR packet. If too many of them are buffered, the session is closed
+    /// instead.
     pub(crate) fn send_refusal(&self, messages: impl IntoIterator<Item = Message>) {
         self.update(|session, now| session.send_refusal(messages, now));
     }
@@ -294,7 +295,7 @@ impl SharedSession {
         self.lock().session.handle_acks_done(count);
     }
 
-    /// Wakes the session's task for something that is not in the session.
+    /// Wakes the session's task because of a change outside the session, such as in a socket.
     pub(crate) fn wake(&self) {
         self.update(|session, _| session.bump());
     }
@@ -340,7 +341,7 @@ impl SharedSession {
     }
 
     /// Passes the next packets to `push` until it returns `false`. Pending while there are no
-    /// packets.
+    /// packets and the session is open.
     pub(crate) fn poll_packets(
         &self,
         cx: &Context<'_>,
@@ -361,8 +362,8 @@ impl SharedSession {
         }
         shared.session.handle_poll_answered();
         let input_wakers = shared.take_wakers();
-        // The task must run if the session is closed now, or if input of a WebSocket that probes is
-        // wanted again.
+        // The task must run if the session is closed now, or if it reads the input of a probe
+        // again.
         let resumes = was_paused && shared.session.wants_read();
         let task = (resumes || shared.session.is_closed()).then(|| shared.task.take());
         drop(shared);
@@ -394,13 +395,13 @@ impl SharedSession {
         self.update(Session::handle_post_end);
     }
 
-    /// Passes packets of a body to the session while input is wanted. Ready when the body, and with
+    /// Passes packets of a body to the session while it reads input. Ready when the body, and with
     /// it the POST, has ended.
     ///
     /// # Errors
     ///
-    /// Fails if the session ends before all packets were passed to it, for a reason that does not
-    /// lie in the packets.
+    /// Fails if the session ends before all packets were passed to it, unless a packet of the body
+    /// ends it.
     pub(crate) fn poll_post(
         &self,
         cx: &Context<'_>,
@@ -455,8 +456,8 @@ impl SharedSession {
         act(&mut self.lock().session)
     }
 
-    /// Moves all events to `events`, returns the credit of `consumed` bytes, and wakes the tasks
-    /// that wait for room.
+    /// Moves all events to `events`, credits `consumed` bytes to the session, and wakes the tasks
+    /// that wait until the session reads input.
     pub(crate) fn take_events(&self, events: &mut VecDeque<SessionEvent>, consumed: usize) {
         let mut shared = self.lock();
         shared.session.handle_consumed(consumed);
@@ -481,7 +482,7 @@ impl SharedSession {
             shared.session.handle_consumed(Session::cost(message));
         }
         let input_wakers = shared.take_wakers();
-        // Input may be wanted again.
+        // The session may read input again.
         let task = shared.task.take();
         drop(shared);
         wake([task]);
@@ -551,7 +552,7 @@ const BATCH: usize = 64;
 
 impl Shared {
     /// Handles up to [`BATCH`] packets of a body. Returns `None` if the body may have more packets,
-    /// and `Pending` if no input is wanted.
+    /// and `Pending` if the session reads no input now.
     fn take_packets(
         &mut self,
         cx: &Context<'_>,
@@ -585,8 +586,8 @@ impl Shared {
         Some(Poll::Ready(result))
     }
 
-    /// Takes the wakers of the tasks whose condition is met: input is wanted, or the output has
-    /// left.
+    /// Takes the wakers of the tasks whose condition is met: the session reads input, or all output
+    /// is sent.
     #[inline]
     fn take_wakers(&mut self) -> Vec<Waker> {
         if self.input_wakers.is_empty() && self.drain_wakers.is_empty() {

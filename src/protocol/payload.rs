@@ -44,8 +44,9 @@ pub struct Payload {
     pub(super) attachments: Vec<Option<Bytes>>,
     /// Whether the packet is sent uncompressed.
     pub(crate) uncompressed: bool,
-    /// Whether the text may contain what the deserializers cannot read: halves of surrogate pairs,
-    /// placeholders that are not regular. [`Payload::readable`] replaces them.
+    /// Whether the text may contain escapes of lone surrogates, or placeholders with other keys
+    /// than `_placeholder` and `num` in this order. The deserializers cannot read them;
+    /// [`Payload::readable`] replaces them.
     odd: bool,
 }
 
@@ -322,7 +323,7 @@ impl Payload {
         })
     }
 
-    /// Checks that each placeholder names one of `count` attachments, and no two name the same.
+    /// Checks that each placeholder names one of `count` attachments, and no two name the same one.
     pub(super) fn expect_attachments(&mut self, count: usize) -> Result<(), DecodeError> {
         let regular = check_placeholders(self.json(), count)
             .map_err(|_| DecodeError::new("placeholder does not name an attachment"))?;

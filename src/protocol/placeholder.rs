@@ -1,4 +1,6 @@
-//! The placeholders in a payload: finds, checks and renumbers them.
+//! The placeholders in a payload: finds them, checks them and makes them regular.
+//!
+//! A regular placeholder has the keys and the order of `{"_placeholder":true,"num":0}`.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;

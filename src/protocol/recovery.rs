@@ -5,7 +5,7 @@
 //!    ← 40{"sid":"…","pid":"…"}            the private id, beside the public one
 //!    ← 42["news",1,"AAAAAAPo"]            an event, with its offset after the arguments
 //!         the connection breaks, and the client opens a new one
-//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, before the client's `auth`
+//!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, before the fields of the client's `auth`
 //!    ← 42["news",2,"AAAAAAPp"]            the event that the client missed
 //!    ← 40{"sid":"…","pid":"…"}            the same ids
 //! ```
@@ -36,8 +36,8 @@ impl fmt::Debug for Claim {
 }
 
 impl Payload {
-    /// Removes the claim from the payload of a `CONNECT`, and returns it. So handlers see the same
-    /// `auth` as the first time.
+    /// Removes the claim from the payload of a `CONNECT`, and returns it. The rest is the `auth`
+    /// that handlers see, the same as at the first connect.
     pub(crate) fn take_claim(&mut self) -> Option<Claim> {
         #[derive(Deserialize)]
         struct Wire<'a> {
@@ -61,7 +61,8 @@ impl Payload {
     }
 }
 
-/// Returns a JSON object without the members of these names, which are in quotes.
+/// Returns a JSON object without the members that have one of these names. The names include their
+/// quotes.
 fn without(json: &[u8], names: &[&[u8]]) -> Option<Vec<u8>> {
     let mut scanner = Scanner::new(json, 0);
     let mut rest = Vec::with_capacity(json.len());

@@ -30,12 +30,16 @@ pub struct Event {
     socket: Socket,
     /// The arguments, or the `auth` of a connect.
     payload: Payload,
+    /// The id of the acknowledgement that the client asks for.
     ack: Option<u64>,
+    /// Whether an extractor has removed `ack`, to send the acknowledgement in place of the
+    /// handler's return value.
     deferred: bool,
     /// Whether the next extractor is the last reader of the arguments.
     gives_args: bool,
     extensions: Extensions,
-    /// Created when the first extractor needs them.
+    /// The head of the handshake request, for axum's extractors. Created when the first of them
+    /// runs.
     parts: Option<Box<Parts>>,
     /// Signals that the event has passed the layers. Only a disconnect has a sender.
     arrival: Option<oneshot::Sender<()>>,
@@ -49,7 +53,8 @@ enum EventKind {
 }
 
 impl Event {
-    /// Creates an event of the client. `ack` is the id of the acknowledgement that it asks for.
+    /// Creates an event of the client. `ack` is the id of the acknowledgement that the client asks
+    /// for.
     #[allow(
         clippy::self_named_constructors,
         reason = "beside `connect` and `disconnect`"
@@ -221,7 +226,7 @@ impl Event {
         &mut self.payload
     }
 
-    /// Returns the request of the handshake, with the extensions of the event in it.
+    /// Returns the head of the handshake request, with the extensions of the event added.
     pub(super) fn parts_mut(&mut self) -> &mut Parts {
         self.parts.get_or_insert_with(|| {
             let mut parts = self.socket.request_parts();
@@ -244,7 +249,8 @@ impl Event {
         self.args()
     }
 
-    /// Returns the id of the acknowledgement. The handler's return value is not sent then.
+    /// Removes and returns the id of the acknowledgement. The handler's return value is then not
+    /// sent.
     pub(super) const fn take_ack(&mut self) -> Option<u64> {
         self.deferred = true;
         self.ack.take()

@@ -47,7 +47,7 @@ use crate::protocol::{RawArgs, TypedEvent};
 #[must_use]
 pub struct Namespace<S = ()> {
     connect: Pending<S>,
-    /// Whether the connect handler is not the default one.
+    /// Whether the application has registered a connect handler.
     connects: bool,
     disconnect: Option<PendingDisconnect<S>>,
     events: HashMap<Box<str>, (Pending<S>, bool)>,

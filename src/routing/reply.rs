@@ -7,7 +7,7 @@
 //! | [`Args`], [`RawArgs`]             | several arguments                         |
 //! | `Err("no")`                       | `{ error: "no" }`                         |
 //! | `Err(Data(Problem { code: 7 }))`  | `{ error: "error", data: { code: 7 } }`   |
-//! | `Err(BoxError)`                   | `{ error: "internal error" }`, and a log  |
+//! | `Err(BoxError)`                   | `{ error: "internal error" }`, logged     |
 //!
 //! If a connect handler returns an `Err`, the client's `connect_error` listener gets it, with its
 //! text as `message`. The `Ok` of a connect handler is not sent.
@@ -46,8 +46,8 @@ impl Reply {
         self.result.is_err()
     }
 
-    /// Creates a reply from arguments. If they cannot be written, that is logged, and the reply is
-    /// "internal error".
+    /// Creates a reply from arguments. If they cannot be written, the error is logged, and the
+    /// reply is "internal error".
     pub(super) fn args(args: impl IntoArgs) -> Self {
         Self::written(Payload::args(NAMESPACE_LEN, args))
     }
@@ -64,7 +64,7 @@ impl Reply {
         Self::from(result)
     }
 
-    /// Converts the reply of the error in an `Err` into an error reply.
+    /// Converts the reply of the value in an `Err` into an error reply.
     pub(super) fn into_err(self) -> Self {
         let refuse = match self.result {
             Ok(payload) => ErrorReply::from_payload(&payload),
@@ -151,7 +151,7 @@ impl ErrorReply {
     /// Sets the data of the error.
     ///
     /// Bytes in the data are written as lists of numbers. If the data cannot be written as JSON,
-    /// that is logged, and the client receives "internal error" instead.
+    /// the error is logged, and the client receives "internal error" instead.
     #[must_use]
     pub fn with_data(mut self, data: impl Serialize) -> Self {
         match serde_json::to_value(data) {
@@ -179,7 +179,8 @@ impl ErrorReply {
         self.data.as_deref()
     }
 
-    /// Creates the error that stands for an error of the server, which is not sent to the client.
+    /// Creates the error that a client receives in place of an error whose text must stay on the
+    /// server.
     pub(crate) const fn internal() -> Self {
         Self {
             message: Cow::Borrowed("internal error"),

@@ -41,6 +41,7 @@ pub(super) struct Dispatch {
     inbox: VecDeque<SessionEvent>,
     /// The credit that is to return to the session.
     consumed: Credit,
+    /// The reason why the session has ended.
     closed: Option<CloseReason>,
     /// The deadline for handlers to answer, while the server shuts down.
     ending: Option<Instant>,
@@ -108,10 +109,10 @@ impl Dispatch {
         }
     }
 
-    /// Handles what a packet asks for.
+    /// Handles the action that a packet stands for.
     ///
     /// `credit` is the credit of the packet's last message. `earlier` is the number of bytes of the
-    /// messages before it, whose credit has returned so that the rest could be read.
+    /// packet's other messages, whose credit has returned so that the last one could be read.
     fn handle_action(
         &mut self,
         action: Action,
@@ -196,7 +197,8 @@ impl Dispatch {
     fn join_main(&mut self) {
         let main = NamespaceName::MAIN;
         if self.server.find(&main).is_none() {
-            // The client may want another namespace, and would read a refusal as that one's.
+            // The client may connect to another namespace only. It would read an error reply for
+            // `/` as one for that namespace.
             return;
         }
         let id = self.session.sid().public_part().unwrap_or_else(socket_id);
@@ -219,8 +221,8 @@ impl Dispatch {
         }
     }
 
-    /// Returns the error for a connect request of which the server would keep too much; `None` if
-    /// it is within the limits.
+    /// Returns the error for a connect request whose `auth` is too long, or that exceeds the budget
+    /// of the connection. `None` if it is within the limits.
     fn over_limit(&self, request: &ConnectRequest) -> Option<&'static str> {
         let limits = &self.server.hub.limits;
         if request.auth.json().len() > limits.auth {
@@ -237,7 +239,7 @@ impl Dispatch {
         if let Some(former) = self.driver(request.slot) {
             former.detach();
         }
-        // Handlers of sockets that have left may still run: as many sockets again are allowed.
+        // Handlers of sockets that have left may still run, so twice as many drivers are allowed.
         if self.drivers.len() / 2 >= self.server.hub.limits.namespaces_per_session {
             return self.deny(request, TOO_MANY);
         }
@@ -245,7 +247,8 @@ impl Dispatch {
         self.connect(request);
     }
 
-    /// Returns whether the client's sockets can be restored. Socket.IO 2 clients do not know how.
+    /// Returns whether the client's sockets can be restored. Socket.IO 2 clients do not support
+    /// it.
     fn recovers(&self) -> bool {
         self.server.hub.recovers() && self.session.params.revision == Revision::V4
     }
@@ -310,7 +313,7 @@ impl Dispatch {
                 let driver = SocketDriver::new(request, membership, routes);
                 self.drivers.push(driver);
             }
-            // The last socket has just left, and the namespace is closed. It is opened again.
+            // The last socket has just left, and the namespace was removed. It is opened again.
             None => self.connect(request),
         }
     }
@@ -368,8 +371,8 @@ impl Dispatch {
         }
     }
 
-    /// Drops the queued events. The session closes when the running handlers have answered, or
-    /// after the `close_timeout`.
+    /// Drops the pending connect requests and the queued events. The session closes when the
+    /// running handlers have answered, or after the `close_timeout`.
     fn begin_shutdown(&mut self) {
         self.drop_pending();
         for driver in &mut self.drivers {
@@ -405,7 +408,7 @@ impl SessionApp for Dispatch {
             if end == Some(End::DisconnectAll) {
                 self.dismiss();
             }
-            // Messages that came before the shutdown are handled.
+            // Messages that arrived before the shutdown are handled.
             has_events |= end == Some(End::Shutdown);
             if std::mem::take(&mut has_events) || !self.consumed.is_empty() {
                 let consumed = self.consumed.take().into_bytes();

@@ -1,4 +1,12 @@
 //! The Socket.IO server: connects the sessions with the namespaces.
+//!
+//! | file | |
+//! |---|---|
+//! | [`dispatch`] | the packets of one session, passed to its sockets |
+//! | [`pending_connect`] | connect requests that wait for a predicate |
+//! | [`socket_driver`] | the handlers of one socket |
+//! | [`queued`] | an event that waits for its handler |
+//! | [`credit`] | the credit of flow control |
 
 use std::fmt;
 use std::sync::Arc;

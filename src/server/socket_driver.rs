@@ -23,7 +23,7 @@ use crate::protocol::{Encoded, Kind, Payload};
 use crate::routing::{ErrorReply, Event, Reply, Route, Routes};
 use crate::transport::guarded;
 
-/// A socket and its handlers. Its place in the namespace is released when it is dropped.
+/// A socket and its handlers. The socket leaves its namespace when the driver is dropped.
 pub(super) struct SocketDriver {
     /// The slot of the socket in the session's [`Peer`], while it has one.
     slot: Option<usize>,
@@ -38,7 +38,8 @@ pub(super) struct SocketDriver {
 
 enum Phase {
     Connecting(BoxFuture<'static, Reply>),
-    /// Events are handled, also those that came before the socket left.
+    /// Events are handled. After the socket has left, this phase lasts until the queued events are
+    /// handled.
     Open,
     /// The layers around the disconnect handler run. The channel signals that they have called the
     /// handler.
@@ -85,7 +86,7 @@ impl SocketDriver {
         self.slot
     }
 
-    /// Releases the slot: the session no longer knows the socket.
+    /// Forgets the slot: the session's [`Peer`] no longer knows the socket.
     pub(super) fn detach(&mut self) {
         self.slot = None;
     }
@@ -386,8 +387,8 @@ impl serde::Serialize for Welcome<'_> {
     }
 }
 
-/// Sends CONNECT and then DISCONNECT, as the client expects, to a socket that left during its
-/// connect handler.
+/// Sends CONNECT and then DISCONNECT, as the client expects, if the server disconnected the socket
+/// during its connect handler.
 fn connect_then_disconnect(member: &Member, connect: Encoded) {
     let (missed, held) = (member.take_missed(), member.take_held());
     if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {

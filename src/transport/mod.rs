@@ -14,7 +14,7 @@
 //! | [`cookie`] | the cookie for load balancers |
 //! | [`refusal`] | the errors of refused requests |
 //! | [`polling`] | one GET or POST of a session |
-//! | [`websocket`] | one WebSocket of a session |
+//! | [`websocket`] | one WebSocket of a session, and its write buffer |
 //! | [`stream`] | the byte stream of a WebSocket |
 //! | [`task`] | the task of a session |
 

@@ -186,8 +186,9 @@ impl HttpOptions {
         self
     }
 
-    /// Enables JSONP polling, which old clients do by scripts. A page of any origin can load
-    /// scripts, with the visitor's cookies. Neither CORS nor [`Origins`] restricts that.
+    /// Enables JSONP polling, with which old browsers poll by `script` elements. A page of any
+    /// origin can load scripts, with the visitor's cookies. Neither CORS nor [`Origins`] restricts
+    /// that.
     ///
     /// Default: `false`.
     pub fn jsonp(mut self, enabled: bool) -> Self {
@@ -331,7 +332,8 @@ impl HttpOptions {
         })
     }
 
-    /// Returns the response to a request outside the protocol: a preflight, or one for a file.
+    /// Returns the response to a request outside the protocol: a CORS preflight, or a request for a
+    /// file of the client.
     pub(super) fn intercept(&self, parts: &Parts, name: &str) -> Option<Response> {
         let answers = |cors: &&Cors| parts.method == Method::OPTIONS && !cors.preflight_continue;
         if let Some(cors) = self.cors.as_ref().filter(answers) {

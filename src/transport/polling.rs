@@ -82,7 +82,7 @@ impl ResponseFormat {
 /// Returns the response to a request that the session does not accept.
 fn refuse(refusal: Refusal) -> Response {
     match refusal {
-        // The transport failed by it, so the client needs no message.
+        // The client's transport fails on the status, so the client needs no message.
         Refusal::BadRequest => StatusCode::BAD_REQUEST.into_response(),
         refusal => ConnectionError::new(refusal, "the session has ended").response(),
     }
@@ -177,7 +177,7 @@ impl PostRequest {
         if let Some(observer) = &self.observer {
             observer.tell(&error);
         }
-        // The client's transport fails by the status, so the client needs no message.
+        // The client's transport fails on the status, so the client needs no message.
         error.status().into_response()
     }
 }
@@ -212,7 +212,7 @@ where
         Err(Failure::TooLarge) => {
             return post.refuse(&session, Refusal::PayloadTooLarge, "the length of the body");
         }
-        // The request was valid, its packets were not: the next poll ends with that.
+        // The request was valid, its packets were not: the next poll reports the close.
         Err(Failure::Malformed) => session.close(CloseReason::ParseError),
         Err(Failure::TooSlow) => {
             session.close(CloseReason::TransportError);
@@ -227,7 +227,7 @@ where
 }
 
 enum Failure {
-    /// The body is too long. The session stays: it has handled no packet of the body.
+    /// The body is too long. The session stays open: it has handled no packet of the body.
     TooLarge,
     /// The body is not UTF-8, or is an empty text of revision 3.
     Malformed,
@@ -253,7 +253,8 @@ where
         return Err(Failure::Unusable);
     }
     let limit = session.config.max_payload;
-    // Only these clients get the limit, and they do not count the whole of base64.
+    // Only clients of revision 4 receive `maxPayload`. They count the base64 of binary messages as
+    // shorter than it is; see `payload::reckoned_len`.
     let longest = match session.params.revision {
         Revision::V4 if !session.params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
@@ -286,7 +287,7 @@ where
         return Err(Failure::TooLarge);
     }
     let mut read = pin!(collect(limit, body));
-    // Most bodies arrive with their head, and need no timer.
+    // Most bodies arrive together with the head of the request, and need no timer.
     if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return read;
     }

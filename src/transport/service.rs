@@ -100,8 +100,8 @@ impl HttpService {
         );
     }
 
-    /// Returns the rest of a path below the server's own. If a router chose another path for the
-    /// service, returns the last segment.
+    /// Returns the name of the file that a path asks for: the rest after the server's path and a
+    /// slash. If a router serves another path, returns the last segment.
     fn name_in<'a>(&self, path: &'a str) -> &'a str {
         let below = path.strip_prefix(&*self.path);
         let below = below.and_then(|rest| rest.strip_prefix('/'));
@@ -146,7 +146,7 @@ impl HttpService {
             Err(error) => {
                 let mut answer = self.http.refuse(&parts, &error);
                 if error.refusal() == Refusal::HeadTooLong && parts.version < Version::HTTP_2 {
-                    // Otherwise the HTTP connection keeps a buffer of that length.
+                    // Otherwise the HTTP connection keeps a buffer of the length of the head.
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(header::CONNECTION, close);
                 }
@@ -240,6 +240,7 @@ impl HttpService {
         );
     }
 
+    /// Checks a request that opens a session.
     fn check(
         &self,
         handshake: &HandshakeQuery<'_>,
@@ -282,7 +283,8 @@ impl HttpService {
         Ok(())
     }
 
-    /// Returns the response to an upgrade request.
+    /// Returns the response to an upgrade request, with the accepted extension and the chosen
+    /// subprotocol.
     fn accept(&self, parts: &Parts) -> Result<Response, ConnectionError> {
         let mut response = accept(parts)?;
         let offers = parts.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
@@ -311,7 +313,7 @@ impl HttpService {
         as_http_1(&mut parts.headers, parts.version, &parts.uri);
         let Some(allow) = &self.http.allow_request else {
             if Handle::try_current().is_err() {
-                // The future may still be polled in a runtime.
+                // The caller is in no runtime, but the future may be polled in one.
                 let service = Arc::clone(self);
                 let begin = async move { service.begin(params, parts, upgrade, response).await };
                 return begin.boxed();
@@ -334,6 +336,8 @@ impl HttpService {
         .boxed()
     }
 
+    /// Opens a session, and returns the response to its handshake: the open packet, or the accepted
+    /// upgrade.
     fn begin(
         &self,
         params: SessionParams,
@@ -445,8 +449,8 @@ fn is_websocket<B>(request: &Request<B>) -> bool {
         && has_token(headers, &header::UPGRADE, "websocket")
 }
 
-/// Converts the headers of HTTP/2 to the form of HTTP/1.1: `:authority` becomes `host`, and the
-/// pieces of `cookie` are joined ([RFC 9113, 8.2.3 and 8.3.1]).
+/// Converts the headers of HTTP/2 to the form of HTTP/1.1: `:authority` becomes `host`, and
+/// several `cookie` headers are joined ([RFC 9113, 8.2.3 and 8.3.1]).
 ///
 /// [RFC 9113, 8.2.3 and 8.3.1]: https://www.rfc-editor.org/rfc/rfc9113
 fn as_http_1(headers: &mut HeaderMap, version: Version, uri: &Uri) {
@@ -462,7 +466,7 @@ fn as_http_1(headers: &mut HeaderMap, version: Version, uri: &Uri) {
     if pieces.len() < 2 {
         return;
     }
-    // Each piece is a valid value, and so are the joined pieces.
+    // Each value is valid, and so are the joined values.
     if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
         headers.insert(header::COOKIE, whole);
     }
@@ -482,7 +486,7 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> boo
         .any(|each| each.trim().eq_ignore_ascii_case(token))
 }
 
-/// Returns the response to an upgrade request, without extensions.
+/// Returns the response to an upgrade request, without an extension and a subprotocol.
 fn accept(parts: &Parts) -> Result<Response, ConnectionError> {
     let mut response = Response::new(Body::empty());
     let version = parts.headers.get(header::SEC_WEBSOCKET_VERSION);

@@ -40,6 +40,7 @@ pin_project! {
         io: Io,
         #[pin]
         sleep: Sleep,
+        // The deadline that `sleep` is set to.
         armed: Option<std::time::Instant>,
         // Whether the process did not run for a while: deadlines wait for `CATCH_UP`.
         catching_up: bool,
@@ -61,7 +62,7 @@ enum Reading {
     /// There is no more input. The task is woken when there is.
     Idle,
     Progress,
-    /// The session wants no input now.
+    /// The session reads no input now.
     Paused,
 }
 
@@ -181,7 +182,7 @@ impl SessionTask {
         self.project().sleep.poll(cx).is_ready()
     }
 
-    /// Reads, handles what arrived and the deadlines, runs the handlers and writes.
+    /// Reads input, handles the deadlines, runs the handlers and writes.
     #[inline]
     fn round(
         self: Pin<&mut Self>,
@@ -224,7 +225,7 @@ impl SessionTask {
             let is_idle = match reading {
                 Reading::Progress => false,
                 Reading::Idle => true,
-                // Handlers or the peer may have made room.
+                // The handlers or the client may have made room.
                 Reading::Paused => !session.wants_frames(),
             };
             // Another thread may have changed the session after the round began.
@@ -285,7 +286,7 @@ impl Io {
         Reading::Progress
     }
 
-    /// Reads frames until there are no more, the session wants none, or no read is left.
+    /// Reads frames until there are no more, the session reads none now, or no read is left.
     #[inline]
     fn poll_frames(
         &mut self,
@@ -321,8 +322,8 @@ impl Io {
         Reading::Progress
     }
 
-    /// Ends the WebSocket after the peer has ended its side. The answer to the peer's close frame
-    /// is sent first.
+    /// Ends the WebSocket after the client has ended its side. The answer to the client's close
+    /// frame is sent first.
     fn poll_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -340,7 +341,7 @@ impl Io {
                 if is_own {
                     session.close(CloseReason::TransportClose, now);
                 }
-                // The session has a deadline for the rest. A probe has none.
+                // The session has a deadline for the rest of the output. A probe has none.
                 is_own && !session.is_closed()
             });
             if waits {

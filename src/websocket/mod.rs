@@ -4,10 +4,10 @@
 //! | when | call |
 //! |---|---|
 //! | a client requests a WebSocket | [`is_valid_key`], [`accept_key`] |
-//! | bytes were read | [`FrameDecoder::decode`] |
+//! | bytes were read | [`FrameDecoder::decode`], or [`FrameDecoder::decode_while`] to pause between messages |
 //! | the rest of a large frame is missing | read into [`FrameDecoder::read_buf`], then [`FrameDecoder::filled`] |
 //! | the client broke a rule | send [`close_frame`] with [`WebSocketError::code`], then close the connection |
-//! | a message is to be sent | put [`header`] before it |
+//! | the server sends a message | put [`header`] before it |
 //! | the client offers compression | [`accepts_deflate`], [`FrameDecoder::with_deflate`]; then [`deflate`] and [`compressed_header`] |
 //! | a ping or a close frame arrived | answer with [`pong_frame`] or [`close_frame`] |
 //!

@@ -28,11 +28,11 @@ use crate::sync::{Mutex, MutexGuard};
 /// The request of a client to connect to a namespace.
 #[derive(Debug)]
 pub(crate) struct JoinRequest<'a> {
-    /// The id of the socket, if it is not a restored one.
+    /// The id of a new socket. A restored one keeps its id.
     pub(crate) id: SocketId,
     pub(crate) auth: &'a Payload,
-    /// The private id of the socket, if it is not a restored one. `None` for a client that cannot
-    /// recover.
+    /// The private id of a new socket. A restored one keeps its private id. `None` for a client
+    /// that cannot recover.
     pub(crate) owner: Option<PrivateId>,
     /// The socket that the client asks to restore.
     pub(crate) claim: Option<&'a Claim>,
@@ -106,8 +106,8 @@ impl Handover {
     }
 }
 
-/// The locked store of a namespace. The guard drops what the store has removed, after it releases
-/// the lock.
+/// The locked store of a namespace. The guard drops the handovers that the store has removed, after
+/// it releases the lock.
 pub(crate) struct Guard<'a>(Option<MutexGuard<'a, RecoveryStore<Arc<Handover>>>>);
 
 impl Deref for Guard<'_> {
@@ -205,8 +205,8 @@ impl LiveNamespace {
         store.is_some_and(|store| store.budget.config.skip_connect_handler)
     }
 
-    /// Marks a namespace that has only suspended sockets as removed, and returns what the caller
-    /// must drop under no lock. Returns `None` if the namespace stays.
+    /// Marks a namespace that has only suspended sockets as removed, and returns their handovers,
+    /// which the caller must drop under no lock. Returns `None` if the namespace stays.
     pub(in crate::hub) fn abandon(&self) -> Option<DeferredDrop> {
         if self.is_static {
             return None;
@@ -219,8 +219,8 @@ impl LiveNamespace {
         Some(DeferredDrop(std::mem::take(&mut store.dropped_later)))
     }
 
-    /// Makes a socket leave whose client asks to restore it. The caller must close the socket's
-    /// connection, and drop the socket under no lock.
+    /// Makes a socket leave that is not suspended yet, because its client asks to restore it. The
+    /// caller must close the socket's session, and drop the socket under no lock.
     fn displace(&self, store: &mut Guard<'_>, id: &SocketId) -> Option<Arc<Member>> {
         let former = self.find(id)?;
         former.leave_from(DisconnectReason::TransportClose, Some(&mut **store));
@@ -267,8 +267,8 @@ impl LiveNamespace {
         (number, packet)
     }
 
-    /// Starts the task that drops expired packets and sockets, if there is none. Without it they
-    /// would stay until something else happens in the namespace.
+    /// Starts the task that drops expired packets and sockets, if there is none. Without the task
+    /// they would stay until the next operation on the store.
     fn sweep_later(&self, budget: &RecoveryBudget) {
         // Outside of a runtime no task can start. Then the next operation on the store drops them.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -286,8 +286,8 @@ impl LiveNamespace {
 const SHORTEST_SWEEP: Duration = Duration::from_millis(10);
 const LONGEST_SWEEP: Duration = Duration::from_secs(60);
 
-/// Sweeps the stores of all namespaces, with the only timer of recovery. It ends when nothing is
-/// left that may expire.
+/// Sweeps the stores of all namespaces, with the only timer of recovery. It ends when no store
+/// holds a packet or socket that can expire.
 async fn sweep(hub: Weak<Hub>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
@@ -318,8 +318,8 @@ impl Hub {
         let Some(budget) = &self.recovery_budget else {
             return false;
         };
-        // A packet or socket that is kept from now on starts another sweep, unless this sweep goes
-        // on.
+        // A packet or socket that is kept from now on starts another task, unless this one claims
+        // the next sweep below.
         budget.end_sweeping();
         let mut is_idle = true;
         for namespace in self.namespaces() {
@@ -411,7 +411,7 @@ impl Member {
     /// Copies the data and extensions of the suspended socket to this one.
     pub(crate) fn restore_data(&self, handover: &Handover) {
         let SocketData { extensions, data } = handover.socket_data.lock().clone();
-        // `admit` has checked that the data fit.
+        // `admit` has checked that the data fits.
         self.set_data(data, usize::MAX);
         let mut own = self.extensions.write();
         let before = std::mem::replace(&mut *own, extensions);
@@ -437,7 +437,7 @@ impl Member {
         let Some(recovery) = &self.recovery else {
             return;
         };
-        // A client that never got its private id cannot name it.
+        // A client that never received its private id cannot restore the socket.
         let is_known = was_connected || self.is_recovered();
         if !is_known || !reason.is_recoverable() {
             return store.forget(&self.id);
@@ -479,8 +479,8 @@ impl Member {
 
 /// Appends the last offset to an event without an offset, if its last argument is a string.
 ///
-/// A client takes a string in the last place for an offset, also if the event has none. The last
-/// offset is correct: all packets up to it were queued for the client before.
+/// A client reads the last argument as the offset if it is a string, also if the event has no
+/// offset. The last offset is correct: all packets up to it were queued for the client before.
 fn mark_volatile(store: &Guard<'_>, payload: &mut Payload) {
     if payload.ends_with_text() {
         payload.push_text(&store.last().to_text());

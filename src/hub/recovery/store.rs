@@ -1,4 +1,4 @@
-//! The packets and sockets of one namespace, and what each socket was sent.
+//! The packets and sockets of one namespace, with the rooms and the offsets of each socket.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ pub(crate) struct RecoveryStore<T> {
     log: Log,
     sessions: HashMap<SocketId, StoredSocket<T>, IdHash>,
     owners: HashMap<PrivateId, SocketId>,
-    /// The suspended sockets. The one that was suspended first comes first.
+    /// The suspended sockets, in the order in which they were suspended.
     away: BTreeSet<(Instant, SocketId)>,
     pub(super) budget: Arc<RecoveryBudget>,
-    /// Handovers that are no longer needed. They may be the application's values, so they are not
-    /// dropped under a lock.
+    /// Handovers that are no longer needed. They may hold values of the application, whose
+    /// destructors must not run under a lock.
     pub(super) dropped_later: Vec<T>,
 }
 
@@ -33,17 +33,17 @@ pub(crate) struct RecoveryStore<T> {
 struct StoredSocket<T> {
     owner: PrivateId,
     /// The offset of the first packet that may have been sent to the socket. A client that names an
-    /// older offset has got no packet.
+    /// older offset has received no packet of this socket.
     base: Offset,
     /// For packets before this offset, the store no longer knows whether they were sent to the
     /// socket.
     floor: Offset,
     /// The offset of the last packet that was sent to the socket.
     sent: Offset,
-    /// The rooms of the socket, each with the offset of the first packet after it joined.
+    /// The rooms of the socket, each with the offset of the first packet after the join.
     rooms: IndexMap<Arc<str>, Offset>,
     former_rooms: VecDeque<RoomStay>,
-    /// The bytes that the data of the socket count.
+    /// The bytes of the socket's data, as the recovery budget counts them.
     data: usize,
     away: Option<Suspended<T>>,
 }
@@ -51,8 +51,9 @@ struct StoredSocket<T> {
 #[derive(Debug)]
 struct Suspended<T> {
     since: Instant,
-    /// The offset of the first packet after the socket left.
+    /// The offset of the first packet after the socket was suspended.
     at: Offset,
+    /// The bytes that the recovery budget counts for the socket.
     bytes: usize,
     handover: T,
 }
@@ -65,9 +66,9 @@ struct RoomStay {
     to: Offset,
 }
 
-/// The number of rooms that are remembered after a socket left them, and the bytes of their names
-/// together.
+/// The maximum number of rooms that are remembered after a socket left them.
 const MAX_FORMER_ROOMS: usize = 64;
+/// The maximum number of bytes of the names of those rooms together.
 const MAX_FORMER_BYTES: usize = 8 * 1024;
 
 /// A restored socket.
@@ -117,6 +118,7 @@ impl<T> RecoveryStore<T> {
 
     // Present sockets.
 
+    /// Adds a new socket, with its private id.
     pub(crate) fn enter(&mut self, id: SocketId, owner: PrivateId) {
         let base = self.log.next();
         let session = StoredSocket {
@@ -174,9 +176,10 @@ impl<T> RecoveryStore<T> {
     }
 
     /// Suspends a socket. `sent` is the offset of the last packet that was sent to it, and `data`
-    /// the bytes that its data count.
+    /// the bytes of its data.
     ///
-    /// Above the limit of bytes, the sockets that have been suspended the longest are forgotten.
+    /// Above the limit of the recovery budget, the sockets that have been suspended the longest are
+    /// forgotten.
     pub(crate) fn suspend(
         &mut self,
         id: &SocketId,
@@ -218,7 +221,7 @@ impl<T> RecoveryStore<T> {
         self.owners.get(&owner).copied()
     }
 
-    /// Returns the bytes that a socket counts, present or suspended.
+    /// Returns the bytes that are counted for a socket, present or suspended.
     pub(crate) fn cost(&self, id: &SocketId) -> usize {
         self.sessions.get(id).map_or(0, StoredSocket::cost)
     }
@@ -337,17 +340,18 @@ impl<T> StoredSocket<T> {
     /// the offset is not valid, or if the packets are no longer kept.
     fn missing_from(&self, away: &Suspended<T>, offset: Option<&str>, log: &Log) -> Option<Offset> {
         let got = match offset {
-            // The client has got no packet: otherwise it would name an offset.
+            // The client has received no packet: otherwise it would name an offset.
             None => self.base.before(),
             Some(text) => match Offset::parse(text)? {
                 got if (self.base..log.next()).contains(&got) => got,
-                // The offset is from another socket of the client. It has got no packet of this
-                // one.
+                // The offset is from another socket of the client. The client has received no
+                // packet of this one.
                 _ => self.base.before(),
             },
         };
-        // A client that saw the last packet sent before it left missed only later ones. The packets
-        // in between were not for it, so they need not be kept.
+        // A client that received the last packet that was sent to its socket has missed only
+        // packets since the suspension. The packets in between were not for the socket, so they
+        // need not be kept.
         let from = if got >= self.sent {
             got.next().max(away.at)
         } else {
@@ -356,7 +360,7 @@ impl<T> StoredSocket<T> {
         (from >= self.floor && from >= log.first()).then_some(from)
     }
 
-    /// Returns whether a packet was, or would have been, for this socket.
+    /// Returns whether this socket was, or would have been, a recipient of a packet.
     fn is_recipient(&self, id: &SocketId, number: Offset, to: &Recipients) -> bool {
         match to {
             Recipients::One(other) => other == id,
@@ -382,11 +386,14 @@ impl<T> StoredSocket<T> {
     }
 }
 
-/// The bytes that a suspended socket counts, without its rooms: as measured, rounded up.
+/// The bytes that are counted for a suspended socket without its rooms and its data. They are
+/// measured, and rounded up.
 const SESSION_BYTES: usize = 512;
+/// The bytes that are counted for a room in addition to its name.
 const ROOM_BYTES: usize = 64;
 
-/// Returns the packets for a socket from an offset on, and the offset of the last one.
+/// Returns the packets for a socket from an offset on, and the offset of the last one. If there are
+/// none, the offset is that of the last packet that was sent to the socket.
 fn missed<T>(
     session: &StoredSocket<T>,
     id: &SocketId,
@@ -470,7 +477,7 @@ mod tests {
             self.store.suspend(&id(n), sent, 0, "handover", self.now);
         }
 
-        /// Restores socket `n`, and returns the packets that it is sent again.
+        /// Restores socket `n`, and returns its missed packets.
         fn back(&mut self, n: u8, offset: Option<Offset>) -> Option<Vec<String>> {
             let offset = offset.map(Offset::to_text);
             self.back_with(n, offset.as_deref())

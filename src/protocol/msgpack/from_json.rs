@@ -10,7 +10,7 @@ use crate::protocol::scan::{Invalid, Scanner};
 pub(super) fn write_json(out: &mut Vec<u8>, json: &[u8], attachments: &[Bytes]) {
     let start = out.len();
     if FromJson::new(out, json, attachments).convert().is_err() {
-        // A value has tricked serde_json into invalid JSON. No piece of it is sent.
+        // A value has made serde_json write invalid JSON. Nil is sent in place of all the JSON.
         out.truncate(start);
         out.push(Marker::Null.to_u8());
     }
@@ -18,18 +18,19 @@ pub(super) fn write_json(out: &mut Vec<u8>, json: &[u8], attachments: &[Bytes]) 
 
 /// A conversion of JSON to MessagePack, with attachments in place of their placeholders.
 ///
-/// The depth is not bounded, because the values are the server's own.
+/// The depth is not bounded, because the server has written the JSON.
 struct FromJson<'a> {
     out: &'a mut Vec<u8>,
     json: &'a [u8],
     scanner: Scanner<'a>,
     attachments: &'a [Bytes],
+    /// The arrays and objects around the position of the scanner, from the outermost.
     open: Vec<Unfinished>,
     /// The markers that need more than the one byte that is reserved, and their positions.
     markers: Vec<(usize, Vec<u8>)>,
 }
 
-/// An array or an object that is open.
+/// An array or an object whose closing bracket was not reached yet.
 struct Unfinished {
     /// The position of its marker.
     start: usize,
@@ -71,7 +72,7 @@ impl<'a> FromJson<'a> {
         Ok(places)
     }
 
-    /// Writes the bytes that a placeholder stands for, and steps over it.
+    /// Writes the bytes that a placeholder stands for, and steps over the placeholder.
     fn attachment(&mut self, place: &Placeholder) -> Result<(), Invalid> {
         let num = parse_num(&self.json[place.num.clone()]).ok_or(Invalid::Syntax)?;
         let bytes = self.attachments.get(num).ok_or(Invalid::Syntax)?;
@@ -100,13 +101,15 @@ impl<'a> FromJson<'a> {
         }
     }
 
+    /// Counts a value or a key in the innermost open array or object.
     fn count(&mut self) {
         if let Some(outer) = self.open.last_mut() {
             outer.values += 1;
         }
     }
 
-    /// Writes the value that begins with this byte, up to an opening bracket.
+    /// Writes the value that begins with this byte. For an array or an object, reserves the byte of
+    /// its marker.
     fn value(&mut self, first: u8, start: usize) -> Result<(), Invalid> {
         match first {
             b'[' | b'{' => {
@@ -181,7 +184,7 @@ fn write_string(out: &mut Vec<u8>, quoted: &[u8], escaped: bool) {
     if !escaped {
         return write_text(out, &String::from_utf8_lossy(plain));
     }
-    // Reads bytes: the string may hold the escape of half a surrogate pair, which is not text.
+    // Read as bytes: the string may have the escape of half a surrogate pair, which is not text.
     let text: Bytes = serde_json::from_slice(quoted).unwrap_or_default();
     write_text(out, &String::from_utf8_lossy(&text));
 }
