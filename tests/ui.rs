@@ -73,6 +73,9 @@ impl Compiler {
         if cfg!(feature = "zlib-rs") {
             command.arg("--features=zlib-rs");
         }
+        if cfg!(feature = "unstable-internals") {
+            command.arg("--features=unstable-internals");
+        }
         let built = command.stderr(Stdio::inherit()).output().expect("cargo");
         assert!(built.status.success(), "the libraries are not built");
         let libraries = json_lines(&built.stdout).filter_map(|message| {

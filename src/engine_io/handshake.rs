@@ -248,12 +248,12 @@ impl Refusal {
     /// Returns the body, as JSON.
     #[must_use]
     pub fn body(self) -> String {
-        self.body_saying(self.message())
+        self.body_with_message(self.message())
     }
 
     /// Returns the body with another `message`.
     #[must_use]
-    pub fn body_saying(self, message: &str) -> String {
+    pub fn body_with_message(self, message: &str) -> String {
         // A string always serializes to JSON.
         let message = serde_json::to_string(message).unwrap_or_default();
         format!(r#"{{"code":{},"message":{message}}}"#, self.code())

@@ -25,14 +25,14 @@ impl SessionId {
     /// not a secret. This is safe only for a session that begins with WebSocket: no other request
     /// can use it.
     #[must_use]
-    pub(crate) fn beginning_with(public: SocketId, random: Option<[u8; 16]>) -> Self {
+    pub(crate) fn with_public_part(public: SocketId, random: Option<[u8; 16]>) -> Self {
         let secret = random.map(|random| URL_SAFE_NO_PAD.encode(random));
         Self((public.as_str().to_owned() + secret.as_deref().unwrap_or_default()).into())
     }
 
     /// Returns the public id that the id begins with.
     ///
-    /// Call this only for an id from [`SessionId::beginning_with`]: of any other id it returns the
+    /// Call this only for an id from [`SessionId::with_public_part`]: of any other id it returns the
     /// first characters of the secret.
     pub(crate) fn public_part(&self) -> Option<SocketId> {
         SocketId::parse(self.0.get(..SocketId::LEN)?)
@@ -136,10 +136,10 @@ mod tests {
     #[test]
     fn a_session_id_may_begin_with_a_public_id() {
         let public = SocketId::new([7; 15]);
-        let id = SessionId::beginning_with(public, Some([8; 16]));
+        let id = SessionId::with_public_part(public, Some([8; 16]));
         assert_eq!(id.public_part(), Some(public));
         assert_eq!(id.expose().len(), 20 + 22);
-        let open = SessionId::beginning_with(public, None);
+        let open = SessionId::with_public_part(public, None);
         assert_eq!(open.expose(), public.as_str());
     }
 

@@ -14,7 +14,7 @@ const SEPARATOR: u8 = 0x1e;
 /// The client counts text exactly, and binary data as 1.33 times its length. The base64 of the data
 /// is longer: by two characters for most messages, and by half of the body at most, if each message
 /// has one byte.
-pub(crate) fn reckoned_len(body: &[u8]) -> usize {
+pub(crate) fn client_counted_len(body: &[u8]) -> usize {
     let packets = body.split(|byte| *byte == SEPARATOR);
     let packets = packets.map(|packet| match packet.strip_prefix(b"b") {
         Some(digits) => {
@@ -260,7 +260,7 @@ mod tests {
                 let alone = std::iter::repeat(binary.clone());
                 let events = std::iter::repeat([header, binary]).flatten();
                 for (body, reckoned) in [fill(alone, max), fill(events, max)] {
-                    assert!(reckoned_len(&body) <= reckoned, "{size} in {max}");
+                    assert!(client_counted_len(&body) <= reckoned, "{size} in {max}");
                     assert!(reckoned <= max && body.len() <= longest_body(max));
                 }
             }
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_body_without_bytes_counts_with_its_exact_length() {
         for body in ["", "4", "4a\u{1e}4b", "\u{1e}", "4b===="] {
-            assert_eq!(reckoned_len(body.as_bytes()), body.len(), "{body:?}");
+            assert_eq!(client_counted_len(body.as_bytes()), body.len(), "{body:?}");
         }
     }
 

@@ -21,7 +21,7 @@ const MAX_DIGITS: usize = 9;
 /// Parses the next packet of a body in text form, which is UTF-8. Returns `None` at its end.
 pub(super) fn next_text(rest: &mut Bytes) -> Option<Result<EnginePacket, ParseError>> {
     while !rest.is_empty() {
-        let Some(packet) = take_text(rest) else {
+        let Some(packet) = split_text(rest) else {
             return Some(Err(ParseError));
         };
         // Clients write an empty body as `0:`.
@@ -32,7 +32,7 @@ pub(super) fn next_text(rest: &mut Bytes) -> Option<Result<EnginePacket, ParseEr
     None
 }
 
-fn take_text(rest: &mut Bytes) -> Option<Bytes> {
+fn split_text(rest: &mut Bytes) -> Option<Bytes> {
     let colon = rest
         .iter()
         .take(MAX_DIGITS + 1)
@@ -75,10 +75,10 @@ pub(super) fn next_binary(rest: &mut Bytes) -> Option<Result<EnginePacket, Parse
     if rest.is_empty() {
         return None;
     }
-    Some(take_binary(rest).unwrap_or(Err(ParseError)))
+    Some(parse_binary(rest).unwrap_or(Err(ParseError)))
 }
 
-fn take_binary(rest: &mut Bytes) -> Option<Result<EnginePacket, ParseError>> {
+fn parse_binary(rest: &mut Bytes) -> Option<Result<EnginePacket, ParseError>> {
     let is_binary = match rest[0] {
         0 => false,
         1 => true,

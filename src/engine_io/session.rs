@@ -42,7 +42,7 @@ pub struct Session {
     /// The sum of the [`Session::cost`] of the messages in `out`.
     out_bytes: usize,
     /// The bytes of the error replies that were queued since `out` was last empty.
-    refused: usize,
+    connect_errors: usize,
     /// The bytes of `out` that the client missed on an earlier connection. The recovery store has
     /// limits of its own for them.
     missed: usize,
@@ -112,17 +112,17 @@ enum Probe {
     Ponged,
     /// The upgrade packet has arrived. The packets of a POST that the client began earlier are
     /// handled first.
-    Changing,
+    AwaitingPost,
 }
 
 /// The bytes that a queued or pending message counts in addition to its payload.
 const OVERHEAD: usize = 64;
 
 /// The factor of `max_pending` while the application waits for an acknowledgement.
-const WHILE_ASKED: usize = 4;
+const ACK_FACTOR: usize = 4;
 
 /// The delay up to which a timer counts as punctual.
-const TICK: Duration = Duration::from_millis(10);
+const TIMER_TOLERANCE: Duration = Duration::from_millis(10);
 
 /// How long a poll waits before it is released, if it begins while the client upgrades.
 const RELEASE_AFTER: Duration = Duration::from_millis(100);
@@ -133,10 +133,10 @@ const PROBE_GRACE: Duration = Duration::from_millis(20);
 
 /// The maximum time for which a POST waits for its client to fetch queued messages. Proxies wait
 /// 30 s or more.
-const POST_PATIENCE: Duration = Duration::from_secs(20);
+const POST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a session waits for a poll that the client's close packet has overtaken.
-const OVERTAKEN: Duration = Duration::from_millis(500);
+const LATE_POLL_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Opens a session and queues its open packet.
@@ -166,7 +166,7 @@ impl Session {
             ping: false,
             out: VecDeque::new(),
             out_bytes: 0,
-            refused: 0,
+            connect_errors: 0,
             missed: 0,
             sending: false,
             held: 0,
@@ -219,7 +219,7 @@ impl Session {
     /// After a close by the server, while the client has yet to fetch queued messages, a POST is
     /// accepted and its packets are ignored. A refusal would make the client abandon the messages.
     #[must_use]
-    pub(crate) fn takes_posts(&self) -> bool {
+    pub(crate) fn accepts_posts(&self) -> bool {
         self.accepts_requests() && self.close_reason().is_none_or(CloseReason::is_graceful)
     }
 
@@ -231,7 +231,7 @@ impl Session {
     pub fn wants_read(&self) -> bool {
         // A client that has the probe's pong fetches nothing until its POST is answered and it has
         // upgraded.
-        let fetches = !matches!(self.probe, Probe::Ponged | Probe::Changing);
+        let fetches = !matches!(self.probe, Probe::Ponged | Probe::AwaitingPost);
         !self.is_open() || (self.pending < self.max_pending() && !(fetches && self.is_congested()))
     }
 
@@ -243,7 +243,7 @@ impl Session {
     pub(crate) fn wants_frames(&self) -> bool {
         match self.probe {
             Probe::None => self.wants_read(),
-            Probe::Changing => false,
+            Probe::AwaitingPost => false,
             Probe::Connected | Probe::Pinged | Probe::Ponged => true,
         }
     }
@@ -257,7 +257,7 @@ impl Session {
     fn max_pending(&self) -> usize {
         match self.acks_awaited {
             0 => self.config.max_pending,
-            _ => self.config.max_pending.saturating_mul(WHILE_ASKED),
+            _ => self.config.max_pending.saturating_mul(ACK_FACTOR),
         }
     }
 
@@ -331,7 +331,7 @@ impl Session {
 
     /// Whether [`Session::poll_transmit`] has a packet for a waiting GET.
     #[must_use]
-    pub(crate) fn releases_poll(&self) -> bool {
+    pub(crate) fn has_poll_output(&self) -> bool {
         self.poll.is_some_and(|poll| {
             poll.is_released
                 || self.transport != Transport::Polling
@@ -375,7 +375,7 @@ impl Session {
     }
 
     /// Releases the waiting GET: it is answered with the queued packets, or a noop.
-    pub fn handle_poll_timeout(&mut self) {
+    pub fn release_poll(&mut self) {
         if let Some(poll) = &mut self.poll {
             poll.is_released = true;
         }
@@ -411,7 +411,7 @@ impl Session {
     /// Watches a POST whose packets wait for the end of backpressure.
     ///
     /// The session is closed with [`CloseReason::SlowConsumer`] if it stays congested and its
-    /// client fetches nothing for half of `POST_PATIENCE`, or of the ping timeout if that is
+    /// client fetches nothing for half of `POST_TIMEOUT`, or of the ping timeout if that is
     /// shorter.
     pub fn handle_post_blocked(&mut self, now: Instant) {
         if self.is_open() && !self.timers.is_set(Timer::Post) {
@@ -420,15 +420,18 @@ impl Session {
     }
 
     fn watch_post(&mut self, now: Instant) {
-        self.post = Some(PendingPost {
-            fetched: false,
-            was_congested: self.is_congested(),
-        });
-        let half = POST_PATIENCE.min(self.config.ping_timeout) / 2;
+        let was_congested = self.is_congested();
+        if let Some(post) = &mut self.post {
+            *post = PendingPost {
+                fetched: false,
+                was_congested,
+            };
+        }
+        let half = POST_TIMEOUT.min(self.config.ping_timeout) / 2;
         self.timers.set(Timer::Post, deadline(now, half));
     }
 
-    fn handle_post_waits(&mut self, now: Instant) {
+    fn handle_post_timeout(&mut self, now: Instant) {
         let is_stuck = |post: PendingPost| post.was_congested && !post.fetched;
         match self.is_congested() && self.post.is_some_and(is_stuck) {
             true => self.close(CloseReason::SlowConsumer, now),
@@ -440,8 +443,8 @@ impl Session {
     pub fn handle_post_end(&mut self, now: Instant) {
         self.post = None;
         self.timers.stop(Timer::Post);
-        if self.probe == Probe::Changing {
-            self.upgrade(now);
+        if self.probe == Probe::AwaitingPost {
+            self.complete_upgrade(now);
         }
     }
 
@@ -472,7 +475,7 @@ impl Session {
         if !self.is_open() {
             // A client that completes its upgrade gets the queued messages on its WebSocket.
             if self.probe == Probe::Ponged && packet == EnginePacket::Upgrade {
-                self.upgrade(now);
+                self.complete_upgrade(now);
             }
             return;
         }
@@ -480,7 +483,7 @@ impl Session {
             return self.handle_probe(&packet, now);
         }
         if self.timers.is_set(Timer::Pong) {
-            self.handle_sign_of_life(&packet, now);
+            self.extend_pong_deadline(&packet, now);
         }
         match packet {
             EnginePacket::Message(message) => self.receive(message),
@@ -514,16 +517,16 @@ impl Session {
                     self.since_ping = SincePing::default();
                     // A timer is always a little late. If it is much later, after a long sleep of
                     // the process, the client has its full time from now on.
-                    let is_late = now - due > TICK;
+                    let is_late = now - due > TIMER_TOLERANCE;
                     let sent = if is_late { now } else { due };
                     self.timers
                         .set(Timer::Pong, deadline(sent, self.config.ping_timeout));
                 }
                 Timer::Pong => self.handle_missing_pong(now),
-                Timer::Post => self.handle_post_waits(now),
+                Timer::Post => self.handle_post_timeout(now),
                 Timer::Stall => self.close(CloseReason::PingTimeout, now),
                 Timer::Upgrade => self.end_probe(now),
-                Timer::Release => self.handle_poll_timeout(),
+                Timer::Release => self.release_poll(),
                 Timer::Close => self.end(),
             }
         }
@@ -614,17 +617,17 @@ impl Session {
     ///
     /// Such a client does not seem to read its input, and it can cause many error replies with few
     /// bytes.
-    pub(crate) fn send_refusal(
+    pub(crate) fn send_connect_error(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
         now: Instant,
     ) {
-        if self.refused >= self.config.high_water {
+        if self.connect_errors >= self.config.high_water {
             return self.close(CloseReason::SlowConsumer, now);
         }
         let before = self.out_bytes;
         self.send_all(messages, || now);
-        self.refused += self.out_bytes.saturating_sub(before);
+        self.connect_errors += self.out_bytes.saturating_sub(before);
     }
 
     /// Queues messages that the client missed on an earlier connection. They do not count against
@@ -641,7 +644,7 @@ impl Session {
     /// [`Session::send`].
     ///
     /// Returns whether they are counted.
-    pub(crate) fn handle_held(&mut self, bytes: usize, now: Instant) -> bool {
+    pub(crate) fn handle_hold(&mut self, bytes: usize, now: Instant) -> bool {
         let is_counted = self.send_all([], || now);
         if is_counted {
             self.held += bytes;
@@ -650,7 +653,7 @@ impl Session {
     }
 
     /// Stops counting `bytes` that the application no longer holds back.
-    pub(crate) fn handle_released(&mut self, bytes: usize) {
+    pub(crate) fn handle_hold_end(&mut self, bytes: usize) {
         self.held -= bytes;
     }
 
@@ -662,7 +665,7 @@ impl Session {
         if !self.is_open() {
             return;
         }
-        self.tell(SessionEvent::Closed(reason));
+        self.push_event(SessionEvent::Closed(reason));
         self.timers.clear_but(Timer::Upgrade);
         self.ping = false;
         if !reason.is_graceful() {
@@ -674,16 +677,16 @@ impl Session {
             self.state = State::Closing(reason);
             return;
         }
-        if reason.is_graceful() && self.probe == Probe::Changing {
+        if reason.is_graceful() && self.probe == Probe::AwaitingPost {
             self.state = State::Closing(reason);
-            return self.upgrade(now);
+            return self.complete_upgrade(now);
         }
         self.end_probe(now);
         let reachable =
             self.transport == Transport::WebSocket || self.poll.is_some() || reason.is_graceful();
         let rest = match reason {
             _ if reachable => self.config.close_timeout,
-            CloseReason::TransportClose => OVERTAKEN.min(self.config.close_timeout),
+            CloseReason::TransportClose => LATE_POLL_TIMEOUT.min(self.config.close_timeout),
             _ => {
                 self.state = State::Closed(reason);
                 return;
@@ -696,7 +699,7 @@ impl Session {
     /// Closes the session at once and drops its queued messages.
     ///
     /// If the transport is polling and no poll waits, no close packet is sent: the client's next
-    /// request is refused.
+    /// request is connect_errors.
     pub fn discard(&mut self, now: Instant) {
         self.drop_output();
         let is_away = self.transport == Transport::Polling && self.poll.is_none();
@@ -715,7 +718,7 @@ impl Session {
             return None;
         }
         if via != self.transport {
-            return self.poll_beside(via);
+            return self.poll_other_transport(via);
         }
         if let Some(open) = self.open.take() {
             return Some(EnginePacket::Open(open));
@@ -734,7 +737,7 @@ impl Session {
             }
             self.sending = via == Transport::WebSocket;
             if self.out.is_empty() {
-                self.refused = 0;
+                self.connect_errors = 0;
                 if self.out.capacity() > 32 {
                     self.out = VecDeque::new();
                 }
@@ -744,7 +747,7 @@ impl Session {
         if via == Transport::WebSocket {
             return None;
         }
-        self.poll_farewell()
+        self.poll_last_packet()
     }
 
     /// Returns the time at which to call [`Session::handle_timeout`].
@@ -782,7 +785,7 @@ impl Session {
     }
 
     #[inline]
-    fn tell(&mut self, event: SessionEvent) {
+    fn push_event(&mut self, event: SessionEvent) {
         self.event_count += 1;
         self.events.push_back(event);
     }
@@ -796,7 +799,7 @@ impl Session {
     #[inline]
     fn receive(&mut self, message: Message) {
         self.pending += Self::cost(&message);
-        self.tell(SessionEvent::Message(message));
+        self.push_event(SessionEvent::Message(message));
     }
 
     /// Handles a pong. A pong without a ping changes nothing.
@@ -811,7 +814,7 @@ impl Session {
 
     /// Extends the pong's deadline, once, when another packet arrives before the pong. A client
     /// that sends a lot is alive, and its pong is behind those packets.
-    fn handle_sign_of_life(&mut self, packet: &EnginePacket, now: Instant) {
+    fn extend_pong_deadline(&mut self, packet: &EnginePacket, now: Instant) {
         let is_pong = matches!(packet, EnginePacket::Pong { .. });
         if self.revision == Revision::V4 && !self.since_ping.extended && !is_pong {
             self.since_ping.extended = true;
@@ -826,7 +829,9 @@ impl Session {
         // The pong may be behind a body or a message that is still arriving.
         let body_comes = self.post.is_some() && !self.timers.is_set(Timer::Post);
         if !unfetched && (body_comes || std::mem::take(&mut self.since_ping.partial)) {
-            return self.timers.set(Timer::Pong, deadline(now, self.patience()));
+            return self
+                .timers
+                .set(Timer::Pong, deadline(now, self.pong_timeout()));
         }
         if unfetched || self.wants_read() {
             return self.close(CloseReason::PingTimeout, now);
@@ -842,11 +847,12 @@ impl Session {
         // the client restarts its interval.
         self.ping = true;
         self.since_ping.progressed = false;
-        self.timers.set(Timer::Pong, deadline(now, self.patience()));
+        self.timers
+            .set(Timer::Pong, deadline(now, self.pong_timeout()));
     }
 
     /// Returns the time in which a pong must arrive. In revision 3, the client's ping.
-    fn patience(&self) -> Duration {
+    fn pong_timeout(&self) -> Duration {
         match self.revision {
             Revision::V4 => self.config.ping_timeout,
             Revision::V3 => self.config.silence(),
@@ -871,24 +877,24 @@ impl Session {
                 }
             }
             (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) if self.post.is_some() => {
-                self.probe = Probe::Changing;
+                self.probe = Probe::AwaitingPost;
                 // The POST has deadlines of its own.
                 self.timers.stop(Timer::Upgrade);
             }
-            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) => self.upgrade(now),
+            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) => self.complete_upgrade(now),
             (_, Probe::None) => {}
             _ => self.end_probe(now),
         }
     }
 
-    fn upgrade(&mut self, now: Instant) {
+    fn complete_upgrade(&mut self, now: Instant) {
         self.end_probe(now);
         self.transport = Transport::WebSocket;
-        self.handle_poll_timeout();
+        self.release_poll();
         if !self.is_open() {
             return;
         }
-        self.tell(SessionEvent::Upgraded);
+        self.push_event(SessionEvent::Upgraded);
         // A ping that no poll has fetched is sent now. Its pong has the full time.
         if self.ping && self.revision == Revision::V4 {
             self.timers
@@ -908,7 +914,7 @@ impl Session {
         }
     }
 
-    fn poll_beside(&mut self, via: Transport) -> Option<EnginePacket> {
+    fn poll_other_transport(&mut self, via: Transport) -> Option<EnginePacket> {
         if via == Transport::Polling {
             // The session has upgraded to WebSocket while this poll waited.
             self.poll = None;
@@ -921,7 +927,7 @@ impl Session {
         Some(EnginePacket::Pong { probe: true })
     }
 
-    fn poll_farewell(&mut self) -> Option<EnginePacket> {
+    fn poll_last_packet(&mut self) -> Option<EnginePacket> {
         let poll = self.poll.as_mut()?;
         match self.state {
             State::Open => std::mem::take(&mut poll.is_released).then_some(EnginePacket::Noop),
@@ -942,7 +948,7 @@ impl Session {
     fn drop_output(&mut self) {
         self.out = VecDeque::new();
         self.out_bytes = 0;
-        self.refused = 0;
+        self.connect_errors = 0;
         self.missed = 0;
     }
 

@@ -125,7 +125,7 @@ impl Pending {
     fn send(member: Arc<Member>, payload: Payload) -> Result<Self, AckError> {
         let ack = member.namespace.next_ack();
         let (sender, answer) = oneshot::channel();
-        if !member.expect(ack, AckWaiter::One(sender)) {
+        if !member.expect_ack(ack, AckWaiter::One(sender)) {
             return Err(AckError(Reason::NotConnected));
         }
         member.emit(Some(ack), payload);
@@ -226,11 +226,11 @@ impl<T> AckStream<T> {
         let payloads = std::iter::repeat_n(payload, namespaces.len());
         for (namespace, payload) in namespaces.iter().zip(payloads) {
             let ack = namespace.next_ack();
-            let sent = OutgoingEvent::seen(&namespace.hooks, &payload);
+            let sent = OutgoingEvent::capture(&namespace.hooks, &payload);
             let packet = encode(namespace, Kind::Event, Some(ack), payload);
             for member in namespace.select(target).iter() {
                 let waiter = ManyWaiter::new(member.id, sender.clone());
-                if !member.expect(ack, AckWaiter::Many(waiter)) {
+                if !member.expect_ack(ack, AckWaiter::Many(waiter)) {
                     continue;
                 }
                 if let Some(sent) = &sent {

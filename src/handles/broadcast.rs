@@ -100,7 +100,7 @@ impl Broadcast {
     /// ```
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
         self.scope.with(|namespaces| {
-            let Some(payload) = event_for(namespaces, event, args) else {
+            let Some(payload) = encode_event(namespaces, event, args) else {
                 return;
             };
             // `repeat_n` moves the payload into its last item.
@@ -135,7 +135,7 @@ impl Broadcast {
     /// ```
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> AckStream<T> {
         self.scope.with(|namespaces| {
-            let Some(payload) = event_for(namespaces, event, args) else {
+            let Some(payload) = encode_event(namespaces, event, args) else {
                 return AckStream::empty();
             };
             AckStream::send(namespaces, &self.target, payload)
@@ -235,7 +235,7 @@ impl Broadcast {
 
 /// Writes an event. Returns `None` if there is no namespace, or if the event cannot be written,
 /// which is logged.
-fn event_for(
+fn encode_event(
     namespaces: &[Arc<LiveNamespace>],
     event: &str,
     args: impl IntoArgs,

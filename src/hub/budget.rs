@@ -17,7 +17,7 @@ impl Budget {
     }
 
     /// Counts `bytes` if the total stays within `max`. Returns whether it does.
-    pub(crate) fn take(&self, bytes: usize, max: usize) -> bool {
+    pub(crate) fn try_reserve(&self, bytes: usize, max: usize) -> bool {
         let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= max);
         let counter = &self.0;
         let taken = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
@@ -25,11 +25,11 @@ impl Budget {
     }
 
     /// Counts `bytes` without a check. The caller knows that they [fit](Self::fits).
-    pub(crate) fn add(&self, bytes: usize) {
+    pub(crate) fn reserve(&self, bytes: usize) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn give_back(&self, bytes: usize) {
+    pub(crate) fn release(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -67,12 +67,12 @@ mod tests {
     #[test]
     fn bytes_over_the_budget_are_refused_until_some_are_released() {
         let budget = Budget::default();
-        assert!(budget.take(6, 10));
-        assert!(!budget.take(5, 10));
+        assert!(budget.try_reserve(6, 10));
+        assert!(!budget.try_reserve(5, 10));
         assert!(budget.fits(4, 10) && !budget.fits(5, 10));
-        budget.give_back(6);
-        assert!(budget.take(10, 10));
-        budget.add(5);
-        assert!(!budget.fits(0, 10) && !budget.take(usize::MAX, usize::MAX));
+        budget.release(6);
+        assert!(budget.try_reserve(10, 10));
+        budget.reserve(5);
+        assert!(!budget.fits(0, 10) && !budget.try_reserve(usize::MAX, usize::MAX));
     }
 }

@@ -85,11 +85,11 @@ impl LiveNamespace {
     /// Delivers all packets that are queued now.
     pub(crate) fn flush(&self) {
         let last = self.lock().queue.last();
-        while self.lock().queue.has_up_to(last) && self.deliver_some() {}
+        while self.lock().queue.has_up_to(last) && self.deliver_chunk() {}
     }
 
     /// Delivers the oldest batch to its next chunk. Returns `false` if the queue is empty.
-    fn deliver_some(&self) -> bool {
+    fn deliver_chunk(&self) -> bool {
         let delivery_lock = self.fanout.delivery_lock.lock();
         let Some(delivery) = self.lock().queue.begin_delivery() else {
             return false;
@@ -115,7 +115,7 @@ impl LiveNamespace {
 
     /// Returns whether the fan-out task may end, because the queue is empty. The next packet needs
     /// another task then.
-    fn has_ended(&self) -> bool {
+    fn release_task(&self) -> bool {
         self.lock().queue.release_task()
     }
 
@@ -146,8 +146,8 @@ struct FanoutTask {
 
 impl FanoutTask {
     async fn run(mut self) {
-        while !self.namespace.has_ended() {
-            self.namespace.deliver_some();
+        while !self.namespace.release_task() {
+            self.namespace.deliver_chunk();
             // Lets the sessions run that were woken.
             yield_now().await;
         }
@@ -157,8 +157,8 @@ impl FanoutTask {
 
 impl Drop for FanoutTask {
     fn drop(&mut self) {
-        while !self.ended && !self.namespace.has_ended() {
-            self.namespace.deliver_some();
+        while !self.ended && !self.namespace.release_task() {
+            self.namespace.deliver_chunk();
         }
     }
 }

@@ -71,7 +71,7 @@ pub(crate) struct OutgoingEvent<'a, M> {
 
 impl<'a, M> OutgoingEvent<'a, M> {
     /// Copies an event if there is a hook for outgoing events.
-    pub(crate) fn seen(hooks: &'a Hooks<M>, payload: &Payload) -> Option<Self> {
+    pub(crate) fn capture(hooks: &'a Hooks<M>, payload: &Payload) -> Option<Self> {
         let hook = hooks.outgoing.as_deref()?;
         Some(Self {
             hook,
@@ -95,7 +95,7 @@ impl<'a, M> OutgoingEvent<'a, M> {
 /// many changes as it has made, and a few more. So the number of pending changes never grows far
 /// above the limit.
 #[derive(Debug, Default)]
-pub(super) struct RoomLog {
+pub(super) struct RoomChanges {
     pending: Mutex<PendingEvents>,
     /// Held while the hook is called.
     hook_lock: Mutex<()>,
@@ -119,7 +119,7 @@ thread_local! {
     static IN_HOOK: Cell<bool> = const { Cell::new(false) };
 }
 
-impl RoomLog {
+impl RoomChanges {
     fn lock(&self) -> MutexGuard<'_, PendingEvents> {
         self.pending.lock()
     }
@@ -155,7 +155,7 @@ impl RoomLog {
             // The holder of the lock calls the hook for these changes, or a `RoomEventTask` does.
             false => self.hook_lock.try_lock(),
         };
-        if let Some(_turn) = hook_lock {
+        if let Some(_guard) = hook_lock {
             self.notify_some(hook, made + BATCH);
         }
         self.needs_task()
@@ -185,7 +185,7 @@ impl RoomLog {
     /// Calls the hook for the next changes, for a
     /// [`RoomEventTask`](super::namespace::RoomEventTask). Returns `false` if none are left: the
     /// next change needs another task.
-    pub(super) fn go_on(&self, hook: &RoomHook<'_>) -> bool {
+    pub(super) fn notify_batch(&self, hook: &RoomHook<'_>) -> bool {
         if IN_HOOK.get() {
             // A runtime that has ended drops the `RoomEventTask` inside of `spawn`: here in a hook,
             // under `hook_lock`. The caller of the hook handles the remaining changes.
@@ -207,20 +207,20 @@ mod tests {
 
     use super::*;
 
-    fn push(log: &RoomLog, count: usize) -> usize {
+    fn push(log: &RoomChanges, count: usize) -> usize {
         let room = |n: usize| (Arc::from(n.to_string()), RoomChange::Create);
         log.push(&NamespaceName::MAIN, (0..count).map(room))
     }
 
     #[test]
     fn the_caller_notifies_the_hook_of_a_few_changes_only() {
-        let log = RoomLog::default();
+        let log = RoomChanges::default();
         let (told, heard) = mpsc::channel();
         let hook = move |event: RoomEvent| told.send(event.room.to_string()).expect("open");
         assert_eq!(push(&log, 100), 100);
-        assert!(log.notify(&hook, 2), "a teller is needed");
-        assert!(!log.notify(&hook, 2), "one is enough");
-        while log.go_on(&hook) {}
+        assert!(log.notify(&hook, 2), "a task is needed");
+        assert!(!log.notify(&hook, 2), "one task is enough");
+        while log.notify_batch(&hook) {}
         assert!(!log.notify(&hook, 2), "there is nothing left");
         let expected = (0..100).map(|n| n.to_string());
         assert!(heard.try_iter().eq(expected));
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn room_events_over_the_limit_make_their_caller_wait() {
-        let log = RoomLog::default();
+        let log = RoomChanges::default();
         let (entered, waits) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let (entered, gate) = (Mutex::new(entered), Mutex::new(gate));
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_hook_may_change_rooms() {
-        let log = RoomLog::default();
+        let log = RoomChanges::default();
         let told = std::sync::atomic::AtomicUsize::new(0);
         let hook = |_: RoomEvent| {
             if told.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
@@ -267,7 +267,7 @@ mod tests {
             }
         };
         push(&log, 1);
-        assert!(!log.notify(&hook, 1), "the hook has asked for one");
+        assert!(!log.notify(&hook, 1), "the hook's call asked for a task");
         assert_eq!(told.into_inner(), 1 + BATCH);
     }
 }

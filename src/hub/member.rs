@@ -106,7 +106,7 @@ impl Drop for Member {
         let names = rooms.iter().flatten().map(|room| room.len());
         let kept = state.data_bytes + names.sum::<usize>();
         let own = cost(&self.namespace.name, self.auth.as_deref());
-        self.session.budget.give_back(own + kept);
+        self.session.budget.release(own + kept);
         let extensions = std::mem::take(&mut self.extensions);
         let recovery = self.recovery.take();
         guarded_hook(|| drop(extensions));
@@ -124,7 +124,9 @@ impl Member {
         let issued = SystemTime::now().duration_since(UNIX_EPOCH);
         let auth = std::str::from_utf8(auth.json()).unwrap_or_default();
         let auth = (!matches!(auth, "" | "{}")).then(|| auth.into());
-        session.budget.add(cost(&namespace.name, auth.as_deref()));
+        session
+            .budget
+            .reserve(cost(&namespace.name, auth.as_deref()));
         Self {
             id,
             session,
@@ -158,7 +160,7 @@ impl Member {
 
     /// Sends an event.
     pub(crate) fn emit(self: &Arc<Self>, ack: Option<u64>, payload: Payload) -> bool {
-        if let Some(sent) = OutgoingEvent::seen(&self.namespace.hooks, &payload) {
+        if let Some(sent) = OutgoingEvent::capture(&self.namespace.hooks, &payload) {
             sent.notify(self);
         }
         if ack.is_none() && self.recovery.is_some() {
@@ -174,7 +176,7 @@ impl Member {
             self.emit(None, payload);
             return;
         }
-        if let Some(sent) = OutgoingEvent::seen(&self.namespace.hooks, &payload) {
+        if let Some(sent) = OutgoingEvent::capture(&self.namespace.hooks, &payload) {
             sent.notify(self);
         }
         self.emit_unrecoverable(payload);
@@ -282,7 +284,7 @@ impl Member {
         for packet in state.take_held(&self.session) {
             self.session.send(packet);
         }
-        self.namespace.accept(self.id);
+        self.namespace.record_connected(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
         drop(state);
         self.namespace.notify(&self.session, 2);
@@ -369,11 +371,11 @@ impl Member {
         let bytes = data.as_deref().map_or(0, of_data);
         let mut state = self.lock();
         let more = bytes.saturating_sub(state.data_bytes);
-        if !self.session.budget.take(more, max) {
+        if !self.session.budget.try_reserve(more, max) {
             return false;
         }
         let less = state.data_bytes.saturating_sub(bytes);
-        self.session.budget.give_back(less);
+        self.session.budget.release(less);
         state.data_bytes = bytes;
         let former = std::mem::replace(&mut state.data, data);
         drop(state);
@@ -393,7 +395,7 @@ impl Member {
 
     /// Registers the receiver of an acknowledgement. It must be called before the event is sent, so
     /// that no acknowledgement arrives too early. Returns `false` if the socket is not connected.
-    pub(crate) fn expect(&self, ack: u64, waiter: AckWaiter) -> bool {
+    pub(crate) fn expect_ack(&self, ack: u64, waiter: AckWaiter) -> bool {
         let mut state = self.lock();
         if !self.is_connected() {
             drop(state);
@@ -418,7 +420,7 @@ impl Member {
     }
 
     /// Passes an acknowledgement to its receiver. Without a receiver it is ignored.
-    pub(crate) fn answer(&self, ack: u64, payload: Payload) {
+    pub(crate) fn handle_ack(&self, ack: u64, payload: Payload) {
         let waiter = self.lock().acks.remove(&ack);
         if let Some(waiter) = waiter {
             self.session.acks_done(1);

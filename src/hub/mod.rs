@@ -161,7 +161,7 @@ impl Hub {
         let mut namespaces = self.namespaces.write();
         // A new namespace may have this name by now, if this one was removed before.
         let named = namespaces.get(&namespace.name);
-        if named.is_some_and(|named| Arc::ptr_eq(named, namespace)) && namespace.retire() {
+        if named.is_some_and(|named| Arc::ptr_eq(named, namespace)) && namespace.mark_removed() {
             namespaces.remove(&namespace.name);
         }
     }

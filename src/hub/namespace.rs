@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::budget::{ROOM, of_room};
 use super::fanout::Fanout;
-use super::hooks::{self, OutgoingEvent, RoomLog};
+use super::hooks::{self, OutgoingEvent, RoomChanges};
 use super::member::{Member, encode};
 use super::queue::{BroadcastQueue, Outgoing};
 use super::recovery::{Handover, RecoveryStore};
@@ -35,7 +35,7 @@ pub(crate) struct LiveNamespace {
     pub(crate) is_static: bool,
     pub(crate) parser: Arc<dyn Parser>,
     pub(crate) hooks: Arc<Hooks>,
-    pub(super) room_log: RoomLog,
+    pub(super) room_changes: RoomChanges,
     /// The recovery store. `None` if recovery is off.
     pub(super) store: Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>>,
     max_rooms: usize,
@@ -44,7 +44,7 @@ pub(crate) struct LiveNamespace {
     state: Mutex<NamespaceState>,
     pub(super) fanout: Fanout,
     next_ack: AtomicU64,
-    retired: AtomicBool,
+    removed: AtomicBool,
 }
 
 /// The state that the lock of a namespace protects.
@@ -68,7 +68,7 @@ impl LiveNamespace {
             is_static,
             parser: Arc::clone(&hub.parser),
             hooks,
-            room_log: RoomLog::default(),
+            room_changes: RoomChanges::default(),
             store: hub.new_store(),
             max_rooms: hub.limits.rooms_per_socket,
             max_kept: hub.limits.kept,
@@ -76,7 +76,7 @@ impl LiveNamespace {
             state: Mutex::default(),
             fanout: Fanout::default(),
             next_ack: AtomicU64::new(0),
-            retired: false.into(),
+            removed: false.into(),
         }
     }
 
@@ -102,20 +102,20 @@ impl LiveNamespace {
     /// socket leaves at the latest when the result is dropped.
     ///
     /// The caller must call [`notify`](Self::notify) after it releases its locks.
-    pub(super) fn enter(
+    pub(super) fn insert(
         self: &Arc<Self>,
         member: Arc<Member>,
         joins: &[Arc<str>],
     ) -> Option<Membership> {
         let entered = self.change(|NamespaceState { rooms, queue }, mut log| {
-            if self.retired.load(Ordering::Relaxed) {
+            if self.removed.load(Ordering::Relaxed) {
                 return false;
             }
             member.skip_to(queue.last());
-            rooms.enter(member.id, Arc::clone(&member));
+            rooms.insert(member.id, Arc::clone(&member));
             for room in joins {
                 if rooms.join(member.id, room, self.max_rooms, log.as_deref_mut()) {
-                    member.session.budget.add(of_room(room));
+                    member.session.budget.reserve(of_room(room));
                 }
             }
             true
@@ -139,7 +139,7 @@ impl LiveNamespace {
         let mut log = Vec::new();
         let mut state = self.lock();
         let result = change(&mut state, Some(&mut log));
-        self.room_log.push(&self.name, log);
+        self.room_changes.push(&self.name, log);
         result
     }
 
@@ -149,7 +149,7 @@ impl LiveNamespace {
         let Some(hook) = &self.hooks.room else {
             return;
         };
-        if self.room_log.notify(hook, made) {
+        if self.room_changes.notify(hook, made) {
             let namespace = Arc::clone(self);
             let task = RoomEventTask {
                 namespace,
@@ -163,7 +163,7 @@ impl LiveNamespace {
     /// that room.
     ///
     /// The caller must call [`notify`](Self::notify) after it releases its locks.
-    pub(super) fn accept(&self, id: SocketId) {
+    pub(super) fn record_connected(&self, id: SocketId) {
         self.change(|_, log| {
             if let Some(log) = log {
                 let own = Arc::<str>::from(id.as_str());
@@ -192,40 +192,40 @@ impl LiveNamespace {
             state.rooms.leave(id, log)
         });
         // The socket keeps the names of the rooms, so those bytes stay counted.
-        member.session.budget.give_back(rooms.len() * ROOM);
+        member.session.budget.release(rooms.len() * ROOM);
         rooms
     }
 
     /// Marks an empty namespace as removed. Returns `false` if it has a socket, present or
     /// suspended.
-    pub(super) fn retire(&self) -> bool {
+    pub(super) fn mark_removed(&self) -> bool {
         let store = self.store();
         if store.as_ref().is_some_and(|store| store.away() > 0) {
             return false;
         }
-        self.retire_empty()
+        self.mark_removed_if_empty()
     }
 
-    /// Does the same as [`retire`](Self::retire), but disregards suspended sockets. The caller
+    /// Does the same as [`mark_removed`](Self::mark_removed), but disregards suspended sockets. The caller
     /// holds the lock of the store, if there is one.
-    pub(super) fn retire_empty(&self) -> bool {
+    pub(super) fn mark_removed_if_empty(&self) -> bool {
         let state = self.lock();
         let is_empty = state.rooms.len() == 0;
-        self.retired.store(is_empty, Ordering::Relaxed);
+        self.removed.store(is_empty, Ordering::Relaxed);
         is_empty
     }
 
     pub(crate) fn join(self: &Arc<Self>, member: &Member, room: &str) -> bool {
         let id = member.id;
         let budget = &member.session.budget;
-        if !budget.take(of_room(room), self.max_kept) {
+        if !budget.try_reserve(of_room(room), self.max_kept) {
             return false;
         }
         let mut store = self.store();
         member.catch_up();
         let joined = self.change(|state, log| state.rooms.join(id, room, self.max_rooms, log));
         if !joined {
-            budget.give_back(of_room(room));
+            budget.release(of_room(room));
         }
         if let Some(store) = store.as_mut().filter(|_| joined) {
             store.join(&id, room);
@@ -241,7 +241,7 @@ impl LiveNamespace {
         member.catch_up();
         let left = self.change(|state, log| state.rooms.leave_room(id, room, log));
         if left {
-            member.session.budget.give_back(of_room(room));
+            member.session.budget.release(of_room(room));
         }
         if let Some(store) = store.as_mut().filter(|_| left) {
             store.leave_room(id, room);
@@ -281,7 +281,7 @@ impl LiveNamespace {
 
     /// Encodes an event once, and sends it to all recipients of a target.
     pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
-        if let Some(sent) = OutgoingEvent::seen(&self.hooks, &payload) {
+        if let Some(sent) = OutgoingEvent::capture(&self.hooks, &payload) {
             // The hook runs under no lock, and before the event has an offset.
             let selected = self.select(target);
             selected.iter().for_each(|member| sent.notify(member));
@@ -353,14 +353,14 @@ pub(super) struct RoomEventTask {
 }
 
 impl RoomEventTask {
-    fn go_on(&mut self) -> bool {
+    fn step(&mut self) -> bool {
         let hook = self.namespace.hooks.room.as_deref();
-        self.ended = !hook.is_some_and(|hook| self.namespace.room_log.go_on(hook));
+        self.ended = !hook.is_some_and(|hook| self.namespace.room_changes.notify_batch(hook));
         !self.ended
     }
 
     pub(super) async fn run(mut self) {
-        while self.go_on() {
+        while self.step() {
             yield_now().await;
         }
     }
@@ -368,6 +368,6 @@ impl RoomEventTask {
 
 impl Drop for RoomEventTask {
     fn drop(&mut self) {
-        while !self.ended && self.go_on() {}
+        while !self.ended && self.step() {}
     }
 }

@@ -105,7 +105,7 @@ impl<T> Default for Rooms<T> {
 }
 
 impl<T: Clone> Rooms<T> {
-    pub(crate) fn enter(&mut self, id: SocketId, socket: T) {
+    pub(crate) fn insert(&mut self, id: SocketId, socket: T) {
         self.sockets.insert(id, socket);
     }
 
@@ -293,7 +293,7 @@ mod tests {
     fn rooms() -> Rooms<u8> {
         let mut rooms = Rooms::default();
         for n in 0..4 {
-            rooms.enter(id(n), n);
+            rooms.insert(id(n), n);
         }
         for n in 0..2 {
             rooms.join(id(n), "low", 100, None);
@@ -348,7 +348,7 @@ mod tests {
     fn crowd(count: u32) -> Rooms<u32> {
         let mut rooms = Rooms::default();
         for n in 0..count {
-            rooms.enter(number(n), n);
+            rooms.insert(number(n), n);
         }
         rooms
     }
@@ -373,7 +373,7 @@ mod tests {
         let mut chance = crate::protocol::tests::Chance::new(7);
         for n in 0..2_000 {
             if chance.below(5) < 3 {
-                rooms.enter(number(n), n);
+                rooms.insert(number(n), n);
                 here.push(n);
             } else if !here.is_empty() {
                 let gone = here.swap_remove(chance.below(here.len()));
@@ -403,7 +403,7 @@ mod tests {
             .map(|(a, b)| Arc::ptr_eq(a, b))
             .collect();
         assert_eq!(same, [true, false, true, true, false]);
-        rooms.enter(number(1_000_000), 0);
+        rooms.insert(number(1_000_000), 0);
         let again = everybody(&mut rooms);
         let same: Vec<_> = after
             .iter()
@@ -478,8 +478,8 @@ mod tests {
     fn only_actual_changes_are_logged_and_in_order() {
         use RoomChange::{Create, Delete, Join, Leave};
         let mut rooms = Rooms::default();
-        rooms.enter(id(0), 0);
-        rooms.enter(id(1), 1);
+        rooms.insert(id(0), 0);
+        rooms.insert(id(1), 1);
         let mut log = Vec::new();
         for (n, room) in [(0, "a"), (0, "a"), (1, "a"), (0, "b"), (0, "c")] {
             rooms.join(id(n), room, 100, Some(&mut log));

@@ -82,12 +82,12 @@ impl Shared {
     }
 
     /// Takes the wakers of the tasks that changes since `snapshot` have made ready.
-    fn wakers(&mut self, snapshot: &Snapshot) -> [Option<Waker>; 3] {
+    fn changed_wakers(&mut self, snapshot: &Snapshot) -> [Option<Waker>; 3] {
         let event_count = self.session.event_count() != snapshot.event_count;
         let due = self.session.poll_timeout() != snapshot.due;
         let task = event_count || due || self.session.has_output() || self.websocket.is_some();
         let task = task.then(|| self.task.take()).flatten();
-        let poll = self.session.releases_poll();
+        let poll = self.session.has_poll_output();
         let poll = poll.then(|| self.poll.take()).flatten();
         let reader = event_count.then(|| self.reader.take()).flatten();
         [task, poll, reader]
@@ -153,7 +153,7 @@ impl SharedSession {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
         let result = change(&mut shared.session, now);
-        let wakers = shared.wakers(&snapshot);
+        let wakers = shared.changed_wakers(&snapshot);
         drop(shared);
         wake(wakers);
         result
@@ -166,9 +166,8 @@ impl SharedSession {
     pub(crate) fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
-        let now = || now();
         let sent = shared.session.send_all(messages, now);
-        let wakers = shared.wakers(&snapshot);
+        let wakers = shared.changed_wakers(&snapshot);
         drop(shared);
         wake(wakers);
         sent
@@ -182,10 +181,9 @@ impl SharedSession {
             if outgoing.volatile && !shared.session.is_writable() {
                 continue;
             }
-            let now = || now();
             shared.session.send_all(outgoing.packet.clone(), now);
         }
-        let wakers = shared.wakers(&snapshot);
+        let wakers = shared.changed_wakers(&snapshot);
         drop(shared);
         wake(wakers);
     }
@@ -204,19 +202,19 @@ impl SharedSession {
 
     /// Queues a CONNECT_ERROR packet. If too many of them are buffered, the session is closed
     /// instead.
-    pub(crate) fn send_refusal(&self, messages: impl IntoIterator<Item = Message>) {
-        self.update(|session, now| session.send_refusal(messages, now));
+    pub(crate) fn send_connect_error(&self, messages: impl IntoIterator<Item = Message>) {
+        self.update(|session, now| session.send_connect_error(messages, now));
     }
 
     /// Counts bytes that are held back to be sent later. Returns `false` if the session is closed,
     /// or if too much is buffered, which closes it.
     pub(super) fn hold(&self, bytes: usize) -> bool {
-        self.update(|session, now| session.handle_held(bytes, now))
+        self.update(|session, now| session.handle_hold(bytes, now))
     }
 
     /// Stops counting bytes that were held back, and that are sent or dropped now.
     pub(super) fn release(&self, bytes: usize) {
-        self.lock().session.handle_released(bytes);
+        self.lock().session.handle_hold_end(bytes);
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {
@@ -282,7 +280,7 @@ impl SharedSession {
         if !was_paused {
             return;
         }
-        let input_wakers = shared.take_wakers();
+        let input_wakers = shared.ready_wakers();
         let task = shared.task.take();
         drop(shared);
         wake([task]);
@@ -303,16 +301,16 @@ impl SharedSession {
     /// Requests that the session's task, which knows the sockets, disconnects all of them and then
     /// closes the session.
     pub(crate) fn disconnect_all(&self) {
-        self.request(End::DisconnectAll);
+        self.request_end(End::DisconnectAll);
     }
 
     /// Requests that the session is closed for the shutdown of the server, after the running
     /// handlers have answered.
     pub(crate) fn shut_down(&self) {
-        self.request(End::Shutdown);
+        self.request_end(End::Shutdown);
     }
 
-    fn request(&self, end: End) {
+    fn request_end(&self, end: End) {
         self.end.store(end as u8, Ordering::Release);
         self.wake();
     }
@@ -361,7 +359,7 @@ impl SharedSession {
             return Poll::Pending;
         }
         shared.session.handle_poll_answered();
-        let input_wakers = shared.take_wakers();
+        let input_wakers = shared.ready_wakers();
         // The task must run if the session is closed now, or if it reads the input of a probe
         // again.
         let resumes = was_paused && shared.session.wants_read();
@@ -374,7 +372,7 @@ impl SharedSession {
 
     /// Releases the waiting poll: it is answered with a noop if there is no other packet.
     pub(crate) fn release_poll(&self) {
-        self.lock().session.handle_poll_timeout();
+        self.lock().session.release_poll();
     }
 
     pub(crate) fn abort_poll(&self) {
@@ -383,7 +381,7 @@ impl SharedSession {
 
     pub(crate) fn begin_post(&self) -> Result<(), Refusal> {
         self.update(|session, now| {
-            if !session.takes_posts() {
+            if !session.accepts_posts() {
                 return Err(Refusal::UnknownSession);
             }
             session.handle_post(now)
@@ -411,8 +409,8 @@ impl SharedSession {
         loop {
             let mut shared = self.lock();
             let snapshot = shared.snapshot();
-            let polled = shared.take_packets(cx, packets, now);
-            let wakers = shared.wakers(&snapshot);
+            let polled = shared.handle_packets(cx, packets, now);
+            let wakers = shared.changed_wakers(&snapshot);
             drop(shared);
             wake(wakers);
             if let Some(polled) = polled {
@@ -431,7 +429,7 @@ impl SharedSession {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
         shared.websocket = Some(upgrade);
-        let wakers = shared.wakers(&snapshot);
+        let wakers = shared.changed_wakers(&snapshot);
         drop(shared);
         wake(wakers);
         Ok(())
@@ -462,7 +460,7 @@ impl SharedSession {
         let mut shared = self.lock();
         shared.session.handle_consumed(consumed);
         shared.session.take_events(events);
-        let input_wakers = shared.take_wakers();
+        let input_wakers = shared.ready_wakers();
         drop(shared);
         input_wakers.into_iter().for_each(Waker::wake);
     }
@@ -481,7 +479,7 @@ impl SharedSession {
         if let SessionEvent::Message(message) = &event {
             shared.session.handle_consumed(Session::cost(message));
         }
-        let input_wakers = shared.take_wakers();
+        let input_wakers = shared.ready_wakers();
         // The session may read input again.
         let task = shared.task.take();
         drop(shared);
@@ -515,10 +513,10 @@ impl SharedSession {
             AfterRound::Idle => {}
             other => return other,
         }
-        let input_wakers = shared.take_wakers();
+        let input_wakers = shared.ready_wakers();
         shared.task = Some(cx.waker().clone());
         // The task may have released a poll: the probe of an upgrade does.
-        let poll = shared.session.releases_poll().then(|| shared.poll.take());
+        let poll = shared.session.has_poll_output().then(|| shared.poll.take());
         drop(shared);
         wake(poll);
         input_wakers.into_iter().for_each(Waker::wake);
@@ -553,7 +551,7 @@ const BATCH: usize = 64;
 impl Shared {
     /// Handles up to [`BATCH`] packets of a body. Returns `None` if the body may have more packets,
     /// and `Pending` if the session reads no input now.
-    fn take_packets(
+    fn handle_packets(
         &mut self,
         cx: &Context<'_>,
         packets: &mut impl Iterator<Item = Result<EnginePacket, crate::engine_io::ParseError>>,
@@ -562,7 +560,7 @@ impl Shared {
         let session = &mut self.session;
         let result = 'ended: {
             for _ in 0..BATCH {
-                if !session.takes_posts() {
+                if !session.accepts_posts() {
                     break 'ended Err(Refusal::BadRequest);
                 }
                 if !session.wants_read() {
@@ -589,15 +587,15 @@ impl Shared {
     /// Takes the wakers of the tasks whose condition is met: the session reads input, or all output
     /// is sent.
     #[inline]
-    fn take_wakers(&mut self) -> Vec<Waker> {
+    fn ready_wakers(&mut self) -> Vec<Waker> {
         if self.input_wakers.is_empty() && self.drain_wakers.is_empty() {
             return Vec::new();
         }
-        self.take_ready_wakers()
+        self.collect_ready()
     }
 
     #[cold]
-    fn take_ready_wakers(&mut self) -> Vec<Waker> {
+    fn collect_ready(&mut self) -> Vec<Waker> {
         let mut over = Vec::new();
         if !self.input_wakers.is_empty() && self.session.wants_read() {
             over.append(&mut self.input_wakers);

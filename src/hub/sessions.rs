@@ -75,7 +75,7 @@ impl Sessions {
 
     /// Adds a session, which is removed when the guard is dropped. If the server is closing, the
     /// session is closed at once.
-    pub(crate) fn enter(self: &Arc<Self>, session: Arc<SharedSession>) -> SessionGuard {
+    pub(crate) fn insert(self: &Arc<Self>, session: Arc<SharedSession>) -> SessionGuard {
         self.lock()
             .insert(session.sid().clone(), Arc::clone(&session));
         if self.closing.load(Ordering::Acquire) {
@@ -114,7 +114,7 @@ impl Sessions {
             session.shut_down();
         }
         let closer = within.or_else(|| self.current());
-        let _closer = closer.map(|number| Closer::enter(self, number));
+        let _closer = closer.map(|number| CloseCaller::new(self, number));
         loop {
             let changed = self.changed.notified();
             if self.has_ended(closer.is_some()) {
@@ -149,13 +149,13 @@ impl Sessions {
 }
 
 /// A session whose handler waits in [`Sessions::close`].
-struct Closer<'a> {
+struct CloseCaller<'a> {
     sessions: &'a Sessions,
     number: u64,
 }
 
-impl<'a> Closer<'a> {
-    fn enter(sessions: &'a Sessions, number: u64) -> Self {
+impl<'a> CloseCaller<'a> {
+    fn new(sessions: &'a Sessions, number: u64) -> Self {
         *sessions.closers().entry(number).or_default() += 1;
         // Handlers of other sessions no longer wait for this one.
         sessions.changed.notify_waiters();
@@ -163,7 +163,7 @@ impl<'a> Closer<'a> {
     }
 }
 
-impl Drop for Closer<'_> {
+impl Drop for CloseCaller<'_> {
     fn drop(&mut self) {
         let mut closers = self.sessions.closers();
         let count = closers.entry(self.number).or_default();

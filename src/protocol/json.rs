@@ -226,14 +226,14 @@ impl JsonDecoder {
             return Err(DecodeError::new("text is not valid UTF-8"));
         }
         let mut rest = &text[..];
-        let (kind, binary) = take_type(&mut rest)?;
+        let (kind, binary) = parse_type(&mut rest)?;
         let attachments = if binary {
-            self.take_attachments(&mut rest)?
+            self.parse_attachments(&mut rest)?
         } else {
             0
         };
-        let namespace = self.take_namespace(&mut rest)?;
-        let ack = take_number(&mut rest)
+        let namespace = self.parse_namespace(&mut rest)?;
+        let ack = parse_number(&mut rest)
             .map_err(|_| DecodeError::limit("acknowledgement is too large"))?;
         let at = text.len() - rest.len();
         let mut packet = Packet {
@@ -274,10 +274,10 @@ impl JsonDecoder {
         Ok(Some(partial.packet))
     }
 
-    fn take_attachments(&self, rest: &mut &[u8]) -> Result<usize, DecodeError> {
+    fn parse_attachments(&self, rest: &mut &[u8]) -> Result<usize, DecodeError> {
         const ILLEGAL: DecodeError = DecodeError::new("illegal number of attachments");
 
-        let count = take_number(rest);
+        let count = parse_number(rest);
         *rest = rest.strip_prefix(b"-").ok_or(ILLEGAL)?;
         match count {
             Ok(None | Some(0)) => Err(ILLEGAL),
@@ -287,7 +287,7 @@ impl JsonDecoder {
     }
 
     /// Reads a namespace, if there is one: from a slash to a comma or the end.
-    fn take_namespace(&mut self, rest: &mut &[u8]) -> Result<NamespaceName, DecodeError> {
+    fn parse_namespace(&mut self, rest: &mut &[u8]) -> Result<NamespaceName, DecodeError> {
         /// A common limit for the head of an HTTP request.
         const MAX_QUERY: usize = 8 * 1024;
 
@@ -310,7 +310,7 @@ impl JsonDecoder {
     }
 }
 
-fn take_type(rest: &mut &[u8]) -> Result<(Kind, bool), DecodeError> {
+fn parse_type(rest: &mut &[u8]) -> Result<(Kind, bool), DecodeError> {
     let kind = match rest {
         [b'0', ..] => (Kind::Connect, false),
         [b'1', ..] => (Kind::Disconnect, false),
@@ -326,7 +326,7 @@ fn take_type(rest: &mut &[u8]) -> Result<(Kind, bool), DecodeError> {
 }
 
 /// Reads a number, if there is one.
-fn take_number(rest: &mut &[u8]) -> Result<Option<u64>, TooLarge> {
+fn parse_number(rest: &mut &[u8]) -> Result<Option<u64>, TooLarge> {
     let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, after) = rest.split_at(count);
     *rest = after;

@@ -14,7 +14,7 @@ use super::{Kind, Packet, Payload};
 
 /// Moves the query from a CONNECT's namespace to the payload, where revision 5 has it. If a name
 /// occurs twice, the last value counts.
-pub(crate) fn take_query(packet: &mut Packet) {
+pub(crate) fn move_query_to_auth(packet: &mut Packet) {
     if packet.kind != Kind::Connect {
         return;
     }
@@ -34,7 +34,7 @@ mod tests {
 
     fn read(text: &str) -> (String, String) {
         let mut packet = decode(text, &[]).expect("a packet");
-        take_query(&mut packet);
+        move_query_to_auth(&mut packet);
         (
             packet.namespace.to_string(),
             json(&packet.payload).to_owned(),

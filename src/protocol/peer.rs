@@ -154,7 +154,7 @@ impl Peer {
     }
 
     /// Marks the namespace as one that the server made the client leave.
-    pub(crate) fn dismissed(&mut self, slot: usize) {
+    pub(crate) fn disconnected(&mut self, slot: usize) {
         self.entries[slot].phase = Phase::Left;
     }
 
@@ -226,7 +226,7 @@ mod tests {
         let (mut peer, _) = peer();
         let slot = connect(&mut peer, "/a");
         peer.accepted(slot);
-        peer.dismissed(slot);
+        peer.disconnected(slot);
         let action = peer.handle_packet(packet("/a", Kind::Event));
         assert!(matches!(action, Ok(Action::Ignore)));
         assert_eq!(connect(&mut peer, "/a"), slot);

@@ -72,7 +72,7 @@ pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
     let mut found = Vec::new();
     while let Some(byte) = scanner.next() {
         match byte {
-            b'{' => objects.push(Object::beginning(scanner.at - 1)),
+            b'{' => objects.push(Object::at(scanner.at - 1)),
             b'}' => found.extend(objects.pop().and_then(|object| object.end(scanner.at))),
             b'"' => {
                 let key = scanner.key_or_string()?;
@@ -140,7 +140,7 @@ struct Object {
 }
 
 impl Object {
-    const fn beginning(start: usize) -> Self {
+    const fn at(start: usize) -> Self {
         Self {
             start,
             placeholder: false,

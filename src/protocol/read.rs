@@ -30,7 +30,7 @@ impl Payload {
         }
         let has_bytes = !attachments.is_empty();
         read_value(tail, attachments).map_err(|error| {
-            let one_for_many = !tail.starts_with(b"[") && wants_tuple::<T>();
+            let one_for_many = !tail.starts_with(b"[") && expects_tuple::<T>();
             let hint = match (one_for_many, has_bytes) {
                 (true, _) => Some(ReadError::MANY),
                 (false, has_bytes) => has_bytes.then_some(ReadError::BYTES),
@@ -65,7 +65,7 @@ impl Payload {
             attachments => Resolve::new(&mut json, attachments).deserialize_seq(visitor),
         };
         value.map_err(|error| {
-            let many_in_one = tail.starts_with(b"[") && wants_tuple::<T>();
+            let many_in_one = tail.starts_with(b"[") && expects_tuple::<T>();
             let hint = match (progress.argument, many_in_one, has_bytes) {
                 (1, true, _) => Some(ReadError::ONE),
                 (2, true, _) if progress.missing => Some(ReadError::ONE),
@@ -128,7 +128,7 @@ fn read_null<'de, T: Deserialize<'de>>() -> serde_json::Result<T> {
 }
 
 /// Returns whether a type is read from an array of fixed length.
-fn wants_tuple<'de, T: Deserialize<'de>>() -> bool {
+fn expects_tuple<'de, T: Deserialize<'de>>() -> bool {
     let mut wants = false;
     // This always fails, but not before the type has asked for its form.
     let _ = T::deserialize(Wants(&mut wants));

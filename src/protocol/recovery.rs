@@ -38,7 +38,7 @@ impl fmt::Debug for Claim {
 impl Payload {
     /// Removes the claim from the payload of a `CONNECT`, and returns it. The rest is the `auth`
     /// that handlers see, the same as at the first connect.
-    pub(crate) fn take_claim(&mut self) -> Option<Claim> {
+    pub(crate) fn extract_claim(&mut self) -> Option<Claim> {
         #[derive(Deserialize)]
         struct Wire<'a> {
             #[serde(borrow)]
@@ -97,7 +97,7 @@ mod tests {
 
     fn claim(connect: &str) -> (Option<(String, Option<String>)>, String) {
         let mut payload = decode(connect, &[]).expect("valid").payload;
-        let claim = payload.take_claim();
+        let claim = payload.extract_claim();
         (
             claim.map(|claim| (claim.pid, claim.offset)),
             json(&payload).to_owned(),
@@ -152,7 +152,7 @@ mod tests {
         let mut payload = decode(r#"0{"pid":"secret","offset":"o"}"#, &[])
             .expect("valid")
             .payload;
-        let shown = format!("{:?}", payload.take_claim().expect("a claim"));
+        let shown = format!("{:?}", payload.extract_claim().expect("a claim"));
         assert_eq!(shown, r#"Claim { offset: Some("o"), .. }"#);
     }
 

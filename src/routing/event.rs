@@ -36,13 +36,13 @@ pub struct Event {
     /// handler's return value.
     deferred: bool,
     /// Whether the next extractor is the last reader of the arguments.
-    gives_args: bool,
+    is_last_reader: bool,
     extensions: Extensions,
     /// The head of the handshake request, for axum's extractors. Created when the first of them
     /// runs.
     parts: Option<Box<Parts>>,
     /// Signals that the event has passed the layers. Only a disconnect has a sender.
-    arrival: Option<oneshot::Sender<()>>,
+    handler_reached: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Clone, Copy)]
@@ -83,26 +83,26 @@ impl Event {
             payload,
             ack: None,
             deferred: false,
-            gives_args: false,
+            is_last_reader: false,
             extensions: Extensions::new(),
             parts: None,
-            arrival: None,
+            handler_reached: None,
         }
     }
 
     /// Returns a receiver that completes when the event reaches its handler, and fails if the event
     /// is dropped before.
-    pub(crate) fn arrival(&mut self) -> oneshot::Receiver<()> {
+    pub(crate) fn handler_reached(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.arrival = Some(sender);
+        self.handler_reached = Some(sender);
         receiver
     }
 
     /// Signals that the event has passed the layers.
-    pub(super) fn arrive(&mut self) {
-        if let Some(arrival) = self.arrival.take() {
+    pub(super) fn mark_handler_reached(&mut self) {
+        if let Some(handler_reached) = self.handler_reached.take() {
             // The receiver may have been dropped.
-            let _ = arrival.send(());
+            let _ = handler_reached.send(());
         }
     }
 
@@ -236,14 +236,14 @@ impl Event {
     }
 
     /// Allows the next extractor to move the arguments out.
-    pub(super) const fn give_args(&mut self) {
-        self.gives_args = true;
+    pub(super) const fn allow_moving_args(&mut self) {
+        self.is_last_reader = true;
     }
 
-    /// Returns the arguments unread: moved out after [`give_args`](Self::give_args), and otherwise
+    /// Returns the arguments unread: moved out after [`allow_moving_args`](Self::allow_moving_args), and otherwise
     /// shared with later readers.
-    pub(super) fn take_args(&mut self) -> RawArgs {
-        if std::mem::take(&mut self.gives_args) {
+    pub(super) fn args_for_extractor(&mut self) -> RawArgs {
+        if std::mem::take(&mut self.is_last_reader) {
             return std::mem::take(&mut self.payload).into_args();
         }
         self.args()
@@ -251,12 +251,12 @@ impl Event {
 
     /// Removes and returns the id of the acknowledgement. The handler's return value is then not
     /// sent.
-    pub(super) const fn take_ack(&mut self) -> Option<u64> {
+    pub(super) const fn defer_ack(&mut self) -> Option<u64> {
         self.deferred = true;
         self.ack.take()
     }
 
-    /// Returns whether [`take_ack`](Self::take_ack) was called.
+    /// Returns whether [`defer_ack`](Self::defer_ack) was called.
     pub(super) const fn is_deferred(&self) -> bool {
         self.deferred
     }

@@ -187,7 +187,7 @@ macro_rules! impl_handler {
                     $(let $t = extract!(event, $t::from_event(&mut event, &state));)*
                     $(
                         if TypeId::of::<$last>() == TypeId::of::<RawArgs>() {
-                            event.give_args();
+                            event.allow_moving_args();
                         }
                         let $last = extract!(event, $last::from_event(&mut event, &state));
                     )?
@@ -260,7 +260,7 @@ fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
     let hint = invalid.and_then(InvalidArgs::hint);
     let is_silent = invalid.is_some() && !event.wants_ack();
     let reply = rejection.into_reply().into_err();
-    let error = reply.refusal().map(tracing::field::display);
+    let error = reply.error().map(tracing::field::display);
     let socket = event.socket();
     let notices = socket.notices().filter(|_| is_silent);
     match notices {

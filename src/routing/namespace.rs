@@ -297,7 +297,7 @@ where
         let before = self.hooks.room.replace(Box::new(hook));
         assert!(
             before.is_none(),
-            "this namespace is told of its rooms already"
+            "this namespace already has a room event hook"
         );
         self
     }
@@ -333,7 +333,7 @@ where
         let before = self.hooks.outgoing.replace(Box::new(hook));
         assert!(
             before.is_none(),
-            "this namespace is told of what is sent already"
+            "this namespace already has an outgoing event hook"
         );
         self
     }
@@ -630,12 +630,12 @@ where
 #[track_caller]
 fn check_name(event: &str) {
     match event {
-        "connect" => panic!("`connect` is no event: use `on_connect`"),
+        "connect" => panic!("`connect` is not an event: use `on_connect`"),
         "disconnect" | "disconnecting" => {
-            panic!("`{event}` is no event: use `on_disconnect`")
+            panic!("`{event}` is not an event: use `on_disconnect`")
         }
         "connect_error" | "newListener" | "removeListener" => panic!(
-            "`{event}` is reserved and cannot be sent; use `on_connect` and `on_disconnect` for what is no event"
+            "`{event}` is reserved and cannot be sent; for connects and disconnects use `on_connect` and `on_disconnect`"
         ),
         _ => {}
     }

@@ -88,7 +88,7 @@ impl Reply {
     }
 
     /// Returns the error, if the reply is one.
-    pub(super) fn refusal(&self) -> Option<&ErrorReply> {
+    pub(super) fn error(&self) -> Option<&ErrorReply> {
         self.result.as_ref().err()
     }
 
@@ -297,7 +297,7 @@ impl error::Error for ErrorReply {}
 /// let namespace: Namespace = Namespace::new().on("add", add);
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be answered by a handler",
+    message = "`{Self}` cannot be returned by a handler",
     label = "not a reply",
     note = "return `Data<T>` for one argument that implements `serde::Serialize`, `Args<(A, B)>` for several",
     note = "or implement `IntoReply`; the error of a `Result` needs it too"

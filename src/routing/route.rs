@@ -93,7 +93,7 @@ struct Destination(Route);
 
 impl Erased for Destination {
     fn call(&self, mut event: Event) -> BoxFuture<'static, Reply> {
-        event.arrive();
+        event.mark_handler_reached();
         self.0.call(event)
     }
 }

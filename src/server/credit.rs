@@ -35,7 +35,7 @@ impl Credit {
 
     #[inline]
     pub(super) fn add(&mut self, other: Self) {
-        self.0 += other.0;
+        self.0 += other.into_bytes();
     }
 
     #[inline]

@@ -44,7 +44,7 @@ pub(super) struct Dispatch {
     /// The reason why the session has ended.
     closed: Option<CloseReason>,
     /// The deadline for handlers to answer, while the server shuts down.
-    ending: Option<Instant>,
+    shutdown_deadline: Option<Instant>,
     /// Whether the session is to join `/` without a CONNECT.
     joins_main: bool,
 }
@@ -64,7 +64,7 @@ impl Dispatch {
             inbox: VecDeque::new(),
             consumed: Credit::default(),
             closed: None,
-            ending: None,
+            shutdown_deadline: None,
             joins_main: session.params.revision == Revision::V3,
         }
     }
@@ -76,7 +76,7 @@ impl Dispatch {
                 self.partial = None;
                 let earlier = std::mem::take(&mut self.partial_bytes);
                 if self.session.params.revision == Revision::V3 {
-                    legacy::take_query(&mut packet);
+                    legacy::move_query_to_auth(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
                     Ok(action) => return self.handle_action(action, credit, earlier, cx),
@@ -122,7 +122,7 @@ impl Dispatch {
     ) {
         match action {
             // The server shuts down: see `begin_shutdown`.
-            Action::Event { .. } | Action::Connect { .. } if self.ending.is_some() => {}
+            Action::Event { .. } | Action::Connect { .. } if self.shutdown_deadline.is_some() => {}
             Action::Event { slot, ack, payload } => {
                 if earlier > 0 {
                     self.session
@@ -145,7 +145,7 @@ impl Dispatch {
             }
             Action::Ack { slot, ack, payload } => {
                 if let Some(driver) = self.driver(slot) {
-                    driver.member().answer(ack, payload);
+                    driver.member().handle_ack(ack, payload);
                 }
             }
             Action::Connect { slot, name, auth } => {
@@ -160,7 +160,7 @@ impl Dispatch {
                 };
                 return match self.over_limit(&request) {
                     None => self.begin_connect(request),
-                    Some(message) => self.deny(request, message),
+                    Some(message) => self.reject_connect(request, message),
                 };
             }
             Action::Disconnect { slot } => {
@@ -175,7 +175,7 @@ impl Dispatch {
                 }
                 self.peer.free(slot);
             }
-            Action::TooMany(name) => self.refuse(&name, TOO_MANY),
+            Action::TooMany(name) => self.send_connect_error(&name, TOO_MANY),
             Action::Ignore => {}
         }
         self.consumed.add(credit);
@@ -241,9 +241,12 @@ impl Dispatch {
         }
         // Handlers of sockets that have left may still run, so twice as many drivers are allowed.
         if self.drivers.len() / 2 >= self.server.hub.limits.namespaces_per_session {
-            return self.deny(request, TOO_MANY);
+            return self.reject_connect(request, TOO_MANY);
         }
-        request.claim = self.recovers().then(|| request.auth.take_claim()).flatten();
+        request.claim = self
+            .recovers()
+            .then(|| request.auth.extract_claim())
+            .flatten();
         self.connect(request);
     }
 
@@ -255,19 +258,19 @@ impl Dispatch {
 
     fn connect(&mut self, request: ConnectRequest) {
         if let Some((routes, namespace)) = self.server.find(&request.name) {
-            return self.enter(request, routes, &namespace);
+            return self.join(request, routes, &namespace);
         }
         let asked = NamespaceRequest {
             name: request.name.clone(),
             auth: request.auth.clone(),
             session: Arc::clone(&self.session),
         };
-        match self.server.ask(asked) {
+        match self.server.decide(asked) {
             Some(decision) => self.pending.push(PendingConnect {
                 request,
                 decision: Decision::new(decision),
             }),
-            None => self.deny(request, INVALID),
+            None => self.reject_connect(request, INVALID),
         }
     }
 
@@ -289,14 +292,14 @@ impl Dispatch {
 
     fn decided(&mut self, request: ConnectRequest, decision: Option<usize>) {
         match decision.map(|at| self.server.open_for(at, &request.name)) {
-            Some(Opened::Found(routes, namespace)) => self.enter(request, routes, &namespace),
+            Some(Opened::Found(routes, namespace)) => self.join(request, routes, &namespace),
             // The namespace is open now: only the definition that opened it decides.
             Some(Opened::OwnedByAnother) => self.connect(request),
-            Some(Opened::TooMany) | None => self.deny(request, INVALID),
+            Some(Opened::TooMany) | None => self.reject_connect(request, INVALID),
         }
     }
 
-    fn enter(
+    fn join(
         &mut self,
         request: ConnectRequest,
         routes: Arc<Routes>,
@@ -305,7 +308,7 @@ impl Dispatch {
         let join = JoinRequest {
             id: request.id,
             auth: &request.auth,
-            owner: self.recovers().then(private_id),
+            private_id: self.recovers().then(private_id),
             claim: request.claim.as_ref(),
         };
         match namespace.admit(&self.session, &join) {
@@ -318,13 +321,13 @@ impl Dispatch {
         }
     }
 
-    fn deny(&mut self, mut request: ConnectRequest, message: &'static str) {
+    fn reject_connect(&mut self, mut request: ConnectRequest, message: &'static str) {
         self.consumed.add(request.take_credit());
         self.peer.free(request.slot);
-        self.refuse(&request.name, message);
+        self.send_connect_error(&request.name, message);
     }
 
-    fn refuse(&self, name: &NamespaceName, message: &'static str) {
+    fn send_connect_error(&self, name: &NamespaceName, message: &'static str) {
         let packet = Packet {
             namespace: name.clone(),
             kind: Kind::ConnectError,
@@ -332,7 +335,7 @@ impl Dispatch {
             payload: ErrorReply::new(message).to_connect_error(),
         };
         self.session
-            .send_refusal(self.server.hub.parser.encode(packet));
+            .send_connect_error(self.server.hub.parser.encode(packet));
     }
 
     fn handle_closed(&mut self, reason: CloseReason) {
@@ -341,12 +344,12 @@ impl Dispatch {
                 self.session.notices.too_big,
                 session = self.session.number,
                 max_payload = self.session.config.max_payload,
-                "a message is longer than `max_payload`, or a packet above a limit of its parser",
+                "a message is longer than `max_payload`, or a packet exceeds a limit of its parser",
             );
         }
         tracing::debug!(session = self.session.number, %reason, "closed");
         self.closed = Some(reason);
-        self.ending = None;
+        self.shutdown_deadline = None;
         self.partial = None;
         self.pending = Vec::new();
         for driver in &self.drivers {
@@ -355,7 +358,7 @@ impl Dispatch {
     }
 
     /// Disconnects all sockets and closes the session, as [`End::DisconnectAll`] asks for.
-    fn dismiss(&mut self) {
+    fn disconnect_all(&mut self) {
         self.drop_pending();
         for driver in &self.drivers {
             let reason = DisconnectReason::ServerNamespaceDisconnect;
@@ -379,7 +382,7 @@ impl Dispatch {
             driver.drop_queue(&mut self.consumed);
         }
         let now = now();
-        self.ending = Some(deadline(now, self.session.config.close_timeout));
+        self.shutdown_deadline = Some(deadline(now, self.session.config.close_timeout));
     }
 
     /// Polls the pending connect requests and all sockets. Returns whether anything happened.
@@ -406,7 +409,7 @@ impl SessionApp for Dispatch {
         loop {
             let end = self.session.take_end();
             if end == Some(End::DisconnectAll) {
-                self.dismiss();
+                self.disconnect_all();
             }
             // Messages that arrived before the shutdown are handled.
             has_events |= end == Some(End::Shutdown);
@@ -430,8 +433,10 @@ impl SessionApp for Dispatch {
             if end == Some(End::Shutdown) {
                 self.begin_shutdown();
             }
-            if self.ending.is_some() && !self.drivers.iter().any(SocketDriver::is_handling) {
-                self.ending = None;
+            if self.shutdown_deadline.is_some()
+                && !self.drivers.iter().any(SocketDriver::is_handling)
+            {
+                self.shutdown_deadline = None;
                 self.session.close(CloseReason::Shutdown);
                 has_events = true;
                 continue;
@@ -454,7 +459,7 @@ impl SessionApp for Dispatch {
             .poll_timeout()
             .into_iter()
             .chain(self.partial)
-            .chain(self.ending)
+            .chain(self.shutdown_deadline)
             .min()
     }
 
@@ -466,8 +471,11 @@ impl SessionApp for Dispatch {
             self.partial = None;
             self.violation(&"attachments are missing");
         }
-        if self.ending.is_some_and(|deadline| deadline <= now) {
-            self.ending = None;
+        if self
+            .shutdown_deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.shutdown_deadline = None;
             self.session.close(CloseReason::Shutdown);
         }
     }

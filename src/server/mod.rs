@@ -101,7 +101,7 @@ impl Server {
     /// of the first predicate that accepts the request. `None` if there are no predicates.
     ///
     /// If the namespace is open, only the predicate that opened it runs.
-    fn ask(
+    fn decide(
         self: &Arc<Self>,
         request: NamespaceRequest,
     ) -> Option<BoxFuture<'static, Option<usize>>> {

@@ -43,9 +43,9 @@ enum Phase {
     Open,
     /// The layers around the disconnect handler run. The channel signals that they have called the
     /// handler.
-    Parting(BoxFuture<'static, Reply>, Option<oneshot::Receiver<()>>),
+    DisconnectLayers(BoxFuture<'static, Reply>, Option<oneshot::Receiver<()>>),
     /// The layers have ended. The disconnect handler runs without them if they dropped the event.
-    Parted(oneshot::Receiver<()>),
+    LayersEnded(oneshot::Receiver<()>),
     Disconnecting(BoxFuture<'static, Reply>),
     Ended,
 }
@@ -134,23 +134,25 @@ impl SocketDriver {
                 true
             }
             Phase::Open => self.run_events(cx, peer, consumed),
-            Phase::Parting(future, arrival) => {
+            Phase::DisconnectLayers(future, handler_reached) => {
                 let ended = poll(future, cx).is_ready();
                 if ended {
-                    let next = arrival.take().map_or(Phase::Ended, Phase::Parted);
-                    self.enter(next);
+                    let next = handler_reached
+                        .take()
+                        .map_or(Phase::Ended, Phase::LayersEnded);
+                    self.set_phase(next);
                 }
                 ended
             }
-            Phase::Parted(arrival) => {
-                let Poll::Ready(arrived) = Pin::new(arrival).poll(cx) else {
+            Phase::LayersEnded(handler_reached) => {
+                let Poll::Ready(arrived) = Pin::new(handler_reached).poll(cx) else {
                     return false;
                 };
-                self.enter(Phase::Ended);
+                self.set_phase(Phase::Ended);
                 if arrived.is_err() {
                     tracing::debug!(
                         socket = %self.member().id,
-                        "a layer kept a disconnect from its handler, which runs without it"
+                        "a layer did not pass a disconnect on: the disconnect handler runs without the layers"
                     );
                     self.disconnect_past_layers();
                 }
@@ -159,7 +161,7 @@ impl SocketDriver {
             Phase::Disconnecting(future) => {
                 let ended = poll(future, cx).is_ready();
                 if ended {
-                    self.enter(Phase::Ended);
+                    self.set_phase(Phase::Ended);
                 }
                 ended
             }
@@ -172,16 +174,16 @@ impl SocketDriver {
         consumed.add(self.connect_credit.take());
         match reply.into_result() {
             Ok(_) => {
-                let packet = member.encode(Kind::Connect, None, welcome(&member));
+                let packet = member.encode(Kind::Connect, None, connect_payload(&member));
                 if !member.accept(packet.clone()) {
                     connect_then_disconnect(&member, packet);
                 } else if let Some(slot) = self.slot {
                     peer.accepted(slot);
                 }
                 // The socket has joined, if only for a moment: its disconnect handler will run.
-                self.enter(Phase::Open);
+                self.set_phase(Phase::Open);
             }
-            Err(refuse) => {
+            Err(error) => {
                 let had_left = !member.leave(DisconnectReason::ServerNamespaceDisconnect);
                 self.drop_queue(consumed);
                 if let Some(slot) = self.slot.take() {
@@ -189,19 +191,19 @@ impl SocketDriver {
                 }
                 if !had_left {
                     let error = match member.session.params.revision {
-                        Revision::V4 => refuse.to_connect_error(),
-                        Revision::V3 => refuse.to_legacy_connect_error(),
+                        Revision::V4 => error.to_connect_error(),
+                        Revision::V3 => error.to_legacy_connect_error(),
                     };
                     let packet = member.encode(Kind::ConnectError, None, error);
-                    member.session.send_refusal(packet);
+                    member.session.send_connect_error(packet);
                 }
-                self.enter(Phase::Ended);
+                self.set_phase(Phase::Ended);
             }
         }
     }
 
     /// Enters a phase. Dropping the former one may run a destructor of the application.
-    fn enter(&mut self, phase: Phase) {
+    fn set_phase(&mut self, phase: Phase) {
         let former = std::mem::replace(&mut self.phase, phase);
         let _ = guarded(move || drop(former));
     }
@@ -210,7 +212,7 @@ impl SocketDriver {
     fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut Credit) -> bool {
         let has_left = self.member().has_left();
         if has_left {
-            self.left(peer, consumed);
+            self.handle_leave(peer, consumed);
         }
         let mut progress = self.poll_running(cx);
         while self.can_start() {
@@ -231,7 +233,7 @@ impl SocketDriver {
         progress
     }
 
-    fn left(&mut self, peer: &mut Peer, consumed: &mut Credit) {
+    fn handle_leave(&mut self, peer: &mut Peer, consumed: &mut Credit) {
         let by_client = self.member().reason().is_none_or(|reason| {
             use DisconnectReason as R;
             !matches!(
@@ -243,7 +245,7 @@ impl SocketDriver {
             self.drop_queue(consumed);
         }
         if let Some(slot) = self.slot.take() {
-            peer.dismissed(slot);
+            peer.disconnected(slot);
         }
     }
 
@@ -345,18 +347,21 @@ impl SocketDriver {
         match layered {
             Some(Some(layered)) => {
                 let mut event = self.disconnect_event();
-                let arrival = event.arrival();
-                self.enter(Phase::Parting(call(layered, event), Some(arrival)));
+                let handler_reached = event.handler_reached();
+                self.set_phase(Phase::DisconnectLayers(
+                    call(layered, event),
+                    Some(handler_reached),
+                ));
             }
             Some(None) => self.disconnect_past_layers(),
-            None => self.enter(Phase::Ended),
+            None => self.set_phase(Phase::Ended),
         }
     }
 
     fn disconnect_past_layers(&mut self) {
         if let Some(route) = &self.routes.disconnect {
             let handler = call(&route.bare, self.disconnect_event());
-            self.enter(Phase::Disconnecting(handler));
+            self.set_phase(Phase::Disconnecting(handler));
         }
     }
 
@@ -368,20 +373,20 @@ impl SocketDriver {
 }
 
 /// Returns the payload of the CONNECT for the client. A Socket.IO 2 client gets an empty one.
-fn welcome(member: &Member) -> Payload {
+fn connect_payload(member: &Member) -> Payload {
     if member.session.params.revision == Revision::V3 {
         return Payload::default();
     }
     // A map of two strings can always be serialized.
-    Payload::object(member.namespace.name.len(), &Welcome(member)).unwrap_or_default()
+    Payload::object(member.namespace.name.len(), &ConnectPayload(member)).unwrap_or_default()
 }
 
-struct Welcome<'a>(&'a Member);
+struct ConnectPayload<'a>(&'a Member);
 
-impl serde::Serialize for Welcome<'_> {
+impl serde::Serialize for ConnectPayload<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let private = self.0.recovery.as_ref();
-        let private = private.map(|recovery| ("pid", recovery.owner.expose()));
+        let private = private.map(|recovery| ("pid", recovery.private_id.expose()));
         let public = ("sid", self.0.id.as_str().to_owned());
         serializer.collect_map([public].into_iter().chain(private))
     }

@@ -311,7 +311,10 @@ impl HttpOptions {
         let chosen = chosen.filter(|chosen| {
             let is_offered = offered.contains(&&**chosen);
             if !is_offered {
-                tracing::error!(chosen, "`websocket_protocol` chose what was not offered");
+                tracing::error!(
+                    chosen,
+                    "`websocket_protocol` returned a subprotocol that the client did not offer"
+                );
             }
             is_offered
         });
@@ -319,13 +322,13 @@ impl HttpOptions {
     }
 
     /// Returns the changes to the response to a request; `None` if no option makes any.
-    pub(super) fn finish(self: &Arc<Self>, parts: &Parts) -> Option<Finish> {
+    pub(super) fn finish(self: &Arc<Self>, parts: &Parts) -> Option<ResponseChanges> {
         let headers = self.cors.as_ref().map(|cors| cors.answer(parts));
         let hooks = self.initial_headers.is_some() || self.headers.is_some();
         if headers.is_none() && !hooks {
             return None;
         }
-        Some(Finish {
+        Some(ResponseChanges {
             options: Arc::clone(self),
             cors: headers.unwrap_or_default(),
             parts: hooks.then(|| parts.clone()),
@@ -385,13 +388,13 @@ pub(super) struct ErrorObserver {
 }
 
 impl ErrorObserver {
-    pub(super) fn tell(&self, error: &ConnectionError) {
+    pub(super) fn notify(&self, error: &ConnectionError) {
         (self.on_error)(&self.parts, error);
     }
 }
 
 /// The changes to a response before it is sent.
-pub(super) struct Finish {
+pub(super) struct ResponseChanges {
     options: Arc<HttpOptions>,
     cors: HeaderMap,
     parts: Option<Parts>,
@@ -399,7 +402,7 @@ pub(super) struct Finish {
 
 /// The kind of request that a response belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum RequestKind {
     /// A request that opens a session.
     Handshake,
     /// A later request of a session.
@@ -408,8 +411,8 @@ pub(super) enum Answer {
     Other,
 }
 
-impl Finish {
-    pub(super) fn apply(self, mut response: Response, to: Answer) -> Response {
+impl ResponseChanges {
+    pub(super) fn apply(self, mut response: Response, to: RequestKind) -> Response {
         for (name, value) in &self.cors {
             if name == header::VARY {
                 response.headers_mut().append(name, value.clone());
@@ -419,11 +422,11 @@ impl Finish {
         }
         let status = response.status();
         let is_served = matches!(status, StatusCode::OK | StatusCode::SWITCHING_PROTOCOLS);
-        let Some(parts) = self.parts.filter(|_| is_served && to != Answer::Other) else {
+        let Some(parts) = self.parts.filter(|_| is_served && to != RequestKind::Other) else {
             return response;
         };
         let initial = self.options.initial_headers.as_ref();
-        let initial = initial.filter(|_| to == Answer::Handshake);
+        let initial = initial.filter(|_| to == RequestKind::Handshake);
         for change in initial.into_iter().chain(&self.options.headers) {
             change(response.headers_mut(), &parts);
         }

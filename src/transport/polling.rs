@@ -175,7 +175,7 @@ impl PostRequest {
             tracing::debug!(session = session.number, %error, "refused");
         }
         if let Some(observer) = &self.observer {
-            observer.tell(&error);
+            observer.notify(&error);
         }
         // The client's transport fails on the status, so the client needs no message.
         error.status().into_response()
@@ -254,13 +254,13 @@ where
     }
     let limit = session.config.max_payload;
     // Only clients of revision 4 receive `maxPayload`. They count the base64 of binary messages as
-    // shorter than it is; see `payload::reckoned_len`.
+    // shorter than it is; see `payload::client_counted_len`.
     let longest = match session.params.revision {
         Revision::V4 if !session.params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
     };
     let mut body = read(longest, post.timeout, body).await?;
-    if body.len() > limit && payload::reckoned_len(&body) > limit {
+    if body.len() > limit && payload::client_counted_len(&body) > limit {
         return Err(Failure::TooLarge);
     }
     if session.params.jsonp {

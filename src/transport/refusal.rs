@@ -28,7 +28,7 @@ impl ConnectionError {
         }
     }
 
-    pub(super) fn saying(message: Cow<'static, str>, context: &'static str) -> Self {
+    pub(super) fn with_message(message: Cow<'static, str>, context: &'static str) -> Self {
         Self {
             refusal: Refusal::Forbidden,
             message: match &*message {
@@ -69,7 +69,7 @@ impl ConnectionError {
     }
 
     pub(super) fn response(&self) -> Response {
-        let mut response = Response::new(Body::from(self.refusal.body_saying(&self.message)));
+        let mut response = Response::new(Body::from(self.refusal.body_with_message(&self.message)));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");

@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
-use super::options::{Answer, HttpOptions};
+use super::options::{HttpOptions, RequestKind};
 use super::polling::{PostRequest, ResponseFormat};
 use super::refusal::{ConnectionError, WRONG_VERSION};
 use super::task::{SessionApp, SessionTask};
@@ -102,7 +102,7 @@ impl HttpService {
 
     /// Returns the name of the file that a path asks for: the rest after the server's path and a
     /// slash. If a router serves another path, returns the last segment.
-    fn name_in<'a>(&self, path: &'a str) -> &'a str {
+    fn file_name<'a>(&self, path: &'a str) -> &'a str {
         let below = path.strip_prefix(&*self.path);
         let below = below.and_then(|rest| rest.strip_prefix('/'));
         below.unwrap_or_else(|| path.rsplit('/').next().unwrap_or_default())
@@ -133,16 +133,19 @@ impl HttpService {
         parts: Parts,
         body: B,
         upgrade: Option<OnUpgrade>,
-    ) -> (Answer, BoxFuture<'static, Response>)
+    ) -> (RequestKind, BoxFuture<'static, Response>)
     where
         B: http_body::Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        if let Some(answer) = self.http.intercept(&parts, self.name_in(parts.uri.path())) {
-            return (Answer::Other, ready(answer));
+        if let Some(answer) = self
+            .http
+            .intercept(&parts, self.file_name(parts.uri.path()))
+        {
+            return (RequestKind::Other, ready(answer));
         }
-        match self.decide(&parts, upgrade.is_some()) {
+        match self.plan(&parts, upgrade.is_some()) {
             Err(error) => {
                 let mut answer = self.http.refuse(&parts, &error);
                 if error.refusal() == Refusal::HeadTooLong && parts.version < Version::HTTP_2 {
@@ -150,35 +153,41 @@ impl HttpService {
                     let close = HeaderValue::from_static("close");
                     answer.headers_mut().insert(header::CONNECTION, close);
                 }
-                (Answer::Other, ready(answer))
+                (RequestKind::Other, ready(answer))
             }
             Ok(Plan::Poll(session)) => {
                 let style = ResponseFormat::of(&parts, &self.http);
                 let timeout = self.http.poll_timeout;
-                (Answer::Later, polling::get(session, style, timeout).boxed())
+                (
+                    RequestKind::Later,
+                    polling::get(session, style, timeout).boxed(),
+                )
             }
             Ok(Plan::Post(session)) => {
                 let post = PostRequest::of(&parts, &self.http);
-                (Answer::Later, polling::post(session, post, body).boxed())
+                (
+                    RequestKind::Later,
+                    polling::post(session, post, body).boxed(),
+                )
             }
             Ok(Plan::Probe(session, response)) => {
                 // If the session has a WebSocket already, this one is accepted and closed, as the
                 // protocol requires.
-                let upgrade = upgrade.map(|stream| agreed(stream, &response));
+                let upgrade = upgrade.map(|stream| accepted_upgrade(stream, &response));
                 if let Some(Err(upgrade)) = upgrade.map(|upgrade| session.offer_websocket(upgrade))
                 {
                     session.spawn(websocket::refuse(upgrade));
                 }
-                (Answer::Later, ready(response))
+                (RequestKind::Later, ready(response))
             }
             Ok(Plan::Open(params, response)) => (
-                Answer::Handshake,
+                RequestKind::Handshake,
                 self.open(params, parts, upgrade, response),
             ),
         }
     }
 
-    fn decide(&self, parts: &Parts, has_upgrade: bool) -> Result<Plan, ConnectionError> {
+    fn plan(&self, parts: &Parts, has_upgrade: bool) -> Result<Plan, ConnectionError> {
         let query = parts.uri.query().unwrap_or_default();
         let handshake = HandshakeQuery::parse(query)
             .map_err(|refusal| ConnectionError::new(refusal, "`transport` in the query"))?;
@@ -187,7 +196,7 @@ impl HttpService {
         if !self.http.allows_origin(parts, opens) {
             self.log_refused_origin(parts);
             let message = Cow::Borrowed("Origin not allowed");
-            return Err(ConnectionError::saying(message, "origin"));
+            return Err(ConnectionError::with_message(message, "origin"));
         }
         let Some(sid) = &handshake.sid else {
             self.check(&handshake, parts, has_upgrade)?;
@@ -265,7 +274,7 @@ impl HttpService {
             return Err(BAD_METHOD);
         }
         if has_upgrade != (handshake.transport == Transport::WebSocket) {
-            let context = "`transport` and the upgrade do not fit";
+            let context = "`transport` and the upgrade do not match";
             return Err(ConnectionError::new(Refusal::BadRequest, context));
         }
         if handshake.revision == Revision::V3 && !self.config.allow_eio3 {
@@ -315,22 +324,30 @@ impl HttpService {
             if Handle::try_current().is_err() {
                 // The caller is in no runtime, but the future may be polled in one.
                 let service = Arc::clone(self);
-                let begin = async move { service.begin(params, parts, upgrade, response).await };
+                let begin = async move {
+                    service
+                        .open_and_respond(params, parts, upgrade, response)
+                        .await
+                };
                 return begin.boxed();
             }
-            return self.begin(params, parts, upgrade, response);
+            return self.open_and_respond(params, parts, upgrade, response);
         };
         let allowed = allow(parts.clone());
         let service = Arc::clone(self);
         async move {
             let refused = match allowed.await {
-                Err(message) => Some(ConnectionError::saying(message, "allow_request")),
+                Err(message) => Some(ConnectionError::with_message(message, "allow_request")),
                 // Other sessions may have been opened in the meantime.
                 Ok(()) => service.sessions.is_full().then_some(FULL),
             };
             match refused {
                 Some(error) => service.http.refuse(&parts, &error),
-                None => service.begin(params, parts, upgrade, response).await,
+                None => {
+                    service
+                        .open_and_respond(params, parts, upgrade, response)
+                        .await
+                }
             }
         }
         .boxed()
@@ -338,7 +355,7 @@ impl HttpService {
 
     /// Opens a session, and returns the response to its handshake: the open packet, or the accepted
     /// upgrade.
-    fn begin(
+    fn open_and_respond(
         &self,
         params: SessionParams,
         parts: Parts,
@@ -353,8 +370,8 @@ impl HttpService {
         }
         let style = ResponseFormat::of(&parts, &self.http);
         let upgrade = upgrade.zip(response.as_ref());
-        let upgrade = upgrade.map(|(stream, response)| agreed(stream, response));
-        let session = self.start(params, parts, upgrade);
+        let upgrade = upgrade.map(|(stream, response)| accepted_upgrade(stream, response));
+        let session = self.spawn_session(params, parts, upgrade);
         if let Some(response) = response {
             return ready(response);
         }
@@ -370,7 +387,7 @@ impl HttpService {
     }
 
     /// Opens a session and starts its task.
-    fn start(
+    fn spawn_session(
         &self,
         params: SessionParams,
         parts: Parts,
@@ -385,7 +402,7 @@ impl HttpService {
             StoredRequest::new(parts),
         ));
         tracing::debug!(session = session.number, transport = %params.transport, "opened");
-        let guard = self.sessions.enter(Arc::clone(&session));
+        let guard = self.sessions.insert(Arc::clone(&session));
         let app = self.application.open(&session);
         let task = SessionTask::new(Arc::clone(&session), guard, app, upgrade);
         tokio::spawn(task);
@@ -399,7 +416,7 @@ impl Drop for HttpService {
             tracing::warn!(
                 path = &*self.path,
                 "a server is dropped before any request has reached it: a fallback or a merge after \
-                 `Router::layer` replaces what the layer is around; `into_router` works in any order",
+                 `Router::layer` replaces the service that the layer wraps; `into_router` works in any order",
             );
         }
     }
@@ -414,7 +431,7 @@ const FULL: ConnectionError = ConnectionError::new(
 );
 
 /// Returns the upgrade that a response has accepted.
-fn agreed(stream: OnUpgrade, response: &Response) -> Upgrade {
+fn accepted_upgrade(stream: OnUpgrade, response: &Response) -> Upgrade {
     let headers = response.headers();
     Upgrade {
         stream,
@@ -433,7 +450,7 @@ fn session_id(params: SessionParams) -> SessionId {
     // Socket.IO 2 clients use the session's id as the id of their socket. A session that begins
     // with WebSocket accepts no other request, so its id need not be a secret.
     let secret = (params.transport == Transport::Polling).then(random);
-    SessionId::beginning_with(SocketId::new(random()), secret)
+    SessionId::with_public_part(SocketId::new(random()), secret)
 }
 
 /// Returns whether a request is for a WebSocket: RFC 6455 section 4.2.1, or RFC 8441 over HTTP/2.

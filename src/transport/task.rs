@@ -42,8 +42,8 @@ pin_project! {
         sleep: Sleep,
         // The deadline that `sleep` is set to.
         armed: Option<std::time::Instant>,
-        // Whether the process did not run for a while: deadlines wait for `CATCH_UP`.
-        catching_up: bool,
+        // Whether the process did not run for a while: deadlines wait for `LATE_GRACE`.
+        in_grace: bool,
         // How often the deadline that has passed was put off because there is more to read.
         put_off: u8,
         guard: SessionGuard,
@@ -78,7 +78,7 @@ const READS: usize = 8;
 const LATE: Duration = Duration::from_millis(50);
 
 /// How long such a process reads the input that has arrived before a deadline passes.
-const CATCH_UP: Duration = Duration::from_secs(1);
+const LATE_GRACE: Duration = Duration::from_secs(1);
 
 /// The number of times that a deadline is put off because [`READS`] reads did not read all input.
 const PUT_OFF: u8 = 16;
@@ -117,7 +117,7 @@ impl SessionTask {
             io: upgrade.map_or(Io::None, Io::Upgrading),
             sleep: tokio::time::sleep_until(Instant::now()),
             armed: None,
-            catching_up: false,
+            in_grace: false,
             put_off: 0,
             guard,
         }
@@ -167,18 +167,18 @@ impl SessionTask {
     /// Returns whether the timer is due.
     ///
     /// If the whole process did not run for a while, the input of that time may be in other tasks
-    /// too: polls and POSTs. The deadline then waits for [`CATCH_UP`].
+    /// too: polls and POSTs. The deadline then waits for [`LATE_GRACE`].
     #[inline]
     fn poll_sleep(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.as_mut().project();
         if this.sleep.poll(cx).is_pending() {
             return false;
         }
-        if *this.catching_up || !is_late(*this.armed) {
+        if *this.in_grace || !is_late(*this.armed) {
             return true;
         }
-        *this.catching_up = true;
-        self.as_mut().arm(now() + CATCH_UP);
+        *this.in_grace = true;
+        self.as_mut().arm(now() + LATE_GRACE);
         self.project().sleep.poll(cx).is_ready()
     }
 
@@ -200,7 +200,7 @@ impl SessionTask {
         } else if is_due {
             *this.armed = None;
             *this.put_off = 0;
-            *this.catching_up = false;
+            *this.in_grace = false;
             this.session.handle_timeout();
             this.app.handle_timeout(now());
             round.has_events = true;
@@ -210,7 +210,7 @@ impl SessionTask {
         }
         this.io.poll_write(cx, this.session);
         let app_due = this.app.poll_timeout();
-        let writes = this.io.takes_output();
+        let writes = this.io.accepts_output();
         let over = *this.app_ended || this.io.is_some();
         this.session.try_sleep(cx, |session| {
             if over && session.is_closed() {
@@ -219,7 +219,7 @@ impl SessionTask {
             // A deadline that has moved to a later time is checked at the earlier one.
             let due = session.poll_timeout().into_iter().chain(app_due).min();
             let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
-            if let Some(due) = due.filter(|_| !*this.catching_up) {
+            if let Some(due) = due.filter(|_| !*this.in_grace) {
                 return AfterRound::Due(due);
             }
             let is_idle = match reading {
@@ -388,7 +388,7 @@ impl Io {
         }
     }
 
-    fn takes_output(&self) -> bool {
+    fn accepts_output(&self) -> bool {
         matches!(self, Self::Open(websocket) if !websocket.is_blocked() && !websocket.is_closing())
     }
 

@@ -178,7 +178,7 @@ impl FrameDecoder {
         let mut goes_on = true;
         while goes_on && self.ended.is_none() {
             if let Some(frame) = self.frame {
-                if !self.take_payload(frame, input)? {
+                if !self.read_payload(frame, input)? {
                     break;
                 }
                 self.frame = None;
@@ -188,17 +188,17 @@ impl FrameDecoder {
             if input.is_empty() {
                 break;
             }
-            let Some(header) = self.take_header(input)? else {
+            let Some(header) = self.parse_header(input)? else {
                 break;
             };
             self.admit(&header)?;
             if !header.is_fragment() && input.len() >= header.len {
-                let payload = take(input, header.len);
+                let payload = split_off(input, header.len);
                 unmask(payload, header.mask, 0);
                 goes_on = if header.compressed {
                     on(header.kind().decompressed(payload, self.max_message)?)
                 } else {
-                    self.give(header.opcode, payload, on)?
+                    self.deliver(header.opcode, payload, on)?
                 };
             } else {
                 self.begin(header);
@@ -210,18 +210,18 @@ impl FrameDecoder {
     /// Splits the next header off `input`. Returns `None` if the header is incomplete, and stores
     /// the part of it that has arrived.
     #[inline]
-    fn take_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, WebSocketError> {
+    fn parse_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, WebSocketError> {
         if self.head_len == 0 {
             if let Some((header, len)) = Header::parse(input, self.reserved)? {
-                take(input, len);
+                split_off(input, len);
                 return Ok(Some(header));
             }
         }
-        self.take_split_header(input)
+        self.parse_split_header(input)
     }
 
     #[cold]
-    fn take_split_header(
+    fn parse_split_header(
         &mut self,
         input: &mut &mut [u8],
     ) -> Result<Option<Header>, WebSocketError> {
@@ -231,12 +231,12 @@ impl FrameDecoder {
         if let Some((header, len)) = Header::parse(&self.head[..held + fits], self.reserved)? {
             self.head_len = 0;
             // `len > held`, because the held bytes alone were not a whole header.
-            take(input, len - held);
+            split_off(input, len - held);
             return Ok(Some(header));
         }
         // `input` has no more bytes, because 14 bytes are always a whole header.
         self.head_len += fits as u8;
-        take(input, fits);
+        split_off(input, fits);
         Ok(None)
     }
 
@@ -260,7 +260,7 @@ impl FrameDecoder {
     }
 
     #[inline]
-    fn give(
+    fn deliver(
         &mut self,
         opcode: OpCode,
         payload: &[u8],
@@ -295,14 +295,14 @@ impl FrameDecoder {
 
     /// Appends the bytes of the payload in `input` to `buf`, and unmasks them together with the
     /// bytes that were read into `buf` directly. Returns whether the payload is complete.
-    fn take_payload(
+    fn read_payload(
         &mut self,
         frame: Frame,
         input: &mut &mut [u8],
     ) -> Result<bool, WebSocketError> {
         let missing = frame.end() - self.buf.len();
         let fits = missing.min(input.len());
-        let piece = take(input, fits);
+        let piece = split_off(input, fits);
         self.reserve(frame, fits);
         self.buf.extend_from_slice(piece);
 
@@ -346,7 +346,7 @@ impl FrameDecoder {
         on: &mut impl FnMut(Incoming<'_>) -> bool,
     ) -> Result<bool, WebSocketError> {
         let mut buf = mem::take(&mut self.buf);
-        let goes_on = self.give(frame.header.opcode, &buf[frame.start..], on)?;
+        let goes_on = self.deliver(frame.header.opcode, &buf[frame.start..], on)?;
         buf.truncate(frame.start);
         if self.message.is_some() {
             self.buf = buf;
@@ -442,7 +442,7 @@ fn is_close_code(code: u16) -> bool {
 
 /// Splits the first `len` bytes off `input`, which must have that many.
 #[inline]
-fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
+fn split_off<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
     let (taken, rest) = mem::take(input).split_at_mut(len);
     *input = rest;
     taken

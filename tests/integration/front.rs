@@ -407,7 +407,7 @@ async fn a_hook_observes_every_refusal() {
         (0, "Transport unknown", "`transport` in the query"),
         (1, "Session ID unknown", "`sid` in the query"),
         (2, "Bad handshake method", "the method"),
-        (3, "Bad request", "`transport` and the upgrade do not fit"),
+        (3, "Bad request", "`transport` and the upgrade do not match"),
         (4, "Origin not allowed", "origin"),
         (4, "no", "allow_request"),
         (5, "Unsupported protocol version", "`EIO` in the query"),

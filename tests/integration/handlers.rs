@@ -1478,7 +1478,7 @@ fn mistakes_of_registration_panic_at_the_callers_line() {
         ),
         (
             Box::new(move || drop(new().on("connect", nothing))),
-            "`connect` is no event: use `on_connect`",
+            "`connect` is not an event: use `on_connect`",
         ),
         (
             Box::new(move || drop(builder(new()).namespace("/", new()))),

@@ -342,11 +342,11 @@ fn refusals_have_a_limit_of_their_own() {
     let (mut s, t) = polling();
     s.send(text(&"x".repeat(300_000)), t);
     for _ in 0..100 {
-        s.send_refusal([text("44/a,no")], t);
+        s.send_connect_error([text("44/a,no")], t);
     }
     assert!(s.is_open());
     while s.is_open() {
-        s.send_refusal([text("44/a,no")], t);
+        s.send_connect_error([text("44/a,no")], t);
     }
     assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
 }
@@ -360,7 +360,7 @@ fn a_closing_server_upgrades_at_once_even_during_a_post() {
     s.close(CloseReason::ServerClose, t);
     assert_eq!(drain(&mut s, WebSocket), [message("last")]);
     assert!(s.finished(WebSocket));
-    assert!(!s.takes_posts());
+    assert!(!s.accepts_posts());
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn a_post_waits_a_limited_time_for_a_client_that_does_not_poll() {
     s.handle_post_blocked(t + ms(9_000));
     s.handle_timeout(t + ms(11_000));
     assert_ends_at(&mut s, CloseReason::SlowConsumer, t + ms(21_000));
-    assert!(!s.takes_posts());
+    assert!(!s.accepts_posts());
 }
 
 #[test]

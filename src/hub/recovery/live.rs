@@ -33,7 +33,7 @@ pub(crate) struct JoinRequest<'a> {
     pub(crate) auth: &'a Payload,
     /// The private id of a new socket. A restored one keeps its private id. `None` for a client
     /// that cannot recover.
-    pub(crate) owner: Option<PrivateId>,
+    pub(crate) private_id: Option<PrivateId>,
     /// The socket that the client asks to restore.
     pub(crate) claim: Option<&'a Claim>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct JoinRequest<'a> {
 /// The recovery state of a socket.
 #[derive(Debug)]
 pub(crate) struct Recoverable {
-    pub(crate) owner: PrivateId,
+    pub(crate) private_id: PrivateId,
     /// The offset of the last packet that was sent to the socket.
     sent: AtomicU64,
     /// The handover from the suspended socket that this one restores.
@@ -53,9 +53,9 @@ pub(crate) struct Recoverable {
 }
 
 impl Recoverable {
-    fn new(owner: PrivateId, sent: Offset) -> Self {
+    fn new(private_id: PrivateId, sent: Offset) -> Self {
         Self {
-            owner,
+            private_id,
             sent: AtomicU64::new(sent.0),
             handover: None,
             missed: Mutex::default(),
@@ -68,7 +68,7 @@ impl Recoverable {
         let recoverable = Self {
             handover: Some(restored.handover),
             missed: Mutex::new(restored.missed),
-            ..Self::new(restored.owner, restored.sent)
+            ..Self::new(restored.private_id, restored.sent)
         };
         (restored.id, recoverable, restored.rooms)
     }
@@ -101,7 +101,7 @@ impl Handover {
             .await
             .is_err()
         {
-            tracing::debug!("a handler of the lost connection still runs");
+            tracing::debug!("a handler of the suspended socket still runs");
         }
     }
 }
@@ -165,9 +165,11 @@ impl LiveNamespace {
         request: &JoinRequest<'_>,
     ) -> Option<Membership> {
         let member = |id| Member::new(id, Arc::clone(session), Arc::clone(self), request.auth);
-        let store = request.owner.and_then(|owner| Some((owner, self.store()?)));
-        let Some((owner, mut store)) = store else {
-            return self.enter(Arc::new(member(request.id)), &[]);
+        let store = request
+            .private_id
+            .and_then(|private_id| Some((private_id, self.store()?)));
+        let Some((private_id, mut store)) = store else {
+            return self.insert(Arc::new(member(request.id)), &[]);
         };
         let claim = request.claim;
         let found = claim.and_then(|claim| Some((claim, store.find(claim)?)));
@@ -181,13 +183,13 @@ impl LiveNamespace {
         let (id, recoverable, rooms) = match restored {
             Some(restored) => Recoverable::restored(restored),
             None => {
-                store.enter(request.id, owner);
-                let recoverable = Recoverable::new(owner, store.last());
+                store.insert(request.id, private_id);
+                let recoverable = Recoverable::new(private_id, store.last());
                 (request.id, recoverable, Vec::new())
             }
         };
         let member = member(id).with_recovery(recoverable);
-        let membership = self.enter(Arc::new(member), &rooms);
+        let membership = self.insert(Arc::new(member), &rooms);
         if membership.is_none() {
             store.forget(&id);
         }
@@ -212,7 +214,7 @@ impl LiveNamespace {
             return None;
         }
         let mut store = self.store()?;
-        if !self.retire_empty() {
+        if !self.mark_removed_if_empty() {
             return None;
         }
         store.abandon();
@@ -274,7 +276,7 @@ impl LiveNamespace {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        if budget.begin_sweeping() {
+        if budget.claim_sweep() {
             let every = budget.config.within.clamp(SHORTEST_SWEEP, LONGEST_SWEEP);
             runtime.spawn(sweep(self.weak_hub(), every));
         }
@@ -320,7 +322,7 @@ impl Hub {
         };
         // A packet or socket that is kept from now on starts another task, unless this one claims
         // the next sweep below.
-        budget.end_sweeping();
+        budget.release_sweep();
         let mut is_idle = true;
         for namespace in self.namespaces() {
             if let Some(mut store) = namespace.store() {
@@ -329,13 +331,13 @@ impl Hub {
             }
             self.forget_if_empty(&namespace);
         }
-        !is_idle && budget.begin_sweeping()
+        !is_idle && budget.claim_sweep()
     }
 
     /// Returns the number of suspended sockets, and the bytes of packets that are kept.
     pub(crate) fn recovery_counts(&self) -> (usize, usize) {
-        let archives = self.namespaces();
-        let away = archives
+        let namespaces = self.namespaces();
+        let away = namespaces
             .iter()
             .filter_map(|each| Some(each.store()?.away()));
         let bytes = |budget: &Arc<RecoveryBudget>| budget.packets.load(Ordering::Relaxed);
@@ -358,7 +360,7 @@ impl Member {
         let Some(mut store) = self.namespace.store() else {
             return false;
         };
-        if !store.knows(&self.id) {
+        if !store.contains(&self.id) {
             return false;
         }
         let (number, packet) = self

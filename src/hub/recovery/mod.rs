@@ -71,7 +71,7 @@ pub struct Recovery {
     pub(crate) skip_connect_handler: bool,
     packet_bytes: usize,
     namespace_bytes: usize,
-    session_bytes: usize,
+    socket_bytes: usize,
 }
 
 impl Recovery {
@@ -92,7 +92,7 @@ impl Recovery {
             skip_connect_handler: false,
             packet_bytes: 64 * MIB,
             namespace_bytes: 16 * MIB,
-            session_bytes: 16 * MIB,
+            socket_bytes: 16 * MIB,
         }
     }
 
@@ -125,8 +125,8 @@ impl Recovery {
     /// is not known.
     ///
     /// Default: 16 MiB, which is enough for some 30 000 sockets.
-    pub const fn max_session_bytes(mut self, bytes: usize) -> Self {
-        self.session_bytes = bytes;
+    pub const fn max_socket_bytes(mut self, bytes: usize) -> Self {
+        self.socket_bytes = bytes;
         self
     }
 
@@ -151,7 +151,7 @@ const MIB: usize = 1024 * 1024;
 pub(crate) struct RecoveryBudget {
     pub(crate) config: Recovery,
     packets: AtomicUsize,
-    sessions: AtomicUsize,
+    sockets: AtomicUsize,
     /// Whether a task sweeps the stores for expired packets and sockets.
     sweeping: AtomicBool,
 }
@@ -161,17 +161,17 @@ impl RecoveryBudget {
         Self {
             config,
             packets: AtomicUsize::new(0),
-            sessions: AtomicUsize::new(0),
+            sockets: AtomicUsize::new(0),
             sweeping: AtomicBool::new(false),
         }
     }
 
     /// Returns whether the caller has to sweep from now on.
-    fn begin_sweeping(&self) -> bool {
+    fn claim_sweep(&self) -> bool {
         !self.sweeping.load(Ordering::Relaxed) && !self.sweeping.swap(true, Ordering::AcqRel)
     }
 
-    fn end_sweeping(&self) {
+    fn release_sweep(&self) {
         self.sweeping.store(false, Ordering::Release);
     }
 }

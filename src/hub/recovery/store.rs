@@ -18,8 +18,8 @@ use crate::protocol::{Claim, Encoded};
 #[derive(Debug)]
 pub(crate) struct RecoveryStore<T> {
     log: Log,
-    sessions: HashMap<SocketId, StoredSocket<T>, IdHash>,
-    owners: HashMap<PrivateId, SocketId>,
+    sockets: HashMap<SocketId, StoredSocket<T>, IdHash>,
+    by_private_id: HashMap<PrivateId, SocketId>,
     /// The suspended sockets, in the order in which they were suspended.
     away: BTreeSet<(Instant, SocketId)>,
     pub(super) budget: Arc<RecoveryBudget>,
@@ -31,11 +31,11 @@ pub(crate) struct RecoveryStore<T> {
 /// One socket, present or suspended.
 #[derive(Debug)]
 struct StoredSocket<T> {
-    owner: PrivateId,
+    private_id: PrivateId,
     /// The offset of the first packet that may have been sent to the socket. A client that names an
     /// older offset has received no packet of this socket.
     base: Offset,
-    /// For packets before this offset, the store no longer knows whether they were sent to the
+    /// For packets before this offset, the store no longer contains whether they were sent to the
     /// socket.
     floor: Offset,
     /// The offset of the last packet that was sent to the socket.
@@ -75,7 +75,7 @@ const MAX_FORMER_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub(crate) struct Restored<T> {
     pub(crate) id: SocketId,
-    pub(crate) owner: PrivateId,
+    pub(crate) private_id: PrivateId,
     pub(crate) rooms: Vec<Arc<str>>,
     pub(crate) missed: Vec<Encoded>,
     pub(crate) sent: Offset,
@@ -86,8 +86,8 @@ impl<T> RecoveryStore<T> {
     pub(crate) fn new(start: Offset, budget: Arc<RecoveryBudget>) -> Self {
         Self {
             log: Log::new(start, Arc::clone(&budget)),
-            sessions: HashMap::default(),
-            owners: HashMap::new(),
+            sockets: HashMap::default(),
+            by_private_id: HashMap::new(),
             away: BTreeSet::new(),
             budget,
             dropped_later: Vec::new(),
@@ -110,7 +110,7 @@ impl<T> RecoveryStore<T> {
     /// packet is only counted.
     pub(crate) fn keep(&mut self, to: Recipients, packet: &Encoded, now: Instant) {
         self.expire(now);
-        if self.sessions.is_empty() {
+        if self.sockets.is_empty() {
             return self.log.skip();
         }
         self.log.push(to, packet.clone(), now);
@@ -119,10 +119,10 @@ impl<T> RecoveryStore<T> {
     // Present sockets.
 
     /// Adds a new socket, with its private id.
-    pub(crate) fn enter(&mut self, id: SocketId, owner: PrivateId) {
+    pub(crate) fn insert(&mut self, id: SocketId, private_id: PrivateId) {
         let base = self.log.next();
-        let session = StoredSocket {
-            owner,
+        let socket = StoredSocket {
+            private_id,
             base,
             floor: base,
             sent: base.before(),
@@ -131,47 +131,47 @@ impl<T> RecoveryStore<T> {
             data: 0,
             away: None,
         };
-        self.sessions.insert(id, session);
-        self.owners.insert(owner, id);
+        self.sockets.insert(id, socket);
+        self.by_private_id.insert(private_id, id);
     }
 
     pub(crate) fn join(&mut self, id: &SocketId, room: &str) {
         let next = self.log.next();
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.rooms.insert(room.into(), next);
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.rooms.insert(room.into(), next);
         }
     }
 
     pub(crate) fn leave_room(&mut self, id: &SocketId, room: &str) {
         let (first, to) = (self.log.first(), self.log.next());
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(socket) = self.sockets.get_mut(id) else {
             return;
         };
-        if let Some((room, from)) = session.rooms.swap_remove_entry(room) {
-            session.remember(RoomStay { room, from, to }, first);
+        if let Some((room, from)) = socket.rooms.swap_remove_entry(room) {
+            socket.remember(RoomStay { room, from, to }, first);
         }
     }
 
     /// Returns whether the socket is present or suspended.
-    pub(crate) fn knows(&self, id: &SocketId) -> bool {
-        self.sessions.contains_key(id)
+    pub(crate) fn contains(&self, id: &SocketId) -> bool {
+        self.sockets.contains_key(id)
     }
 
     /// Removes a socket that cannot be restored any more.
     pub(crate) fn forget(&mut self, id: &SocketId) {
-        let Some(session) = self.sessions.remove(id) else {
+        let Some(socket) = self.sockets.remove(id) else {
             return;
         };
-        self.owners.remove(&session.owner);
-        if let Some(away) = session.away {
-            let handover = self.settle(*id, away);
+        self.by_private_id.remove(&socket.private_id);
+        if let Some(away) = socket.away {
+            let handover = self.end_suspension(*id, away);
             self.dropped_later.push(handover);
         }
-        if self.sessions.is_empty() {
+        if self.sockets.is_empty() {
             // No client can ask for the packets.
             self.log.clear();
-            self.sessions = HashMap::default();
-            self.owners = HashMap::new();
+            self.sockets = HashMap::default();
+            self.by_private_id = HashMap::new();
         }
     }
 
@@ -189,23 +189,23 @@ impl<T> RecoveryStore<T> {
         now: Instant,
     ) {
         let at = self.log.next();
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(socket) = self.sockets.get_mut(id) else {
             return self.dropped_later.push(handover);
         };
-        session.sent = session.sent.max(sent);
-        session.data = data;
-        let bytes = session.cost();
-        session.away = Some(Suspended {
+        socket.sent = socket.sent.max(sent);
+        socket.data = data;
+        let bytes = socket.cost();
+        socket.away = Some(Suspended {
             since: now,
             at,
             bytes,
             handover,
         });
         self.away.insert((now, *id));
-        self.budget.sessions.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.sockets.fetch_add(bytes, Ordering::Relaxed);
         self.expire(now);
-        let max = self.budget.config.session_bytes;
-        while self.budget.sessions.load(Ordering::Relaxed) > max {
+        let max = self.budget.config.socket_bytes;
+        while self.budget.sockets.load(Ordering::Relaxed) > max {
             let Some(&(_, longest)) = self.away.first() else {
                 break;
             };
@@ -217,21 +217,19 @@ impl<T> RecoveryStore<T> {
 
     /// Returns the socket that a client names, present or suspended.
     pub(crate) fn find(&self, claim: &Claim) -> Option<SocketId> {
-        let owner = PrivateId::parse(&claim.pid)?;
-        self.owners.get(&owner).copied()
+        let private_id = PrivateId::parse(&claim.pid)?;
+        self.by_private_id.get(&private_id).copied()
     }
 
     /// Returns the bytes that are counted for a socket, present or suspended.
     pub(crate) fn cost(&self, id: &SocketId) -> usize {
-        self.sessions.get(id).map_or(0, StoredSocket::cost)
+        self.sockets.get(id).map_or(0, StoredSocket::cost)
     }
 
     /// Returns whether the socket is suspended.
     #[cfg(test)]
-    fn is_away(&self, id: &SocketId) -> bool {
-        self.sessions
-            .get(id)
-            .is_some_and(|each| each.away.is_some())
+    fn is_suspended(&self, id: &SocketId) -> bool {
+        self.sockets.get(id).is_some_and(|each| each.away.is_some())
     }
 
     /// Returns the number of suspended sockets.
@@ -270,24 +268,24 @@ impl<T> RecoveryStore<T> {
         now: Instant,
     ) -> Option<Restored<T>> {
         self.expire(now);
-        let session = self.sessions.get(&id)?;
-        let missed = session.away.as_ref().and_then(|away| {
-            let from = session.missing_from(away, offset, &self.log)?;
-            Some(missed(session, &id, &self.log, from))
+        let socket = self.sockets.get(&id)?;
+        let missed = socket.away.as_ref().and_then(|away| {
+            let from = socket.missing_from(away, offset, &self.log)?;
+            Some(missed(socket, &id, &self.log, from))
         });
         let Some((missed, sent)) = missed else {
             self.forget(&id);
             return None;
         };
-        let session = self.sessions.get_mut(&id)?;
-        session.sent = session.sent.max(sent);
-        let (owner, sent) = (session.owner, session.sent);
-        let rooms = session.rooms.keys().cloned().collect();
-        let away = session.away.take()?;
-        let handover = self.settle(id, away);
+        let socket = self.sockets.get_mut(&id)?;
+        socket.sent = socket.sent.max(sent);
+        let (private_id, sent) = (socket.private_id, socket.sent);
+        let rooms = socket.rooms.keys().cloned().collect();
+        let away = socket.away.take()?;
+        let handover = self.end_suspension(id, away);
         Some(Restored {
             id,
-            owner,
+            private_id,
             rooms,
             missed,
             sent,
@@ -296,20 +294,18 @@ impl<T> RecoveryStore<T> {
     }
 
     /// Stops counting a socket as suspended, and returns its handover.
-    fn settle(&mut self, id: SocketId, away: Suspended<T>) -> T {
+    fn end_suspension(&mut self, id: SocketId, away: Suspended<T>) -> T {
         self.away.remove(&(away.since, id));
-        self.budget
-            .sessions
-            .fetch_sub(away.bytes, Ordering::Relaxed);
+        self.budget.sockets.fetch_sub(away.bytes, Ordering::Relaxed);
         away.handover
     }
 }
 
 impl<T> Drop for RecoveryStore<T> {
     fn drop(&mut self) {
-        let away = self.sessions.values().filter_map(|each| each.away.as_ref());
+        let away = self.sockets.values().filter_map(|each| each.away.as_ref());
         let bytes = away.map(|away| away.bytes).sum::<usize>();
-        self.budget.sessions.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.sockets.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -365,14 +361,15 @@ impl<T> StoredSocket<T> {
         match to {
             Recipients::One(other) => other == id,
             Recipients::Many(target) => {
-                let is_in = |room: &Arc<str>| **room == *id.as_str() || self.was_in(room, number);
+                let is_in =
+                    |room: &Arc<str>| **room == *id.as_str() || self.was_in_room(room, number);
                 (target.rooms.is_empty() || target.rooms.iter().any(is_in))
                     && !target.except.iter().any(is_in)
             }
         }
     }
 
-    fn was_in(&self, room: &str, number: Offset) -> bool {
+    fn was_in_room(&self, room: &str, number: Offset) -> bool {
         let since = self.rooms.get(room);
         let was = |stay: &RoomStay| *stay.room == *room && (stay.from..stay.to).contains(&number);
         since.is_some_and(|since| *since <= number) || self.former_rooms.iter().any(was)
@@ -382,26 +379,26 @@ impl<T> StoredSocket<T> {
         let rooms = self.rooms.keys();
         let former = self.former_rooms.iter().map(|stay| &stay.room);
         let name = |name: &Arc<str>| ROOM_BYTES + name.len();
-        SESSION_BYTES + self.data + rooms.chain(former).map(name).sum::<usize>()
+        SOCKET_BYTES + self.data + rooms.chain(former).map(name).sum::<usize>()
     }
 }
 
 /// The bytes that are counted for a suspended socket without its rooms and its data. They are
 /// measured, and rounded up.
-const SESSION_BYTES: usize = 512;
+const SOCKET_BYTES: usize = 512;
 /// The bytes that are counted for a room in addition to its name.
 const ROOM_BYTES: usize = 64;
 
 /// Returns the packets for a socket from an offset on, and the offset of the last one. If there are
 /// none, the offset is that of the last packet that was sent to the socket.
 fn missed<T>(
-    session: &StoredSocket<T>,
+    socket: &StoredSocket<T>,
     id: &SocketId,
     log: &Log,
     from: Offset,
 ) -> (Vec<Encoded>, Offset) {
-    let (mut last, mut packets) = (session.sent, Vec::new());
-    let meant = |(number, entry): &(Offset, &Entry)| session.is_recipient(id, *number, &entry.to);
+    let (mut last, mut packets) = (socket.sent, Vec::new());
+    let meant = |(number, entry): &(Offset, &Entry)| socket.is_recipient(id, *number, &entry.to);
     for (number, entry) in log.from(from).filter(meant) {
         last = number;
         packets.push(entry.packet.clone());
@@ -431,7 +428,7 @@ mod tests {
         SocketId::new([n; 15])
     }
 
-    const fn owner(n: u8) -> PrivateId {
+    const fn private_id(n: u8) -> PrivateId {
         PrivateId::new([n; 16])
     }
 
@@ -457,7 +454,7 @@ mod tests {
         /// Creates a store with socket 1, which is in the room `a`.
         fn with_one() -> Self {
             let mut world = Self::new();
-            world.store.enter(id(1), owner(1));
+            world.store.insert(id(1), private_id(1));
             world.store.join(&id(1), "a");
             world
         }
@@ -485,12 +482,12 @@ mod tests {
 
         fn back_with(&mut self, n: u8, offset: Option<&str>) -> Option<Vec<String>> {
             let claim = Claim {
-                pid: owner(n).expose(),
+                pid: private_id(n).expose(),
                 offset: None,
             };
             let found = self.store.find(&claim)?;
             let restored = self.store.restore(found, offset, self.now)?;
-            assert_eq!((restored.id, restored.owner), (id(n), owner(n)));
+            assert_eq!((restored.id, restored.private_id), (id(n), private_id(n)));
             assert_eq!(restored.handover, "handover");
             let text = |packet: Encoded| match packet.into_iter().next() {
                 Some(Message::Text(text)) => text.as_str().to_owned(),
@@ -501,8 +498,8 @@ mod tests {
 
         fn is_clean(&self) -> bool {
             let kept = &self.store.budget;
-            let bytes = [&kept.packets, &kept.sessions].map(|each| each.load(Ordering::Relaxed));
-            self.store.owners.len() == self.store.sessions.len()
+            let bytes = [&kept.packets, &kept.sockets].map(|each| each.load(Ordering::Relaxed));
+            self.store.by_private_id.len() == self.store.sockets.len()
                 && self.store.away.is_empty()
                 && bytes == [0, 0]
         }
@@ -526,7 +523,7 @@ mod tests {
     #[test]
     fn packets_for_others_are_not_sent_again() {
         let mut world = World::with_one();
-        world.store.enter(id(2), owner(2));
+        world.store.insert(id(2), private_id(2));
         let seen = world.all("1");
         world.lose(1, seen);
         world.emit("another room", target(&["b"], &[]));
@@ -576,9 +573,9 @@ mod tests {
             Some(Offset(9_999)),
         ] {
             let mut world = World::new();
-            world.store.enter(id(2), owner(2));
+            world.store.insert(id(2), private_id(2));
             world.all("before its time");
-            world.store.enter(id(1), owner(1));
+            world.store.insert(id(1), private_id(1));
             let sent = world.all("1");
             world.lose(1, sent);
             // An offset of another store counts as none.
@@ -618,7 +615,7 @@ mod tests {
         let seen = world.all("1");
         world.lose(1, seen);
         assert!(world.back(1, Some(seen)).is_some());
-        assert!(!world.store.is_away(&id(1)));
+        assert!(!world.store.is_suspended(&id(1)));
         assert!(world.back(1, Some(seen)).is_none());
     }
 
@@ -647,7 +644,7 @@ mod tests {
     #[test]
     fn an_idle_socket_is_restored_after_its_last_packet_was_dropped() {
         let mut world = World::with_one();
-        world.store.enter(id(2), owner(2));
+        world.store.insert(id(2), private_id(2));
         let seen = world.all("1");
         for _ in 0..100 {
             world.now += WITHIN;
@@ -664,14 +661,14 @@ mod tests {
         let config = Recovery::within(WITHIN).max_namespace_bytes(20_000);
         for (packets, is_back) in [(3, true), (30, false)] {
             let mut world = World::with(config);
-            world.store.enter(id(1), owner(1));
+            world.store.insert(id(1), private_id(1));
             let seen = world.all("1");
             world.lose(1, seen);
             for _ in 0..packets {
                 world.all(&"x".repeat(1000));
             }
             assert_eq!(world.back(1, Some(seen)).is_some(), is_back);
-            assert_eq!(world.store.knows(&id(1)), is_back);
+            assert_eq!(world.store.contains(&id(1)), is_back);
         }
         // The packet that the client did not receive was sent before the socket left.
         let mut world = World::with_one();
@@ -704,7 +701,7 @@ mod tests {
             world.store.leave_room(&id(1), &room);
         }
         assert_eq!(
-            world.store.sessions[&id(1)].former_rooms.len(),
+            world.store.sockets[&id(1)].former_rooms.len(),
             MAX_FORMER_ROOMS
         );
         world.lose(1, sent);
@@ -727,7 +724,7 @@ mod tests {
         world.store.join(&id(1), &long);
         let first = world.all("1");
         world.store.leave_room(&id(1), &long);
-        assert_eq!(world.store.cost(&id(1)), SESSION_BYTES + ROOM_BYTES + 1);
+        assert_eq!(world.store.cost(&id(1)), SOCKET_BYTES + ROOM_BYTES + 1);
         let last = world.all("2");
         world.lose(1, last);
         // It is no longer known whether a packet of that time was for the socket.
@@ -737,17 +734,17 @@ mod tests {
 
     #[test]
     fn suspended_sockets_are_limited_by_their_bytes() {
-        let mut world = World::with(Recovery::within(WITHIN).max_session_bytes(10_000));
+        let mut world = World::with(Recovery::within(WITHIN).max_socket_bytes(10_000));
         for n in 0..100 {
-            world.store.enter(id(n), owner(n));
+            world.store.insert(id(n), private_id(n));
             world.store.join(&id(n), "a room");
             world.now += Duration::from_secs(1);
             world.lose(n, START.before());
         }
-        let bytes = world.store.budget.sessions.load(Ordering::Relaxed);
+        let bytes = world.store.budget.sockets.load(Ordering::Relaxed);
         assert!(bytes <= 10_000 && bytes > 9_000, "{bytes}");
         assert_eq!(world.store.dropped_later.len(), 100 - world.store.away());
-        assert!(world.store.is_away(&id(99)) && !world.store.knows(&id(0)));
+        assert!(world.store.is_suspended(&id(99)) && !world.store.contains(&id(0)));
         world.store.abandon();
         assert!(world.is_clean());
     }
@@ -757,7 +754,7 @@ mod tests {
         let mut world = World::new();
         let number = world.all("1");
         assert!(world.store.is_idle());
-        world.store.enter(id(1), owner(1));
+        world.store.insert(id(1), private_id(1));
         assert_eq!(world.store.last(), number);
         world.all("2");
         assert!(!world.store.is_idle());

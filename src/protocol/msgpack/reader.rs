@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
             Marker::I64 => Self::integer(i64::from_be_bytes(self.array()?)),
             Marker::F32 => Token::Float(f32::from_be_bytes(self.array()?).into()),
             Marker::F64 => Token::Float(f64::from_be_bytes(self.array()?)),
-            Marker::FixStr(len) => Token::Text(self.take(len.into())?),
+            Marker::FixStr(len) => Token::Text(self.split(len.into())?),
             Marker::Str8 => Token::Text(self.sized::<1>()?),
             Marker::Str16 => Token::Text(self.sized::<2>()?),
             Marker::Str32 => Token::Text(self.sized::<4>()?),
@@ -123,13 +123,13 @@ impl<'a> Reader<'a> {
 
     fn extension(&mut self, len: usize) -> Result<(i8, &'a [u8]), DecodeError> {
         let kind = i8::from_be_bytes(self.array()?);
-        Ok((kind, self.take(len)?))
+        Ok((kind, self.split(len)?))
     }
 
     /// Reads a length of `N` bytes, and as many bytes.
     fn sized<const N: usize>(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.len::<N>()?;
-        self.take(len as usize)
+        self.split(len as usize)
     }
 
     fn len<const N: usize>(&mut self) -> Result<u32, DecodeError> {
@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+    fn split(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or(TRUNCATED)?;
         self.rest = rest;
         Ok(bytes)

@@ -32,7 +32,7 @@ impl<S: Sync> FromEvent<S> for RawArgs {
     type Rejection = Infallible;
 
     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Infallible> {
-        Ok(event.take_args())
+        Ok(event.args_for_extractor())
     }
 }
 
@@ -143,7 +143,7 @@ impl<S: Sync> FromEvent<S> for AckSender {
 
     async fn from_event(event: &mut Event, _: &S) -> Result<Self, Infallible> {
         Ok(Self {
-            ack: event.take_ack(),
+            ack: event.defer_ack(),
             socket: event.socket().clone(),
         })
     }

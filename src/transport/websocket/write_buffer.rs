@@ -64,7 +64,7 @@ impl WriteBuffer {
     #[inline]
     pub(super) fn push_frame(&mut self, frame: Bytes) {
         self.unflushed = true;
-        self.settle();
+        self.copy_tail();
         if self.small.is_empty() || frame.len() >= LARGE {
             self.tail = frame;
         } else {
@@ -76,7 +76,7 @@ impl WriteBuffer {
     #[inline]
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.unflushed = true;
-        self.settle();
+        self.copy_tail();
         if self.small.capacity() == 0 {
             self.small = SPARE.take();
         }
@@ -85,7 +85,7 @@ impl WriteBuffer {
 
     /// Copies the tail behind the small frames, so that another frame may follow.
     #[inline]
-    fn settle(&mut self) {
+    fn copy_tail(&mut self) {
         if self.tail.is_empty() {
             return;
         }
@@ -115,7 +115,7 @@ impl WriteBuffer {
                 }
             };
             let Poll::Ready(taken) = polled? else {
-                fit(&mut self.small, &mut self.written);
+                shrink(&mut self.small, &mut self.written);
                 return Poll::Pending;
             };
             if taken == 0 {
@@ -137,7 +137,7 @@ impl WriteBuffer {
         self.tail.advance(taken - small);
         if self.written == self.small.len() && self.written > 0 {
             self.written = 0;
-            give_back(std::mem::take(&mut self.small));
+            recycle(std::mem::take(&mut self.small));
         }
         if self.tail.is_empty() {
             // An empty slice would keep its whole buffer alive.
@@ -146,7 +146,7 @@ impl WriteBuffer {
     }
 }
 
-fn give_back(mut spare: Vec<u8>) {
+fn recycle(mut spare: Vec<u8>) {
     if spare.capacity() <= 2 * COALESCE {
         spare.clear();
         SPARE.set(spare);
@@ -155,11 +155,11 @@ fn give_back(mut spare: Vec<u8>) {
 
 /// Replaces a buffer by a smaller one if the bytes from `written` on do not need its capacity: the
 /// peer may not read for a long time.
-fn fit(small: &mut Vec<u8>, written: &mut usize) {
+fn shrink(small: &mut Vec<u8>, written: &mut usize) {
     let waiting = &small[*written..];
     if small.capacity() / 4 > waiting.len().max(LARGE) {
         let fitting = waiting.to_vec();
-        give_back(std::mem::replace(small, fitting));
+        recycle(std::mem::replace(small, fitting));
         *written = 0;
     }
 }
@@ -181,7 +181,7 @@ mod tests {
             small.resize(7, b'-');
             small.resize(7 + len, b'x');
             let mut written = 7;
-            fit(&mut small, &mut written);
+            shrink(&mut small, &mut written);
             assert_eq!(small[written..], vec![b'x'; len]);
             let kept = if is_changed { len } else { capacity };
             assert_eq!(small.capacity(), kept);
