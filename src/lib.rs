@@ -358,6 +358,10 @@ mod websocket;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Used by `debug_handler!`.
 #[doc(hidden)]
 pub mod private {
