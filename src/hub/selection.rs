@@ -46,6 +46,7 @@ pub(crate) struct ManySockets<T> {
 
 impl<T> Selection<T> {
     /// Returns the sockets as chunks, or `self` if they fit into one chunk.
+    #[inline]
     pub(crate) fn into_chunks(self) -> Result<ManySockets<T>, Self> {
         match self {
             Self::Shared(chunks, skip) if chunks.len() > 1 => Ok(ManySockets {

@@ -16,6 +16,7 @@ impl NameCache {
     /// # Errors
     ///
     /// Fails if the name is longer than [`MAX_NAME`].
+    #[inline]
     pub(super) fn get(&mut self, name: &str) -> Result<NamespaceName, DecodeError> {
         if name.len() > MAX_NAME {
             return Err(DecodeError::limit("namespace is too long"));

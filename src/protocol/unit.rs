@@ -4,6 +4,7 @@ use serde::de::value::Error;
 use serde::ser::{Error as _, Impossible, Serialize, Serializer};
 
 /// Whether a value is `()`, or is serialized as `()`.
+#[inline]
 pub(super) fn is_unit(value: &impl Serialize) -> bool {
     value.serialize(UnitProbe).is_ok()
 }

@@ -45,6 +45,7 @@ impl Route {
     }
 
     /// Handles an event.
+    #[inline]
     pub(crate) fn call(&self, event: Event) -> BoxFuture<'static, Reply> {
         self.0.call(event)
     }

@@ -334,6 +334,7 @@ impl SocketDriver {
         );
     }
 
+    #[inline]
     fn answer(&self, ack: Option<u64>, reply: Reply) {
         let Some(ack) = ack.filter(|_| !reply.is_deferred()) else {
             return;

@@ -92,6 +92,7 @@ impl WebSocket {
 
     /// Reads once and passes the complete messages to the session. After [`Read::End`] it returns
     /// that again.
+    #[inline]
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,6 +106,7 @@ impl WebSocket {
         Poll::Ready(read)
     }
 
+    #[inline]
     fn poll_read_on(&mut self, cx: &mut Context<'_>, session: &SharedSession) -> Poll<Read> {
         if !self.ahead.is_empty() {
             let mut ahead = std::mem::take(&mut self.ahead);

@@ -36,6 +36,7 @@ impl ArgsWriter {
         }
     }
 
+    #[inline]
     pub(in crate::protocol) fn len(&self) -> usize {
         self.text.len()
     }
@@ -45,6 +46,7 @@ impl ArgsWriter {
     /// # Errors
     ///
     /// Fails, and writes nothing, if the value cannot be written as JSON.
+    #[inline]
     pub(in crate::protocol) fn push<T: Serialize + ?Sized>(
         &mut self,
         value: &T,
@@ -157,6 +159,7 @@ impl ArgsWriter {
         Ok(payload)
     }
 
+    #[inline]
     fn write<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {
         let formatter = Attach(&mut self.attachments);
         let mut serializer = serde_json::Serializer::with_formatter(&mut self.text, formatter);
@@ -165,6 +168,7 @@ impl ArgsWriter {
 
     /// Calls `write`, and removes its output if it fails. The caller may continue after the error,
     /// so no piece of an argument must stay.
+    #[inline]
     fn or_undo(
         &mut self,
         write: impl FnOnce(&mut Self) -> Result<(), EncodeError>,
@@ -176,6 +180,7 @@ impl ArgsWriter {
         })
     }
 
+    #[inline]
     fn separate(&mut self) {
         if !self.is_empty_before(self.text.len()) {
             self.text.push(b',');
@@ -184,6 +189,7 @@ impl ArgsWriter {
 
     /// Returns whether no argument stands before `at`. No value ends with an opening bracket, so a
     /// bracket there is the first byte.
+    #[inline]
     fn is_empty_before(&self, at: usize) -> bool {
         self.text[at - 1] == b'['
     }
