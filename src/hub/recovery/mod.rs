@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`log`] | the packets of one namespace, by their offsets |
 //! | [`store`] | the sockets of one namespace, and what each of them was sent |
+//! | [`handover`] | the data that a suspended socket passes to the restored one |
 //! | [`live`] | recovery in the namespace and its sockets |
 //!
 //! The first two are pure data structures: time, ids and random numbers are arguments. One lock
@@ -24,11 +25,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+mod handover;
 mod live;
 mod log;
 mod store;
 
-pub(crate) use self::live::{Handover, JoinRequest, Recoverable};
+pub(crate) use self::handover::Handover;
+pub(crate) use self::live::{JoinRequest, Recoverable};
 pub(crate) use self::log::Offset;
 pub(crate) use self::store::RecoveryStore;
 
