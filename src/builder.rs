@@ -15,7 +15,7 @@ use crate::layer::SocketIoLayer;
 use crate::protocol::{JsonParser, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate};
 use crate::server::Server;
-use crate::transport::{Cors, HttpOptions, HttpService};
+use crate::transport::{Cors, HttpOptions, HttpService, server_path};
 
 impl SocketIo {
     /// Returns a builder for a server.
@@ -47,7 +47,7 @@ pub struct SocketIoBuilder<S = ()> {
     config: Config,
     limits: Limits,
     http: HttpOptions,
-    path: String,
+    path: Box<str>,
     connect_timeout: Duration,
     max_connections: Option<usize>,
     recovery: Option<Recovery>,
@@ -63,7 +63,7 @@ impl<S> SocketIoBuilder<S> {
             config: Config::default(),
             limits: Limits::default(),
             http: HttpOptions::new(),
-            path: "/socket.io".to_owned(),
+            path: "/socket.io".into(),
             connect_timeout: Duration::from_secs(45),
             max_connections: None,
             recovery: None,
@@ -172,11 +172,7 @@ impl<S> SocketIoBuilder<S> {
     /// Panics if the path does not begin with a slash.
     #[track_caller]
     pub fn path(mut self, path: &str) -> Self {
-        assert!(
-            path.starts_with('/'),
-            "path `{path}` must begin with a slash"
-        );
-        self.path = path.trim_end_matches('/').to_owned();
+        self.path = server_path(path);
         self
     }
 
@@ -561,7 +557,7 @@ impl SocketIoBuilder {
             config: Arc::new(self.config),
             http: Arc::new(self.http),
             application: Arc::new(server),
-            path: self.path.into(),
+            path: self.path,
         });
         (SocketIoLayer::new(service, io.clone()), io)
     }

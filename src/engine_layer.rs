@@ -18,7 +18,7 @@ use crate::guard::guarded;
 use crate::hub::session::SharedSession;
 use crate::hub::sessions::Sessions;
 use crate::layer::SocketIoService;
-use crate::transport::{Application, HttpOptions, HttpService, SessionApp};
+use crate::transport::{Application, HttpOptions, HttpService, SessionApp, server_path};
 
 /// A Tower layer that serves Engine.IO at `/engine.io/`.
 ///
@@ -75,7 +75,7 @@ impl EngineLayer {
         let run = move |socket| Box::pin(handler(socket)) as BoxFuture<'static, ()>;
         EngineLayerBuilder {
             handler: Box::new(run),
-            path: "/engine.io".to_owned(),
+            path: "/engine.io".into(),
             config: Config::default(),
             http: HttpOptions::default(),
         }
@@ -130,7 +130,7 @@ impl fmt::Debug for EngineLayer {
 #[must_use]
 pub struct EngineLayerBuilder {
     handler: RunHandler,
-    path: String,
+    path: Box<str>,
     config: Config,
     http: HttpOptions,
 }
@@ -145,11 +145,7 @@ impl EngineLayerBuilder {
     /// Panics if the path does not begin with a slash.
     #[track_caller]
     pub fn path(mut self, path: &str) -> Self {
-        assert!(
-            path.starts_with('/'),
-            "path `{path}` must begin with a slash"
-        );
-        self.path = path.trim_end_matches('/').to_owned();
+        self.path = server_path(path);
         self
     }
 
@@ -184,7 +180,7 @@ impl EngineLayerBuilder {
                 config: Arc::new(self.config),
                 http: Arc::new(self.http),
                 application: Arc::new(EngineApp(self.handler)),
-                path: self.path.into(),
+                path: self.path,
             }),
         }
     }

@@ -42,7 +42,7 @@ pub struct Session {
     /// The sum of the [`Session::cost`] of the messages in `out`.
     out_bytes: usize,
     /// The bytes of the error replies that were queued since `out` was last empty.
-    connect_errors: usize,
+    error_reply_bytes: usize,
     /// The bytes of `out` that the client missed on an earlier connection. The recovery store has
     /// limits of its own for them.
     missed: usize,
@@ -166,7 +166,7 @@ impl Session {
             ping: false,
             out: VecDeque::new(),
             out_bytes: 0,
-            connect_errors: 0,
+            error_reply_bytes: 0,
             missed: 0,
             sending: false,
             held: 0,
@@ -620,17 +620,17 @@ impl Session {
     ///
     /// Such a client does not seem to read its input, and it can cause many error replies with few
     /// bytes.
-    pub(crate) fn send_connect_error(
+    pub(crate) fn send_error_reply(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
         now: Instant,
     ) {
-        if self.connect_errors >= self.config.high_water {
+        if self.error_reply_bytes >= self.config.high_water {
             return self.close(CloseReason::SlowConsumer, now);
         }
         let before = self.out_bytes;
         self.send_all(messages, || now);
-        self.connect_errors += self.out_bytes.saturating_sub(before);
+        self.error_reply_bytes += self.out_bytes.saturating_sub(before);
     }
 
     /// Queues messages that the client missed on an earlier connection. They do not count against
@@ -702,7 +702,7 @@ impl Session {
     /// Closes the session at once and drops its queued messages.
     ///
     /// If the transport is polling and no poll waits, no close packet is sent: the client's next
-    /// request is connect_errors.
+    /// request is refused.
     pub fn discard(&mut self, now: Instant) {
         self.drop_output();
         let is_away = self.transport == Transport::Polling && self.poll.is_none();
@@ -740,7 +740,7 @@ impl Session {
             }
             self.sending = via == Transport::WebSocket;
             if self.out.is_empty() {
-                self.connect_errors = 0;
+                self.error_reply_bytes = 0;
                 if self.out.capacity() > 32 {
                     self.out = VecDeque::new();
                 }
@@ -951,7 +951,7 @@ impl Session {
     fn drop_output(&mut self) {
         self.out = VecDeque::new();
         self.out_bytes = 0;
-        self.connect_errors = 0;
+        self.error_reply_bytes = 0;
         self.missed = 0;
     }
 

@@ -200,7 +200,7 @@ impl LiveNamespace {
     /// suspended.
     pub(super) fn mark_removed(&self) -> bool {
         let store = self.store();
-        if store.as_ref().is_some_and(|store| store.away() > 0) {
+        if store.as_ref().is_some_and(|store| store.suspended() > 0) {
             return false;
         }
         self.mark_removed_if_empty()

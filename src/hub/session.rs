@@ -202,8 +202,8 @@ impl SharedSession {
 
     /// Queues a CONNECT_ERROR packet. If too many of them are buffered, the session is closed
     /// instead.
-    pub(crate) fn send_connect_error(&self, messages: impl IntoIterator<Item = Message>) {
-        self.update(|session, now| session.send_connect_error(messages, now));
+    pub(crate) fn send_error_reply(&self, messages: impl IntoIterator<Item = Message>) {
+        self.update(|session, now| session.send_error_reply(messages, now));
     }
 
     /// Counts bytes that are held back to be sent later. Returns `false` if the session is closed,

@@ -335,7 +335,7 @@ impl Dispatch {
             payload: ErrorReply::new(message).to_connect_error(),
         };
         self.session
-            .send_connect_error(self.server.hub.parser.encode(packet));
+            .send_error_reply(self.server.hub.parser.encode(packet));
     }
 
     fn handle_closed(&mut self, reason: CloseReason) {

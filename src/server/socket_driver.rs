@@ -195,7 +195,7 @@ impl SocketDriver {
                         Revision::V3 => error.to_legacy_connect_error(),
                     };
                     let packet = member.encode(Kind::ConnectError, None, error);
-                    member.session.send_connect_error(packet);
+                    member.session.send_error_reply(packet);
                 }
                 self.set_phase(Phase::Ended);
             }

@@ -39,7 +39,7 @@ pub use self::{
     refusal::ConnectionError,
 };
 pub(crate) use self::{
-    service::{Application, HttpService},
+    service::{Application, HttpService, server_path},
     task::SessionApp,
 };
 pub(crate) use crate::guard::guarded;

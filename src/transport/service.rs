@@ -57,6 +57,20 @@ enum Plan {
     Open(SessionParams, Option<Response>),
 }
 
+/// Checks the path of a server, and removes the slash at its end.
+///
+/// # Panics
+///
+/// Panics if the path does not begin with a slash.
+#[track_caller]
+pub(crate) fn server_path(path: &str) -> Box<str> {
+    assert!(
+        path.starts_with('/'),
+        "path `{path}` must begin with a slash"
+    );
+    path.trim_end_matches('/').into()
+}
+
 impl HttpService {
     /// Returns whether a path is the server's own path or below it, by whole segments.
     pub(crate) fn serves(&self, path: &str) -> bool {

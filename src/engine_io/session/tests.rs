@@ -342,11 +342,11 @@ fn refusals_have_a_limit_of_their_own() {
     let (mut s, t) = polling();
     s.send(text(&"x".repeat(300_000)), t);
     for _ in 0..100 {
-        s.send_connect_error([text("44/a,no")], t);
+        s.send_error_reply([text("44/a,no")], t);
     }
     assert!(s.is_open());
     while s.is_open() {
-        s.send_connect_error([text("44/a,no")], t);
+        s.send_error_reply([text("44/a,no")], t);
     }
     assert_eq!(closed(&mut s), Some(CloseReason::SlowConsumer));
 }

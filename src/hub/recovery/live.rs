@@ -259,11 +259,14 @@ impl Hub {
     /// Returns the number of suspended sockets, and the bytes of packets that are kept.
     pub(crate) fn recovery_counts(&self) -> (usize, usize) {
         let namespaces = self.namespaces();
-        let away = namespaces
+        let suspended = namespaces
             .iter()
-            .filter_map(|each| Some(each.store()?.away()));
+            .filter_map(|each| Some(each.store()?.suspended()));
         let bytes = |budget: &Arc<RecoveryBudget>| budget.packets.load(Ordering::Relaxed);
-        (away.sum(), self.recovery_budget.as_ref().map_or(0, bytes))
+        (
+            suspended.sum(),
+            self.recovery_budget.as_ref().map_or(0, bytes),
+        )
     }
 }
 

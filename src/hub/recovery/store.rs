@@ -21,7 +21,7 @@ pub(crate) struct RecoveryStore<T> {
     sockets: HashMap<SocketId, StoredSocket<T>, IdHash>,
     by_private_id: HashMap<PrivateId, SocketId>,
     /// The suspended sockets, in the order in which they were suspended.
-    away: BTreeSet<(Instant, SocketId)>,
+    suspended: BTreeSet<(Instant, SocketId)>,
     pub(super) budget: Arc<RecoveryBudget>,
     /// Handovers that are no longer needed. They may hold values of the application, whose
     /// destructors must not run under a lock.
@@ -35,7 +35,7 @@ struct StoredSocket<T> {
     /// The offset of the first packet that may have been sent to the socket. A client that names an
     /// older offset has received no packet of this socket.
     base: Offset,
-    /// For packets before this offset, the store no longer contains whether they were sent to the
+    /// For packets before this offset, the store no longer knows whether they were sent to the
     /// socket.
     floor: Offset,
     /// The offset of the last packet that was sent to the socket.
@@ -45,7 +45,7 @@ struct StoredSocket<T> {
     former_rooms: VecDeque<RoomStay>,
     /// The bytes of the socket's data, as the recovery budget counts them.
     data: usize,
-    away: Option<Suspended<T>>,
+    suspended: Option<Suspended<T>>,
 }
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl<T> RecoveryStore<T> {
             log: Log::new(start, Arc::clone(&budget)),
             sockets: HashMap::default(),
             by_private_id: HashMap::new(),
-            away: BTreeSet::new(),
+            suspended: BTreeSet::new(),
             budget,
             dropped_later: Vec::new(),
         }
@@ -129,7 +129,7 @@ impl<T> RecoveryStore<T> {
             rooms: IndexMap::new(),
             former_rooms: VecDeque::new(),
             data: 0,
-            away: None,
+            suspended: None,
         };
         self.sockets.insert(id, socket);
         self.by_private_id.insert(private_id, id);
@@ -163,8 +163,8 @@ impl<T> RecoveryStore<T> {
             return;
         };
         self.by_private_id.remove(&socket.private_id);
-        if let Some(away) = socket.away {
-            let handover = self.end_suspension(*id, away);
+        if let Some(suspended) = socket.suspended {
+            let handover = self.end_suspension(*id, suspended);
             self.dropped_later.push(handover);
         }
         if self.sockets.is_empty() {
@@ -195,18 +195,18 @@ impl<T> RecoveryStore<T> {
         socket.sent = socket.sent.max(sent);
         socket.data = data;
         let bytes = socket.cost();
-        socket.away = Some(Suspended {
+        socket.suspended = Some(Suspended {
             since: now,
             at,
             bytes,
             handover,
         });
-        self.away.insert((now, *id));
+        self.suspended.insert((now, *id));
         self.budget.sockets.fetch_add(bytes, Ordering::Relaxed);
         self.expire(now);
         let max = self.budget.config.socket_bytes;
         while self.budget.sockets.load(Ordering::Relaxed) > max {
-            let Some(&(_, longest)) = self.away.first() else {
+            let Some(&(_, longest)) = self.suspended.first() else {
                 break;
             };
             self.forget(&longest);
@@ -229,22 +229,24 @@ impl<T> RecoveryStore<T> {
     /// Returns whether the socket is suspended.
     #[cfg(test)]
     fn is_suspended(&self, id: &SocketId) -> bool {
-        self.sockets.get(id).is_some_and(|each| each.away.is_some())
+        self.sockets
+            .get(id)
+            .is_some_and(|each| each.suspended.is_some())
     }
 
     /// Returns the number of suspended sockets.
-    pub(crate) fn away(&self) -> usize {
-        self.away.len()
+    pub(crate) fn suspended(&self) -> usize {
+        self.suspended.len()
     }
 
     /// Returns whether the store holds nothing that can expire.
     pub(crate) fn is_idle(&self) -> bool {
-        self.away.is_empty() && self.log.is_empty()
+        self.suspended.is_empty() && self.log.is_empty()
     }
 
     /// Forgets all suspended sockets.
     pub(crate) fn abandon(&mut self) {
-        while let Some(&(_, id)) = self.away.first() {
+        while let Some(&(_, id)) = self.suspended.first() {
             self.forget(&id);
         }
     }
@@ -253,7 +255,7 @@ impl<T> RecoveryStore<T> {
     pub(crate) fn expire(&mut self, now: Instant) {
         let within = self.budget.config.within;
         let is_late = |since: Instant| now.saturating_duration_since(since) > within;
-        while let Some(&(_, id)) = self.away.first().filter(|(since, _)| is_late(*since)) {
+        while let Some(&(_, id)) = self.suspended.first().filter(|(since, _)| is_late(*since)) {
             self.forget(&id);
         }
         self.log.expire(now);
@@ -269,8 +271,8 @@ impl<T> RecoveryStore<T> {
     ) -> Option<Restored<T>> {
         self.expire(now);
         let socket = self.sockets.get(&id)?;
-        let missed = socket.away.as_ref().and_then(|away| {
-            let from = socket.missing_from(away, offset, &self.log)?;
+        let missed = socket.suspended.as_ref().and_then(|suspended| {
+            let from = socket.missing_from(suspended, offset, &self.log)?;
             Some(missed(socket, &id, &self.log, from))
         });
         let Some((missed, sent)) = missed else {
@@ -281,8 +283,8 @@ impl<T> RecoveryStore<T> {
         socket.sent = socket.sent.max(sent);
         let (private_id, sent) = (socket.private_id, socket.sent);
         let rooms = socket.rooms.keys().cloned().collect();
-        let away = socket.away.take()?;
-        let handover = self.end_suspension(id, away);
+        let suspended = socket.suspended.take()?;
+        let handover = self.end_suspension(id, suspended);
         Some(Restored {
             id,
             private_id,
@@ -294,17 +296,22 @@ impl<T> RecoveryStore<T> {
     }
 
     /// Stops counting a socket as suspended, and returns its handover.
-    fn end_suspension(&mut self, id: SocketId, away: Suspended<T>) -> T {
-        self.away.remove(&(away.since, id));
-        self.budget.sockets.fetch_sub(away.bytes, Ordering::Relaxed);
-        away.handover
+    fn end_suspension(&mut self, id: SocketId, suspended: Suspended<T>) -> T {
+        self.suspended.remove(&(suspended.since, id));
+        self.budget
+            .sockets
+            .fetch_sub(suspended.bytes, Ordering::Relaxed);
+        suspended.handover
     }
 }
 
 impl<T> Drop for RecoveryStore<T> {
     fn drop(&mut self) {
-        let away = self.sockets.values().filter_map(|each| each.away.as_ref());
-        let bytes = away.map(|away| away.bytes).sum::<usize>();
+        let suspended = self
+            .sockets
+            .values()
+            .filter_map(|each| each.suspended.as_ref());
+        let bytes = suspended.map(|suspended| suspended.bytes).sum::<usize>();
         self.budget.sockets.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -334,7 +341,12 @@ impl<T> StoredSocket<T> {
 
     /// Returns the offset of the first packet that the client may have missed. Returns `None` if
     /// the offset is not valid, or if the packets are no longer kept.
-    fn missing_from(&self, away: &Suspended<T>, offset: Option<&str>, log: &Log) -> Option<Offset> {
+    fn missing_from(
+        &self,
+        suspended: &Suspended<T>,
+        offset: Option<&str>,
+        log: &Log,
+    ) -> Option<Offset> {
         let got = match offset {
             // The client has received no packet: otherwise it would name an offset.
             None => self.base.before(),
@@ -349,7 +361,7 @@ impl<T> StoredSocket<T> {
         // packets since the suspension. The packets in between were not for the socket, so they
         // need not be kept.
         let from = if got >= self.sent {
-            got.next().max(away.at)
+            got.next().max(suspended.at)
         } else {
             got.next()
         };

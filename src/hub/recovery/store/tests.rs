@@ -90,7 +90,7 @@ impl World {
         let kept = &self.store.budget;
         let bytes = [&kept.packets, &kept.sockets].map(|each| each.load(Ordering::Relaxed));
         self.store.by_private_id.len() == self.store.sockets.len()
-            && self.store.away.is_empty()
+            && self.store.suspended.is_empty()
             && bytes == [0, 0]
     }
 }
@@ -333,7 +333,10 @@ fn suspended_sockets_are_limited_by_their_bytes() {
     }
     let bytes = world.store.budget.sockets.load(Ordering::Relaxed);
     assert!(bytes <= 10_000 && bytes > 9_000, "{bytes}");
-    assert_eq!(world.store.dropped_later.len(), 100 - world.store.away());
+    assert_eq!(
+        world.store.dropped_later.len(),
+        100 - world.store.suspended()
+    );
     assert!(world.store.is_suspended(&id(99)) && !world.store.contains(&id(0)));
     world.store.abandon();
     assert!(world.is_clean());
