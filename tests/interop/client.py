@@ -10,10 +10,12 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import unittest
 from pathlib import Path
 
+import engineio
 import socketio
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,6 +72,36 @@ class Server:
         return f"http://127.0.0.1:{self.ports[PARSERS[parser]]}{query}"
 
 
+class OrderedEngine(engineio.Client):
+    """python-engineio's client with one thread for all messages.
+
+    The original starts a thread for each message. The attachment of a packet can then reach the
+    parser before the packet does.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.messages = queue.Queue()
+        threading.Thread(target=self._deliver, daemon=True).start()
+
+    def _deliver(self):
+        while True:
+            message = self.messages.get()
+            self.handlers["message"](message)
+
+    def _trigger_event(self, event, *args, **kwargs):
+        if event == "message":
+            return self.messages.put(*args)
+        return super()._trigger_event(event, *args, **kwargs)
+
+
+class Client(socketio.Client):
+    """python-socketio's client, which parses packets in their order."""
+
+    def _engineio_client_class(self):
+        return OrderedEngine
+
+
 class Heard:
     """Everything that a client hears, to be taken one by one for each event."""
 
@@ -117,7 +149,7 @@ class Cases:
             client.shutdown()
 
     def client(self):
-        client = socketio.Client(
+        client = Client(
             serializer=self.parser,
             reconnection_delay=0.05,
             reconnection_delay_max=0.1,
