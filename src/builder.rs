@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
+use crate::cluster::{self, BoxBroker, Broker, Cluster};
 use crate::engine_io::{Config, Transport, check_time};
 use crate::handles::SocketIo;
 use crate::hub::hooks::NamespaceHook;
+use crate::hub::other_servers::OtherServers;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
 use crate::layer::SocketIoLayer;
@@ -51,6 +53,7 @@ pub struct SocketIoBuilder<S = ()> {
     connect_timeout: Duration,
     max_connections: Option<usize>,
     recovery: Option<Recovery>,
+    broker: Option<BoxBroker>,
     parser: Arc<dyn Parser>,
 }
 
@@ -67,6 +70,7 @@ impl<S> SocketIoBuilder<S> {
             connect_timeout: Duration::from_secs(45),
             max_connections: None,
             recovery: None,
+            broker: None,
             parser: Arc::new(JsonParser::default()),
         }
     }
@@ -469,6 +473,35 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Makes this server one of a cluster. The broker carries messages to the other servers. See
+    /// [`cluster`](crate::cluster).
+    ///
+    /// [`build`](Self::build) starts the broker, so it must be called in a tokio runtime.
+    ///
+    /// ```
+    /// use tower_socketio::cluster::Memory;
+    /// use tower_socketio::{Namespace, SocketIo};
+    ///
+    /// # let runtime = tokio::runtime::Runtime::new().unwrap();
+    /// # let _guard = runtime.enter();
+    /// let (layer, io) = SocketIo::builder()
+    ///     .namespace("/", Namespace::new())
+    ///     .cluster(Memory::new())
+    ///     .build();
+    /// ```
+    ///
+    /// Default: no cluster.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the server already has a broker.
+    #[track_caller]
+    pub fn cluster(mut self, broker: impl Broker) -> Self {
+        let before = self.broker.replace(cluster::boxed(broker));
+        assert!(before.is_none(), "this server already has a broker");
+        self
+    }
+
     /// Sets the parser, which encodes and decodes packets. Clients must use the same one.
     ///
     /// The [`protocol`](crate::protocol) module has a parser for MessagePack. [`Parser`] shows how
@@ -516,6 +549,7 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
             connect_timeout: self.connect_timeout,
             max_connections: self.max_connections,
             recovery: self.recovery,
+            broker: self.broker,
             parser: self.parser,
         }
     }
@@ -530,18 +564,25 @@ impl SocketIoBuilder {
     /// # Panics
     ///
     /// Panics if the paths of two namespaces conflict, as `/a/{x}` and `/a/{y}` do, or if the
-    /// parameters of a path are malformed.
+    /// parameters of a path are malformed. Panics if there is a [cluster](Self::cluster) and the call
+    /// is not made in a tokio runtime.
     #[track_caller]
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let sessions = Arc::new(Sessions::new(self.max_connections));
+        let start = |broker| Arc::new(Cluster::start(broker)) as Arc<dyn OtherServers>;
+        let others = self.broker.map(start);
         let hub = Arc::new(Hub::new(
             Arc::clone(&sessions),
             self.parser,
             self.limits,
             self.created,
             self.recovery,
+            others,
         ));
+        if let Some(others) = &hub.others {
+            others.attach(&hub);
+        }
         let io = SocketIo::new(&hub);
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {

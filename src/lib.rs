@@ -316,6 +316,7 @@
 //! A panic ends only the handler that panics. A loop that lasts as long as the connection belongs
 //! in a task, started with `tokio::spawn`, and not in a connect handler.
 
+pub mod cluster;
 pub mod engine;
 pub mod protocol;
 
@@ -385,15 +386,15 @@ pub mod internals {
 pub use self::{
     builder::SocketIoBuilder,
     handles::{
-        AckError, AckStream, Broadcast, ClusterError, Counts, EmitError, EmitWithAck, Handshake,
-        RemoteSocket, Socket, SocketIo, Volatile,
+        AckError, AckStream, Broadcast, Confirmation, Counts, EmitError, EmitWithAck, Handshake,
+        Partial, RemoteSocket, Socket, SocketIo, Volatile,
     },
-    hub::{DisconnectReason, Recovery, RoomChange, RoomEvent},
+    hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent},
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
         AckSender, Auth, ErrorReply, Event, Handler, IntoReply, Namespace, NamespaceRequest,
-        Params, Reply, Route, extract, middleware,
+        Params, Reply, Route, ServerEvent, extract, middleware,
     },
 };
 

@@ -19,13 +19,15 @@ use super::EmitError;
 use super::socket::EmitErrorKind;
 use crate::engine_io::SocketId;
 use crate::engine_io::timer::finite;
+use crate::hub::ClusterError;
 use crate::hub::acks::{AckWaiter, ManyWaiter};
 use crate::hub::hooks::OutgoingEvent;
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::{Member, encode};
 use crate::hub::namespace::LiveNamespace;
+use crate::hub::other_servers::{Answer, Answers, OtherServers, Question};
 use crate::hub::selection::Target;
-use crate::protocol::{EncodeError, Kind, Payload, ReadError};
+use crate::protocol::{EncodeError, Kind, NamespaceName, Payload, ReadError};
 
 /// How long a broadcast waits for its acknowledgements.
 const BROADCAST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,9 +63,13 @@ pub struct EmitWithAck<T> {
     reads: PhantomData<fn() -> T>,
 }
 
-struct Pending {
-    answer: oneshot::Receiver<Payload>,
-    _guard: AckGuard,
+enum Pending {
+    Here {
+        answer: oneshot::Receiver<Payload>,
+        _guard: AckGuard,
+    },
+    /// A socket of another server.
+    Elsewhere(Answers),
 }
 
 /// Removes the waiter of an acknowledgement when it is dropped.
@@ -79,6 +85,16 @@ impl Drop for AckGuard {
 }
 
 impl<T> EmitWithAck<T> {
+    /// Waits for the acknowledgement of a socket of another server.
+    pub(super) fn elsewhere(answers: Result<Answers, AckError>) -> Self {
+        Self {
+            pending: answers.map(Pending::Elsewhere),
+            timeout: None,
+            reads_all: false,
+            reads: PhantomData,
+        }
+    }
+
     pub(super) fn send(member: Arc<Member>, payload: Result<Payload, EmitError>) -> Self {
         Self {
             pending: payload
@@ -129,21 +145,37 @@ impl Pending {
             return Err(AckError(Reason::NotConnected));
         }
         member.emit(Some(ack), payload);
-        Ok(Self {
+        Ok(Self::Here {
             answer,
             _guard: AckGuard { member, ack },
         })
     }
 
     async fn answer(mut self, timeout: Option<Duration>) -> Result<Payload, AckError> {
-        let answer = &mut self.answer;
-        let answer = match timeout {
+        let answer = self.next_answer();
+        match timeout {
             Some(timeout) => tokio::time::timeout(finite(timeout), answer)
                 .await
                 .map_err(|_| AckError(Reason::Timeout))?,
             None => answer.await,
-        };
-        answer.map_err(|_| AckError(Reason::Disconnected))
+        }
+    }
+
+    async fn next_answer(&mut self) -> Result<Payload, AckError> {
+        match self {
+            Self::Here { answer, .. } => answer.await.map_err(|_| AckError(Reason::Disconnected)),
+            Self::Elsewhere(answers) => {
+                while let Some(answer) = answers.next().await {
+                    if let Answer::Ack(_, payload) = answer {
+                        return Ok(payload);
+                    }
+                }
+                Err(AckError(match answers.end() {
+                    Some(_) => Reason::NotConnected,
+                    None => Reason::Cluster(ClusterError::UNREACHABLE),
+                }))
+            }
+        }
     }
 }
 
@@ -185,6 +217,10 @@ fn read<T: DeserializeOwned>(mut payload: Payload) -> Result<T, AckError> {
 /// an error that [is a timeout](AckError::is_timeout). The entry of a client that leaves is one
 /// that [is a disconnect](AckError::is_disconnected).
 ///
+/// In a [cluster](crate::cluster) the clients of other servers are asked too. The id of such a
+/// client is `None` if its server does not send it, as Node's server. A server that cannot be asked
+/// has one entry, an error that [is unreachable](AckError::is_unreachable).
+///
 /// See [`Broadcast::emit_with_ack`](crate::Broadcast::emit_with_ack).
 ///
 /// # Cancel safety
@@ -193,29 +229,75 @@ fn read<T: DeserializeOwned>(mut payload: Payload) -> Result<T, AckError> {
 /// also loses those that have. As a stream it loses none between two entries.
 #[must_use = "the answers are lost unless they are awaited; `emit` asks for none"]
 pub struct AckStream<T> {
-    answers: mpsc::UnboundedReceiver<(SocketId, Option<Payload>)>,
-    /// The sockets that have not answered.
-    missing: IndexSet<SocketId, IdHash>,
+    here: AskedClients,
+    /// The clients of other servers, by namespace.
+    elsewhere: Vec<ClientsElsewhere>,
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    _asked: Vec<AckGuard>,
     reads: PhantomData<fn() -> T>,
 }
 
 impl<T> AckStream<T> {
     pub(super) fn empty() -> Self {
         Self {
-            answers: mpsc::unbounded_channel().1,
-            missing: IndexSet::default(),
+            here: AskedClients::send(&[], &Target::default(), Payload::default()),
+            elsewhere: Vec::new(),
             timeout: BROADCAST_TIMEOUT,
             sleep: None,
-            _asked: Vec::new(),
             reads: PhantomData,
         }
     }
 
-    /// Sends the event to the recipients in each of the namespaces.
+    /// Sends the event to the recipients in each of the namespaces, on all servers or only on this
+    /// one if `local`. `elsewhere` is a namespace that does not exist in this process.
     pub(super) fn send(
+        namespaces: &[Arc<LiveNamespace>],
+        elsewhere: Option<(Arc<dyn OtherServers>, &NamespaceName)>,
+        target: &Target,
+        payload: Payload,
+        local: bool,
+    ) -> Self {
+        let here = namespaces
+            .iter()
+            .filter_map(|namespace| Some((Arc::clone(namespace.others()?), &namespace.name)));
+        let questions = here.chain(elsewhere).filter(|_| !local);
+        let elsewhere = questions
+            .map(|(others, name)| {
+                let question = Question::Event(target.clone(), payload.clone());
+                ClientsElsewhere::new(others.ask(name, question))
+            })
+            .collect();
+        Self {
+            here: AskedClients::send(namespaces, target, payload),
+            elsewhere,
+            ..Self::empty()
+        }
+    }
+
+    /// Sets how long all answers together may take, from the first poll on.
+    ///
+    /// After that time the entry of each client that has not answered is an error that
+    /// [is a timeout](AckError::is_timeout).
+    ///
+    /// Default: 5 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// The clients of this process that were asked for an acknowledgement. Dropping it abandons those
+/// that have not arrived.
+pub(crate) struct AskedClients {
+    answers: mpsc::UnboundedReceiver<(SocketId, Option<Payload>)>,
+    /// The sockets that have not answered.
+    missing: IndexSet<SocketId, IdHash>,
+    _asked: Vec<AckGuard>,
+}
+
+impl AskedClients {
+    /// Sends an event to the recipients in each of the namespaces.
+    pub(crate) fn send(
         namespaces: &[Arc<LiveNamespace>],
         target: &Target,
         payload: Payload,
@@ -245,56 +327,146 @@ impl<T> AckStream<T> {
             answers,
             missing: asked.iter().map(|asked| asked.member.id).collect(),
             _asked: asked,
-            ..Self::empty()
         }
     }
 
-    /// Sets how long all answers together may take, from the first poll on.
-    ///
-    /// After that time the entry of each client that has not answered is an error that
-    /// [is a timeout](AckError::is_timeout).
-    ///
-    /// Default: 5 s.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
+    /// Returns the number of clients that have not answered.
+    pub(crate) fn missing(&self) -> usize {
+        self.missing.len()
     }
-}
 
-impl<T: DeserializeOwned> Stream for AckStream<T> {
-    type Item = (SocketId, Result<T, AckError>);
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.missing.is_empty() {
+    /// Returns the next acknowledgement, or `None` in its place if the client has left. The result
+    /// is `None` if each client has answered or left.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(SocketId, Option<Payload>)>> {
+        if self.missing.is_empty() {
             return Poll::Ready(None);
         }
         // A socket that was not connected when the event was sent reports that it will not answer,
         // and is not in `missing`.
-        while let Poll::Ready(Some((id, payload))) = this.answers.poll_recv(cx) {
-            if !this.missing.swap_remove(&id) {
-                continue;
+        while let Some((id, payload)) = std::task::ready!(self.answers.poll_recv(cx)) {
+            if self.missing.swap_remove(&id) {
+                return Poll::Ready(Some((id, payload)));
             }
-            let answer = payload.map_or(Err(AckError(Reason::Disconnected)), read);
-            return Poll::Ready(Some((id, answer)));
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// The id of a socket, if its server has sent it, and its answer.
+type Acknowledgement = (Option<SocketId>, Result<Payload, AckError>);
+
+/// The clients of other servers that were asked for an acknowledgement, in one namespace.
+struct ClientsElsewhere {
+    answers: Option<Answers>,
+    /// The clients that the other servers have asked and that have not answered.
+    missing: usize,
+    /// The servers that have not said how many clients they have asked.
+    unreachable: usize,
+}
+
+impl ClientsElsewhere {
+    fn new(answers: Result<Answers, ClusterError>) -> Self {
+        Self {
+            unreachable: answers.is_err().into(),
+            answers: answers.ok(),
+            missing: 0,
+        }
+    }
+
+    /// Returns the next acknowledgement. `None` if there are no more.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Acknowledgement>> {
+        while let Some(answers) = &mut self.answers {
+            match std::task::ready!(answers.poll_next(cx)) {
+                Some(Answer::Clients(clients)) => self.missing += clients,
+                Some(Answer::Ack(id, payload)) => {
+                    self.missing = self.missing.saturating_sub(1);
+                    return Poll::Ready(Some((id, Ok(payload))));
+                }
+                Some(Answer::Sockets(_) | Answer::Reply(_)) => {}
+                None => self.end(),
+            }
+        }
+        let unreachable = AckError(Reason::Cluster(ClusterError::UNREACHABLE));
+        Poll::Ready(self.next_failure().map(|_| (None, Err(unreachable))))
+    }
+
+    /// Ends the question. The servers that have not answered are unreachable.
+    fn end(&mut self) {
+        if let Some(mut answers) = self.answers.take() {
+            self.unreachable += answers.end().unwrap_or(1);
+        }
+    }
+
+    /// Counts one server that was not reached.
+    fn next_failure(&mut self) -> Option<()> {
+        self.unreachable = self.unreachable.checked_sub(1)?;
+        Some(())
+    }
+
+    /// Returns the error of a client or a server that has not answered in time.
+    fn next_late(&mut self) -> Option<AckError> {
+        self.end();
+        if let Some(missing) = self.missing.checked_sub(1) {
+            self.missing = missing;
+            return Some(AckError(Reason::Timeout));
+        }
+        self.next_failure()?;
+        Some(AckError(Reason::Cluster(ClusterError::TIMEOUT)))
+    }
+}
+
+impl<T: DeserializeOwned> Stream for AckStream<T> {
+    type Item = (Option<SocketId>, Result<T, AckError>);
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let is_pending = match this.here.poll_next(cx) {
+            Poll::Ready(Some((id, payload))) => {
+                let answer = payload.map_or(Err(AckError(Reason::Disconnected)), read);
+                return Poll::Ready(Some((Some(id), answer)));
+            }
+            here => here.is_pending(),
+        };
+        while let Some(clients) = this.elsewhere.last_mut() {
+            match clients.poll_next(cx) {
+                Poll::Ready(Some((id, answer))) => {
+                    return Poll::Ready(Some((id, answer.and_then(read))));
+                }
+                Poll::Ready(None) => drop(this.elsewhere.pop()),
+                Poll::Pending => break,
+            }
+        }
+        if !is_pending && this.elsewhere.is_empty() {
+            return Poll::Ready(None);
         }
         let timeout = finite(this.timeout);
         let sleep = this
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         std::task::ready!(sleep.as_mut().poll(cx));
-        let late = this.missing.pop();
-        Poll::Ready(late.map(|id| (id, Err(AckError(Reason::Timeout)))))
+        if let Some(id) = this.here.missing.pop() {
+            return Poll::Ready(Some((Some(id), Err(AckError(Reason::Timeout)))));
+        }
+        while let Some(clients) = this.elsewhere.last_mut() {
+            if let Some(error) = clients.next_late() {
+                return Poll::Ready(Some((None, Err(error))));
+            }
+            this.elsewhere.pop();
+        }
+        Poll::Ready(None)
     }
 }
 
 impl<T: DeserializeOwned + Send + 'static> IntoFuture for AckStream<T> {
-    type Output = Vec<(SocketId, Result<T, AckError>)>;
+    type Output = Vec<(Option<SocketId>, Result<T, AckError>)>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut all = Vec::with_capacity(self.missing.len());
+            let mut all = Vec::with_capacity(self.here.missing());
             let next = |stream: &mut Self, cx: &mut Context<'_>| Pin::new(stream).poll_next(cx);
             while let Some(answer) = std::future::poll_fn(|cx| next(&mut self, cx)).await {
                 all.push(answer);
@@ -307,7 +479,7 @@ impl<T: DeserializeOwned + Send + 'static> IntoFuture for AckStream<T> {
 impl<T> fmt::Debug for AckStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AckStream")
-            .field("missing", &self.missing.len())
+            .field("missing", &self.here.missing())
             .finish_non_exhaustive()
     }
 }
@@ -329,6 +501,7 @@ enum Reason {
     Timeout,
     Disconnected,
     Emit(EmitError),
+    Cluster(ClusterError),
     Read(ReadError),
 }
 
@@ -351,10 +524,23 @@ impl AckError {
         matches!(self.0, Reason::NotConnected)
     }
 
+    /// Returns whether another server of the cluster could not be asked, or did not say how many of
+    /// its clients it asked.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.0, Reason::Cluster(_))
+    }
+
     /// Returns whether the client's answer could not be read as a `T`.
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
         matches!(self.0, Reason::Read(_))
+    }
+}
+
+impl From<EmitError> for AckError {
+    fn from(error: EmitError) -> Self {
+        Self(Reason::Emit(error))
     }
 }
 
@@ -394,6 +580,7 @@ impl fmt::Display for AckError {
             Reason::Timeout => "the client did not answer in time",
             Reason::Disconnected => "the client left before it answered",
             Reason::Emit(_) => "the question was not sent",
+            Reason::Cluster(_) => "another server did not answer",
             Reason::Read(_) => "the answer has the wrong type",
         })
     }
@@ -404,6 +591,7 @@ impl std::error::Error for AckError {
         match &self.0 {
             Reason::Emit(error) => Some(error),
             Reason::Read(error) => Some(error),
+            Reason::Cluster(error) => Some(error),
             Reason::NotConnected | Reason::Timeout | Reason::Disconnected => None,
         }
     }

@@ -3,10 +3,16 @@
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::cluster::{Confirmation, Missing, Partial, REQUEST_TIMEOUT};
 use super::scope::Scope;
-use super::{AckStream, ClusterError, RemoteSocket, Socket};
+use super::socket::EmitErrorKind;
+use super::{AckError, AckStream, EmitError, EmitWithAck, RemoteSocket, Socket};
+use crate::hub::ClusterError;
 use crate::hub::namespace::LiveNamespace;
+use crate::hub::other_servers::{Answer, Answers, Operation, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{IntoArgs, Payload, TypedEvent};
 
@@ -31,6 +37,7 @@ pub struct Broadcast {
     scope: Scope,
     target: Target,
     volatile: bool,
+    local: bool,
 }
 
 impl Broadcast {
@@ -39,6 +46,7 @@ impl Broadcast {
             scope,
             target: Target::default(),
             volatile: false,
+            local: false,
         }
     }
 
@@ -76,11 +84,12 @@ impl Broadcast {
         self
     }
 
-    /// Selects only the sockets that are connected to this process.
+    /// Selects only the sockets that are connected to this process, and not those of the other
+    /// servers of the cluster.
     ///
-    /// So far this has no effect, because a server is one process.
-    #[doc(hidden)] // until servers can form a cluster
-    pub fn local(self) -> Self {
+    /// Without a [cluster](crate::cluster) this has no effect.
+    pub fn local(mut self) -> Self {
+        self.local = true;
         self
     }
 
@@ -99,16 +108,89 @@ impl Broadcast {
     /// # }
     /// ```
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
+        let confirms = None;
+        if let Err(EmitError(EmitErrorKind::Encode(error))) = self.send_event(event, args, confirms)
+        {
+            tracing::error!(%error, event, "not emitted");
+        }
+    }
+
+    /// Sends an event to the selected sockets, and returns an error if it was not queued for the
+    /// other servers of the cluster.
+    ///
+    /// `.await` on the [`Confirmation`] waits until the broker has the message. The sockets of this
+    /// process get the event in any case, unless it cannot be written.
+    ///
+    /// ```
+    /// # async fn f(io: tower_socketio::SocketIo) -> Result<(), Box<dyn std::error::Error>> {
+    /// io.to("room").try_emit("price", 42)?.await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the arguments cannot be written as JSON, if the name of the event is reserved, or
+    /// if the message is too long for the broker. A volatile event is not sent while the broker is
+    /// not connected, which is no error.
+    pub fn try_emit(&self, event: &str, args: impl IntoArgs) -> Result<Confirmation, EmitError> {
+        let mut confirms = Vec::new();
+        self.send_event(event, args, Some(&mut confirms))?;
+        Ok(Confirmation { confirms })
+    }
+
+    fn send_event(
+        &self,
+        event: &str,
+        args: impl IntoArgs,
+        mut confirms: Option<&mut Vec<oneshot::Receiver<Result<(), ClusterError>>>>,
+    ) -> Result<(), EmitError> {
+        let mut confirm = move || {
+            let (sender, receiver) = oneshot::channel();
+            confirms.as_mut()?.push(receiver);
+            Some(sender)
+        };
+        let not_sent = |error| EmitError(EmitErrorKind::Cluster(error));
         self.scope.with(|namespaces| {
-            let Some(payload) = encode_event(namespaces, event, args) else {
-                return;
+            let Some(payload) = self.encode_event(namespaces, event, args)? else {
+                return Ok(());
             };
+            let volatile = self.volatile;
+            let mut sent = Ok(());
+            if namespaces.is_empty() {
+                if let Some((others, name)) = self.scope.elsewhere().filter(|_| !self.local) {
+                    let operation = Operation::Emit { payload, volatile };
+                    sent = others.send(name, &self.target, &operation, confirm());
+                }
+                return sent.map_err(not_sent);
+            }
             // `repeat_n` moves the payload into its last item.
             let payloads = std::iter::repeat_n(payload, namespaces.len());
             for (namespace, payload) in namespaces.iter().zip(payloads) {
-                namespace.broadcast(&self.target, payload, self.volatile);
+                let operation = Operation::Emit { payload, volatile };
+                sent = sent.and(namespace.act(&self.target, operation, self.local, confirm()));
             }
-        });
+            sent.map_err(not_sent)
+        })
+    }
+
+    /// Writes an event. Returns `None` if there is no namespace to send it to.
+    fn encode_event(
+        &self,
+        namespaces: &[Arc<LiveNamespace>],
+        event: &str,
+        args: impl IntoArgs,
+    ) -> Result<Option<Payload>, EmitError> {
+        let longest = namespaces
+            .iter()
+            .map(|namespace| namespace.name.len())
+            .max();
+        let elsewhere = || Some(self.scope.elsewhere()?.1.len());
+        let Some(longest) = longest.or_else(elsewhere) else {
+            return Ok(None);
+        };
+        Payload::event(event, longest, args)
+            .map(Some)
+            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))
     }
 
     /// Sends a typed event to the selected sockets. [`TypedEvent::NAME`] is its name.
@@ -135,11 +217,34 @@ impl Broadcast {
     /// ```
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> AckStream<T> {
         self.scope.with(|namespaces| {
-            let Some(payload) = encode_event(namespaces, event, args) else {
-                return AckStream::empty();
+            let payload = match self.encode_event(namespaces, event, args) {
+                Ok(Some(payload)) => payload,
+                Ok(None) => return AckStream::empty(),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, event, "not emitted");
+                    return AckStream::empty();
+                }
             };
-            AckStream::send(namespaces, &self.target, payload)
+            let elsewhere = self.scope.elsewhere().filter(|_| namespaces.is_empty());
+            AckStream::send(namespaces, elsewhere, &self.target, payload, self.local)
         })
+    }
+
+    /// Sends an event to one socket of another server, and waits for its acknowledgement.
+    pub(super) fn ask_one<T>(&self, event: &str, args: impl IntoArgs) -> EmitWithAck<T> {
+        let answers = self.scope.with(|namespaces| {
+            let not_sent = |error| AckError::from(EmitError(EmitErrorKind::Cluster(error)));
+            let payload = self.encode_event(namespaces, event, args)?;
+            let payload = payload.ok_or_else(|| not_sent(ClusterError::ALONE))?;
+            let question = || Question::Event(self.target.clone(), payload.clone());
+            let mut questions = self.ask(question).into_iter();
+            let (_, answers) = questions
+                .next()
+                .ok_or_else(|| not_sent(ClusterError::ALONE))?;
+            answers.map_err(not_sent)
+        });
+        EmitWithAck::elsewhere(answers)
     }
 
     /// Returns the selected sockets of this process that are connected.
@@ -156,17 +261,60 @@ impl Broadcast {
         })
     }
 
-    /// Returns a snapshot of the selected sockets that are connected, on all servers of a cluster.
+    /// Returns a snapshot of the selected sockets that are connected, on all servers of the cluster.
     ///
-    /// So far a server is not part of a cluster. The sockets are those of this process.
+    /// The wait for other servers ends after at most 5 seconds. A server without a cluster does not
+    /// wait.
+    ///
+    /// ```
+    /// # async fn f(io: tower_socketio::SocketIo) -> Result<(), tower_socketio::ClusterError> {
+    /// use tower_socketio::Partial;
+    ///
+    /// let all = io.to("room").fetch_sockets().await?;
+    /// // The sockets that are known, even if a server is silent:
+    /// let some = io.fetch_sockets().await.unwrap_or_else(Partial::into_got);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Returns an error if another server does not answer in time. A single server returns no
-    /// error.
-    pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, ClusterError> {
-        let sockets = self.sockets();
-        Ok(sockets.into_iter().map(RemoteSocket::of).collect())
+    /// Returns the sockets of the servers that have answered, if the broker is not connected or
+    /// another server does not answer in time.
+    pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, Partial<Vec<RemoteSocket>>> {
+        let mut sockets: Vec<_> = self.sockets().into_iter().map(RemoteSocket::of).collect();
+        let questions = self.ask(|| Question::Sockets(self.target.clone()));
+        let mut missing = Missing::default();
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        for (scope, answers) in questions {
+            missing
+                .collect(answers, deadline, |answer| {
+                    if let Answer::Sockets(described) = answer {
+                        let scope = || scope.clone();
+                        let remote = described.into_iter();
+                        sockets.extend(remote.map(|each| RemoteSocket::described(scope(), each)));
+                    }
+                })
+                .await;
+        }
+        missing.or(sockets)
+    }
+
+    /// Sends a question to the other servers, for each namespace of the scope.
+    fn ask(&self, question: impl Fn() -> Question) -> Vec<(Scope, Result<Answers, ClusterError>)> {
+        if self.local {
+            return Vec::new();
+        }
+        self.scope.with(|namespaces| {
+            let here = namespaces.iter().filter_map(|namespace| {
+                let answers = namespace.others()?.ask(&namespace.name, question());
+                let scope = Scope::Named(namespace.weak_hub(), namespace.name.clone());
+                Some((scope, answers))
+            });
+            let elsewhere = self.scope.elsewhere().filter(|_| namespaces.is_empty());
+            let elsewhere =
+                elsewhere.map(|(others, name)| (self.scope.clone(), others.ask(name, question())));
+            here.chain(elsewhere).collect()
+        })
     }
 
     /// Returns the names of the rooms that the selected sockets are in, sorted. The rooms that are
@@ -184,72 +332,124 @@ impl Broadcast {
         rooms.iter().map(|room| room.as_ref().to_owned()).collect()
     }
 
-    /// Sends an event to the other servers of a cluster. Clients do not receive it. The target is
+    /// Sends an event to the other servers of the cluster. Clients do not receive it. The target is
     /// ignored.
     ///
+    /// [`Namespace::on_server_event`](crate::Namespace::on_server_event) handles it there. This
+    /// server does not handle its own event.
+    ///
     /// # Errors
     ///
-    /// So far a server is not part of a cluster, and this always returns an error for which
-    /// [`ClusterError::is_alone`] is true.
-    #[doc(hidden)] // until servers can form a cluster
-    pub fn server_side_emit(&self, _event: &str, _args: impl IntoArgs) -> Result<(), ClusterError> {
-        Err(ClusterError::ALONE)
+    /// Fails if there is no cluster, if the arguments cannot be written as JSON, or if the message
+    /// is too long for the broker.
+    pub fn server_side_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
+        self.scope.with(|namespaces| {
+            let Some(payload) = self.encode_event(namespaces, event, args)? else {
+                return Ok(());
+            };
+            let mut sent = Err(ClusterError::ALONE);
+            if let Some((others, name)) = self.scope.elsewhere().filter(|_| namespaces.is_empty()) {
+                sent = others.send_server_event(name, payload);
+            } else {
+                for namespace in namespaces {
+                    if let Some(others) = namespace.others() {
+                        sent = others.send_server_event(&namespace.name, payload.clone());
+                    }
+                }
+            }
+            sent.map_err(|error| EmitError(EmitErrorKind::Cluster(error)))
+        })
     }
 
-    /// Sends an event to the other servers of a cluster, and returns the answer of each.
+    /// Sends an event to the other servers of the cluster, and returns the answer of each: the
+    /// reply of its [handler](crate::Namespace::on_server_event).
+    ///
+    /// The wait ends after at most 5 seconds.
+    ///
+    /// ```
+    /// # async fn f(io: tower_socketio::SocketIo) -> Result<(), tower_socketio::ClusterError> {
+    /// let loads: Vec<f64> = io.of("/").server_side_emit_with_ack("load", ()).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Fails as [`server_side_emit`](Self::server_side_emit) does.
-    #[doc(hidden)] // until servers can form a cluster
+    /// Returns the answers that have arrived, if there is no cluster, if the broker is not
+    /// connected, or if a server does not answer in time. An answer that is not a `T` counts as
+    /// missing. Arguments that cannot be written as JSON are logged as an error, and no server is
+    /// asked.
     pub async fn server_side_emit_with_ack<T: DeserializeOwned>(
         &self,
         event: &str,
         args: impl IntoArgs,
-    ) -> Result<Vec<T>, ClusterError> {
-        self.server_side_emit(event, args)?;
-        Ok(Vec::new())
+    ) -> Result<Vec<T>, Partial<Vec<T>>> {
+        let payload = self
+            .scope
+            .with(|namespaces| self.encode_event(namespaces, event, args));
+        let mut missing = Missing::default();
+        let mut replies = Vec::new();
+        let questions = match payload {
+            Ok(Some(payload)) => self.ask(|| Question::ServerEvent(payload.clone())),
+            Ok(None) => Vec::new(),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, event, "not emitted");
+                Vec::new()
+            }
+        };
+        if questions.is_empty() {
+            missing.fail(ClusterError::ALONE);
+        }
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        for (_, answers) in questions {
+            let mut unread = 0;
+            missing
+                .collect(answers, deadline, |answer| {
+                    if let Answer::Reply(mut payload) = answer {
+                        match payload.read_one() {
+                            Ok(reply) => replies.push(reply),
+                            Err(_) => unread += 1,
+                        }
+                    }
+                })
+                .await;
+            missing.servers += unread;
+        }
+        missing.or(replies)
     }
 
     /// Makes the selected sockets join a room. See [`Socket::join`].
     pub fn join(&self, room: impl AsRef<str>) {
-        self.sockets().iter().for_each(|socket| socket.join(&room));
+        self.act(&Operation::Join(vec![room.as_ref().into()]));
     }
 
     /// Makes the selected sockets leave a room.
     pub fn leave(&self, room: impl AsRef<str>) {
-        self.sockets().iter().for_each(|socket| socket.leave(&room));
+        self.act(&Operation::Leave(vec![room.as_ref().into()]));
     }
 
     /// Disconnects the selected sockets from their namespace. See [`Socket::disconnect`].
     pub fn disconnect(&self) {
-        self.sockets().iter().for_each(Socket::disconnect);
+        self.act(&Operation::Disconnect { close: false });
     }
 
     /// Disconnects the clients of the selected sockets from all namespaces, and closes their
     /// connections. See [`Socket::close`].
     pub fn close(&self) {
-        self.sockets().iter().for_each(Socket::close);
+        self.act(&Operation::Disconnect { close: true });
     }
-}
 
-/// Writes an event. Returns `None` if there is no namespace, or if the event cannot be written,
-/// which is logged.
-fn encode_event(
-    namespaces: &[Arc<LiveNamespace>],
-    event: &str,
-    args: impl IntoArgs,
-) -> Option<Payload> {
-    let longest = namespaces
-        .iter()
-        .map(|namespace| namespace.name.len())
-        .max()?;
-    match Payload::event(event, longest, args) {
-        Ok(payload) => Some(payload),
-        Err(error) => {
-            tracing::error!(%error, event, "not emitted");
-            None
-        }
+    /// Does an operation on the selected sockets. The broker counts and logs what it drops.
+    fn act(&self, operation: &Operation) {
+        self.scope.with(|namespaces| {
+            for namespace in namespaces {
+                let _ = namespace.act(&self.target, operation.clone(), self.local, None);
+            }
+            let elsewhere = || self.scope.elsewhere().filter(|_| !self.local);
+            if let Some((others, name)) = namespaces.is_empty().then(elsewhere).flatten() {
+                let _ = others.send(name, &self.target, operation, None);
+            }
+        });
     }
 }
 

@@ -92,6 +92,39 @@ impl Handshake {
         }
     }
 
+    /// Reads the handshake of a socket of another server. A field that is missing or has another
+    /// form is empty.
+    pub(super) fn from_node(handshake: &Value) -> Self {
+        let text = |field: &str| handshake[field].as_str().unwrap_or_default();
+        let fields = |field: &str| handshake[field].as_object().into_iter().flatten();
+        let headers = fields("headers").filter_map(|(name, value)| {
+            let value = value.as_str()?.chars().map(|char| u8::try_from(char).ok());
+            let value = value.collect::<Option<Vec<u8>>>()?;
+            let value = HeaderValue::from_bytes(&value).ok()?;
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
+        });
+        let query = fields("query").map(|(name, value)| {
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            (name.clone(), text)
+        });
+        let issued = Duration::from_millis(handshake["issued"].as_u64().unwrap_or_default());
+        Self {
+            headers: headers.collect(),
+            address: text("address").parse().ok(),
+            xdomain: handshake["xdomain"].as_bool().unwrap_or_default(),
+            secure: handshake["secure"].as_bool().unwrap_or_default(),
+            issued: UNIX_EPOCH.checked_add(issued).unwrap_or(UNIX_EPOCH),
+            url: text("url").to_owned(),
+            query: query.collect(),
+            auth: match &handshake["auth"] {
+                Value::Null => Value::Object(Default::default()),
+                auth => auth.clone(),
+            },
+        }
+    }
+
     /// Returns [`issued`](Self::issued) as text, in the format of JavaScript's `Date`:
     /// `Sun Nov 22 2026 13:28:00 GMT+0000 (Coordinated Universal Time)`.
     #[must_use]

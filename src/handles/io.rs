@@ -7,12 +7,13 @@ use axum_core::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
 
+use super::cluster::REQUEST_TIMEOUT;
 use super::scope::Scope;
-use super::{Broadcast, ClusterError, Socket};
-use crate::hub::Hub;
+use super::{Broadcast, EmitError, Partial, RemoteSocket, Socket};
 use crate::hub::member::Member;
 use crate::hub::namespace::LiveNamespace;
-use crate::protocol::IntoArgs;
+use crate::hub::{ClusterError, Hub};
+use crate::protocol::{IntoArgs, NamespaceName};
 
 /// A handle to the server. It sends to clients from anywhere in the application: from an HTTP
 /// handler, a background task, or a handler of another socket.
@@ -43,6 +44,10 @@ impl SocketIo {
             hub: Arc::downgrade(hub),
             within: None,
         }
+    }
+
+    pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.upgrade()
     }
 
     pub(crate) fn of_member(member: &Member) -> Self {
@@ -130,16 +135,40 @@ impl SocketIo {
         names
     }
 
-    /// Returns the number of servers in the cluster, including this one.
-    ///
-    /// So far a server is not part of a cluster, and this returns `Ok(1)`.
+    /// Returns the number of servers in the cluster, including this one. Without a
+    /// [cluster](crate::cluster) it is 1.
     ///
     /// # Errors
     ///
-    /// Returns an error if the other servers cannot be reached. A single server never fails.
-    #[doc(hidden)] // until several servers work as one
+    /// Fails if the broker is not connected, or does not answer within 5 seconds.
     pub async fn server_count(&self) -> Result<usize, ClusterError> {
-        Ok(1)
+        let hub = self.hub.upgrade().ok_or(ClusterError::CLOSED)?;
+        let Some(others) = &hub.others else {
+            return Ok(1);
+        };
+        let count = others.count(&NamespaceName::MAIN);
+        let count = tokio::time::timeout(REQUEST_TIMEOUT, count).await;
+        count.unwrap_or(Err(ClusterError::TIMEOUT))
+    }
+
+    /// Sends an event to the other servers of the cluster, in the main namespace, `/`. See
+    /// [`Broadcast::server_side_emit`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Broadcast::server_side_emit`] does.
+    pub fn server_side_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
+        self.of("/").server_side_emit(event, args)
+    }
+
+    /// Returns a snapshot of the sockets of the main namespace, `/`, on all servers of the cluster.
+    /// See [`Broadcast::fetch_sockets`].
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Broadcast::fetch_sockets`] does.
+    pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, Partial<Vec<RemoteSocket>>> {
+        self.of("/").fetch_sockets().await
     }
 
     /// Returns the current number of connections, sockets, rooms and namespaces.
@@ -211,6 +240,9 @@ impl SocketIo {
         if let Some(hub) = self.hub.upgrade() {
             hub.namespaces().iter().for_each(|each| each.flush());
             hub.sessions.close(self.within).await;
+            if let Some(others) = &hub.others {
+                others.close().await;
+            }
         }
     }
 }

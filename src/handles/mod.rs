@@ -3,18 +3,21 @@
 
 mod ack;
 mod broadcast;
+mod cluster;
 mod handshake;
 mod io;
 mod remote;
 mod scope;
 mod socket;
 
+pub(crate) use self::ack::AskedClients;
 pub(crate) use self::socket::EmitErrorKind;
 pub use self::{
     ack::{AckError, AckStream, EmitWithAck},
     broadcast::Broadcast,
+    cluster::{Confirmation, Partial},
     handshake::Handshake,
     io::{Counts, SocketIo},
-    remote::{ClusterError, RemoteSocket},
+    remote::RemoteSocket,
     socket::{EmitError, Socket, Volatile},
 };

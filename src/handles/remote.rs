@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{EmitWithAck, Handshake, Socket};
+use super::scope::Scope;
+use super::{Broadcast, EmitWithAck, Handshake, Socket};
 use crate::engine_io::SocketId;
+use crate::hub::other_servers::SocketDescription;
 use crate::protocol::IntoArgs;
 
 /// A snapshot of a socket, from [`Broadcast::fetch_sockets`], and the operations on that socket.
@@ -29,9 +31,20 @@ use crate::protocol::IntoArgs;
 /// [`Broadcast::fetch_sockets`]: super::Broadcast::fetch_sockets
 #[derive(Clone)]
 pub struct RemoteSocket {
-    socket: Socket,
+    origin: Origin,
     rooms: Vec<String>,
     data: Option<Arc<Value>>,
+}
+
+/// The server that the socket is connected to.
+#[derive(Clone)]
+enum Origin {
+    Here(Socket),
+    Elsewhere {
+        id: SocketId,
+        scope: Scope,
+        handshake: Arc<Value>,
+    },
 }
 
 impl RemoteSocket {
@@ -39,20 +52,52 @@ impl RemoteSocket {
         Self {
             rooms: socket.rooms(),
             data: socket.member.data(),
-            socket,
+            origin: Origin::Here(socket),
+        }
+    }
+
+    /// A socket of another server, in the namespace of the scope.
+    pub(super) fn described(scope: Scope, description: SocketDescription) -> Self {
+        let SocketDescription {
+            id,
+            mut rooms,
+            data,
+            handshake,
+        } = description;
+        rooms.retain(|room| room != id.as_str());
+        Self {
+            rooms,
+            data,
+            origin: Origin::Elsewhere {
+                id,
+                scope,
+                handshake,
+            },
         }
     }
 
     /// Returns the public id of the socket.
     #[must_use]
     pub fn id(&self) -> SocketId {
-        self.socket.id()
+        match &self.origin {
+            Origin::Here(socket) => socket.id(),
+            Origin::Elsewhere { id, .. } => *id,
+        }
     }
 
     /// Returns the name of the socket's namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.socket.namespace()
+        match &self.origin {
+            Origin::Here(socket) => socket.namespace(),
+            Origin::Elsewhere { scope, .. } => scope.name().map_or("/", |name| name.as_str()),
+        }
+    }
+
+    /// Returns whether the socket is connected to this process.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.origin, Origin::Here(_))
     }
 
     /// Returns the rooms that the socket was in, except for the room that its id names.
@@ -71,12 +116,23 @@ impl RemoteSocket {
     /// Returns the first HTTP request of the client, and its `auth`. See [`Socket::handshake`].
     #[must_use]
     pub fn handshake(&self) -> Handshake {
-        self.socket.handshake()
+        match &self.origin {
+            Origin::Here(socket) => socket.handshake(),
+            Origin::Elsewhere { handshake, .. } => Handshake::from_node(handshake),
+        }
+    }
+
+    /// Selects this socket, wherever it is connected.
+    fn broadcast(&self, scope: &Scope) -> Broadcast {
+        Broadcast::new(scope.clone()).to(self.id())
     }
 
     /// Sends an event to the socket. See [`Socket::emit`].
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
-        self.socket.emit(event, args);
+        match &self.origin {
+            Origin::Here(socket) => socket.emit(event, args),
+            Origin::Elsewhere { scope, .. } => self.broadcast(scope).emit(event, args),
+        }
     }
 
     /// Sends an event that asks for an acknowledgement. See [`Socket::emit_with_ack`].
@@ -84,29 +140,44 @@ impl RemoteSocket {
     /// `.await` waits for at most 5 seconds, unless [`timeout`](EmitWithAck::timeout) sets another
     /// time.
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> EmitWithAck<T> {
-        let question = self.socket.emit_with_ack(event, args);
+        let question = match &self.origin {
+            Origin::Here(socket) => socket.emit_with_ack(event, args),
+            Origin::Elsewhere { scope, .. } => self.broadcast(scope).ask_one(event, args),
+        };
         question.timeout(Duration::from_secs(5))
     }
 
     /// Makes the socket join a room. See [`Socket::join`].
     pub fn join(&self, room: impl AsRef<str>) {
-        self.socket.join(room);
+        match &self.origin {
+            Origin::Here(socket) => socket.join(room),
+            Origin::Elsewhere { scope, .. } => self.broadcast(scope).join(room),
+        }
     }
 
     /// Makes the socket leave a room.
     pub fn leave(&self, room: impl AsRef<str>) {
-        self.socket.leave(room);
+        match &self.origin {
+            Origin::Here(socket) => socket.leave(room),
+            Origin::Elsewhere { scope, .. } => self.broadcast(scope).leave(room),
+        }
     }
 
     /// Disconnects the socket from its namespace. See [`Socket::disconnect`].
     pub fn disconnect(&self) {
-        self.socket.disconnect();
+        match &self.origin {
+            Origin::Here(socket) => socket.disconnect(),
+            Origin::Elsewhere { scope, .. } => self.broadcast(scope).disconnect(),
+        }
     }
 
     /// Disconnects the client from all namespaces, and closes its connection. See
     /// [`Socket::close`].
     pub fn close(&self) {
-        self.socket.close();
+        match &self.origin {
+            Origin::Here(socket) => socket.close(),
+            Origin::Elsewhere { scope, .. } => self.broadcast(scope).close(),
+        }
     }
 }
 
@@ -119,26 +190,3 @@ impl fmt::Debug for RemoteSocket {
             .finish_non_exhaustive()
     }
 }
-
-/// An error of an operation on the servers of a cluster.
-#[derive(Debug)]
-pub struct ClusterError(());
-
-impl ClusterError {
-    pub(super) const ALONE: Self = Self(());
-
-    /// Returns whether this server is not part of a cluster.
-    #[must_use]
-    #[doc(hidden)] // until several servers work as one
-    pub fn is_alone(&self) -> bool {
-        true
-    }
-}
-
-impl fmt::Display for ClusterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("there is no other server")
-    }
-}
-
-impl std::error::Error for ClusterError {}

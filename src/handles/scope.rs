@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use crate::hub::Hub;
 use crate::hub::namespace::LiveNamespace;
+use crate::hub::other_servers::OtherServers;
 use crate::protocol::NamespaceName;
 
 /// The namespaces of a broadcast.
@@ -23,6 +24,24 @@ impl Scope {
         match hub.upgrade().and_then(|hub| hub.find(name)) {
             Some(namespace) if namespace.is_static => Self::Here(namespace),
             _ => Self::Named(Weak::clone(hub), name.into()),
+        }
+    }
+
+    /// Returns the name of the namespace, if there is exactly one.
+    pub(super) fn name(&self) -> Option<&NamespaceName> {
+        match self {
+            Self::Here(namespace) => Some(&namespace.name),
+            Self::Named(_, name) => Some(name),
+            Self::Matching(..) => None,
+        }
+    }
+
+    /// Returns the other servers and the name of a namespace that does not exist in this process,
+    /// but may exist in others.
+    pub(super) fn elsewhere(&self) -> Option<(Arc<dyn OtherServers>, &NamespaceName)> {
+        match self {
+            Self::Named(hub, name) => Some((hub.upgrade()?.others.clone()?, name)),
+            Self::Here(_) | Self::Matching(..) => None,
         }
     }
 

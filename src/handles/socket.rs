@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::{EmitWithAck, SocketIo};
 use crate::engine_io::{SocketId, Transport};
-use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
+use crate::hub::other_servers::SocketDescription;
+use crate::hub::{ClusterError, DisconnectReason};
 use crate::notice::Notices;
 use crate::protocol::{EncodeError, IntoArgs, Payload, TypedEvent};
 
@@ -388,6 +389,20 @@ impl Socket {
         self.member.session.disconnect_all();
     }
 
+    /// Returns the description that other servers get.
+    pub(crate) fn describe(&self) -> SocketDescription {
+        let mut rooms = vec![self.id().as_str().to_owned()];
+        rooms.extend(self.rooms());
+        // A handshake can always be written.
+        let handshake = serde_json::to_value(self.handshake()).unwrap_or_default();
+        SocketDescription {
+            id: self.id(),
+            rooms,
+            data: self.member.data(),
+            handshake: Arc::new(handshake),
+        }
+    }
+
     /// Returns the record of what the server has logged before. Returns `None` if the server has
     /// been dropped.
     pub(crate) fn notices(&self) -> Option<Arc<Notices>> {
@@ -439,7 +454,8 @@ fn not_emitted(event: &str, error: &EncodeError) {
     tracing::error!(error, event, "not emitted");
 }
 
-/// An error of [`Socket::try_emit`]: the event was not queued.
+/// An error of [`Socket::try_emit`], [`Broadcast::try_emit`](crate::Broadcast::try_emit) and
+/// [`Broadcast::server_side_emit`](crate::Broadcast::server_side_emit): the event was not queued.
 ///
 /// A handler may return it. If the arguments could not be written, the error is logged and the
 /// client receives "internal error".
@@ -450,6 +466,7 @@ pub struct EmitError(pub(crate) EmitErrorKind);
 pub(crate) enum EmitErrorKind {
     Encode(EncodeError),
     Closed,
+    Cluster(ClusterError),
 }
 
 impl EmitError {
@@ -465,6 +482,15 @@ impl EmitError {
     pub fn is_closed(&self) -> bool {
         matches!(self.0, EmitErrorKind::Closed)
     }
+
+    /// Returns the reason why the event was not queued for the other servers of the cluster.
+    #[must_use]
+    pub fn cluster_error(&self) -> Option<ClusterError> {
+        match self.0 {
+            EmitErrorKind::Cluster(error) => Some(error),
+            EmitErrorKind::Encode(_) | EmitErrorKind::Closed => None,
+        }
+    }
 }
 
 impl fmt::Display for EmitError {
@@ -472,6 +498,7 @@ impl fmt::Display for EmitError {
         f.write_str(match self.0 {
             EmitErrorKind::Encode(_) => "the arguments cannot be written",
             EmitErrorKind::Closed => "the client has left",
+            EmitErrorKind::Cluster(_) => "the event was not sent to the other servers",
         })
     }
 }
@@ -481,6 +508,7 @@ impl std::error::Error for EmitError {
         match &self.0 {
             EmitErrorKind::Encode(error) => Some(error),
             EmitErrorKind::Closed => None,
+            EmitErrorKind::Cluster(error) => Some(error),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The hooks that an application registers for namespaces, rooms and outgoing events.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use futures_core::future::BoxFuture;
+
+use super::Hub;
 use super::room_event::{RoomChange, RoomEvent};
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
@@ -14,6 +17,10 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) struct Hooks<M> {
     pub(crate) room: Option<Box<RoomHook<'static>>>,
     pub(crate) outgoing: Option<Box<OutgoingHook<M>>>,
+    /// The handlers of the events of other servers.
+    pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
+    /// The handler of those that are not in `server_events`.
+    pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
 }
 
 impl<M> Default for Hooks<M> {
@@ -21,12 +28,26 @@ impl<M> Default for Hooks<M> {
         Self {
             room: None,
             outgoing: None,
+            server_events: HashMap::new(),
+            server_event_fallback: None,
         }
+    }
+}
+
+impl<M> Hooks<M> {
+    /// Returns the handler of an event of another server.
+    pub(crate) fn server_event(&self, name: &str) -> Option<Arc<ServerEventHandler>> {
+        let own = self.server_events.get(name);
+        own.or(self.server_event_fallback.as_ref()).cloned()
     }
 }
 
 /// A hook that is called for each change of a room.
 pub(crate) type RoomHook<'a> = dyn Fn(RoomEvent) + Send + Sync + 'a;
+
+/// A handler of the events of other servers. It returns the arguments of its reply.
+pub(crate) type ServerEventHandler =
+    dyn Fn(&Arc<Hub>, Payload) -> BoxFuture<'static, Payload> + Send + Sync;
 
 /// A hook that is called for each event that is sent.
 pub(crate) type OutgoingHook<M> = dyn Fn(&Arc<M>, &str, &RawArgs) + Send + Sync;

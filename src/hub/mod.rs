@@ -17,6 +17,8 @@
 //! | [`hooks`] | the hooks of the application |
 //! | [`room_event`] | the events of the room hook |
 //! | [`recovery`] | connection state recovery |
+//! | [`other_servers`] | the other servers of a cluster, as a namespace sees them |
+//! | [`cluster_error`] | the errors of operations on them |
 //! | [`id_hash`] | a hash for random ids |
 //! | [`yield_now`] | a yield to the other ready tasks |
 
@@ -28,12 +30,14 @@ use crate::sync::RwLock;
 
 pub(crate) mod acks;
 pub(crate) mod budget;
+mod cluster_error;
 mod disconnect_reason;
 mod fanout;
 pub(crate) mod hooks;
 pub(crate) mod id_hash;
 pub(crate) mod member;
 pub(crate) mod namespace;
+pub(crate) mod other_servers;
 mod queue;
 pub(crate) mod recovery;
 pub(crate) mod request;
@@ -44,9 +48,11 @@ pub(crate) mod session;
 pub(crate) mod sessions;
 mod yield_now;
 
+pub use self::cluster_error::ClusterError;
 pub use self::disconnect_reason::DisconnectReason;
 use self::hooks::NamespaceHook;
 use self::namespace::{Hooks, LiveNamespace};
+use self::other_servers::OtherServers;
 pub use self::recovery::Recovery;
 use self::recovery::RecoveryBudget;
 pub use self::room_event::{RoomChange, RoomEvent};
@@ -62,6 +68,8 @@ pub(crate) struct Hub {
     pub(crate) created: NamespaceHook,
     /// `None` if recovery is off.
     recovery_budget: Option<Arc<RecoveryBudget>>,
+    /// The other servers of the cluster. `None` if there is no broker.
+    pub(crate) others: Option<Arc<dyn OtherServers>>,
     namespaces: RwLock<HashMap<NamespaceName, Arc<LiveNamespace>>>,
 }
 
@@ -96,8 +104,10 @@ impl Hub {
         limits: Limits,
         created: NamespaceHook,
         recovery: Option<Recovery>,
+        others: Option<Arc<dyn OtherServers>>,
     ) -> Self {
         Self {
+            others,
             sessions,
             parser,
             limits,
@@ -110,6 +120,14 @@ impl Hub {
     pub(crate) fn find(&self, name: &str) -> Option<Arc<LiveNamespace>> {
         let namespaces = self.namespaces.read();
         namespaces.get(name).cloned()
+    }
+
+    /// Calls `act` unless the namespace exists. The namespace is not opened while `act` runs.
+    pub(crate) fn unless_open(&self, name: &NamespaceName, act: impl FnOnce()) {
+        let namespaces = self.namespaces.read();
+        if !namespaces.contains_key(name) {
+            act();
+        }
     }
 
     /// Returns all live namespaces.
@@ -138,13 +156,16 @@ impl Hub {
             // A namespace that has only suspended sockets makes room.
             let abandon = |each: &Arc<LiveNamespace>| Some((each.name.clone(), each.abandon()?));
             let (abandoned, kept) = namespaces.values().find_map(abandon)?;
-            namespaces.remove(&abandoned);
+            self.remove(&mut namespaces, &abandoned);
             dead = Some(kept);
         }
         let namespace =
             LiveNamespace::new(name.clone(), params, is_static, Arc::clone(hooks), self);
         let namespace = Arc::new(namespace);
         namespaces.insert(name.clone(), Arc::clone(&namespace));
+        if let Some(others) = &self.others {
+            others.namespace_opened(name);
+        }
         drop(namespaces);
         drop(dead);
         self.created.notify(name);
@@ -162,7 +183,18 @@ impl Hub {
         // A new namespace may have this name by now, if this one was removed before.
         let named = namespaces.get(&namespace.name);
         if named.is_some_and(|named| Arc::ptr_eq(named, namespace)) && namespace.mark_removed() {
-            namespaces.remove(&namespace.name);
+            self.remove(&mut namespaces, &namespace.name);
+        }
+    }
+
+    fn remove(
+        &self,
+        namespaces: &mut HashMap<NamespaceName, Arc<LiveNamespace>>,
+        name: &NamespaceName,
+    ) {
+        namespaces.remove(name);
+        if let Some(others) = &self.others {
+            others.namespace_closed(name);
         }
     }
 }

@@ -7,6 +7,7 @@ use super::budget::{ROOM, of_room};
 use super::fanout::Fanout;
 use super::hooks::{self, OutgoingEvent, RoomChanges};
 use super::member::{Member, encode};
+use super::other_servers::{Confirm, Operation, OtherServers};
 use super::queue::{BroadcastQueue, Outgoing};
 use super::recovery::{Handover, RecoveryStore};
 use super::room_event::RoomChange;
@@ -14,7 +15,7 @@ use super::rooms::{Log, Rooms};
 use super::selection::{Selection, Target};
 use super::session::SharedSession;
 use super::yield_now::yield_now;
-use super::{DisconnectReason, Hub};
+use super::{ClusterError, DisconnectReason, Hub};
 use crate::engine_io::SocketId;
 use crate::protocol::{Kind, NamespaceName, Parser, Payload};
 use crate::sync::{Mutex, MutexGuard};
@@ -40,6 +41,8 @@ pub(crate) struct LiveNamespace {
     pub(super) store: Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>>,
     max_rooms: usize,
     max_kept: usize,
+    /// The other servers of the cluster. `None` if there is no broker.
+    others: Option<Arc<dyn OtherServers>>,
     hub: Weak<Hub>,
     state: Mutex<NamespaceState>,
     pub(super) fanout: Fanout,
@@ -72,6 +75,7 @@ impl LiveNamespace {
             store: hub.new_store(),
             max_rooms: hub.limits.rooms_per_socket,
             max_kept: hub.limits.kept,
+            others: hub.others.clone(),
             hub: Arc::downgrade(hub),
             state: Mutex::default(),
             fanout: Fanout::default(),
@@ -86,6 +90,10 @@ impl LiveNamespace {
 
     pub(crate) fn hub(&self) -> Option<Arc<Hub>> {
         self.hub.upgrade()
+    }
+
+    pub(crate) fn others(&self) -> Option<&Arc<dyn OtherServers>> {
+        self.others.as_ref()
     }
 
     pub(crate) fn weak_hub(&self) -> Weak<Hub> {
@@ -251,6 +259,11 @@ impl LiveNamespace {
         left
     }
 
+    /// Returns whether a socket is in a room, or has it as its id.
+    pub(crate) fn has_room(&self, room: &str) -> bool {
+        self.lock().rooms.has(room)
+    }
+
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
         self.lock().rooms.rooms_of(id)
     }
@@ -327,6 +340,63 @@ impl LiveNamespace {
         few.iter()
             .for_each(|member| member.send_outgoing(&outgoing));
         Some(few)
+    }
+}
+
+impl LiveNamespace {
+    /// Does an operation on all servers of the cluster, or only on this one if `local`. `confirm`
+    /// gets the broker's confirmation.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the operation cannot be sent to the other servers. It is done on this one anyway.
+    #[inline]
+    pub(crate) fn act(
+        self: &Arc<Self>,
+        target: &Target,
+        operation: Operation,
+        local: bool,
+        confirm: Option<Confirm>,
+    ) -> Result<(), ClusterError> {
+        let sent = match self.others.as_deref().filter(|_| !local) {
+            Some(others) => others.send(&self.name, target, &operation, confirm),
+            None => {
+                confirm.map(|confirm| confirm.send(Ok(())));
+                Ok(())
+            }
+        };
+        self.apply(target, operation);
+        sent
+    }
+
+    /// Does an operation on the sockets of this process.
+    #[inline]
+    pub(crate) fn apply(self: &Arc<Self>, target: &Target, operation: Operation) {
+        match operation {
+            Operation::Emit { payload, volatile } => self.broadcast(target, payload, volatile),
+            Operation::Join(rooms) => self.each_connected(target, |member| {
+                for room in &rooms {
+                    self.join(member, room);
+                }
+            }),
+            Operation::Leave(rooms) => self.each_connected(target, |member| {
+                for room in &rooms {
+                    self.leave_room(member, room);
+                }
+            }),
+            Operation::Disconnect { close } => self.each_connected(target, |member| {
+                member.disconnect(DisconnectReason::ServerNamespaceDisconnect);
+                if close {
+                    member.session.disconnect_all();
+                }
+            }),
+        }
+    }
+
+    fn each_connected(&self, target: &Target, act: impl Fn(&Arc<Member>)) {
+        let selected = self.select(target);
+        let connected = selected.iter().filter(|member| member.is_connected());
+        connected.for_each(act);
     }
 }
 

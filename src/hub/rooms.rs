@@ -190,6 +190,11 @@ impl<T: Clone> Rooms<T> {
         of.cloned().collect()
     }
 
+    /// Returns whether a room has a socket. A socket's id is the name of its own room.
+    pub(crate) fn has(&self, room: &str) -> bool {
+        self.rooms.contains_key(room) || self.is_socket(room)
+    }
+
     /// Returns all rooms, without the sockets' own rooms.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.rooms.keys().cloned().collect()

@@ -47,7 +47,7 @@
 mod args;
 mod json;
 pub(crate) mod legacy;
-#[cfg(feature = "msgpack")]
+#[cfg(feature = "wire")]
 mod msgpack;
 mod names;
 mod packet;
@@ -70,6 +70,8 @@ pub use self::args::{Args, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
 pub use self::json::JsonParser;
 #[cfg(feature = "msgpack")]
 pub use self::msgpack::MsgpackParser;
+#[cfg(feature = "wire")]
+pub(crate) use self::msgpack::{json_to_msgpack, msgpack_to_json};
 pub use self::packet::{Encoded, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;
 pub use self::read::ReadError;

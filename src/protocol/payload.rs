@@ -264,7 +264,7 @@ impl Payload {
     }
 
     /// Returns `json`, a piece of the payload's JSON, with lists of numbers in place of bytes.
-    pub(super) fn with_numbers(&self, json: &[u8]) -> Vec<u8> {
+    pub(crate) fn with_numbers(&self, json: &[u8]) -> Vec<u8> {
         let json = readable(json, true, true);
         let mut text = Vec::with_capacity(json.len());
         let mut done = 0;
@@ -395,7 +395,7 @@ impl Payload {
     }
 
     /// Returns the text from the first argument to the closing bracket.
-    pub(super) fn tail(&self) -> &[u8] {
+    pub(crate) fn tail(&self) -> &[u8] {
         &self.text.as_slice()[self.args as usize..]
     }
 }

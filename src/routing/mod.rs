@@ -12,6 +12,7 @@
 //! | `reply`             | [`Reply`]: the response; [`IntoReply`], [`ErrorReply`]        |
 //! | `handler`           | [`Handler`]: the functions that are handlers                  |
 //! | `route`             | [`Route`]: a handler and its layers as one type               |
+//! | `server_event`      | [`ServerEvent`]: the events of other servers                  |
 //! | `debug_handler`     | a macro that shows why a function is not a handler            |
 //! | `extract`           | extractors                                                    |
 //! | `middleware`        | layers from functions                                         |
@@ -26,6 +27,7 @@ mod namespace;
 mod namespace_request;
 mod reply;
 mod route;
+mod server_event;
 
 pub use self::event::Event;
 pub use self::extract::{AckSender, Auth, Params};
@@ -34,6 +36,7 @@ pub use self::namespace::Namespace;
 pub use self::namespace_request::NamespaceRequest;
 pub use self::reply::{ErrorReply, IntoReply, Reply};
 pub use self::route::Route;
+pub use self::server_event::{FromServerEvent, ServerEvent, ServerEventHandler};
 pub use crate::hub::DisconnectReason;
 
 pub(crate) use self::namespace::Routes;

@@ -9,7 +9,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::handler::{OnConnect, OnEvent, OnTyped};
-use super::{Event, Handler, IntoReply, Route};
+use super::server_event::{self, PendingHandler};
+use super::{Event, Handler, IntoReply, Route, ServerEventHandler};
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
 use crate::hub::id_hash::IdHash;
@@ -53,6 +54,8 @@ pub struct Namespace<S = ()> {
     events: HashMap<Box<str>, (Pending<S>, bool)>,
     fallback: Option<(Pending<S>, bool)>,
     max_concurrent: usize,
+    server_events: HashMap<Box<str>, PendingHandler<S>>,
+    server_event_fallback: Option<PendingHandler<S>>,
     hooks: Hooks,
 }
 
@@ -94,6 +97,8 @@ where
             events: HashMap::new(),
             fallback: None,
             max_concurrent: 1,
+            server_events: HashMap::new(),
+            server_event_fallback: None,
             hooks: Hooks::default(),
         }
     }
@@ -263,6 +268,78 @@ where
         let concurrent = handler.is_concurrent();
         let before = self.fallback.replace((pending(handler), concurrent));
         assert!(before.is_none(), "this namespace already has a fallback");
+        self
+    }
+
+    /// Registers the handler of an event that other servers of the cluster send with
+    /// [`server_side_emit`](crate::Broadcast::server_side_emit).
+    ///
+    /// The handler's return value is the reply, for a server that asks for one. The extractors are
+    /// those that implement [`FromServerEvent`](crate::extract::FromServerEvent). The server events
+    /// of a namespace are handled in order, one at a time. While 1 024 wait, further ones are
+    /// dropped and counted in [`ClusterStatus::malformed`](crate::cluster::ClusterStatus::malformed).
+    /// A layer has no effect on such a handler. Server events that have no handler get no reply, so
+    /// a server that asks waits for its timeout.
+    ///
+    /// ```
+    /// use tower_socketio::{Data, Namespace, SocketIo};
+    ///
+    /// async fn reload(io: SocketIo, Data(what): Data<String>) -> usize {
+    ///     io.of("/").local().emit("reload", what);
+    ///     io.counts().sockets
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on_server_event("reload", reload);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if the event already has a handler.
+    #[track_caller]
+    pub fn on_server_event<H, T>(mut self, event: &str, handler: H) -> Self
+    where
+        H: ServerEventHandler<T, S>,
+        T: 'static,
+    {
+        let handler = server_event::pending(handler);
+        let is_bound = self.hooks.server_events.contains_key(event);
+        let before = self.server_events.insert(event.into(), handler);
+        assert!(
+            before.is_none() && !is_bound,
+            "server event `{event}` already has a handler in this namespace"
+        );
+        self
+    }
+
+    /// Registers the handler of server events without a handler of their own. See
+    /// [`on_server_event`](Self::on_server_event).
+    ///
+    /// ```
+    /// use tower_socketio::{Namespace, ServerEvent};
+    ///
+    /// async fn log(event: ServerEvent) {
+    ///     println!("{}: {}", event.name(), event.args().to_json());
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().server_event_fallback(log);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if the namespace already has such a handler.
+    #[track_caller]
+    pub fn server_event_fallback<H, T>(mut self, handler: H) -> Self
+    where
+        H: ServerEventHandler<T, S>,
+        T: 'static,
+    {
+        let handler = server_event::pending(handler);
+        let is_bound = self.hooks.server_event_fallback.is_some();
+        let before = self.server_event_fallback.replace(handler);
+        assert!(
+            before.is_none() && !is_bound,
+            "this namespace already has a fallback for server events"
+        );
         self
     }
 
@@ -444,6 +521,8 @@ where
         L::Service: Service<Event, Response: IntoReply, Error: IntoReply, Future: Send>,
         L::Service: Clone + Send + Sync + 'static,
     {
+        let server_events = std::mem::take(&mut self.server_events);
+        let server_event_fallback = self.server_event_fallback.take();
         let mut disconnect = self.disconnect.take();
         if let Some(disconnect) = &mut disconnect {
             let layer = layer.clone();
@@ -456,6 +535,8 @@ where
         });
         Self {
             disconnect,
+            server_events,
+            server_event_fallback,
             ..layered
         }
     }
@@ -499,7 +580,8 @@ where
         clippy::needless_pass_by_value,
         reason = "as axum's `Router::with_state`"
     )]
-    pub fn with_state<S2>(self, state: S) -> Namespace<S2> {
+    pub fn with_state<S2>(mut self, state: S) -> Namespace<S2> {
+        self.bind_server_events(&state);
         self.map(|handler| {
             let route = handler(&state);
             Box::new(move |_: &S2| route)
@@ -507,7 +589,8 @@ where
     }
 
     /// Provides the state of the handlers, and converts them into routes.
-    pub(crate) fn build(self, state: &S) -> Routes {
+    pub(crate) fn build(mut self, state: &S) -> Routes {
+        self.bind_server_events(state);
         Routes {
             connect: (self.connect)(state),
             disconnect: self.disconnect.map(|handler| handler.build(state)),
@@ -521,6 +604,16 @@ where
                 .map(|(handler, concurrent)| (handler(state), concurrent)),
             max_concurrent: self.max_concurrent,
             hooks: Arc::new(self.hooks),
+        }
+    }
+
+    /// Provides the state of the handlers of server events.
+    fn bind_server_events(&mut self, state: &S) {
+        for (name, handler) in self.server_events.drain() {
+            self.hooks.server_events.insert(name, handler(state));
+        }
+        if let Some(handler) = self.server_event_fallback.take() {
+            self.hooks.server_event_fallback = Some(handler(state));
         }
     }
 
@@ -543,6 +636,7 @@ where
 }
 
 impl<S> Namespace<S> {
+    /// Converts the handlers, but not those of server events.
     fn map<S2>(self, mut f: impl FnMut(Pending<S>) -> Pending<S2>) -> Namespace<S2> {
         Namespace {
             connect: f(self.connect),
@@ -560,6 +654,8 @@ impl<S> Namespace<S> {
                 .fallback
                 .map(|(handler, concurrent)| (f(handler), concurrent)),
             max_concurrent: self.max_concurrent,
+            server_events: HashMap::new(),
+            server_event_fallback: None,
             hooks: self.hooks,
         }
     }

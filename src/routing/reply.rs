@@ -353,7 +353,9 @@ impl IntoReply for EmitError {
     fn into_reply(self) -> Reply {
         match self.0 {
             EmitErrorKind::Encode(error) => error.into_reply(),
-            EmitErrorKind::Closed => ErrorReply::new(self.to_string()).into_reply(),
+            EmitErrorKind::Closed | EmitErrorKind::Cluster(_) => {
+                ErrorReply::new(self.to_string()).into_reply()
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ mod support;
 
 mod broadcast;
 mod closing;
+#[cfg(feature = "testing")]
+mod cluster;
 mod connection;
 mod eio3;
 mod engine;

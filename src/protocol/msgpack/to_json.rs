@@ -14,6 +14,8 @@ use crate::protocol::scan::{Invalid, MAX_DEPTH};
 pub(super) struct ToJson<'a> {
     message: &'a Bytes,
     max_attachments: usize,
+    /// Whether an extension of type −1 is a timestamp.
+    timestamps: bool,
     json: Vec<u8>,
     attachments: Vec<Bytes>,
     open: Vec<Open>,
@@ -32,10 +34,18 @@ impl<'a> ToJson<'a> {
         Self {
             message,
             max_attachments,
+            timestamps: false,
             json: Vec::with_capacity(message.len().min(1024)),
             attachments: Vec::new(),
             open: Vec::new(),
         }
+    }
+
+    /// Reads extensions of type −1 as timestamps, as the MessagePack specification defines them.
+    #[cfg(feature = "wire")]
+    pub(super) fn timestamps(mut self) -> Self {
+        self.timestamps = true;
+        self
     }
 
     /// Converts the value that `data` begins with.
@@ -80,6 +90,9 @@ impl<'a> ToJson<'a> {
             Token::Text(text) => self.scalar(&String::from_utf8_lossy(text)),
             Token::Date(millis) => self.scalar(&date(millis)),
             Token::Bytes(bytes) => self.attach(bytes)?,
+            Token::Extension(-1, data) if self.timestamps => {
+                self.scalar(&timestamp(data).and_then(date))
+            }
             Token::Extension(kind, data) => {
                 let _ = write!(self.json, "[{kind},");
                 self.attach(data)?;
@@ -152,6 +165,24 @@ impl<'a> ToJson<'a> {
             self.open.pop();
         }
     }
+}
+
+/// Returns the milliseconds since 1970 of a timestamp of 4, 8 or 12 bytes.
+fn timestamp(data: &[u8]) -> Option<i64> {
+    let (seconds, nanos) = match *data {
+        [a, b, c, d] => (u32::from_be_bytes([a, b, c, d]).into(), 0),
+        [a, b, c, d, e, f, g, h] => {
+            let both = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+            ((both & 0x3_ffff_ffff) as i64, both >> 34)
+        }
+        [a, b, c, d, ref seconds @ ..] => (
+            i64::from_be_bytes(seconds.try_into().ok()?),
+            u32::from_be_bytes([a, b, c, d]).into(),
+        ),
+        _ => return None,
+    };
+    let millis = i64::try_from(nanos / 1_000_000).ok()?;
+    seconds.checked_mul(1000)?.checked_add(millis)
 }
 
 /// Returns a time as `Date.toJSON` writes it, or `None` if JavaScript has no such date.

@@ -88,7 +88,7 @@ pub use self::http::{FromHandshake, HttpRejection};
 pub use self::params::Params;
 pub(crate) use self::rejection::NotADisconnect;
 pub use self::rejection::{InvalidArgs, InvalidAuth, InvalidParams, MissingExtension};
-pub use super::DisconnectReason;
+pub use super::{DisconnectReason, FromServerEvent, ServerEventHandler};
 pub use crate::handles::{Socket, SocketIo};
 pub use crate::protocol::{Args, Data, RawArgs};
 

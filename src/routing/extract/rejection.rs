@@ -11,7 +11,7 @@ use crate::routing::{ErrorReply, IntoReply, Reply};
 /// The text names the argument. The source is the reason from serde. The client receives both:
 /// `argument 1 is of another type: invalid type: string "x", expected u32`.
 #[derive(Debug)]
-pub struct InvalidArgs(pub(super) ReadError);
+pub struct InvalidArgs(pub(in crate::routing) ReadError);
 
 impl InvalidArgs {
     /// Returns a hint how the handler may have to change. See [`ReadError::hint`].

@@ -1,0 +1,517 @@
+//! One server's part in the cluster: what leaves it, and what arrives.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use super::message::{ClusterAnswer, Envelope, Message, RequestId, ServerId};
+use super::port::{Command, Done, Expect, Expected, Queue, drop_command};
+use super::requests::Requests;
+use super::status::Counters;
+use crate::handles::{AskedClients, Socket};
+use crate::hub::namespace::LiveNamespace;
+use crate::hub::other_servers::{Answers, Confirm, Operation, Question, SocketDescription};
+use crate::hub::selection::Target;
+use crate::hub::{ClusterError, Hub};
+use crate::protocol::{NamespaceName, Payload};
+use crate::random::random;
+use crate::sync::Mutex;
+
+/// The state that the server, its broker and the handles share.
+pub(crate) struct Inner {
+    pub(super) id: ServerId,
+    hub: OnceLock<Weak<Hub>>,
+    runtime: Handle,
+    pub(super) queue: Mutex<Queue>,
+    /// Notified when a command was added, or the queue was closed.
+    pub(super) command_ready: Notify,
+    pub(super) requests: Mutex<Requests>,
+    server_events: Mutex<HashMap<NamespaceName, VecDeque<ServerEvent>>>,
+    /// The namespaces that are open only for questions of this server, and how many they are.
+    guests: Mutex<HashMap<NamespaceName, usize>>,
+    is_connected: AtomicBool,
+    pub(super) counters: Counters,
+    /// Whether the broker has ended.
+    ended: watch::Sender<bool>,
+    limits: Limits,
+}
+
+/// The limits of a cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The bytes that wait for the broker.
+    pub(super) queued: usize,
+    /// The bytes of one message.
+    pub(super) message: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queued: 16 << 20,
+            message: 64 << 20,
+        }
+    }
+}
+
+/// The number of questions that may be open.
+const MAX_REQUESTS: usize = 10_000;
+
+/// The number of server events of a namespace that may wait for their handlers.
+const MAX_SERVER_EVENTS: usize = 1024;
+
+/// How long a client of this server may take to answer the question of another server.
+const MAX_ACK_WAIT: Duration = Duration::from_secs(3600);
+
+/// An event of another server.
+struct ServerEvent {
+    payload: Payload,
+    /// The question, and the server that waits for the reply.
+    question: Option<(RequestId, ServerId)>,
+}
+
+impl Inner {
+    pub(super) fn new(runtime: Handle, limits: Limits) -> Self {
+        Self {
+            id: hex_id(),
+            hub: OnceLock::new(),
+            runtime,
+            queue: Mutex::new(Queue::new(limits.queued)),
+            command_ready: Notify::new(),
+            requests: Mutex::default(),
+            server_events: Mutex::default(),
+            guests: Mutex::default(),
+            is_connected: AtomicBool::new(false),
+            counters: Counters::default(),
+            ended: watch::Sender::new(false),
+            limits,
+        }
+    }
+
+    pub(super) fn attach(&self, hub: &Arc<Hub>) {
+        // The builder attaches one hub.
+        let _ = self.hub.set(Arc::downgrade(hub));
+    }
+
+    fn hub(&self) -> Option<Arc<Hub>> {
+        self.hub.get()?.upgrade()
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> Option<Arc<LiveNamespace>> {
+        self.hub()?.find(name)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Acquire)
+    }
+
+    /// Sends a command to the broker.
+    pub(super) fn push(&self, command: Command) {
+        let dropped = self.queue.lock().push(command);
+        self.command_ready.notify_one();
+        for command in dropped {
+            drop_command(command, ClusterError::FULL);
+        }
+    }
+
+    fn envelope(&self, namespace: &NamespaceName, message: Message) -> Envelope {
+        Envelope {
+            from: ServerId::clone(&self.id),
+            namespace: namespace.clone(),
+            message,
+        }
+    }
+
+    /// Checks whether a message can be sent at all.
+    fn check(&self, envelope: &Envelope) -> Result<(), ClusterError> {
+        if envelope.cost() > self.limits.message {
+            return Err(ClusterError::TOO_BIG);
+        }
+        if self.queue.lock().is_closed {
+            return Err(ClusterError::CLOSED);
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        namespace: &NamespaceName,
+        message: Message,
+        confirm: Option<Confirm>,
+    ) -> Result<(), ClusterError> {
+        let volatile = matches!(&message, Message::Operation(_, Operation::Emit { volatile, .. }) if *volatile);
+        let envelope = self.envelope(namespace, message);
+        self.check(&envelope)?;
+        let mut done = Done::new(self, confirm);
+        if volatile && !self.is_connected() {
+            done.drop_message(ClusterError::UNREACHABLE);
+            return Ok(());
+        }
+        self.push(Command::Publish { envelope, done });
+        Ok(())
+    }
+
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        namespace: &NamespaceName,
+        question: Question,
+    ) -> Result<Answers, ClusterError> {
+        let id = hex_id();
+        let message = Message::Question(RequestId::clone(&id), question);
+        let envelope = self.envelope(namespace, message);
+        self.check(&envelope)?;
+        if !self.is_connected() {
+            return Err(ClusterError::UNREACHABLE);
+        }
+        let mut requests = self.requests.lock();
+        if requests.len() >= MAX_REQUESTS {
+            return Err(ClusterError::FULL);
+        }
+        let receiver = requests.open(RequestId::clone(&id), namespace.clone());
+        drop(requests);
+        let guest = self.namespace(namespace).is_none();
+        let guest = guest.then(|| Guest::new(self, namespace));
+        let expect = Expect(Expected::Request(Arc::clone(self), RequestId::clone(&id)));
+        self.push(Command::Ask { envelope, expect });
+        let inner = Arc::clone(self);
+        Ok(Answers::new(receiver, move || {
+            drop(guest);
+            inner.requests.lock().end(&id)
+        }))
+    }
+
+    /// Counts the servers of the namespaces of open questions again, so that a server that has died
+    /// is not waited for.
+    pub(super) fn recount(self: &Arc<Self>) {
+        let waiting = self.requests.lock().waiting();
+        for (id, namespace) in waiting {
+            let expect = Expect(Expected::Recount(Arc::clone(self), id));
+            self.push(Command::Count { namespace, expect });
+        }
+    }
+
+    /// Records the number of servers of a question's namespace.
+    pub(super) fn expect(&self, id: &RequestId, servers: usize) {
+        let namespace = self.requests.lock().namespace(id);
+        let Some(namespace) = namespace else {
+            return;
+        };
+        // The brokers count this server if the namespace is open here.
+        let here = self.namespace(&namespace).is_some() || self.is_guest(&namespace);
+        self.requests
+            .lock()
+            .expect(id, servers.saturating_sub(here.into()));
+    }
+
+    pub(super) fn set_connected(&self) {
+        if !self.is_connected.swap(true, Ordering::AcqRel) {
+            self.counters.connected();
+        }
+    }
+
+    pub(super) fn set_disconnected(&self, reason: &dyn fmt::Display) {
+        let was_connected = self.is_connected.swap(false, Ordering::AcqRel);
+        self.counters.disconnected(reason, was_connected);
+        let questions = self.queue.lock().remove_questions();
+        drop(questions);
+        self.requests.lock().fail_all();
+    }
+
+    /// Lets the broker send what is queued, and end.
+    pub(super) fn close(&self) {
+        self.queue.lock().is_closed = true;
+        self.command_ready.notify_one();
+    }
+
+    /// Records that the broker has ended.
+    pub(super) fn broker_ended(&self) {
+        let mut queue = self.queue.lock();
+        queue.is_closed = true;
+        let left = queue.clear();
+        drop(queue);
+        for command in left {
+            drop_command(command, ClusterError::CLOSED);
+        }
+        self.is_connected.store(false, Ordering::Release);
+        self.requests.lock().fail_all();
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until the broker has ended.
+    pub(super) async fn ended(self: Arc<Self>) {
+        let mut ended = self.ended.subscribe();
+        // The sender lives as long as `self`.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Does what a message of another server says.
+    pub(super) fn deliver(self: &Arc<Self>, envelope: Envelope) {
+        let Envelope {
+            from,
+            namespace,
+            message,
+        } = envelope;
+        if from == self.id {
+            return;
+        }
+        self.counters.received();
+        if let Message::Answer(id, answer) = message {
+            let known = (!from.is_empty()).then_some(&from);
+            if self.requests.lock().answer(&id, known, answer).is_err() {
+                self.counters.malformed(&"an answer to no open question");
+            }
+            return;
+        }
+        let Some(live) = self.namespace(&namespace) else {
+            self.answer_as_guest(&namespace, from, message);
+            return;
+        };
+        match message {
+            Message::Operation(target, operation) => live.apply(&target, operation),
+            Message::ServerEvent(payload) => self.handle_server_event(
+                &live,
+                ServerEvent {
+                    payload,
+                    question: None,
+                },
+            ),
+            Message::Question(id, Question::ServerEvent(payload)) => {
+                let question = Some((id, from));
+                self.handle_server_event(&live, ServerEvent { payload, question });
+            }
+            Message::Question(id, Question::Sockets(target)) => {
+                let sockets = describe(&live, &target);
+                self.answer(&namespace, id, from, ClusterAnswer::Sockets(sockets));
+            }
+            Message::Question(id, Question::Ids(target)) => {
+                let ids = ids(&live, &target);
+                self.answer(&namespace, id, from, ClusterAnswer::Ids(ids));
+            }
+            Message::Question(id, Question::Rooms) => {
+                let mut rooms = ids(&live, &Target::default());
+                let names = live.rooms_among(&Target::default());
+                rooms.extend(names.iter().map(|room| room.as_ref().to_owned()));
+                self.answer(&namespace, id, from, ClusterAnswer::Rooms(rooms));
+            }
+            Message::Question(id, Question::Operation(target, operation)) => {
+                // The server that has the socket answers.
+                let selected = live.select(&target).iter().next().is_some();
+                live.apply(&target, operation);
+                if selected {
+                    self.answer(&namespace, id, from, ClusterAnswer::Done);
+                }
+            }
+            Message::Question(id, Question::Event(target, payload)) => {
+                self.ask_clients(&live, &target, payload, id, from);
+            }
+            Message::Answer(..) => {}
+        }
+    }
+
+    /// Returns whether the namespace is open only for a question of this server.
+    fn is_guest(&self, namespace: &NamespaceName) -> bool {
+        self.guests.lock().contains_key(namespace)
+    }
+
+    /// Answers a question in a namespace that does not exist in this process: it has no clients.
+    fn answer_as_guest(&self, namespace: &NamespaceName, from: ServerId, message: Message) {
+        let Message::Question(id, question) = message else {
+            return;
+        };
+        let answer = match question {
+            Question::Sockets(_) => ClusterAnswer::Sockets(Vec::new()),
+            Question::Event(..) => ClusterAnswer::Clients(0),
+            Question::Ids(_) => ClusterAnswer::Ids(Vec::new()),
+            Question::Rooms => ClusterAnswer::Rooms(Vec::new()),
+            Question::ServerEvent(_) | Question::Operation(..) => return,
+        };
+        if self.is_guest(namespace) {
+            self.answer(namespace, id, from, answer);
+        }
+    }
+
+    fn answer(
+        &self,
+        namespace: &NamespaceName,
+        id: RequestId,
+        to: ServerId,
+        answer: ClusterAnswer,
+    ) {
+        let envelope = self.envelope(namespace, Message::Answer(id, answer));
+        self.push(Command::Answer { to, envelope });
+    }
+
+    /// Asks the clients of this process, and sends their number and their acknowledgements.
+    fn ask_clients(
+        self: &Arc<Self>,
+        namespace: &Arc<LiveNamespace>,
+        target: &Target,
+        payload: Payload,
+        id: RequestId,
+        from: ServerId,
+    ) {
+        let namespaces = std::slice::from_ref(namespace);
+        let mut asked = AskedClients::send(namespaces, target, payload);
+        let name = namespace.name.clone();
+        let clients = ClusterAnswer::Clients(asked.missing());
+        self.answer(
+            &name,
+            RequestId::clone(&id),
+            ServerId::clone(&from),
+            clients,
+        );
+        if asked.missing() == 0 {
+            return;
+        }
+        let inner = Arc::clone(self);
+        let send_acks = async move {
+            while let Some((socket, answer)) = poll_fn(|cx| asked.poll_next(cx)).await {
+                let Some(payload) = answer else { continue };
+                let ack = ClusterAnswer::Ack(Some(socket), payload);
+                inner.answer(&name, RequestId::clone(&id), ServerId::clone(&from), ack);
+            }
+        };
+        self.runtime
+            .spawn(tokio::time::timeout(MAX_ACK_WAIT, send_acks));
+    }
+
+    /// Runs the handler of a server event, after those of the namespace's earlier ones.
+    fn handle_server_event(self: &Arc<Self>, namespace: &Arc<LiveNamespace>, event: ServerEvent) {
+        let mut events = self.server_events.lock();
+        if let Some(waiting) = events.get_mut(&namespace.name) {
+            if waiting.len() < MAX_SERVER_EVENTS {
+                waiting.push_back(event);
+                return;
+            }
+            drop(events);
+            self.counters
+                .malformed(&"too many server events wait for their handlers");
+            return;
+        }
+        events.insert(namespace.name.clone(), VecDeque::from([event]));
+        drop(events);
+        let inner = Arc::clone(self);
+        let namespace = Arc::clone(namespace);
+        self.runtime.spawn(async move {
+            while let Some(event) = inner.next_server_event(&namespace.name) {
+                inner.run_server_event(&namespace, event).await;
+            }
+        });
+    }
+
+    fn next_server_event(&self, namespace: &NamespaceName) -> Option<ServerEvent> {
+        let mut events = self.server_events.lock();
+        let next = events.get_mut(namespace)?.pop_front();
+        if next.is_none() {
+            events.remove(namespace);
+        }
+        next
+    }
+
+    async fn run_server_event(&self, namespace: &Arc<LiveNamespace>, event: ServerEvent) {
+        let ServerEvent { payload, question } = event;
+        let name = payload.name().unwrap_or_default();
+        let hooks = &namespace.hooks;
+        let Some(handler) = hooks.server_event(name) else {
+            // Without a handler there is no reply, as in Node's server.
+            tracing::debug!(event = name, "no handler for this server event");
+            return;
+        };
+        let Some(hub) = self.hub() else { return };
+        let reply = std::panic::AssertUnwindSafe(async { handler(&hub, payload).await });
+        let Ok(reply) = reply.catch_unwind().await else {
+            tracing::error!("a handler of a server event panicked");
+            return;
+        };
+        if let Some((id, from)) = question {
+            let answer = ClusterAnswer::Reply(reply);
+            self.answer(&namespace.name, id, from, answer);
+        }
+    }
+}
+
+/// A question of this server in a namespace that does not exist in this process. The broker opens
+/// the namespace for it, so that the answers arrive.
+struct Guest {
+    inner: Arc<Inner>,
+    namespace: NamespaceName,
+}
+
+impl Guest {
+    fn new(inner: &Arc<Inner>, namespace: &NamespaceName) -> Self {
+        let mut guests = inner.guests.lock();
+        *guests.entry(namespace.clone()).or_default() += 1;
+        drop(guests);
+        let guest = Self {
+            inner: Arc::clone(inner),
+            namespace: namespace.clone(),
+        };
+        inner.push(Command::Open {
+            namespace: namespace.clone(),
+        });
+        guest
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Self { inner, namespace } = self;
+        let mut guests = inner.guests.lock();
+        let is_last = guests.get_mut(namespace).is_none_or(|questions| {
+            *questions -= 1;
+            *questions == 0
+        });
+        if is_last {
+            guests.remove(namespace);
+        }
+        drop(guests);
+        let Some(hub) = inner.hub().filter(|_| is_last) else {
+            return;
+        };
+        hub.unless_open(namespace, || {
+            inner.push(Command::Close {
+                namespace: namespace.clone(),
+            });
+        });
+    }
+}
+
+/// Returns the descriptions of the selected sockets.
+fn describe(namespace: &Arc<LiveNamespace>, target: &Target) -> Vec<SocketDescription> {
+    let selected = namespace.select(target);
+    let connected = selected.iter().filter(|member| member.is_connected());
+    connected
+        .map(|member| Socket::new(Arc::clone(member)).describe())
+        .collect()
+}
+
+/// Returns the ids of the selected sockets.
+fn ids(namespace: &LiveNamespace, target: &Target) -> Vec<String> {
+    let selected = namespace.select(target);
+    let connected = selected.iter().filter(|member| member.is_connected());
+    connected
+        .map(|member| member.id.as_str().to_owned())
+        .collect()
+}
+
+/// Returns a random id of 16 hexadecimal digits.
+fn hex_id() -> Arc<str> {
+    let bytes: [u8; 8] = random();
+    format!("{:016x}", u64::from_be_bytes(bytes)).into()
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("id", &self.id)
+            .field("is_connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,120 @@
+//! The messages between the servers of a cluster.
+
+use std::sync::Arc;
+
+use crate::engine_io::SocketId;
+use crate::hub::other_servers::{Operation, Question, SocketDescription};
+use crate::hub::selection::Target;
+use crate::protocol::{NamespaceName, Payload};
+
+/// A message between servers, with its sender and its namespace.
+///
+/// A [`Broker`](super::Broker) carries it from one server to the others.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    pub(super) from: ServerId,
+    pub(super) namespace: NamespaceName,
+    pub(super) message: Message,
+}
+
+impl Envelope {
+    /// Returns the id of the server that has sent the message.
+    #[must_use]
+    pub fn sender(&self) -> &str {
+        &self.from
+    }
+
+    /// Returns the name of the namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Returns the bytes that the message needs in memory, about.
+    pub(super) fn cost(&self) -> usize {
+        size_of::<Self>() + self.namespace.len() + self.message.cost()
+    }
+}
+
+/// The id of a server, 16 hexadecimal digits. Other servers may have ids of other forms.
+pub(super) type ServerId = Arc<str>;
+
+/// The id of a question, 16 hexadecimal digits.
+pub(super) type RequestId = Arc<str>;
+
+/// What a message says.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    /// An operation on sockets.
+    Operation(Target, Operation),
+    /// An event for the handlers of the servers.
+    ServerEvent(Payload),
+    /// A question.
+    Question(RequestId, Question),
+    /// An answer to a question.
+    Answer(RequestId, ClusterAnswer),
+}
+
+/// An answer of one server.
+#[derive(Clone, Debug)]
+pub(super) enum ClusterAnswer {
+    Sockets(Vec<SocketDescription>),
+    /// The ids of sockets.
+    Ids(Vec<String>),
+    /// The names of rooms, with those that the ids of sockets name.
+    Rooms(Vec<String>),
+    /// The operation is done.
+    Done,
+    /// The reply of a handler: its first argument.
+    Reply(Payload),
+    /// The number of clients that the server has asked.
+    Clients(usize),
+    /// The acknowledgement of a client: its first argument.
+    Ack(Option<SocketId>, Payload),
+}
+
+impl Message {
+    fn cost(&self) -> usize {
+        let target = |target: &Target| {
+            let rooms = target.rooms.iter().chain(&target.except);
+            rooms.map(|room| ROOM + room.len()).sum::<usize>()
+        };
+        match self {
+            Self::Operation(to, Operation::Emit { payload, .. }) => target(to) + bytes(payload),
+            Self::Operation(to, Operation::Join(rooms) | Operation::Leave(rooms)) => {
+                target(to) + rooms.iter().map(|room| ROOM + room.len()).sum::<usize>()
+            }
+            Self::Operation(to, Operation::Disconnect { .. }) => target(to),
+            Self::Question(_, Question::Event(to, payload)) => target(to) + bytes(payload),
+            Self::Question(_, Question::Sockets(to) | Question::Ids(to)) => target(to),
+            Self::Question(_, Question::Operation(to, _)) => target(to),
+            Self::Question(_, Question::Rooms) => 0,
+            Self::ServerEvent(payload) | Self::Question(_, Question::ServerEvent(payload)) => {
+                bytes(payload)
+            }
+            Self::Answer(_, ClusterAnswer::Sockets(sockets)) => sockets.len() * SOCKET,
+            Self::Answer(_, ClusterAnswer::Reply(payload) | ClusterAnswer::Ack(_, payload)) => {
+                bytes(payload)
+            }
+            Self::Answer(_, ClusterAnswer::Ids(names) | ClusterAnswer::Rooms(names)) => {
+                names.iter().map(|name| ROOM + name.len()).sum()
+            }
+            Self::Answer(_, ClusterAnswer::Clients(_) | ClusterAnswer::Done) => 0,
+        }
+    }
+}
+
+/// The bytes of a room in a list, without its name.
+const ROOM: usize = 40;
+
+/// The bytes of a description of a socket, about.
+const SOCKET: usize = 2048;
+
+fn bytes(payload: &Payload) -> usize {
+    /// The bytes of an attachment, without its content.
+    const ATTACHMENT: usize = 48;
+
+    let attachments = payload.attachments();
+    let attachments = attachments.map(|bytes| ATTACHMENT + bytes.len());
+    Payload::HEADROOM + payload.json().len() + attachments.sum::<usize>()
+}

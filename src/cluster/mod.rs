@@ -1,0 +1,225 @@
+//! Several servers as one.
+//!
+//! A [`Broker`] carries messages between servers. With one, the operations of a
+//! [`Broadcast`](crate::Broadcast) reach the clients of all servers, unless it is
+//! [`local`](crate::Broadcast::local). [`SocketIoBuilder::cluster`](crate::SocketIoBuilder::cluster)
+//! sets it.
+//!
+//! | broker | servers |
+//! |---|---|
+//! | [`Memory`] | those of one process, for tests |
+//! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` |
+//!
+//! # What a cluster does
+//!
+//! - `emit`, `join`, `leave`, `disconnect` and `close` of a broadcast act on the sockets of all
+//!   servers. On this server they act at once; the broker carries them to the others. What one task
+//!   does in one namespace arrives at each other server in the order of the calls.
+//! - `emit_with_ack` asks the clients of all servers.
+//! - [`fetch_sockets`](crate::Broadcast::fetch_sockets) returns the sockets of all servers.
+//! - [`server_side_emit`](crate::Broadcast::server_side_emit) sends an event to the other servers;
+//!   [`Namespace::on_server_event`](crate::Namespace::on_server_event) handles it.
+//! - [`SocketIo::cluster`](crate::SocketIo::cluster) returns the state of the connection, with
+//!   counters.
+//!
+//! `Broadcast::sockets` and `Broadcast::rooms` are about this process alone.
+//!
+//! # When the broker is away
+//!
+//! The server goes on, and its own clients notice nothing. Messages for other servers wait, up to
+//! 16 MiB; beyond that the oldest are dropped, counted in [`ClusterStatus::dropped`] and logged.
+//! Volatile events are dropped at once. A question to other servers fails at once.
+//!
+//! # A broker of your own
+//!
+//! A broker is one future, [`Broker::run`]. It takes commands out of a [`Port`] and puts the
+//! messages of other servers into an [`Inbox`]. The server does the rest: it queues messages,
+//! bounds their memory, matches answers to questions and counts what is lost. The source of
+//! [`Memory`] is an example.
+
+mod inner;
+mod memory;
+mod message;
+mod port;
+#[cfg(feature = "redis")]
+mod redis;
+mod requests;
+mod status;
+#[cfg(feature = "wire")]
+mod wire;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use self::inner::{Inner, Limits};
+pub use self::memory::Memory;
+pub use self::message::Envelope;
+use self::message::Message;
+use self::port::Expected;
+pub use self::port::{Command, Done, Expect, Inbox, Port};
+#[cfg(feature = "redis")]
+pub use self::redis::{ConnectError, Redis, RedisOptions};
+pub use self::status::{ClusterHealth, ClusterStatus};
+use crate::handles::SocketIo;
+use crate::hub::other_servers::{Answers, Confirm, Operation, OtherServers, Question};
+use crate::hub::selection::Target;
+use crate::hub::{ClusterError, Hub};
+use crate::protocol::{NamespaceName, Payload};
+
+/// Carries messages between the servers of a cluster.
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
+    /// Runs the broker of one server until [`Port::next`] returns `None`.
+    ///
+    /// The future connects by itself, and connects again when its connection ends. It reports both
+    /// to the [`Inbox`]. It handles the commands in order, and delivers the messages of each other
+    /// server in the order in which that server has published them. If it ends early, the server
+    /// goes on alone.
+    fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()>;
+}
+
+/// The broker of a server that is being built.
+pub(crate) type BoxBroker = Box<dyn FnOnce(Port) -> BoxFuture<'static, ()> + Send>;
+
+pub(crate) fn boxed(broker: impl Broker) -> BoxBroker {
+    let broker = Arc::new(broker);
+    Box::new(move |port| broker.run(port))
+}
+
+/// One server's membership in a cluster. Dropping it ends the broker.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    inner: Arc<Inner>,
+}
+
+/// How often the servers are counted again while a question waits for them.
+const RECOUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the queue of messages may take to leave when the server closes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Cluster {
+    /// Starts the broker.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is not called in a tokio runtime.
+    #[track_caller]
+    pub(crate) fn start(broker: BoxBroker) -> Self {
+        let Ok(runtime) = Handle::try_current() else {
+            panic!("a server with a cluster must be built in a tokio runtime");
+        };
+        let inner = Arc::new(Inner::new(runtime.clone(), Limits::default()));
+        let port = Port {
+            inner: Arc::clone(&inner),
+        };
+        let ended = BrokerEnded(Arc::clone(&inner));
+        runtime.spawn(async move {
+            let _ended = ended;
+            broker(port).await;
+        });
+        let weak = Arc::downgrade(&inner);
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(RECOUNT_INTERVAL).await;
+                let Some(inner) = weak.upgrade() else { return };
+                inner.recount();
+            }
+        });
+        Self { inner }
+    }
+}
+
+impl SocketIo {
+    /// Returns the health of the connection to the other servers. Returns `None` without a
+    /// [cluster](crate::cluster).
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterHealth> {
+        let hub = self.hub()?;
+        let cluster = hub.others.as_ref()?.as_any().downcast_ref::<Cluster>()?;
+        Some(ClusterHealth::new(&cluster.inner))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.inner.close();
+    }
+}
+
+/// Records the end of the broker when it is dropped, also by a panic.
+struct BrokerEnded(Arc<Inner>);
+
+impl Drop for BrokerEnded {
+    fn drop(&mut self) {
+        self.0.broker_ended();
+    }
+}
+
+impl OtherServers for Cluster {
+    fn attach(&self, hub: &Arc<Hub>) {
+        self.inner.attach(hub);
+    }
+
+    fn namespace_opened(&self, name: &NamespaceName) {
+        let namespace = name.clone();
+        self.inner.push(Command::Open { namespace });
+    }
+
+    fn namespace_closed(&self, name: &NamespaceName) {
+        let namespace = name.clone();
+        self.inner.push(Command::Close { namespace });
+    }
+
+    fn send(
+        &self,
+        namespace: &NamespaceName,
+        target: &Target,
+        operation: &Operation,
+        confirm: Option<Confirm>,
+    ) -> Result<(), ClusterError> {
+        let message = Message::Operation(target.clone(), operation.clone());
+        self.inner.publish(namespace, message, confirm)
+    }
+
+    fn send_server_event(
+        &self,
+        namespace: &NamespaceName,
+        event: Payload,
+    ) -> Result<(), ClusterError> {
+        self.inner
+            .publish(namespace, Message::ServerEvent(event), None)
+    }
+
+    fn ask(&self, namespace: &NamespaceName, question: Question) -> Result<Answers, ClusterError> {
+        self.inner.ask(namespace, question)
+    }
+
+    fn count(&self, namespace: &NamespaceName) -> BoxFuture<'static, Result<usize, ClusterError>> {
+        let (sender, receiver) = oneshot::channel();
+        if self.inner.is_connected() {
+            let expect = Expect(Expected::Count(Some(sender)));
+            let namespace = namespace.clone();
+            self.inner.push(Command::Count { namespace, expect });
+        }
+        Box::pin(async move { receiver.await.unwrap_or(Err(ClusterError::UNREACHABLE)) })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        self.inner.close();
+        let ended = Arc::clone(&self.inner).ended();
+        Box::pin(async move {
+            // Beyond the timeout the messages are dropped.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
+        })
+    }
+}

@@ -1,0 +1,325 @@
+//! The fields of messages that all forms have in common.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::{self, Deserializer, IgnoredAny, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{MALFORMED, Text};
+use crate::engine_io::SocketId;
+use crate::hub::other_servers::SocketDescription;
+use crate::hub::selection::Target;
+use crate::protocol::{DecodeError, Kind, Payload};
+
+/// A writer of JSON.
+#[derive(Default)]
+pub(super) struct Json(pub(super) Vec<u8>);
+
+impl Json {
+    pub(super) fn raw(&mut self, text: impl AsRef<[u8]>) -> &mut Self {
+        self.0.extend_from_slice(text.as_ref());
+        self
+    }
+
+    /// Writes a value whose JSON always exists.
+    pub(super) fn value(&mut self, value: &(impl Serialize + ?Sized)) -> &mut Self {
+        // Texts, numbers and lists of them can always be written.
+        let _ = serde_json::to_writer(&mut self.0, value);
+        self
+    }
+
+    /// Writes an event as `{"type":2,"data":["name",…]}`, with its namespace if there is one.
+    pub(super) fn packet(&mut self, payload: &Payload, namespace: Option<&str>) -> &mut Self {
+        self.raw(r#"{"type":2,"data":"#).raw(payload.json());
+        if let Some(namespace) = namespace {
+            self.raw(r#","nsp":"#).value(namespace);
+        }
+        self.raw("}")
+    }
+
+    /// Writes a target as `{"rooms":[…],"except":[…]}`, with flags if there are any.
+    pub(super) fn target(&mut self, target: &Target, flags: Option<Flags>) -> &mut Self {
+        let names = |rooms: &[Arc<str>]| rooms.iter().map(|room| room.to_string()).collect();
+        let (rooms, except): (Vec<String>, Vec<String>) =
+            (names(&target.rooms), names(&target.except));
+        self.raw(r#"{"rooms":"#).value(&rooms);
+        self.raw(r#","except":"#).value(&except);
+        if let Some(flags) = flags {
+            self.raw(r#","flags":"#).value(&flags);
+        }
+        self.raw("}")
+    }
+
+    /// Writes the first argument of an answer, or `null`.
+    pub(super) fn first_arg(&mut self, payload: &Payload) -> &mut Self {
+        let args = payload.tail();
+        let mut values = serde_json::Deserializer::from_slice(args).into_iter::<IgnoredAny>();
+        match values.next() {
+            Some(Ok(_)) => {
+                let end = values.byte_offset();
+                self.raw(&args[..end])
+            }
+            _ => self.raw("null"),
+        }
+    }
+
+    pub(super) fn sockets(&mut self, sockets: &[SocketDescription]) -> &mut Self {
+        self.raw("[");
+        for (at, socket) in sockets.iter().enumerate() {
+            let SocketDescription {
+                id,
+                rooms,
+                data,
+                handshake,
+            } = socket;
+            self.raw(if at > 0 { r#",{"id":"# } else { r#"{"id":"# })
+                .value(id.as_str());
+            self.raw(r#","handshake":"#).value(&**handshake);
+            self.raw(r#","rooms":"#).value(rooms);
+            // Node's servers have an object if the application has set no data.
+            self.raw(r#","data":"#);
+            match data {
+                Some(data) => self.value(&**data),
+                None => self.raw("{}"),
+            };
+            self.raw("}");
+        }
+        self.raw("]")
+    }
+
+    /// Returns the message, with the attachments of a payload.
+    pub(super) fn with(self, payload: &Payload) -> Text {
+        Text {
+            json: self.0,
+            attachments: payload.attachments().cloned().collect(),
+        }
+    }
+
+    pub(super) fn text(self) -> Text {
+        Text {
+            json: self.0,
+            attachments: Vec::new(),
+        }
+    }
+}
+
+/// The flags of a broadcast.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Flags {
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) volatile: bool,
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) compress: Option<bool>,
+    #[serde(skip_serializing_if = "is_none")]
+    pub(super) timeout: Option<u32>,
+}
+
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+const fn is_none<T>(value: &Option<T>) -> bool {
+    value.is_none()
+}
+
+impl Flags {
+    pub(super) fn of(payload: &Payload, volatile: bool) -> Self {
+        Self {
+            volatile,
+            compress: payload.uncompressed.then_some(false),
+            timeout: None,
+        }
+    }
+}
+
+/// `{rooms, except, flags}`. A missing list is empty.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Opts {
+    rooms: Option<Vec<Room>>,
+    except: Option<Vec<Room>>,
+    flags: Option<HashMap<String, Value>>,
+}
+
+impl Opts {
+    pub(super) fn target(&mut self) -> Target {
+        Target {
+            rooms: names(self.rooms.take()),
+            except: names(self.except.take()),
+        }
+    }
+
+    pub(super) fn is_volatile(&self) -> bool {
+        self.flag("volatile") == Some(&Value::Bool(true))
+    }
+
+    pub(super) fn is_uncompressed(&self) -> bool {
+        self.flag("compress") == Some(&Value::Bool(false))
+    }
+
+    fn flag(&self, name: &str) -> Option<&Value> {
+        self.flags.as_ref()?.get(name)
+    }
+}
+
+/// The name of a room. Scripts may use a number.
+#[derive(Debug)]
+pub(super) struct Room(Arc<str>);
+
+pub(super) fn names(rooms: Option<Vec<Room>>) -> Vec<Arc<str>> {
+    rooms.into_iter().flatten().map(|Room(name)| name).collect()
+}
+
+impl<'de> Deserialize<'de> for Room {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = Room;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a room")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Room, E> {
+                Ok(Room(name.into()))
+            }
+
+            fn visit_u64<E: de::Error>(self, name: u64) -> Result<Room, E> {
+                Ok(Room(name.to_string().into()))
+            }
+
+            fn visit_i64<E: de::Error>(self, name: i64) -> Result<Room, E> {
+                Ok(Room(name.to_string().into()))
+            }
+
+            fn visit_f64<E: de::Error>(self, name: f64) -> Result<Room, E> {
+                Ok(Room(name.to_string().into()))
+            }
+        }
+
+        deserializer.deserialize_any(Name)
+    }
+}
+
+/// `{type, data, nsp}` of an event.
+#[derive(Deserialize)]
+pub(super) struct Packet<'a> {
+    r#type: Option<u8>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    nsp: Option<Cow<'a, str>>,
+}
+
+impl Packet<'_> {
+    /// Returns the namespace, if the packet names one.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.nsp.as_deref()
+    }
+
+    /// Returns the event.
+    pub(super) fn event(
+        &self,
+        attachments: Vec<Bytes>,
+        opts: &Opts,
+    ) -> Result<Payload, DecodeError> {
+        /// EVENT and BINARY_EVENT.
+        const EVENTS: [u8; 2] = [2, 5];
+
+        if !self.r#type.is_some_and(|kind| EVENTS.contains(&kind)) {
+            return Err(DecodeError::new("packet is not an event"));
+        }
+        let mut payload = event(self.data.ok_or(MALFORMED)?, attachments)?;
+        payload.uncompressed = opts.is_uncompressed();
+        Ok(payload)
+    }
+}
+
+/// Returns the event of an array `["name",…]`.
+pub(super) fn event(array: &RawValue, attachments: Vec<Bytes>) -> Result<Payload, DecodeError> {
+    let json = Bytes::copy_from_slice(array.get().as_bytes());
+    Payload::from_json(Kind::Event, json, attachments)
+}
+
+/// Returns an answer with one argument.
+pub(super) fn answer(
+    value: Option<&RawValue>,
+    attachments: Vec<Bytes>,
+) -> Result<Payload, DecodeError> {
+    let value = value.map_or("", RawValue::get);
+    Payload::from_json(Kind::Ack, format!("[{value}]").into(), attachments)
+}
+
+/// Returns the number of clients that a server has asked.
+pub(super) fn client_count(count: Option<&Value>) -> Result<usize, DecodeError> {
+    /// No server has more clients.
+    const MAX_CLIENTS: u64 = 100_000_000;
+
+    let count = count.and_then(Value::as_u64);
+    let count = count.filter(|count| *count <= MAX_CLIENTS);
+    count
+        .map(|count| count as usize)
+        .ok_or(DecodeError::new("number of clients is not valid"))
+}
+
+/// `{id, handshake, rooms, data}`.
+#[derive(Deserialize)]
+pub(super) struct Described {
+    id: String,
+    handshake: Option<Value>,
+    rooms: Option<Vec<Room>>,
+    data: Option<Value>,
+}
+
+/// Returns the sockets of another server. A socket whose id has another form than Node's is left
+/// out.
+pub(super) fn sockets(described: Vec<Described>, attachments: &[Bytes]) -> Vec<SocketDescription> {
+    let sockets = described.into_iter().filter_map(|mut socket| {
+        let bytes = |value: &mut Option<Value>| {
+            if let Some(value) = value.as_mut().filter(|_| !attachments.is_empty()) {
+                insert_buffers(value, attachments);
+            }
+        };
+        bytes(&mut socket.data);
+        bytes(&mut socket.handshake);
+        let rooms = names(socket.rooms);
+        Some(SocketDescription {
+            id: SocketId::parse(&socket.id)?,
+            rooms: rooms.iter().map(|room| room.to_string()).collect(),
+            data: socket.data.filter(|data| !data.is_null()).map(Arc::new),
+            handshake: Arc::new(socket.handshake.unwrap_or_default()),
+        })
+    });
+    sockets.collect()
+}
+
+/// Replaces placeholders by what `JSON.stringify` makes of a `Buffer`.
+fn insert_buffers(value: &mut Value, attachments: &[Bytes]) {
+    let num = value
+        .get("_placeholder")
+        .filter(|placeholder| **placeholder == Value::Bool(true))
+        .and_then(|_| value.get("num")?.as_u64());
+    if let Some(bytes) = num.and_then(|num| attachments.get(usize::try_from(num).ok()?)) {
+        *value = serde_json::json!({ "type": "Buffer", "data": bytes.to_vec() });
+        return;
+    }
+    match value {
+        Value::Array(values) => {
+            for value in values {
+                insert_buffers(value, attachments);
+            }
+        }
+        Value::Object(fields) => {
+            for value in fields.values_mut() {
+                insert_buffers(value, attachments);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,69 @@
+//! Messages as bytes, in the forms of Node's adapters.
+//!
+//! | file | form |
+//! |---|---|
+//! | [`classic`] | the classic Redis adapter, and the Redis emitter |
+//! | [`fields`] | what both have in common |
+//!
+//! A message is JSON. If it contains bytes, it is MessagePack: the same value, with the bytes in
+//! place of placeholders. So each form is written and read as JSON, and converted.
+
+pub(super) mod classic;
+mod fields;
+
+use bytes::Bytes;
+
+use crate::protocol::{DecodeError, json_to_msgpack, msgpack_to_json};
+
+/// A message in JSON, and the attachments of its placeholders.
+#[derive(Debug)]
+struct Text {
+    json: Vec<u8>,
+    attachments: Vec<Bytes>,
+}
+
+impl Text {
+    /// Reads a message in JSON or MessagePack. Bytes that are not UTF-8 become U+FFFD.
+    fn read(bytes: &Bytes) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_LEN {
+            return Err(DecodeError::limit("message is too long"));
+        }
+        if bytes.first() != Some(&b'{') {
+            let (json, attachments) = msgpack_to_json(bytes, MAX_ATTACHMENTS)?;
+            return Ok(Self { json, attachments });
+        }
+        let json = match std::str::from_utf8(bytes) {
+            Ok(_) => bytes.to_vec(),
+            Err(_) => String::from_utf8_lossy(bytes).into_owned().into_bytes(),
+        };
+        Ok(Self {
+            json,
+            attachments: Vec::new(),
+        })
+    }
+
+    fn as_str(&self) -> Result<&str, DecodeError> {
+        std::str::from_utf8(&self.json).map_err(|_| MALFORMED)
+    }
+
+    /// Returns the message as MessagePack.
+    fn into_msgpack(self) -> Vec<u8> {
+        json_to_msgpack(&self.json, &self.attachments)
+    }
+
+    /// Returns the message as JSON if it has no bytes, and as MessagePack otherwise.
+    fn into_bytes(self) -> Vec<u8> {
+        match self.attachments.is_empty() {
+            true => self.json,
+            false => self.into_msgpack(),
+        }
+    }
+}
+
+/// The longest message that is read, in bytes.
+const MAX_LEN: usize = 64 << 20;
+
+/// The number of byte strings in a message that is read.
+const MAX_ATTACHMENTS: usize = 10_000;
+
+const MALFORMED: DecodeError = DecodeError::new("message has another form");

@@ -1,0 +1,172 @@
+//! The other servers of a cluster, as a namespace sees them.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_core::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::selection::Target;
+use super::{ClusterError, Hub};
+use crate::engine_io::SocketId;
+use crate::protocol::{NamespaceName, Payload};
+
+/// The other servers of a cluster. No method blocks.
+pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
+    /// Passes the hub, before the first namespace is opened. The operations and questions of other
+    /// servers then reach its namespaces.
+    fn attach(&self, hub: &Arc<Hub>);
+
+    /// Records that a namespace was created in this process. It is called under the lock of the
+    /// namespaces.
+    fn namespace_opened(&self, name: &NamespaceName);
+
+    /// Records that a namespace was removed. It is called under the lock of the namespaces.
+    fn namespace_closed(&self, name: &NamespaceName);
+
+    /// Sends an operation to the other servers. `confirm` gets the broker's confirmation.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the message is too long or the server has shut down.
+    fn send(
+        &self,
+        namespace: &NamespaceName,
+        target: &Target,
+        operation: &Operation,
+        confirm: Option<Confirm>,
+    ) -> Result<(), ClusterError>;
+
+    /// Sends an event to the handlers of the other servers.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`send`](Self::send) does.
+    fn send_server_event(
+        &self,
+        namespace: &NamespaceName,
+        event: Payload,
+    ) -> Result<(), ClusterError>;
+
+    /// Sends a question to the other servers.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker is not connected, if too many questions are open, or as
+    /// [`send`](Self::send) does.
+    fn ask(&self, namespace: &NamespaceName, question: Question) -> Result<Answers, ClusterError>;
+
+    /// Counts the servers of a namespace, including this one.
+    fn count(&self, namespace: &NamespaceName) -> BoxFuture<'static, Result<usize, ClusterError>>;
+
+    /// Returns `self`, for the health of the cluster.
+    fn as_any(&self) -> &dyn Any;
+
+    /// Sends what is queued, and ends the connections of the broker.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// The sender of a broker's confirmation.
+pub(crate) type Confirm = oneshot::Sender<Result<(), ClusterError>>;
+
+/// An operation on the sockets that a [`Target`] selects.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Emit { payload: Payload, volatile: bool },
+    Join(Vec<Arc<str>>),
+    Leave(Vec<Arc<str>>),
+    Disconnect { close: bool },
+}
+
+/// A question to the other servers.
+#[derive(Clone, Debug)]
+pub(crate) enum Question {
+    /// An event that asks each selected client for an acknowledgement.
+    Event(Target, Payload),
+    /// The descriptions of the selected sockets.
+    Sockets(Target),
+    /// An event that asks each server for the reply of its handler.
+    ServerEvent(Payload),
+    /// The names of all rooms. Only Node's servers ask for them.
+    Rooms,
+    /// The ids of the selected sockets. Only old servers ask for them.
+    Ids(Target),
+    /// An operation that is confirmed. Only old servers ask for it.
+    Operation(Target, Operation),
+}
+
+/// An answer to a [`Question`].
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// The sockets of one server.
+    Sockets(Vec<SocketDescription>),
+    /// The reply of one server's handler.
+    Reply(Payload),
+    /// The number of clients that one server has asked.
+    Clients(usize),
+    /// The acknowledgement of one client, and its socket's id if the server has sent it.
+    Ack(Option<SocketId>, Payload),
+}
+
+/// The answers to a question, in the order of their arrival. They end when the last answer has
+/// arrived.
+pub(crate) struct Answers {
+    receiver: mpsc::UnboundedReceiver<Answer>,
+    /// See [`Answers::end`].
+    end: Option<Box<dyn FnOnce() -> Option<usize> + Send + Sync>>,
+}
+
+impl Answers {
+    pub(crate) fn new(
+        receiver: mpsc::UnboundedReceiver<Answer>,
+        end: impl FnOnce() -> Option<usize> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            receiver,
+            end: Some(Box::new(end)),
+        }
+    }
+
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Answer>> {
+        self.receiver.poll_recv(cx)
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Answer> {
+        self.receiver.recv().await
+    }
+
+    /// Ends the question. Returns the number of servers that have not answered, or `None` if the
+    /// broker could not count the servers.
+    pub(crate) fn end(&mut self) -> Option<usize> {
+        let end = self.end.take()?;
+        end()
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers").finish_non_exhaustive()
+    }
+}
+
+/// A socket of another server.
+#[derive(Clone, Debug)]
+pub(crate) struct SocketDescription {
+    pub(crate) id: SocketId,
+    /// The rooms, with the room that the id names.
+    pub(crate) rooms: Vec<String>,
+    pub(crate) data: Option<Arc<Value>>,
+    /// The handshake, in the form of `socket.handshake` in Node's server.
+    pub(crate) handshake: Arc<Value>,
+}

@@ -1,0 +1,457 @@
+//! Several servers of one process as one, connected by `cluster::Memory`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use futures_core::future::BoxFuture;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tower_socketio::cluster::{Broker, Command, Memory, Port};
+use tower_socketio::testing::Client;
+use tower_socketio::{
+    Args, ClusterError, Data, Namespace, Partial, ServerEvent, Socket, SocketId, SocketIo,
+};
+
+/// A server and its app.
+struct Server {
+    app: Router,
+    io: SocketIo,
+}
+
+impl Server {
+    fn new(broker: impl Broker, namespace: Namespace) -> Self {
+        let (layer, io) = SocketIo::builder()
+            .namespace("/", namespace)
+            .namespace("/orders/{id}", Namespace::new().on_connect(join_own_room))
+            .cluster(broker)
+            .build();
+        let app = Router::new().layer(layer);
+        Self { app, io }
+    }
+
+    async fn client(&self) -> Client {
+        self.client_of("/").await
+    }
+
+    async fn client_of(&self, namespace: &str) -> Client {
+        let client = Client::connect(&self.app, namespace);
+        client.await.expect("it is let in")
+    }
+
+    fn socket(&self, client: &Client) -> Socket {
+        let mut sockets = self.io.sockets().into_iter();
+        let socket = sockets.find(|socket| socket.id().as_str() == client.id());
+        socket.expect("it is connected")
+    }
+
+    /// Waits until the cluster has this many servers.
+    async fn count(&self, servers: usize) {
+        while self.io.server_count().await != Ok(servers) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn join_own_room(socket: Socket) {
+    socket.join("orders");
+}
+
+/// The events of the clients in these tests.
+fn namespace() -> Namespace {
+    Namespace::new()
+        .on("join", async |socket: Socket, Data(room): Data<String>| {
+            socket.join(room);
+        })
+        .on("say", async |socket: Socket, Data(text): Data<String>| {
+            socket.broadcast().emit("said", text);
+        })
+}
+
+/// Returns `N` servers that are connected.
+async fn servers<const N: usize>() -> [Server; N] {
+    let memory = Memory::new();
+    let servers = [(); N].map(|()| Server::new(memory.clone(), namespace()));
+    for server in &servers {
+        server.count(N).await;
+    }
+    servers
+}
+
+/// Returns the number that the next event carries.
+async fn next(client: &mut Client) -> u32 {
+    client.expect("n").await.data()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_reaches_the_clients_of_all_servers() {
+    let [a, b, c] = servers().await;
+    let (mut at_a, mut at_b, mut at_c) = (a.client().await, b.client().await, c.client().await);
+    b.socket(&at_b).join("room");
+    c.socket(&at_c).join("room");
+
+    a.io.emit("n", 1);
+    a.io.to("room").emit("n", 2);
+    a.io.to("room").except(at_c.id()).emit("n", 3);
+    a.io.to(at_b.id()).emit("n", 4);
+    a.io.of("/").local().emit("n", 5);
+    for (client, expected) in [
+        (&mut at_a, &[1, 5][..]),
+        (&mut at_b, &[1, 2, 3, 4]),
+        (&mut at_c, &[1, 2]),
+    ] {
+        for n in expected {
+            assert_eq!(next(client).await, *n);
+        }
+    }
+
+    // A client's event excludes only that client.
+    at_b.emit("say", "hello");
+    for client in [&mut at_a, &mut at_c] {
+        assert_eq!(client.expect("said").await.data::<String>(), "hello");
+    }
+    let bytes = Bytes::from_static(&[1, 2, 255]);
+    c.io.emit("bytes", Args((bytes.clone(), "é")));
+    assert_eq!(
+        at_a.expect("bytes").await.args::<(Bytes, String)>(),
+        (bytes, "é".to_owned())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operations_of_one_task_arrive_in_order() {
+    let [a, b] = servers().await;
+    let (mut first, mut second) = (b.client().await, b.client().await);
+    b.socket(&first).join("red");
+    for n in 0..1_000 {
+        a.io.to("red").emit("n", n);
+        a.io.to("red").join("blue");
+        a.io.to("blue").emit("n", n);
+        a.io.to("blue").leave("blue");
+    }
+    a.io.to("red").disconnect();
+    a.io.emit("n", 1_000);
+    for n in 0..1_000 {
+        assert_eq!((next(&mut first).await, next(&mut first).await), (n, n));
+    }
+    first.disconnected().await;
+    assert_eq!(next(&mut second).await, 1_000);
+    assert!(b.socket(&second).rooms().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sockets_of_all_servers_are_fetched_and_used() {
+    let [a, b] = servers().await;
+    let (here, mut there) = (a.client().await, b.client().await);
+    let socket = b.socket(&there);
+    socket.join("room");
+    socket.set_data(json!({ "user": "ada" })).expect("small");
+
+    let ids = |sockets: &[tower_socketio::RemoteSocket]| -> BTreeSet<String> {
+        let ids = sockets.iter().map(|socket| socket.id().as_str().to_owned());
+        ids.collect()
+    };
+    let all = a.io.fetch_sockets().await.expect("both servers");
+    assert_eq!(
+        ids(&all),
+        BTreeSet::from([here.id().into(), there.id().into()])
+    );
+    assert!(
+        a.io.to("nobody")
+            .fetch_sockets()
+            .await
+            .expect("both")
+            .is_empty()
+    );
+    let local = a.io.of("/").local().fetch_sockets().await.expect("one");
+    assert_eq!(ids(&local), BTreeSet::from([here.id().into()]));
+
+    let mut found = a.io.to("room").fetch_sockets().await.expect("both servers");
+    let remote = found.pop().expect("the other client");
+    assert!(!remote.is_local());
+    assert_eq!((remote.id(), remote.namespace()), (socket.id(), "/"));
+    assert_eq!(remote.rooms(), ["room"]);
+    assert_eq!(remote.data::<Value>(), Some(json!({ "user": "ada" })));
+    let handshake = remote.handshake();
+    assert_eq!(handshake.headers, socket.handshake().headers);
+    assert_eq!(handshake.url, socket.handshake().url);
+    assert_eq!(handshake.query, socket.handshake().query);
+    assert_eq!(handshake.time(), socket.handshake().time());
+
+    remote.emit("n", 1);
+    assert_eq!(next(&mut there).await, 1);
+    let question = remote.emit_with_ack::<u32>("double", 4);
+    let (answer, ()) = tokio::join!(question.into_future(), async {
+        let mut event = there.expect("double").await;
+        let n: u32 = event.data();
+        event.ack(2 * n);
+    });
+    assert_eq!(answer.expect("an answer"), 8);
+    remote.join("other");
+    remote.leave("room");
+    // The answer comes behind the operations.
+    let moved =
+        a.io.to("other")
+            .fetch_sockets()
+            .await
+            .expect("both servers");
+    assert_eq!(moved[0].rooms(), ["other"]);
+    remote.disconnect();
+    there.disconnected().await;
+    let question = remote.emit_with_ack::<u32>("double", 4).await;
+    assert!(question.expect_err("it has left").is_not_connected());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clients_of_all_servers_are_asked() {
+    let [a, b, c] = servers().await;
+    let mut clients = [a.client().await, b.client().await, b.client().await];
+    let ids: BTreeSet<_> = clients
+        .iter()
+        .map(|client| client.id().to_owned())
+        .collect();
+    let _silent = c.client().await;
+    c.io.sockets()[0].join("silent");
+
+    let answer_all = async |clients: &mut [Client; 3]| {
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.expect("question").await.ack(n);
+        }
+    };
+    let question = a.io.except("silent").emit_with_ack::<u32>("question", "?");
+    let (answers, ()) = tokio::join!(async { question.await }, answer_all(&mut clients));
+    let answered = answers.iter().map(|(id, _)| id.expect("all are ours"));
+    let answered: BTreeSet<_> = answered
+        .map(|id: SocketId| id.as_str().to_owned())
+        .collect();
+    assert_eq!(answered, ids);
+    let values = answers.into_iter().map(|(_, answer)| answer.expect("one"));
+    assert_eq!(values.collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2]));
+
+    let nobody = a.io.to("nobody").emit_with_ack::<u32>("question", "?");
+    assert!(nobody.await.is_empty());
+
+    let question = a.io.of("/").emit_with_ack::<u32>("question", "?");
+    let question = question.timeout(Duration::from_secs(1));
+    let (answers, ()) = tokio::join!(question.collect::<Vec<_>>(), answer_all(&mut clients));
+    let late = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().err());
+    let late: Vec<_> = late.map(|error| error.is_timeout()).collect();
+    assert_eq!((answers.len(), late), (4, vec![true]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_events_are_handled_and_answered() {
+    async fn load(State(base): State<u32>, Data(n): Data<u32>) -> u32 {
+        base + n
+    }
+    async fn other(event: ServerEvent, io: SocketIo) {
+        io.of("/").local().emit(event.name(), event.args());
+    }
+    let memory = Memory::new();
+    let [a, b, c] = [0, 10, 20].map(|base| {
+        let namespace = Namespace::new()
+            .on_server_event("load", load)
+            .server_event_fallback(other)
+            .with_state(base);
+        Server::new(memory.clone(), namespace)
+    });
+    a.count(3).await;
+    let (mut at_a, mut at_b) = (a.client().await, b.client().await);
+
+    let loads =
+        a.io.of("/")
+            .server_side_emit_with_ack::<u32>("load", 1)
+            .await;
+    let loads: BTreeSet<_> = loads.expect("both").into_iter().collect();
+    assert_eq!(loads, BTreeSet::from([11, 21]));
+
+    // The arguments do not fit: the reply is an error, and not a number.
+    let loads =
+        a.io.of("/")
+            .server_side_emit_with_ack::<u32>("load", "x")
+            .await;
+    let partial = loads.expect_err("no number");
+    assert_eq!((partial.got.len(), partial.missing), (0, 2));
+
+    c.io.server_side_emit("n", 7).expect("sent");
+    assert_eq!((next(&mut at_a).await, next(&mut at_b).await), (7, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_event_without_a_handler_is_not_answered() {
+    let [a, _b] = servers().await;
+    let answers = a.io.of("/").server_side_emit_with_ack::<u32>("x", ()).await;
+    let partial: Partial<Vec<u32>> = answers.expect_err("no answer");
+    assert_eq!(partial.missing, 1);
+    assert!(ClusterError::from(partial).is_timeout());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_may_exist_on_another_server_only() {
+    let [a, b] = servers().await;
+    let mut client = b.client_of("/orders/1").await;
+    a.io.of("/orders/1").emit("n", 1);
+    a.io.of("/orders/1").to("orders").emit("n", 2);
+    a.io.of("/orders/2").emit("n", 3);
+    assert_eq!((next(&mut client).await, next(&mut client).await), (1, 2));
+
+    let sockets = a.io.of("/orders/1").fetch_sockets().await.expect("all");
+    assert_eq!(sockets[0].id().as_str(), client.id());
+    assert_eq!(sockets[0].namespace(), "/orders/1");
+    let question = a.io.of("/orders/1").emit_with_ack::<u32>("question", ());
+    let (answers, ()) = tokio::join!(async { question.await }, async {
+        client.expect("question").await.ack(5);
+    });
+    assert!(matches!(answers[..], [(Some(_), Ok(5))]));
+    assert!(
+        a.io.of("/orders/2")
+            .fetch_sockets()
+            .await
+            .expect("nobody")
+            .is_empty()
+    );
+
+    a.io.of("/orders/1").close();
+    client.disconnected().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_leaves_is_not_waited_for() {
+    let [a, b] = servers().await;
+    let mut client = b.client().await;
+    let question = a.io.of("/").emit_with_ack::<u32>("question", ());
+    let leave = async {
+        client.expect("question").await;
+        b.io.close().await;
+    };
+    let (answers, ()) = tokio::join!(async { question.await }, leave);
+    // The client has left with its server, and nobody says so.
+    assert!(answers.iter().all(|(_, answer)| answer.is_err()));
+    a.count(1).await;
+    assert_eq!(a.io.fetch_sockets().await.expect("one server").len(), 0);
+    assert!(b.io.fetch_sockets().await.is_err());
+}
+
+/// A broker that is connected to nothing, and passes its commands to a test.
+#[derive(Debug)]
+struct Unconnected {
+    connects: bool,
+    commands: Arc<Mutex<Vec<Command>>>,
+}
+
+impl Broker for Unconnected {
+    fn run(self: Arc<Self>, mut port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if self.connects {
+                port.inbox().connected();
+            } else {
+                port.inbox().disconnected(&"no network");
+                std::future::pending::<()>().await;
+            }
+            while let Some(command) = port.next().await {
+                self.commands.lock().expect("no panic").push(command);
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_connection_messages_wait_and_questions_fail() {
+    let broker = Unconnected {
+        connects: false,
+        commands: Arc::default(),
+    };
+    let a = Server::new(broker, namespace());
+    let mut health = a.io.cluster().expect("a cluster");
+    health.changed().await;
+    assert!(!health.status().is_connected);
+    assert_eq!(health.status().reason, "no network");
+    let mut client = a.client().await;
+
+    // Local clients notice nothing.
+    a.io.emit("n", 1);
+    assert_eq!(next(&mut client).await, 1);
+    assert_eq!(health.status().queued, 1);
+    a.io.of("/").volatile().emit("n", 2);
+    assert_eq!((health.status().queued, health.status().dropped), (1, 1));
+
+    let partial = a.io.fetch_sockets().await.expect_err("unreachable");
+    assert!(partial.reason().is_unreachable());
+    assert_eq!(partial.into_got().len(), 1);
+    assert!(
+        a.io.server_count()
+            .await
+            .is_err_and(|error| error.is_unreachable())
+    );
+    let question = a.io.to("nobody").emit_with_ack::<u32>("question", ());
+    let answers = question.await;
+    let [(None, Err(error))] = &answers[..] else {
+        panic!("{answers:?}");
+    };
+    assert!(error.is_unreachable());
+
+    // The queue is bounded: the oldest messages are dropped.
+    let text = "x".repeat(1 << 20);
+    let oldest = a.io.of("/").try_emit("text", &text).expect("queued");
+    for _ in 0..20 {
+        a.io.emit("text", &text);
+    }
+    let status = health.status();
+    assert!(status.queued_bytes <= 16 << 20, "{status:?}");
+    assert_eq!(status.queued + status.dropped as usize, 23);
+    assert!(oldest.await.is_err_and(|error| error.is_full()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_confirmed_unconfirmed_or_dropped() {
+    let commands = Arc::default();
+    let broker = Unconnected {
+        connects: true,
+        commands: Arc::clone(&commands),
+    };
+    let a = Server::new(broker, namespace());
+    let mut health = a.io.cluster().expect("a cluster");
+    health.changed().await;
+    let [first, second, third] = [1, 2, 3].map(|n| a.io.of("/").try_emit("n", n).expect("queued"));
+    while health.status().queued > 0 {
+        tokio::task::yield_now().await;
+    }
+    let taken = std::mem::take(&mut *commands.lock().expect("no panic"));
+    let mut done = taken.into_iter().filter_map(|command| match command {
+        Command::Publish { done, .. } => Some(done),
+        _ => None,
+    });
+    done.next().expect("the first").published();
+    drop(done.next().expect("the second"));
+    done.next().expect("the third").dropped();
+    assert_eq!(first.await, Ok(()));
+    for confirmation in [second, third] {
+        assert!(
+            confirmation
+                .await
+                .is_err_and(|error| error.is_unreachable())
+        );
+    }
+    let status = health.status();
+    let counts = (status.published, status.unconfirmed, status.dropped);
+    assert_eq!(counts, (1, 1, 1));
+}
+
+#[test]
+#[should_panic(expected = "must be built in a tokio runtime")]
+fn a_cluster_needs_a_runtime() {
+    Server::new(Memory::new(), Namespace::new());
+}
+
+#[tokio::test]
+#[should_panic(expected = "already has a broker")]
+async fn a_server_has_one_broker() {
+    let _ = SocketIo::builder::<()>()
+        .cluster(Memory::new())
+        .cluster(Memory::new());
+}
