@@ -307,19 +307,19 @@ impl Application for EngineApp {
         let socket = EngineSocket {
             session: Arc::clone(session),
         };
-        Box::new(Running {
+        Box::new(RunningHandler {
             session: Arc::clone(session),
             handler: Some((self.0)(socket)),
         })
     }
 }
 
-struct Running {
+struct RunningHandler {
     session: Arc<SharedSession>,
     handler: Option<BoxFuture<'static, ()>>,
 }
 
-impl SessionApp for Running {
+impl SessionApp for RunningHandler {
     fn poll(&mut self, cx: &mut Context<'_>, _has_events: bool) -> Poll<()> {
         self.session.wake_reader(cx);
         if self.session.take_end().is_some() {

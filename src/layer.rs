@@ -120,6 +120,7 @@ pub struct SocketIoService<S> {
     service: Arc<HttpService>,
     inner: S,
     io: Option<SocketIo>,
+    /// Whether all requests are for the server, whatever their path.
     any_path: bool,
 }
 

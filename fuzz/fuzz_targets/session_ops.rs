@@ -61,7 +61,7 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
             Op::AbortPoll => session.handle_poll_aborted(now),
             Op::Post => drop(session.handle_post(now)),
             Op::EndPost => session.handle_post_end(now),
-            Op::Upgrade => drop(session.handle_upgrade(now)),
+            Op::Upgrade => drop(session.handle_upgrade_request(now)),
             Op::EnginePacket { websocket, text } => {
                 if let Ok(packet) = EnginePacket::from_text(&text) {
                     session.handle_packet(transport(websocket), packet, now);

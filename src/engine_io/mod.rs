@@ -7,7 +7,7 @@
 //! | | call |
 //! |---|---|
 //! | state | [`Session::transport`], [`Session::wants_read`], [`Session::finished`] |
-//! | input from the network | [`Session::handle_packet`], [`Session::handle_upgrade`], [`Session::handle_poll`], [`Session::handle_post`], [`Session::handle_transport_closed`], [`Session::handle_timeout`] |
+//! | input from the network | [`Session::handle_packet`], [`Session::handle_upgrade_request`], [`Session::handle_poll`], [`Session::handle_post`], [`Session::handle_transport_closed`], [`Session::handle_timeout`] |
 //! | input from the application | [`Session::send`], [`Session::close`], [`Session::discard`], [`Session::handle_consumed`] |
 //! | output, after each input | [`Session::poll_transmit`], [`Session::poll_timeout`], [`Session::poll_event`] |
 //!

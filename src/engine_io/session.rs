@@ -34,9 +34,9 @@ pub struct Session {
     /// The POST that is under way.
     post: Option<PendingPost>,
     /// The payload of the open packet, until the packet is sent.
-    open: Option<Bytes>,
+    open_packet: Option<Bytes>,
     /// Whether a ping is to be sent. In revision 3, the pong that answers the client's ping.
-    ping: bool,
+    ping_due: bool,
     /// The send queue.
     out: VecDeque<Message>,
     /// The sum of the [`Session::cost`] of the messages in `out`.
@@ -45,16 +45,16 @@ pub struct Session {
     error_reply_bytes: usize,
     /// The bytes of `out` that the client missed on an earlier connection. The recovery store has
     /// limits of its own for them.
-    missed: usize,
+    missed_bytes: usize,
     /// Whether the WebSocket holds messages that it has not written yet.
     sending: bool,
     /// The bytes that the application holds back to send them later.
-    held: usize,
+    held_bytes: usize,
     events: VecDeque<SessionEvent>,
     /// The number of events so far, and of calls of [`Session::bump`].
     event_count: u64,
     /// The sum of the [`Session::cost`] of the received messages that are not consumed.
-    pending: usize,
+    pending_bytes: usize,
     /// The number of acknowledgements that the application waits for.
     acks_awaited: u32,
     since_ping: SincePing,
@@ -155,7 +155,7 @@ impl Session {
         }
         let initial = config.initial_packet.clone();
         let mut session = Self {
-            open: Some(config.open_packet(sid, transport)),
+            open_packet: Some(config.open_packet(sid, transport)),
             config,
             state: State::Open,
             revision,
@@ -163,16 +163,16 @@ impl Session {
             probe: Probe::None,
             poll: None,
             post: None,
-            ping: false,
+            ping_due: false,
             out: VecDeque::new(),
             out_bytes: 0,
             error_reply_bytes: 0,
-            missed: 0,
+            missed_bytes: 0,
             sending: false,
-            held: 0,
+            held_bytes: 0,
             events: VecDeque::new(),
             event_count: 0,
-            pending: 0,
+            pending_bytes: 0,
             acks_awaited: 0,
             since_ping: SincePing::default(),
             timers,
@@ -232,7 +232,8 @@ impl Session {
         // A client that has the probe's pong fetches nothing until its POST is answered and it has
         // upgraded.
         let fetches = !matches!(self.probe, Probe::Ponged | Probe::AwaitingPost);
-        !self.is_open() || (self.pending < self.max_pending() && !(fetches && self.is_congested()))
+        !self.is_open()
+            || (self.pending_bytes < self.max_pending() && !(fetches && self.is_congested()))
     }
 
     /// Whether the WebSocket's frames may be read.
@@ -326,7 +327,7 @@ impl Session {
         if self.transport != Transport::WebSocket {
             return self.probe == Probe::Pinged;
         }
-        self.open.is_some() || self.ping || !self.out.is_empty()
+        self.open_packet.is_some() || self.ping_due || !self.out.is_empty()
     }
 
     /// Whether [`Session::poll_transmit`] has a packet for a waiting GET.
@@ -336,8 +337,8 @@ impl Session {
             poll.is_released
                 || self.transport != Transport::Polling
                 || !self.is_open()
-                || self.open.is_some()
-                || self.ping
+                || self.open_packet.is_some()
+                || self.ping_due
                 || !self.out.is_empty()
         })
     }
@@ -448,13 +449,13 @@ impl Session {
         }
     }
 
-    /// Begins an upgrade: a WebSocket of this session is connected and may probe.
+    /// Handles the request for an upgrade: a WebSocket of this session is connected and may probe.
     ///
     /// # Errors
     ///
     /// Fails if the session is not open, if its transport is not polling, if upgrades are disabled,
     /// or if another WebSocket probes already. Then the session stays unchanged.
-    pub fn handle_upgrade(&mut self, now: Instant) -> Result<(), Refusal> {
+    pub fn handle_upgrade_request(&mut self, now: Instant) -> Result<(), Refusal> {
         let possible = self.is_open()
             && self.transport == Transport::Polling
             && self.probe == Probe::None
@@ -513,7 +514,7 @@ impl Session {
         while let Some((timer, due)) = self.timers.expire(now) {
             match timer {
                 Timer::Ping => {
-                    self.ping = true;
+                    self.ping_due = true;
                     self.since_ping = SincePing::default();
                     // A timer is always a little late. If it is much later, after a long sleep of
                     // the process, the client has its full time from now on.
@@ -562,14 +563,14 @@ impl Session {
     /// Records that the application has begun to handle messages. `cost` is the sum of their
     /// [`Session::cost`], which no longer counts as pending.
     pub fn handle_consumed(&mut self, cost: usize) {
-        self.pending = self.pending.saturating_sub(cost);
+        self.pending_bytes = self.pending_bytes.saturating_sub(cost);
         self.since_ping.progressed |= cost > 0;
     }
 
     /// Counts consumed messages as pending again: the event that they belong to waits for its
     /// handler.
     pub(crate) fn handle_requeued(&mut self, cost: usize) {
-        self.pending += cost;
+        self.pending_bytes += cost;
     }
 
     /// Counts an acknowledgement that the application waits for.
@@ -604,7 +605,7 @@ impl Session {
         if !self.is_open() {
             return false;
         }
-        if self.out_bytes - self.missed + self.held > self.config.max_buffered {
+        if self.out_bytes - self.missed_bytes + self.held_bytes > self.config.max_buffered {
             self.close(CloseReason::SlowConsumer, now());
             return false;
         }
@@ -639,7 +640,7 @@ impl Session {
         if self.is_open() {
             let before = self.out_bytes;
             messages.into_iter().for_each(|message| self.push(message));
-            self.missed += self.out_bytes - before;
+            self.missed_bytes += self.out_bytes - before;
         }
     }
 
@@ -650,14 +651,14 @@ impl Session {
     pub(crate) fn handle_hold(&mut self, bytes: usize, now: Instant) -> bool {
         let is_counted = self.send_all([], || now);
         if is_counted {
-            self.held += bytes;
+            self.held_bytes += bytes;
         }
         is_counted
     }
 
     /// Stops counting `bytes` that the application no longer holds back.
     pub(crate) fn handle_hold_end(&mut self, bytes: usize) {
-        self.held -= bytes;
+        self.held_bytes -= bytes;
     }
 
     /// Closes the session, if it is open.
@@ -670,7 +671,7 @@ impl Session {
         }
         self.push_event(SessionEvent::Closed(reason));
         self.timers.clear_but(Timer::Upgrade);
-        self.ping = false;
+        self.ping_due = false;
         if !reason.is_graceful() {
             self.drop_output();
         }
@@ -723,10 +724,10 @@ impl Session {
         if via != self.transport {
             return self.poll_other_transport(via);
         }
-        if let Some(open) = self.open.take() {
+        if let Some(open) = self.open_packet.take() {
             return Some(EnginePacket::Open(open));
         }
-        if std::mem::take(&mut self.ping) {
+        if std::mem::take(&mut self.ping_due) {
             return Some(match self.revision {
                 Revision::V4 => EnginePacket::Ping { probe: false },
                 Revision::V3 => EnginePacket::Pong { probe: false },
@@ -734,7 +735,7 @@ impl Session {
         }
         if let Some(message) = self.out.pop_front() {
             self.out_bytes -= Self::cost(&message);
-            self.missed = self.missed.min(self.out_bytes);
+            self.missed_bytes = self.missed_bytes.min(self.out_bytes);
             if let Some(poll) = &mut self.poll {
                 poll.has_message = true;
             }
@@ -801,7 +802,7 @@ impl Session {
 
     #[inline]
     fn receive(&mut self, message: Message) {
-        self.pending += Self::cost(&message);
+        self.pending_bytes += Self::cost(&message);
         self.push_event(SessionEvent::Message(message));
     }
 
@@ -828,7 +829,7 @@ impl Session {
 
     fn handle_missing_pong(&mut self, now: Instant) {
         // A client that does not fetch the ping has stopped polling.
-        let unfetched = self.ping && self.transport == Transport::Polling;
+        let unfetched = self.ping_due && self.transport == Transport::Polling;
         // The pong may be behind a body or a message that is still arriving.
         let body_comes = self.post.is_some() && !self.timers.is_set(Timer::Post);
         if !unfetched && (body_comes || std::mem::take(&mut self.since_ping.partial)) {
@@ -841,14 +842,14 @@ impl Session {
         }
         // A handler waits for an acknowledgement, and the acknowledgement is in input that is not
         // read while the handler waits.
-        let waits = self.acks_awaited > 0 && self.pending >= self.max_pending();
+        let waits = self.acks_awaited > 0 && self.pending_bytes >= self.max_pending();
         if waits && !self.since_ping.progressed {
             return self.close(CloseReason::EventBacklog, now);
         }
         // The pong may be in input that is not read. Another ping shows whether the client is still
         // connected: if it is not, the write fails. In revision 3 this is another pong, at which
         // the client restarts its interval.
-        self.ping = true;
+        self.ping_due = true;
         self.since_ping.progressed = false;
         self.timers
             .set(Timer::Pong, deadline(now, self.pong_timeout()));
@@ -864,7 +865,7 @@ impl Session {
 
     /// Handles the ping of a client of revision 3.
     fn handle_ping(&mut self, now: Instant) {
-        self.ping = true;
+        self.ping_due = true;
         self.since_ping.partial = false;
         self.timers
             .set(Timer::Pong, deadline(now, self.config.silence()));
@@ -899,7 +900,7 @@ impl Session {
         }
         self.push_event(SessionEvent::Upgraded);
         // A ping that no poll has fetched is sent now. Its pong has the full time.
-        if self.ping && self.revision == Revision::V4 {
+        if self.ping_due && self.revision == Revision::V4 {
             self.timers
                 .set(Timer::Pong, deadline(now, self.config.ping_timeout));
         }
@@ -952,7 +953,7 @@ impl Session {
         self.out = VecDeque::new();
         self.out_bytes = 0;
         self.error_reply_bytes = 0;
-        self.missed = 0;
+        self.missed_bytes = 0;
     }
 
     fn end(&mut self) {

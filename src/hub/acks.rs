@@ -18,7 +18,7 @@ pub(crate) enum AckWaiter {
 pub(crate) struct ManyWaiter {
     id: SocketId,
     answers: mpsc::UnboundedSender<(SocketId, Option<Payload>)>,
-    answered: bool,
+    is_answered: bool,
 }
 
 impl ManyWaiter {
@@ -29,14 +29,14 @@ impl ManyWaiter {
         Self {
             id,
             answers,
-            answered: false,
+            is_answered: false,
         }
     }
 }
 
 impl Drop for ManyWaiter {
     fn drop(&mut self) {
-        if !self.answered {
+        if !self.is_answered {
             let _ = self.answers.send((self.id, None));
         }
     }
@@ -49,7 +49,7 @@ impl AckWaiter {
         match self {
             Self::One(sender) => drop(sender.send(payload)),
             Self::Many(mut waiter) => {
-                waiter.answered = true;
+                waiter.is_answered = true;
                 let _ = waiter.answers.send((waiter.id, Some(payload)));
             }
         }

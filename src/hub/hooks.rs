@@ -228,28 +228,28 @@ mod tests {
 
     use super::*;
 
-    fn push(log: &RoomChanges, count: usize) -> usize {
+    fn push(changes: &RoomChanges, count: usize) -> usize {
         let room = |n: usize| (Arc::from(n.to_string()), RoomChange::Create);
-        log.push(&NamespaceName::MAIN, (0..count).map(room))
+        changes.push(&NamespaceName::MAIN, (0..count).map(room))
     }
 
     #[test]
     fn the_caller_notifies_the_hook_of_a_few_changes_only() {
-        let log = RoomChanges::default();
-        let (told, heard) = mpsc::channel();
-        let hook = move |event: RoomEvent| told.send(event.room.to_string()).expect("open");
-        assert_eq!(push(&log, 100), 100);
-        assert!(log.notify(&hook, 2), "a task is needed");
-        assert!(!log.notify(&hook, 2), "one task is enough");
-        while log.notify_batch(&hook) {}
-        assert!(!log.notify(&hook, 2), "there is nothing left");
+        let changes = RoomChanges::default();
+        let (sender, rooms) = mpsc::channel();
+        let hook = move |event: RoomEvent| sender.send(event.room.to_string()).expect("open");
+        assert_eq!(push(&changes, 100), 100);
+        assert!(changes.notify(&hook, 2), "a task is needed");
+        assert!(!changes.notify(&hook, 2), "one task is enough");
+        while changes.notify_batch(&hook) {}
+        assert!(!changes.notify(&hook, 2), "there is nothing left");
         let expected = (0..100).map(|n| n.to_string());
-        assert!(heard.try_iter().eq(expected));
+        assert!(rooms.try_iter().eq(expected));
     }
 
     #[test]
     fn room_events_over_the_limit_make_their_caller_wait() {
-        let log = RoomChanges::default();
+        let changes = RoomChanges::default();
         let (entered, waits) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
         let (entered, gate) = (Mutex::new(entered), Mutex::new(gate));
@@ -259,36 +259,39 @@ mod tests {
             gate.lock().recv().expect("open");
         };
         std::thread::scope(|scope| {
-            push(&log, 1);
-            scope.spawn(|| log.notify(&hook, 1));
+            push(&changes, 1);
+            scope.spawn(|| changes.notify(&hook, 1));
             waits.recv().expect("the hook runs");
             // Up to the limit no other thread waits for the hook.
-            push(&log, MAX_PENDING);
-            log.notify(&hook, MAX_PENDING);
+            push(&changes, MAX_PENDING);
+            changes.notify(&hook, MAX_PENDING);
             // Above the limit a thread waits.
             let helper = scope.spawn(|| {
-                push(&log, 10);
-                log.notify(&hook, 10);
+                push(&changes, 10);
+                changes.notify(&hook, 10);
             });
             std::thread::yield_now();
             assert!(!helper.is_finished());
             (0..2 * (MAX_PENDING + 11)).for_each(|_| open.send(()).expect("open"));
         });
-        assert!(log.lock().events.len() < MAX_PENDING);
+        assert!(changes.lock().events.len() < MAX_PENDING);
     }
 
     #[test]
     fn a_hook_may_change_rooms() {
-        let log = RoomChanges::default();
-        let told = std::sync::atomic::AtomicUsize::new(0);
+        let changes = RoomChanges::default();
+        let calls = std::sync::atomic::AtomicUsize::new(0);
         let hook = |_: RoomEvent| {
-            if told.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
-                push(&log, MAX_PENDING + 1);
-                assert!(log.notify(&|_| panic!("out of order"), 1));
+            if calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+                push(&changes, MAX_PENDING + 1);
+                assert!(changes.notify(&|_| panic!("out of order"), 1));
             }
         };
-        push(&log, 1);
-        assert!(!log.notify(&hook, 1), "the hook's call asked for a task");
-        assert_eq!(told.into_inner(), 1 + BATCH);
+        push(&changes, 1);
+        assert!(
+            !changes.notify(&hook, 1),
+            "the hook's call asked for a task"
+        );
+        assert_eq!(calls.into_inner(), 1 + BATCH);
     }
 }

@@ -151,13 +151,13 @@ impl Hub {
         let dynamic = || namespaces.values().filter(|each| !each.is_static).count();
         // The dynamic namespaces are counted only if all namespaces together reach the limit.
         let max = self.limits.dynamic_namespaces;
-        let mut dead = None;
+        let mut dropped_later = None;
         if !is_static && namespaces.len() >= max && dynamic() >= max {
             // A namespace that has only suspended sockets makes room.
             let abandon = |each: &Arc<LiveNamespace>| Some((each.name.clone(), each.abandon()?));
-            let (abandoned, kept) = namespaces.values().find_map(abandon)?;
+            let (abandoned, handovers) = namespaces.values().find_map(abandon)?;
             self.remove(&mut namespaces, &abandoned);
-            dead = Some(kept);
+            dropped_later = Some(handovers);
         }
         let namespace =
             LiveNamespace::new(name.clone(), params, is_static, Arc::clone(hooks), self);
@@ -167,7 +167,7 @@ impl Hub {
             others.namespace_opened(name);
         }
         drop(namespaces);
-        drop(dead);
+        drop(dropped_later);
         self.created.notify(name);
         Some(namespace)
     }

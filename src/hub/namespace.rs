@@ -11,7 +11,7 @@ use super::other_servers::{Confirm, Operation, OtherServers};
 use super::queue::{BroadcastQueue, Outgoing};
 use super::recovery::{Handover, RecoveryStore};
 use super::room_event::RoomChange;
-use super::rooms::{Log, Rooms};
+use super::rooms::{ChangeLog, Rooms};
 use super::selection::{Selection, Target};
 use super::session::SharedSession;
 use super::yield_now::yield_now;
@@ -140,7 +140,7 @@ impl LiveNamespace {
     ///
     /// The caller must call [`notify`](Self::notify) after it releases its locks. Each room that a
     /// socket joins or leaves makes at most two changes.
-    fn change<R>(&self, change: impl FnOnce(&mut NamespaceState, Log<'_>) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut NamespaceState, ChangeLog<'_>) -> R) -> R {
         if self.hooks.room.is_none() {
             return change(&mut self.lock(), None);
         }

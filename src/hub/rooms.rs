@@ -22,8 +22,8 @@ pub(crate) struct Rooms<T> {
     rooms_by_socket: HashMap<SocketId, IndexSet<Arc<str>>, IdHash>,
 }
 
-/// The log of room changes. `None` if there is no hook for them.
-pub(crate) type Log<'a> = Option<&'a mut Vec<(Arc<str>, RoomChange)>>;
+/// The list that a call adds its room changes to. `None` if there is no room hook.
+pub(crate) type ChangeLog<'a> = Option<&'a mut Vec<(Arc<str>, RoomChange)>>;
 
 #[derive(Debug)]
 struct Members<T> {
@@ -47,7 +47,7 @@ impl<T> Default for Members<T> {
 impl<T: Clone> Members<T> {
     fn insert(&mut self, id: SocketId, value: T) -> bool {
         let (at, before) = self.map.insert_full(id, value);
-        self.changed(at);
+        self.drop_chunk(at);
         if self.map.len() % CHUNK == 0 {
             // A full chunk is created here, so that the first broadcast need not create all chunks.
             self.chunk(at / CHUNK);
@@ -58,8 +58,8 @@ impl<T: Clone> Members<T> {
     fn remove(&mut self, id: &SocketId) -> Option<T> {
         let (at, _, value) = self.map.swap_remove_full(id)?;
         // The last socket has moved to the index of the removed one.
-        self.changed(self.map.len());
-        self.changed(at);
+        self.drop_chunk(self.map.len());
+        self.drop_chunk(at);
         if self.map.capacity() > 64 && self.map.len() * 8 < self.map.capacity() {
             self.map.shrink_to(self.map.len() * 2);
             self.chunks.shrink_to(self.chunks.len() * 2);
@@ -67,8 +67,8 @@ impl<T: Clone> Members<T> {
         Some(value)
     }
 
-    /// Drops the chunk of this index, whose value was replaced or removed.
-    fn changed(&mut self, at: usize) {
+    /// Drops the chunk of the value at this index, which was replaced or removed.
+    fn drop_chunk(&mut self, at: usize) {
         self.all = None;
         if let Some(chunk) = self.chunks.get_mut(at / CHUNK) {
             *chunk = None;
@@ -110,7 +110,7 @@ impl<T: Clone> Rooms<T> {
     }
 
     /// Removes a socket, and returns the rooms that it was in, in the order of joining.
-    pub(crate) fn leave(&mut self, id: &SocketId, mut log: Log<'_>) -> Vec<Arc<str>> {
+    pub(crate) fn leave(&mut self, id: &SocketId, mut log: ChangeLog<'_>) -> Vec<Arc<str>> {
         if self.sockets.remove(id).is_none() {
             return Vec::new();
         }
@@ -123,21 +123,27 @@ impl<T: Clone> Rooms<T> {
 
     /// Adds a socket to a room. Returns `false` if the socket has not entered, if it is in the room
     /// already, if the room is its own, or if it is in `max` rooms.
-    pub(crate) fn join(&mut self, id: SocketId, room: &str, max: usize, log: Log<'_>) -> bool {
+    pub(crate) fn join(
+        &mut self,
+        id: SocketId,
+        room: &str,
+        max: usize,
+        log: ChangeLog<'_>,
+    ) -> bool {
         let Some(socket) = self.sockets.map.get(&id) else {
             return false;
         };
         if room == id.as_str() {
             return false;
         }
-        let of = self.rooms_by_socket.entry(id).or_default();
-        if of.len() >= max || of.contains(room) {
+        let joined = self.rooms_by_socket.entry(id).or_default();
+        if joined.len() >= max || joined.contains(room) {
             return false;
         }
         let known = self.rooms.get_key_value(room);
         let is_new = known.is_none();
         let name = known.map_or_else(|| room.into(), |(name, _)| Arc::clone(name));
-        of.insert(Arc::clone(&name));
+        joined.insert(Arc::clone(&name));
         if let Some(log) = log {
             if is_new {
                 log.push((Arc::clone(&name), RoomChange::Create));
@@ -148,22 +154,22 @@ impl<T: Clone> Rooms<T> {
         members.insert(id, socket.clone())
     }
 
-    pub(crate) fn leave_room(&mut self, id: &SocketId, room: &str, log: Log<'_>) -> bool {
-        let Some(of) = self.rooms_by_socket.get_mut(id) else {
+    pub(crate) fn leave_room(&mut self, id: &SocketId, room: &str, log: ChangeLog<'_>) -> bool {
+        let Some(joined) = self.rooms_by_socket.get_mut(id) else {
             return false;
         };
         // The other rooms stay in the order of joining.
-        if !of.shift_remove(room) {
+        if !joined.shift_remove(room) {
             return false;
         }
-        if of.is_empty() {
+        if joined.is_empty() {
             self.rooms_by_socket.remove(id);
         }
         self.remove_from(room, id, log);
         true
     }
 
-    fn remove_from(&mut self, room: &str, id: &SocketId, log: Log<'_>) {
+    fn remove_from(&mut self, room: &str, id: &SocketId, log: ChangeLog<'_>) {
         let Some(members) = self.rooms.get_mut(room) else {
             return;
         };
@@ -186,8 +192,8 @@ impl<T: Clone> Rooms<T> {
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
-        let of = self.rooms_by_socket.get(id).into_iter().flatten();
-        of.cloned().collect()
+        let joined = self.rooms_by_socket.get(id).into_iter().flatten();
+        joined.cloned().collect()
     }
 
     /// Returns whether a room has a socket. A socket's id is the name of its own room.

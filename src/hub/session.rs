@@ -43,15 +43,15 @@ pub(crate) struct SharedSession {
 struct Shared {
     session: Session,
     /// The session's task, while it sleeps. A running task need not be woken.
-    task: Option<Waker>,
+    task_waker: Option<Waker>,
     /// The poll that waits for packets.
-    poll: Option<Waker>,
+    poll_waker: Option<Waker>,
     /// Tasks that wait until the session reads input.
     input_wakers: Vec<Waker>,
     /// Tasks that wait until all output is sent.
     drain_wakers: Vec<Waker>,
     /// The task that waits for an event in [`SharedSession::poll_event`].
-    reader: Option<Waker>,
+    reader_waker: Option<Waker>,
     websocket: Option<Upgrade>,
 }
 
@@ -86,10 +86,10 @@ impl Shared {
         let event_count = self.session.event_count() != snapshot.event_count;
         let due = self.session.poll_timeout() != snapshot.due;
         let task = event_count || due || self.session.has_output() || self.websocket.is_some();
-        let task = task.then(|| self.task.take()).flatten();
+        let task = task.then(|| self.task_waker.take()).flatten();
         let poll = self.session.has_poll_output();
-        let poll = poll.then(|| self.poll.take()).flatten();
-        let reader = event_count.then(|| self.reader.take()).flatten();
+        let poll = poll.then(|| self.poll_waker.take()).flatten();
+        let reader = event_count.then(|| self.reader_waker.take()).flatten();
         [task, poll, reader]
     }
 }
@@ -120,11 +120,11 @@ impl SharedSession {
         Self {
             shared: Mutex::new(Shared {
                 session,
-                task: None,
-                poll: None,
+                task_waker: None,
+                poll_waker: None,
                 input_wakers: Vec::new(),
                 drain_wakers: Vec::new(),
-                reader: None,
+                reader_waker: None,
                 websocket: None,
             }),
             sid,
@@ -232,7 +232,7 @@ impl SharedSession {
         let mut shared = self.lock();
         let mut input_wakers = std::mem::take(&mut shared.input_wakers);
         input_wakers.append(&mut shared.drain_wakers);
-        let others = [shared.poll.take(), shared.reader.take()];
+        let others = [shared.poll_waker.take(), shared.reader_waker.take()];
         drop(shared);
         wake(others);
         input_wakers.into_iter().for_each(Waker::wake);
@@ -281,7 +281,7 @@ impl SharedSession {
             return;
         }
         let input_wakers = shared.ready_wakers();
-        let task = shared.task.take();
+        let task = shared.task_waker.take();
         drop(shared);
         wake([task]);
         input_wakers.into_iter().for_each(Waker::wake);
@@ -355,7 +355,7 @@ impl SharedSession {
             }
         }
         if !any && !shared.session.is_closed() {
-            shared.poll = Some(cx.waker().clone());
+            shared.poll_waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
         shared.session.handle_poll_answered();
@@ -363,7 +363,7 @@ impl SharedSession {
         // The task must run if the session is closed now, or if it reads the input of a probe
         // again.
         let resumes = was_paused && shared.session.wants_read();
-        let task = (resumes || shared.session.is_closed()).then(|| shared.task.take());
+        let task = (resumes || shared.session.is_closed()).then(|| shared.task_waker.take());
         drop(shared);
         wake(task);
         input_wakers.into_iter().for_each(Waker::wake);
@@ -422,8 +422,8 @@ impl SharedSession {
     /// Passes a WebSocket to the session's task. Returns it as an error if the session has one
     /// already, or cannot upgrade.
     pub(crate) fn offer_websocket(&self, upgrade: Upgrade) -> Result<(), Upgrade> {
-        let taken = self.update(Session::handle_upgrade);
-        if taken.is_err() {
+        let accepted = self.update(Session::handle_upgrade_request);
+        if accepted.is_err() {
             return Err(upgrade);
         }
         let mut shared = self.lock();
@@ -440,7 +440,7 @@ impl SharedSession {
     /// Begins a round of the session's task. The running task need not be woken.
     pub(crate) fn begin_round(&self) -> RoundStart {
         let mut shared = self.lock();
-        shared.task = None;
+        shared.task_waker = None;
         RoundStart {
             event_count: shared.session.event_count(),
             has_events: shared.session.has_events(),
@@ -473,7 +473,7 @@ impl SharedSession {
             if let Some(reason) = shared.session.close_reason() {
                 return Poll::Ready(SessionEvent::Closed(reason));
             }
-            shared.reader = Some(cx.waker().clone());
+            shared.reader_waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
         if let SessionEvent::Message(message) = &event {
@@ -481,7 +481,7 @@ impl SharedSession {
         }
         let input_wakers = shared.ready_wakers();
         // The session may read input again.
-        let task = shared.task.take();
+        let task = shared.task_waker.take();
         drop(shared);
         wake([task]);
         input_wakers.into_iter().for_each(Waker::wake);
@@ -496,7 +496,7 @@ impl SharedSession {
     /// Wakes the reader, unless it is in the session's task, whose waker is that of `cx`.
     pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
         let elsewhere = |reader: &mut Waker| !reader.will_wake(cx.waker());
-        let reader = self.lock().reader.take_if(elsewhere);
+        let reader = self.lock().reader_waker.take_if(elsewhere);
         wake([reader]);
     }
 
@@ -514,9 +514,12 @@ impl SharedSession {
             other => return other,
         }
         let input_wakers = shared.ready_wakers();
-        shared.task = Some(cx.waker().clone());
+        shared.task_waker = Some(cx.waker().clone());
         // The task may have released a poll: the probe of an upgrade does.
-        let poll = shared.session.has_poll_output().then(|| shared.poll.take());
+        let poll = shared
+            .session
+            .has_poll_output()
+            .then(|| shared.poll_waker.take());
         drop(shared);
         wake(poll);
         input_wakers.into_iter().for_each(Waker::wake);
@@ -596,14 +599,14 @@ impl Shared {
 
     #[cold]
     fn collect_ready(&mut self) -> Vec<Waker> {
-        let mut over = Vec::new();
+        let mut ready = Vec::new();
         if !self.input_wakers.is_empty() && self.session.wants_read() {
-            over.append(&mut self.input_wakers);
+            ready.append(&mut self.input_wakers);
         }
         if !self.drain_wakers.is_empty() && self.session.is_drained() {
-            over.append(&mut self.drain_wakers);
+            ready.append(&mut self.drain_wakers);
         }
-        over
+        ready
     }
 }
 

@@ -50,8 +50,8 @@ impl Sessions {
         self.map.lock()
     }
 
-    /// Returns the number of a new session, for the log and for [`Sessions::close`].
-    pub(crate) fn number(&self) -> u64 {
+    /// Returns the number of the next session, for the log and for [`Sessions::close`].
+    pub(crate) fn next_number(&self) -> u64 {
         self.mark_used();
         NEXT.fetch_add(1, Ordering::Relaxed)
     }

@@ -37,8 +37,8 @@ use self::writer::after_first;
 /// as `serde_json::Value`, rejects the argument. [`RawArgs`] passes bytes on unread. An untagged
 /// enum reads bytes that are UTF-8 as a `String` if a variant with a `String` comes first.
 ///
-/// A JavaScript string may hold half of a surrogate pair: `text.slice(0, 1)` of an emoji does.
-/// Such a half is read as U+FFFD.
+/// A JavaScript string may hold a lone surrogate: `text.slice(0, 1)` of an emoji does. It is read
+/// as U+FFFD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data<T>(pub T);
 

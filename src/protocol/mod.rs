@@ -184,7 +184,7 @@ pub trait Decoder: fmt::Debug + Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeError {
     reason: &'static str,
-    limit: bool,
+    is_limit: bool,
 }
 
 impl DecodeError {
@@ -193,7 +193,7 @@ impl DecodeError {
     pub const fn new(reason: &'static str) -> Self {
         Self {
             reason,
-            limit: false,
+            is_limit: false,
         }
     }
 
@@ -202,14 +202,14 @@ impl DecodeError {
     pub const fn limit(reason: &'static str) -> Self {
         Self {
             reason,
-            limit: true,
+            is_limit: true,
         }
     }
 
     /// Returns whether the message exceeds a limit. A higher limit might allow it.
     #[must_use]
     pub const fn is_limit(&self) -> bool {
-        self.limit
+        self.is_limit
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::placeholder::{check_placeholders, parse_num, placeholders, regularize};
-use super::scan::{Scanner, replace_halves};
+use super::scan::{Scanner, replace_lone_surrogates};
 use super::{ArgsWriter, DecodeError, EncodeError, IntoArgs, Kind, RawArgs};
 
 /// The payload of a packet: JSON text, and the attachments for the placeholders in it.
@@ -47,7 +47,7 @@ pub struct Payload {
     /// Whether the text may contain escapes of lone surrogates, or placeholders with other keys
     /// than `_placeholder` and `num` in this order. The deserializers cannot read them;
     /// [`Payload::readable`] replaces them.
-    odd: bool,
+    may_be_irregular: bool,
 }
 
 /// The text of a payload, owned and writable, or shared.
@@ -165,7 +165,7 @@ impl Payload {
         }
         Ok(Self {
             args: text.len() as u32,
-            ..Self::written(text, json, Vec::new())
+            ..Self::from_written(text, json, Vec::new())
         })
     }
 
@@ -194,7 +194,7 @@ impl Payload {
 
     /// Creates a payload from a text that the server wrote, of at most [`MAX_LEN`] bytes.
     #[inline]
-    pub(super) const fn written(
+    pub(super) const fn from_written(
         text: Vec<u8>,
         json: usize,
         attachments: Vec<Option<Bytes>>,
@@ -207,7 +207,7 @@ impl Payload {
             attachments,
             uncompressed: false,
             // The text may contain arguments in their received form.
-            odd: true,
+            may_be_irregular: true,
         }
     }
 
@@ -310,7 +310,7 @@ impl Payload {
             Kind::Disconnect => return Err(DecodeError::new("payload is not expected")),
         }
         let end = scanner.end()?;
-        let odd = scanner.has_surrogates();
+        let may_be_irregular = scanner.has_surrogates();
         text.truncate(end);
         Ok(Self {
             text: Buffer::Shared(text),
@@ -319,7 +319,7 @@ impl Payload {
             args: args.min(end) as u32,
             attachments: Vec::new(),
             uncompressed: false,
-            odd,
+            may_be_irregular,
         })
     }
 
@@ -327,7 +327,7 @@ impl Payload {
     pub(super) fn expect_attachments(&mut self, count: usize) -> Result<(), DecodeError> {
         let regular = check_placeholders(self.json(), count)
             .map_err(|_| DecodeError::new("placeholder does not name an attachment"))?;
-        self.odd |= !regular;
+        self.may_be_irregular |= !regular;
         Ok(())
     }
 
@@ -381,7 +381,7 @@ impl Payload {
     #[inline]
     pub(super) fn readable(&mut self) -> (Cow<'_, [u8]>, usize, &mut [Option<Bytes>]) {
         let json = &self.text.as_slice()[self.json as usize..];
-        let json = readable(json, self.odd, !self.attachments.is_empty());
+        let json = readable(json, self.may_be_irregular, !self.attachments.is_empty());
         (
             json,
             (self.args - self.json) as usize,
@@ -391,7 +391,11 @@ impl Payload {
 
     /// Returns the JSON of [`Payload::readable`].
     pub(super) fn readable_json(&self) -> Cow<'_, [u8]> {
-        readable(self.json(), self.odd, !self.attachments.is_empty())
+        readable(
+            self.json(),
+            self.may_be_irregular,
+            !self.attachments.is_empty(),
+        )
     }
 
     /// Returns the text from the first argument to the closing bracket.
@@ -436,11 +440,11 @@ impl fmt::Debug for Payload {
     }
 }
 
-fn readable(json: &[u8], odd: bool, has_bytes: bool) -> Cow<'_, [u8]> {
-    match (odd, has_bytes) {
+fn readable(json: &[u8], may_be_irregular: bool, has_bytes: bool) -> Cow<'_, [u8]> {
+    match (may_be_irregular, has_bytes) {
         (false, _) => Cow::Borrowed(json),
-        (true, false) => replace_halves(json),
-        (true, true) => regularize(replace_halves(json)),
+        (true, false) => replace_lone_surrogates(json),
+        (true, true) => regularize(replace_lone_surrogates(json)),
     }
 }
 
@@ -494,7 +498,7 @@ fn scan_name(scanner: &mut Scanner<'_>, text: &[u8]) -> Result<Name, DecodeError
 }
 
 fn unescape(quoted: &[u8]) -> Result<Name, DecodeError> {
-    serde_json::from_slice(&replace_halves(quoted))
+    serde_json::from_slice(&replace_lone_surrogates(quoted))
         .map(|name: String| Name::unescaped(&name))
         .map_err(|_| DecodeError::new("event has a name that is not text"))
 }

@@ -140,7 +140,7 @@ impl Peer {
     }
 
     /// Marks the namespace as joined, and removes the deadline.
-    pub(crate) fn accepted(&mut self, slot: usize) {
+    pub(crate) fn mark_connected(&mut self, slot: usize) {
         self.deadline = None;
         self.entries[slot].phase = Phase::Connected;
     }
@@ -154,7 +154,7 @@ impl Peer {
     }
 
     /// Marks the namespace as one that the server made the client leave.
-    pub(crate) fn disconnected(&mut self, slot: usize) {
+    pub(crate) fn mark_left(&mut self, slot: usize) {
         self.entries[slot].phase = Phase::Left;
     }
 
@@ -209,7 +209,7 @@ mod tests {
         let (mut peer, _) = peer();
         let slot = connect(&mut peer, "/");
         assert!(peer.handle_packet(packet("/", Kind::Connect)).is_err());
-        peer.accepted(slot);
+        peer.mark_connected(slot);
         assert!(peer.handle_packet(packet("/", Kind::Connect)).is_err());
     }
 
@@ -225,8 +225,8 @@ mod tests {
     fn packets_in_flight_during_a_disconnect_are_no_violation() {
         let (mut peer, _) = peer();
         let slot = connect(&mut peer, "/a");
-        peer.accepted(slot);
-        peer.disconnected(slot);
+        peer.mark_connected(slot);
+        peer.mark_left(slot);
         let action = peer.handle_packet(packet("/a", Kind::Event));
         assert!(matches!(action, Ok(Action::Ignore)));
         assert_eq!(connect(&mut peer, "/a"), slot);

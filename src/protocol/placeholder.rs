@@ -132,21 +132,22 @@ impl Key {
 /// An object whose closing bracket was not reached yet.
 struct Object {
     start: usize,
-    placeholder: bool,
+    /// Whether the value of `_placeholder` is `true`.
+    is_placeholder: bool,
     num: Range<usize>,
     keys: usize,
     /// Whether `_placeholder` is the first key.
-    in_order: bool,
+    placeholder_is_first: bool,
 }
 
 impl Object {
     const fn at(start: usize) -> Self {
         Self {
             start,
-            placeholder: false,
+            is_placeholder: false,
             num: 0..0,
             keys: 0,
-            in_order: false,
+            placeholder_is_first: false,
         }
     }
 
@@ -157,8 +158,8 @@ impl Object {
         self.keys += 1;
         match key {
             Key::Placeholder => {
-                self.in_order |= self.keys == 1;
-                self.placeholder = value.starts_with(b"true");
+                self.placeholder_is_first |= self.keys == 1;
+                self.is_placeholder = value.starts_with(b"true");
             }
             Key::Num => {
                 let end = |b: &u8| matches!(b, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
@@ -171,10 +172,10 @@ impl Object {
     }
 
     fn end(self, end: usize) -> Option<Placeholder> {
-        self.placeholder.then_some(Placeholder {
+        self.is_placeholder.then_some(Placeholder {
             object: self.start..end,
             num: self.num,
-            is_regular: self.in_order && self.keys == 2,
+            is_regular: self.placeholder_is_first && self.keys == 2,
         })
     }
 }

@@ -12,7 +12,7 @@ use serde::forward_to_deserialize_any;
 
 use super::Payload;
 use super::resolve::Resolve;
-use super::scan::replace_halves;
+use super::scan::replace_lone_surrogates;
 
 impl Payload {
     /// Reads the first argument, and ignores the others. Without arguments it reads `null`.
@@ -52,7 +52,7 @@ impl Payload {
     pub fn read_all<T: DeserializeOwned>(&mut self) -> Result<T, ReadError> {
         let mut progress = Progress::default();
         let visitor = All {
-            named: self.name().is_some(),
+            has_name: self.name().is_some(),
             progress: &mut progress,
             target: PhantomData,
         };
@@ -68,10 +68,10 @@ impl Payload {
             let many_in_one = tail.starts_with(b"[") && expects_tuple::<T>();
             let hint = match (progress.argument, many_in_one, has_bytes) {
                 (1, true, _) => Some(ReadError::ONE),
-                (2, true, _) if progress.missing => Some(ReadError::ONE),
+                (2, true, _) if progress.is_missing => Some(ReadError::ONE),
                 (_, _, has_bytes) => has_bytes.then_some(ReadError::BYTES),
             };
-            if progress.missing {
+            if progress.is_missing {
                 return ReadError::missing(progress.argument).hinting(hint);
             }
             ReadError::invalid(progress.argument, error, hint)
@@ -119,7 +119,7 @@ fn read_value<T: DeserializeOwned>(
 
 /// Reads JSON that a client sent. Halves of surrogate pairs are read as U+FFFD.
 pub(crate) fn read_json<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
-    serde_json::from_slice(&replace_halves(json.as_bytes()))
+    serde_json::from_slice(&replace_lone_surrogates(json.as_bytes()))
 }
 
 /// Reads a `T` from `null`, in place of a missing argument.
@@ -187,12 +187,13 @@ struct Progress {
     /// The number of the argument that is being read, from 1.
     argument: usize,
     /// Whether this argument is missing.
-    missing: bool,
+    is_missing: bool,
 }
 
 /// A visitor that reads the array of a payload, and makes a `T` of the arguments after the name.
 struct All<'a, T> {
-    named: bool,
+    /// Whether the array begins with the name of an event.
+    has_name: bool,
     progress: &'a mut Progress,
     target: PhantomData<T>,
 }
@@ -205,7 +206,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for All<'_, T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
-        if self.named {
+        if self.has_name {
             seq.next_element::<IgnoredAny>()?;
         }
         let value = T::deserialize(Elements {
@@ -328,7 +329,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
             Some(seed) if self.progress.argument <= self.wanted => {
                 let mut null = serde_json::Deserializer::from_slice(b"null");
                 let value = seed.deserialize(&mut null);
-                self.progress.missing = value.is_err();
+                self.progress.is_missing = value.is_err();
                 value.map(Some).map_err(A::Error::custom)
             }
             _ => Ok(None),

@@ -159,7 +159,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Resolve<'_, V> {
             value = Some(flag);
         }
         inner.visit_map(Begun {
-            raw: first.as_ref().is_some_and(|key| key.is(RAW_VALUE)),
+            is_raw_value: first.as_ref().is_some_and(|key| key.is(RAW_VALUE)),
             key: first,
             value,
             rest: Resolve::new(map, attachments),
@@ -320,7 +320,7 @@ struct Begun<'a, 'de, A> {
     /// The value of the first key, if it was read too.
     value: Option<Value>,
     /// Whether the value is the text of a `serde_json::value::RawValue`.
-    raw: bool,
+    is_raw_value: bool,
     rest: Resolve<'a, A>,
 }
 
@@ -341,7 +341,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Begun<'_, 'de, A> {
         if let Some(value) = self.value.take() {
             return seed.deserialize(value).map_err(A::Error::custom);
         }
-        if !std::mem::take(&mut self.raw) {
+        if !std::mem::take(&mut self.is_raw_value) {
             return self.rest.next_value_seed(seed);
         }
         let text: String = self.rest.inner.next_value()?;

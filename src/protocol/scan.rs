@@ -33,7 +33,7 @@ pub(super) struct Scanner<'a> {
     pub(super) text: &'a [u8],
     pub(super) at: usize,
     /// Whether a string had the escape of a surrogate, alone or in a pair.
-    surrogates: bool,
+    has_surrogates: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -41,13 +41,13 @@ impl<'a> Scanner<'a> {
         Self {
             text,
             at,
-            surrogates: false,
+            has_surrogates: false,
         }
     }
 
     /// Returns whether a string so far has the escape of a surrogate.
     pub(super) fn has_surrogates(&self) -> bool {
-        self.surrogates
+        self.has_surrogates
     }
 
     pub(super) fn position(&self) -> usize {
@@ -73,14 +73,14 @@ impl<'a> Scanner<'a> {
 
     /// Steps over one value of any kind.
     pub(super) fn value(&mut self) -> Result<(), Invalid> {
-        let mut open = Open::default();
+        let mut open = OpenBrackets::default();
         self.begin(&mut open)?;
         self.finish(open)
     }
 
     /// Steps over the rest of an array, from the end of one of its values.
     pub(super) fn rest_of_array(&mut self) -> Result<(), Invalid> {
-        self.finish(Open::ARRAY)
+        self.finish(OpenBrackets::ARRAY)
     }
 
     /// Steps over the rest of a string, after its opening quote. Returns whether it has escapes.
@@ -130,7 +130,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps over a scalar, or over the opening brackets up to the first scalar in them.
-    fn begin(&mut self, open: &mut Open) -> Result<(), Invalid> {
+    fn begin(&mut self, open: &mut OpenBrackets) -> Result<(), Invalid> {
         loop {
             match self.next().ok_or(Invalid::Syntax)? {
                 b'"' => return self.string().map(drop),
@@ -152,7 +152,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps over the rest of all open arrays and objects, from the end of a value.
-    fn finish(&mut self, mut open: Open) -> Result<(), Invalid> {
+    fn finish(&mut self, mut open: OpenBrackets) -> Result<(), Invalid> {
         while open.depth > 0 {
             match self.next() {
                 Some(b',') => {
@@ -215,7 +215,7 @@ impl<'a> Scanner<'a> {
     fn hex(&mut self) -> Result<(), Invalid> {
         match self.text[self.at..].first_chunk::<4>() {
             Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => {
-                self.surrogates |= matches!(digits, [b'd' | b'D', b'8'..=b'f', ..]);
+                self.has_surrogates |= matches!(digits, [b'd' | b'D', b'8'..=b'f', ..]);
                 self.at += digits.len();
                 Ok(())
             }
@@ -267,22 +267,22 @@ const fn special(bytes: u64) -> u64 {
     found & (ONES << 7)
 }
 
-/// Replaces each half of a surrogate pair by U+FFFD, whose escape has the same length.
+/// Replaces each lone surrogate by U+FFFD, whose escape has the same length.
 ///
-/// A JavaScript string may begin or end within a pair, and `JSON.stringify` writes such a half as
-/// an escape. A Rust string cannot hold a half, and serde_json refuses it.
+/// A JavaScript string may begin or end within a surrogate pair. `JSON.stringify` writes such a
+/// lone surrogate as an escape. A Rust string cannot hold it, and serde_json refuses it.
 ///
 /// `json` must be valid, so that each backslash stands in a string.
-pub(super) fn replace_halves(json: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn replace_lone_surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     let mut replaced = Cow::Borrowed(json);
     let mut at = 0;
     while let Some(plain) = memchr::memchr(b'\\', &json[at..]) {
         at += plain;
         let (escape, after) = json[at..].split_at(ESCAPE.min(json.len() - at));
-        at += match (half(escape), half(after)) {
+        at += match (surrogate(escape), surrogate(after)) {
             // The rest of a longer escape is digits.
             (None, _) => 2,
-            (Some(Half::High), Some(Half::Low)) => 2 * ESCAPE,
+            (Some(Surrogate::High), Some(Surrogate::Low)) => 2 * ESCAPE,
             (Some(_), _) => {
                 replaced.to_mut()[at..at + ESCAPE].copy_from_slice(b"\\ufffd");
                 ESCAPE
@@ -295,14 +295,14 @@ pub(super) fn replace_halves(json: &[u8]) -> Cow<'_, [u8]> {
 /// The length of the escape of one UTF-16 unit.
 const ESCAPE: usize = 6;
 
-/// Half of a surrogate pair.
-enum Half {
+/// One of the two units of a surrogate pair.
+enum Surrogate {
     High,
     Low,
 }
 
-/// Returns the half of a surrogate pair that a text begins with, if it begins with one.
-const fn half(text: &[u8]) -> Option<Half> {
+/// Returns the surrogate whose escape a text begins with, if it begins with one.
+const fn surrogate(text: &[u8]) -> Option<Surrogate> {
     match text {
         [
             b'\\',
@@ -312,7 +312,7 @@ const fn half(text: &[u8]) -> Option<Half> {
             _,
             _,
             ..,
-        ] => Some(Half::High),
+        ] => Some(Surrogate::High),
         [
             b'\\',
             b'u',
@@ -321,19 +321,19 @@ const fn half(text: &[u8]) -> Option<Half> {
             _,
             _,
             ..,
-        ] => Some(Half::Low),
+        ] => Some(Surrogate::Low),
         _ => None,
     }
 }
 
 /// The open brackets, with the innermost in the lowest bit. A set bit is an object's bracket.
 #[derive(Clone, Copy, Default)]
-struct Open {
+struct OpenBrackets {
     objects: u128,
     depth: u32,
 }
 
-impl Open {
+impl OpenBrackets {
     const ARRAY: Self = Self {
         objects: 0,
         depth: 1,

@@ -34,7 +34,7 @@ pub struct Event {
     ack: Option<u64>,
     /// Whether an extractor has removed `ack`, to send the acknowledgement in place of the
     /// handler's return value.
-    deferred: bool,
+    is_deferred: bool,
     /// Whether the next extractor is the last reader of the arguments.
     is_last_reader: bool,
     extensions: Extensions,
@@ -82,7 +82,7 @@ impl Event {
             socket,
             payload,
             ack: None,
-            deferred: false,
+            is_deferred: false,
             is_last_reader: false,
             extensions: Extensions::new(),
             parts: None,
@@ -252,13 +252,13 @@ impl Event {
     /// Removes and returns the id of the acknowledgement. The handler's return value is then not
     /// sent.
     pub(super) const fn defer_ack(&mut self) -> Option<u64> {
-        self.deferred = true;
+        self.is_deferred = true;
         self.ack.take()
     }
 
     /// Returns whether [`defer_ack`](Self::defer_ack) was called.
     pub(super) const fn is_deferred(&self) -> bool {
-        self.deferred
+        self.is_deferred
     }
 }
 

@@ -47,29 +47,66 @@ use crate::protocol::{RawArgs, TypedEvent};
 /// last.
 #[must_use]
 pub struct Namespace<S = ()> {
-    connect: Pending<S>,
-    /// Whether the application has registered a connect handler.
-    connects: bool,
-    disconnect: Option<PendingDisconnect<S>>,
-    events: HashMap<Box<str>, (Pending<S>, bool)>,
-    fallback: Option<(Pending<S>, bool)>,
+    connect: BoxedIntoRoute<S>,
+    /// Whether `connect` is a handler of the application, and not the default one.
+    has_connect_handler: bool,
+    disconnect: Option<DisconnectHandler<S>>,
+    events: HashMap<Box<str>, EventHandler<S>>,
+    fallback: Option<EventHandler<S>>,
     max_concurrent: usize,
     server_events: HashMap<Box<str>, PendingHandler<S>>,
     server_event_fallback: Option<PendingHandler<S>>,
     hooks: Hooks,
 }
 
-/// A handler without its state.
-type Pending<S> = Box<dyn FnOnce(&S) -> Route + Send>;
+/// A handler that still needs its state to become a route.
+type BoxedIntoRoute<S> = Box<dyn FnOnce(&S) -> Route + Send>;
 
-/// A disconnect handler without its state, and the layers around it, the innermost first.
-struct PendingDisconnect<S> {
-    handler: Pending<S>,
+/// The handler of an event, or the fallback, that still needs its state.
+struct EventHandler<S> {
+    handler: BoxedIntoRoute<S>,
+    is_concurrent: bool,
+}
+
+impl<S> EventHandler<S> {
+    fn new<H, K>(handler: H) -> Self
+    where
+        H: Handler<K, S>,
+        K: 'static,
+        S: Clone + Send + Sync + 'static,
+    {
+        Self {
+            is_concurrent: handler.is_concurrent(),
+            handler: boxed(handler),
+        }
+    }
+
+    fn map<S2>(
+        self,
+        f: &mut impl FnMut(BoxedIntoRoute<S>) -> BoxedIntoRoute<S2>,
+    ) -> EventHandler<S2> {
+        EventHandler {
+            handler: f(self.handler),
+            is_concurrent: self.is_concurrent,
+        }
+    }
+
+    fn into_route(self, state: &S) -> EventRoute {
+        EventRoute {
+            route: (self.handler)(state),
+            is_concurrent: self.is_concurrent,
+        }
+    }
+}
+
+/// A disconnect handler that still needs its state, and the layers around it, the innermost first.
+struct DisconnectHandler<S> {
+    handler: BoxedIntoRoute<S>,
     layers: Vec<Box<dyn FnOnce(Route) -> Route + Send>>,
 }
 
-impl<S> PendingDisconnect<S> {
-    fn build(self, state: &S) -> DisconnectRoute {
+impl<S> DisconnectHandler<S> {
+    fn into_route(self, state: &S) -> DisconnectRoute {
         let bare = (self.handler)(state);
         let inner = bare.clone().into_destination();
         let is_layered = !self.layers.is_empty();
@@ -91,8 +128,8 @@ where
     /// Creates a namespace without handlers. Every client may connect to it.
     pub fn new() -> Self {
         Self {
-            connect: pending::<_, OnConnect<()>, _>(accept),
-            connects: false,
+            connect: boxed::<_, OnConnect<()>, _>(accept),
+            has_connect_handler: false,
             disconnect: None,
             events: HashMap::new(),
             fallback: None,
@@ -198,11 +235,11 @@ where
         T: 'static,
     {
         assert!(
-            !self.connects,
+            !self.has_connect_handler,
             "this namespace already has a connect handler"
         );
-        self.connects = true;
-        self.connect = pending(handler);
+        self.has_connect_handler = true;
+        self.connect = boxed(handler);
         self
     }
 
@@ -229,8 +266,8 @@ where
         H: Handler<OnEvent<T>, S>,
         T: 'static,
     {
-        let before = self.disconnect.replace(PendingDisconnect {
-            handler: pending(handler),
+        let before = self.disconnect.replace(DisconnectHandler {
+            handler: boxed(handler),
             layers: Vec::new(),
         });
         assert!(
@@ -265,8 +302,7 @@ where
         H: Handler<OnEvent<T>, S>,
         T: 'static,
     {
-        let concurrent = handler.is_concurrent();
-        let before = self.fallback.replace((pending(handler), concurrent));
+        let before = self.fallback.replace(EventHandler::new(handler));
         assert!(before.is_none(), "this namespace already has a fallback");
         self
     }
@@ -593,15 +629,13 @@ where
         self.bind_server_events(state);
         Routes {
             connect: (self.connect)(state),
-            disconnect: self.disconnect.map(|handler| handler.build(state)),
+            disconnect: self.disconnect.map(|handler| handler.into_route(state)),
             events: self
                 .events
                 .into_iter()
-                .map(|(name, (handler, concurrent))| (name.into(), (handler(state), concurrent)))
+                .map(|(name, handler)| (name.into(), handler.into_route(state)))
                 .collect(),
-            fallback: self
-                .fallback
-                .map(|(handler, concurrent)| (handler(state), concurrent)),
+            fallback: self.fallback.map(|handler| handler.into_route(state)),
             max_concurrent: self.max_concurrent,
             hooks: Arc::new(self.hooks),
         }
@@ -624,9 +658,8 @@ where
         K: 'static,
     {
         check_name(event);
-        let concurrent = handler.is_concurrent();
         match self.events.entry(event.into()) {
-            Entry::Vacant(entry) => entry.insert((pending(handler), concurrent)),
+            Entry::Vacant(entry) => entry.insert(EventHandler::new(handler)),
             Entry::Occupied(_) => {
                 panic!("event `{event}` already has a handler in this namespace")
             }
@@ -637,22 +670,20 @@ where
 
 impl<S> Namespace<S> {
     /// Converts the handlers, but not those of server events.
-    fn map<S2>(self, mut f: impl FnMut(Pending<S>) -> Pending<S2>) -> Namespace<S2> {
+    fn map<S2>(self, mut f: impl FnMut(BoxedIntoRoute<S>) -> BoxedIntoRoute<S2>) -> Namespace<S2> {
         Namespace {
             connect: f(self.connect),
-            connects: self.connects,
-            disconnect: self.disconnect.map(|disconnect| PendingDisconnect {
+            has_connect_handler: self.has_connect_handler,
+            disconnect: self.disconnect.map(|disconnect| DisconnectHandler {
                 handler: f(disconnect.handler),
                 layers: disconnect.layers,
             }),
             events: self
                 .events
                 .into_iter()
-                .map(|(name, (handler, concurrent))| (name, (f(handler), concurrent)))
+                .map(|(name, handler)| (name, handler.map(&mut f)))
                 .collect(),
-            fallback: self
-                .fallback
-                .map(|(handler, concurrent)| (f(handler), concurrent)),
+            fallback: self.fallback.map(|handler| handler.map(&mut f)),
             max_concurrent: self.max_concurrent,
             server_events: HashMap::new(),
             server_event_fallback: None,
@@ -686,14 +717,22 @@ pub(crate) struct Routes {
     pub(crate) connect: Route,
     /// The disconnect handler.
     pub(crate) disconnect: Option<DisconnectRoute>,
-    /// The handlers by event name, and whether each is concurrent.
-    pub(crate) events: HashMap<Box<[u8]>, (Route, bool), IdHash>,
-    /// The handler of events that are not in `events`, and whether it is concurrent.
-    pub(crate) fallback: Option<(Route, bool)>,
+    /// The handlers by event name.
+    pub(crate) events: HashMap<Box<[u8]>, EventRoute, IdHash>,
+    /// The handler of events that are not in `events`.
+    pub(crate) fallback: Option<EventRoute>,
     /// The maximum number of events of a socket that are handled at the same time.
     pub(crate) max_concurrent: usize,
     /// The hooks of the namespace.
     pub(crate) hooks: Arc<Hooks>,
+}
+
+/// The handler of an event, or the fallback.
+#[derive(Debug)]
+pub(crate) struct EventRoute {
+    pub(crate) route: Route,
+    /// Whether other handlers need not wait for this one.
+    pub(crate) is_concurrent: bool,
 }
 
 /// A disconnect handler.
@@ -706,15 +745,15 @@ pub(crate) struct DisconnectRoute {
 }
 
 impl Routes {
-    /// Returns the handler of an event, and whether it is concurrent.
-    pub(crate) fn find(&self, name: impl AsRef<[u8]>) -> Option<&(Route, bool)> {
+    /// Returns the handler of an event, or the fallback.
+    pub(crate) fn find(&self, name: impl AsRef<[u8]>) -> Option<&EventRoute> {
         self.events.get(name.as_ref()).or(self.fallback.as_ref())
     }
 }
 
 async fn accept() {}
 
-fn pending<H, K, S>(handler: H) -> Pending<S>
+fn boxed<H, K, S>(handler: H) -> BoxedIntoRoute<S>
 where
     H: Handler<K, S>,
     K: 'static,
@@ -778,8 +817,8 @@ mod tests {
             .on("b", nothing.concurrent())
             .max_concurrent_events(3)
             .build(&());
-        assert!(routes.find("a").is_some_and(|(_, concurrent)| !concurrent));
-        assert!(routes.find("b").is_some_and(|&(_, concurrent)| concurrent));
+        assert!(routes.find("a").is_some_and(|found| !found.is_concurrent));
+        assert!(routes.find("b").is_some_and(|found| found.is_concurrent));
         assert!(routes.find("c").is_none());
         assert!(routes.disconnect.is_none());
         assert_eq!(routes.max_concurrent, 3);

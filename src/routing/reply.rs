@@ -31,7 +31,8 @@ use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 #[must_use = "a reply that is dropped is not sent"]
 pub struct Reply {
     result: Result<Payload, ErrorReply>,
-    deferred: bool,
+    /// Whether an [`AckSender`](super::AckSender) sends the acknowledgement, in place of this reply.
+    is_deferred: bool,
 }
 
 impl Reply {
@@ -46,14 +47,14 @@ impl Reply {
         self.result.is_err()
     }
 
-    /// Creates a reply from arguments. If they cannot be written, the error is logged, and the
-    /// reply is "internal error".
+    /// Creates a reply from arguments. If they cannot be written, the reply is "internal error".
     pub(super) fn args(args: impl IntoArgs) -> Self {
-        Self::written(Payload::args(NAMESPACE_LEN, args))
+        Self::or_internal_error(Payload::args(NAMESPACE_LEN, args))
     }
 
+    /// Creates a reply from an encoded payload. An error is logged, and becomes "internal error".
     #[inline]
-    fn written(payload: Result<Payload, EncodeError>) -> Self {
+    fn or_internal_error(payload: Result<Payload, EncodeError>) -> Self {
         let result = payload.map_err(|error| {
             tracing::error!(
                 error = &error as &dyn error::Error,
@@ -66,25 +67,25 @@ impl Reply {
 
     /// Converts the reply of the value in an `Err` into an error reply.
     pub(super) fn into_err(self) -> Self {
-        let refuse = match self.result {
+        let error = match self.result {
             Ok(payload) => ErrorReply::from_payload(&payload),
-            Err(refuse) => refuse,
+            Err(error) => error,
         };
-        Self::from(Err(refuse))
+        Self::from(Err(error))
     }
 
     /// Marks the reply as not to be sent if an [`AckSender`](super::AckSender) sends the
     /// acknowledgement.
     #[inline]
     pub(super) fn defer(mut self, deferred: bool) -> Self {
-        self.deferred |= deferred;
+        self.is_deferred |= deferred;
         self
     }
 
     /// Returns whether an [`AckSender`](super::AckSender) sends the acknowledgement, in place of
     /// this reply.
     pub(crate) const fn is_deferred(&self) -> bool {
-        self.deferred
+        self.is_deferred
     }
 
     /// Returns the error, if the reply is one.
@@ -100,7 +101,7 @@ impl Reply {
     /// Returns the arguments of the acknowledgement, for an error too.
     #[inline]
     pub(crate) fn into_ack(self) -> Payload {
-        self.result.unwrap_or_else(|refuse| refuse.to_ack())
+        self.result.unwrap_or_else(|error| error.to_ack())
     }
 }
 
@@ -108,7 +109,7 @@ impl From<Result<Payload, ErrorReply>> for Reply {
     fn from(result: Result<Payload, ErrorReply>) -> Self {
         Self {
             result,
-            deferred: false,
+            is_deferred: false,
         }
     }
 }
@@ -468,14 +469,14 @@ mod tests {
 
     #[test]
     fn a_refusal_is_the_object_of_a_connect_error() {
-        let refuse = ErrorReply::new("no").with_data([1]);
+        let error = ErrorReply::new("no").with_data([1]);
         assert_eq!(
-            refuse.to_connect_error().json(),
+            error.to_connect_error().json(),
             br#"{"message":"no","data":[1]}"#
         );
-        assert_eq!(refuse.to_legacy_connect_error().json(), b"[1]");
-        let refuse = ErrorReply::new("no");
-        assert_eq!(refuse.to_legacy_connect_error().json(), br#""no""#);
+        assert_eq!(error.to_legacy_connect_error().json(), b"[1]");
+        let error = ErrorReply::new("no");
+        assert_eq!(error.to_legacy_connect_error().json(), br#""no""#);
     }
 
     #[test]

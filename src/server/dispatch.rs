@@ -284,13 +284,13 @@ impl Dispatch {
                 continue;
             };
             let PendingConnect { request, .. } = self.pending.remove(at);
-            self.decided(request, decision);
+            self.handle_decision(request, decision);
             progress = true;
         }
         progress
     }
 
-    fn decided(&mut self, request: ConnectRequest, decision: Option<usize>) {
+    fn handle_decision(&mut self, request: ConnectRequest, decision: Option<usize>) {
         match decision.map(|at| self.server.open_for(at, &request.name)) {
             Some(Opened::Found(routes, namespace)) => self.join(request, routes, &namespace),
             // The namespace is open now: only the definition that opened it decides.

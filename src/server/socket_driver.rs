@@ -130,7 +130,7 @@ impl SocketDriver {
                 let Poll::Ready(reply) = poll(future, cx) else {
                     return false;
                 };
-                self.connected(reply, peer, consumed);
+                self.handle_connect_reply(reply, peer, consumed);
                 true
             }
             Phase::Open => self.run_events(cx, peer, consumed),
@@ -169,7 +169,8 @@ impl SocketDriver {
         }
     }
 
-    fn connected(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut Credit) {
+    /// Connects or refuses the client, as the connect handler has replied.
+    fn handle_connect_reply(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut Credit) {
         let member = Arc::clone(self.member());
         consumed.add(self.connect_credit.take());
         match reply.into_result() {
@@ -178,7 +179,7 @@ impl SocketDriver {
                 if !member.accept(packet.clone()) {
                     connect_then_disconnect(&member, packet);
                 } else if let Some(slot) = self.slot {
-                    peer.accepted(slot);
+                    peer.mark_connected(slot);
                 }
                 // The socket has joined, if only for a moment: its disconnect handler will run.
                 self.set_phase(Phase::Open);
@@ -245,7 +246,7 @@ impl SocketDriver {
             self.drop_queue(consumed);
         }
         if let Some(slot) = self.slot.take() {
-            peer.disconnected(slot);
+            peer.mark_left(slot);
         }
     }
 
@@ -291,12 +292,12 @@ impl SocketDriver {
         let next = self.queue.front();
         let name = next.and_then(|queued| queued.payload.name_bytes());
         let found = self.routes.find(name.unwrap_or_default());
-        found.is_some_and(|(_, is_concurrent)| *is_concurrent)
+        found.is_some_and(|found| found.is_concurrent)
     }
 
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
         let name = queued.payload.name_bytes().unwrap_or_default();
-        let Some((route, is_concurrent)) = self.routes.find(name) else {
+        let Some(found) = self.routes.find(name) else {
             self.log_missing_handler(queued.payload.name());
             return self.answer(
                 queued.ack,
@@ -305,8 +306,8 @@ impl SocketDriver {
         };
         let socket = Socket::new(Arc::clone(self.member()));
         let event = Event::event(socket, queued.payload, queued.ack);
-        let mut future = call(route, event);
-        let is_concurrent = *is_concurrent;
+        let mut future = call(&found.route, event);
+        let is_concurrent = found.is_concurrent;
         match poll(&mut future, cx) {
             Poll::Ready(reply) => {
                 let _ = guarded(move || drop(future));

@@ -174,16 +174,16 @@ where
     // The server accepts a CONNECT before the client has read the open packet.
     let _ = outgoing.send(wire.encode(Kind::Connect, None, connect.auth));
     let mut writing = Box::pin(wire::write(sink, to_send));
-    let welcome = match future::select(pin!(reader.next()), &mut writing).await {
-        Either::Left((welcome, _)) => welcome?,
+    let answer = match future::select(pin!(reader.next()), &mut writing).await {
+        Either::Left((packet, _)) => packet?,
         Either::Right(((), reading)) => reading.await?,
     };
-    let id = match welcome.kind {
-        Kind::Connect => welcome.payload.read_object::<Welcome>(),
-        Kind::ConnectError => return Err(ConnectError::refused(&welcome.payload)),
+    let connected = match answer.kind {
+        Kind::Connect => answer.payload.read_object::<ConnectPayload>(),
+        Kind::ConnectError => return Err(ConnectError::refused(&answer.payload)),
         _ => return Err(ConnectError::lost("the server did not answer the connect")),
     };
-    let id = id.map_err(ConnectError::lost)?.sid;
+    let id = connected.map_err(ConnectError::lost)?.sid;
     let (events, incoming) = mpsc::unbounded_channel();
     Ok(Client {
         id,
@@ -198,8 +198,9 @@ where
     })
 }
 
+/// The payload of the CONNECT packet that the server answers with.
 #[derive(Deserialize)]
-struct Welcome {
+struct ConnectPayload {
     sid: String,
 }
 

@@ -42,14 +42,14 @@ use http::{HeaderValue, header};
 #[derive(Clone)]
 pub struct Origins(Rule);
 
-type Predicate = dyn Fn(&HeaderValue, &Parts) -> bool + Send + Sync;
+type OriginPredicate = dyn Fn(&HeaderValue, &Parts) -> bool + Send + Sync;
 
 #[derive(Clone)]
 enum Rule {
     Any,
     SameOrigin,
     List(Arc<[String]>),
-    Predicate(Arc<Predicate>),
+    Predicate(Arc<OriginPredicate>),
 }
 
 impl Origins {

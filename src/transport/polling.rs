@@ -98,7 +98,7 @@ pub(super) async fn get(
     if let Err(refusal) = session.begin_poll() {
         return refuse(refusal);
     }
-    let mut guard = Guard::new(&session, SharedSession::abort_poll);
+    let mut guard = AbortGuard::new(&session, SharedSession::abort_poll);
     let mut body = Payload::new(
         session.params.revision,
         session.params.base64 || session.params.jsonp,
@@ -192,20 +192,20 @@ where
     if let Err(refusal) = session.begin_post() {
         return refuse(refusal);
     }
-    let mut guard = Guard::new(&session, |session| {
+    let mut guard = AbortGuard::new(&session, |session| {
         session.close(CloseReason::TransportError);
         session.end_post();
     });
-    let packets = packets(&session, &post, body).await;
+    let packets = read_packets(&session, &post, body).await;
     if packets.is_err() {
         guard.defuse();
         session.end_post();
     }
     match packets {
         Ok(mut packets) => {
-            let taken = poll_fn(|cx| session.poll_post(cx, &mut packets)).await;
+            let handled = poll_fn(|cx| session.poll_post(cx, &mut packets)).await;
             guard.defuse();
-            if let Err(refusal) = taken {
+            if let Err(refusal) = handled {
                 return post.refuse(&session, refusal, "the session has ended");
             }
         }
@@ -238,7 +238,7 @@ enum Failure {
 }
 
 /// Reads a body and parses it as packets.
-async fn packets<B>(
+async fn read_packets<B>(
     session: &SharedSession,
     post: &PostRequest,
     body: B,
@@ -259,7 +259,7 @@ where
         Revision::V4 if !session.params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
     };
-    let mut body = read(longest, post.timeout, body).await?;
+    let mut body = read_body(longest, post.timeout, body).await?;
     if body.len() > limit && payload::client_counted_len(&body) > limit {
         return Err(Failure::TooLarge);
     }
@@ -276,7 +276,8 @@ where
     packets.map_err(|_| Failure::Malformed)
 }
 
-async fn read<B>(limit: usize, timeout: Duration, body: B) -> Result<Bytes, Failure>
+/// Reads a body of up to `limit` bytes, for up to `timeout`.
+async fn read_body<B>(limit: usize, timeout: Duration, body: B) -> Result<Bytes, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -346,12 +347,12 @@ fn append(bytes: Bytes, more: &[u8]) -> Bytes {
 }
 
 /// Cleans up when the client aborts the request.
-struct Guard<'a> {
+struct AbortGuard<'a> {
     session: Option<&'a SharedSession>,
     on_drop: fn(&SharedSession),
 }
 
-impl<'a> Guard<'a> {
+impl<'a> AbortGuard<'a> {
     fn new(session: &'a SharedSession, on_drop: fn(&SharedSession)) -> Self {
         Self {
             session: Some(session),
@@ -364,7 +365,7 @@ impl<'a> Guard<'a> {
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for AbortGuard<'_> {
     fn drop(&mut self) {
         if let Some(session) = self.session {
             (self.on_drop)(session);

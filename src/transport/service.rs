@@ -170,11 +170,11 @@ impl HttpService {
                 (RequestKind::Other, ready(answer))
             }
             Ok(Plan::Poll(session)) => {
-                let style = ResponseFormat::of(&parts, &self.http);
+                let format = ResponseFormat::of(&parts, &self.http);
                 let timeout = self.http.poll_timeout;
                 (
                     RequestKind::Later,
-                    polling::get(session, style, timeout).boxed(),
+                    polling::get(session, format, timeout).boxed(),
                 )
             }
             Ok(Plan::Post(session)) => {
@@ -378,11 +378,11 @@ impl HttpService {
     ) -> BoxFuture<'static, Response> {
         if Handle::try_current().is_err() {
             tracing::error!("a client is refused: the layer has to run in a Tokio runtime");
-            let mut answer = Response::new(Body::empty());
-            *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            return ready(answer);
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            return ready(response);
         }
-        let style = ResponseFormat::of(&parts, &self.http);
+        let format = ResponseFormat::of(&parts, &self.http);
         let upgrade = upgrade.zip(response.as_ref());
         let upgrade = upgrade.map(|(stream, response)| accepted_upgrade(stream, response));
         let session = self.spawn_session(params, parts, upgrade);
@@ -391,13 +391,13 @@ impl HttpService {
         }
         let cookie = self.http.cookie.as_ref();
         let Some(cookie) = cookie.and_then(|cookie| cookie.header(session.sid())) else {
-            return polling::get(session, style, None).boxed();
+            return polling::get(session, format, None).boxed();
         };
-        let answer = polling::get(session, style, None).map(|mut answer| {
-            answer.headers_mut().append(header::SET_COOKIE, cookie);
-            answer
+        let response = polling::get(session, format, None).map(|mut response| {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+            response
         });
-        answer.boxed()
+        response.boxed()
     }
 
     /// Opens a session and starts its task.
@@ -411,7 +411,7 @@ impl HttpService {
             Arc::clone(&self.config),
             Arc::clone(&self.sessions.notices),
             session_id(params),
-            self.sessions.number(),
+            self.sessions.next_number(),
             params,
             StoredRequest::new(parts),
         ));

@@ -143,7 +143,7 @@ impl Future for SessionTask {
                 }
                 AfterRound::Closed => {
                     let this = self.as_mut().project();
-                    this.io.end();
+                    this.io.drop_websocket();
                     if *this.app_ended {
                         return Poll::Ready(());
                     }
@@ -210,10 +210,11 @@ impl SessionTask {
         }
         this.io.poll_write(cx, this.session);
         let app_due = this.app.poll_timeout();
-        let writes = this.io.accepts_output();
-        let over = *this.app_ended || this.io.is_some();
+        let accepts_output = this.io.accepts_output();
+        // A closed session ends the task, or at least its WebSocket.
+        let can_close = *this.app_ended || this.io.is_some();
         this.session.try_sleep(cx, |session| {
-            if over && session.is_closed() {
+            if can_close && session.is_closed() {
                 return AfterRound::Closed;
             }
             // A deadline that has moved to a later time is checked at the earlier one.
@@ -230,7 +231,7 @@ impl SessionTask {
             };
             // Another thread may have changed the session after the round began.
             let has_changed = session.event_count() != round.event_count;
-            match is_idle && !has_changed && !(writes && session.has_output()) {
+            match is_idle && !has_changed && !(accepts_output && session.has_output()) {
                 true => AfterRound::Idle,
                 false => AfterRound::Busy,
             }
@@ -279,7 +280,7 @@ impl Io {
             }
             Err(error) => {
                 log_failed_upgrade(session, &error);
-                self.closed(session);
+                self.handle_websocket_closed(session);
             }
         }
         round.has_events = true;
@@ -316,7 +317,7 @@ impl Io {
                 }
                 // Input that came before the end is handled before it.
                 Poll::Ready(Read::End) if any => return Reading::Progress,
-                Poll::Ready(Read::End) => return self.poll_end(cx, session, round),
+                Poll::Ready(Read::End) => return self.handle_read_end(cx, session, round),
             }
         }
         Reading::Progress
@@ -324,7 +325,7 @@ impl Io {
 
     /// Ends the WebSocket after the client has ended its side. The answer to the client's close
     /// frame is sent first.
-    fn poll_end(
+    fn handle_read_end(
         &mut self,
         cx: &mut Context<'_>,
         session: &SharedSession,
@@ -336,7 +337,7 @@ impl Io {
         round.has_events = true;
         if websocket.poll_write(cx, session).is_pending() && websocket.is_closing() {
             let now = now();
-            let waits = session.with_session(|session| {
+            let must_wait = session.with_session(|session| {
                 let is_own = session.transport() == Transport::WebSocket;
                 if is_own {
                     session.close(CloseReason::TransportClose, now);
@@ -344,11 +345,11 @@ impl Io {
                 // The session has a deadline for the rest of the output. A probe has none.
                 is_own && !session.is_closed()
             });
-            if waits {
+            if must_wait {
                 return Reading::Idle;
             }
         }
-        self.closed(session);
+        self.handle_websocket_closed(session);
         Reading::Progress
     }
 
@@ -367,14 +368,14 @@ impl Io {
                     session.handle_blocked(now);
                 });
             }
-            Poll::Ready(Err(_)) => self.closed(session),
-            Poll::Ready(Ok(Written { finished: true })) => self.finish(cx, session),
+            Poll::Ready(Err(_)) => self.handle_websocket_closed(session),
+            Poll::Ready(Ok(Written { finished: true })) => self.send_close_frame(cx, session),
             Poll::Ready(Ok(Written { finished: false })) => {}
         }
     }
 
     /// Sends the close frame. A session's own WebSocket waits for the answer. A probe is dropped.
-    fn finish(&mut self, cx: &mut Context<'_>, session: &SharedSession) {
+    fn send_close_frame(&mut self, cx: &mut Context<'_>, session: &SharedSession) {
         let Self::Open(websocket) = self else {
             return;
         };
@@ -384,16 +385,18 @@ impl Io {
             websocket.start_close(code, text);
         }
         if websocket.poll_write(cx, session).is_ready() && reason.is_none() {
-            *self = Self::None;
+            self.drop_websocket();
         }
     }
 
+    /// Returns whether the WebSocket takes more packets out of the session.
     fn accepts_output(&self) -> bool {
         matches!(self, Self::Open(websocket) if !websocket.is_blocked() && !websocket.is_closing())
     }
 
-    fn closed(&mut self, session: &SharedSession) {
-        *self = Self::None;
+    /// Drops the WebSocket, whose connection has ended, and passes that to the session.
+    fn handle_websocket_closed(&mut self, session: &SharedSession) {
+        self.drop_websocket();
         let now = now();
         session.with_session(|session| session.handle_transport_closed(Transport::WebSocket, now));
     }
@@ -402,7 +405,7 @@ impl Io {
         !matches!(self, Self::None)
     }
 
-    fn end(&mut self) {
+    fn drop_websocket(&mut self) {
         *self = Self::None;
     }
 }

@@ -248,7 +248,7 @@ impl FrameDecoder {
         };
         match (&mut self.message, data) {
             (None, Data::Continue) => return Err(WebSocketError::STRAY_CONTINUATION),
-            (Some(message), Data::Continue) => message.continued()?,
+            (Some(message), Data::Continue) => message.add_fragment()?,
             (Some(_), _) => return Err(WebSocketError::INTERRUPTED_MESSAGE),
             (None, _) => (),
         }

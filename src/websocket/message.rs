@@ -30,7 +30,7 @@ impl Message {
     }
 
     /// Counts one more fragment. Fails above [`MAX_FRAGMENTS`].
-    pub(super) fn continued(&mut self) -> Result<(), WebSocketError> {
+    pub(super) fn add_fragment(&mut self) -> Result<(), WebSocketError> {
         self.fragments += 1;
         if self.fragments > MAX_FRAGMENTS {
             return Err(WebSocketError::TOO_MANY_FRAGMENTS);

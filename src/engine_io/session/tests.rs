@@ -138,7 +138,8 @@ fn in_revision_3_a_pong_from_the_client_ends_the_session() {
 fn in_revision_3_an_upgraded_session_sends_its_pong_on_the_new_transport() {
     let (mut s, t) = session_of(Revision::V3, Polling, Config::default());
     s.handle_packet(Polling, PING, t + ms(10_000));
-    s.handle_upgrade(t + ms(10_000)).expect("an upgrade");
+    s.handle_upgrade_request(t + ms(10_000))
+        .expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t + ms(10_000));
     assert_eq!(drain(&mut s, WebSocket), [PROBED]);
     s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(10_000));
@@ -177,7 +178,7 @@ fn in_revision_3_a_client_whose_pings_are_not_read_gets_more_time() {
 fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
     let (mut s, t) = polling();
     assert_eq!(poll(&mut s, t), []);
-    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_upgrade_request(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
     assert_eq!(drain(&mut s, WebSocket), [PROBED]);
     assert_eq!(drain(&mut s, Polling), []);
@@ -191,13 +192,13 @@ fn messages_sent_while_upgrading_arrive_on_the_new_transport_in_order() {
     assert_eq!(s.transport(), WebSocket);
     assert_eq!(drain(&mut s, WebSocket), [message("a"), message("b")]);
     assert_eq!(s.handle_poll(t), Err(Refusal::BadRequest));
-    assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+    assert_eq!(s.handle_upgrade_request(t), Err(Refusal::BadRequest));
 }
 
 #[test]
 fn a_poll_during_an_upgrade_is_released_soon() {
     let (mut s, t) = polling();
-    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_upgrade_request(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
     assert_eq!(poll(&mut s, t), []);
     s.handle_timeout(t + ms(100));
@@ -207,7 +208,7 @@ fn a_poll_during_an_upgrade_is_released_soon() {
 #[test]
 fn a_pending_poll_is_released_when_the_upgrade_ends() {
     let (mut s, t) = polling();
-    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_upgrade_request(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
     assert_eq!(poll(&mut s, t), []);
     s.handle_packet(WebSocket, EnginePacket::Upgrade, t);
@@ -217,7 +218,7 @@ fn a_pending_poll_is_released_when_the_upgrade_ends() {
 /// A session whose client has the pong to its probe, and polls no more.
 fn probed() -> (Session, Instant) {
     let (mut s, t) = polling();
-    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_upgrade_request(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
     assert_eq!(drain(&mut s, WebSocket), [PROBED]);
     (s, t)
@@ -263,7 +264,7 @@ fn a_closing_server_waits_no_longer_than_the_upgrade_timeout() {
 #[test]
 fn a_client_that_still_polls_gets_the_close_by_its_poll() {
     let (mut s, t) = polling();
-    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_upgrade_request(t).expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t);
     s.send(text("last"), t);
     s.close(CloseReason::ServerClose, t);
@@ -373,22 +374,23 @@ fn a_failed_upgrade_leaves_polling_open() {
     ];
     for end in endings {
         let (mut s, t) = polling();
-        s.handle_upgrade(t).expect("an upgrade");
+        s.handle_upgrade_request(t).expect("an upgrade");
         assert!(!s.finished(WebSocket));
-        assert_eq!(s.handle_upgrade(t), Err(Refusal::BadRequest));
+        assert_eq!(s.handle_upgrade_request(t), Err(Refusal::BadRequest));
         end(&mut s, t);
         assert!(s.finished(WebSocket));
         assert!(s.is_open());
         s.send(text("still here"), t);
         assert_eq!(poll(&mut s, t), [message("still here")]);
-        s.handle_upgrade(t).expect("another try");
+        s.handle_upgrade_request(t).expect("another try");
     }
 }
 
 #[test]
 fn a_ping_due_during_an_upgrade_is_sent_after_it_with_its_full_timeout() {
     let (mut s, t) = polling();
-    s.handle_upgrade(t + ms(24_000)).expect("an upgrade");
+    s.handle_upgrade_request(t + ms(24_000))
+        .expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t + ms(24_500));
     s.handle_timeout(t + ms(25_000));
     s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(26_000));
@@ -404,7 +406,8 @@ fn a_ping_fetched_before_the_upgrade_must_still_be_answered() {
     let (mut s, t) = polling();
     s.handle_timeout(t + ms(25_000));
     assert_eq!(poll(&mut s, t + ms(25_000)), [PING]);
-    s.handle_upgrade(t + ms(26_000)).expect("an upgrade");
+    s.handle_upgrade_request(t + ms(26_000))
+        .expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t + ms(26_000));
     s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(26_000));
     s.handle_timeout(t + ms(44_999));
@@ -535,7 +538,7 @@ fn packets_count_as_sent_only_when_the_websocket_is_flushed() {
 #[test]
 fn a_probe_that_accepts_no_bytes_leaves_polling_open() {
     let (mut s, t) = polling();
-    s.handle_upgrade(t).expect("an upgrade");
+    s.handle_upgrade_request(t).expect("an upgrade");
     s.handle_blocked(t);
     s.handle_timeout(t + ms(20_000));
     assert!(s.is_open());
@@ -675,8 +678,8 @@ fn stuck(transport: Transport) -> (Session, Instant) {
 #[test]
 fn more_is_read_while_an_acknowledgement_is_awaited() {
     let (mut s, _) = stuck(WebSocket);
-    assert_eq!(s.pending, 6 * Session::cost(&text("work")));
-    s.handle_consumed(s.pending - 100);
+    assert_eq!(s.pending_bytes, 6 * Session::cost(&text("work")));
+    s.handle_consumed(s.pending_bytes - 100);
     assert!(s.wants_read());
     s.handle_acks_done(1);
     assert!(!s.wants_read());

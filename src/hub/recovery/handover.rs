@@ -47,9 +47,9 @@ impl Handover {
 
 /// The locked store of a namespace. The guard drops the handovers that the store has removed, after
 /// it releases the lock.
-pub(crate) struct Guard<'a>(pub(super) Option<MutexGuard<'a, RecoveryStore<Arc<Handover>>>>);
+pub(crate) struct StoreGuard<'a>(pub(super) Option<MutexGuard<'a, RecoveryStore<Arc<Handover>>>>);
 
-impl Deref for Guard<'_> {
+impl Deref for StoreGuard<'_> {
     type Target = RecoveryStore<Arc<Handover>>;
 
     fn deref(&self) -> &Self::Target {
@@ -58,14 +58,14 @@ impl Deref for Guard<'_> {
     }
 }
 
-impl DerefMut for Guard<'_> {
+impl DerefMut for StoreGuard<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         // As in `deref`.
         self.0.as_mut().expect("locked")
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for StoreGuard<'_> {
     fn drop(&mut self) {
         if let Some(mut store) = self.0.take() {
             let dropped_later = DeferredDrop(std::mem::take(&mut store.dropped_later));

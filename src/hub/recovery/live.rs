@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::handover::{DeferredDrop, Guard, Handover, SocketData};
+use super::handover::{DeferredDrop, Handover, SocketData, StoreGuard};
 use super::log::{Offset, Recipients};
 use super::store::{RecoveryStore, Restored};
 use super::{PrivateId, RecoveryBudget};
@@ -73,10 +73,10 @@ impl Recoverable {
 
 impl LiveNamespace {
     /// Locks the store, if recovery is on. It is locked before all other locks of the namespace.
-    pub(crate) fn store(&self) -> Option<Guard<'_>> {
+    pub(crate) fn store(&self) -> Option<StoreGuard<'_>> {
         let store = self.store.as_ref()?;
         let store = store.lock();
-        Some(Guard(Some(store)))
+        Some(StoreGuard(Some(store)))
     }
 
     /// Adds a client, as a new socket or as the one that it asks to restore. Returns `None` if the
@@ -145,7 +145,7 @@ impl LiveNamespace {
 
     /// Makes a socket leave that is not suspended yet, because its client asks to restore it. The
     /// caller must close the socket's session, and drop the socket under no lock.
-    fn displace(&self, store: &mut Guard<'_>, id: &SocketId) -> Option<Arc<Member>> {
+    fn displace(&self, store: &mut StoreGuard<'_>, id: &SocketId) -> Option<Arc<Member>> {
         let former = self.find(id)?;
         former.leave_from(DisconnectReason::TransportClose, Some(&mut **store));
         Some(former)
@@ -154,7 +154,7 @@ impl LiveNamespace {
     /// Does the same as [`send_to`](Self::send_to), and keeps the packet unless it is volatile.
     pub(in crate::hub) fn send_recoverable(
         &self,
-        store: &mut Guard<'_>,
+        store: &mut StoreGuard<'_>,
         target: &Target,
         mut payload: Payload,
         volatile: bool,
@@ -163,8 +163,8 @@ impl LiveNamespace {
             mark_volatile(store, &mut payload);
             (None, encode(self, Kind::Event, None, payload))
         } else {
-            let (number, packet) = self.keep(store, Recipients::Many(target.clone()), payload);
-            (Some(number), packet)
+            let (offset, packet) = self.keep(store, Recipients::Many(target.clone()), payload);
+            (Some(offset), packet)
         };
         self.send_to(
             target,
@@ -179,16 +179,16 @@ impl LiveNamespace {
     /// Encodes an event with its offset, and keeps it.
     fn keep(
         &self,
-        store: &mut Guard<'_>,
+        store: &mut StoreGuard<'_>,
         to: Recipients,
         mut payload: Payload,
     ) -> (Offset, Encoded) {
-        let number = store.next();
-        payload.push_text(&number.to_text());
+        let offset = store.next();
+        payload.push_text(&offset.to_text());
         let packet = encode(self, Kind::Event, None, payload);
         store.keep(to, &packet, now());
         self.sweep_later(&store.budget);
-        (number, packet)
+        (offset, packet)
     }
 
     /// Starts the task that drops expired packets and sockets, if there is none. Without the task
@@ -288,18 +288,18 @@ impl Member {
         if !store.contains(&self.id) {
             return false;
         }
-        let (number, packet) = self
+        let (offset, packet) = self
             .namespace
             .keep(&mut store, Recipients::One(self.id), payload);
         if !self.has_left() {
-            return self.send_with_offset(number, packet);
+            return self.send_with_offset(offset, packet);
         }
         // If the client has restored the socket already, it gets the event now. Otherwise it gets
         // the event when it restores the socket.
         successor = self.namespace.find(&self.id);
         successor
             .as_ref()
-            .is_none_or(|successor| successor.send_with_offset(number, packet))
+            .is_none_or(|successor| successor.send_with_offset(offset, packet))
     }
 
     /// Sends an event that is not kept, and so not sent again.
@@ -311,17 +311,17 @@ impl Member {
         self.send(self.encode(Kind::Event, None, payload))
     }
 
-    fn send_with_offset(&self, number: Offset, packet: Encoded) -> bool {
+    fn send_with_offset(&self, offset: Offset, packet: Encoded) -> bool {
         // Packets in the broadcast queue have lower offsets.
         self.catch_up();
-        self.record_offset(Some(number));
+        self.record_offset(Some(offset));
         self.send_caught_up(packet)
     }
 
     /// Records that a packet is sent to the socket, if the packet has an offset.
-    pub(in crate::hub) fn record_offset(&self, number: Option<Offset>) {
-        if let (Some(recovery), Some(number)) = (&self.recovery, number) {
-            recovery.sent.store(number.0, Ordering::Relaxed);
+    pub(in crate::hub) fn record_offset(&self, offset: Option<Offset>) {
+        if let (Some(recovery), Some(offset)) = (&self.recovery, offset) {
+            recovery.sent.store(offset.0, Ordering::Relaxed);
         }
     }
 
@@ -408,7 +408,7 @@ impl Member {
 ///
 /// A client reads the last argument as the offset if it is a string, also if the event has no
 /// offset. The last offset is correct: all packets up to it were queued for the client before.
-fn mark_volatile(store: &Guard<'_>, payload: &mut Payload) {
+fn mark_volatile(store: &StoreGuard<'_>, payload: &mut Payload) {
     if payload.ends_with_text() {
         payload.push_text(&store.last().to_text());
     }

@@ -39,9 +39,9 @@ impl Offset {
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut number = [0; 8];
-        let len = URL_SAFE_NO_PAD.decode_slice(text, &mut number[2..]).ok()?;
-        (len == 6).then(|| Self(u64::from_be_bytes(number)))
+        let mut bytes = [0; 8];
+        let len = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
+        (len == 6).then(|| Self(u64::from_be_bytes(bytes)))
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Recipients {
 /// A packet that may be sent again.
 #[derive(Debug)]
 pub(super) struct Entry {
-    at: Instant,
+    added_at: Instant,
     pub(super) to: Recipients,
     pub(super) packet: Encoded,
     pub(super) bytes: usize,
@@ -102,7 +102,7 @@ impl Log {
         self.bytes += bytes;
         self.budget.packets.fetch_add(bytes, Ordering::Relaxed);
         self.entries.push_back(Entry {
-            at: now,
+            added_at: now,
             to,
             packet,
             bytes,
@@ -129,7 +129,7 @@ impl Log {
     /// Drops entries that are older than a client may be away.
     pub(super) fn expire(&mut self, now: Instant) {
         let within = self.budget.config.within;
-        let is_old = |entry: &Entry| now.saturating_duration_since(entry.at) > within;
+        let is_old = |entry: &Entry| now.saturating_duration_since(entry.added_at) > within;
         while self.entries.front().is_some_and(is_old) {
             self.pop();
         }
@@ -151,10 +151,10 @@ impl Log {
     }
 
     /// Returns the packets from an offset on, with their offsets.
-    pub(super) fn from(&self, number: Offset) -> impl Iterator<Item = (Offset, &Entry)> {
-        let skip = number.0.saturating_sub(self.first.0) as usize;
-        let numbers = (self.first.0..).map(Offset);
-        numbers.zip(&self.entries).skip(skip)
+    pub(super) fn from(&self, offset: Offset) -> impl Iterator<Item = (Offset, &Entry)> {
+        let skip = offset.0.saturating_sub(self.first.0) as usize;
+        let offsets = (self.first.0..).map(Offset);
+        offsets.zip(&self.entries).skip(skip)
     }
 }
 
@@ -193,19 +193,19 @@ mod tests {
         log.push(Recipients::Many(Target::default()), packet, now);
     }
 
-    fn numbers(log: &Log, from: u64) -> Vec<u64> {
-        log.from(Offset(from)).map(|(number, _)| number.0).collect()
+    fn offsets(log: &Log, from: u64) -> Vec<u64> {
+        log.from(Offset(from)).map(|(offset, _)| offset.0).collect()
     }
 
     #[test]
     fn an_offset_has_eight_characters_and_is_read_again() {
-        for number in [
+        for offset in [
             Offset::start([0; 8]),
             Offset::start([0xff; 8]),
             Offset(1 << 47),
         ] {
-            let text = number.to_text();
-            assert_eq!((text.len(), Offset::parse(&text)), (8, Some(number)));
+            let text = offset.to_text();
+            assert_eq!((text.len(), Offset::parse(&text)), (8, Some(offset)));
         }
         for text in [
             "",
@@ -221,13 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_numbered_without_a_gap() {
+    fn offsets_have_no_gap() {
         let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
         (0..3).for_each(|_| push(&mut log, "x", now));
         assert_eq!((log.first().0, log.next().0), (100, 103));
-        assert_eq!(numbers(&log, 0), [100, 101, 102]);
-        assert_eq!(numbers(&log, 102), [102]);
-        assert_eq!(numbers(&log, 103), [0; 0]);
+        assert_eq!(offsets(&log, 0), [100, 101, 102]);
+        assert_eq!(offsets(&log, 102), [102]);
+        assert_eq!(offsets(&log, 103), [0; 0]);
         log.skip();
         assert_eq!((log.first().0, log.next().0), (104, 104));
     }
@@ -237,9 +237,9 @@ mod tests {
         let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
         push(&mut log, "x", now);
         push(&mut log, "y", now + SECOND);
-        assert_eq!(numbers(&log, 0), [100, 101]);
+        assert_eq!(offsets(&log, 0), [100, 101]);
         push(&mut log, "z", now + SECOND + Duration::from_millis(1));
-        assert_eq!(numbers(&log, 0), [101, 102]);
+        assert_eq!(offsets(&log, 0), [101, 102]);
         log.expire(now + 3 * SECOND);
         assert_eq!((log.is_empty(), log.first().0, log.bytes), (true, 103, 0));
         assert_eq!(log.budget.packets.load(Ordering::Relaxed), 0);
@@ -265,16 +265,16 @@ mod tests {
     #[test]
     fn the_bytes_of_all_namespaces_are_limited_together() {
         let config = Recovery::within(SECOND).max_packet_bytes(5_000);
-        let kept = Arc::new(RecoveryBudget::new(config));
-        let (mut a, now) = (Log::new(Offset(1), Arc::clone(&kept)), Instant::now());
-        let mut b = Log::new(Offset(1), Arc::clone(&kept));
+        let budget = Arc::new(RecoveryBudget::new(config));
+        let (mut a, now) = (Log::new(Offset(1), Arc::clone(&budget)), Instant::now());
+        let mut b = Log::new(Offset(1), Arc::clone(&budget));
         (0..10).for_each(|_| push(&mut a, &"x".repeat(1000), now));
         (0..10).for_each(|_| push(&mut b, &"x".repeat(1000), now));
-        assert!(kept.packets.load(Ordering::Relaxed) <= 5_000);
+        assert!(budget.packets.load(Ordering::Relaxed) <= 5_000);
         drop(a);
         (0..10).for_each(|_| push(&mut b, &"x".repeat(1000), now));
         assert!(b.bytes > 3_000);
         drop(b);
-        assert_eq!(kept.packets.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.packets.load(Ordering::Relaxed), 0);
     }
 }

@@ -52,7 +52,7 @@ struct StoredSocket<T> {
 struct Suspended<T> {
     since: Instant,
     /// The offset of the first packet after the socket was suspended.
-    at: Offset,
+    next: Offset,
     /// The bytes that the recovery budget counts for the socket.
     bytes: usize,
     handover: T,
@@ -188,7 +188,7 @@ impl<T> RecoveryStore<T> {
         handover: T,
         now: Instant,
     ) {
-        let at = self.log.next();
+        let next = self.log.next();
         let Some(socket) = self.sockets.get_mut(id) else {
             return self.dropped_later.push(handover);
         };
@@ -197,7 +197,7 @@ impl<T> RecoveryStore<T> {
         let bytes = socket.cost();
         socket.suspended = Some(Suspended {
             since: now,
-            at,
+            next,
             bytes,
             handover,
         });
@@ -347,11 +347,11 @@ impl<T> StoredSocket<T> {
         offset: Option<&str>,
         log: &Log,
     ) -> Option<Offset> {
-        let got = match offset {
+        let received = match offset {
             // The client has received no packet: otherwise it would name an offset.
             None => self.base.before(),
             Some(text) => match Offset::parse(text)? {
-                got if (self.base..log.next()).contains(&got) => got,
+                received if (self.base..log.next()).contains(&received) => received,
                 // The offset is from another socket of the client. The client has received no
                 // packet of this one.
                 _ => self.base.before(),
@@ -360,31 +360,31 @@ impl<T> StoredSocket<T> {
         // A client that received the last packet that was sent to its socket has missed only
         // packets since the suspension. The packets in between were not for the socket, so they
         // need not be kept.
-        let from = if got >= self.sent {
-            got.next().max(suspended.at)
+        let from = if received >= self.sent {
+            received.next().max(suspended.next)
         } else {
-            got.next()
+            received.next()
         };
         (from >= self.floor && from >= log.first()).then_some(from)
     }
 
     /// Returns whether this socket was, or would have been, a recipient of a packet.
-    fn is_recipient(&self, id: &SocketId, number: Offset, to: &Recipients) -> bool {
+    fn is_recipient(&self, id: &SocketId, offset: Offset, to: &Recipients) -> bool {
         match to {
             Recipients::One(other) => other == id,
             Recipients::Many(target) => {
                 let is_in =
-                    |room: &Arc<str>| **room == *id.as_str() || self.was_in_room(room, number);
+                    |room: &Arc<str>| **room == *id.as_str() || self.was_in_room(room, offset);
                 (target.rooms.is_empty() || target.rooms.iter().any(is_in))
                     && !target.except.iter().any(is_in)
             }
         }
     }
 
-    fn was_in_room(&self, room: &str, number: Offset) -> bool {
+    fn was_in_room(&self, room: &str, offset: Offset) -> bool {
         let since = self.rooms.get(room);
-        let was = |stay: &RoomStay| *stay.room == *room && (stay.from..stay.to).contains(&number);
-        since.is_some_and(|since| *since <= number) || self.former_rooms.iter().any(was)
+        let was = |stay: &RoomStay| *stay.room == *room && (stay.from..stay.to).contains(&offset);
+        since.is_some_and(|since| *since <= offset) || self.former_rooms.iter().any(was)
     }
 
     fn cost(&self) -> usize {
@@ -410,9 +410,10 @@ fn missed<T>(
     from: Offset,
 ) -> (Vec<Encoded>, Offset) {
     let (mut last, mut packets) = (socket.sent, Vec::new());
-    let meant = |(number, entry): &(Offset, &Entry)| socket.is_recipient(id, *number, &entry.to);
-    for (number, entry) in log.from(from).filter(meant) {
-        last = number;
+    let is_for_socket =
+        |(offset, entry): &(Offset, &Entry)| socket.is_recipient(id, *offset, &entry.to);
+    for (offset, entry) in log.from(from).filter(is_for_socket) {
+        last = offset;
         packets.push(entry.packet.clone());
     }
     (packets, last)

@@ -154,7 +154,7 @@ impl ArgsWriter {
             check_placeholders(&self.text[self.json..], self.attachments.len())
                 .map_err(|_| EncodeError(Reason::Placeholder))?;
         }
-        let mut payload = Payload::written(self.text, self.json, self.attachments);
+        let mut payload = Payload::from_written(self.text, self.json, self.attachments);
         payload.uncompressed = self.uncompressed;
         Ok(payload)
     }

@@ -76,7 +76,7 @@ impl<'a> FromJson<'a> {
     fn attachment(&mut self, place: &Placeholder) -> Result<(), Invalid> {
         let num = parse_num(&self.json[place.num.clone()]).ok_or(Invalid::Syntax)?;
         let bytes = self.attachments.get(num).ok_or(Invalid::Syntax)?;
-        written(encode::write_bin(self.out, bytes));
+        infallible(encode::write_bin(self.out, bytes));
         self.scanner = Scanner::new(self.json, place.object.end);
         Ok(())
     }
@@ -151,8 +151,8 @@ impl<'a> FromJson<'a> {
         match (object, values) {
             (true, 0..=31) => self.out[start] = Marker::FixMap((values / 2) as u8).to_u8(),
             (false, 0..=15) => self.out[start] = Marker::FixArray(values as u8).to_u8(),
-            (true, _) => written(encode::write_map_len(&mut marker, values / 2)),
-            (false, _) => written(encode::write_array_len(&mut marker, values)),
+            (true, _) => infallible(encode::write_map_len(&mut marker, values / 2)),
+            (false, _) => infallible(encode::write_array_len(&mut marker, values)),
         }
         if !marker.is_empty() {
             self.markers.push((start, marker));
@@ -184,7 +184,7 @@ fn write_string(out: &mut Vec<u8>, quoted: &[u8], escaped: bool) {
     if !escaped {
         return write_text(out, &String::from_utf8_lossy(plain));
     }
-    // Read as bytes: the string may have the escape of half a surrogate pair, which is not text.
+    // Read as bytes: the string may have the escape of a lone surrogate, which is not text.
     let text: Bytes = serde_json::from_slice(quoted).unwrap_or_default();
     write_text(out, &String::from_utf8_lossy(&text));
 }
@@ -196,21 +196,21 @@ fn write_number(out: &mut Vec<u8>, digits: &[u8]) {
     if let Ok(number) = digits.parse::<u64>() {
         write_unsigned(out, number);
     } else if let Ok(number) = digits.parse::<i64>() {
-        written(encode::write_sint(out, number));
+        infallible(encode::write_sint(out, number));
     } else {
-        written(encode::write_f64(out, digits.parse().unwrap_or(f64::NAN)));
+        infallible(encode::write_f64(out, digits.parse().unwrap_or(f64::NAN)));
     }
 }
 
 pub(super) fn write_unsigned(out: &mut Vec<u8>, number: u64) {
-    written(encode::write_uint(out, number));
+    infallible(encode::write_uint(out, number));
 }
 
 pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
-    written(encode::write_str(out, text));
+    infallible(encode::write_str(out, text));
 }
 
 /// Drops the result of a write to memory, which cannot fail.
-fn written<T, E>(result: Result<T, E>) {
+fn infallible<T, E>(result: Result<T, E>) {
     drop(result.ok());
 }

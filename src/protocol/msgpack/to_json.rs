@@ -18,12 +18,12 @@ pub(super) struct ToJson<'a> {
     timestamps: bool,
     json: Vec<u8>,
     attachments: Vec<Bytes>,
-    open: Vec<Open>,
+    open: Vec<OpenContainer>,
 }
 
 /// An open array or map.
-struct Open {
-    map: bool,
+struct OpenContainer {
+    is_map: bool,
     /// The number of its values, including its keys.
     values: u64,
     done: u64,
@@ -71,9 +71,9 @@ impl<'a> ToJson<'a> {
         let Some(open) = self.open.last_mut() else {
             return false;
         };
-        let is_key = open.map && open.done % 2 == 0;
+        let is_key = open.is_map && open.done % 2 == 0;
         if open.done > 0 {
-            let colon = open.map && !is_key;
+            let colon = open.is_map && !is_key;
             self.json.push(if colon { b':' } else { b',' });
         }
         open.done += 1;
@@ -142,13 +142,13 @@ impl<'a> ToJson<'a> {
         Ok(())
     }
 
-    fn open(&mut self, map: bool, values: u64) -> Result<(), DecodeError> {
+    fn open(&mut self, is_map: bool, values: u64) -> Result<(), DecodeError> {
         if self.open.len() == MAX_DEPTH as usize {
             return Err(Invalid::Depth.into());
         }
-        self.json.push(if map { b'{' } else { b'[' });
-        self.open.push(Open {
-            map,
+        self.json.push(if is_map { b'{' } else { b'[' });
+        self.open.push(OpenContainer {
+            is_map,
             values,
             done: 0,
         });
@@ -161,7 +161,7 @@ impl<'a> ToJson<'a> {
             if open.done < open.values {
                 return;
             }
-            self.json.push(if open.map { b'}' } else { b']' });
+            self.json.push(if open.is_map { b'}' } else { b']' });
             self.open.pop();
         }
     }

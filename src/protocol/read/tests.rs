@@ -138,7 +138,7 @@ fn the_error_names_an_argument_of_the_wrong_type() {
 }
 
 #[test]
-fn half_of_a_surrogate_pair_is_read_as_a_replacement_character() {
+fn a_lone_surrogate_is_read_as_a_replacement_character() {
     assert_eq!(one::<String>(r#","a\ud83d""#).expect("read"), "a\u{fffd}");
     assert_eq!(one::<char>(r#","\ude00""#).expect("read"), '\u{fffd}');
     assert_eq!(

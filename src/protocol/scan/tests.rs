@@ -109,7 +109,7 @@ fn a_text_may_be_nested_as_deeply_as_serde_json_reads_it() {
 }
 
 #[test]
-fn half_of_a_surrogate_pair_is_replaced_and_a_pair_stays() {
+fn a_lone_surrogate_is_replaced_and_a_pair_stays() {
     for (json, expected) in [
         (r#""\ud83d""#, r#""\ufffd""#),
         (r#""a\uD83Dbc""#, r#""a\ufffdbc""#),
@@ -124,7 +124,7 @@ fn half_of_a_surrogate_pair_is_replaced_and_a_pair_stays() {
         (r#""\u00e9\ud7ff\ue000""#, r#""\u00e9\ud7ff\ue000""#),
         ("[]", "[]"),
     ] {
-        let replaced = replace_halves(json.as_bytes());
+        let replaced = replace_lone_surrogates(json.as_bytes());
         assert_eq!(String::from_utf8_lossy(&replaced), expected);
         assert!(serde_json::from_slice::<serde_json::Value>(&replaced).is_ok());
         let mut scanner = Scanner::new(json.as_bytes(), 0);
@@ -134,7 +134,7 @@ fn half_of_a_surrogate_pair_is_replaced_and_a_pair_stays() {
 }
 
 #[test]
-fn any_valid_text_can_be_read_without_halves() {
+fn any_valid_text_can_be_read_without_lone_surrogates() {
     let seeds: [&[u8]; 2] = [
         br#"["\ud83d\ude00","\\\ud83d",{"\udc00":"\u0041"}]"#,
         br#"["\uD83D","\"\uDE00\\"]"#,
@@ -145,7 +145,7 @@ fn any_valid_text_can_be_read_without_halves() {
         let text = chance.mutate(&seeds, b"\\ud83cDE0\"[]{},:");
         if scan(&text).is_ok() && std::str::from_utf8(&text).is_ok() {
             valid += 1;
-            let read = serde_json::from_slice::<serde_json::Value>(&replace_halves(&text));
+            let read = serde_json::from_slice::<serde_json::Value>(&replace_lone_surrogates(&text));
             assert!(read.is_ok(), "{}", String::from_utf8_lossy(&text));
         }
     }

@@ -96,18 +96,11 @@ impl fmt::Display for MissingExtension {
 
 impl error::Error for MissingExtension {}
 
-/// Implements [`IntoReply`] for errors of the client. The client receives the text of the error.
-macro_rules! told {
-    ($($ty:ty)*) => {$(
-        impl IntoReply for $ty {
-            fn into_reply(self) -> Reply {
-                ErrorReply::new(self.to_string()).into_reply()
-            }
-        }
-    )*};
+impl IntoReply for InvalidParams {
+    fn into_reply(self) -> Reply {
+        ErrorReply::new(self.to_string()).into_reply()
+    }
 }
-
-told!(InvalidParams);
 
 /// Implements [`IntoReply`] for values of the client that could not be read. The client receives
 /// the text of the error and the reason.

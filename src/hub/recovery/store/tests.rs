@@ -50,10 +50,10 @@ impl World {
     }
 
     fn emit(&mut self, text: &str, to: Recipients) -> Offset {
-        let number = self.store.next();
+        let offset = self.store.next();
         let packet = Encoded::from(Message::Text(text.into()));
         self.store.keep(to, &packet, self.now);
-        number
+        offset
     }
 
     fn all(&mut self, text: &str) -> Offset {
@@ -345,10 +345,10 @@ fn suspended_sockets_are_limited_by_their_bytes() {
 #[test]
 fn nothing_is_stored_in_a_namespace_without_sockets() {
     let mut world = World::new();
-    let number = world.all("1");
+    let offset = world.all("1");
     assert!(world.store.is_idle());
     world.store.insert(id(1), private_id(1));
-    assert_eq!(world.store.last(), number);
+    assert_eq!(world.store.last(), offset);
     world.all("2");
     assert!(!world.store.is_idle());
     world.store.forget(&id(1));
