@@ -1,0 +1,145 @@
+//! The functions for the session's task, and for the reader of its events.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::{End, SharedSession, Upgrade, wake};
+use crate::engine_io::{CloseReason, Session, SessionEvent};
+
+impl SharedSession {
+    /// Begins a round of the session's task. The running task need not be woken.
+    pub(crate) fn begin_round(&self) -> RoundStart {
+        let mut shared = self.lock();
+        shared.task_waker = None;
+        RoundStart {
+            event_count: shared.session.event_count(),
+            has_events: shared.session.has_events(),
+            wants_read: shared.session.wants_frames(),
+            websocket: shared.websocket.take(),
+        }
+    }
+
+    /// Runs `act` on the session, for the session's task. It wakes no task.
+    pub(crate) fn with_session<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
+        act(&mut self.lock().session)
+    }
+
+    /// Moves all events to `events`, credits `consumed` bytes to the session, and wakes the tasks
+    /// that wait until the session reads input.
+    pub(crate) fn take_events(&self, events: &mut VecDeque<SessionEvent>, consumed: usize) {
+        let mut shared = self.lock();
+        shared.session.handle_consumed(consumed);
+        shared.session.take_events(events);
+        let input_wakers = shared.ready_wakers();
+        drop(shared);
+        input_wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns the end that was requested since the last call.
+    pub(crate) fn take_end(&self) -> Option<End> {
+        if self.end.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        match self.end.swap(0, Ordering::AcqRel) {
+            end if end == End::DisconnectAll as u8 => Some(End::DisconnectAll),
+            end if end == End::Shutdown as u8 => Some(End::Shutdown),
+            _ => None,
+        }
+    }
+
+    /// Returns the next event, for a reader in any task.
+    pub(crate) fn poll_event(&self, cx: &Context<'_>) -> Poll<SessionEvent> {
+        let mut shared = self.lock();
+        let Some(event) = shared.session.poll_event() else {
+            // The last event was returned before.
+            if let Some(reason) = shared.session.close_reason() {
+                return Poll::Ready(SessionEvent::Closed(reason));
+            }
+            shared.reader_waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        if let SessionEvent::Message(message) = &event {
+            shared.session.handle_consumed(Session::cost(message));
+        }
+        let input_wakers = shared.ready_wakers();
+        // The session may read input again.
+        let task = shared.task_waker.take();
+        drop(shared);
+        wake([task]);
+        input_wakers.into_iter().for_each(Waker::wake);
+        Poll::Ready(event)
+    }
+
+    /// Handles the timers of the session that are due, and wakes a poll that this releases.
+    pub(crate) fn handle_timeout(&self) {
+        self.update(|session, now| session.handle_timeout(now));
+    }
+
+    /// Wakes the reader, unless it is in the session's task, whose waker is that of `cx`.
+    pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
+        let elsewhere = |reader: &mut Waker| !reader.will_wake(cx.waker());
+        let reader = self.lock().reader_waker.take_if(elsewhere);
+        wake([reader]);
+    }
+
+    /// Lets the session's task sleep if it has nothing to do: stores its waker, and returns
+    /// [`AfterRound::Idle`]. Otherwise returns the reason why the task must not sleep.
+    pub(crate) fn try_sleep(
+        &self,
+        cx: &Context<'_>,
+        look: impl FnOnce(&Session) -> AfterRound,
+    ) -> AfterRound {
+        let mut shared = self.lock();
+        match look(&shared.session) {
+            AfterRound::Idle if shared.websocket.is_some() => return AfterRound::Busy,
+            AfterRound::Idle => {}
+            other => return other,
+        }
+        let input_wakers = shared.ready_wakers();
+        shared.task_waker = Some(cx.waker().clone());
+        // The task may have released a poll: the probe of an upgrade does.
+        let poll = shared
+            .session
+            .has_poll_output()
+            .then(|| shared.poll_waker.take());
+        drop(shared);
+        wake(poll);
+        input_wakers.into_iter().for_each(Waker::wake);
+        AfterRound::Idle
+    }
+
+    /// Closes a session whose task will not run any more, and wakes all tasks that wait for it.
+    pub(in crate::hub) fn abandon(&self) {
+        self.close(CloseReason::TransportClose);
+        let mut shared = self.lock();
+        let mut input_wakers = std::mem::take(&mut shared.input_wakers);
+        input_wakers.append(&mut shared.drain_wakers);
+        let others = [shared.poll_waker.take(), shared.reader_waker.take()];
+        drop(shared);
+        wake(others);
+        input_wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The state at the beginning of a round of the session's task.
+pub(crate) struct RoundStart {
+    /// [`Session::event_count`], before the round.
+    pub(crate) event_count: u64,
+    /// Whether the session has events.
+    pub(crate) has_events: bool,
+    pub(crate) wants_read: bool,
+    pub(crate) websocket: Option<Upgrade>,
+}
+
+/// The state at the end of a round of the session's task.
+pub(crate) enum AfterRound {
+    /// The task has nothing to do until it is woken.
+    Idle,
+    Busy,
+    /// The task must be woken at this time, which is earlier than its timer.
+    Due(Instant),
+    /// The session is closed.
+    Closed,
+}
