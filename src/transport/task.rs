@@ -40,14 +40,22 @@ pin_project! {
         io: Io,
         #[pin]
         sleep: Sleep,
-        // The deadline that `sleep` is set to.
-        armed: Option<std::time::Instant>,
-        // Whether the process did not run for a while: deadlines wait for `LATE_GRACE`.
-        in_grace: bool,
+        sleep_until: SleepUntil,
         // How often the deadline that has passed was put off because there is more to read.
         put_off: u8,
         guard: SessionGuard,
     }
+}
+
+/// The time that the task's `sleep` is set to.
+#[derive(Clone, Copy)]
+enum SleepUntil {
+    /// None: there was no deadline yet, or it has passed.
+    Unset,
+    /// A deadline of the session or of the application.
+    Deadline(std::time::Instant),
+    /// The end of [`LATE_GRACE`]. No deadline passes before it.
+    Grace,
 }
 
 enum Io {
@@ -83,8 +91,8 @@ const LATE_GRACE: Duration = Duration::from_secs(1);
 /// The number of times that a deadline is put off because [`READS`] reads did not read all input.
 const PUT_OFF: u8 = 16;
 
-fn is_late(due: Option<std::time::Instant>) -> bool {
-    due.is_some_and(|due| now().duration_since(due) > LATE)
+fn is_late(due: std::time::Instant) -> bool {
+    now().duration_since(due) > LATE
 }
 
 /// Logs that an upgrade failed after it was accepted with `101`, or with `200` over HTTP/2.
@@ -116,8 +124,7 @@ impl SessionTask {
             app_ended: false,
             io: upgrade.map_or(Io::None, Io::Upgrading),
             sleep: tokio::time::sleep_until(Instant::now()),
-            armed: None,
-            in_grace: false,
+            sleep_until: SleepUntil::Unset,
             put_off: 0,
             guard,
         }
@@ -129,17 +136,17 @@ impl Future for SessionTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let _current = self.guard.run();
-        let mut is_armed = self.armed.is_some();
+        let mut is_set = !matches!(self.sleep_until, SleepUntil::Unset);
         let mut reads = READS;
         for _ in 0..ROUNDS {
-            let is_due = std::mem::take(&mut is_armed) && self.as_mut().poll_sleep(cx);
+            let is_due = std::mem::take(&mut is_set) && self.as_mut().poll_sleep(cx);
             match self.as_mut().round(cx, is_due, &mut reads) {
                 AfterRound::Idle => return Poll::Pending,
                 AfterRound::Busy if reads == 0 => break,
                 AfterRound::Busy => {}
                 AfterRound::Due(due) => {
-                    self.as_mut().arm(due);
-                    is_armed = true;
+                    self.as_mut().set_sleep(due, SleepUntil::Deadline(due));
+                    is_set = true;
                 }
                 AfterRound::Closed => {
                     let this = self.as_mut().project();
@@ -156,12 +163,12 @@ impl Future for SessionTask {
 }
 
 impl SessionTask {
-    /// Sets the timer.
+    /// Sets `sleep` to `due`, which `sleep_until` describes.
     #[inline]
-    fn arm(self: Pin<&mut Self>, due: std::time::Instant) {
+    fn set_sleep(self: Pin<&mut Self>, due: std::time::Instant, sleep_until: SleepUntil) {
         let this = self.project();
         this.sleep.reset(Instant::from_std(due));
-        *this.armed = Some(due);
+        *this.sleep_until = sleep_until;
     }
 
     /// Returns whether the timer is due.
@@ -174,11 +181,12 @@ impl SessionTask {
         if this.sleep.poll(cx).is_pending() {
             return false;
         }
-        if *this.in_grace || !is_late(*this.armed) {
-            return true;
+        match *this.sleep_until {
+            SleepUntil::Deadline(due) if is_late(due) => {}
+            SleepUntil::Unset | SleepUntil::Deadline(_) | SleepUntil::Grace => return true,
         }
-        *this.in_grace = true;
-        self.as_mut().arm(now() + LATE_GRACE);
+        self.as_mut()
+            .set_sleep(now() + LATE_GRACE, SleepUntil::Grace);
         self.project().sleep.poll(cx).is_ready()
     }
 
@@ -198,9 +206,8 @@ impl SessionTask {
         if is_due && has_more && *this.put_off < PUT_OFF {
             *this.put_off += 1;
         } else if is_due {
-            *this.armed = None;
+            *this.sleep_until = SleepUntil::Unset;
             *this.put_off = 0;
-            *this.in_grace = false;
             this.session.handle_timeout();
             this.app.handle_timeout(now());
             round.has_events = true;
@@ -217,10 +224,14 @@ impl SessionTask {
             if can_close && session.is_closed() {
                 return AfterRound::Closed;
             }
-            // A deadline that has moved to a later time is checked at the earlier one.
             let due = session.poll_timeout().into_iter().chain(app_due).min();
-            let due = due.filter(|due| this.armed.is_none_or(|armed| *due < armed));
-            if let Some(due) = due.filter(|_| !*this.in_grace) {
+            let due = due.filter(|due| match *this.sleep_until {
+                SleepUntil::Unset => true,
+                // A deadline that has moved to a later time is checked at the earlier one.
+                SleepUntil::Deadline(earlier) => *due < earlier,
+                SleepUntil::Grace => false,
+            });
+            if let Some(due) = due {
                 return AfterRound::Due(due);
             }
             let is_idle = match reading {

@@ -41,7 +41,8 @@ pub(super) struct WebSocket {
     out: WriteBuffer,
     /// The answer to the last WebSocket ping, while other bytes wait to be sent.
     pong: Option<Box<[u8]>>,
-    /// Whether the close frame is queued or sent.
+    /// Whether the close frame is queued or sent. `read_ended` is independent of
+    /// it: the server may close first, and a connection may end without a close frame.
     closing: bool,
     /// Whether the last read returned [`Read::End`].
     read_ended: bool,
