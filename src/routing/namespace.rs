@@ -421,6 +421,9 @@ where
     /// broadcast it runs once for each recipient, including those for which a volatile event is
     /// dropped. It does not run for acknowledgements. It must not block.
     ///
+    /// The hook and the broadcast select their sockets separately, so a socket that joins or leaves
+    /// a room in between may be selected for only one of them.
+    ///
     /// To observe the events that clients send, use a [`layer`](Self::layer).
     ///
     /// ```
