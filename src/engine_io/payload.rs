@@ -5,15 +5,15 @@ use bytes::{Buf, Bytes};
 
 use super::{EnginePacket, Message, ParseError, Revision, payload_eio3, record};
 
-/// U+001E, the record separator. No JSON text has it.
+/// U+001E, the record separator. It does not occur in JSON text.
 const SEPARATOR: u8 = 0x1e;
 
-/// Returns the length that the official client computes for a body of revision 4, in bytes, when it
+/// Returns the length, in bytes, that the official client counts for a body of revision 4 when it
 /// decides which packets fit into `maxPayload`.
 ///
 /// The client counts text exactly, and binary data as 1.33 times its length. The base64 of the data
-/// is longer: by two characters for most messages, and by half of the body at most, if each message
-/// has one byte.
+/// is longer than that: by at most two characters for a short message, and by about 0.25 % for a
+/// long one. A body is longer by half at most: then each of its messages has one byte.
 pub(crate) fn client_counted_len(body: &[u8]) -> usize {
     let packets = body.split(|byte| *byte == SEPARATOR);
     let packets = packets.map(|packet| match packet.strip_prefix(b"b") {
@@ -27,9 +27,9 @@ pub(crate) fn client_counted_len(body: &[u8]) -> usize {
     packets.map(|len| len + 1).sum::<usize>() - 1
 }
 
-/// Returns the length of the longest body for which the official client computes `reckoned`.
-pub(crate) const fn longest_body(reckoned: usize) -> usize {
-    reckoned.saturating_add(reckoned / 2 + 1)
+/// Returns the length of the longest body for which the official client counts `counted` bytes.
+pub(crate) const fn longest_body(counted: usize) -> usize {
+    counted.saturating_add(counted / 2 + 1)
 }
 
 /// An iterator over the packets of a polling body. The default is empty.
@@ -65,11 +65,12 @@ impl Packets {
         })
     }
 
-    /// Reads a body of revision 3. `is_binary` is true if its type is `application/octet-stream`.
+    /// Reads a body of revision 3. `is_binary` is true if the body's content type is
+    /// `application/octet-stream`.
     ///
     /// # Errors
     ///
-    /// Fails if the body is text, and is empty or not UTF-8. Clients write `0:` for a body without
+    /// Fails if a body in text form is empty or not UTF-8. Clients write `0:` for a body without
     /// packets.
     pub fn with_lengths(body: Bytes, is_binary: bool) -> Result<Self, ParseError> {
         if !is_binary {
@@ -131,7 +132,8 @@ pub(crate) enum Body {
 
 /// A body of revision 4: packets with separators between them.
 ///
-/// Most bodies are one text that was framed to be sent. Such a text is not copied.
+/// Most bodies have only one packet, a text that has its WebSocket frame already. `only` shares the
+/// memory of this frame. All other bodies are written to `all`.
 #[derive(Debug, Default)]
 pub(crate) struct Separated {
     only: Bytes,
@@ -161,7 +163,7 @@ impl Separated {
         record::push_packet(&mut self.all, &packet, Revision::V4);
     }
 
-    /// Returns the body's length, in bytes. At most one of `only` and `all` is not empty.
+    /// Returns the body's length, in bytes. `only` or `all` is empty, or both are.
     fn len(&self) -> usize {
         self.only.len() + self.all.len()
     }
@@ -229,11 +231,11 @@ mod tests {
         Packets::new(body).expect("UTF-8").collect()
     }
 
-    /// Packs an endless sequence of packets as `_getWritablePackets` of engine.io-client 6.6 does.
-    /// Returns the body, and the length that the client computes for it.
+    /// Packs an endless sequence of messages as `_getWritablePackets` of engine.io-client 6.6 does.
+    /// Returns the body, and the length that the client counts for the body.
     fn fill(packets: impl Iterator<Item = Message>, max: usize) -> (Bytes, usize) {
         let mut body = Body::new(Revision::V4, true);
-        let mut reckoned = 0;
+        let mut counted = 0;
         for (nth, message) in packets.enumerate() {
             let len = match &message {
                 Message::Text(text) => text.as_bytes().len(),
@@ -241,14 +243,14 @@ mod tests {
                     (data.len() as f64 * 1.33).ceil() as usize
                 }
             };
-            let more = reckoned + 1 + len + usize::from(nth > 0);
+            let more = counted + 1 + len + usize::from(nth > 0);
             if nth > 0 && more > max {
                 break;
             }
-            reckoned = more;
+            counted = more;
             body.push(EnginePacket::Message(message));
         }
-        (body.finish().0, reckoned)
+        (body.finish().0, counted)
     }
 
     #[test]
@@ -259,9 +261,9 @@ mod tests {
                 let header = Message::from(Text::from(r#"51-["a",{"_placeholder":true,"num":0}]"#));
                 let alone = std::iter::repeat(binary.clone());
                 let events = std::iter::repeat([header, binary]).flatten();
-                for (body, reckoned) in [fill(alone, max), fill(events, max)] {
-                    assert!(client_counted_len(&body) <= reckoned, "{size} in {max}");
-                    assert!(reckoned <= max && body.len() <= longest_body(max));
+                for (body, counted) in [fill(alone, max), fill(events, max)] {
+                    assert!(client_counted_len(&body) <= counted, "{size} in {max}");
+                    assert!(counted <= max && body.len() <= longest_body(max));
                 }
             }
         }

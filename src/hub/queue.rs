@@ -1,7 +1,7 @@
 //! The queue of a namespace's broadcasts to many sockets: a pure data structure.
 //!
-//! It holds packets in batches for the same sockets. The [fan-out](super::fanout) takes a
-//! [`Delivery`] out at a time.
+//! The queue holds packets in batches. All packets of a batch are for the same sockets. The
+//! [fan-out task](super::fanout) reads one [`Delivery`] at a time.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,7 +12,9 @@ use super::selection::{CHUNK, Chunks, ManySockets, Target};
 use crate::engine_io::Session;
 use crate::protocol::Encoded;
 
-/// The number of packets that are delivered at a time. That is a fraction of a millisecond of work.
+/// The number of packets in a delivery, where each packet counts once for each of its sockets. That
+/// is a fraction of a millisecond of work. Only a delivery to a single socket may exceed this
+/// number.
 const PACKETS_AT_ONCE: usize = 4096;
 
 /// The bytes that may be queued, including the chunks that the queue alone holds. Above this limit
@@ -32,11 +34,11 @@ pub(super) struct Outgoing {
 /// A packet in the broadcast queue.
 #[derive(Debug)]
 struct QueuedPacket {
-    /// The packet's sequence number, which starts at 1.
+    /// The packet's sequence number. The numbers start at 1.
     number: u64,
     outgoing: Outgoing,
     target: Target,
-    /// The index of a socket that is left out.
+    /// The index, among the sockets of the batch, of a socket that is left out.
     skip: Option<usize>,
 }
 
@@ -74,7 +76,8 @@ impl<T> Default for BroadcastQueue<T> {
 }
 
 impl<T> BroadcastQueue<T> {
-    /// Returns the number of the last packet. A socket that enters now skips up to it.
+    /// Returns the number of the last packet that was queued. A socket that enters the namespace
+    /// now skips the packets up to this number.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
@@ -94,9 +97,9 @@ impl<T> BroadcastQueue<T> {
             skip,
         };
         self.bytes += bytes;
-        let takes_more = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
-        if let Some(batch) = self.batches.back_mut().filter(takes_more) {
-            // The packets are shared while a delivery is under way.
+        let fits = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
+        if let Some(batch) = self.batches.back_mut().filter(fits) {
+            // While a delivery shares the packets, no packet can be added to them.
             if let Some(packets) = Arc::get_mut(&mut batch.packets) {
                 packets.push(packet);
                 batch.bytes += bytes;
@@ -113,7 +116,7 @@ impl<T> BroadcastQueue<T> {
         });
     }
 
-    /// Returns the queued packets after `number` for one socket.
+    /// Returns the queued packets with a higher number than `number` for one socket.
     pub(super) fn after(
         &self,
         number: u64,
@@ -132,15 +135,15 @@ impl<T> BroadcastQueue<T> {
     }
 
     /// Returns the next sockets of the oldest batch, and the packets for them. The caller must call
-    /// [`end_delivery`](Self::end_delivery).
+    /// [`end_delivery`](Self::end_delivery) after it has delivered the packets.
     pub(super) fn begin_delivery(&mut self) -> Option<Delivery<T>> {
         let batch = self.batches.front()?;
         let to = Arc::clone(&batch.to[batch.done / CHUNK]);
         let begin = batch.done % CHUNK;
-        let queue = self.last + 1 - batch.packets.first().map_or(0, |packet| packet.number);
-        let queue = usize::try_from(queue).unwrap_or(usize::MAX);
-        let many = (PACKETS_AT_ONCE / queue).max(1);
-        let range = begin..to.len().min(begin + many);
+        let queued = self.last + 1 - batch.packets.first().map_or(0, |packet| packet.number);
+        let queued = usize::try_from(queued).unwrap_or(usize::MAX);
+        let sockets = (PACKETS_AT_ONCE / queued).max(1);
+        let range = begin..to.len().min(begin + sockets);
         Some(Delivery {
             to,
             first: batch.done - begin,
@@ -150,8 +153,8 @@ impl<T> BroadcastQueue<T> {
         })
     }
 
-    /// Records a delivery. If it completes the batch, the batch is removed and returned; the caller
-    /// must drop it under no lock.
+    /// Records the end of a delivery. If the delivery completes the batch, removes the batch and
+    /// returns it. The caller must drop the batch under no lock.
     pub(super) fn end_delivery(&mut self, delivery: &Delivery<T>) -> Option<Batch<T>> {
         let batch = self.batches.front_mut()?;
         batch.done = delivery.first + delivery.range.end;
@@ -173,19 +176,20 @@ impl<T> BroadcastQueue<T> {
         self.bytes > MAX_BYTES
     }
 
-    /// Returns whether the caller must spawn a fan-out task: there is none yet.
+    /// Records that there is a fan-out task. Returns `true` if there was none: the caller must
+    /// spawn the task.
     pub(super) fn claim_task(&mut self) -> bool {
         !std::mem::replace(&mut self.has_task, true)
     }
 
-    /// Returns whether the fan-out task may end, because the queue is empty. The next packet needs
-    /// another task then.
+    /// Returns whether the fan-out task may end, because the queue is empty. In this case, records
+    /// that there is no fan-out task: the next packet needs another task.
     pub(super) fn release_task(&mut self) -> bool {
         self.has_task = !self.is_empty();
         !self.has_task
     }
 
-    /// Returns whether a packet up to this number is queued.
+    /// Returns whether the packet with this number, or an earlier one, is queued.
     pub(super) fn has_up_to(&self, number: u64) -> bool {
         let first = self.batches.front().and_then(|batch| batch.packets.first());
         first.is_some_and(|packet| packet.number <= number)
@@ -202,7 +206,7 @@ pub(super) struct Delivery<T> {
     pub(super) to: Arc<[T]>,
     /// The index of the chunk's first socket in the batch.
     first: usize,
-    /// The indexes of the recipients in the chunk.
+    /// The indexes in the chunk of the sockets of this delivery.
     pub(super) range: Range<usize>,
     packets: Arc<Vec<QueuedPacket>>,
     /// Whether no other batch is queued.
@@ -217,11 +221,11 @@ impl<T> Delivery<T> {
     /// Returns the packets for the socket at this index of the chunk.
     pub(super) fn packets(&self, at: usize) -> impl Iterator<Item = (u64, &Outgoing)> {
         let at = self.first + at;
-        let meant = self
+        let packets = self
             .packets
             .iter()
             .filter(move |packet| packet.skip != Some(at));
-        meant.map(|packet| (packet.number, &packet.outgoing))
+        packets.map(|packet| (packet.number, &packet.outgoing))
     }
 }
 
@@ -262,7 +266,7 @@ mod tests {
         selection.into_chunks().expect("more than one chunk")
     }
 
-    /// Delivers everything: which socket gets which texts, in order.
+    /// Delivers all packets. Returns each socket with the texts that it gets, in order.
     fn drain(queue: &mut BroadcastQueue<usize>) -> Vec<(usize, Vec<String>)> {
         let mut delivered = Vec::new();
         while let Some(delivery) = queue.begin_delivery() {

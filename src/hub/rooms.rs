@@ -12,9 +12,10 @@ use crate::engine_io::SocketId;
 
 /// Sockets ↔ rooms. `T` is the value that is stored for a socket.
 ///
-/// Entering, joining and leaving cost the same for any number of sockets and rooms. The selection
-/// of a whole room is kept until its members change, so that a broadcast neither copies the sockets
-/// nor holds a lock while it iterates over them.
+/// Inserting a socket, joining a room and leaving a room cost the same, however many sockets the
+/// namespace and the room have. The selection of a whole room is kept until the members of the room
+/// change, so that a broadcast neither copies the sockets nor holds a lock while it iterates over
+/// them.
 #[derive(Debug)]
 pub(crate) struct Rooms<T> {
     sockets: Members<T>,
@@ -28,7 +29,7 @@ pub(crate) type ChangeLog<'a> = Option<&'a mut Vec<(Arc<str>, RoomChange)>>;
 #[derive(Debug)]
 struct Members<T> {
     map: IndexMap<SocketId, T, IdHash>,
-    /// The values in chunks. A chunk is `None` after a change in it.
+    /// The values in chunks. A chunk is `None` from a change in it until its next use.
     chunks: Vec<Option<Arc<[T]>>>,
     /// All chunks, until the next change.
     all: Option<Chunks<T>>,
@@ -67,7 +68,7 @@ impl<T: Clone> Members<T> {
         Some(value)
     }
 
-    /// Drops the chunk of the value at this index, which was replaced or removed.
+    /// Drops the chunk of this index, whose value was added, replaced or removed.
     fn drop_chunk(&mut self, at: usize) {
         self.all = None;
         if let Some(chunk) = self.chunks.get_mut(at / CHUNK) {
@@ -121,8 +122,8 @@ impl<T: Clone> Rooms<T> {
         rooms.into_iter().collect()
     }
 
-    /// Adds a socket to a room. Returns `false` if the socket has not entered, if it is in the room
-    /// already, if the room is its own, or if it is in `max` rooms.
+    /// Adds a socket to a room. Returns `false` if the socket was not [inserted](Self::insert), if
+    /// it is in the room already, if the room is its own, or if it is in `max` rooms.
     pub(crate) fn join(
         &mut self,
         id: SocketId,
@@ -201,7 +202,7 @@ impl<T: Clone> Rooms<T> {
         self.rooms.contains_key(room) || self.is_socket(room)
     }
 
-    /// Returns all rooms, without the sockets' own rooms.
+    /// Returns the names of all rooms, without the sockets' own rooms.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.rooms.keys().cloned().collect()
     }
@@ -227,7 +228,7 @@ impl<T: Clone> Rooms<T> {
         }
     }
 
-    /// Returns whether a target selects a socket, which must have entered.
+    /// Returns whether a target selects a socket. The socket must be [inserted](Self::insert).
     pub(crate) fn is_recipient(&self, id: &SocketId, target: &Target) -> bool {
         let is_in = |room: &Arc<str>| self.is_in(id, room);
         (target.rooms.is_empty() || target.rooms.iter().any(is_in))
@@ -264,20 +265,20 @@ impl<T: Clone> Rooms<T> {
         let mut seen = HashSet::<SocketId, IdHash>::default();
         let mut selected = Vec::new();
         let is_excepted = |id: &SocketId| except.iter().any(|room| self.is_in(id, room));
-        let mut take = |(id, socket): (&SocketId, &T)| {
+        let mut select = |(id, socket): (&SocketId, &T)| {
             if !is_excepted(id) && seen.insert(*id) {
                 selected.push(socket.clone());
             }
         };
         if rooms.is_empty() {
-            self.sockets.map.iter().for_each(&mut take);
+            self.sockets.map.iter().for_each(&mut select);
         }
         for room in rooms {
             if let Some(members) = self.rooms.get(room) {
-                members.map.iter().for_each(&mut take);
+                members.map.iter().for_each(&mut select);
             }
             let own = id_of(room).and_then(|id| self.sockets.map.get_key_value(&id));
-            own.into_iter().for_each(&mut take);
+            own.into_iter().for_each(&mut select);
         }
         selected
     }
@@ -287,7 +288,7 @@ impl<T: Clone> Rooms<T> {
     }
 }
 
-/// Returns the socket id that a room's name may be.
+/// Returns a room's name as a socket id, if the name has the form of an id.
 fn id_of(room: &str) -> Option<SocketId> {
     SocketId::parse(room)
 }

@@ -81,7 +81,7 @@ pub(crate) struct Upgrade {
 }
 
 impl SharedSession {
-    /// Opens a session. It must be called in the runtime where the session's task is to run.
+    /// Opens a session. The caller must be in the runtime where the session's task is to run.
     pub(crate) fn open(
         config: Arc<Config>,
         notices: Arc<Notices>,
@@ -151,7 +151,8 @@ impl Shared {
         }
     }
 
-    /// Takes the wakers of the tasks that changes since `snapshot` have made ready.
+    /// Takes the wakers of the session's task, the poll and the reader: each of them only if it has
+    /// something to do after the changes since `snapshot`.
     #[inline]
     fn changed_wakers(&mut self, snapshot: &Snapshot) -> [Option<Waker>; 3] {
         let event_count = self.session.event_count() != snapshot.event_count;
@@ -187,7 +188,7 @@ impl Shared {
     }
 }
 
-/// The state of a session that [`Shared::changed_wakers`] compares with.
+/// The state of a session before a change, for [`Shared::changed_wakers`].
 struct Snapshot {
     event_count: u64,
     due: Option<Instant>,

@@ -1,16 +1,17 @@
 //! Deserializes values with attachments in place of their placeholders.
 //!
-//! [`Resolve`] stands between a type and its deserializer, on every level. In place of an object
-//! with `"_placeholder":true` the type reads the attachment. The attachment's bytes are moved, not
-//! copied, if nothing else holds them.
+//! [`Resolve`] stands between a type and its deserializer, on every level of nesting. In place of
+//! an object with `"_placeholder":true` the type reads the attachment. The attachment's bytes are
+//! moved, not copied, if nothing else holds them.
 //!
-//! | the type asks for        | it reads          | result                                           |
-//! |--------------------------|-------------------|--------------------------------------------------|
-//! | bytes                    | the attachment    | `Bytes` holds it                                 |
-//! | anything, as serde does for tagged, untagged and flattened types | the attachment | serde keeps it until it knows the type |
-//! | anything, as `serde_json::Value` does | the attachment | an error: the type cannot hold bytes   |
-//! | a map or a struct        | the attachment    | an error                                         |
-//! | something else           | the object        | an error                                         |
+//! | the type calls | and reads | result |
+//! |---|---|---|
+//! | `deserialize_bytes`, as `Bytes` does | the attachment | the type holds the attachment |
+//! | `deserialize_any`, as serde does for tagged, untagged and flattened types | the attachment | serde keeps the attachment until it knows the type |
+//! | `deserialize_any`, as `serde_json::Value` does | the attachment | an error: the type cannot hold bytes |
+//! | `deserialize_map` or `deserialize_struct` | the attachment | an error |
+//! | `deserialize_ignored_any` | the object | the object is ignored |
+//! | another method | the object | an error |
 //!
 //! So no type holds a placeholder in place of the bytes.
 //!
@@ -30,8 +31,8 @@ use serde_json::Value;
 
 use super::placeholder::placeholders;
 
-/// A deserializer, a visitor, a seed or an access of serde, and the attachments of the values
-/// inside it.
+/// A deserializer, a visitor, a seed or an access of serde, and the attachments that the
+/// placeholders in its values name.
 pub(super) struct Resolve<'a, T> {
     inner: T,
     attachments: &'a mut [Option<Bytes>],
@@ -256,8 +257,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Resolve<'_, A> {
     }
 }
 
-/// A visitor of a type that asked for bytes. The type reads an attachment or, as with serde_json,
-/// the bytes of a string, or an array.
+/// The visitor of a type that asked for bytes. The type reads the attachment of a placeholder. As
+/// with serde_json alone, it also reads a string as bytes, or an array.
 struct Binary<'a, V>(Resolve<'a, V>);
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Binary<'_, V> {
@@ -289,21 +290,21 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Binary<'_, V> {
 }
 
 /// Reads the rest of an object. If the object is a placeholder, moves its attachment out and
-/// returns it.
+/// returns the attachment. `is_placeholder` says whether `"_placeholder":true` was read before.
 fn take_attachment<'de, A: MapAccess<'de>>(
     map: &mut A,
-    mut placeholder: bool,
+    mut is_placeholder: bool,
     attachments: &mut [Option<Bytes>],
 ) -> Result<Option<Vec<u8>>, A::Error> {
     let mut num = None;
     while let Some(key) = map.next_key_seed(KeySeed)? {
         match key {
-            Key::Placeholder => placeholder = map.next_value()?,
+            Key::Placeholder => is_placeholder = map.next_value()?,
             Key::Num => num = Some(map.next_value::<usize>()?),
             Key::Other => drop(map.next_value::<IgnoredAny>()?),
         }
     }
-    let Some(num) = num.filter(|_| placeholder) else {
+    let Some(num) = num.filter(|_| is_placeholder) else {
         return Ok(None);
     };
     match attachments.get_mut(num).and_then(Option::take) {
@@ -317,9 +318,9 @@ fn take_attachment<'de, A: MapAccess<'de>>(
 /// An object whose first key was already read.
 struct Begun<'a, 'de, A> {
     key: Option<FirstKey<'de>>,
-    /// The value of the first key, if it was read too.
+    /// The value of the first key, if the value was read too.
     value: Option<Value>,
-    /// Whether the value is the text of a `serde_json::value::RawValue`.
+    /// Whether the value of the first key is the text of a `serde_json::value::RawValue`.
     is_raw_value: bool,
     rest: Resolve<'a, A>,
 }
@@ -362,7 +363,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Begun<'_, 'de, A> {
 /// The first key of an object, which decides whether the object is a placeholder.
 enum FirstKey<'de> {
     Borrowed(&'de str),
-    /// The key has escapes in the JSON.
+    /// A key that has escapes in the JSON.
     Owned(String),
 }
 
@@ -405,8 +406,8 @@ impl<'de> Visitor<'de> for FirstKeySeed {
     }
 }
 
-/// A deserializer from which the type reads the first key, as it would from serde_json: numbers and
-/// booleans are in quotes.
+/// A deserializer of the first key, after the key was read. As with serde_json alone, a type reads
+/// a number or a boolean from a key, although all keys are strings.
 struct Replayed<'de, E>(FirstKey<'de>, PhantomData<E>);
 
 macro_rules! quoted {
@@ -465,7 +466,8 @@ impl<'de, E: Error> Deserializer<'de> for Replayed<'de, E> {
 /// The name by which serde_json knows its `RawValue`.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// The error for an object with `"_placeholder":true` and no number. Checked payloads have none.
+/// The error for an object with `"_placeholder":true` and no number. A checked payload has no such
+/// object.
 const NOT_A_PLACEHOLDER: &str = "placeholder does not name an attachment";
 
 /// A key of a placeholder.

@@ -22,7 +22,7 @@ use super::{Event, IntoReply, Reply};
 use crate::notice::notice;
 use crate::protocol::{Data, RawArgs, TypedEvent};
 
-/// An async function of extractors that returns a type that implements [`IntoReply`].
+/// An async function whose arguments are extractors, and whose result implements [`IntoReply`].
 ///
 /// You should not need to depend on this trait directly. It is implemented for closures and
 /// functions with these arguments:
@@ -33,7 +33,8 @@ use crate::protocol::{Data, RawArgs, TypedEvent};
 /// | `on_connect`                      | up to eight [`FromConnect`], including axum's extractors |
 /// | `on_typed`                        | a [`TypedEvent`], and up to seven [`FromEvent`]          |
 ///
-/// The kind of handler with its arguments, `K`, and the state, `S`, are inferred.
+/// The compiler infers `K` and `S`. `K` is the kind of the handler with its arguments. `S` is the
+/// state.
 ///
 /// ```
 /// use tower_socketio::{Args, Namespace};
@@ -82,9 +83,8 @@ pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
         }
     }
 
-    /// Allows this handler to run concurrently with other handlers of the same socket, regardless
-    /// of the namespace's
-    /// [`max_concurrent_events`](crate::Namespace::max_concurrent_events).
+    /// Allows this handler to run concurrently with other handlers of the same socket, whatever the
+    /// namespace's [`max_concurrent_events`](crate::Namespace::max_concurrent_events) is.
     ///
     /// Up to 64 such handlers run for one socket. While 64 run, the next event of the socket waits.
     ///
@@ -121,19 +121,20 @@ pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
     }
 }
 
-/// The kind of event handlers and disconnect handlers. `T` are the arguments.
+/// The kind of event handlers and disconnect handlers. `T` is the tuple of the arguments.
 #[derive(Debug)]
 pub struct OnEvent<T>(PhantomData<fn() -> T>);
 
-/// The kind of connect handlers. `T` are the arguments with their markers.
+/// The kind of connect handlers. `T` is a tuple with a pair for each argument: its marker and the
+/// argument.
 #[derive(Debug)]
 pub struct OnConnect<T>(PhantomData<fn() -> T>);
 
-/// The kind of handlers of typed events. `T` are the event and the other arguments.
+/// The kind of handlers of typed events. `T` is the event, and the tuple of the other arguments.
 #[derive(Debug)]
 pub struct OnTyped<T>(PhantomData<fn() -> T>);
 
-/// Runs an extractor. If it rejects, returns the rejection as the reply.
+/// Runs an extractor. If the extractor fails, returns its rejection as the reply.
 macro_rules! extract {
     ($event:ident, $extract:expr) => {
         match $extract.await {
@@ -253,16 +254,16 @@ impl_handler!(@typed [T1 T2 T3 T4 T5]);
 impl_handler!(@typed [T1 T2 T3 T4 T5 T6]);
 impl_handler!(@typed [T1 T2 T3 T4 T5 T6 T7]);
 
-/// Converts a rejection into a reply, and logs it: the arguments do not fit the handler, or a value
-/// from a layer is missing.
+/// Converts the rejection of an extractor into a reply, and logs the rejection. For example, the
+/// arguments do not fit the handler, or a value from a layer is missing.
 fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
     let invalid = (&rejection as &dyn Any).downcast_ref::<InvalidArgs>();
     let hint = invalid.and_then(InvalidArgs::hint);
-    let is_silent = invalid.is_some() && !event.wants_ack();
+    let is_unanswered = invalid.is_some() && !event.wants_ack();
     let reply = rejection.into_reply().into_err();
     let error = reply.error().map(tracing::field::display);
     let socket = event.socket();
-    let notices = socket.notices().filter(|_| is_silent);
+    let notices = socket.notices().filter(|_| is_unanswered);
     match notices {
         Some(notices) => notice!(
             notices.wrong_args,
@@ -286,8 +287,8 @@ fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
     reply
 }
 
-/// A return type for the handler of a typed event: `R`, which is its [`TypedEvent::Reply`], or a
-/// `Result` of `R` and an error that implements [`IntoReply`].
+/// A return type for the handler of a typed event. It is `R`, the event's [`TypedEvent::Reply`], or
+/// a `Result` of `R` and an error that implements [`IntoReply`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the reply of this typed event",
     label = "should be `{R}`, or a `Result` with it"

@@ -20,15 +20,16 @@ use http::{HeaderValue, header};
 /// | [`Origins::any`] | every page |
 ///
 /// Browsers let any page open a WebSocket to any server, with the visitor's cookies, and read its
-/// messages: CORS does not cover WebSocket. That is why a page may be refused even if nothing is
-/// configured. An *upgrade* needs no such rule: it names the session's secret id, which a page
-/// knows only from a response that CORS let it read.
+/// messages: CORS does not cover WebSocket. So the server refuses a WebSocket from a page of
+/// another origin even if nothing is configured. An *upgrade* needs no such rule: its request has
+/// the session's secret id, which a page knows only from a response that CORS let the page read.
 ///
 /// # Behind a proxy
 ///
-/// The server's own origin is known by `Sec-Fetch-Site`, or else by the `Host` or the
-/// `X-Forwarded-Host` of the request. If a proxy sends neither as the browser did, every page of a
-/// browser without `Sec-Fetch-Site` looks foreign. Let the proxy pass `Host` on, or list the
+/// The server recognizes its own pages by the request's `Sec-Fetch-Site`. If the browser sends no
+/// `Sec-Fetch-Site`, the server compares the origin with the request's `Host` and
+/// `X-Forwarded-Host`. If a proxy passes the browser's `Host` on in neither of the two, every page
+/// of such a browser seems to have another origin. Let the proxy pass `Host` on, or list the
 /// origin.
 ///
 /// ```
@@ -53,8 +54,8 @@ enum Rule {
 }
 
 impl Origins {
-    /// Allows every page. Any page can then act for each of its visitors, unless the server asks
-    /// for more than cookies.
+    /// Allows every page. If the server knows its users only by cookies, any page can then act for
+    /// each of its visitors.
     #[must_use]
     pub const fn any() -> Self {
         Self(Rule::Any)
@@ -67,7 +68,7 @@ impl Origins {
     }
 
     /// Allows pages of the listed origins. Write an origin as browsers do: `https://app.example`,
-    /// `http://localhost:5173`; `null` for pages without an origin.
+    /// `http://localhost:5173`; `null` for pages with an opaque origin, such as local files.
     ///
     /// # Panics
     ///
@@ -114,7 +115,8 @@ impl Origins {
         matches!(self.0, Rule::Any)
     }
 
-    /// Returns whether the rule itself names the origin. It need not name the server's own.
+    /// Returns whether the rule names the origin. [`Origins::allows`] also allows the server's own
+    /// origin, which the rule need not name.
     pub(super) fn names(&self, origin: &HeaderValue, parts: &Parts) -> bool {
         match &self.0 {
             Rule::Any => true,
@@ -135,9 +137,11 @@ impl Origins {
     }
 }
 
-/// Returns whether `origin` is the server's own. A page cannot set `Sec-Fetch-Site` or `Host`. It
-/// cannot add `X-Forwarded-Host` to a WebSocket either, and to a request to another origin only if
-/// CORS allows that.
+/// Returns whether `origin` is the server's own.
+///
+/// A page cannot forge the headers that this function reads. It cannot set `Sec-Fetch-Site` or
+/// `Host` at all. It cannot add `X-Forwarded-Host` to the request for a WebSocket. It can add
+/// `X-Forwarded-Host` to another request to a foreign server only if CORS allows the header.
 fn is_same_origin(origin: &HeaderValue, parts: &Parts) -> bool {
     if let Some(site) = parts.headers.get("sec-fetch-site") {
         return matches!(site.as_bytes(), b"same-origin" | b"none");

@@ -28,39 +28,46 @@ mod write_buffer;
 const TEXT: OpCode = OpCode::Data(Data::Text);
 const BINARY: OpCode = OpCode::Data(Data::Binary);
 
-/// The number of bytes read at a time. The buffer is on the stack: an idle connection holds none.
+/// The size of the read buffer, in bytes. The buffer is on the stack, so an idle connection holds
+/// none.
 const READ: usize = 8 * 1024;
 
 /// A WebSocket of a session.
 pub(super) struct WebSocket {
     io: Stream,
     decoder: FrameDecoder,
-    /// Bytes that were read while the session wants no input.
+    /// Bytes that were read and are not decoded yet, because the session wants no more input.
     ahead: BytesMut,
     /// Frames that wait to be written.
     out: WriteBuffer,
-    /// The answer to the last WebSocket ping, while other bytes wait to be sent.
+    /// The pong for the last WebSocket ping that arrived while other bytes waited to be sent.
     pong: Option<Box<[u8]>>,
-    /// Whether the close frame is queued or sent. `read_ended` is independent of
-    /// it: the server may close first, and a connection may end without a close frame.
+    /// Whether the close frame is queued or sent.
+    ///
+    /// `closing` and `read_ended` are independent: the server may close first, and a connection may
+    /// end without a close frame.
     closing: bool,
     /// Whether the last read returned [`Read::End`].
     read_ended: bool,
     base64: bool,
     revision: Revision,
-    /// The length in bytes from which messages are compressed. `None` if none is.
+    /// The length in bytes from which messages are compressed. `None` if no message is compressed.
     deflate_threshold: Option<usize>,
 }
 
 /// The result of a read.
 pub(super) enum Read {
-    /// Bytes were read. The fields hold the state of the session after them.
+    /// Bytes were read. The fields hold the state of the session after these bytes: its
+    /// [`Session::event_count`] and its [`Session::wants_frames`].
     More { event_count: u64, wants_read: bool },
-    /// The peer has closed the WebSocket, or violated its protocol.
+    /// The client has sent a close frame, or the connection has ended.
+    ///
+    /// A violation of the protocol is not an end: the input after it is read and ignored, until the
+    /// client closes.
     End,
 }
 
-/// All queued bytes were written.
+/// The result of [`WebSocket::poll_write`] when all queued bytes were written.
 pub(super) struct Written {
     /// Whether the session has nothing more to do with this WebSocket.
     pub(super) finished: bool,
@@ -91,8 +98,8 @@ impl WebSocket {
         self.closing
     }
 
-    /// Reads once and passes the complete messages to the session. After [`Read::End`] it returns
-    /// that again.
+    /// Reads once and passes the complete messages to the session. After it has returned
+    /// [`Read::End`], it always returns [`Read::End`].
     #[inline]
     pub(super) fn poll_read(
         &mut self,
@@ -102,17 +109,17 @@ impl WebSocket {
         if self.read_ended {
             return Poll::Ready(Read::End);
         }
-        let read = ready!(self.poll_read_on(cx, session));
+        let read = ready!(self.poll_read_once(cx, session));
         self.read_ended = matches!(read, Read::End);
         Poll::Ready(read)
     }
 
     #[inline]
-    fn poll_read_on(&mut self, cx: &mut Context<'_>, session: &SharedSession) -> Poll<Read> {
+    fn poll_read_once(&mut self, cx: &mut Context<'_>, session: &SharedSession) -> Poll<Read> {
         if !self.ahead.is_empty() {
             let mut ahead = std::mem::take(&mut self.ahead);
             let mut rest = &mut *ahead;
-            let read = self.handle(session, &mut rest);
+            let read = self.decode(session, &mut rest);
             let rest = rest.len();
             if rest > 0 {
                 ahead.advance(ahead.len() - rest);
@@ -122,7 +129,7 @@ impl WebSocket {
         }
         if let Some(mut room) = self.decoder.read_buf() {
             return Poll::Ready(match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
-                Ok(1..) => self.handle(session, &mut &mut [][..]),
+                Ok(1..) => self.decode(session, &mut &mut [][..]),
                 Ok(0) | Err(_) => Read::End,
             });
         }
@@ -133,15 +140,16 @@ impl WebSocket {
             return Poll::Ready(Read::End);
         }
         let mut rest = buf.filled_mut();
-        let read = self.handle(session, &mut rest);
+        let read = self.decode(session, &mut rest);
         if !rest.is_empty() {
             self.ahead = BytesMut::from(&*rest);
         }
         Poll::Ready(read)
     }
 
-    /// Decodes the bytes that were read, while the session wants input. The rest stays in `input`.
-    fn handle(&mut self, session: &SharedSession, input: &mut &mut [u8]) -> Read {
+    /// Decodes the bytes that were read, until the session wants no more input. The rest stays in
+    /// `input`.
+    fn decode(&mut self, session: &SharedSession, input: &mut &mut [u8]) -> Read {
         let now = now();
         let is_blocked = self.is_blocked();
         let mut control = Vec::new();
@@ -151,7 +159,8 @@ impl WebSocket {
             let result = self.decoder.decode_while(input, |incoming| {
                 match incoming {
                     Incoming::Ping(data) => {
-                        // One pong answers all pings that wait for theirs.
+                        // RFC 6455, section 5.5.3: while pongs wait to be sent, the pong for the
+                        // last ping is enough.
                         if is_blocked {
                             control.clear();
                         }
@@ -213,8 +222,8 @@ impl WebSocket {
     ) -> Poll<io::Result<Written>> {
         loop {
             let emptied = !self.is_blocked() && self.take_progress();
-            let takes_more = !self.closing && !self.is_blocked();
-            if let Some(pong) = takes_more.then(|| self.pong.take()).flatten() {
+            let accepts_pong = !self.closing && !self.is_blocked();
+            if let Some(pong) = accepts_pong.then(|| self.pong.take()).flatten() {
                 self.out.push(&pong);
             }
             let compresses = self.deflate_threshold.is_some();
@@ -264,7 +273,8 @@ impl WebSocket {
         }
     }
 
-    /// Like [`fill`](Self::fill), but compresses, outside of the session's lock.
+    /// Does the same as [`fill`](Self::fill), and compresses messages. It compresses outside of the
+    /// session's lock.
     fn fill_compressed(&mut self, session: &SharedSession) {
         while !self.out.is_full() {
             let Some(packet) =
@@ -305,8 +315,8 @@ impl WebSocket {
         let Some(compressed) = deflate(&[kind, data]) else {
             return false;
         };
-        let (bytes, taken) = compressed_header(opcode, compressed.len());
-        self.out.push(&bytes[bytes.len() - taken..]);
+        let (bytes, size) = compressed_header(opcode, compressed.len());
+        self.out.push(&bytes[bytes.len() - size..]);
         self.out.push_frame(compressed.into());
         true
     }
@@ -315,7 +325,7 @@ impl WebSocket {
         match packet {
             EnginePacket::Message(Message::Text(text)) => match text.into_frame() {
                 Ok(frame) => self.out.push_frame(frame),
-                // A received text, which is passed on, has no frame.
+                // A text that was received, and is now sent to a client, has no frame.
                 Err(text) => self.push_parts(TEXT, &[b"4", text.as_bytes()]),
             },
             EnginePacket::Message(_) if self.base64 => {
@@ -326,12 +336,12 @@ impl WebSocket {
             EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data))
                 if self.revision == Revision::V3 =>
             {
-                self.push_parts_len(BINARY, 1 + data.len());
+                self.push_header(BINARY, 1 + data.len());
                 self.out.push(&[4]);
                 self.out.push_frame(data);
             }
             EnginePacket::Message(Message::Binary(data) | Message::Uncompressed(data)) => {
-                self.push_parts_len(BINARY, data.len());
+                self.push_header(BINARY, data.len());
                 self.out.push_frame(data);
             }
             EnginePacket::Open(json) => self.push_parts(TEXT, &[b"0", &json]),
@@ -340,13 +350,13 @@ impl WebSocket {
     }
 
     fn push_parts(&mut self, opcode: OpCode, parts: &[&[u8]]) {
-        self.push_parts_len(opcode, parts.iter().map(|part| part.len()).sum());
+        self.push_header(opcode, parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| self.out.push(part));
     }
 
-    fn push_parts_len(&mut self, opcode: OpCode, len: usize) {
-        let (bytes, taken) = header(opcode, len);
-        self.out.push(&bytes[bytes.len() - taken..]);
+    fn push_header(&mut self, opcode: OpCode, len: usize) {
+        let (bytes, size) = header(opcode, len);
+        self.out.push(&bytes[bytes.len() - size..]);
     }
 }
 
@@ -368,7 +378,7 @@ fn receive(session: &mut Session, incoming: Incoming<'_>, now: Instant) {
     }
 }
 
-/// Closes the session, or only the WebSocket while the session still polls.
+/// Closes the session. If its transport is still polling, ends only the probe.
 fn fail(session: &mut Session, reason: CloseReason, now: Instant) {
     match session.transport() {
         Transport::Polling => session.handle_transport_closed(Transport::WebSocket, now),

@@ -9,7 +9,8 @@ use super::{End, SharedSession, Upgrade, wake};
 use crate::engine_io::{CloseReason, Session, SessionEvent};
 
 impl SharedSession {
-    /// Begins a round of the session's task. The running task need not be woken.
+    /// Begins a round of the session's task. Drops the task's waker: a running task need not be
+    /// woken.
     pub(crate) fn begin_round(&self) -> RoundStart {
         let mut shared = self.lock();
         shared.task_waker = None;
@@ -21,7 +22,7 @@ impl SharedSession {
         }
     }
 
-    /// Runs `act` on the session, for the session's task. It wakes no task.
+    /// Runs `act` on the session, for the session's task. Wakes no task.
     pub(crate) fn with_session<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
         act(&mut self.lock().session)
     }
@@ -64,7 +65,7 @@ impl SharedSession {
             shared.session.handle_consumed(Session::cost(message));
         }
         let input_wakers = shared.ready_wakers();
-        // The session may read input again.
+        // The session may want input again. Its task reads the input.
         let task = shared.task_waker.take();
         drop(shared);
         wake([task]);
@@ -72,20 +73,24 @@ impl SharedSession {
         Poll::Ready(event)
     }
 
-    /// Handles the timers of the session that are due, and wakes a poll that this releases.
+    /// Handles the timers of the session that are due, and wakes the poll if a timer has released
+    /// the poll.
     pub(crate) fn handle_timeout(&self) {
         self.update(|session, now| session.handle_timeout(now));
     }
 
-    /// Wakes the reader, unless it is in the session's task, whose waker is that of `cx`.
+    /// Wakes the reader of the events, if the reader runs outside of the session's task. `cx` is
+    /// the context of the session's task.
     pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
-        let elsewhere = |reader: &mut Waker| !reader.will_wake(cx.waker());
-        let reader = self.lock().reader_waker.take_if(elsewhere);
+        let is_outside = |reader: &mut Waker| !reader.will_wake(cx.waker());
+        let reader = self.lock().reader_waker.take_if(is_outside);
         wake([reader]);
     }
 
-    /// Lets the session's task sleep if it has nothing to do: stores its waker, and returns
-    /// [`AfterRound::Idle`]. Otherwise returns the reason why the task must not sleep.
+    /// Lets the session's task sleep: stores the task's waker, and returns [`AfterRound::Idle`].
+    ///
+    /// If `look` returns another value, or if a WebSocket waits for the task, stores no waker, and
+    /// returns the reason why the task must not sleep.
     pub(crate) fn try_sleep(
         &self,
         cx: &Context<'_>,
@@ -99,7 +104,7 @@ impl SharedSession {
         }
         let input_wakers = shared.ready_wakers();
         shared.task_waker = Some(cx.waker().clone());
-        // The task may have released a poll: the probe of an upgrade does.
+        // The task may have released the poll: an upgrade packet, which the task reads, does so.
         let poll = shared
             .session
             .has_poll_output()
@@ -110,7 +115,8 @@ impl SharedSession {
         AfterRound::Idle
     }
 
-    /// Closes a session whose task will not run any more, and wakes all tasks that wait for it.
+    /// Closes a session whose task will not run any more, and wakes all tasks that wait for the
+    /// session.
     pub(in crate::hub) fn abandon(&self) {
         self.close(CloseReason::TransportClose);
         let mut shared = self.lock();
@@ -123,12 +129,13 @@ impl SharedSession {
     }
 }
 
-/// The state at the beginning of a round of the session's task.
+/// The state at the beginning of a round of the session's task. The reads of the round update it.
 pub(crate) struct RoundStart {
-    /// [`Session::event_count`], before the round.
+    /// [`Session::event_count`] at the beginning of the round, then after each read.
     pub(crate) event_count: u64,
     /// Whether the session has events.
     pub(crate) has_events: bool,
+    /// [`Session::wants_frames`] at the beginning of the round.
     pub(crate) wants_read: bool,
     pub(crate) websocket: Option<Upgrade>,
 }
@@ -137,8 +144,9 @@ pub(crate) struct RoundStart {
 pub(crate) enum AfterRound {
     /// The task has nothing to do until it is woken.
     Idle,
+    /// The task has more to do.
     Busy,
-    /// The task must be woken at this time, which is earlier than its timer.
+    /// The task must set its timer to this time. The timer is not set, or is set to a later time.
     Due(Instant),
     /// The session is closed.
     Closed,
