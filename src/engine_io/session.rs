@@ -909,10 +909,11 @@ impl Session {
     /// Ends an upgrade. A WebSocket that is not the session's transport is [`Session::finished`]
     /// from now on.
     fn end_probe(&mut self, now: Instant) {
-        self.probe = Probe::None;
+        let was_probing = std::mem::replace(&mut self.probe, Probe::None) != Probe::None;
         self.timers.stop(Timer::Upgrade);
         self.timers.stop(Timer::Release);
-        if let State::Closing(_) = self.state {
+        // Once: what a WebSocket does after its upgrade has ended does not delay the end.
+        if was_probing && matches!(self.state, State::Closing(_)) {
             self.timers
                 .set(Timer::Close, deadline(now, self.config.close_timeout));
         }

@@ -228,10 +228,14 @@ impl WebSocket {
             }
             let compresses = self.deflate_threshold.is_some();
             if compresses && !self.closing {
+                // Before new bytes are queued, which are not flushed yet.
+                if emptied {
+                    session.with_session(Session::handle_flushed);
+                }
                 self.fill_compressed(session);
             }
             let finished = session.with_session(|session| {
-                if emptied {
+                if emptied && !(compresses && !self.closing) {
                     session.handle_flushed();
                 }
                 if !compresses && !self.closing {

@@ -102,6 +102,51 @@ async fn a_socket_is_drained_when_a_stream_that_buffers_is_empty() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_socket_is_not_drained_while_a_compressed_message_leaves() {
+    let drained = Arc::new(AtomicBool::new(false));
+    let is_drained = Arc::clone(&drained);
+    let handler = async move |socket: Socket| {
+        let mut state = 1_u64;
+        for _ in 0..3 {
+            // Text that compression hardly shortens: more than one write holds.
+            let text: String = std::iter::repeat_with(|| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                char::from(b'0' + (state >> 60) as u8)
+            })
+            .take(600_000)
+            .collect();
+            socket.emit("text", text);
+        }
+        socket.drained().await;
+        is_drained.store(true, Ordering::Release);
+    };
+    let (layer, _io) = builder(Namespace::new().on("text", handler))
+        .deflate_threshold(1024)
+        .build();
+    let (mut client, server) = tokio::io::duplex(WINDOW);
+    serve_stream(app(layer), server);
+    let head = send_head(&mut client, &deflate_head()).await;
+    assert!(head.contains("permessage-deflate"), "{head}");
+    for message in ["40", r#"42["text"]"#] {
+        client.write_all(&text_frame(message)).await.expect("sent");
+    }
+    for start in ["0{", "40{"] {
+        assert!(read_frame(&mut client).await.starts_with(start));
+    }
+    for _ in 0..2 {
+        read_frame(&mut client).await;
+        // The paused clock advances only when every task waits.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!drained.load(Ordering::Acquire));
+    }
+    read_frame(&mut client).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(drained.load(Ordering::Acquire));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_frame_is_answered_over_a_stream_that_buffers() {
     let (layer, io) = builder(Namespace::new().on("bytes", bytes)).build();
     let mut client = connect(app(layer)).await;

@@ -294,6 +294,18 @@ fn a_closing_server_uses_the_poll_when_the_probe_breaks() {
 }
 
 #[test]
+fn a_websocket_whose_upgrade_has_ended_does_not_delay_the_end() {
+    let (mut s, t) = probed();
+    s.close(CloseReason::ServerClose, t);
+    for at in [10, 3_000, 5_009] {
+        s.handle_transport_closed(WebSocket, t + ms(at));
+        assert!(!s.is_closed());
+    }
+    s.handle_timeout(t + ms(5_010));
+    assert!(s.is_closed());
+}
+
+#[test]
 fn the_packets_of_a_post_come_before_those_of_the_websocket() {
     let (mut s, t) = probed();
     s.handle_post(t).expect("a post");
