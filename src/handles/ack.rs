@@ -365,6 +365,8 @@ struct ClientsElsewhere {
     missing: usize,
     /// The servers that have not said how many clients they have asked.
     unreachable: usize,
+    /// Whether the question has ended because of its timeout.
+    is_late: bool,
 }
 
 impl ClientsElsewhere {
@@ -373,6 +375,7 @@ impl ClientsElsewhere {
             unreachable: answers.is_err().into(),
             answers: answers.ok(),
             missing: 0,
+            is_late: false,
         }
     }
 
@@ -389,8 +392,7 @@ impl ClientsElsewhere {
                 None => self.end(),
             }
         }
-        let unreachable = AckError(Reason::Cluster(ClusterError::UNREACHABLE));
-        Poll::Ready(self.next_failure().map(|_| (None, Err(unreachable))))
+        Poll::Ready(self.next_error().map(|error| (None, Err(error))))
     }
 
     /// Ends the question. The servers that have not answered are unreachable.
@@ -400,21 +402,27 @@ impl ClientsElsewhere {
         }
     }
 
-    /// Counts one server that was not reached.
-    fn next_failure(&mut self) -> Option<()> {
-        self.unreachable = self.unreachable.checked_sub(1)?;
-        Some(())
+    /// Ends the question because of its timeout.
+    fn expire(&mut self) {
+        self.is_late |= self.answers.is_some();
+        self.end();
     }
 
-    /// Returns the error of a client or a server that has not answered in time.
-    fn next_late(&mut self) -> Option<AckError> {
-        self.end();
-        if let Some(missing) = self.missing.checked_sub(1) {
-            self.missing = missing;
-            return Some(AckError(Reason::Timeout));
+    /// Returns the error of a client or a server that has not answered. The question has ended.
+    fn next_error(&mut self) -> Option<AckError> {
+        let reason = match self.is_late {
+            true => ClusterError::TIMEOUT,
+            false => ClusterError::UNREACHABLE,
+        };
+        if self.missing > 0 {
+            self.missing -= 1;
+            return Some(AckError(match self.is_late {
+                true => Reason::Timeout,
+                false => Reason::Cluster(reason),
+            }));
         }
-        self.next_failure()?;
-        Some(AckError(Reason::Cluster(ClusterError::TIMEOUT)))
+        self.unreachable = self.unreachable.checked_sub(1)?;
+        Some(AckError(Reason::Cluster(reason)))
     }
 }
 
@@ -451,7 +459,8 @@ impl<T: DeserializeOwned> Stream for AckStream<T> {
             return Poll::Ready(Some((Some(id), Err(AckError(Reason::Timeout)))));
         }
         while let Some(clients) = this.elsewhere.last_mut() {
-            if let Some(error) = clients.next_late() {
+            clients.expire();
+            if let Some(error) = clients.next_error() {
                 return Poll::Ready(Some((None, Err(error))));
             }
             this.elsewhere.pop();

@@ -213,8 +213,8 @@ async fn the_clients_of_all_servers_are_asked() {
         .iter()
         .map(|client| client.id().to_owned())
         .collect();
-    let _silent = c.client().await;
-    c.io.sockets()[0].join("silent");
+    let _silent = [c.client().await, c.client().await];
+    c.io.of("/").local().join("silent");
 
     let answer_all = async |clients: &mut [Client; 3]| {
         for (n, client) in clients.iter_mut().enumerate() {
@@ -241,7 +241,7 @@ async fn the_clients_of_all_servers_are_asked() {
         .iter()
         .filter_map(|(_, answer)| answer.as_ref().err());
     let late: Vec<_> = late.map(|error| error.is_timeout()).collect();
-    assert_eq!((answers.len(), late), (4, vec![true]));
+    assert_eq!((answers.len(), late), (5, vec![true, true]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,10 @@ impl Link {
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        // A user may not be allowed to ask for it.
+        // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the id.
+        let mut name = redis::cmd("CLIENT");
+        name.arg("SETNAME").arg("tower-socketio");
+        let _ = name.query_async::<Value>(&mut connection).await;
         let mut id = redis::cmd("CLIENT");
         id.arg("ID");
         let id = id.query_async(&mut connection).await.ok();

@@ -341,7 +341,8 @@ struct Response<'a> {
     uid: Option<Cow<'a, str>>,
     #[serde(borrow)]
     sid: Option<Cow<'a, str>>,
-    sockets: Option<Vec<Described>>,
+    #[serde(borrow)]
+    sockets: Option<&'a RawValue>,
     client_count: Option<Value>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -368,6 +369,12 @@ pub(in crate::cluster) fn decode_response(
     let attachments = || text.attachments.clone();
     let answer = match (response.r#type, response.sockets) {
         (None, Some(sockets)) => {
+            let sockets = sockets.get();
+            // Old servers answer each other with ids only.
+            if serde_json::from_str::<Vec<String>>(sockets).is_ok_and(|ids| !ids.is_empty()) {
+                return Ok(None);
+            }
+            let sockets: Vec<Described> = serde_json::from_str(sockets).map_err(|_| MALFORMED)?;
             ClusterAnswer::Sockets(fields::sockets(sockets, &text.attachments))
         }
         (Some(kind::SERVER_SIDE_EMIT), _) => {
@@ -388,3 +395,6 @@ pub(in crate::cluster) fn decode_response(
         message: Message::Answer(response.request_id.as_ref().into(), answer),
     }))
 }
+
+#[cfg(test)]
+mod tests;
