@@ -271,8 +271,8 @@
 //!
 //! # Not supported yet
 //!
-//! - Several servers as one: there are no adapters for Redis, Postgres, MongoDB or a cluster.
-//!   Rooms, broadcasts and recovery work within one process.
+//! - Several servers over sharded pub/sub, streams, Redis Cluster, Postgres or MongoDB. Redis with
+//!   pub/sub is there: see [`cluster`]. Recovery works within one process.
 //! - WebTransport.
 //! - The Admin UI.
 //! - Metrics and spans for Prometheus or OpenTelemetry. There are log lines and
@@ -287,6 +287,7 @@
 //! | feature   | effect                                                              |
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
+//! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88      |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network    |
 //! | `zlib-rs` | compresses with `zlib-rs`, which is faster, and not `miniz_oxide`   |
 //!

@@ -11,10 +11,10 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use super::command::{Command, Done, Expect, Queue, drop_command};
+use super::counters::Counters;
 use super::message::{ClusterAnswer, Envelope, Message, RequestId, ServerId};
-use super::port::{Command, Done, Expect, Expected, Queue, drop_command};
 use super::requests::Requests;
-use super::status::Counters;
 use crate::handles::{AskedClients, Socket};
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::{Answers, Confirm, Operation, Question, SocketDescription};
@@ -37,7 +37,7 @@ pub(crate) struct Inner {
     /// The namespaces that are open only for questions of this server, and how many they are.
     guests: Mutex<HashMap<NamespaceName, usize>>,
     is_connected: AtomicBool,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     /// Whether the broker has ended.
     ended: watch::Sender<bool>,
     limits: Limits,
@@ -89,7 +89,7 @@ impl Inner {
             server_events: Mutex::default(),
             guests: Mutex::default(),
             is_connected: AtomicBool::new(false),
-            counters: Counters::default(),
+            counters: Arc::default(),
             ended: watch::Sender::new(false),
             limits,
         }
@@ -149,7 +149,7 @@ impl Inner {
         let volatile = matches!(&message, Message::Operation(_, Operation::Emit { volatile, .. }) if *volatile);
         let envelope = self.envelope(namespace, message);
         self.check(&envelope)?;
-        let mut done = Done::new(self, confirm);
+        let mut done = Done::new(&self.counters, confirm);
         if volatile && !self.is_connected() {
             done.drop_message(ClusterError::UNREACHABLE);
             return Ok(());
@@ -178,7 +178,11 @@ impl Inner {
         drop(requests);
         let guest = self.namespace(namespace).is_none();
         let guest = guest.then(|| Guest::new(self, namespace));
-        let expect = Expect(Expected::Request(Arc::clone(self), RequestId::clone(&id)));
+        let (inner, asked) = (Arc::clone(self), RequestId::clone(&id));
+        let expect = Expect::new(move |servers| match servers {
+            Some(servers) => inner.expect(&asked, servers),
+            None => inner.requests.lock().fail(&asked),
+        });
         self.push(Command::Ask { envelope, expect });
         let inner = Arc::clone(self);
         Ok(Answers::new(receiver, move || {
@@ -192,7 +196,12 @@ impl Inner {
     pub(super) fn recount(self: &Arc<Self>) {
         let waiting = self.requests.lock().waiting();
         for (id, namespace) in waiting {
-            let expect = Expect(Expected::Recount(Arc::clone(self), id));
+            let inner = Arc::clone(self);
+            let expect = Expect::new(move |servers| {
+                if let Some(servers) = servers {
+                    inner.expect(&id, servers);
+                }
+            });
             self.push(Command::Count { namespace, expect });
         }
     }

@@ -24,6 +24,8 @@
 //!
 //! `Broadcast::sockets` and `Broadcast::rooms` are about this process alone.
 //!
+//! `cluster::Emitter`, with the feature `redis`, sends from a process without sockets.
+//!
 //! # When the broker is away
 //!
 //! The server goes on, and its own clients notice nothing. Messages for other servers wait, up to
@@ -37,6 +39,8 @@
 //! bounds their memory, matches answers to questions and counts what is lost. The source of
 //! [`Memory`] is an example.
 
+mod command;
+mod counters;
 mod inner;
 mod memory;
 mod message;
@@ -45,7 +49,7 @@ mod port;
 mod redis;
 mod requests;
 mod status;
-#[cfg(feature = "wire")]
+#[cfg(feature = "redis")]
 mod wire;
 
 use std::any::Any;
@@ -57,14 +61,14 @@ use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+pub use self::command::{Command, Done, Expect};
 use self::inner::{Inner, Limits};
 pub use self::memory::Memory;
 pub use self::message::Envelope;
 use self::message::Message;
-use self::port::Expected;
-pub use self::port::{Command, Done, Expect, Inbox, Port};
+pub use self::port::{Inbox, Port};
 #[cfg(feature = "redis")]
-pub use self::redis::{ConnectError, Redis, RedisOptions};
+pub use self::redis::{ConnectError, Emitter, Redis, RedisOptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
 use crate::handles::SocketIo;
 use crate::hub::other_servers::{Answers, Confirm, Operation, OtherServers, Question};
@@ -203,7 +207,9 @@ impl OtherServers for Cluster {
     fn count(&self, namespace: &NamespaceName) -> BoxFuture<'static, Result<usize, ClusterError>> {
         let (sender, receiver) = oneshot::channel();
         if self.inner.is_connected() {
-            let expect = Expect(Expected::Count(Some(sender)));
+            let expect = Expect::new(move |servers| {
+                let _ = sender.send(servers.ok_or(ClusterError::UNREACHABLE));
+            });
             let namespace = namespace.clone();
             self.inner.push(Command::Count { namespace, expect });
         }

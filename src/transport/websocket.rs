@@ -235,7 +235,7 @@ impl WebSocket {
                 self.fill_compressed(session);
             }
             let finished = session.with_session(|session| {
-                if emptied && !(compresses && !self.closing) {
+                if emptied && (!compresses || self.closing) {
                     session.handle_flushed();
                 }
                 if !compresses && !self.closing {

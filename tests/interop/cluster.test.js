@@ -364,6 +364,19 @@ for (const [mode, driver, options] of ROWS) {
       await left;
     });
 
+    test("the emitter of this crate reaches all servers", async () => {
+      const emit = async (...args) => {
+        const child = spawn(`${EXAMPLES}/emitter`, [redis.url, ...args], { stdio: ["ignore", "inherit", "inherit"] });
+        assert.deepEqual(await once(child, "exit"), [0, null]);
+      };
+      await emit("hello", "to all");
+      for (const client of clients()) assert.deepEqual(await client.events.take("hello"), ["to all"]);
+      await emit("hello", "to two", at_a.id, at_rust.id);
+      for (const client of [at_a, at_rust]) assert.deepEqual(await client.events.take("hello"), ["to two"]);
+      await emit("hello", "to one", at_b.id);
+      assert.deepEqual(await at_b.events.take("hello"), ["to one"]);
+    });
+
     test("a namespace may exist on some servers only", async () => {
       a.io.of("/only-a");
       await until(async () => (await a.io.of("/only-a").adapter.serverCount()) === 1, "one server");

@@ -26,12 +26,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 /// Runs the broker of one server.
 pub(super) async fn run(client: Client, prefix: Arc<str>, mut port: Port) {
-    let mut names = Names {
-        prefix,
-        server: port.server_id().into(),
-        open: HashSet::new(),
-        subscribed: HashMap::new(),
-    };
+    let mut names = Names::new(prefix, port.server_id());
     let inbox = port.inbox();
     let mut former = Vec::new();
     let mut backoff = Backoff::new();
@@ -58,7 +53,7 @@ pub(super) async fn run(client: Client, prefix: Arc<str>, mut port: Port) {
 }
 
 /// The names of channels.
-struct Names {
+pub(super) struct Names {
     prefix: Arc<str>,
     server: Box<str>,
     /// The namespaces that are open.
@@ -76,6 +71,15 @@ enum Carried {
 }
 
 impl Names {
+    pub(super) fn new(prefix: Arc<str>, server: &str) -> Self {
+        Self {
+            prefix,
+            server: server.into(),
+            open: HashSet::new(),
+            subscribed: HashMap::new(),
+        }
+    }
+
     /// Returns the prefix of the channels of broadcasts.
     fn broadcasts(&self, namespace: &str) -> String {
         format!("{}#{namespace}#", self.prefix)
@@ -113,7 +117,7 @@ impl Names {
     }
 
     /// Returns the channel of a message. An answer goes to the server `to`, if its id is known.
-    fn channel_of(&self, envelope: &Envelope, to: Option<&str>) -> String {
+    pub(super) fn channel_of(&self, envelope: &Envelope, to: Option<&str>) -> String {
         let namespace = envelope.namespace();
         match (wire::channel(&envelope.message), to) {
             (Channel::Broadcast, _) => self.broadcasts(namespace),

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`link`] | the connections |
 //! | [`classic`] | the classic adapter: pub/sub |
+//! | [`emitter`] | a sender without sockets |
 
 mod classic;
+mod emitter;
 mod link;
 
 use std::fmt;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use redis::Client;
 
+pub use self::emitter::Emitter;
 use self::link::Link;
 use super::{Broker, Port};
 

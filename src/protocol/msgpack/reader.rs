@@ -33,6 +33,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the bytes that were not read yet.
+    #[cfg(feature = "msgpack")]
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -90,6 +91,7 @@ impl<'a> Reader<'a> {
 
     /// Steps over the elements of the array or map that a token begins, at any depth. The elements
     /// are counted, so that depth costs nothing.
+    #[cfg(feature = "msgpack")]
     pub(super) fn skip_rest(&mut self, token: Token<'_>) -> Result<(), DecodeError> {
         let mut left = token.values();
         while left > 0 {

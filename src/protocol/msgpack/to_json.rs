@@ -42,7 +42,7 @@ impl<'a> ToJson<'a> {
     }
 
     /// Reads extensions of type −1 as timestamps, as the MessagePack specification defines them.
-    #[cfg(feature = "wire")]
+    #[cfg(feature = "redis")]
     pub(super) fn timestamps(mut self) -> Self {
         self.timestamps = true;
         self
