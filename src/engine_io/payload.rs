@@ -132,12 +132,12 @@ pub(crate) enum Body {
 
 /// A body of revision 4: packets with separators between them.
 ///
-/// Most bodies have only one packet, a text that has its WebSocket frame already. `only` shares the
-/// memory of this frame. All other bodies are written to `all`.
+/// Most bodies have only one packet, a text that has its WebSocket frame already. `shared` has the
+/// memory of this frame. All other bodies are in `written`.
 #[derive(Debug, Default)]
 pub(crate) struct Separated {
-    only: Bytes,
-    all: Vec<u8>,
+    shared: Bytes,
+    written: Vec<u8>,
 }
 
 impl Separated {
@@ -146,7 +146,7 @@ impl Separated {
             EnginePacket::Message(Message::Text(text)) if self.is_empty() => {
                 match text.into_record() {
                     Ok(record) => {
-                        self.only = record;
+                        self.shared = record;
                         return;
                     }
                     Err(text) => EnginePacket::Message(text.into()),
@@ -154,18 +154,18 @@ impl Separated {
             }
             packet => packet,
         };
-        if !self.only.is_empty() {
-            self.all = std::mem::take(&mut self.only).into();
+        if !self.shared.is_empty() {
+            self.written = std::mem::take(&mut self.shared).into();
         }
-        if !self.all.is_empty() {
-            self.all.push(SEPARATOR);
+        if !self.written.is_empty() {
+            self.written.push(SEPARATOR);
         }
-        record::push_packet(&mut self.all, &packet, Revision::V4);
+        record::push_packet(&mut self.written, &packet, Revision::V4);
     }
 
-    /// Returns the body's length, in bytes. `only` or `all` is empty, or both are.
+    /// Returns the body's length, in bytes. `shared` or `written` is empty, or both are.
     fn len(&self) -> usize {
-        self.only.len() + self.all.len()
+        self.shared.len() + self.written.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -173,9 +173,9 @@ impl Separated {
     }
 
     fn finish(self) -> Bytes {
-        match self.all.is_empty() {
-            true => self.only,
-            false => self.all.into(),
+        match self.written.is_empty() {
+            true => self.shared,
+            false => self.written.into(),
         }
     }
 }

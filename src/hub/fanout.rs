@@ -64,7 +64,7 @@ impl LiveNamespace {
         }
         let runtime = state
             .queue
-            .first()
+            .any_socket()
             .map(|member| member.session.runtime.clone());
         drop(state);
         let namespace = Arc::clone(self);
@@ -84,8 +84,8 @@ impl LiveNamespace {
 
     /// Delivers all packets that are queued now.
     pub(crate) fn flush(&self) {
-        let last = self.lock().queue.last();
-        while self.lock().queue.has_up_to(last) && self.deliver_chunk() {}
+        let last = self.lock().queue.last_number();
+        while self.lock().queue.holds_up_to(last) && self.deliver_chunk() {}
     }
 
     /// Delivers the oldest batch to its next chunk. Returns `false` if the queue is empty.
@@ -96,9 +96,9 @@ impl LiveNamespace {
         };
         for at in delivery.range.clone() {
             match delivery.is_last {
-                true => delivery.to[at].deliver(delivery.last(), delivery.packets(at)),
+                true => delivery.chunk[at].deliver(delivery.last_number(), delivery.packets(at)),
                 // Delivers the later batches too, so that the session is woken once.
-                false => self.flush_to(&delivery.to[at]),
+                false => self.flush_to(&delivery.chunk[at]),
             }
         }
         let mut state = self.lock();
@@ -123,7 +123,7 @@ impl LiveNamespace {
     pub(super) fn flush_to(&self, member: &Member) {
         let state = self.lock();
         let NamespaceState { rooms, queue } = &*state;
-        let last = queue.last();
+        let last = queue.last_number();
         if member.last_delivered() >= last {
             return;
         }

@@ -119,7 +119,7 @@ impl LiveNamespace {
             if self.removed.load(Ordering::Relaxed) {
                 return false;
             }
-            member.skip_to(queue.last());
+            member.skip_to(queue.last_number());
             rooms.insert(member.id, Arc::clone(&member));
             for room in joins {
                 if rooms.join(member.id, room, self.max_rooms, log.as_deref_mut()) {

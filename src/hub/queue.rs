@@ -78,7 +78,7 @@ impl<T> Default for BroadcastQueue<T> {
 impl<T> BroadcastQueue<T> {
     /// Returns the number of the last packet that was queued. A socket that enters the namespace
     /// now skips the packets up to this number.
-    pub(super) fn last(&self) -> u64 {
+    pub(super) fn last_number(&self) -> u64 {
         self.last
     }
 
@@ -138,14 +138,14 @@ impl<T> BroadcastQueue<T> {
     /// [`end_delivery`](Self::end_delivery) after it has delivered the packets.
     pub(super) fn begin_delivery(&mut self) -> Option<Delivery<T>> {
         let batch = self.batches.front()?;
-        let to = Arc::clone(&batch.to[batch.done / CHUNK]);
+        let chunk = Arc::clone(&batch.to[batch.done / CHUNK]);
         let begin = batch.done % CHUNK;
         let queued = self.last + 1 - batch.packets.first().map_or(0, |packet| packet.number);
         let queued = usize::try_from(queued).unwrap_or(usize::MAX);
         let sockets = (PACKETS_AT_ONCE / queued).max(1);
-        let range = begin..to.len().min(begin + sockets);
+        let range = begin..chunk.len().min(begin + sockets);
         Some(Delivery {
-            to,
+            chunk,
             first: batch.done - begin,
             range,
             packets: Arc::clone(&batch.packets),
@@ -190,20 +190,20 @@ impl<T> BroadcastQueue<T> {
     }
 
     /// Returns whether the packet with this number, or an earlier one, is queued.
-    pub(super) fn has_up_to(&self, number: u64) -> bool {
+    pub(super) fn holds_up_to(&self, number: u64) -> bool {
         let first = self.batches.front().and_then(|batch| batch.packets.first());
         first.is_some_and(|packet| packet.number <= number)
     }
 
     /// Returns a socket of the oldest batch.
-    pub(super) fn first(&self) -> Option<&T> {
+    pub(super) fn any_socket(&self) -> Option<&T> {
         self.batches.front()?.to.first()?.first()
     }
 }
 
 /// Some sockets of one chunk, and the packets that they are about to get.
 pub(super) struct Delivery<T> {
-    pub(super) to: Arc<[T]>,
+    pub(super) chunk: Arc<[T]>,
     /// The index of the chunk's first socket in the batch.
     first: usize,
     /// The indexes in the chunk of the sockets of this delivery.
@@ -214,7 +214,7 @@ pub(super) struct Delivery<T> {
 }
 
 impl<T> Delivery<T> {
-    pub(super) fn last(&self) -> u64 {
+    pub(super) fn last_number(&self) -> u64 {
         self.packets.last().map_or(0, |packet| packet.number)
     }
 
@@ -272,7 +272,7 @@ mod tests {
         while let Some(delivery) = queue.begin_delivery() {
             for at in delivery.range.clone() {
                 let texts = delivery.packets(at).map(|(_, each)| text(each)).collect();
-                delivered.push((delivery.to[at], texts));
+                delivered.push((delivery.chunk[at], texts));
             }
             drop(queue.end_delivery(&delivery));
         }
@@ -289,7 +289,7 @@ mod tests {
         let expected = (0..300).map(|at| (at, vec!["a".into(), "b".into(), "c".into()]));
         assert!(drain(&mut queue).into_iter().eq(expected));
         assert!(queue.is_empty());
-        assert_eq!((queue.bytes, queue.last()), (0, 3));
+        assert_eq!((queue.bytes, queue.last_number()), (0, 3));
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
             .collect();
         assert_eq!(all, [(2, "b".to_owned()), (3, "c".to_owned())]);
         assert!(queue.after(0, |_| false).is_empty());
-        assert!(queue.has_up_to(1) && !queue.has_up_to(0));
+        assert!(queue.holds_up_to(1) && !queue.holds_up_to(0));
     }
 
     #[test]

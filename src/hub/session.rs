@@ -135,7 +135,7 @@ impl SharedSession {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
         let result = change(&mut shared.session, now);
-        let wakers = shared.changed_wakers(&snapshot);
+        let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
         result
@@ -154,7 +154,7 @@ impl Shared {
     /// Takes the wakers of the session's task, the poll and the reader: each of them only if it has
     /// something to do after the changes since `snapshot`.
     #[inline]
-    fn changed_wakers(&mut self, snapshot: &Snapshot) -> [Option<Waker>; 3] {
+    fn take_wakers_since(&mut self, snapshot: &Snapshot) -> [Option<Waker>; 3] {
         let event_count = self.session.event_count() != snapshot.event_count;
         let due = self.session.poll_timeout() != snapshot.due;
         let task = event_count || due || self.session.has_output() || self.websocket.is_some();
@@ -168,7 +168,7 @@ impl Shared {
     /// Takes the wakers of the tasks whose condition is met: the session reads input, or all output
     /// is sent.
     #[inline]
-    fn ready_wakers(&mut self) -> Vec<Waker> {
+    fn take_ready_wakers(&mut self) -> Vec<Waker> {
         if self.input_wakers.is_empty() && self.drain_wakers.is_empty() {
             return Vec::new();
         }
@@ -188,7 +188,7 @@ impl Shared {
     }
 }
 
-/// The state of a session before a change, for [`Shared::changed_wakers`].
+/// The state of a session before a change, for [`Shared::take_wakers_since`].
 struct Snapshot {
     event_count: u64,
     due: Option<Instant>,

@@ -273,7 +273,7 @@ fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
             error,
             hint,
             "the arguments of an event do not fit its handler, which is not called; the client asks \
-             for no acknowledgement that would tell it"
+             for no acknowledgement, which would say so"
         ),
         None => tracing::debug!(
             event = event.name(),

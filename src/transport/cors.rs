@@ -141,7 +141,7 @@ impl Cors {
         } else {
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
             origin
-                .filter(|origin| self.origins.names(origin, parts))
+                .filter(|origin| self.origins.names_origin(origin, parts))
                 .cloned()
         };
         let credentials = self.credentials.then(|| HeaderValue::from_static("true"));

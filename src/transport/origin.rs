@@ -117,7 +117,7 @@ impl Origins {
 
     /// Returns whether the rule names the origin. [`Origins::allows`] also allows the server's own
     /// origin, which the rule need not name.
-    pub(super) fn names(&self, origin: &HeaderValue, parts: &Parts) -> bool {
+    pub(super) fn names_origin(&self, origin: &HeaderValue, parts: &Parts) -> bool {
         match &self.0 {
             Rule::Any => true,
             Rule::SameOrigin => false,
@@ -133,7 +133,7 @@ impl Origins {
         let Some(origin) = parts.headers.get(header::ORIGIN) else {
             return true;
         };
-        self.names(origin, parts) || is_same_origin(origin, parts)
+        self.names_origin(origin, parts) || is_same_origin(origin, parts)
     }
 }
 

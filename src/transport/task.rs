@@ -266,7 +266,7 @@ impl Io {
         match self {
             Self::None => Reading::Idle,
             Self::Upgrading(_) => self.poll_upgrade(cx, session, round),
-            Self::Open(_) if !round.wants_read => Reading::Paused,
+            Self::Open(_) if !round.wants_frames => Reading::Paused,
             Self::Open(_) => self.poll_frames(cx, session, round, reads),
         }
     }
@@ -317,12 +317,12 @@ impl Io {
                 Poll::Pending => return Reading::Idle,
                 Poll::Ready(Read::More {
                     event_count,
-                    wants_read,
+                    wants_frames,
                 }) => {
                     any = true;
                     round.event_count = event_count;
                     round.has_events = true;
-                    if !wants_read {
+                    if !wants_frames {
                         return Reading::Progress;
                     }
                 }

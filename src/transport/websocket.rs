@@ -37,7 +37,7 @@ pub(super) struct WebSocket {
     io: Stream,
     decoder: FrameDecoder,
     /// Bytes that were read and are not decoded yet, because the session wants no more input.
-    ahead: BytesMut,
+    undecoded: BytesMut,
     /// Frames that wait to be written.
     out: WriteBuffer,
     /// The pong for the last WebSocket ping that arrived while other bytes waited to be sent.
@@ -59,7 +59,10 @@ pub(super) struct WebSocket {
 pub(super) enum Read {
     /// Bytes were read. The fields hold the state of the session after these bytes: its
     /// [`Session::event_count`] and its [`Session::wants_frames`].
-    More { event_count: u64, wants_read: bool },
+    More {
+        event_count: u64,
+        wants_frames: bool,
+    },
     /// The client has sent a close frame, or the connection has ended.
     ///
     /// A violation of the protocol is not an end: the input after it is read and ignored, until the
@@ -82,7 +85,7 @@ impl WebSocket {
         Self {
             io: Stream::new(io),
             decoder,
-            ahead: BytesMut::new(),
+            undecoded: BytesMut::new(),
             out: WriteBuffer::default(),
             pong: None,
             closing: false,
@@ -116,14 +119,14 @@ impl WebSocket {
 
     #[inline]
     fn poll_read_once(&mut self, cx: &mut Context<'_>, session: &SharedSession) -> Poll<Read> {
-        if !self.ahead.is_empty() {
-            let mut ahead = std::mem::take(&mut self.ahead);
+        if !self.undecoded.is_empty() {
+            let mut ahead = std::mem::take(&mut self.undecoded);
             let mut rest = &mut *ahead;
             let read = self.decode(session, &mut rest);
             let rest = rest.len();
             if rest > 0 {
                 ahead.advance(ahead.len() - rest);
-                self.ahead = ahead;
+                self.undecoded = ahead;
             }
             return Poll::Ready(read);
         }
@@ -142,7 +145,7 @@ impl WebSocket {
         let mut rest = buf.filled_mut();
         let read = self.decode(session, &mut rest);
         if !rest.is_empty() {
-            self.ahead = BytesMut::from(&*rest);
+            self.undecoded = BytesMut::from(&*rest);
         }
         Poll::Ready(read)
     }
@@ -155,7 +158,7 @@ impl WebSocket {
         let mut control = Vec::new();
         let mut end = false;
         let mut echo = None;
-        let (result, event_count, wants_read) = session.with_session(|session| {
+        let (result, event_count, wants_frames) = session.with_session(|session| {
             let result = self.decoder.decode_while(input, |incoming| {
                 match incoming {
                     Incoming::Ping(data) => {
@@ -209,7 +212,7 @@ impl WebSocket {
             true => Read::End,
             false => Read::More {
                 event_count,
-                wants_read,
+                wants_frames,
             },
         }
     }

@@ -285,8 +285,8 @@ async fn small_binary_messages_that_the_client_expects_to_fit_are_accepted() {
         let events = 50;
         let header = r#"451-1["count",{"_placeholder":true,"num":0}]"#;
         // The client assumes that base64 is 1.33 times as long as the bytes.
-        let reckoned = header.len() + 1 + (size * 133_usize).div_ceil(100) + 2;
-        let limit = events * reckoned - 1;
+        let counted = header.len() + 1 + (size * 133_usize).div_ceil(100) + 2;
+        let limit = events * counted - 1;
         let main = Namespace::new().on("count", count);
         let (layer, _io) = builder(main).max_payload(limit).build();
         let mut client = Polling::connect(&app(layer)).await;

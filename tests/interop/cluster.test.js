@@ -154,6 +154,17 @@ async function connect(url) {
   return client;
 }
 
+/** Whether nobody listens on a port. */
+async function portIsFree(port) {
+  const server = createServer().listen(port, "127.0.0.1");
+  const free = await new Promise((resolve) => {
+    server.once("listening", () => resolve(true));
+    server.once("error", () => resolve(false));
+  });
+  if (free) await new Promise((resolve) => server.close(resolve));
+  return free;
+}
+
 const ids = (sockets) => sockets.map((socket) => socket.id).sort();
 
 const ROWS = [
@@ -375,6 +386,30 @@ for (const [mode, driver, options] of ROWS) {
       for (const client of [at_a, at_rust]) assert.deepEqual(await client.events.take("hello"), ["to two"]);
       await emit("hello", "to one", at_b.id);
       assert.deepEqual(await at_b.events.take("hello"), ["to one"]);
+    });
+
+    test("the example `cluster` is two servers", async () => {
+      let port;
+      do {
+        port = await freePort();
+      } while ((await portIsFree(port + 1)) === false);
+      const child = spawn(`${EXAMPLES}/cluster`, [port, `${redis.url}/0`].map(String), { stdio: "ignore" });
+      const stopped = once(child, "exit");
+      const pages = await until(async () => {
+        const pages = [port, port + 1].map((port) => fetch(`http://127.0.0.1:${port}/`).then((page) => page.text()));
+        return Promise.all(pages).catch(() => undefined);
+      }, "both pages");
+      for (const page of pages) assert.match(page, /Connected to server/);
+      const [x, y] = await Promise.all([port, port + 1].map((port) => connect(`http://127.0.0.1:${port}`)));
+      const heard = [x, y].map((client) => once(client, "said"));
+      const counts = () => Promise.all([x, y].map((client) => client.emitWithAck("count")));
+      await until(async () => (await counts()).every((count) => count === 5), "all sockets");
+      x.emit("say", "hello");
+      for (const said of heard) assert.deepEqual(await said, [port, "hello"]);
+      [x, y].forEach((client) => client.disconnect());
+      child.kill("SIGKILL");
+      await stopped;
+      await whole();
     });
 
     test("a namespace may exist on some servers only", async () => {

@@ -45,14 +45,14 @@ impl SharedSession {
             return Poll::Pending;
         }
         shared.session.handle_poll_answered();
-        let input_wakers = shared.ready_wakers();
+        let ready = shared.take_ready_wakers();
         // The task must run if the session is closed now, or if it reads the input of a probe
         // again.
         let resumes = was_paused && shared.session.wants_read();
         let task = (resumes || shared.session.is_closed()).then(|| shared.task_waker.take());
         drop(shared);
         wake(task);
-        input_wakers.into_iter().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
         Poll::Ready(())
     }
 
@@ -96,7 +96,7 @@ impl SharedSession {
             let mut shared = self.lock();
             let snapshot = shared.snapshot();
             let polled = shared.handle_packets(cx, packets, now);
-            let wakers = shared.changed_wakers(&snapshot);
+            let wakers = shared.take_wakers_since(&snapshot);
             drop(shared);
             wake(wakers);
             if let Some(polled) = polled {
@@ -115,7 +115,7 @@ impl SharedSession {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
         shared.websocket = Some(upgrade);
-        let wakers = shared.changed_wakers(&snapshot);
+        let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
         Ok(())

@@ -15,7 +15,7 @@ impl SharedSession {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
         let sent = shared.session.send_all(messages, now);
-        let wakers = shared.changed_wakers(&snapshot);
+        let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
         sent
@@ -31,7 +31,7 @@ impl SharedSession {
             }
             shared.session.send_all(outgoing.packet.clone(), now);
         }
-        let wakers = shared.changed_wakers(&snapshot);
+        let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
     }
@@ -109,11 +109,11 @@ impl SharedSession {
         if !was_paused {
             return;
         }
-        let input_wakers = shared.ready_wakers();
+        let ready = shared.take_ready_wakers();
         let task = shared.task_waker.take();
         drop(shared);
         wake([task]);
-        input_wakers.into_iter().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
     }
 
     /// Records that `count` acknowledgements arrived or were abandoned.

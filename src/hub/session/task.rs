@@ -17,7 +17,7 @@ impl SharedSession {
         RoundStart {
             event_count: shared.session.event_count(),
             has_events: shared.session.has_events(),
-            wants_read: shared.session.wants_frames(),
+            wants_frames: shared.session.wants_frames(),
             websocket: shared.websocket.take(),
         }
     }
@@ -33,9 +33,9 @@ impl SharedSession {
         let mut shared = self.lock();
         shared.session.handle_consumed(consumed);
         shared.session.take_events(events);
-        let input_wakers = shared.ready_wakers();
+        let ready = shared.take_ready_wakers();
         drop(shared);
-        input_wakers.into_iter().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
     }
 
     /// Returns the end that was requested since the last call.
@@ -64,12 +64,12 @@ impl SharedSession {
         if let SessionEvent::Message(message) = &event {
             shared.session.handle_consumed(Session::cost(message));
         }
-        let input_wakers = shared.ready_wakers();
+        let ready = shared.take_ready_wakers();
         // The session may want input again. Its task reads the input.
         let task = shared.task_waker.take();
         drop(shared);
         wake([task]);
-        input_wakers.into_iter().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
         Poll::Ready(event)
     }
 
@@ -102,7 +102,7 @@ impl SharedSession {
             AfterRound::Idle => {}
             other => return other,
         }
-        let input_wakers = shared.ready_wakers();
+        let ready = shared.take_ready_wakers();
         shared.task_waker = Some(cx.waker().clone());
         // The task may have released the poll: an upgrade packet, which the task reads, does so.
         let poll = shared
@@ -111,7 +111,7 @@ impl SharedSession {
             .then(|| shared.poll_waker.take());
         drop(shared);
         wake(poll);
-        input_wakers.into_iter().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
         AfterRound::Idle
     }
 
@@ -120,12 +120,12 @@ impl SharedSession {
     pub(in crate::hub) fn abandon(&self) {
         self.close(CloseReason::TransportClose);
         let mut shared = self.lock();
-        let mut input_wakers = std::mem::take(&mut shared.input_wakers);
-        input_wakers.append(&mut shared.drain_wakers);
+        let mut ready = std::mem::take(&mut shared.input_wakers);
+        ready.append(&mut shared.drain_wakers);
         let others = [shared.poll_waker.take(), shared.reader_waker.take()];
         drop(shared);
         wake(others);
-        input_wakers.into_iter().for_each(Waker::wake);
+        ready.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) struct RoundStart {
     /// Whether the session has events.
     pub(crate) has_events: bool,
     /// [`Session::wants_frames`] at the beginning of the round.
-    pub(crate) wants_read: bool,
+    pub(crate) wants_frames: bool,
     pub(crate) websocket: Option<Upgrade>,
 }
 
