@@ -30,10 +30,15 @@ pub(super) async fn run(client: Client, prefix: Arc<str>, mut port: Port) {
     let inbox = port.inbox();
     let mut former = Vec::new();
     let mut backoff = Backoff::new();
+    let mut was_connected = false;
     loop {
         let ended = match Connected::new(&client, &mut names, &mut former).await {
             Ok(connected) => {
                 inbox.connected();
+                if was_connected {
+                    inbox.gap(&"Redis was not connected");
+                }
+                was_connected = true;
                 backoff = Backoff::new();
                 connected.serve(&mut port, &mut names, &inbox).await
             }

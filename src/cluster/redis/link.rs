@@ -87,7 +87,7 @@ impl Link {
                 tracing::warn!(
                     target: "tower_socketio::cluster",
                     %error,
-                    "a former connection cannot be ended: until Redis notices its end, it counts \\
+                    "a former connection cannot be ended: until Redis notices its end, it counts \
                      as a server, and questions to other servers time out"
                 );
             }

@@ -40,9 +40,9 @@ use super::{Broker, Port};
 /// ```
 ///
 /// Every server gets every message of the namespaces that exist on it. While Redis is not connected
-/// messages are lost for the other servers, as with Node's adapter, but counted: see
-/// [`ClusterStatus`](super::ClusterStatus). The broker connects again by itself, after 100 ms to
-/// 5 s.
+/// the messages of this server wait. Those of other servers do not reach it, as with Node's adapter,
+/// and [`ClusterStatus::gaps`](super::ClusterStatus::gaps) counts the outage. The broker connects
+/// again by itself, after 100 ms to 5 s.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
