@@ -1,8 +1,10 @@
 //! The commands of a server to its broker, and their queue.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+
+use indexmap::IndexMap;
 
 use super::counters::Counters;
 use super::message::Envelope;
@@ -155,38 +157,56 @@ impl fmt::Debug for Expect {
     }
 }
 
-/// The queue of commands, bounded in bytes.
+/// The queue of commands. The messages are bounded in bytes, and each namespace has at most one
+/// command.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Commands without a message. They come first, so that a namespace is open before its first
-    /// message leaves.
-    control: VecDeque<Command>,
+    /// The namespaces that the broker has to open (`true`) or to close. They come before messages,
+    /// so that a namespace is open before its first message leaves.
+    changed: IndexMap<NamespaceName, bool>,
+    /// The namespaces that the broker has opened.
+    open: HashSet<NamespaceName>,
+    counts: VecDeque<Command>,
     messages: VecDeque<Command>,
     /// The bytes of `messages`.
     bytes: usize,
     max_bytes: usize,
-    pub(super) is_closed: bool,
+    pub(super) state: QueueState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueueState {
+    Open,
+    /// The server shuts down. The broker sends what is queued.
+    Closing,
+    /// The broker has ended. Every command is dropped.
+    Ended,
 }
 
 impl Queue {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            control: VecDeque::new(),
+            changed: IndexMap::new(),
+            open: HashSet::new(),
+            counts: VecDeque::new(),
             messages: VecDeque::new(),
             bytes: 0,
             max_bytes,
-            is_closed: false,
+            state: QueueState::Open,
         }
     }
 
-    /// Adds a command. Returns the oldest messages, which are dropped because the queue is full.
-    /// The caller must drop them after it has released the lock.
+    /// Adds a command. Returns the commands that are dropped: the oldest messages if the queue is
+    /// full, or the command itself if the broker has ended. The caller must drop them after it has
+    /// released the lock.
     pub(super) fn push(&mut self, command: Command) -> Vec<Command> {
+        if self.state == QueueState::Ended {
+            return vec![command];
+        }
         match command {
-            Command::Open { .. } | Command::Close { .. } | Command::Count { .. } => {
-                self.control.push_back(command);
-                Vec::new()
-            }
+            Command::Open { namespace } => self.change(namespace, true),
+            Command::Close { namespace } => self.change(namespace, false),
+            Command::Count { .. } => self.counts.push_back(command),
             Command::Publish { .. } | Command::Ask { .. } | Command::Answer { .. } => {
                 self.bytes += command.cost();
                 self.messages.push_back(command);
@@ -194,13 +214,36 @@ impl Queue {
                 while self.bytes > self.max_bytes && self.messages.len() > 1 {
                     dropped.extend(self.pop_message());
                 }
-                dropped
+                return dropped;
             }
+        }
+        Vec::new()
+    }
+
+    /// Records whether a namespace has to be open. A change that is undone before the broker has
+    /// taken it is none.
+    fn change(&mut self, namespace: NamespaceName, is_open: bool) {
+        if self.open.contains(&namespace) == is_open {
+            self.changed.swap_remove(&namespace);
+        } else {
+            self.changed.insert(namespace, is_open);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<Command> {
-        self.control.pop_front().or_else(|| self.pop_message())
+        if let Some((namespace, is_open)) = self.changed.pop() {
+            return Some(match is_open {
+                true => {
+                    self.open.insert(namespace.clone());
+                    Command::Open { namespace }
+                }
+                false => {
+                    self.open.remove(&namespace);
+                    Command::Close { namespace }
+                }
+            });
+        }
+        self.counts.pop_front().or_else(|| self.pop_message())
     }
 
     fn pop_message(&mut self) -> Option<Command> {
@@ -218,24 +261,24 @@ impl Queue {
     }
 
     /// Removes the questions, the answers and the counts.
-    pub(super) fn remove_questions(&mut self) -> Vec<Command> {
+    pub(super) fn remove_questions(&mut self) -> VecDeque<Command> {
         let is_kept = |command: &Command| matches!(command, Command::Publish { .. });
-        let (kept, removed) = std::mem::take(&mut self.messages)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(is_kept);
+        let messages = std::mem::take(&mut self.messages).into_iter();
+        let (kept, mut removed) = messages.partition::<VecDeque<_>, _>(is_kept);
         self.messages = kept;
         self.bytes -= removed.iter().map(Command::cost).sum::<usize>();
-        let (counts, control) = std::mem::take(&mut self.control)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|command| matches!(command, Command::Count { .. }));
-        self.control = control;
-        removed.into_iter().chain(counts).collect()
+        removed.append(&mut self.counts);
+        removed
     }
 
-    /// Removes all messages.
-    pub(super) fn clear(&mut self) -> VecDeque<Command> {
+    /// Drops every command from now on. Returns the messages that were queued.
+    pub(super) fn end(&mut self) -> VecDeque<Command> {
+        self.state = QueueState::Ended;
+        self.changed = IndexMap::new();
         self.bytes = 0;
-        std::mem::take(&mut self.messages)
+        let mut left = std::mem::take(&mut self.messages);
+        left.append(&mut self.counts);
+        left
     }
 }
 
@@ -243,5 +286,70 @@ impl Queue {
 pub(super) fn drop_command(command: Command, error: ClusterError) {
     if let Command::Publish { mut done, .. } = command {
         done.drop_message(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(queue: &mut Queue) -> Vec<String> {
+        std::iter::from_fn(|| queue.pop())
+            .map(|command| match command {
+                Command::Open { namespace } => format!("open {namespace}"),
+                Command::Close { namespace } => format!("close {namespace}"),
+                Command::Count { namespace, .. } => format!("count {namespace}"),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn open(name: &str) -> Command {
+        let namespace = name.into();
+        Command::Open { namespace }
+    }
+
+    fn close(name: &str) -> Command {
+        let namespace = name.into();
+        Command::Close { namespace }
+    }
+
+    #[test]
+    fn a_namespace_that_comes_and_goes_leaves_no_command() {
+        let mut queue = Queue::new(1024);
+        for _ in 0..1_000 {
+            queue.push(open("/a"));
+            queue.push(close("/a"));
+        }
+        assert_eq!(commands(&mut queue), [""; 0]);
+        queue.push(open("/a"));
+        queue.push(open("/a"));
+        assert_eq!(commands(&mut queue), ["open /a"]);
+        // The broker has it open.
+        queue.push(open("/a"));
+        queue.push(close("/a"));
+        queue.push(open("/a"));
+        assert_eq!(commands(&mut queue), [""; 0]);
+        queue.push(close("/a"));
+        assert_eq!(commands(&mut queue), ["close /a"]);
+    }
+
+    #[test]
+    fn namespaces_come_before_counts() {
+        let mut queue = Queue::new(1024);
+        let expect = Expect::new(|_| {});
+        let namespace = NamespaceName::MAIN;
+        queue.push(Command::Count { namespace, expect });
+        queue.push(open("/a"));
+        assert_eq!(commands(&mut queue), ["open /a", "count /"]);
+    }
+
+    #[test]
+    fn a_queue_without_a_broker_keeps_nothing() {
+        let mut queue = Queue::new(1024);
+        queue.push(open("/a"));
+        assert!(queue.end().is_empty());
+        assert_eq!(queue.push(open("/b")).len(), 1);
+        assert!(queue.pop().is_none());
     }
 }

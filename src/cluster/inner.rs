@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
-use super::command::{Command, Done, Expect, Queue, drop_command};
+use super::command::{Command, Done, Expect, Queue, QueueState, drop_command};
 use super::counters::Counters;
-use super::message::{ClusterAnswer, Envelope, Message, RequestId, ServerId};
+use super::message::{Envelope, Message, RequestId, ServerId};
 use super::requests::Requests;
 use crate::handles::{AskedClients, Socket};
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answers, Confirm, Operation, Question, SocketDescription};
+use crate::hub::other_servers::{Answer, Answers, Confirm, Operation, Question, SocketDescription};
 use crate::hub::selection::Target;
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::{NamespaceName, Payload};
@@ -34,8 +35,9 @@ pub(crate) struct Inner {
     pub(super) command_ready: Notify,
     pub(super) requests: Mutex<Requests>,
     server_events: Mutex<HashMap<NamespaceName, VecDeque<ServerEvent>>>,
-    /// The namespaces that are open only for questions of this server, and how many they are.
-    guests: Mutex<HashMap<NamespaceName, usize>>,
+    /// The namespaces of this server's questions, and the number of questions in each. Lock order:
+    /// the namespaces of the hub, then this, then the queue.
+    kept_open: Mutex<HashMap<NamespaceName, usize>>,
     is_connected: AtomicBool,
     pub(super) counters: Arc<Counters>,
     /// Whether the broker has ended.
@@ -87,7 +89,7 @@ impl Inner {
             command_ready: Notify::new(),
             requests: Mutex::default(),
             server_events: Mutex::default(),
-            guests: Mutex::default(),
+            kept_open: Mutex::default(),
             is_connected: AtomicBool::new(false),
             counters: Arc::default(),
             ended: watch::Sender::new(false),
@@ -132,9 +134,11 @@ impl Inner {
     /// Checks whether a message can be sent at all.
     fn check(&self, envelope: &Envelope) -> Result<(), ClusterError> {
         if envelope.cost() > self.limits.message {
+            // `emit` returns no error.
+            self.counters.dropped();
             return Err(ClusterError::TOO_BIG);
         }
-        if self.queue.lock().is_closed {
+        if self.queue.lock().state != QueueState::Open {
             return Err(ClusterError::CLOSED);
         }
         Ok(())
@@ -176,8 +180,7 @@ impl Inner {
         }
         let receiver = requests.open(RequestId::clone(&id), namespace.clone());
         drop(requests);
-        let guest = self.namespace(namespace).is_none();
-        let guest = guest.then(|| Guest::new(self, namespace));
+        let open = KeptOpen::new(self, namespace);
         let (inner, asked) = (Arc::clone(self), RequestId::clone(&id));
         let expect = Expect::new(move |servers| match servers {
             Some(servers) => inner.expect(&asked, servers),
@@ -186,7 +189,7 @@ impl Inner {
         self.push(Command::Ask { envelope, expect });
         let inner = Arc::clone(self);
         Ok(Answers::new(receiver, move || {
-            drop(guest);
+            drop(open);
             inner.requests.lock().end(&id)
         }))
     }
@@ -206,17 +209,43 @@ impl Inner {
         }
     }
 
-    /// Records the number of servers of a question's namespace.
-    pub(super) fn expect(&self, id: &RequestId, servers: usize) {
-        let namespace = self.requests.lock().namespace(id);
-        let Some(namespace) = namespace else {
-            return;
-        };
-        // The brokers count this server if the namespace is open here.
-        let here = self.namespace(&namespace).is_some() || self.is_guest(&namespace);
-        self.requests
-            .lock()
-            .expect(id, servers.saturating_sub(here.into()));
+    /// Records the number of servers of a question's namespace. This server is one of them, because
+    /// a question keeps its namespace open.
+    fn expect(&self, id: &RequestId, servers: usize) {
+        let others = servers.saturating_sub(1);
+        self.requests.lock().expect(id, others);
+    }
+
+    /// Counts the servers of a namespace, including this one.
+    pub(super) fn count(
+        self: &Arc<Self>,
+        namespace: &NamespaceName,
+    ) -> BoxFuture<'static, Result<usize, ClusterError>> {
+        if !self.is_connected() {
+            return Box::pin(std::future::ready(Err(ClusterError::UNREACHABLE)));
+        }
+        let open = KeptOpen::new(self, namespace);
+        let (sender, receiver) = oneshot::channel();
+        let expect = Expect::new(move |servers| {
+            // An error means that the waiting task is gone.
+            let _ = sender.send(servers.ok_or(ClusterError::UNREACHABLE));
+        });
+        let namespace = namespace.clone();
+        self.push(Command::Count { namespace, expect });
+        Box::pin(async move {
+            let _open = open;
+            receiver.await.unwrap_or(Err(ClusterError::UNREACHABLE))
+        })
+    }
+
+    /// Closes a namespace, unless a question keeps it open.
+    pub(super) fn close_namespace(&self, namespace: &NamespaceName) {
+        // The lock is held so that no question begins in between.
+        let kept_open = self.kept_open.lock();
+        if !kept_open.contains_key(namespace) {
+            let namespace = namespace.clone();
+            self.push(Command::Close { namespace });
+        }
     }
 
     pub(super) fn set_connected(&self) {
@@ -235,20 +264,28 @@ impl Inner {
 
     /// Lets the broker send what is queued, and end.
     pub(super) fn close(&self) {
-        self.queue.lock().is_closed = true;
+        let mut queue = self.queue.lock();
+        if queue.state == QueueState::Open {
+            queue.state = QueueState::Closing;
+        }
+        drop(queue);
         self.command_ready.notify_one();
     }
 
     /// Records that the broker has ended.
     pub(super) fn broker_ended(&self) {
         let mut queue = self.queue.lock();
-        queue.is_closed = true;
-        let left = queue.clear();
+        let is_early = queue.state == QueueState::Open;
+        let left = queue.end();
         drop(queue);
         for command in left {
             drop_command(command, ClusterError::CLOSED);
         }
-        self.is_connected.store(false, Ordering::Release);
+        if is_early {
+            self.set_disconnected(&"the broker has ended");
+        } else {
+            self.is_connected.store(false, Ordering::Release);
+        }
         self.requests.lock().fail_all();
         self.ended.send_replace(true);
     }
@@ -279,7 +316,7 @@ impl Inner {
             return;
         }
         let Some(live) = self.namespace(&namespace) else {
-            self.answer_as_guest(&namespace, from, message);
+            self.answer_without_clients(&namespace, from, message);
             return;
         };
         match message {
@@ -297,24 +334,24 @@ impl Inner {
             }
             Message::Question(id, Question::Sockets(target)) => {
                 let sockets = describe(&live, &target);
-                self.answer(&namespace, id, from, ClusterAnswer::Sockets(sockets));
+                self.answer(&namespace, id, from, Answer::Sockets(sockets));
             }
             Message::Question(id, Question::Ids(target)) => {
                 let ids = ids(&live, &target);
-                self.answer(&namespace, id, from, ClusterAnswer::Ids(ids));
+                self.answer(&namespace, id, from, Answer::Ids(ids));
             }
             Message::Question(id, Question::Rooms) => {
                 let mut rooms = ids(&live, &Target::default());
                 let names = live.rooms_among(&Target::default());
                 rooms.extend(names.iter().map(|room| room.as_ref().to_owned()));
-                self.answer(&namespace, id, from, ClusterAnswer::Rooms(rooms));
+                self.answer(&namespace, id, from, Answer::Rooms(rooms));
             }
             Message::Question(id, Question::Operation(target, operation)) => {
                 // The server that has the socket answers.
                 let selected = live.select(&target).iter().next().is_some();
                 live.apply(&target, operation);
                 if selected {
-                    self.answer(&namespace, id, from, ClusterAnswer::Done);
+                    self.answer(&namespace, id, from, Answer::Done);
                 }
             }
             Message::Question(id, Question::Event(target, payload)) => {
@@ -324,35 +361,29 @@ impl Inner {
         }
     }
 
-    /// Returns whether the namespace is open only for a question of this server.
-    fn is_guest(&self, namespace: &NamespaceName) -> bool {
-        self.guests.lock().contains_key(namespace)
+    /// Returns whether a question of this server keeps the namespace open.
+    fn is_kept_open(&self, namespace: &NamespaceName) -> bool {
+        self.kept_open.lock().contains_key(namespace)
     }
 
-    /// Answers a question in a namespace that does not exist in this process: it has no clients.
-    fn answer_as_guest(&self, namespace: &NamespaceName, from: ServerId, message: Message) {
+    /// Answers a question in a namespace that only a question of this server keeps open.
+    fn answer_without_clients(&self, namespace: &NamespaceName, from: ServerId, message: Message) {
         let Message::Question(id, question) = message else {
             return;
         };
         let answer = match question {
-            Question::Sockets(_) => ClusterAnswer::Sockets(Vec::new()),
-            Question::Event(..) => ClusterAnswer::Clients(0),
-            Question::Ids(_) => ClusterAnswer::Ids(Vec::new()),
-            Question::Rooms => ClusterAnswer::Rooms(Vec::new()),
+            Question::Sockets(_) => Answer::Sockets(Vec::new()),
+            Question::Event(..) => Answer::Clients(0),
+            Question::Ids(_) => Answer::Ids(Vec::new()),
+            Question::Rooms => Answer::Rooms(Vec::new()),
             Question::ServerEvent(_) | Question::Operation(..) => return,
         };
-        if self.is_guest(namespace) {
+        if self.is_kept_open(namespace) {
             self.answer(namespace, id, from, answer);
         }
     }
 
-    fn answer(
-        &self,
-        namespace: &NamespaceName,
-        id: RequestId,
-        to: ServerId,
-        answer: ClusterAnswer,
-    ) {
+    fn answer(&self, namespace: &NamespaceName, id: RequestId, to: ServerId, answer: Answer) {
         let envelope = self.envelope(namespace, Message::Answer(id, answer));
         self.push(Command::Answer { to, envelope });
     }
@@ -369,7 +400,7 @@ impl Inner {
         let namespaces = std::slice::from_ref(namespace);
         let mut asked = AskedClients::send(namespaces, target, payload);
         let name = namespace.name.clone();
-        let clients = ClusterAnswer::Clients(asked.missing());
+        let clients = Answer::Clients(asked.missing());
         self.answer(
             &name,
             RequestId::clone(&id),
@@ -383,7 +414,7 @@ impl Inner {
         let send_acks = async move {
             while let Some((socket, answer)) = poll_fn(|cx| asked.poll_next(cx)).await {
                 let Some(payload) = answer else { continue };
-                let ack = ClusterAnswer::Ack(Some(socket), payload);
+                let ack = Answer::Ack(Some(socket), payload);
                 inner.answer(&name, RequestId::clone(&id), ServerId::clone(&from), ack);
             }
         };
@@ -440,55 +471,48 @@ impl Inner {
             return;
         };
         if let Some((id, from)) = question {
-            let answer = ClusterAnswer::Reply(reply);
+            let answer = Answer::Reply(reply);
             self.answer(&namespace.name, id, from, answer);
         }
     }
 }
 
-/// A question of this server in a namespace that does not exist in this process. The broker opens
-/// the namespace for it, so that the answers arrive.
-struct Guest {
+/// Keeps a namespace open at the broker while a question of this server waits for its answers. The
+/// namespace may not exist in this process, or its last socket may leave.
+struct KeptOpen {
     inner: Arc<Inner>,
     namespace: NamespaceName,
 }
 
-impl Guest {
+impl KeptOpen {
     fn new(inner: &Arc<Inner>, namespace: &NamespaceName) -> Self {
-        let mut guests = inner.guests.lock();
-        *guests.entry(namespace.clone()).or_default() += 1;
-        drop(guests);
-        let guest = Self {
-            inner: Arc::clone(inner),
-            namespace: namespace.clone(),
-        };
+        let mut kept_open = inner.kept_open.lock();
+        *kept_open.entry(namespace.clone()).or_default() += 1;
         inner.push(Command::Open {
             namespace: namespace.clone(),
         });
-        guest
+        drop(kept_open);
+        Self {
+            inner: Arc::clone(inner),
+            namespace: namespace.clone(),
+        }
     }
 }
 
-impl Drop for Guest {
+impl Drop for KeptOpen {
     fn drop(&mut self) {
         let Self { inner, namespace } = self;
-        let mut guests = inner.guests.lock();
-        let is_last = guests.get_mut(namespace).is_none_or(|questions| {
+        let mut kept_open = inner.kept_open.lock();
+        if let Some(questions) = kept_open.get_mut(namespace) {
             *questions -= 1;
-            *questions == 0
-        });
-        if is_last {
-            guests.remove(namespace);
+            if *questions == 0 {
+                kept_open.remove(namespace);
+            }
         }
-        drop(guests);
-        let Some(hub) = inner.hub().filter(|_| is_last) else {
-            return;
-        };
-        hub.unless_open(namespace, || {
-            inner.push(Command::Close {
-                namespace: namespace.clone(),
-            });
-        });
+        drop(kept_open);
+        if let Some(hub) = inner.hub() {
+            hub.unless_open(namespace, || inner.close_namespace(namespace));
+        }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine_io::SocketId;
-use crate::hub::other_servers::{Operation, Question, SocketDescription};
+use crate::hub::other_servers::{Answer, Operation, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{NamespaceName, Payload};
 
@@ -52,25 +51,7 @@ pub(super) enum Message {
     /// A question.
     Question(RequestId, Question),
     /// An answer to a question.
-    Answer(RequestId, ClusterAnswer),
-}
-
-/// An answer of one server.
-#[derive(Clone, Debug)]
-pub(super) enum ClusterAnswer {
-    Sockets(Vec<SocketDescription>),
-    /// The ids of sockets.
-    Ids(Vec<String>),
-    /// The names of rooms, with those that the ids of sockets name.
-    Rooms(Vec<String>),
-    /// The operation is done.
-    Done,
-    /// The reply of a handler: its first argument.
-    Reply(Payload),
-    /// The number of clients that the server has asked.
-    Clients(usize),
-    /// The acknowledgement of a client: its first argument.
-    Ack(Option<SocketId>, Payload),
+    Answer(RequestId, Answer),
 }
 
 impl Message {
@@ -92,14 +73,12 @@ impl Message {
             Self::ServerEvent(payload) | Self::Question(_, Question::ServerEvent(payload)) => {
                 bytes(payload)
             }
-            Self::Answer(_, ClusterAnswer::Sockets(sockets)) => sockets.len() * SOCKET,
-            Self::Answer(_, ClusterAnswer::Reply(payload) | ClusterAnswer::Ack(_, payload)) => {
-                bytes(payload)
-            }
-            Self::Answer(_, ClusterAnswer::Ids(names) | ClusterAnswer::Rooms(names)) => {
+            Self::Answer(_, Answer::Sockets(sockets)) => sockets.len() * SOCKET,
+            Self::Answer(_, Answer::Reply(payload) | Answer::Ack(_, payload)) => bytes(payload),
+            Self::Answer(_, Answer::Ids(names) | Answer::Rooms(names)) => {
                 names.iter().map(|name| ROOM + name.len()).sum()
             }
-            Self::Answer(_, ClusterAnswer::Clients(_) | ClusterAnswer::Done) => 0,
+            Self::Answer(_, Answer::Clients(_) | Answer::Done) => 0,
         }
     }
 }

@@ -59,7 +59,6 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
 pub use self::command::{Command, Done, Expect};
 use self::inner::{Inner, Limits};
@@ -176,8 +175,7 @@ impl OtherServers for Cluster {
     }
 
     fn namespace_closed(&self, name: &NamespaceName) {
-        let namespace = name.clone();
-        self.inner.push(Command::Close { namespace });
+        self.inner.close_namespace(name);
     }
 
     fn send(
@@ -205,15 +203,7 @@ impl OtherServers for Cluster {
     }
 
     fn count(&self, namespace: &NamespaceName) -> BoxFuture<'static, Result<usize, ClusterError>> {
-        let (sender, receiver) = oneshot::channel();
-        if self.inner.is_connected() {
-            let expect = Expect::new(move |servers| {
-                let _ = sender.send(servers.ok_or(ClusterError::UNREACHABLE));
-            });
-            let namespace = namespace.clone();
-            self.inner.push(Command::Count { namespace, expect });
-        }
-        Box::pin(async move { receiver.await.unwrap_or(Err(ClusterError::UNREACHABLE)) })
+        self.inner.count(namespace)
     }
 
     fn as_any(&self) -> &dyn Any {

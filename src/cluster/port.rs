@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::command::Command;
+use super::command::{Command, QueueState};
 use super::inner::Inner;
 use super::message::Envelope;
 
@@ -24,7 +24,7 @@ impl Port {
             if let Some(command) = self.try_next() {
                 return Some(command);
             }
-            if self.inner.queue.lock().is_closed {
+            if self.inner.queue.lock().state != QueueState::Open {
                 return None;
             }
             self.inner.command_ready.notified().await;
@@ -42,7 +42,7 @@ impl Port {
     ///
     /// This is cancel safe.
     pub async fn closed(&mut self) {
-        while !self.inner.queue.lock().is_closed {
+        while self.inner.queue.lock().state == QueueState::Open {
             self.inner.command_ready.notified().await;
         }
         // The permit is for `next`, too.
@@ -94,12 +94,6 @@ impl Inbox {
     /// Reports a message that could not be read.
     pub fn malformed(&self, reason: &dyn fmt::Display) {
         self.inner.counters.malformed(reason);
-    }
-
-    /// Returns whether a message with this sender would be delivered: it is not this server.
-    #[must_use]
-    pub fn accepts(&self, sender: &str) -> bool {
-        *self.inner.id != *sender
     }
 
     /// Returns whether a socket of this process is in a room of a namespace.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::sync::mpsc;
 
-use super::message::{ClusterAnswer, RequestId, ServerId};
+use super::message::{RequestId, ServerId};
 use crate::hub::other_servers::Answer;
 use crate::protocol::NamespaceName;
 
@@ -58,11 +58,6 @@ impl Requests {
         receiver
     }
 
-    /// Returns the namespace of a question.
-    pub(super) fn namespace(&self, id: &RequestId) -> Option<NamespaceName> {
-        Some(self.open.get(id)?.namespace.clone())
-    }
-
     /// Ends a question. Returns the number of servers that have not answered, or `None` if they
     /// were not counted.
     pub(super) fn end(&mut self, id: &RequestId) -> Option<usize> {
@@ -104,30 +99,21 @@ impl Requests {
         &mut self,
         id: &RequestId,
         from: Option<&ServerId>,
-        answer: ClusterAnswer,
+        answer: Answer,
     ) -> Result<(), Unexpected> {
         let request = self.open.get_mut(id).ok_or(Unexpected)?;
         let answers = request.answers.as_ref().ok_or(Unexpected)?;
-        let is_ack = matches!(answer, ClusterAnswer::Ack(..));
+        let is_ack = matches!(answer, Answer::Ack(..));
         if !is_ack && from.is_some_and(|from| !request.known.insert(ServerId::clone(from))) {
             return Err(Unexpected);
         }
-        let answer = match answer {
-            ClusterAnswer::Sockets(sockets) => Answer::Sockets(sockets),
+        match answer {
+            Answer::Clients(clients) => request.acks += clients as i64,
+            Answer::Ack(..) => request.acks -= 1,
+            Answer::Sockets(_) | Answer::Reply(_) => {}
             // This server asks no such question.
-            ClusterAnswer::Ids(_) | ClusterAnswer::Rooms(_) | ClusterAnswer::Done => {
-                return Err(Unexpected);
-            }
-            ClusterAnswer::Reply(payload) => Answer::Reply(payload),
-            ClusterAnswer::Clients(clients) => {
-                request.acks += clients as i64;
-                Answer::Clients(clients)
-            }
-            ClusterAnswer::Ack(id, payload) => {
-                request.acks -= 1;
-                Answer::Ack(id, payload)
-            }
-        };
+            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done => return Err(Unexpected),
+        }
         request.answered += usize::from(!is_ack);
         // An error means that the waiting task is gone.
         let _ = answers.send(answer);
@@ -135,7 +121,7 @@ impl Requests {
         Ok(())
     }
 
-    /// Returns the namespaces of the questions that wait for servers, with the questions of each.
+    /// Returns the questions that wait for servers, and their namespaces.
     pub(super) fn waiting(&self) -> Vec<(RequestId, NamespaceName)> {
         let waiting = |request: &Request| {
             request.answers.is_some() && request.expected.is_some_and(|n| request.answered < n)
@@ -179,12 +165,12 @@ mod tests {
         }
     }
 
-    fn sockets() -> ClusterAnswer {
-        ClusterAnswer::Sockets(Vec::new())
+    fn sockets() -> Answer {
+        Answer::Sockets(Vec::new())
     }
 
-    fn ack() -> ClusterAnswer {
-        ClusterAnswer::Ack(None, Payload::default())
+    fn ack() -> Answer {
+        Answer::Ack(None, Payload::default())
     }
 
     #[test]
@@ -217,7 +203,7 @@ mod tests {
         requests.expect(&q, 1);
         assert_eq!(requests.answer(&q, None, ack()), Ok(()));
         assert!(!ended(&mut answers));
-        assert_eq!(requests.answer(&q, None, ClusterAnswer::Clients(2)), Ok(()));
+        assert_eq!(requests.answer(&q, None, Answer::Clients(2)), Ok(()));
         assert!(!ended(&mut answers));
         assert_eq!(requests.answer(&q, None, ack()), Ok(()));
         assert!(ended(&mut answers));

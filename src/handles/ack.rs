@@ -361,21 +361,26 @@ type Acknowledgement = (Option<SocketId>, Result<Payload, AckError>);
 /// The clients of other servers that were asked for an acknowledgement, in one namespace.
 struct ClientsElsewhere {
     answers: Option<Answers>,
-    /// The clients that the other servers have asked and that have not answered.
-    missing: usize,
+    /// The clients that the other servers have asked and that have not answered. It is negative if
+    /// an answer came before its server's number of clients.
+    missing: i64,
     /// The servers that have not said how many clients they have asked.
     unreachable: usize,
-    /// Whether the question has ended because of its timeout.
-    is_late: bool,
+    /// Why they have not.
+    reason: ClusterError,
 }
 
 impl ClientsElsewhere {
     fn new(answers: Result<Answers, ClusterError>) -> Self {
         Self {
             unreachable: answers.is_err().into(),
+            reason: answers
+                .as_ref()
+                .err()
+                .copied()
+                .unwrap_or(ClusterError::UNREACHABLE),
             answers: answers.ok(),
             missing: 0,
-            is_late: false,
         }
     }
 
@@ -383,12 +388,12 @@ impl ClientsElsewhere {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Acknowledgement>> {
         while let Some(answers) = &mut self.answers {
             match std::task::ready!(answers.poll_next(cx)) {
-                Some(Answer::Clients(clients)) => self.missing += clients,
+                Some(Answer::Clients(clients)) => self.missing += clients as i64,
                 Some(Answer::Ack(id, payload)) => {
-                    self.missing = self.missing.saturating_sub(1);
+                    self.missing -= 1;
                     return Poll::Ready(Some((id, Ok(payload))));
                 }
-                Some(Answer::Sockets(_) | Answer::Reply(_)) => {}
+                Some(_) => {}
                 None => self.end(),
             }
         }
@@ -404,25 +409,23 @@ impl ClientsElsewhere {
 
     /// Ends the question because of its timeout.
     fn expire(&mut self) {
-        self.is_late |= self.answers.is_some();
+        if self.answers.is_some() {
+            self.reason = ClusterError::TIMEOUT;
+        }
         self.end();
     }
 
     /// Returns the error of a client or a server that has not answered. The question has ended.
     fn next_error(&mut self) -> Option<AckError> {
-        let reason = match self.is_late {
-            true => ClusterError::TIMEOUT,
-            false => ClusterError::UNREACHABLE,
-        };
         if self.missing > 0 {
             self.missing -= 1;
-            return Some(AckError(match self.is_late {
-                true => Reason::Timeout,
-                false => Reason::Cluster(reason),
+            return Some(AckError(match self.reason {
+                ClusterError::TIMEOUT => Reason::Timeout,
+                reason => Reason::Cluster(reason),
             }));
         }
         self.unreachable = self.unreachable.checked_sub(1)?;
-        Some(AckError(Reason::Cluster(reason)))
+        Some(AckError(Reason::Cluster(self.reason)))
     }
 }
 

@@ -145,8 +145,9 @@ impl Broadcast {
         mut confirms: Option<&mut Vec<oneshot::Receiver<Result<(), ClusterError>>>>,
     ) -> Result<(), EmitError> {
         let mut confirm = move || {
+            let confirms = confirms.as_mut()?;
             let (sender, receiver) = oneshot::channel();
-            confirms.as_mut()?.push(receiver);
+            confirms.push(receiver);
             Some(sender)
         };
         let not_sent = |error| EmitError(EmitErrorKind::Cluster(error));

@@ -101,7 +101,7 @@ pub(crate) enum Question {
     Operation(Target, Operation),
 }
 
-/// An answer to a [`Question`].
+/// An answer to a [`Question`]. Acknowledgements and replies count by their first argument.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// The sockets of one server.
@@ -112,6 +112,12 @@ pub(crate) enum Answer {
     Clients(usize),
     /// The acknowledgement of one client, and its socket's id if the server has sent it.
     Ack(Option<SocketId>, Payload),
+    /// The names of rooms, with those that the ids of sockets name.
+    Rooms(Vec<String>),
+    /// The ids of sockets.
+    Ids(Vec<String>),
+    /// The operation is done.
+    Done,
 }
 
 /// The answers to a question, in the order of their arrival. They end when the last answer has

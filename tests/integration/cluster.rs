@@ -1,6 +1,7 @@
 //! Several servers of one process as one, connected by `cluster::Memory`.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use axum::extract::State;
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tower_socketio::cluster::{Broker, Command, Memory, Port};
 use tower_socketio::testing::Client;
 use tower_socketio::{
@@ -440,6 +442,106 @@ async fn a_message_is_confirmed_unconfirmed_or_dropped() {
     let status = health.status();
     let counts = (status.published, status.unconfirmed, status.dropped);
     assert_eq!(counts, (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_long_is_refused_and_counted() {
+    let broker = Unconnected {
+        connects: false,
+        commands: Arc::default(),
+    };
+    let a = Server::new(broker, namespace());
+    let text = "x".repeat(64 << 20);
+    let error = a.io.of("/").try_emit("text", &text).expect_err("too long");
+    assert!(
+        error
+            .cluster_error()
+            .is_some_and(|error| error.is_too_big())
+    );
+    a.io.emit("text", &text);
+    let status = a.io.cluster().expect("a cluster").status();
+    assert_eq!((status.dropped, status.queued), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_open_questions_is_bounded() {
+    let broker = Unconnected {
+        connects: true,
+        commands: Arc::default(),
+    };
+    let a = Server::new(broker, namespace());
+    let mut health = a.io.cluster().expect("a cluster");
+    health.changed().await;
+    let ask = || a.io.of("/").emit_with_ack::<u32>("question", ());
+    let open: Vec<_> = (0..10_000).map(|_| ask()).collect();
+    assert_eq!(health.status().questions, 10_000);
+    let partial = a.io.fetch_sockets().await.expect_err("too many");
+    assert!(partial.reason().is_full());
+    let answers = ask().await;
+    assert!(matches!(&answers[..], [(None, Err(error))] if error.is_unreachable()));
+    drop(open);
+    assert_eq!(health.status().questions, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_events_that_wait_are_bounded() {
+    let gate = Arc::new(Semaphore::new(0));
+    let handled = Arc::new(AtomicUsize::new(0));
+    let (opened, counted) = (Arc::clone(&gate), Arc::clone(&handled));
+    let slow = async move || {
+        opened.acquire().await.expect("open").forget();
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let memory = Memory::new();
+    let a = Server::new(memory.clone(), namespace());
+    let b = Server::new(memory, Namespace::new().on_server_event("slow", slow));
+    a.count(2).await;
+    for _ in 0..1_100 {
+        a.io.server_side_emit("slow", ()).expect("sent");
+    }
+    let malformed = || b.io.cluster().expect("a cluster").status().malformed;
+    // One runs, and 1 024 wait.
+    while malformed() < 1_100 - 1_025 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    gate.add_permits(1_100);
+    while handled.load(Ordering::Relaxed) < 1_025 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(malformed(), 75);
+    // The namespace handles further events.
+    a.io.server_side_emit("slow", ()).expect("sent");
+    while handled.load(Ordering::Relaxed) < 1_026 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A broker that panics.
+#[derive(Debug)]
+struct Panicking;
+
+impl Broker for Panicking {
+    fn run(self: Arc<Self>, _: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async { panic!("a fault of the broker") })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_broker_ends_goes_on_alone() {
+    let a = Server::new(Panicking, namespace());
+    let mut health = a.io.cluster().expect("a cluster");
+    health.changed().await;
+    assert!(!health.status().is_connected);
+    assert_eq!(health.status().reason, "the broker has ended");
+    let mut client = a.client().await;
+    a.io.emit("n", 1);
+    assert_eq!(next(&mut client).await, 1);
+    // Namespaces that come and go, and messages, leave nothing behind.
+    drop(a.client_of("/orders/1").await);
+    assert_eq!(health.status().queued, 0);
+    let error = a.io.of("/").try_emit("n", 2).expect_err("ended");
+    assert!(error.cluster_error().is_some_and(|error| error.is_closed()));
+    a.io.close().await;
 }
 
 #[test]

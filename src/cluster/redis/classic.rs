@@ -98,6 +98,16 @@ impl Names {
         format!("{}-response#{namespace}#", self.prefix)
     }
 
+    /// Returns what a channel of broadcasts has behind [`Names::broadcasts`]: nothing, or the name of
+    /// a room and `#`.
+    fn room_of<'a>(&self, channel: &'a [u8], namespace: &str) -> Option<&'a [u8]> {
+        let rest = channel.strip_prefix(self.prefix.as_bytes())?;
+        let rest = rest
+            .strip_prefix(b"#")?
+            .strip_prefix(namespace.as_bytes())?;
+        rest.strip_prefix(b"#")
+    }
+
     /// Returns the pattern of the channels of broadcasts. The names in it mean only themselves.
     fn pattern(&self, namespace: &str) -> String {
         let mut pattern = String::new();
@@ -243,8 +253,15 @@ impl Connected {
                 batch.push(message, names);
                 while batch.has_room() {
                     match port.try_next() {
-                        Some(control @ (Command::Open { .. } | Command::Close { .. })) => {
-                            self.next = Some(control);
+                        Some(Command::Open { namespace }) => {
+                            // At once: if the connection ends first, the next one subscribes.
+                            names.open(&namespace);
+                            self.next = Some(Command::Open { namespace });
+                            break;
+                        }
+                        Some(Command::Close { namespace }) => {
+                            names.close(&namespace);
+                            self.next = Some(Command::Close { namespace });
                             break;
                         }
                         Some(message) => batch.push(message, names),
@@ -448,8 +465,7 @@ fn decode(
 ) -> Result<Option<Envelope>, DecodeError> {
     match carried {
         Carried::Broadcasts => {
-            let prefix = names.broadcasts(namespace);
-            let Some(room) = channel.strip_prefix(prefix.as_bytes()) else {
+            let Some(room) = names.room_of(channel, namespace) else {
                 return Ok(None);
             };
             // The room is known before the message is read.

@@ -152,3 +152,43 @@ fn cost(message: &PushInfo) -> usize {
     });
     size_of::<PushInfo>() + message.data.len() * size_of::<Value>() + data.sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::PushKind;
+
+    use super::*;
+
+    fn message(len: usize) -> PushInfo {
+        PushInfo {
+            kind: PushKind::Message,
+            data: vec![Value::BulkString(vec![0; len])],
+        }
+    }
+
+    #[tokio::test]
+    async fn the_messages_that_wait_are_bounded() {
+        let (sender, mut received) = channel();
+        let half = MAX_RECEIVED / 2;
+        for _ in 0..3 {
+            assert!(sender.send(message(half - 1024)).is_ok());
+            // A message that was handled no longer counts.
+            received.next().await.expect("a message");
+        }
+        assert!(sender.send(message(half - 1024)).is_ok());
+        assert!(sender.send(message(half - 1024)).is_ok());
+        assert!(sender.send(message(4096)).is_err());
+        let kinds = [
+            received.next().await,
+            received.next().await,
+            received.next().await,
+        ];
+        let kinds = kinds.map(|message| message.expect("a message").kind);
+        let expected = [
+            PushKind::Message,
+            PushKind::Message,
+            PushKind::Disconnection,
+        ];
+        assert_eq!(kinds, expected);
+    }
+}

@@ -7,6 +7,7 @@
 //! | `socket.io-response#N#`, `socket.io-response#N#UID#` | answers, to the server UID on the second |
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,9 +16,9 @@ use serde_json::value::RawValue;
 
 use super::fields::{self, Described, Flags, Json, Opts, Packet, Room};
 use super::{MALFORMED, Text};
-use crate::cluster::message::{ClusterAnswer, Envelope, Message};
+use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
-use crate::hub::other_servers::{Operation, Question};
+use crate::hub::other_servers::{Answer, Operation, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{DecodeError, NamespaceName};
 
@@ -135,38 +136,38 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
 }
 
 /// Writes an answer. Node's servers ignore `uid` and `sid`.
-fn encode_answer(uid: &str, id: &str, answer: &ClusterAnswer) -> Vec<u8> {
+fn encode_answer(uid: &str, id: &str, answer: &Answer) -> Vec<u8> {
     let mut json = Json::default();
     match answer {
-        ClusterAnswer::Sockets(sockets) => {
+        Answer::Sockets(sockets) => {
             response(&mut json, uid, id, None)
                 .raw(r#","sockets":"#)
                 .sockets(sockets);
         }
-        ClusterAnswer::Ids(ids) => {
+        Answer::Ids(ids) => {
             response(&mut json, uid, id, None)
                 .raw(r#","sockets":"#)
                 .value(ids);
         }
-        ClusterAnswer::Rooms(rooms) => {
+        Answer::Rooms(rooms) => {
             response(&mut json, uid, id, None)
                 .raw(r#","rooms":"#)
                 .value(rooms);
         }
-        ClusterAnswer::Done => {
+        Answer::Done => {
             response(&mut json, uid, id, None);
         }
-        ClusterAnswer::Reply(payload) => {
+        Answer::Reply(payload) => {
             let mut value = Json::default();
             value.first_arg(payload);
             response(&mut json, uid, id, Some(kind::SERVER_SIDE_EMIT));
             json.raw(r#","data":"#).raw(payload.with_numbers(&value.0));
         }
-        ClusterAnswer::Clients(count) => {
+        Answer::Clients(count) => {
             response(&mut json, uid, id, Some(kind::BROADCAST_CLIENT_COUNT));
             json.raw(r#","clientCount":"#).value(count);
         }
-        ClusterAnswer::Ack(socket, payload) => {
+        Answer::Ack(socket, payload) => {
             response(&mut json, uid, id, Some(kind::BROADCAST_ACK));
             if let Some(socket) = socket {
                 json.raw(r#","sid":"#).value(socket.as_str());
@@ -198,10 +199,9 @@ fn response<'a>(json: &'a mut Json, uid: &str, id: &str, kind: Option<u8>) -> &'
     json.raw(r#","uid":"#).value(uid)
 }
 
-fn change_rooms(json: &mut Json, target: &Target, rooms: &[std::sync::Arc<str>]) {
-    let rooms: Vec<&str> = rooms.iter().map(|room| &**room).collect();
+fn change_rooms(json: &mut Json, target: &Target, rooms: &[Arc<str>]) {
     json.raw(r#","opts":"#).target(target, None);
-    json.raw(r#","rooms":"#).value(&rooms).raw("}");
+    json.raw(r#","rooms":"#).rooms(rooms).raw("}");
 }
 
 /// Reads a broadcast. Returns `None` if it is a message of the server `me`, or of another
@@ -215,14 +215,17 @@ pub(in crate::cluster) fn decode_broadcast(
     namespace: &NamespaceName,
     me: &str,
 ) -> Result<Option<Envelope>, DecodeError> {
-    let text = Text::read(bytes)?;
+    if is_own(bytes, me) {
+        return Ok(None);
+    }
+    let Text { json, attachments } = Text::read(bytes)?;
     let (uid, packet, opts): (Cow<'_, str>, Packet<'_>, Option<Opts>) =
-        serde_json::from_str(text.as_str()?).map_err(|_| MALFORMED)?;
-    if uid == me || packet.namespace().unwrap_or("/") != namespace.as_str() {
+        serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
+    if packet.namespace().unwrap_or("/") != namespace.as_str() {
         return Ok(None);
     }
     let mut opts = opts.unwrap_or_default();
-    let payload = packet.event(text.attachments.clone(), &opts)?;
+    let payload = packet.event(attachments, &opts)?;
     let volatile = opts.is_volatile();
     let message = Message::Operation(opts.target(), Operation::Emit { payload, volatile });
     Ok(Some(Envelope {
@@ -230,6 +233,15 @@ pub(in crate::cluster) fn decode_broadcast(
         namespace: namespace.clone(),
         message,
     }))
+}
+
+/// Returns whether a broadcast begins as one of this server: a list of three, then the id.
+fn is_own(bytes: &[u8], me: &str) -> bool {
+    let Some([0x93, marker, rest @ ..]) = bytes.get(..2 + me.len()) else {
+        return false;
+    };
+    // The marker of a text of less than 32 bytes.
+    usize::from(*marker) == 0xa0 + me.len() && rest == me.as_bytes()
 }
 
 #[derive(Deserialize)]
@@ -261,8 +273,8 @@ pub(in crate::cluster) fn decode_request(
     namespace: &NamespaceName,
     me: &str,
 ) -> Result<Option<Envelope>, DecodeError> {
-    let text = Text::read(bytes)?;
-    let request: Request<'_> = serde_json::from_str(text.as_str()?).map_err(|_| MALFORMED)?;
+    let Text { json, attachments } = Text::read(bytes)?;
+    let request: Request<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
     let uid = request.uid.as_deref().unwrap_or_default();
     if uid == me {
         return Ok(None);
@@ -300,7 +312,7 @@ pub(in crate::cluster) fn decode_request(
         }
         (kind::REMOTE_FETCH, _) => Message::Question(id()?, Question::Sockets(opts(request.opts)?)),
         (kind::SERVER_SIDE_EMIT, _) => {
-            let event = fields::event(request.data.ok_or(MALFORMED)?, text.attachments.clone())?;
+            let event = fields::event(request.data.ok_or(MALFORMED)?, attachments)?;
             match request.request_id {
                 Some(id) => Message::Question(id.as_ref().into(), Question::ServerEvent(event)),
                 None => Message::ServerEvent(event),
@@ -309,7 +321,7 @@ pub(in crate::cluster) fn decode_request(
         (kind::BROADCAST, _) => {
             let mut opts = request.opts.ok_or(MALFORMED)?;
             let packet = request.packet.ok_or(MALFORMED)?;
-            let payload = packet.event(text.attachments.clone(), &opts)?;
+            let payload = packet.event(attachments, &opts)?;
             Message::Question(id()?, Question::Event(opts.target(), payload))
         }
         _ => return Ok(None),
@@ -321,7 +333,7 @@ pub(in crate::cluster) fn decode_request(
     }))
 }
 
-fn operation(kind: u8, rooms: Vec<std::sync::Arc<str>>, close: Option<bool>) -> Operation {
+fn operation(kind: u8, rooms: Vec<Arc<str>>, close: Option<bool>) -> Operation {
     match kind {
         kind::REMOTE_JOIN => Operation::Join(rooms),
         kind::REMOTE_LEAVE => Operation::Leave(rooms),
@@ -360,13 +372,12 @@ pub(in crate::cluster) fn decode_response(
     namespace: &NamespaceName,
     me: &str,
 ) -> Result<Option<Envelope>, DecodeError> {
-    let text = Text::read(bytes)?;
-    let response: Response<'_> = serde_json::from_str(text.as_str()?).map_err(|_| MALFORMED)?;
+    let Text { json, attachments } = Text::read(bytes)?;
+    let response: Response<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
     let uid = response.uid.as_deref().unwrap_or_default();
     if uid == me {
         return Ok(None);
     }
-    let attachments = || text.attachments.clone();
     let answer = match (response.r#type, response.sockets) {
         (None, Some(sockets)) => {
             let sockets = sockets.get();
@@ -375,17 +386,17 @@ pub(in crate::cluster) fn decode_response(
                 return Ok(None);
             }
             let sockets: Vec<Described> = serde_json::from_str(sockets).map_err(|_| MALFORMED)?;
-            ClusterAnswer::Sockets(fields::sockets(sockets, &text.attachments))
+            Answer::Sockets(fields::sockets(sockets, &attachments))
         }
         (Some(kind::SERVER_SIDE_EMIT), _) => {
-            ClusterAnswer::Reply(fields::answer(response.data, attachments())?)
+            Answer::Reply(fields::answer(response.data, attachments)?)
         }
         (Some(kind::BROADCAST_CLIENT_COUNT), _) => {
-            ClusterAnswer::Clients(fields::client_count(response.client_count.as_ref())?)
+            Answer::Clients(fields::client_count(response.client_count.as_ref())?)
         }
         (Some(kind::BROADCAST_ACK), _) => {
             let socket = response.sid.as_deref().and_then(SocketId::parse);
-            ClusterAnswer::Ack(socket, fields::answer(response.packet, attachments())?)
+            Answer::Ack(socket, fields::answer(response.packet, attachments)?)
         }
         _ => return Ok(None),
     };

@@ -45,15 +45,17 @@ impl Json {
 
     /// Writes a target as `{"rooms":[…],"except":[…]}`, with flags if there are any.
     pub(super) fn target(&mut self, target: &Target, flags: Option<Flags>) -> &mut Self {
-        let names = |rooms: &[Arc<str>]| rooms.iter().map(|room| room.to_string()).collect();
-        let (rooms, except): (Vec<String>, Vec<String>) =
-            (names(&target.rooms), names(&target.except));
-        self.raw(r#"{"rooms":"#).value(&rooms);
-        self.raw(r#","except":"#).value(&except);
+        self.raw(r#"{"rooms":"#).rooms(&target.rooms);
+        self.raw(r#","except":"#).rooms(&target.except);
         if let Some(flags) = flags {
             self.raw(r#","flags":"#).value(&flags);
         }
         self.raw("}")
+    }
+
+    /// Writes a list of rooms.
+    pub(super) fn rooms(&mut self, rooms: &[Arc<str>]) -> &mut Self {
+        self.value(&rooms.iter().map(|room| &**room).collect::<Vec<&str>>())
     }
 
     /// Writes the first argument of an answer, or `null`.

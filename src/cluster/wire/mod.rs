@@ -42,10 +42,6 @@ impl Text {
         })
     }
 
-    fn as_str(&self) -> Result<&str, DecodeError> {
-        std::str::from_utf8(&self.json).map_err(|_| MALFORMED)
-    }
-
     /// Returns the message as MessagePack.
     fn into_msgpack(self) -> Vec<u8> {
         json_to_msgpack(&self.json, &self.attachments)

@@ -266,15 +266,15 @@ fn an_answer_has_its_first_argument_only() {
         Payload::from_json(Kind::Ack, Bytes::from_static(json.as_bytes()), attachments)
             .expect("arguments")
     };
-    let reply = envelope(ClusterAnswer::Reply(args(r#"[{"a":"]"},2]"#, Vec::new())));
+    let reply = envelope(Answer::Reply(args(r#"[{"a":"]"},2]"#, Vec::new())));
     assert_eq!(
         value(&encode(&reply))["data"],
         serde_json::json!({ "a": "]" })
     );
-    let nothing = envelope(ClusterAnswer::Reply(args("[]", Vec::new())));
+    let nothing = envelope(Answer::Reply(args("[]", Vec::new())));
     assert_eq!(value(&encode(&nothing))["data"], Value::Null);
     let bytes = Bytes::from_static(b"\x01\x02");
     let ack = args(r#"[{"_placeholder":true,"num":0}]"#, vec![bytes]);
-    let ack = encode(&envelope(ClusterAnswer::Ack(None, ack)));
+    let ack = encode(&envelope(Answer::Ack(None, ack)));
     assert!(ack.ends_with(b"\xa6packet\xc4\x02\x01\x02"), "{ack:x?}");
 }
