@@ -1,13 +1,17 @@
 //! Two servers as one, on one Redis:
 //! `cargo run --features redis --example cluster [PORT [REDIS_URL]]`.
 //!
-//! The servers listen at PORT and the port after it. Open the page of each: it shows which server
-//! it is on, and what is said on one arrives on both. Debian's package `redis-server` is enough.
+//! The servers listen at PORT and the port after it. Open the page of each: it shows its server, and
+//! both pages show each message. Debian's package `redis-server` is enough.
+
+#[path = "chat/client.rs"]
+mod client;
 
 use axum::Router;
 use axum::response::Html;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tower_http::services::ServeFile;
 use tower_socketio::cluster::Redis;
 use tower_socketio::{Args, Data, Namespace, Socket, SocketIo};
 
@@ -42,7 +46,10 @@ async fn serve(port: u16, redis: Redis) -> std::io::Result<()> {
         .namespace("/", namespace)
         .cluster(redis)
         .build();
-    let app = Router::new().route("/", get(Html(PAGE))).layer(layer);
+    let app = Router::new()
+        .route("/", get(Html(PAGE)))
+        .route_service("/socket.io.min.js", ServeFile::new(client::bundle()))
+        .layer(layer);
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     eprintln!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app)
@@ -59,9 +66,7 @@ const PAGE: &str = r#"<!doctype html>
 <h1>Connected to server <span id="server">…</span></h1>
 <form><input autofocus placeholder="Say something"> <button>Say</button></form>
 <ul></ul>
-<script src="https://cdn.socket.io/4.8.3/socket.io.min.js"
-  integrity="sha384-kzavj5fiMwLKzzD1f8S7TeoVIEi7uKHvbTA3ueZkrzYq75pNQUiUi6Dy98Q3fxb0"
-  crossorigin="anonymous"></script>
+<script src="/socket.io.min.js"></script>
 <script>
 const socket = io();
 const [form] = document.forms;

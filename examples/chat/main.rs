@@ -5,8 +5,6 @@
 //! the client from a CDN.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::{env, error::Error};
 
@@ -15,6 +13,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tower_http::services::ServeFile;
 use tower_socketio::{Args, Auth, Data, ErrorReply, Namespace, Socket, SocketIo};
+
+mod client;
 
 /// The users by name, each with its socket. The socket knows its rooms.
 type Seats = Arc<Mutex<BTreeMap<String, (User, Socket)>>>;
@@ -58,7 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let app = Router::new()
         .route("/", get(Html(include_str!("index.html"))))
-        .route_service("/socket.io.min.js", ServeFile::new(client()))
+        .route_service("/socket.io.min.js", ServeFile::new(client::bundle()))
         .layer(layer);
 
     let port = env::args().nth(1).or_else(|| env::var("PORT").ok());
@@ -158,34 +158,4 @@ fn rooms(seats: &BTreeMap<String, (User, Socket)>) -> BTreeMap<String, BTreeSet<
         }
     }
     rooms
-}
-
-/// Returns the path of the official client's bundle below cargo's target directory. If the bundle
-/// is missing, npm fetches it.
-fn client() -> PathBuf {
-    let folder = target().join("chat");
-    let bundle = folder.join("node_modules/socket.io-client/dist/socket.io.min.js");
-    if !bundle.exists() {
-        let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
-        let install = "install --no-save --ignore-scripts --no-audit --no-fund";
-        let status = Command::new(npm)
-            .args(install.split(' '))
-            .arg("--prefix")
-            .arg(&folder)
-            .arg("socket.io-client@4.8.3")
-            .status();
-        if !status.is_ok_and(|status| status.success()) {
-            let place = bundle.display();
-            eprintln!("npm could not fetch the client: the browser loads it from cdn.socket.io;");
-            eprintln!("to work offline, put socket.io.min.js (4.8.3) at {place}");
-        }
-    }
-    bundle
-}
-
-/// Returns cargo's target directory. The program is `debug/examples/chat` in it.
-fn target() -> PathBuf {
-    let program = env::current_exe().unwrap_or_default();
-    let target = program.ancestors().nth(3);
-    target.unwrap_or(Path::new("target")).to_path_buf()
 }

@@ -12,7 +12,7 @@ use crate::hub::ClusterError;
 use crate::hub::other_servers::Confirm;
 use crate::protocol::NamespaceName;
 
-/// What a server wants its [`Broker`](super::Broker) to do.
+/// A command of a server to its [`Broker`](super::Broker).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Command {
@@ -177,7 +177,7 @@ pub(super) struct Queue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueueState {
     Open,
-    /// The server shuts down. The broker sends what is queued.
+    /// The server shuts down. The broker sends the queued messages.
     Closing,
     /// The broker has ended. Every command is dropped.
     Ended,

@@ -1,4 +1,4 @@
-//! One server's part in the cluster: what leaves it, and what arrives.
+//! One server's part in the cluster: its outgoing commands and its incoming messages.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -262,7 +262,7 @@ impl Inner {
         self.requests.lock().fail_all();
     }
 
-    /// Lets the broker send what is queued, and end.
+    /// Lets the broker send the queued messages, and end.
     pub(super) fn close(&self) {
         let mut queue = self.queue.lock();
         if queue.state == QueueState::Open {
@@ -297,7 +297,7 @@ impl Inner {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
-    /// Does what a message of another server says.
+    /// Handles a message of another server.
     pub(super) fn deliver(self: &Arc<Self>, envelope: Envelope) {
         let Envelope {
             from,

@@ -41,7 +41,7 @@ pub(super) type ServerId = Arc<str>;
 /// The id of a question, 16 hexadecimal digits.
 pub(super) type RequestId = Arc<str>;
 
-/// What a message says.
+/// The content of an [`Envelope`].
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// An operation on sockets.

@@ -36,7 +36,7 @@
 //!
 //! A broker is one future, [`Broker::run`]. It takes commands out of a [`Port`] and puts the
 //! messages of other servers into an [`Inbox`]. The server does the rest: it queues messages,
-//! bounds their memory, matches answers to questions and counts what is lost. The source of
+//! bounds their memory, matches answers to questions and counts lost messages. The source of
 //! [`Memory`] is an example.
 
 mod command;

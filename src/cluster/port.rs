@@ -1,4 +1,4 @@
-//! What a broker takes from its server, and gives to it.
+//! The two ends of a broker: its commands, and the receiver of its messages.
 
 use std::fmt;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::inner::Inner;
 use crate::clock::now;
 
-/// What a server knows of its cluster, with numbers since its start. See
+/// The state of a server's connection to its cluster, with numbers since the server's start. See
 /// [`ClusterHealth::status`].
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

@@ -912,7 +912,7 @@ impl Session {
         let was_probing = std::mem::replace(&mut self.probe, Probe::None) != Probe::None;
         self.timers.stop(Timer::Upgrade);
         self.timers.stop(Timer::Release);
-        // Once: what a WebSocket does after its upgrade has ended does not delay the end.
+        // Once: a WebSocket whose upgrade has ended does not delay the end.
         if was_probing && matches!(self.state, State::Closing(_)) {
             self.timers
                 .set(Timer::Close, deadline(now, self.config.close_timeout));

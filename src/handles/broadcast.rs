@@ -440,7 +440,7 @@ impl Broadcast {
         self.act(&Operation::Disconnect { close: true });
     }
 
-    /// Does an operation on the selected sockets. The broker counts and logs what it drops.
+    /// Does an operation on the selected sockets. The cluster counts and logs dropped messages.
     fn act(&self, operation: &Operation) {
         self.scope.with(|namespaces| {
             for namespace in namespaces {

@@ -2,6 +2,7 @@
 //! have no type parameters.
 
 mod ack;
+mod ack_stream;
 mod broadcast;
 mod cluster;
 mod handshake;
@@ -10,10 +11,11 @@ mod remote;
 mod scope;
 mod socket;
 
-pub(crate) use self::ack::AskedClients;
+pub(crate) use self::ack_stream::AskedClients;
 pub(crate) use self::socket::EmitErrorKind;
 pub use self::{
-    ack::{AckError, AckStream, EmitWithAck},
+    ack::{AckError, EmitWithAck},
+    ack_stream::AckStream,
     broadcast::Broadcast,
     cluster::{Confirmation, Partial},
     handshake::Handshake,

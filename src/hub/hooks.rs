@@ -19,7 +19,7 @@ pub(crate) struct Hooks<M> {
     pub(crate) outgoing: Option<Box<OutgoingHook<M>>>,
     /// The handlers of the events of other servers.
     pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
-    /// The handler of those that are not in `server_events`.
+    /// The handler of all other server events.
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
 }
 

@@ -64,7 +64,7 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     /// Returns `self`, for the health of the cluster.
     fn as_any(&self) -> &dyn Any;
 
-    /// Sends what is queued, and ends the connections of the broker.
+    /// Sends the queued messages, and ends the connections of the broker.
     fn close(&self) -> BoxFuture<'static, ()>;
 }
 
@@ -112,7 +112,7 @@ pub(crate) enum Answer {
     Clients(usize),
     /// The acknowledgement of one client, and its socket's id if the server has sent it.
     Ack(Option<SocketId>, Payload),
-    /// The names of rooms, with those that the ids of sockets name.
+    /// The names of rooms, including the rooms that the ids of sockets name.
     Rooms(Vec<String>),
     /// The ids of sockets.
     Ids(Vec<String>),

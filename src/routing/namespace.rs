@@ -310,8 +310,8 @@ where
     /// Registers the handler of an event that other servers of the cluster send with
     /// [`server_side_emit`](crate::Broadcast::server_side_emit).
     ///
-    /// The handler's return value is the reply, for a server that asks for one. The extractors are
-    /// those that implement [`FromServerEvent`](crate::extract::FromServerEvent). The server events
+    /// The handler's return value is the reply, for a server that asks for one. The extractors
+    /// implement [`FromServerEvent`](crate::extract::FromServerEvent). The server events
     /// of a namespace are handled in order, one at a time. While 1 024 wait, further ones are
     /// dropped and counted in [`ClusterStatus::malformed`](crate::cluster::ClusterStatus::malformed).
     /// A layer has no effect on such a handler. Server events that have no handler get no reply, so

@@ -63,11 +63,11 @@ pub(super) struct Names {
     server: Box<str>,
     /// The namespaces that are open.
     open: HashSet<NamespaceName>,
-    /// What the channels and patterns of this server carry.
+    /// The channels and patterns of this server, with their kinds of messages.
     subscribed: HashMap<Vec<u8>, (Carried, NamespaceName)>,
 }
 
-/// What a channel or a pattern carries.
+/// The kind of messages of a channel or a pattern.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Carried {
     Broadcasts,
@@ -98,8 +98,8 @@ impl Names {
         format!("{}-response#{namespace}#", self.prefix)
     }
 
-    /// Returns what a channel of broadcasts has behind [`Names::broadcasts`]: nothing, or the name of
-    /// a room and `#`.
+    /// Returns the end of a channel of broadcasts, behind [`Names::broadcasts`]: nothing, or the name
+    /// of a room and `#`.
     fn room_of<'a>(&self, channel: &'a [u8], namespace: &str) -> Option<&'a [u8]> {
         let rest = channel.strip_prefix(self.prefix.as_bytes())?;
         let rest = rest
@@ -312,7 +312,7 @@ struct Batch {
     replies: Vec<Reply>,
 }
 
-/// Who waits for the reply to a command, and how many replies there are.
+/// The receiver of the replies to a command.
 enum Reply {
     Published(Done),
     /// The replies of MULTI, of its two commands, and of EXEC with their results.
