@@ -2,9 +2,11 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use tokio::sync::oneshot;
 
 use super::counters::Counters;
 use super::message::Envelope;
@@ -25,6 +27,22 @@ pub enum Command {
     Close {
         /// The namespace.
         namespace: NamespaceName,
+    },
+    /// A room has begun or ended on this server. Only a broker that
+    /// [wants rooms](super::Broker::wants_rooms) gets it.
+    Room {
+        /// The namespace.
+        namespace: NamespaceName,
+        /// The room. The id of a socket is the room of that socket.
+        room: Arc<str>,
+        /// Whether a socket of this server is in the room.
+        exists: bool,
+    },
+    /// Report when the messages of other servers arrive for all namespaces and rooms of earlier
+    /// commands.
+    Sync {
+        /// Takes the report.
+        synced: Synced,
     },
     /// Send a message to all other servers of its namespace.
     Publish {
@@ -64,7 +82,11 @@ impl Command {
             Self::Publish { envelope, .. }
             | Self::Ask { envelope, .. }
             | Self::Answer { envelope, .. } => envelope.cost(),
-            Self::Open { .. } | Self::Close { .. } | Self::Count { .. } => 0,
+            Self::Open { .. }
+            | Self::Close { .. }
+            | Self::Room { .. }
+            | Self::Sync { .. }
+            | Self::Count { .. } => 0,
         };
         size_of::<Self>() + envelope
     }
@@ -157,15 +179,77 @@ impl fmt::Debug for Expect {
     }
 }
 
-/// The queue of commands. The messages are bounded in bytes, and each namespace has at most one
-/// command.
+/// Takes the report of a [`Command::Sync`]. If it is dropped, the broker counts as unreachable.
+#[must_use = "a task waits until this is reported"]
+pub struct Synced(Option<oneshot::Sender<()>>);
+
+impl Synced {
+    pub(super) fn new() -> (Self, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// Reports that the messages of other servers arrive.
+    pub fn done(mut self) {
+        if let Some(sender) = self.0.take() {
+            // An error means that nobody waits any longer.
+            let _ = sender.send(());
+        }
+    }
+}
+
+impl fmt::Debug for Synced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Synced").finish_non_exhaustive()
+    }
+}
+
+/// The names that the broker has to open (`true`) or to close, and those that it has opened.
+#[derive(Debug)]
+struct Changes<T> {
+    pending: IndexMap<T, bool>,
+    open: HashSet<T>,
+}
+
+impl<T: Clone + Eq + Hash> Changes<T> {
+    fn new() -> Self {
+        Self {
+            pending: IndexMap::new(),
+            open: HashSet::new(),
+        }
+    }
+
+    /// Records whether a name has to be open. A change that is undone before the broker has taken it
+    /// is none. Returns whether the broker has to open it.
+    fn change(&mut self, name: T, is_open: bool) -> bool {
+        if self.open.contains(&name) == is_open {
+            self.pending.swap_remove(&name);
+            return false;
+        }
+        self.pending.insert(name, is_open);
+        is_open
+    }
+
+    fn pop(&mut self) -> Option<(T, bool)> {
+        let (name, is_open) = self.pending.pop()?;
+        match is_open {
+            true => self.open.insert(name.clone()),
+            false => self.open.remove(&name),
+        };
+        Some((name, is_open))
+    }
+}
+
+/// The queue of commands. The messages are bounded in bytes, and each namespace and each room has at
+/// most one command.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// The namespaces that the broker has to open (`true`) or to close. They come before messages,
-    /// so that a namespace is open before its first message leaves.
-    changed: IndexMap<NamespaceName, bool>,
-    /// The namespaces that the broker has opened.
-    open: HashSet<NamespaceName>,
+    /// They come before messages, so that a namespace is open before its first message leaves.
+    namespaces: Changes<NamespaceName>,
+    rooms: Changes<(NamespaceName, Arc<str>)>,
+    /// How many namespaces and rooms the broker had to open so far.
+    opened: u64,
+    /// Counts, and reports of all earlier changes.
     counts: VecDeque<Command>,
     messages: VecDeque<Command>,
     /// The bytes of `messages`.
@@ -186,8 +270,9 @@ pub(super) enum QueueState {
 impl Queue {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            changed: IndexMap::new(),
-            open: HashSet::new(),
+            namespaces: Changes::new(),
+            rooms: Changes::new(),
+            opened: 0,
             counts: VecDeque::new(),
             messages: VecDeque::new(),
             bytes: 0,
@@ -204,9 +289,18 @@ impl Queue {
             return vec![command];
         }
         match command {
-            Command::Open { namespace } => self.change(namespace, true),
-            Command::Close { namespace } => self.change(namespace, false),
-            Command::Count { .. } => self.counts.push_back(command),
+            Command::Open { namespace } => {
+                self.opened += u64::from(self.namespaces.change(namespace, true));
+            }
+            Command::Close { namespace } => {
+                self.namespaces.change(namespace, false);
+            }
+            Command::Room {
+                namespace,
+                room,
+                exists,
+            } => self.opened += u64::from(self.rooms.change((namespace, room), exists)),
+            Command::Count { .. } | Command::Sync { .. } => self.counts.push_back(command),
             Command::Publish { .. } | Command::Ask { .. } | Command::Answer { .. } => {
                 self.bytes += command.cost();
                 self.messages.push_back(command);
@@ -220,27 +314,18 @@ impl Queue {
         Vec::new()
     }
 
-    /// Records whether a namespace has to be open. A change that is undone before the broker has
-    /// taken it is none.
-    fn change(&mut self, namespace: NamespaceName, is_open: bool) {
-        if self.open.contains(&namespace) == is_open {
-            self.changed.swap_remove(&namespace);
-        } else {
-            self.changed.insert(namespace, is_open);
-        }
-    }
-
     pub(super) fn pop(&mut self) -> Option<Command> {
-        if let Some((namespace, is_open)) = self.changed.pop() {
+        if let Some((namespace, is_open)) = self.namespaces.pop() {
             return Some(match is_open {
-                true => {
-                    self.open.insert(namespace.clone());
-                    Command::Open { namespace }
-                }
-                false => {
-                    self.open.remove(&namespace);
-                    Command::Close { namespace }
-                }
+                true => Command::Open { namespace },
+                false => Command::Close { namespace },
+            });
+        }
+        if let Some(((namespace, room), exists)) = self.rooms.pop() {
+            return Some(Command::Room {
+                namespace,
+                room,
+                exists,
             });
         }
         self.counts.pop_front().or_else(|| self.pop_message())
@@ -253,6 +338,11 @@ impl Queue {
             self.messages.shrink_to(64);
         }
         Some(command)
+    }
+
+    /// Returns how many namespaces and rooms the broker had to open so far.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Returns the bytes and the number of the messages.
@@ -274,7 +364,8 @@ impl Queue {
     /// Drops every command from now on. Returns the messages that were queued.
     pub(super) fn end(&mut self) -> VecDeque<Command> {
         self.state = QueueState::Ended;
-        self.changed = IndexMap::new();
+        self.namespaces = Changes::new();
+        self.rooms = Changes::new();
         self.bytes = 0;
         let mut left = std::mem::take(&mut self.messages);
         left.append(&mut self.counts);

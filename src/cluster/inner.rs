@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::command::{Command, Done, Expect, Queue, QueueState, drop_command};
+use super::command::{Command, Done, Expect, Queue, QueueState, Synced, drop_command};
 use super::counters::Counters;
 use super::message::{Envelope, Message, RequestId, ServerId};
 use super::requests::Requests;
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     /// the namespaces of the hub, then this, then the queue.
     kept_open: Mutex<HashMap<NamespaceName, usize>>,
     is_connected: AtomicBool,
+    /// How many of the namespaces and rooms that the broker had to open are open.
+    synced: AtomicU64,
     pub(super) counters: Arc<Counters>,
     /// Whether the broker has ended.
     ended: watch::Sender<bool>,
@@ -91,6 +93,7 @@ impl Inner {
             server_events: Mutex::default(),
             kept_open: Mutex::default(),
             is_connected: AtomicBool::new(false),
+            synced: AtomicU64::new(0),
             counters: Arc::default(),
             ended: watch::Sender::new(false),
             limits,
@@ -236,6 +239,25 @@ impl Inner {
             let _open = open;
             receiver.await.unwrap_or(Err(ClusterError::UNREACHABLE))
         })
+    }
+
+    /// Waits until the broker has opened all namespaces and rooms. Returns `None` if it has.
+    pub(super) fn synced(self: &Arc<Self>) -> Option<BoxFuture<'static, Result<(), ClusterError>>> {
+        let opened = self.queue.lock().opened();
+        if self.synced.load(Ordering::Acquire) >= opened {
+            return None;
+        }
+        if !self.is_connected() {
+            return Some(Box::pin(std::future::ready(Err(ClusterError::UNREACHABLE))));
+        }
+        let (synced, done) = Synced::new();
+        self.push(Command::Sync { synced });
+        let inner = Arc::clone(self);
+        Some(Box::pin(async move {
+            done.await.map_err(|_| ClusterError::UNREACHABLE)?;
+            inner.synced.fetch_max(opened, Ordering::AcqRel);
+            Ok(())
+        }))
     }
 
     /// Closes a namespace, unless a question keeps it open.

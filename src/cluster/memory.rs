@@ -95,6 +95,9 @@ impl Memory {
                     inbox.deliver(envelope).await;
                 }
             }
+            Command::Sync { synced } => synced.done(),
+            // This broker does not want rooms.
+            Command::Room { .. } => {}
             Command::Count { namespace, expect } => expect.servers(self.count(&namespace)),
         }
     }

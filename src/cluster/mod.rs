@@ -60,14 +60,14 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-pub use self::command::{Command, Done, Expect};
+pub use self::command::{Command, Done, Expect, Synced};
 use self::inner::{Inner, Limits};
 pub use self::memory::Memory;
 pub use self::message::Envelope;
 use self::message::Message;
 pub use self::port::{Inbox, Port};
 #[cfg(feature = "redis")]
-pub use self::redis::{ConnectError, Emitter, Redis, RedisOptions};
+pub use self::redis::{ConnectError, Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
 use crate::handles::SocketIo;
 use crate::hub::other_servers::{Answers, Confirm, Operation, OtherServers, Question};
@@ -84,20 +84,35 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// server in the order in which that server has published them. If it ends early, the server
     /// goes on alone.
     fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()>;
+
+    /// Returns whether the broker gets [`Command::Room`] when a room begins or ends on its server. A
+    /// broker that sends the messages for a room only to the servers that have it needs that.
+    ///
+    /// The default is `false`.
+    fn wants_rooms(&self) -> bool {
+        false
+    }
 }
 
 /// The broker of a server that is being built.
-pub(crate) type BoxBroker = Box<dyn FnOnce(Port) -> BoxFuture<'static, ()> + Send>;
+pub(crate) struct BoxBroker {
+    wants_rooms: bool,
+    run: Box<dyn FnOnce(Port) -> BoxFuture<'static, ()> + Send>,
+}
 
 pub(crate) fn boxed(broker: impl Broker) -> BoxBroker {
     let broker = Arc::new(broker);
-    Box::new(move |port| broker.run(port))
+    BoxBroker {
+        wants_rooms: broker.wants_rooms(),
+        run: Box::new(move |port| broker.run(port)),
+    }
 }
 
 /// One server's membership in a cluster. Dropping it ends the broker.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     inner: Arc<Inner>,
+    wants_rooms: bool,
 }
 
 /// How often the servers are counted again while a question waits for them.
@@ -122,9 +137,10 @@ impl Cluster {
             inner: Arc::clone(&inner),
         };
         let ended = BrokerEnded(Arc::clone(&inner));
+        let BoxBroker { wants_rooms, run } = broker;
         runtime.spawn(async move {
             let _ended = ended;
-            broker(port).await;
+            run(port).await;
         });
         let weak = Arc::downgrade(&inner);
         runtime.spawn(async move {
@@ -134,7 +150,7 @@ impl Cluster {
                 inner.recount();
             }
         });
-        Self { inner }
+        Self { inner, wants_rooms }
     }
 }
 
@@ -176,6 +192,22 @@ impl OtherServers for Cluster {
 
     fn namespace_closed(&self, name: &NamespaceName) {
         self.inner.close_namespace(name);
+    }
+
+    fn wants_rooms(&self) -> bool {
+        self.wants_rooms
+    }
+
+    fn room_changed(&self, namespace: &NamespaceName, room: Arc<str>, exists: bool) {
+        self.inner.push(Command::Room {
+            namespace: namespace.clone(),
+            room,
+            exists,
+        });
+    }
+
+    fn synced(&self) -> Option<BoxFuture<'static, Result<(), ClusterError>>> {
+        self.inner.synced()
     }
 
     fn send(

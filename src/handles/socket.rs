@@ -223,6 +223,43 @@ impl Socket {
         .await;
     }
 
+    /// Waits until the messages of the other servers of a [cluster](crate::cluster) arrive for this
+    /// socket's rooms.
+    ///
+    /// With a broker that opens a channel for each room a message can be missed that another server
+    /// sends just after [`join`](Self::join). Before the client is connected this is waited for
+    /// anyway, for one second at most. Without a cluster it returns at once.
+    ///
+    /// ```
+    /// use tower_socketio::{Data, Namespace, Socket};
+    ///
+    /// async fn enter(socket: Socket, Data(room): Data<String>) -> bool {
+    ///     socket.join(&room);
+    ///     socket.synced().await.is_ok()
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().on("enter", enter);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker is not connected.
+    ///
+    /// # Cancel safety
+    ///
+    /// This is cancel safe.
+    pub async fn synced(&self) -> Result<(), ClusterError> {
+        let synced = self
+            .member
+            .namespace
+            .others()
+            .and_then(|others| others.synced());
+        match synced {
+            Some(synced) => synced.await,
+            None => Ok(()),
+        }
+    }
+
     /// Joins a room.
     ///
     /// A room exists while a socket is in it. This does nothing if the socket is in the room

@@ -43,6 +43,8 @@ pub(crate) struct LiveNamespace {
     max_kept: usize,
     /// The other servers of the cluster. `None` if there is no broker.
     others: Option<Arc<dyn OtherServers>>,
+    /// Whether the broker is told which rooms begin and end.
+    tells_rooms: bool,
     hub: Weak<Hub>,
     state: Mutex<NamespaceState>,
     pub(super) fanout: Fanout,
@@ -76,6 +78,10 @@ impl LiveNamespace {
             max_rooms: hub.limits.rooms_per_socket,
             max_kept: hub.limits.kept,
             others: hub.others.clone(),
+            tells_rooms: hub
+                .others
+                .as_ref()
+                .is_some_and(|others| others.wants_rooms()),
             hub: Arc::downgrade(hub),
             state: Mutex::default(),
             fanout: Fanout::default(),
@@ -121,6 +127,9 @@ impl LiveNamespace {
             }
             member.skip_to(queue.last_number());
             rooms.insert(member.id, Arc::clone(&member));
+            if self.tells_rooms {
+                self.tell_room(&member.id.as_str().into(), rooms);
+            }
             for room in joins {
                 if rooms.join(member.id, room, self.max_rooms, log.as_deref_mut()) {
                     member.session.budget.reserve(of_room(room));
@@ -136,19 +145,35 @@ impl LiveNamespace {
         self.lock().rooms.get(id).cloned()
     }
 
-    /// Changes rooms, and records the changes if there is a room hook.
+    /// Changes rooms, and records the changes if there is a room hook or a broker that wants them.
     ///
     /// The caller must call [`notify`](Self::notify) after it releases its locks. Each room that a
     /// socket joins or leaves makes at most two changes.
     fn change<R>(&self, change: impl FnOnce(&mut NamespaceState, ChangeLog<'_>) -> R) -> R {
-        if self.hooks.room.is_none() {
+        if self.hooks.room.is_none() && !self.tells_rooms {
             return change(&mut self.lock(), None);
         }
         let mut log = Vec::new();
         let mut state = self.lock();
         let result = change(&mut state, Some(&mut log));
-        self.room_changes.push(&self.name, log);
+        if self.tells_rooms {
+            for (room, change) in &log {
+                if matches!(change, RoomChange::Create | RoomChange::Delete) {
+                    self.tell_room(room, &state.rooms);
+                }
+            }
+        }
+        if self.hooks.room.is_some() {
+            self.room_changes.push(&self.name, log);
+        }
         result
+    }
+
+    /// Tells the broker whether a room exists. A room can have the name of a socket's room.
+    fn tell_room(&self, room: &Arc<str>, rooms: &Rooms<Arc<Member>>) {
+        if let Some(others) = &self.others {
+            others.room_changed(&self.name, Arc::clone(room), rooms.has(room));
+        }
     }
 
     /// Calls the room hook for pending changes, in order. `made` is the number of changes that the
@@ -197,7 +222,11 @@ impl LiveNamespace {
                 log.push((Arc::clone(&own), RoomChange::Leave(*id)));
                 log.push((own, RoomChange::Delete));
             }
-            state.rooms.leave(id, log)
+            let left = state.rooms.leave(id, log);
+            if self.tells_rooms {
+                self.tell_room(&id.as_str().into(), &state.rooms);
+            }
+            left
         });
         // The socket keeps the names of the rooms, so those bytes stay counted.
         member.session.budget.release(rooms.len() * ROOM);

@@ -26,6 +26,17 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     /// Records that a namespace was removed. It is called under the lock of the namespaces.
     fn namespace_closed(&self, name: &NamespaceName);
 
+    /// Returns whether [`room_changed`](Self::room_changed) is to be called.
+    fn wants_rooms(&self) -> bool;
+
+    /// Records that a room of this process has begun or ended. The room of a socket counts. It is
+    /// called under the lock of the namespace.
+    fn room_changed(&self, namespace: &NamespaceName, room: Arc<str>, exists: bool);
+
+    /// Waits until the messages of the other servers arrive for all namespaces and rooms of this
+    /// process. Returns `None` if they do.
+    fn synced(&self) -> Option<BoxFuture<'static, Result<(), ClusterError>>>;
+
     /// Sends an operation to the other servers. `confirm` gets the broker's confirmation.
     ///
     /// # Errors

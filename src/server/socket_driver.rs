@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -38,6 +39,8 @@ pub(super) struct SocketDriver {
 
 enum Phase {
     Connecting(BoxFuture<'static, Reply>),
+    /// The connect handler has ended, and the broker of a cluster opens the namespace or rooms.
+    Opening(BoxFuture<'static, Reply>),
     /// Events are handled. After the socket has left, this phase lasts until the queued events are
     /// handled.
     Open,
@@ -56,6 +59,9 @@ struct Running {
     /// Whether other handlers need not wait for this one.
     is_concurrent: bool,
 }
+
+/// How long a client waits for CONNECT while a broker opens its namespace and its rooms.
+const MAX_OPENING: Duration = Duration::from_secs(1);
 
 /// How many handlers marked as concurrent may run at a time for one socket.
 const MAX_CONCURRENT: usize = 64;
@@ -97,7 +103,7 @@ impl SocketDriver {
 
     /// Returns whether a connect handler or an event handler runs.
     pub(super) fn is_handling(&self) -> bool {
-        matches!(self.phase, Phase::Connecting(_)) || !self.running.is_empty()
+        matches!(self.phase, Phase::Connecting(_) | Phase::Opening(_)) || !self.running.is_empty()
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -127,6 +133,21 @@ impl SocketDriver {
     ) -> bool {
         match &mut self.phase {
             Phase::Connecting(future) => {
+                let Poll::Ready(reply) = poll(future, cx) else {
+                    return false;
+                };
+                match self.opening() {
+                    Some(opening) => {
+                        self.set_phase(Phase::Opening(Box::pin(async move {
+                            opening.await;
+                            reply
+                        })));
+                    }
+                    None => self.handle_connect_reply(reply, peer, consumed),
+                }
+                true
+            }
+            Phase::Opening(future) => {
                 let Poll::Ready(reply) = poll(future, cx) else {
                     return false;
                 };
@@ -167,6 +188,16 @@ impl SocketDriver {
             }
             Phase::Ended => false,
         }
+    }
+
+    /// Returns the wait until the messages of other servers arrive for the socket. Returns `None` if
+    /// they do, or in one process.
+    fn opening(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let synced = self.member().namespace.others()?.synced()?;
+        Some(async move {
+            // A client does not wait for a broker that is away.
+            let _ = tokio::time::timeout(MAX_OPENING, synced).await;
+        })
     }
 
     /// Connects or refuses the client, as the connect handler has replied.

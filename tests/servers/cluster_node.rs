@@ -1,6 +1,7 @@
 //! A server of a cluster: `cluster_node PORT REDIS_URL MODE`.
 //!
-//! MODE is `classic` or `classic-specific`. The server listens on 127.0.0.1, and prints `listening`
+//! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
+//! `streams` or `streams-sharded`. The server listens on 127.0.0.1, and prints `listening`
 //! when it is ready. Its clients use the cluster through events: see [`namespace`].
 
 use std::time::Duration;
@@ -9,7 +10,7 @@ use axum::Router;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tower_socketio::cluster::Redis;
+use tower_socketio::cluster::{Mode, Redis, Streams, Subscriptions};
 use tower_socketio::{
     Args, Broadcast, Data, ErrorReply, Namespace, RawArgs, ServerEvent, Socket, SocketIo,
 };
@@ -20,13 +21,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [port, url, mode] = &args[..] else {
         return Err("usage: cluster_node PORT REDIS_URL MODE".into());
     };
-    let redis = match mode.as_str() {
+    let mode = match mode.as_str() {
         // The server answers on the channel of the server that has asked in both modes.
-        "classic" | "classic-specific" => Redis::connect(url).await?,
+        "classic" | "classic-specific" => Mode::Classic,
+        "sharded" => Mode::Sharded(Subscriptions::Static),
+        "sharded-dynamic" => Mode::Sharded(Subscriptions::Dynamic),
+        "sharded-dynamic-private" => Mode::Sharded(Subscriptions::DynamicPrivate),
+        "streams" => Mode::Streams(Streams::new()),
+        "streams-sharded" => Mode::Streams(Streams::new().sharded_pub_sub(true)),
         _ => return Err(format!("unknown mode {mode}").into()),
     };
+    let redis = Redis::options(url).mode(mode).connect().await?;
     let (layer, io) = SocketIo::builder()
         .namespace("/", namespace())
+        .namespace("/room-{n}", namespace())
         .cluster(redis)
         .build();
     while !io
@@ -62,6 +70,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// | `server_ask(name, arg)` | the answers |
 /// | `join(rooms, room)`, `leave(rooms, room)`, `disconnect(rooms, close)` | `true` |
 /// | `count()` | the number of servers |
+/// | `status()` | the state of the connection to Redis, with the counters |
 fn namespace() -> Namespace {
     Namespace::new()
         .on_connect(connect)
@@ -74,6 +83,7 @@ fn namespace() -> Namespace {
         .on("leave", leave)
         .on("disconnect_sockets", disconnect)
         .on("count", count)
+        .on("status", status)
         .max_concurrent_events(64)
         .on_server_event("hey", async |_: RawArgs| "rust-pong")
         .server_event_fallback(pass_on)
@@ -87,11 +97,10 @@ async fn connect(socket: Socket) -> Result<(), ErrorReply> {
     Ok(())
 }
 
-/// Selects the sockets in the rooms, or all sockets.
-fn select(io: &SocketIo, rooms: &[String]) -> Broadcast {
-    rooms
-        .iter()
-        .fold(io.of("/"), |broadcast, room| broadcast.to(room))
+/// Selects the sockets of the namespace in the rooms, or all of them.
+fn select(socket: &Socket, rooms: &[String]) -> Broadcast {
+    let all = socket.io().of(socket.namespace());
+    rooms.iter().fold(all, |broadcast, room| broadcast.to(room))
 }
 
 #[derive(Deserialize)]
@@ -102,15 +111,17 @@ struct Flags {
     volatile: bool,
 }
 
-async fn emit(io: SocketIo, args: RawArgs) -> Result<bool, ErrorReply> {
+async fn emit(socket: Socket, args: RawArgs) -> Result<bool, ErrorReply> {
     let invalid = |error: tower_socketio::protocol::ReadError| ErrorReply::new(error.to_string());
     let (rooms, args): (Vec<String>, _) = args.split_first().map_err(invalid)?;
     let (except, args): (Vec<String>, _) = args.split_first().map_err(invalid)?;
     let (flags, args): (Flags, _) = args.split_first().map_err(invalid)?;
     let (name, args): (String, _) = args.split_first().map_err(invalid)?;
-    let mut broadcast = except.iter().fold(select(&io, &rooms), |broadcast, room| {
-        broadcast.except(room)
-    });
+    let mut broadcast = except
+        .iter()
+        .fold(select(&socket, &rooms), |broadcast, room| {
+            broadcast.except(room)
+        });
     if flags.local {
         broadcast = broadcast.local();
     }
@@ -121,8 +132,8 @@ async fn emit(io: SocketIo, args: RawArgs) -> Result<bool, ErrorReply> {
     Ok(true)
 }
 
-async fn fetch(io: SocketIo, Data(rooms): Data<Vec<String>>) -> Result<Data<Value>, ErrorReply> {
-    let sockets = select(&io, &rooms).fetch_sockets().await;
+async fn fetch(socket: Socket, Data(rooms): Data<Vec<String>>) -> Result<Data<Value>, ErrorReply> {
+    let sockets = select(&socket, &rooms).fetch_sockets().await;
     let sockets = sockets.map_err(|error| ErrorReply::new(error.to_string()))?;
     let described = sockets.iter().map(|socket| {
         json!({
@@ -136,10 +147,10 @@ async fn fetch(io: SocketIo, Data(rooms): Data<Vec<String>>) -> Result<Data<Valu
 }
 
 async fn ask(
-    io: SocketIo,
+    socket: Socket,
     Args((rooms, name, arg, ms)): Args<(Vec<String>, String, Value, u64)>,
 ) -> Data<Value> {
-    let question = select(&io, &rooms).emit_with_ack::<Value>(&name, arg);
+    let question = select(&socket, &rooms).emit_with_ack::<Value>(&name, arg);
     let answers = question.timeout(Duration::from_millis(ms)).await;
     let (answers, missing): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|(_, answer)| answer.is_ok());
@@ -150,39 +161,42 @@ async fn ask(
     Data(json!({ "answers": answers, "missing": missing.len() }))
 }
 
-async fn server_emit(io: SocketIo, args: RawArgs) -> Result<bool, ErrorReply> {
+async fn server_emit(socket: Socket, args: RawArgs) -> Result<bool, ErrorReply> {
     let (name, args): (String, _) = args
         .split_first()
         .map_err(|error| ErrorReply::new(error.to_string()))?;
-    io.server_side_emit(&name, args)
+    select(&socket, &[])
+        .server_side_emit(&name, args)
         .map_err(|error| ErrorReply::new(error.to_string()))?;
     Ok(true)
 }
 
 async fn server_ask(
-    io: SocketIo,
+    socket: Socket,
     Args((name, arg)): Args<(String, Value)>,
 ) -> Result<Data<Vec<Value>>, ErrorReply> {
-    let answers = io.of("/").server_side_emit_with_ack(&name, arg).await;
+    let answers = select(&socket, &[])
+        .server_side_emit_with_ack(&name, arg)
+        .await;
     answers
         .map(Data)
         .map_err(|error| ErrorReply::new(error.to_string()))
 }
 
-async fn join(io: SocketIo, Args((rooms, room)): Args<(Vec<String>, String)>) -> bool {
-    select(&io, &rooms).join(room);
+async fn join(socket: Socket, Args((rooms, room)): Args<(Vec<String>, String)>) -> bool {
+    select(&socket, &rooms).join(room);
     true
 }
 
-async fn leave(io: SocketIo, Args((rooms, room)): Args<(Vec<String>, String)>) -> bool {
-    select(&io, &rooms).leave(room);
+async fn leave(socket: Socket, Args((rooms, room)): Args<(Vec<String>, String)>) -> bool {
+    select(&socket, &rooms).leave(room);
     true
 }
 
-async fn disconnect(io: SocketIo, Args((rooms, close)): Args<(Vec<String>, bool)>) -> bool {
+async fn disconnect(socket: Socket, Args((rooms, close)): Args<(Vec<String>, bool)>) -> bool {
     match close {
-        true => select(&io, &rooms).close(),
-        false => select(&io, &rooms).disconnect(),
+        true => select(&socket, &rooms).close(),
+        false => select(&socket, &rooms).disconnect(),
     }
     true
 }
@@ -192,6 +206,24 @@ async fn count(io: SocketIo) -> Result<Data<usize>, ErrorReply> {
     count
         .map(Data)
         .map_err(|error| ErrorReply::new(error.to_string()))
+}
+
+async fn status(io: SocketIo) -> Data<Value> {
+    let status = io.cluster().map(|cluster| cluster.status());
+    let status = status.unwrap_or_default();
+    Data(json!({
+        "is_connected": status.is_connected,
+        "reason": status.reason,
+        "queued_bytes": status.queued_bytes,
+        "queued": status.queued,
+        "published": status.published,
+        "unconfirmed": status.unconfirmed,
+        "dropped": status.dropped,
+        "received": status.received,
+        "malformed": status.malformed,
+        "gaps": status.gaps,
+        "questions": status.questions,
+    }))
 }
 
 /// Passes an event of another server to the clients of this one.

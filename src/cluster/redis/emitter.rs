@@ -7,10 +7,9 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::Redis;
-use super::classic::Names;
+use super::form::Route;
 use super::link::Link;
 use crate::cluster::message::{Envelope, Message};
-use crate::cluster::wire::classic as wire;
 use crate::handles::{EmitError, EmitErrorKind};
 use crate::hub::ClusterError;
 use crate::hub::other_servers::Operation;
@@ -21,7 +20,9 @@ use crate::sync::Mutex;
 /// Sends to the clients of a cluster from a process that has no sockets, such as a worker or a
 /// command.
 ///
-/// It reaches the servers of this crate and of Node, as `@socket.io/redis-emitter` does. Without a
+/// It reaches the servers of this crate and of Node, as `@socket.io/redis-emitter` and
+/// `@socket.io/redis-streams-emitter` do. The [`Mode`](super::Mode) must be that of the servers.
+/// Without a
 /// room it selects all sockets of the namespace, which is `/` unless [`of`](Self::of) sets another.
 /// It is cheap to clone, and its clones share one connection, which is made by the first call and
 /// again after it has ended.
@@ -178,13 +179,10 @@ impl Emitter {
             namespace: self.namespace.clone(),
             message,
         };
-        let names = Names::new(Arc::clone(&self.redis.prefix), UID);
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(names.channel_of(&envelope, None));
-        publish.arg(wire::encode(&envelope));
+        let publish = self.redis.form.publish(&envelope, &Route::default());
         let sent = async {
             let mut connection = self.connection().await?;
-            publish.query_async::<Value>(&mut connection).await
+            publish.command.query_async::<Value>(&mut connection).await
         };
         sent.await.map(drop).map_err(|error| {
             tracing::debug!(target: "tower_socketio::cluster", %error, "not sent");

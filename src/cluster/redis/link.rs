@@ -79,17 +79,26 @@ impl Link {
 
     /// Ends former connections of this server. A connection whose network is gone stays open in
     /// Redis for minutes, and counts as a server.
-    pub(super) async fn kill(&mut self, former: &mut Vec<i64>) {
+    pub(super) async fn kill(&mut self, former: &mut Vec<Option<i64>>) {
         for id in former.drain(..) {
-            let mut kill = redis::cmd("CLIENT");
-            kill.arg("KILL").arg("ID").arg(id);
-            if let Err(error) = kill.query_async::<Value>(&mut self.connection).await {
-                tracing::warn!(
-                    target: "tower_socketio::cluster",
-                    %error,
-                    "a former connection cannot be ended: until Redis notices its end, it counts \
-                     as a server, and questions to other servers time out"
-                );
+            let killed = match id {
+                Some(id) => {
+                    let mut kill = redis::cmd("CLIENT");
+                    kill.arg("KILL").arg("ID").arg(id);
+                    kill.query_async::<Value>(&mut self.connection).await
+                }
+                None => Err((redis::ErrorKind::Client, "its id is not known").into()),
+            };
+            // Redis may have noticed its end.
+            if let Err(error) = killed.map_err(|error| error.to_string()) {
+                if !error.contains("No such client") {
+                    tracing::warn!(
+                        target: "tower_socketio::cluster",
+                        %error,
+                        "a former connection cannot be ended: until Redis notices its end, it \
+                         counts as a server, and questions to other servers time out"
+                    );
+                }
             }
         }
     }
@@ -140,6 +149,13 @@ impl Sender {
 impl Received {
     pub(super) async fn next(&mut self) -> Option<PushInfo> {
         let message = self.receiver.recv().await?;
+        self.bytes.fetch_sub(cost(&message), Ordering::Relaxed);
+        Some(message)
+    }
+
+    /// Returns a message that was received already.
+    pub(super) fn try_next(&mut self) -> Option<PushInfo> {
+        let message = self.receiver.try_recv().ok()?;
         self.bytes.fetch_sub(cost(&message), Ordering::Relaxed);
         Some(message)
     }

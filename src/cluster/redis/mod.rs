@@ -2,13 +2,25 @@
 //!
 //! | file | |
 //! |---|---|
-//! | [`link`] | the connections |
-//! | [`classic`] | the classic adapter: pub/sub |
+//! | [`run`] | the broker of one server |
+//! | [`link`] | its connections |
+//! | [`subscribed`] | the subscriptions that it wants |
+//! | [`batch`] | the messages that leave together |
+//! | [`log`] | what it reads of streams, and adds to them |
+//! | [`form`] | what differs between the adapters |
+//! | [`classic`], [`sharded`], [`streams`] | the forms |
 //! | [`emitter`] | a sender without sockets |
 
+mod batch;
 mod classic;
 mod emitter;
+mod form;
 mod link;
+mod log;
+mod run;
+mod sharded;
+mod streams;
+mod subscribed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,14 +29,19 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use redis::Client;
 
+use self::classic::Classic;
 pub use self::emitter::Emitter;
+use self::form::{Form, SubscriptionKind};
 use self::link::Link;
+use self::sharded::{Channels, Sharded};
+use self::streams::StreamsForm;
 use super::{Broker, Port};
 
-/// Redis as the broker of a cluster. It speaks the protocol of Node's `@socket.io/redis-adapter`, so
-/// servers of this crate and of Node can be one cluster.
+/// Redis as the broker of a cluster. It speaks the protocols of Node's `@socket.io/redis-adapter` and
+/// `@socket.io/redis-streams-adapter`, so servers of this crate and of Node can be one cluster.
 ///
-/// It needs the feature `redis`, Rust 1.88, and Redis 6 or later (or Valkey).
+/// It needs the feature `redis`, Rust 1.88, and Redis 6 or later (7 or later for [`Mode::Sharded`]) or
+/// Valkey.
 ///
 /// ```no_run
 /// use tower_socketio::cluster::Redis;
@@ -39,14 +56,160 @@ use super::{Broker, Port};
 /// # Ok(()) }
 /// ```
 ///
-/// Every server gets every message of the namespaces that exist on it. While Redis is not connected
-/// the messages of this server wait. Those of other servers do not reach it, as with Node's adapter,
-/// and [`ClusterStatus::gaps`](super::ClusterStatus::gaps) counts the outage. The broker connects
-/// again by itself, after 100 ms to 5 s.
+/// The [`Mode`] says how messages are carried. All servers of a cluster must have the same one. While
+/// Redis is not connected the messages of this server wait. The broker connects again by itself, after
+/// 100 ms to 5 s.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
-    prefix: Arc<str>,
+    form: Arc<dyn Form>,
+}
+
+/// How the servers of a cluster use [`Redis`].
+///
+/// | mode | Node's adapter | a broadcast reaches | after an outage |
+/// |---|---|---|---|
+/// | [`Classic`](Self::Classic) | `createAdapter` of `@socket.io/redis-adapter` | all servers | the messages of the outage are lost |
+/// | [`Sharded`](Self::Sharded) | `createShardedAdapter` of `@socket.io/redis-adapter` | all servers, or those with a socket in the room | the messages of the outage are lost |
+/// | [`Streams`](Self::Streams) | `@socket.io/redis-streams-adapter` | all servers | no message is lost while the stream keeps it |
+///
+/// Where messages are lost, [`ClusterStatus::gaps`](super::ClusterStatus::gaps) counts the outage.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Mode {
+    /// Pub/sub. This is the default.
+    #[default]
+    Classic,
+    /// Sharded pub/sub, for Redis 7 or later. An [`Emitter`] of Node does not reach it.
+    Sharded(Subscriptions),
+    /// Streams for messages, and pub/sub for questions and their answers.
+    Streams(Streams),
+}
+
+/// The channels that a server subscribes to in [`Mode::Sharded`]. All servers must have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subscriptions {
+    /// Two channels for each namespace. Every server gets every message.
+    Static,
+    /// Also one for each room with a socket on this server, unless its name has 20 characters as the
+    /// id of a socket has. A broadcast to one room reaches only the servers that have the room. This
+    /// is the default.
+    #[default]
+    Dynamic,
+    /// Also one for each socket.
+    DynamicPrivate,
+}
+
+/// The options of [`Mode::Streams`]. All servers must have the same.
+///
+/// ```
+/// use tower_socketio::cluster::{Mode, Redis, Streams};
+///
+/// # fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let redis = Redis::options("redis://127.0.0.1")
+///     .mode(Mode::Streams(Streams::new().max_len(100_000)))
+///     .connect_lazily()?;
+/// # Ok(()) }
+/// # f().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Streams {
+    name: String,
+    count: u32,
+    max_len: u64,
+    uses_sharded_pub_sub: bool,
+}
+
+impl Streams {
+    /// Creates the default options, those of Node's adapter.
+    pub fn new() -> Self {
+        Self {
+            name: "socket.io".to_owned(),
+            count: 1,
+            max_len: 10_000,
+            uses_sharded_pub_sub: false,
+        }
+    }
+
+    /// Sets the name of the stream: the option `streamName` of Node's adapter, with the `keyPrefix`
+    /// of its client `ioredis` in front.
+    ///
+    /// Default: `socket.io`.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = name.to_owned();
+        self
+    }
+
+    /// Sets the number of streams: the option `streamCount` of Node's adapter. Each namespace uses one
+    /// of them.
+    ///
+    /// Default: 1.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is 0 or more than 1 000.
+    #[track_caller]
+    pub fn count(mut self, count: u32) -> Self {
+        assert!(
+            (1..=1_000).contains(&count),
+            "the number of streams must be between 1 and 1000"
+        );
+        self.count = count;
+        self
+    }
+
+    /// Sets the number of entries that a stream keeps, about. A server that was away for longer than
+    /// these last has lost messages, and counts a gap.
+    ///
+    /// Default: 10 000.
+    pub fn max_len(mut self, entries: u64) -> Self {
+        self.max_len = entries;
+        self
+    }
+
+    /// Sets whether questions and answers use sharded pub/sub: the option `useShardedPubSub` of
+    /// Node's adapter.
+    ///
+    /// Default: `false`.
+    pub fn sharded_pub_sub(mut self, sharded: bool) -> Self {
+        self.uses_sharded_pub_sub = sharded;
+        self
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Mode {
+    fn form(&self, prefix: &str) -> Arc<dyn Form> {
+        let channels = |kind| Channels {
+            prefix: prefix.into(),
+            kind,
+        };
+        match self {
+            Self::Classic => Arc::new(Classic {
+                prefix: prefix.into(),
+            }),
+            Self::Sharded(subscriptions) => Arc::new(Sharded {
+                channels: channels(SubscriptionKind::Sharded),
+                subscriptions: *subscriptions,
+            }),
+            Self::Streams(streams) => Arc::new(StreamsForm {
+                channels: channels(match streams.uses_sharded_pub_sub {
+                    true => SubscriptionKind::Sharded,
+                    false => SubscriptionKind::Channel,
+                }),
+                name: streams.name.clone(),
+                count: streams.count,
+                max_len: streams.max_len,
+            }),
+        }
+    }
 }
 
 /// The options of [`Redis`]. [`Redis::options`] returns them.
@@ -55,6 +218,7 @@ pub struct Redis {
 pub struct RedisOptions {
     url: String,
     prefix: String,
+    mode: Mode,
 }
 
 impl Redis {
@@ -74,12 +238,21 @@ impl Redis {
         RedisOptions {
             url: url.to_owned(),
             prefix: "socket.io".to_owned(),
+            mode: Mode::default(),
         }
     }
 }
 
 impl RedisOptions {
-    /// Sets the prefix of all channels. It is the option `key` of Node's adapter.
+    /// Sets how messages are carried.
+    ///
+    /// Default: [`Mode::Classic`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Sets the prefix of all channels: the option `key` or `channelPrefix` of Node's adapter.
     ///
     /// Default: `socket.io`.
     pub fn prefix(mut self, prefix: &str) -> Self {
@@ -108,18 +281,19 @@ impl RedisOptions {
     pub fn connect_lazily(self) -> Result<Redis, ConnectError> {
         Ok(Redis {
             client: link::client(&self.url).map_err(ConnectError::new)?,
-            prefix: self.prefix.into(),
+            form: self.mode.form(&self.prefix),
         })
     }
 }
 
 impl Broker for Redis {
     fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()> {
-        Box::pin(classic::run(
-            self.client.clone(),
-            Arc::clone(&self.prefix),
-            port,
-        ))
+        let form = Arc::clone(&self.form);
+        Box::pin(run::run(self.client.clone(), form, port))
+    }
+
+    fn wants_rooms(&self) -> bool {
+        self.form.has_rooms()
     }
 }
 
@@ -127,7 +301,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL may contain a password.
         f.debug_struct("Redis")
-            .field("prefix", &self.prefix)
+            .field("form", &self.form)
             .finish_non_exhaustive()
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::{self, Described, Flags, Json, Opts, Packet, Room};
-use super::{MALFORMED, Text};
+use super::{ACK_TIMEOUT, MALFORMED, Text};
 use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
@@ -46,10 +46,6 @@ mod kind {
     pub(super) const BROADCAST_CLIENT_COUNT: u8 = 8;
     pub(super) const BROADCAST_ACK: u8 = 9;
 }
-
-/// The timeout of a question to clients, for the servers of Node, in milliseconds. They only record
-/// it.
-const ACK_TIMEOUT: u32 = 5_000;
 
 /// Returns the channel of a message.
 pub(in crate::cluster) fn channel(message: &Message) -> Channel<'_> {

@@ -3,12 +3,16 @@
 //! | file | form |
 //! |---|---|
 //! | [`classic`] | the classic Redis adapter, and the Redis emitter |
+//! | [`envelope`] | the sharded Redis adapter, and the streams adapter |
 //! | [`fields`] | what both have in common |
 //!
 //! A message is JSON. If it contains bytes, it is MessagePack: the same value, with the bytes in
 //! place of placeholders. So each form is written and read as JSON, and converted.
 
+#[cfg(test)]
+mod captured;
 pub(super) mod classic;
+pub(super) mod envelope;
 mod fields;
 
 use bytes::Bytes;
@@ -63,3 +67,7 @@ const MAX_LEN: usize = 64 << 20;
 const MAX_ATTACHMENTS: usize = 10_000;
 
 const MALFORMED: DecodeError = DecodeError::new("message has another form");
+
+/// The timeout of a question to clients, for the servers of Node, in milliseconds. They only record
+/// it.
+const ACK_TIMEOUT: u32 = 5_000;

@@ -1,32 +1,12 @@
 use serde_json::Value;
 
+use super::super::captured::{self, Captured, bytes_of, normalized, value};
 use super::*;
 use crate::protocol::tests::Chance;
 use crate::protocol::{Kind, Payload};
 
-/// A captured message with its channel.
-struct Captured {
-    channel: &'static str,
-    bytes: Bytes,
-}
-
 fn captured() -> impl Iterator<Item = Captured> {
-    let lines = include_str!("vectors.txt").lines();
-    let lines = lines.filter(|line| !line.starts_with('#'));
-    lines.map(|line| {
-        let (channel, message) = line.split_once(' ').expect("a channel and a message");
-        let bytes = match message.strip_prefix("hex:") {
-            Some(hex) => bytes_of(hex),
-            None => Bytes::from_static(message.as_bytes()),
-        };
-        Captured { channel, bytes }
-    })
-}
-
-fn bytes_of(hex: &str) -> Bytes {
-    let digits = hex.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    digits.map(|pair| byte(pair).expect("hex")).collect()
+    captured::read(include_str!("vectors.txt"))
 }
 
 impl Captured {
@@ -43,41 +23,6 @@ impl Captured {
             _ => decode_response(&self.bytes, &namespace, me),
         }
     }
-}
-
-/// Returns a message as a JSON value, with placeholders for its bytes.
-fn value(bytes: &[u8]) -> Value {
-    let text = Text::read(&Bytes::copy_from_slice(bytes)).expect("a message");
-    serde_json::from_slice(&text.json).expect("JSON")
-}
-
-/// Removes what servers of this crate add, the flags that they do not read, and the ids of servers
-/// that the message does not have.
-fn normalized(mut value: Value) -> Value {
-    match &mut value {
-        Value::Object(fields) => {
-            fields.remove("sid");
-            if fields.get("uid").is_some_and(|uid| uid == "") {
-                fields.remove("uid");
-            }
-            if let Some(Value::Object(flags)) = fields.get_mut("flags") {
-                flags.retain(|flag, _| flag == "volatile" || flag == "compress");
-                if flags.is_empty() {
-                    fields.remove("flags");
-                }
-            }
-            for field in fields.values_mut() {
-                *field = normalized(field.take());
-            }
-        }
-        Value::Array(values) => {
-            for value in values {
-                *value = normalized(value.take());
-            }
-        }
-        _ => {}
-    }
-    value
 }
 
 #[test]

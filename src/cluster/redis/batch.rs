@@ -1,0 +1,207 @@
+//! Messages and counts that leave together.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisResult, Value};
+
+use super::form::{Form, Route};
+use super::log::{Log, Unconfirmed};
+use super::subscribed::Subscribed;
+use crate::cluster::message::Message;
+use crate::cluster::{Command, Done, Envelope, Expect};
+use crate::hub::other_servers::Operation;
+
+/// The most commands that leave together.
+const MAX_COMMANDS: usize = 256;
+
+/// The most bytes that leave together, but for the last message.
+const MAX_BYTES: usize = 256 * 1024;
+
+/// Messages and counts that leave together.
+#[derive(Default)]
+pub(super) struct Batch {
+    pipeline: Pipeline,
+    bytes: usize,
+    replies: VecDeque<Reply>,
+}
+
+/// The receiver of the replies to a command.
+enum Reply {
+    Published(Done),
+    /// An entry of a stream. Until it is confirmed the [`Log`] keeps its message.
+    Added,
+    /// The replies of MULTI, of its two commands, and of EXEC with their results.
+    Asked(Expect),
+    Counted(Expect),
+    /// Nobody waits for the reply.
+    Sent,
+}
+
+impl Batch {
+    pub(super) fn has_room(&self) -> bool {
+        self.replies.len() < MAX_COMMANDS && self.bytes < MAX_BYTES
+    }
+
+    /// Adds a command that carries a message or counts servers.
+    pub(super) fn push(
+        &mut self,
+        command: Command,
+        form: &dyn Form,
+        subscribed: &mut Subscribed,
+        log: Option<&mut Log>,
+        now: Instant,
+    ) {
+        match command {
+            Command::Publish { envelope, done } => {
+                if let Some(log) = log {
+                    let message = log.keep(envelope, done);
+                    self.add(message, form);
+                    return;
+                }
+                let is_room_new = match &envelope.message {
+                    Message::Operation(target, Operation::Emit { .. }) => match &target.rooms[..] {
+                        [room] => subscribed.is_new(&envelope.namespace, room, now),
+                        _ => false,
+                    },
+                    Message::Operation(_, Operation::Join(rooms)) => {
+                        subscribed.joined(&envelope.namespace, rooms, now);
+                        false
+                    }
+                    _ => false,
+                };
+                let route = Route {
+                    is_room_new,
+                    ..Route::default()
+                };
+                self.publish(&envelope, &route, form);
+                self.replies.push_back(Reply::Published(done));
+            }
+            Command::Ask { envelope, expect } => {
+                // Both at one moment: no server comes or goes between them.
+                self.pipeline.cmd("MULTI");
+                self.pipeline.add_command(form.count(envelope.namespace()));
+                self.publish(&envelope, &Route::default(), form);
+                self.pipeline.cmd("EXEC");
+                self.replies.push_back(Reply::Asked(expect));
+                if let Some(log) = log {
+                    log.asked(&envelope);
+                }
+            }
+            Command::Answer { to, envelope } => {
+                let is_asked_in_stream = log.is_some_and(|log| log.has_asked(&to));
+                let route = Route {
+                    to: Some(&to),
+                    is_asked_in_stream,
+                    ..Route::default()
+                };
+                self.publish(&envelope, &route, form);
+                self.replies.push_back(Reply::Sent);
+            }
+            Command::Count { namespace, expect } => {
+                self.pipeline.add_command(form.count(&namespace));
+                self.replies.push_back(Reply::Counted(expect));
+            }
+            // All earlier subscriptions have been made: see `Connected::begin`.
+            Command::Sync { synced } => synced.done(),
+            // They are no messages: see `Connected::begin`.
+            Command::Open { .. } | Command::Close { .. } | Command::Room { .. } => {}
+        }
+    }
+
+    /// Adds an entry of a stream.
+    pub(super) fn add(&mut self, message: &Unconfirmed, form: &dyn Form) {
+        let route = Route {
+            number: Some(message.number),
+            after: message.after.as_deref(),
+            ..Route::default()
+        };
+        self.publish(&message.envelope, &route, form);
+        self.replies.push_back(Reply::Added);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    fn publish(&mut self, envelope: &Envelope, route: &Route<'_>, form: &dyn Form) {
+        let publish = form.publish(envelope, route);
+        self.bytes += publish.len;
+        self.pipeline.add_command(publish.command);
+    }
+
+    /// Sends the commands. Returns their replies.
+    pub(super) fn send(
+        &self,
+        mut connection: MultiplexedConnection,
+    ) -> impl Future<Output = RedisResult<Vec<Value>>> + Send + use<> {
+        let pipeline = self.pipeline.clone();
+        async move {
+            let commands = pipeline.len();
+            connection
+                .send_packed_commands(&pipeline, 0, commands)
+                .await
+        }
+    }
+
+    /// Passes the replies on.
+    pub(super) fn finish(self, replies: Vec<Value>, mut log: Option<&mut Log>) {
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or(Value::Nil);
+        for reply in self.replies {
+            match reply {
+                Reply::Published(done) => match next() {
+                    Value::ServerError(error) => {
+                        refused(&error);
+                        done.dropped();
+                    }
+                    _ => done.published(),
+                },
+                Reply::Added => {
+                    if let Some(log) = &mut log {
+                        log.confirm(next());
+                    }
+                }
+                Reply::Asked(expect) => {
+                    let _queued = [next(), next(), next()];
+                    let executed = match next() {
+                        Value::Array(results) => results.into_iter().next(),
+                        _ => None,
+                    };
+                    report(&executed.unwrap_or(Value::Nil), expect);
+                }
+                Reply::Counted(expect) => report(&next(), expect),
+                Reply::Sent => {
+                    if let Value::ServerError(error) = next() {
+                        refused(&error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reports the result of `PUBSUB NUMSUB` or `PUBSUB SHARDNUMSUB`. If Redis refused the command, the
+/// servers are unreachable.
+fn report(reply: &Value, expect: Expect) {
+    let count = match reply {
+        Value::Array(values) => match &values[..] {
+            [_, Value::Int(count)] => usize::try_from(*count).ok(),
+            _ => None,
+        },
+        // RESP3 has a map here in some versions.
+        Value::Map(values) => match &values[..] {
+            [(_, Value::Int(count))] => usize::try_from(*count).ok(),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(count) = count {
+        expect.servers(count);
+    }
+}
+
+pub(super) fn refused(error: &impl std::fmt::Debug) {
+    tracing::debug!(target: "tower_socketio::cluster", ?error, "Redis refuses a message");
+}

@@ -1,0 +1,460 @@
+//! The streams of Redis: what a server has read of them, and what it has added.
+//!
+//! No entry is lost when a connection ends: the next one reads on from the last entry, and adds again
+//! what has not arrived.
+//!
+//! Questions use pub/sub, so they can overtake entries and be overtaken. A question of another server
+//! is [held](Log::hold) until all entries that were in the streams before it are delivered. An entry
+//! names the question before it, and so is not delivered before that.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, RedisResult, Value};
+
+use super::batch::refused;
+use super::streams::{AFTER, NUMBER};
+use crate::cluster::message::{Message, RequestId, ServerId};
+use crate::cluster::wire::envelope::kind;
+use crate::cluster::{Done, Envelope};
+use crate::hub::other_servers::Question;
+use crate::protocol::NamespaceName;
+
+/// The most entries of a stream that are read at once.
+const READ_COUNT: usize = 1_000;
+
+/// How long Redis waits for an entry, in milliseconds.
+const BLOCK: usize = 2_000;
+
+/// The most servers that are known to ask in a stream.
+const MAX_OLD_SERVERS: usize = 1_000;
+
+/// How often a server with an old adapter is told that this one is alive.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(4);
+
+/// How long a server with an old adapter is told so after it was heard last.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The streams, as one server sees them.
+#[derive(Debug)]
+pub(super) struct Log {
+    streams: Vec<Stream>,
+    next_number: u64,
+    /// The messages that Redis has not confirmed, in the order of their numbers.
+    unconfirmed: VecDeque<Unconfirmed>,
+    /// The last question in each namespace that no entry has named yet.
+    asked: HashMap<NamespaceName, RequestId>,
+    /// The questions of other servers that wait for entries.
+    held: VecDeque<Envelope>,
+    /// The servers with an old adapter, which ask in a stream.
+    old_servers: HashSet<ServerId>,
+    /// When a server with an old adapter was heard in a namespace last.
+    heard: HashMap<NamespaceName, Instant>,
+    next_heartbeat: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    name: String,
+    /// The last entry that was read. `None` before the first connection.
+    position: Option<Position>,
+    /// An entry before the unconfirmed ones.
+    confirmed: Position,
+}
+
+/// The id of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    milliseconds: u64,
+    sequence: u64,
+}
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let (milliseconds, sequence) = text.split_once('-')?;
+        Some(Self {
+            milliseconds: milliseconds.parse().ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+/// A message that Redis has not confirmed.
+#[derive(Debug)]
+pub(super) struct Unconfirmed {
+    pub(super) number: u64,
+    pub(super) envelope: Envelope,
+    pub(super) after: Option<RequestId>,
+    done: Done,
+}
+
+/// An entry of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) kind: u8,
+    pub(super) uid: String,
+    /// Empty in an entry that is not for servers.
+    pub(super) namespace: String,
+    pub(super) data: Bytes,
+    pub(super) after: Option<RequestId>,
+    number: Option<u64>,
+}
+
+impl Log {
+    /// Returns the log of streams. Returns `None` without streams.
+    pub(super) fn new(streams: Vec<String>) -> Option<Self> {
+        let streams: Vec<_> = streams
+            .into_iter()
+            .map(|name| Stream {
+                name,
+                position: None,
+                confirmed: Position::default(),
+            })
+            .collect();
+        (!streams.is_empty()).then(|| Self {
+            streams,
+            next_number: 0,
+            unconfirmed: VecDeque::new(),
+            asked: HashMap::new(),
+            held: VecDeque::new(),
+            old_servers: HashSet::new(),
+            heard: HashMap::new(),
+            next_heartbeat: None,
+        })
+    }
+
+    /// Finds the ends of the streams, and which of the unconfirmed messages have arrived. Returns
+    /// whether entries are missing that were not read.
+    pub(super) async fn connect(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<bool> {
+        let mut has_gap = false;
+        let mut arrived = None;
+        for stream in &mut self.streams {
+            let (first, last) = ends(&stream.name, connection).await?;
+            match stream.position {
+                None => stream.position = Some(last),
+                Some(position) if last < position => {
+                    // The stream is another one, or an older copy of it.
+                    stream.position = Some(last);
+                    has_gap = true;
+                }
+                Some(position) => {
+                    has_gap |= first
+                        .is_some_and(|first| first > position && position != Position::default());
+                }
+            }
+            if !self.unconfirmed.is_empty() {
+                let mut from = stream.confirmed.min(last);
+                loop {
+                    let mut range = redis::cmd("XRANGE");
+                    range.arg(&stream.name).arg(format!("({from}")).arg("+");
+                    range.arg("COUNT").arg(READ_COUNT);
+                    let reply = range.query_async::<Value>(connection).await?;
+                    let entries = entries(reply);
+                    for (id, entry) in &entries {
+                        from = *id;
+                        let sent = self.unconfirmed.front().map(|first| &first.envelope.from);
+                        if sent.is_some_and(|me| **me == *entry.uid) {
+                            arrived = arrived.max(entry.number);
+                        }
+                    }
+                    if entries.len() < READ_COUNT {
+                        break;
+                    }
+                }
+            }
+            stream.confirmed = last;
+        }
+        // Redis handles the commands of a connection in their order.
+        while let (Some(first), Some(arrived)) = (self.unconfirmed.front(), arrived) {
+            if first.number > arrived {
+                break;
+            }
+            if let Some(message) = self.unconfirmed.pop_front() {
+                message.done.published();
+            }
+        }
+        // They fail when a connection ends.
+        self.held.clear();
+        self.asked.clear();
+        Ok(has_gap)
+    }
+
+    /// Returns the messages that Redis has not confirmed.
+    pub(super) fn unconfirmed(&self) -> impl Iterator<Item = &Unconfirmed> {
+        self.unconfirmed.iter()
+    }
+
+    /// Keeps a message until it is confirmed.
+    pub(super) fn keep(&mut self, envelope: Envelope, done: Done) -> &Unconfirmed {
+        self.next_number += 1;
+        let after = match self.asked.is_empty() {
+            true => None,
+            false => self.asked.remove(&envelope.namespace),
+        };
+        let message = Unconfirmed {
+            number: self.next_number,
+            envelope,
+            after,
+            done,
+        };
+        self.unconfirmed.push_back(message);
+        &self.unconfirmed[self.unconfirmed.len() - 1]
+    }
+
+    /// Handles the reply to the oldest unconfirmed message.
+    pub(super) fn confirm(&mut self, reply: Value) {
+        let Some(message) = self.unconfirmed.pop_front() else {
+            return;
+        };
+        match reply {
+            Value::ServerError(error) => {
+                refused(&error);
+                message.done.dropped();
+            }
+            reply => {
+                message.done.published();
+                // One stream is the common case. With several, older positions are enough.
+                if let ([stream], Some(id)) = (&mut self.streams[..], id(&reply)) {
+                    stream.confirmed = id;
+                }
+            }
+        }
+    }
+
+    /// Records that this server has sent a question.
+    pub(super) fn asked(&mut self, envelope: &Envelope) {
+        if let Message::Question(id, _) = &envelope.message {
+            self.asked
+                .insert(envelope.namespace.clone(), RequestId::clone(id));
+        }
+    }
+
+    /// Returns whether a server asks in a stream.
+    pub(super) fn has_asked(&self, server: &str) -> bool {
+        self.old_servers.contains(server)
+    }
+
+    /// Returns the command that reads the next entries. `blocks` says whether it waits for one.
+    pub(super) fn read(&self, blocks: bool) -> Cmd {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(READ_COUNT);
+        if blocks {
+            read.arg("BLOCK").arg(BLOCK);
+        }
+        read.arg("STREAMS");
+        for stream in &self.streams {
+            read.arg(&stream.name);
+        }
+        for stream in &self.streams {
+            read.arg(stream.position.unwrap_or_default().to_string());
+        }
+        read
+    }
+
+    /// Returns the new entries of a reply, and whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the reply has another form.
+    pub(super) fn entries(&mut self, reply: Value) -> RedisResult<(Vec<Entry>, bool)> {
+        let streams = match reply {
+            Value::Nil => Vec::new(),
+            Value::Map(streams) => streams,
+            Value::ServerError(error) => return Err(error.into()),
+            _ => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XREAD").into()),
+        };
+        let mut new = Vec::new();
+        let mut has_more = false;
+        for (name, reply) in streams {
+            let stream = self
+                .streams
+                .iter_mut()
+                .find(|stream| text(&name) == Some(&stream.name));
+            let Some(stream) = stream else { continue };
+            let entries = entries(reply);
+            has_more |= entries.len() >= READ_COUNT;
+            for (id, entry) in entries {
+                // Two reads may have returned it.
+                if Some(id) > stream.position {
+                    stream.position = Some(id);
+                    new.push(entry);
+                }
+            }
+        }
+        Ok((new, has_more))
+    }
+
+    /// Holds a question of another server until the entries before it are delivered.
+    pub(super) fn hold(&mut self, question: Envelope) {
+        self.held.push_back(question);
+    }
+
+    pub(super) fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Returns the held questions up to `last`, in their order. Returns `None` if `last` is not held.
+    pub(super) fn release_to(&mut self, last: &str, from: &str) -> Option<Vec<Envelope>> {
+        let is_last = |envelope: &Envelope| {
+            matches!(&envelope.message, Message::Question(id, _) if **id == *last)
+                && *envelope.from == *from
+        };
+        let at = self.held.iter().position(is_last)?;
+        Some(self.held.drain(..=at).collect())
+    }
+
+    /// Returns the first held questions.
+    pub(super) fn release(&mut self, count: usize) -> Vec<Envelope> {
+        let count = count.min(self.held.len());
+        self.held.drain(..count).collect()
+    }
+
+    /// Records a message of a stream that only servers with an old adapter send.
+    pub(super) fn heard_old(&mut self, namespace: &NamespaceName, now: Instant, is_first: bool) {
+        self.heard.insert(namespace.clone(), now);
+        if is_first || self.next_heartbeat.is_none() {
+            self.next_heartbeat = Some(now);
+        }
+    }
+
+    /// Records that a server asks in a stream.
+    pub(super) fn asked_in_stream(&mut self, envelope: &Envelope) {
+        if self.old_servers.len() >= MAX_OLD_SERVERS {
+            self.old_servers.clear();
+        }
+        self.old_servers.insert(Arc::clone(&envelope.from));
+    }
+
+    pub(super) fn next_heartbeat(&self) -> Option<Instant> {
+        self.next_heartbeat
+    }
+
+    /// Returns the namespaces in which servers with an old adapter wait for a heartbeat.
+    pub(super) fn heartbeats(&mut self, now: Instant) -> Vec<NamespaceName> {
+        self.heard
+            .retain(|_, heard| now.saturating_duration_since(*heard) < HEARTBEAT_TIMEOUT);
+        self.next_heartbeat = (!self.heard.is_empty()).then(|| now + HEARTBEAT_INTERVAL);
+        self.heard.keys().cloned().collect()
+    }
+}
+
+impl Entry {
+    /// Returns whether only servers with an old adapter send it, and whether it is their first.
+    pub(super) fn is_heartbeat(&self) -> Option<bool> {
+        match self.kind {
+            kind::INITIAL_HEARTBEAT => Some(true),
+            kind::HEARTBEAT => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// Returns whether other messages can overtake a message: it uses pub/sub, and is a question.
+pub(super) fn is_question(envelope: &Envelope) -> bool {
+    let Message::Question(_, question) = &envelope.message else {
+        return false;
+    };
+    matches!(
+        question,
+        Question::Event(..) | Question::Sockets(_) | Question::ServerEvent(_)
+    )
+}
+
+/// Returns the id of the first entry of a stream, and that of the last one that it has ever had.
+async fn ends(
+    name: &str,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<(Option<Position>, Position)> {
+    let mut info = redis::cmd("XINFO");
+    info.arg("STREAM").arg(name);
+    let fields = match info.query_async::<Value>(connection).await {
+        Ok(Value::Map(fields)) => fields,
+        Ok(_) => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XINFO").into()),
+        // There is no stream before its first entry.
+        Err(error) if error.to_string().contains("no such key") => {
+            return Ok((None, Position::default()));
+        }
+        Err(error) => return Err(error),
+    };
+    let field = |name| {
+        let field = fields.iter().find(|(key, _)| text(key) == Some(name));
+        field.map(|(_, value)| value)
+    };
+    let last = field("last-generated-id").and_then(id);
+    let first = match field("first-entry") {
+        Some(Value::Array(entry)) => entry.first().and_then(id),
+        _ => None,
+    };
+    let last = last.ok_or((ErrorKind::UnexpectedReturnType, "a stream without an end"))?;
+    Ok((first, last))
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn id(value: &Value) -> Option<Position> {
+    Position::parse(text(value)?)
+}
+
+/// Returns the entries of a list. An entry of another form is left out.
+fn entries(list: Value) -> Vec<(Position, Entry)> {
+    let Value::Array(list) = list else {
+        return Vec::new();
+    };
+    let entries = list.into_iter().filter_map(|entry| {
+        let Value::Array(entry) = entry else {
+            return None;
+        };
+        let mut entry = entry.into_iter();
+        let id = id(&entry.next()?)?;
+        let Some(Value::Array(fields)) = entry.next() else {
+            // It was deleted in the meantime.
+            return Some((id, Entry::default()));
+        };
+        Some((id, read_fields(fields)))
+    });
+    entries.collect()
+}
+
+fn read_fields(fields: Vec<Value>) -> Entry {
+    let mut entry = Entry::default();
+    let mut fields = fields.into_iter();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        let Value::BulkString(value) = value else {
+            continue;
+        };
+        let into_text = |value| String::from_utf8(value).unwrap_or_default();
+        match text(&name) {
+            Some("uid") => entry.uid = into_text(value),
+            Some("nsp") => entry.namespace = into_text(value),
+            Some("type") => entry.kind = into_text(value).parse().unwrap_or_default(),
+            Some("data") => entry.data = value.into(),
+            Some(NUMBER) => entry.number = into_text(value).parse().ok(),
+            Some(AFTER) => entry.after = Some(into_text(value).as_str().into()),
+            _ => {}
+        }
+    }
+    entry
+}

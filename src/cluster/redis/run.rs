@@ -1,0 +1,510 @@
+//! The broker of one server: it connects, carries messages, and connects again.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+use redis::{Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
+
+use super::Backoff;
+use super::batch::Batch;
+use super::form::{Form, Pushed, Subscription};
+use super::link::{self, Link, Received};
+use super::log::{self, Entry, Log};
+use super::subscribed::Subscribed;
+use crate::clock::now;
+use crate::cluster::wire::envelope;
+use crate::cluster::{Command, Envelope, Inbox, Port};
+use crate::random::random;
+
+/// The most subscriptions that are made at once.
+const MAX_SUBSCRIPTIONS: usize = 1_000;
+
+/// The most messages of other servers that are handled before the next command.
+const MAX_RECEIVED: usize = 64;
+
+/// Runs the broker of one server.
+pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
+    let mut state = State {
+        subscribed: Subscribed::new(Arc::clone(&form), port.server_id()),
+        log: Log::new(form.streams()),
+        form,
+        inbox: port.inbox(),
+    };
+    let mut former = Vec::new();
+    let mut backoff = Backoff::new();
+    let mut was_connected = false;
+    loop {
+        let ended = match Connected::new(&client, &mut state, &mut former).await {
+            Ok((connected, has_gap)) => {
+                state.inbox.connected();
+                if was_connected && state.log.is_none() {
+                    state.inbox.gap(&"Redis was not connected");
+                }
+                if has_gap {
+                    state
+                        .inbox
+                        .gap(&"the stream does not have all entries that were not read");
+                }
+                was_connected = true;
+                backoff = Backoff::new();
+                connected.serve(&mut port, &mut state).await
+            }
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => return,
+            Err(error) => state.inbox.disconnected(&error),
+        }
+        let [chance] = random();
+        let delay = tokio::time::sleep(backoff.next(chance));
+        tokio::select! {
+            () = delay => {}
+            () = port.closed() => return,
+        }
+    }
+}
+
+/// What outlives a connection.
+struct State {
+    form: Arc<dyn Form>,
+    subscribed: Subscribed,
+    /// The streams. `None` if all messages use pub/sub.
+    log: Option<Log>,
+    inbox: Inbox,
+}
+
+/// The connections of a server.
+struct Connected {
+    publisher: Link,
+    subscriber: Link,
+    received: Received,
+    /// The connection that waits for entries of streams.
+    reader: Option<Link>,
+    /// A command that was taken behind others, and is handled after them.
+    next: Option<Command>,
+}
+
+/// Work that waits for Redis.
+type InFlight = BoxFuture<'static, RedisResult<Vec<Value>>>;
+
+/// Polls work if there is any.
+fn poll<T>(in_flight: &mut Option<BoxFuture<'static, T>>, cx: &mut Context<'_>) -> Poll<T> {
+    match in_flight {
+        Some(work) => work.as_mut().poll(cx),
+        None => Poll::Pending,
+    }
+}
+
+const CONNECTION_ENDED: (ErrorKind, &str) = (ErrorKind::Io, "the connection has ended");
+
+impl Connected {
+    /// Connects, and makes all subscriptions. Returns also whether entries of streams are missing.
+    async fn new(
+        client: &Client,
+        state: &mut State,
+        former: &mut Vec<Option<i64>>,
+    ) -> RedisResult<(Self, bool)> {
+        let (sender, received) = link::channel();
+        let mut publisher = Link::connect(client, None).await?;
+        publisher.kill(former).await;
+        former.push(publisher.id());
+        let subscriber = Link::connect(client, Some(sender)).await?;
+        former.push(subscriber.id());
+        let mut reader = None;
+        let mut has_gap = false;
+        if let Some(log) = &mut state.log {
+            let link = Link::connect(client, None).await?;
+            former.push(link.id());
+            reader = Some(link);
+            has_gap = log.connect(&mut publisher.connection).await?;
+        }
+        let connected = Self {
+            publisher,
+            subscriber,
+            received,
+            reader,
+            next: None,
+        };
+        connected
+            .change(&state.subscribed.all(), Subscription::subscribe)
+            .await?;
+        Ok((connected, has_gap))
+    }
+
+    /// Carries messages until the server closes.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a connection ends.
+    async fn serve(mut self, port: &mut Port, state: &mut State) -> RedisResult<()> {
+        let mut in_flight: Option<InFlight> = None;
+        let mut batch = Batch::default();
+        if let Some(log) = &state.log {
+            // What the former connections have not sent comes first.
+            for message in log.unconfirmed() {
+                batch.add(message, &*state.form);
+            }
+            if !batch.is_empty() {
+                in_flight = Some(Box::pin(batch.send(self.publisher.connection.clone())));
+            }
+        }
+        let mut reading = None;
+        let mut catching_up = None;
+        // The questions that wait for what `catching_up` reads.
+        let mut waiting = 0;
+        let mut publisher_ended = pin!(Link::watch(self.publisher.connection.clone()));
+        let mut subscriber_ended = pin!(Link::watch(self.subscriber.connection.clone()));
+        loop {
+            if let (None, Some(command)) = (&in_flight, self.next.take()) {
+                in_flight = Some(self.begin(command, port, state, &mut batch));
+            }
+            if let (Some(log), Some(reader)) = (&state.log, &self.reader) {
+                if reading.is_none() {
+                    reading = Some(ask(&reader.connection, log.read(true)));
+                }
+                if catching_up.is_none() && log.has_held() {
+                    waiting = log.held();
+                    catching_up = Some(ask(&self.publisher.connection, log.read(false)));
+                }
+            }
+            let timer = state.next_timer();
+            tokio::select! {
+                ended = poll_fn(|cx| poll(&mut in_flight, cx)) => {
+                    in_flight = None;
+                    let replies = ended?;
+                    std::mem::take(&mut batch).finish(replies, state.log.as_mut());
+                }
+                command = port.next(), if in_flight.is_none() => match command {
+                    Some(command) => {
+                        in_flight = Some(self.begin(command, port, state, &mut batch));
+                    }
+                    None => {
+                        // The server ends. What Redis refuses now ends with the connection.
+                        let all = state.subscribed.all();
+                        let _ = self.change(&all, Subscription::unsubscribe).await;
+                        return Ok(());
+                    }
+                },
+                message = self.received.next() => {
+                    let mut message = message;
+                    for _ in 0..MAX_RECEIVED {
+                        let Some(push) = message else {
+                            return Err(CONNECTION_ENDED.into());
+                        };
+                        state.receive(push).await?;
+                        match self.received.try_next() {
+                            Some(next) => message = Some(next),
+                            None => break,
+                        }
+                    }
+                }
+                reply = poll_fn(|cx| poll(&mut reading, cx)) => {
+                    reading = None;
+                    self.read(reply?, state).await?;
+                }
+                reply = poll_fn(|cx| poll(&mut catching_up, cx)) => {
+                    catching_up = None;
+                    let held = state.log.as_ref().map_or(0, Log::held);
+                    let has_more = self.read(reply?, state).await?;
+                    // An entry may have released some of them.
+                    let released = held - state.log.as_ref().map_or(0, Log::held);
+                    waiting -= released.min(waiting);
+                    if let Some(log) = state.log.as_mut().filter(|_| !has_more) {
+                        for question in log.release(waiting) {
+                            state.inbox.deliver(question).await;
+                        }
+                    }
+                }
+                () = until(timer) => {
+                    let ended = state.subscribed.end_rooms(now());
+                    self.change(&ended, Subscription::unsubscribe).await?;
+                    self.beat(state).await?;
+                }
+                error = &mut publisher_ended => return Err(error),
+                error = &mut subscriber_ended => return Err(error),
+            }
+        }
+    }
+
+    /// Begins to carry out a command, and further ones that wait.
+    fn begin(
+        &mut self,
+        command: Command,
+        port: &mut Port,
+        state: &mut State,
+        batch: &mut Batch,
+    ) -> InFlight {
+        match command {
+            Command::Open { namespace } => {
+                let subscriptions = state.subscribed.open(&namespace);
+                self.change(&subscriptions, Subscription::subscribe)
+            }
+            Command::Close { namespace } => {
+                let subscriptions = state.subscribed.close(&namespace);
+                self.change(&subscriptions, Subscription::unsubscribe)
+            }
+            Command::Room { .. } => {
+                let mut subscriptions = Vec::new();
+                let mut command = Some(command);
+                while let Some(Command::Room {
+                    namespace,
+                    room,
+                    exists,
+                }) = command
+                {
+                    let room = state.subscribed.room(&namespace, &room, exists, now());
+                    subscriptions.extend(room);
+                    if subscriptions.len() >= MAX_SUBSCRIPTIONS {
+                        command = None;
+                        break;
+                    }
+                    command = port.try_next();
+                }
+                self.keep(command, state);
+                self.change(&subscriptions, Subscription::subscribe)
+            }
+            message => {
+                batch.push(
+                    message,
+                    &*state.form,
+                    &mut state.subscribed,
+                    state.log.as_mut(),
+                    now(),
+                );
+                while batch.has_room() {
+                    match port.try_next() {
+                        Some(
+                            command @ (Command::Open { .. }
+                            | Command::Close { .. }
+                            | Command::Room { .. }),
+                        ) => {
+                            self.keep(Some(command), state);
+                            break;
+                        }
+                        Some(message) => batch.push(
+                            message,
+                            &*state.form,
+                            &mut state.subscribed,
+                            state.log.as_mut(),
+                            now(),
+                        ),
+                        None => break,
+                    }
+                }
+                Box::pin(batch.send(self.publisher.connection.clone()))
+            }
+        }
+    }
+
+    /// Keeps a command for later. If the connection ends first, the next one makes its subscriptions.
+    fn keep(&mut self, command: Option<Command>, state: &mut State) {
+        match &command {
+            Some(Command::Open { namespace }) => drop(state.subscribed.open(namespace)),
+            Some(Command::Close { namespace }) => drop(state.subscribed.close(namespace)),
+            _ => {}
+        }
+        self.next = command;
+    }
+
+    /// Makes or ends subscriptions.
+    fn change(
+        &self,
+        subscriptions: &[Subscription],
+        command: impl Fn(&Subscription) -> Cmd,
+    ) -> InFlight {
+        // One command for each: the names of one may have one hash slot only.
+        let pipelines = subscriptions.chunks(MAX_SUBSCRIPTIONS).map(|chunk| {
+            let mut pipeline = Pipeline::with_capacity(chunk.len());
+            for subscription in chunk {
+                pipeline.add_command(command(subscription));
+            }
+            pipeline
+        });
+        let pipelines: Vec<_> = pipelines.collect();
+        let mut connection = self.subscriber.connection.clone();
+        Box::pin(async move {
+            for pipeline in pipelines {
+                let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len());
+                for reply in replies.await? {
+                    if let Value::ServerError(error) = reply {
+                        return Err(error.into());
+                    }
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+
+    /// Delivers the entries of a reply. Returns whether there may be more.
+    async fn read(&mut self, reply: Value, state: &mut State) -> RedisResult<bool> {
+        let Some(log) = &mut state.log else {
+            return Ok(false);
+        };
+        let (entries, has_more) = log.entries(reply)?;
+        for entry in entries {
+            self.deliver(entry, state).await?;
+        }
+        Ok(has_more)
+    }
+
+    async fn deliver(&mut self, entry: Entry, state: &mut State) -> RedisResult<()> {
+        if *entry.uid == *state.subscribed.server() {
+            return Ok(());
+        }
+        let Some(namespace) = state.subscribed.namespace(&entry.namespace).cloned() else {
+            return Ok(());
+        };
+        if let Some(is_first) = entry.is_heartbeat() {
+            if let Some(log) = &mut state.log {
+                log.heard_old(&namespace, now(), is_first);
+            }
+            return Ok(());
+        }
+        if let Some(question) = &entry.after {
+            self.deliver_question(question, &entry.uid, state).await?;
+        }
+        match envelope::decode_entry(entry.kind, &entry.uid, &namespace, &entry.data) {
+            Ok(Some(envelope)) => {
+                if let Some(log) = state.log.as_mut().filter(|_| log::is_question(&envelope)) {
+                    log.asked_in_stream(&envelope);
+                }
+                state.inbox.deliver(envelope).await;
+            }
+            Ok(None) => {}
+            Err(error) => state.inbox.malformed(&error),
+        }
+        Ok(())
+    }
+
+    /// Delivers the question that a server has sent before an entry, unless it was lost.
+    async fn deliver_question(
+        &mut self,
+        question: &str,
+        from: &str,
+        state: &mut State,
+    ) -> RedisResult<()> {
+        for has_all in [false, true] {
+            let released = state
+                .log
+                .as_mut()
+                .and_then(|log| log.release_to(question, from));
+            if let Some(questions) = released {
+                for question in questions {
+                    state.inbox.deliver(question).await;
+                }
+                return Ok(());
+            }
+            if !has_all {
+                // The answer comes after everything that was published before.
+                let ping = redis::cmd("PING");
+                ping.query_async::<Value>(&mut self.subscriber.connection)
+                    .await?;
+                while let Some(push) = self.received.try_next() {
+                    state.receive(push).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells servers with an old adapter that this one is alive.
+    async fn beat(&mut self, state: &mut State) -> RedisResult<()> {
+        let now = now();
+        let Some(log) = &mut state.log else {
+            return Ok(());
+        };
+        if log.next_heartbeat().is_none_or(|next| next > now) {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::new();
+        for namespace in log.heartbeats(now) {
+            let server = state.subscribed.server();
+            if let Some(command) = state.form.heartbeat(&namespace, server) {
+                pipeline.add_command(command);
+            }
+        }
+        let connection = &mut self.publisher.connection;
+        let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len());
+        replies.await.map(drop)
+    }
+}
+
+impl State {
+    /// Returns when something is to be done.
+    fn next_timer(&self) -> Option<Instant> {
+        let heartbeat = self.log.as_ref().and_then(Log::next_heartbeat);
+        let end = self.subscribed.next_end();
+        match (heartbeat, end) {
+            (Some(heartbeat), Some(end)) => Some(heartbeat.min(end)),
+            (heartbeat, end) => heartbeat.or(end),
+        }
+    }
+
+    /// Handles a message of a subscription.
+    async fn receive(&mut self, message: PushInfo) -> RedisResult<()> {
+        if let Some(envelope) = self.decode(message)? {
+            match &mut self.log {
+                Some(log) if log::is_question(&envelope) => log.hold(envelope),
+                _ => self.inbox.deliver(envelope).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a message of a subscription. Returns `None` if it is not for this server.
+    fn decode(&self, message: PushInfo) -> RedisResult<Option<Envelope>> {
+        let PushInfo { kind, data } = message;
+        let mut texts = data.into_iter().filter_map(|value| match value {
+            Value::BulkString(bytes) => Some(bytes),
+            _ => None,
+        });
+        let mut next = || texts.next().unwrap_or_default();
+        let (pattern, channel, bytes) = match kind {
+            PushKind::PMessage => (Some(next()), next(), Bytes::from(next())),
+            PushKind::Message | PushKind::SMessage => (None, next(), Bytes::from(next())),
+            PushKind::Disconnection => return Err(CONNECTION_ENDED.into()),
+            _ => return Ok(None),
+        };
+        // A message of a namespace that was closed in the meantime is no longer for this server.
+        let source = self.subscribed.source(pattern.as_ref().unwrap_or(&channel));
+        let Some((carried, namespace)) = source else {
+            return Ok(None);
+        };
+        let message = Pushed {
+            carried: *carried,
+            namespace,
+            channel: &channel,
+            bytes: &bytes,
+            me: self.subscribed.server(),
+        };
+        match self.form.decode(&message, &self.inbox) {
+            Ok(envelope) => Ok(envelope),
+            Err(error) => {
+                self.inbox.malformed(&error);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Begins a command.
+fn ask(
+    connection: &redis::aio::MultiplexedConnection,
+    command: Cmd,
+) -> BoxFuture<'static, RedisResult<Value>> {
+    let mut connection = connection.clone();
+    Box::pin(async move { command.query_async(&mut connection).await })
+}
+
+/// Waits for a time. Waits for ever without one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

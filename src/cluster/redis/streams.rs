@@ -1,0 +1,143 @@
+//! The form of the streams adapter: operations and server events go into a stream, questions and
+//! answers over pub/sub.
+
+use redis::Cmd;
+
+use super::form::{Carried, Form, Publish, Pushed, Route, Subscription};
+use super::sharded::Channels;
+use crate::cluster::message::Message;
+use crate::cluster::wire::envelope as wire;
+use crate::cluster::{Envelope, Inbox};
+use crate::protocol::DecodeError;
+
+#[derive(Debug)]
+pub(super) struct StreamsForm {
+    pub(super) channels: Channels,
+    pub(super) name: String,
+    pub(super) count: u32,
+    pub(super) max_len: u64,
+}
+
+impl StreamsForm {
+    /// Returns the stream of a namespace.
+    fn stream(&self, namespace: &str) -> String {
+        match self.count {
+            1 => self.name.clone(),
+            count => format!("{}-{}", self.name, index(namespace, count)),
+        }
+    }
+
+    /// Returns the command that adds an entry. Servers ignore fields that they do not know.
+    pub(super) fn add(&self, namespace: &str, uid: &str, kind: u8) -> Cmd {
+        let mut add = redis::cmd("XADD");
+        add.arg(self.stream(namespace));
+        add.arg("MAXLEN").arg("~").arg(self.max_len).arg("*");
+        add.arg("uid").arg(uid).arg("nsp").arg(namespace);
+        add.arg("type").arg(kind);
+        add
+    }
+}
+
+/// Returns the index of a namespace's stream. It can be negative, as in Node's adapter.
+fn index(namespace: &str, count: u32) -> i64 {
+    let hash = namespace.encode_utf16().fold(0_i32, |hash, unit| {
+        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
+    });
+    i64::from(hash) % i64::from(count)
+}
+
+/// Returns whether a message goes into a stream.
+pub(super) fn is_logged(message: &Message, route: &Route<'_>) -> bool {
+    match message {
+        Message::Operation(..) | Message::ServerEvent(_) => true,
+        Message::Question(..) => false,
+        Message::Answer(..) => route.is_asked_in_stream,
+    }
+}
+
+impl Form for StreamsForm {
+    fn subscriptions(&self, namespace: &str, server: &str) -> Vec<(Subscription, Carried)> {
+        self.channels.subscriptions(namespace, server)
+    }
+
+    fn publish(&self, envelope: &Envelope, route: &Route<'_>) -> Publish {
+        let namespace = envelope.namespace();
+        let message = &envelope.message;
+        if !is_logged(message, route) {
+            let channel = match route.to {
+                Some(to) if !to.is_empty() => self.channels.of(namespace, to),
+                _ => self.channels.all(namespace),
+            };
+            let bytes = wire::encode_msgpack(envelope);
+            return self.channels.publish(channel, bytes);
+        }
+        // A message that this form cannot express has a type that nobody knows.
+        let kind = wire::kind(message).unwrap_or_default();
+        let data = wire::encode_data(message);
+        let len = data.len();
+        let mut command = self.add(namespace, envelope.sender(), kind);
+        command.arg("data").arg(data);
+        if let Some(number) = route.number {
+            command.arg(NUMBER).arg(number);
+        }
+        if let Some(question) = route.after {
+            command.arg(AFTER).arg(question);
+        }
+        Publish { command, len }
+    }
+
+    fn count(&self, namespace: &str) -> Cmd {
+        self.channels.count(namespace)
+    }
+
+    fn decode(&self, message: &Pushed<'_>, _: &Inbox) -> Result<Option<Envelope>, DecodeError> {
+        wire::decode(message.bytes, message.namespace, message.me)
+    }
+
+    fn streams(&self) -> Vec<String> {
+        match i64::from(self.count) {
+            1 => vec![self.name.clone()],
+            // Node's servers write to the streams with negative numbers, too.
+            count => (1 - count..count)
+                .map(|index| format!("{}-{index}", self.name))
+                .collect(),
+        }
+    }
+
+    fn heartbeat(&self, namespace: &str, server: &str) -> Option<Cmd> {
+        Some(self.add(namespace, server, wire::kind::HEARTBEAT))
+    }
+}
+
+/// The field of an entry with its number among those of its server, to find out which entries were
+/// added before a connection has ended.
+pub(super) const NUMBER: &str = "n";
+
+/// The field of an entry with the question that its server has sent before it.
+pub(super) const AFTER: &str = "after";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_has_the_stream_of_nodes_adapter() {
+        // By `hash % 4` in JavaScript.
+        assert_eq!(index("/", 4), 3);
+        assert_eq!(index("/notifications", 4), -3);
+        let form = |count| StreamsForm {
+            channels: Channels {
+                prefix: "socket.io".into(),
+                kind: super::super::form::SubscriptionKind::Channel,
+            },
+            name: "socket.io".into(),
+            count,
+            max_len: 10,
+        };
+        assert_eq!(form(1).stream("/notifications"), "socket.io");
+        assert_eq!(form(1).streams(), ["socket.io"]);
+        assert_eq!(form(4).stream("/notifications"), "socket.io--3");
+        let streams = ["socket.io--1", "socket.io-0", "socket.io-1"];
+        assert_eq!(form(2).streams(), streams);
+    }
+}
