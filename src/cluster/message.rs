@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "wire")]
+use bytes::Bytes;
+
 use crate::hub::other_servers::{Answer, Operation, Question};
 use crate::hub::selection::Target;
+#[cfg(feature = "wire")]
+use crate::protocol::DecodeError;
 use crate::protocol::{NamespaceName, Payload};
 
 /// A message between servers, with its sender and its namespace.
@@ -27,6 +32,27 @@ impl Envelope {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Writes the message as bytes, in the form of Node's `ClusterAdapter`: JSON, or MessagePack if it
+    /// has attachments. Needs the feature `wire`.
+    #[cfg(feature = "wire")]
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        super::wire::envelope::encode(self)
+    }
+
+    /// Reads a message that [`to_bytes`](Self::to_bytes) or a server of Node has written. Returns
+    /// `None` for a message of a type that nothing is done for. Needs the feature `wire`.
+    ///
+    /// It needs at most seven times the memory of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the message is malformed, longer than 64 MiB, or too deeply nested.
+    #[cfg(feature = "wire")]
+    pub fn from_bytes(bytes: &Bytes) -> Result<Option<Self>, DecodeError> {
+        super::wire::envelope::decode_any(bytes)
     }
 
     /// Returns the bytes that the message needs in memory, about.

@@ -49,7 +49,7 @@ mod port;
 mod redis;
 mod requests;
 mod status;
-#[cfg(feature = "redis")]
+#[cfg(feature = "wire")]
 mod wire;
 
 use std::any::Any;

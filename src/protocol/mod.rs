@@ -47,7 +47,7 @@
 mod args;
 mod json;
 pub(crate) mod legacy;
-#[cfg(any(feature = "msgpack", feature = "redis"))]
+#[cfg(any(feature = "msgpack", feature = "wire"))]
 mod msgpack;
 mod names;
 mod packet;
@@ -70,7 +70,7 @@ pub use self::args::{Args, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
 pub use self::json::JsonParser;
 #[cfg(feature = "msgpack")]
 pub use self::msgpack::MsgpackParser;
-#[cfg(feature = "redis")]
+#[cfg(feature = "wire")]
 pub(crate) use self::msgpack::{json_to_msgpack, msgpack_to_json};
 pub use self::packet::{Encoded, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;

@@ -28,10 +28,10 @@ mod to_json;
 #[cfg(feature = "msgpack")]
 mod parser;
 
-#[cfg(feature = "redis")]
+#[cfg(feature = "wire")]
 mod convert;
 
-#[cfg(feature = "redis")]
+#[cfg(feature = "wire")]
 pub(crate) use self::convert::{json_to_msgpack, msgpack_to_json};
 #[cfg(feature = "msgpack")]
 pub use self::parser::MsgpackParser;

@@ -1,4 +1,5 @@
-//! A client for tests, without a network. Needs the feature `testing`.
+//! A client for tests, without a network, and [tests of a broker](conformance). Needs the feature
+//! `testing`.
 //!
 //! The client speaks to an app as an official client does over WebSocket: the HTTP upgrade, the
 //! handshake, pings and pongs, and acknowledgements in both directions. They are connected by a
@@ -38,6 +39,7 @@
 //! # }
 //! ```
 
+mod conformance;
 mod connect;
 mod wire;
 
@@ -53,6 +55,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub use self::conformance::conformance;
 pub use self::connect::{Connect, ConnectError};
 use self::wire::{Outgoing, Wire};
 use crate::handles::AckError;

@@ -7,6 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value};
 
 use super::form::{Form, Route};
+use super::link;
 use super::log::{Log, Unconfirmed};
 use super::subscribed::Subscribed;
 use crate::cluster::message::Message;
@@ -137,12 +138,7 @@ impl Batch {
         mut connection: MultiplexedConnection,
     ) -> impl Future<Output = RedisResult<Vec<Value>>> + Send + use<> {
         let pipeline = self.pipeline.clone();
-        async move {
-            let commands = pipeline.len();
-            connection
-                .send_packed_commands(&pipeline, 0, commands)
-                .await
-        }
+        async move { link::send(&mut connection, &pipeline).await }
     }
 
     /// Passes the replies on.

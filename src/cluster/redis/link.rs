@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, RedisResult,
-    Value,
+    AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
+    RedisResult, Value,
 };
 use tokio::sync::mpsc;
 
@@ -102,6 +102,20 @@ impl Link {
             }
         }
     }
+}
+
+/// Sends commands, and returns their replies. A refused command has an error as its reply.
+pub(super) async fn send(
+    connection: &mut MultiplexedConnection,
+    commands: &Pipeline,
+) -> RedisResult<Vec<Value>> {
+    // The client refuses a pipeline without commands.
+    if commands.is_empty() {
+        return Ok(Vec::new());
+    }
+    connection
+        .send_packed_commands(commands, 0, commands.len())
+        .await
 }
 
 /// The sender of the messages of subscriptions. It counts their bytes.

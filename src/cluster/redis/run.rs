@@ -17,7 +17,7 @@ use super::link::{self, Link, Received};
 use super::log::{self, Entry, Log};
 use super::subscribed::Subscribed;
 use crate::clock::now;
-use crate::cluster::wire::envelope;
+use crate::cluster::wire::entry::decode_entry;
 use crate::cluster::{Command, Envelope, Inbox, Port};
 use crate::random::random;
 
@@ -160,8 +160,10 @@ impl Connected {
         let mut publisher_ended = pin!(Link::watch(self.publisher.connection.clone()));
         let mut subscriber_ended = pin!(Link::watch(self.subscriber.connection.clone()));
         loop {
-            if let (None, Some(command)) = (&in_flight, self.next.take()) {
-                in_flight = Some(self.begin(command, port, state, &mut batch));
+            if in_flight.is_none() {
+                if let Some(command) = self.next.take() {
+                    in_flight = Some(self.begin(command, port, state, &mut batch));
+                }
             }
             if let (Some(log), Some(reader)) = (&state.log, &self.reader) {
                 if reading.is_none() {
@@ -191,16 +193,13 @@ impl Connected {
                     }
                 },
                 message = self.received.next() => {
-                    let mut message = message;
-                    for _ in 0..MAX_RECEIVED {
-                        let Some(push) = message else {
-                            return Err(CONNECTION_ENDED.into());
+                    let message = message.ok_or(CONNECTION_ENDED)?;
+                    state.receive(message).await?;
+                    for _ in 1..MAX_RECEIVED {
+                        let Some(message) = self.received.try_next() else {
+                            break;
                         };
-                        state.receive(push).await?;
-                        match self.received.try_next() {
-                            Some(next) => message = Some(next),
-                            None => break,
-                        }
+                        state.receive(message).await?;
                     }
                 }
                 reply = poll_fn(|cx| poll(&mut reading, cx)) => {
@@ -329,8 +328,7 @@ impl Connected {
         let mut connection = self.subscriber.connection.clone();
         Box::pin(async move {
             for pipeline in pipelines {
-                let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len());
-                for reply in replies.await? {
+                for reply in link::send(&mut connection, &pipeline).await? {
                     if let Value::ServerError(error) = reply {
                         return Err(error.into());
                     }
@@ -368,7 +366,7 @@ impl Connected {
         if let Some(question) = &entry.after {
             self.deliver_question(question, &entry.uid, state).await?;
         }
-        match envelope::decode_entry(entry.kind, &entry.uid, &namespace, &entry.data) {
+        match decode_entry(entry.kind, &entry.uid, &namespace, &entry.data) {
             Ok(Some(envelope)) => {
                 if let Some(log) = state.log.as_mut().filter(|_| log::is_question(&envelope)) {
                     log.asked_in_stream(&envelope);
@@ -429,8 +427,7 @@ impl Connected {
             }
         }
         let connection = &mut self.publisher.connection;
-        let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len());
-        replies.await.map(drop)
+        link::send(connection, &pipeline).await.map(drop)
     }
 }
 

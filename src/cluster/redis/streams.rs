@@ -6,6 +6,7 @@ use redis::Cmd;
 use super::form::{Carried, Form, Publish, Pushed, Route, Subscription};
 use super::sharded::Channels;
 use crate::cluster::message::Message;
+use crate::cluster::wire::entry::encode_data;
 use crate::cluster::wire::envelope as wire;
 use crate::cluster::{Envelope, Inbox};
 use crate::protocol::DecodeError;
@@ -73,7 +74,7 @@ impl Form for StreamsForm {
         }
         // A message that this form cannot express has a type that nobody knows.
         let kind = wire::kind(message).unwrap_or_default();
-        let data = wire::encode_data(message);
+        let data = encode_data(message);
         let len = data.len();
         let mut command = self.add(namespace, envelope.sender(), kind);
         command.arg("data").arg(data);

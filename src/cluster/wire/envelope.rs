@@ -4,8 +4,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,11 +15,15 @@ use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
 use crate::hub::selection::Target;
-use crate::protocol::{DecodeError, NamespaceName, Payload};
+#[cfg(feature = "redis")]
+use crate::protocol::NamespaceName;
+use crate::protocol::{DecodeError, Payload};
 
 /// The types of messages.
 pub(in crate::cluster) mod kind {
+    #[cfg(feature = "redis")]
     pub(in crate::cluster) const INITIAL_HEARTBEAT: u8 = 1;
+    #[cfg(feature = "redis")]
     pub(in crate::cluster) const HEARTBEAT: u8 = 2;
     pub(super) const BROADCAST: u8 = 3;
     pub(super) const SOCKETS_JOIN: u8 = 4;
@@ -63,22 +65,10 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
     text(envelope).map_or_else(Vec::new, Text::into_bytes)
 }
 
-/// Writes a message as MessagePack. The result is empty for a message without a [`kind`].
+/// Writes a message as MessagePack, as the streams adapter does for questions. The result is empty for a message without a [`kind`].
+#[cfg(feature = "redis")]
 pub(in crate::cluster) fn encode_msgpack(envelope: &Envelope) -> Vec<u8> {
     text(envelope).map_or_else(Vec::new, Text::into_msgpack)
-}
-
-/// Writes `data` for an entry of a stream: JSON, or MessagePack in base64 if it has attachments.
-pub(in crate::cluster) fn encode_data(message: &Message) -> Vec<u8> {
-    let mut json = Json::default();
-    let text = match data(&mut json, message) {
-        Some(payload) => json.with(payload),
-        None => json.text(),
-    };
-    match text.attachments.is_empty() {
-        true => text.json,
-        false => BASE64_STANDARD.encode(text.into_msgpack()).into_bytes(),
-    }
 }
 
 fn text(envelope: &Envelope) -> Option<Text> {
@@ -107,7 +97,7 @@ fn tail(uid: &str, namespace: &str) -> Vec<u8> {
 }
 
 /// Writes the object `data`. Returns the payload whose attachments belong to it.
-fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payload> {
+pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payload> {
     match message {
         Message::Operation(target, Operation::Emit { payload, volatile }) => {
             json.raw(r#"{"packet":"#).packet(payload, None);
@@ -190,7 +180,7 @@ struct Outer<'a> {
     #[serde(borrow)]
     uid: Cow<'a, str>,
     #[serde(borrow)]
-    nsp: Option<Cow<'a, str>>,
+    nsp: Cow<'a, str>,
 }
 
 /// The object `data` of all types.
@@ -211,12 +201,13 @@ struct Data<'a> {
     sid: Option<Cow<'a, str>>,
 }
 
-/// Reads a message in JSON or MessagePack. Returns `None` if it is one of the server `me`, of another
-/// namespace, or of a type that nothing is done for.
+/// Reads a message in JSON or MessagePack, for a broker that knows its namespace. Returns `None` if it
+/// is one of the server `me`, of another namespace, or of a type that nothing is done for.
 ///
 /// # Errors
 ///
 /// Fails if the message has another form.
+#[cfg(feature = "redis")]
 pub(in crate::cluster) fn decode(
     bytes: &Bytes,
     namespace: &NamespaceName,
@@ -225,53 +216,31 @@ pub(in crate::cluster) fn decode(
     if is_own(bytes, namespace, me) {
         return Ok(None);
     }
+    let envelope = decode_any(bytes)?;
+    let is_wanted = |envelope: &Envelope| *envelope.from != *me && envelope.namespace == *namespace;
+    Ok(envelope.filter(is_wanted))
+}
+
+/// Reads a message of any namespace. Returns `None` if it is of a type that nothing is done for.
+///
+/// # Errors
+///
+/// Fails if the message has another form.
+pub(in crate::cluster) fn decode_any(bytes: &Bytes) -> Result<Option<Envelope>, DecodeError> {
     let Text { json, attachments } = Text::read(bytes)?;
     let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
-    if outer.uid == me || outer.nsp.is_some_and(|nsp| nsp != namespace.as_str()) {
-        return Ok(None);
-    }
     let data = outer.data.map_or("{}", RawValue::get);
     message(outer.r#type, data, attachments).map(|message| {
         Some(Envelope {
             from: outer.uid.as_ref().into(),
-            namespace: namespace.clone(),
-            message: message?,
-        })
-    })
-}
-
-/// Reads an entry of a stream. Returns `None` if it is of a type that nothing is done for.
-///
-/// # Errors
-///
-/// Fails if the entry has another form.
-pub(in crate::cluster) fn decode_entry(
-    kind: u8,
-    uid: &str,
-    namespace: &NamespaceName,
-    data: &Bytes,
-) -> Result<Option<Envelope>, DecodeError> {
-    let read = |bytes: &Bytes| Text::read(bytes).map(|text| (text.json, text.attachments));
-    let (json, attachments) = match data.first() {
-        // Some types have no data.
-        None => (b"{}".to_vec(), Vec::new()),
-        Some(b'{') => read(data)?,
-        Some(_) => {
-            let data = BASE64_STANDARD.decode(data).map_err(|_| MALFORMED)?;
-            read(&data.into())?
-        }
-    };
-    let json = std::str::from_utf8(&json).map_err(|_| MALFORMED)?;
-    message(kind, json, attachments).map(|message| {
-        Some(Envelope {
-            from: uid.into(),
-            namespace: namespace.clone(),
+            namespace: outer.nsp.as_ref().into(),
             message: message?,
         })
     })
 }
 
 /// Returns whether a message ends as one of this server.
+#[cfg(feature = "redis")]
 fn is_own(bytes: &[u8], namespace: &str, me: &str) -> bool {
     if bytes.last() == Some(&b'}') {
         return bytes.ends_with(&tail(me, namespace));
@@ -287,7 +256,11 @@ fn is_own(bytes: &[u8], namespace: &str, me: &str) -> bool {
 }
 
 /// Returns the message of an object `data`. Returns `None` if nothing is done for its type.
-fn message(kind: u8, data: &str, attachments: Vec<Bytes>) -> Result<Option<Message>, DecodeError> {
+pub(super) fn message(
+    kind: u8,
+    data: &str,
+    attachments: Vec<Bytes>,
+) -> Result<Option<Message>, DecodeError> {
     let data: Data<'_> = match kind {
         kind::BROADCAST..=kind::BROADCAST_ACK => {
             serde_json::from_str(data).map_err(|_| MALFORMED)?
@@ -357,5 +330,5 @@ fn message(kind: u8, data: &str, attachments: Vec<Bytes>) -> Result<Option<Messa
     Ok(Some(message))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "redis"))]
 mod tests;

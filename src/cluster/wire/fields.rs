@@ -1,5 +1,6 @@
 //! The fields of messages that all forms have in common.
 
+#[cfg(feature = "redis")]
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
@@ -215,12 +216,14 @@ pub(super) struct Packet<'a> {
     r#type: Option<u8>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[cfg(feature = "redis")]
     #[serde(borrow)]
     nsp: Option<Cow<'a, str>>,
 }
 
 impl Packet<'_> {
     /// Returns the namespace, if the packet names one.
+    #[cfg(feature = "redis")]
     pub(super) fn namespace(&self) -> Option<&str> {
         self.nsp.as_deref()
     }

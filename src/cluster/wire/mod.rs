@@ -3,7 +3,8 @@
 //! | file | form |
 //! |---|---|
 //! | [`classic`] | the classic Redis adapter, and the Redis emitter |
-//! | [`envelope`] | the sharded Redis adapter, and the streams adapter |
+//! | [`envelope`] | the sharded Redis adapter, and most others |
+//! | [`entry`] | the streams adapter |
 //! | [`fields`] | what both have in common |
 //!
 //! A message is JSON. If it contains bytes, it is MessagePack: the same value, with the bytes in
@@ -11,7 +12,10 @@
 
 #[cfg(test)]
 mod captured;
+#[cfg(feature = "redis")]
 pub(super) mod classic;
+#[cfg(feature = "redis")]
+pub(super) mod entry;
 pub(super) mod envelope;
 mod fields;
 

@@ -42,7 +42,7 @@ impl<'a> ToJson<'a> {
     }
 
     /// Reads extensions of type −1 as timestamps, as the MessagePack specification defines them.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "wire")]
     pub(super) fn timestamps(mut self) -> Self {
         self.timestamps = true;
         self

@@ -1,6 +1,9 @@
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 use super::super::captured::{self, Captured, normalized, value};
+use super::super::entry::{decode_entry, encode_data};
 use super::*;
 use crate::protocol::Kind;
 use crate::protocol::tests::Chance;
