@@ -71,6 +71,8 @@ pub enum Command {
     Count {
         /// The namespace.
         namespace: NamespaceName,
+        /// The id of the only server to count, if there is one. The count is 0 if it has died.
+        server: Option<Arc<str>>,
         /// Takes the count.
         expect: Expect,
     },
@@ -430,7 +432,11 @@ mod tests {
         let mut queue = Queue::new(1024);
         let expect = Expect::new(|_| {});
         let namespace = NamespaceName::MAIN;
-        queue.push(Command::Count { namespace, expect });
+        queue.push(Command::Count {
+            namespace,
+            server: None,
+            expect,
+        });
         queue.push(open("/a"));
         assert_eq!(commands(&mut queue), ["open /a", "count /"]);
     }

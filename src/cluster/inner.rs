@@ -200,15 +200,34 @@ impl Inner {
     /// Counts the servers of the namespaces of open questions again, so that a server that has died
     /// is not waited for.
     pub(super) fn recount(self: &Arc<Self>) {
-        let waiting = self.requests.lock().waiting();
-        for (id, namespace) in waiting {
-            let inner = Arc::clone(self);
+        let recount = self.requests.lock().recount();
+        // Their counts come first: a server that has answered does not count for another.
+        for (namespace, server) in recount.servers {
+            let (inner, name, id) = (Arc::clone(self), namespace.clone(), Arc::clone(&server));
             let expect = Expect::new(move |servers| {
-                if let Some(servers) = servers {
-                    inner.expect(&id, servers);
+                if servers == Some(0) {
+                    inner.requests.lock().died(&name, &id);
                 }
             });
-            self.push(Command::Count { namespace, expect });
+            self.push(Command::Count {
+                namespace,
+                server: Some(server),
+                expect,
+            });
+        }
+        for namespace in recount.namespaces {
+            let (inner, name) = (Arc::clone(self), namespace.clone());
+            let expect = Expect::new(move |servers| {
+                if let Some(servers) = servers {
+                    let others = servers.saturating_sub(1);
+                    inner.requests.lock().recounted(&name, others);
+                }
+            });
+            self.push(Command::Count {
+                namespace,
+                server: None,
+                expect,
+            });
         }
     }
 
@@ -233,8 +252,11 @@ impl Inner {
             // An error means that the waiting task is gone.
             let _ = sender.send(servers.ok_or(ClusterError::UNREACHABLE));
         });
-        let namespace = namespace.clone();
-        self.push(Command::Count { namespace, expect });
+        self.push(Command::Count {
+            namespace: namespace.clone(),
+            server: None,
+            expect,
+        });
         Box::pin(async move {
             let _open = open;
             receiver.await.unwrap_or(Err(ClusterError::UNREACHABLE))
@@ -435,9 +457,11 @@ impl Inner {
         let inner = Arc::clone(self);
         let send_acks = async move {
             while let Some((socket, answer)) = poll_fn(|cx| asked.poll_next(cx)).await {
-                let Some(payload) = answer else { continue };
-                let ack = Answer::Ack(Some(socket), payload);
-                inner.answer(&name, RequestId::clone(&id), ServerId::clone(&from), ack);
+                let answer = match answer {
+                    Some(payload) => Answer::Ack(Some(socket), payload),
+                    None => Answer::Left,
+                };
+                inner.answer(&name, RequestId::clone(&id), ServerId::clone(&from), answer);
             }
         };
         self.runtime

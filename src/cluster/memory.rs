@@ -53,10 +53,13 @@ impl Memory {
         others.map(|(_, server)| server.inbox.clone()).collect()
     }
 
-    fn count(&self, namespace: &str) -> usize {
+    fn count(&self, namespace: &str, only: Option<&str>) -> usize {
         let servers = self.servers.lock();
-        let has = |server: &&Server| server.namespaces.contains(namespace);
-        servers.values().filter(has).count()
+        let has = |server: &Server| server.namespaces.contains(namespace);
+        match only {
+            Some(only) => servers.get(only).is_some_and(has).into(),
+            None => servers.values().filter(|server| has(server)).count(),
+        }
     }
 
     async fn publish(&self, me: &str, envelope: &Envelope) {
@@ -82,7 +85,7 @@ impl Memory {
                 done.published();
             }
             Command::Ask { envelope, expect } => {
-                expect.servers(self.count(envelope.namespace()));
+                expect.servers(self.count(envelope.namespace(), None));
                 self.publish(me, &envelope).await;
             }
             Command::Answer { to, envelope } => {
@@ -98,7 +101,11 @@ impl Memory {
             Command::Sync { synced } => synced.done(),
             // This broker does not want rooms.
             Command::Room { .. } => {}
-            Command::Count { namespace, expect } => expect.servers(self.count(&namespace)),
+            Command::Count {
+                namespace,
+                server,
+                expect,
+            } => expect.servers(self.count(&namespace, server.as_deref())),
         }
     }
 }

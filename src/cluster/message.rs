@@ -104,7 +104,7 @@ impl Message {
             Self::Answer(_, Answer::Ids(names) | Answer::Rooms(names)) => {
                 names.iter().map(|name| ROOM + name.len()).sum()
             }
-            Self::Answer(_, Answer::Clients(_) | Answer::Done) => 0,
+            Self::Answer(_, Answer::Clients(_) | Answer::Left | Answer::Done) => 0,
         }
     }
 }

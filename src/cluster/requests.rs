@@ -21,13 +21,29 @@ struct Request {
     answers: Option<mpsc::UnboundedSender<Answer>>,
     /// The number of servers that were asked. `None` until the broker has counted them.
     expected: Option<usize>,
-    /// The number of servers that have answered.
+    /// The number of servers that have answered and are alive.
     answered: usize,
-    /// The servers that have answered, as far as their ids are known.
-    known: HashSet<ServerId>,
-    /// The acknowledgements that are still to come. It is negative while a server has not said how
-    /// many clients it has asked.
+    /// The servers whose ids are known from their answers.
+    known: HashMap<ServerId, Asked>,
+    /// The acknowledgements that are still to come from all other servers. It is negative while a
+    /// server has not said how many clients it has asked.
     acks: i64,
+}
+
+/// A server that was asked.
+#[derive(Debug, Default)]
+struct Asked {
+    has_answered: bool,
+    /// The acknowledgements that are still to come, as in [`Request`].
+    acks: i64,
+}
+
+/// What is to be counted again while questions wait.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Recount {
+    /// The servers that may have died.
+    pub(super) servers: HashSet<(NamespaceName, ServerId)>,
+    pub(super) namespaces: HashSet<NamespaceName>,
 }
 
 /// An answer that no question expects.
@@ -51,7 +67,7 @@ impl Requests {
             answers: Some(answers),
             expected: None,
             answered: 0,
-            known: HashSet::new(),
+            known: HashMap::new(),
             acks: 0,
         };
         self.open.insert(id, request);
@@ -65,13 +81,44 @@ impl Requests {
         Some(request.expected?.saturating_sub(request.answered))
     }
 
-    /// Sets how many other servers there are. A later count can only lower the number: a server
-    /// that has come since was not asked.
+    /// Sets how many other servers were asked.
     pub(super) fn expect(&mut self, id: &RequestId, servers: usize) {
         if let Some(request) = self.open.get_mut(id) {
-            let expected = request.expected.unwrap_or(servers);
+            request.expected = Some(servers);
+            request.check();
+        }
+    }
+
+    /// Records how many other servers of a namespace there are now. That can only lower the number of
+    /// those that were asked: a server that has come since was not asked.
+    pub(super) fn recounted(&mut self, namespace: &NamespaceName, servers: usize) {
+        for request in self.open.values_mut() {
+            let Some(expected) = request.expected.filter(|_| request.namespace == *namespace)
+            else {
+                continue;
+            };
+            if servers < request.answered {
+                // It is not known which server has died, nor which clients it has asked.
+                request.acks = request.acks.min(0);
+            }
             request.expected = Some(expected.min(servers));
             request.check();
+        }
+    }
+
+    /// Records that a server of a namespace has died. Its clients do not answer any longer.
+    pub(super) fn died(&mut self, namespace: &NamespaceName, server: &ServerId) {
+        for request in self.open.values_mut() {
+            if request.namespace != *namespace {
+                continue;
+            }
+            if let Some(asked) = request.known.remove(server) {
+                if asked.has_answered {
+                    request.answered -= 1;
+                    request.expected = request.expected.map(|n| n.saturating_sub(1));
+                }
+                request.check();
+            }
         }
     }
 
@@ -103,34 +150,47 @@ impl Requests {
     ) -> Result<(), Unexpected> {
         let request = self.open.get_mut(id).ok_or(Unexpected)?;
         let answers = request.answers.as_ref().ok_or(Unexpected)?;
-        let is_ack = matches!(answer, Answer::Ack(..));
-        if !is_ack && from.is_some_and(|from| !request.known.insert(ServerId::clone(from))) {
-            return Err(Unexpected);
+        let mut of_unknown = Asked::default();
+        let asked = match from {
+            Some(from) => request.known.entry(ServerId::clone(from)).or_default(),
+            None => &mut of_unknown,
+        };
+        let is_about_client = matches!(answer, Answer::Ack(..) | Answer::Left);
+        if !is_about_client {
+            if asked.has_answered {
+                return Err(Unexpected);
+            }
+            asked.has_answered = true;
         }
         match answer {
-            Answer::Clients(clients) => request.acks += clients as i64,
-            Answer::Ack(..) => request.acks -= 1,
+            Answer::Clients(clients) => asked.acks += clients as i64,
+            Answer::Ack(..) | Answer::Left => asked.acks -= 1,
             Answer::Sockets(_) | Answer::Reply(_) => {}
             // This server asks no such question.
             Answer::Rooms(_) | Answer::Ids(_) | Answer::Done => return Err(Unexpected),
         }
-        request.answered += usize::from(!is_ack);
+        request.acks += of_unknown.acks;
+        request.answered += usize::from(!is_about_client);
         // An error means that the waiting task is gone.
         let _ = answers.send(answer);
         request.check();
         Ok(())
     }
 
-    /// Returns the questions that wait for servers, and their namespaces.
-    pub(super) fn waiting(&self) -> Vec<(RequestId, NamespaceName)> {
-        let waiting = |request: &Request| {
-            request.answers.is_some() && request.expected.is_some_and(|n| request.answered < n)
-        };
-        self.open
-            .iter()
-            .filter(|(_, request)| waiting(request))
-            .map(|(id, request)| (RequestId::clone(id), request.namespace.clone()))
-            .collect()
+    /// Returns what is to be counted again, so that a server that has died is not waited for.
+    pub(super) fn recount(&self) -> Recount {
+        let mut recount = Recount::default();
+        for request in self.open.values() {
+            if request.answers.is_none() || request.expected.is_none() {
+                continue;
+            }
+            for server in request.known.keys() {
+                let server = ServerId::clone(server);
+                recount.servers.insert((request.namespace.clone(), server));
+            }
+            recount.namespaces.insert(request.namespace.clone());
+        }
+        recount
     }
 }
 
@@ -140,7 +200,8 @@ impl Request {
         let has_all = self
             .expected
             .is_some_and(|expected| self.answered >= expected);
-        if has_all && self.acks <= 0 {
+        let acks = self.acks <= 0 && self.known.values().all(|asked| asked.acks <= 0);
+        if has_all && acks {
             self.answers = None;
         }
     }
@@ -214,15 +275,72 @@ mod tests {
         let mut requests = Requests::default();
         let q = id("q");
         let mut answers = requests.open(id("q"), NamespaceName::MAIN);
+        let main = NamespaceName::MAIN;
         requests.expect(&q, 2);
         let _ = requests.answer(&q, Some(&id("a")), sockets());
-        assert_eq!(requests.waiting().len(), 1);
-        requests.expect(&q, 1);
-        assert!(ended(&mut answers));
-        assert!(requests.waiting().is_empty());
+        let recount = requests.recount();
+        assert!(recount.namespaces.contains(&main));
+        assert!(recount.servers.contains(&(main.clone(), id("a"))));
         // A server that comes later was not asked.
-        requests.expect(&q, 5);
+        requests.recounted(&main, 5);
+        assert!(!ended(&mut answers));
+        requests.recounted(&main, 1);
+        assert!(ended(&mut answers));
+        assert_eq!(requests.recount(), Recount::default());
         assert_eq!(requests.end(&q), Some(0));
+    }
+
+    #[test]
+    fn a_server_that_dies_after_its_answer_does_not_answer_for_another() {
+        let mut requests = Requests::default();
+        let q = id("q");
+        let mut answers = requests.open(id("q"), NamespaceName::MAIN);
+        let main = NamespaceName::MAIN;
+        requests.expect(&q, 2);
+        let _ = requests.answer(&q, Some(&id("a")), sockets());
+        requests.died(&main, &id("a"));
+        requests.recounted(&main, 1);
+        assert!(!ended(&mut answers));
+        let _ = requests.answer(&q, Some(&id("b")), sockets());
+        assert!(ended(&mut answers));
+        assert_eq!(requests.end(&q), Some(0));
+    }
+
+    #[test]
+    fn the_clients_of_a_server_that_has_died_are_not_waited_for() {
+        let mut requests = Requests::default();
+        let main = NamespaceName::MAIN;
+        let (a, b) = (id("a"), id("b"));
+        for (a, b) in [(Some(&a), Some(&b)), (None, None)] {
+            let q = id("q");
+            let mut answers = requests.open(id("q"), NamespaceName::MAIN);
+            requests.expect(&q, 2);
+            let _ = requests.answer(&q, a, Answer::Clients(2));
+            let _ = requests.answer(&q, b, Answer::Clients(0));
+            let _ = requests.answer(&q, a, ack());
+            assert!(!ended(&mut answers));
+            if let Some(a) = a {
+                requests.died(&main, a);
+                assert!(ended(&mut answers));
+            }
+            requests.recounted(&main, 1);
+            assert!(ended(&mut answers));
+            assert_eq!(requests.end(&q), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_not_waited_for() {
+        let mut requests = Requests::default();
+        let q = id("q");
+        let mut answers = requests.open(id("q"), NamespaceName::MAIN);
+        requests.expect(&q, 1);
+        let a = id("a");
+        let _ = requests.answer(&q, Some(&a), Answer::Clients(2));
+        let _ = requests.answer(&q, Some(&a), ack());
+        assert!(!ended(&mut answers));
+        assert_eq!(requests.answer(&q, Some(&a), Answer::Left), Ok(()));
+        assert!(ended(&mut answers));
     }
 
     #[test]

@@ -215,6 +215,10 @@ impl ClientsElsewhere {
                     self.missing -= 1;
                     return Poll::Ready(Some((id, Ok(payload))));
                 }
+                Some(Answer::Left) => {
+                    self.missing -= 1;
+                    return Poll::Ready(Some((None, Err(AckError(Reason::Disconnected)))));
+                }
                 Some(_) => {}
                 None => self.end(),
             }

@@ -123,6 +123,8 @@ pub(crate) enum Answer {
     Clients(usize),
     /// The acknowledgement of one client, and its socket's id if the server has sent it.
     Ack(Option<SocketId>, Payload),
+    /// One of the clients has left before it has answered. Only servers of this crate send it.
+    Left,
     /// The names of rooms, including the rooms that the ids of sockets name.
     Rooms(Vec<String>),
     /// The ids of sockets.

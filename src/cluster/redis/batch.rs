@@ -82,7 +82,8 @@ impl Batch {
             Command::Ask { envelope, expect } => {
                 // Both at one moment: no server comes or goes between them.
                 self.pipeline.cmd("MULTI");
-                self.pipeline.add_command(form.count(envelope.namespace()));
+                self.pipeline
+                    .add_command(form.count(envelope.namespace(), None));
                 self.publish(&envelope, &Route::default(), form);
                 self.pipeline.cmd("EXEC");
                 self.replies.push_back(Reply::Asked(expect));
@@ -100,8 +101,13 @@ impl Batch {
                 self.publish(&envelope, &route, form);
                 self.replies.push_back(Reply::Sent);
             }
-            Command::Count { namespace, expect } => {
-                self.pipeline.add_command(form.count(&namespace));
+            Command::Count {
+                namespace,
+                server,
+                expect,
+            } => {
+                self.pipeline
+                    .add_command(form.count(&namespace, server.as_deref()));
                 self.replies.push_back(Reply::Counted(expect));
             }
             // All earlier subscriptions have been made: see `Connected::begin`.

@@ -28,6 +28,11 @@ impl Classic {
         format!("{}-response#{namespace}#", self.prefix)
     }
 
+    /// Returns the channel of the answers for one server.
+    fn own(&self, namespace: &str, server: &str) -> String {
+        format!("{}{server}#", self.responses(namespace))
+    }
+
     /// Returns the end of a channel of broadcasts, behind [`broadcasts`](Self::broadcasts): nothing,
     /// or the name of a room and `#`.
     fn room_of<'a>(&self, channel: &'a [u8], namespace: &str) -> Option<&'a [u8]> {
@@ -57,9 +62,7 @@ impl Classic {
             (Channel::Broadcast, _) => self.broadcasts(namespace),
             (Channel::Room(room), _) => format!("{}{room}#", self.broadcasts(namespace)),
             (Channel::Request, _) => self.requests(namespace),
-            (Channel::Response, Some(to)) if !to.is_empty() => {
-                format!("{}{to}#", self.responses(namespace))
-            }
+            (Channel::Response, Some(to)) if !to.is_empty() => self.own(namespace, to),
             (Channel::Response, _) => self.responses(namespace),
         }
     }
@@ -69,13 +72,12 @@ impl Form for Classic {
     fn subscriptions(&self, namespace: &str, server: &str) -> Vec<(Subscription, Carried)> {
         let channel = |name| SubscriptionKind::Channel.of(name);
         let pattern = SubscriptionKind::Pattern.of(self.pattern(namespace));
-        let responses = self.responses(namespace);
-        let own = channel(format!("{responses}{server}#"));
+        let own = channel(self.own(namespace, server));
         // Servers are counted by the channel of requests: when it is subscribed, the others are.
         vec![
             (pattern, Carried::Broadcasts),
             (own, Carried::Responses),
-            (channel(responses), Carried::Responses),
+            (channel(self.responses(namespace)), Carried::Responses),
             (channel(self.requests(namespace)), Carried::Requests),
         ]
     }
@@ -89,9 +91,12 @@ impl Form for Classic {
         Publish { command, len }
     }
 
-    fn count(&self, namespace: &str) -> Cmd {
+    fn count(&self, namespace: &str, server: Option<&str>) -> Cmd {
         let mut count = redis::cmd("PUBSUB");
-        count.arg("NUMSUB").arg(self.requests(namespace));
+        count.arg("NUMSUB").arg(match server {
+            Some(server) => self.own(namespace, server),
+            None => self.requests(namespace),
+        });
         count
     }
 

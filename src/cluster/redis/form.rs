@@ -26,8 +26,8 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
     /// Returns the command that sends a message to the other servers.
     fn publish(&self, envelope: &Envelope, route: &Route<'_>) -> Publish;
 
-    /// Returns the command that counts the servers of a namespace.
-    fn count(&self, namespace: &str) -> Cmd;
+    /// Returns the command that counts the servers of a namespace, or only the one with an id.
+    fn count(&self, namespace: &str, server: Option<&str>) -> Cmd;
 
     /// Reads a message of a subscription. Returns `None` if it is not for the server `me`.
     fn decode(&self, message: &Pushed<'_>, inbox: &Inbox) -> Result<Option<Envelope>, DecodeError>;

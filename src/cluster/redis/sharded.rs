@@ -54,9 +54,12 @@ impl Channels {
         Publish { command, len }
     }
 
-    pub(super) fn count(&self, namespace: &str) -> Cmd {
+    pub(super) fn count(&self, namespace: &str, server: Option<&str>) -> Cmd {
         let mut count = redis::cmd("PUBSUB");
-        count.arg(self.kind.count()).arg(self.all(namespace));
+        count.arg(self.kind.count()).arg(match server {
+            Some(server) => self.of(namespace, server),
+            None => self.all(namespace),
+        });
         count
     }
 }
@@ -115,8 +118,8 @@ impl Form for Sharded {
         self.channels.publish(channel, wire::encode(envelope))
     }
 
-    fn count(&self, namespace: &str) -> Cmd {
-        self.channels.count(namespace)
+    fn count(&self, namespace: &str, server: Option<&str>) -> Cmd {
+        self.channels.count(namespace, server)
     }
 
     fn decode(&self, message: &Pushed<'_>, _: &Inbox) -> Result<Option<Envelope>, DecodeError> {

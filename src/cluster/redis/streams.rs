@@ -87,8 +87,8 @@ impl Form for StreamsForm {
         Publish { command, len }
     }
 
-    fn count(&self, namespace: &str) -> Cmd {
-        self.channels.count(namespace)
+    fn count(&self, namespace: &str, server: Option<&str>) -> Cmd {
+        self.channels.count(namespace, server)
     }
 
     fn decode(&self, message: &Pushed<'_>, _: &Inbox) -> Result<Option<Envelope>, DecodeError> {

@@ -45,6 +45,8 @@ mod kind {
     pub(super) const BROADCAST: u8 = 7;
     pub(super) const BROADCAST_CLIENT_COUNT: u8 = 8;
     pub(super) const BROADCAST_ACK: u8 = 9;
+    /// A client that was asked has left. Node's servers ignore it.
+    pub(super) const CLIENT_LEFT: u8 = 21;
 }
 
 /// Returns the channel of a message.
@@ -162,6 +164,9 @@ fn encode_answer(uid: &str, id: &str, answer: &Answer) -> Vec<u8> {
         Answer::Clients(count) => {
             response(&mut json, uid, id, Some(kind::BROADCAST_CLIENT_COUNT));
             json.raw(r#","clientCount":"#).value(count);
+        }
+        Answer::Left => {
+            response(&mut json, uid, id, Some(kind::CLIENT_LEFT));
         }
         Answer::Ack(socket, payload) => {
             response(&mut json, uid, id, Some(kind::BROADCAST_ACK));
@@ -390,6 +395,7 @@ pub(in crate::cluster) fn decode_response(
         (Some(kind::BROADCAST_CLIENT_COUNT), _) => {
             Answer::Clients(fields::client_count(response.client_count.as_ref())?)
         }
+        (Some(kind::CLIENT_LEFT), _) => Answer::Left,
         (Some(kind::BROADCAST_ACK), _) => {
             let socket = response.sid.as_deref().and_then(SocketId::parse);
             Answer::Ack(socket, fields::answer(response.packet, attachments)?)

@@ -35,6 +35,8 @@ pub(in crate::cluster) mod kind {
     pub(super) const SERVER_SIDE_EMIT_RESPONSE: u8 = 10;
     pub(super) const BROADCAST_CLIENT_COUNT: u8 = 11;
     pub(super) const BROADCAST_ACK: u8 = 12;
+    /// A client that was asked has left. Node's servers ignore it.
+    pub(super) const CLIENT_LEFT: u8 = 21;
 }
 
 /// Returns the type of a message. Returns `None` for what this form cannot express: questions that
@@ -54,6 +56,7 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         Message::Answer(_, Answer::Reply(_)) => kind::SERVER_SIDE_EMIT_RESPONSE,
         Message::Answer(_, Answer::Clients(_)) => kind::BROADCAST_CLIENT_COUNT,
         Message::Answer(_, Answer::Ack(..)) => kind::BROADCAST_ACK,
+        Message::Answer(_, Answer::Left) => kind::CLIENT_LEFT,
         Message::Question(_, Question::Rooms | Question::Ids(_) | Question::Operation(..))
         | Message::Answer(_, Answer::Rooms(_) | Answer::Ids(_) | Answer::Done) => return None,
     })
@@ -140,6 +143,9 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
         Message::Answer(id, Answer::Clients(count)) => {
             about(json, id).raw(r#","clientCount":"#).value(count);
             json.raw("}");
+        }
+        Message::Answer(id, Answer::Left) => {
+            about(json, id).raw("}");
         }
         Message::Answer(id, Answer::Reply(payload)) => {
             about(json, id).raw(r#","packet":"#).first_arg(payload);
@@ -262,7 +268,7 @@ pub(super) fn message(
     attachments: Vec<Bytes>,
 ) -> Result<Option<Message>, DecodeError> {
     let data: Data<'_> = match kind {
-        kind::BROADCAST..=kind::BROADCAST_ACK => {
+        kind::BROADCAST..=kind::BROADCAST_ACK | kind::CLIENT_LEFT => {
             serde_json::from_str(data).map_err(|_| MALFORMED)?
         }
         _ => return Ok(None),
@@ -319,6 +325,7 @@ pub(super) fn message(
                 kind::BROADCAST_CLIENT_COUNT => {
                     Answer::Clients(fields::client_count(data.client_count.as_ref())?)
                 }
+                kind::CLIENT_LEFT => Answer::Left,
                 _ => {
                     let socket = data.sid.as_deref().and_then(SocketId::parse);
                     Answer::Ack(socket, fields::answer(data.packet, attachments)?)
