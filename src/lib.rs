@@ -376,6 +376,8 @@ pub mod private {
 #[doc(hidden)]
 #[cfg(feature = "unstable-internals")]
 pub mod internals {
+    #[cfg(feature = "redis")]
+    pub use crate::cluster::rewrite_classic;
     pub use crate::engine_io::{EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent};
     pub use crate::websocket::{
         DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError,

@@ -1,11 +1,13 @@
 //! Each mode of the broker Redis, on Redis servers that these tests start. They need `redis-server`
 //! (Debian's package redis-server), and so run only with `--include-ignored`, as `tests/run` does.
 
+mod programs;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tower_socketio::cluster::{Mode, Redis, Streams, Subscriptions};
+use tower_socketio::cluster::{Memory, Mode, Redis, Streams, Subscriptions};
 use tower_socketio::testing::conformance;
 
 /// A Redis server. It ends when this is dropped.
@@ -19,16 +21,8 @@ impl Server {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = free.local_addr().expect("an address").port().to_string();
         drop(free);
-        let options = [
-            "--port",
-            &port,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ];
+        #[rustfmt::skip]
+        let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let process = Command::new("redis-server")
             .args(options)
             .stdout(Stdio::null())
@@ -55,6 +49,8 @@ async fn check(mode: Mode) {
     let redis = Redis::options(&server.url).mode(mode).connect().await;
     let redis = redis.expect("it is connected");
     conformance(|| redis.clone()).await;
+    programs::check(|| redis.clone(), 1_250, 10).await;
+    programs::check(|| redis.clone(), 10, 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,4 +93,12 @@ async fn several_streams() {
 #[ignore = "needs redis-server"]
 async fn streams_with_sharded_pub_sub() {
     check(Mode::Streams(Streams::new().sharded_pub_sub(true))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    let memory = Memory::new();
+    conformance(|| memory.clone()).await;
+    programs::check(|| memory.clone(), 1_250, 10).await;
+    programs::check(|| memory.clone(), 10, 1_000).await;
 }

@@ -69,6 +69,9 @@ pub use self::port::{Inbox, Port};
 #[cfg(feature = "redis")]
 pub use self::redis::{ConnectError, Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
+#[cfg(all(feature = "redis", feature = "unstable-internals"))]
+#[doc(hidden)]
+pub use self::wire::classic::rewrite as rewrite_classic;
 use crate::handles::SocketIo;
 use crate::hub::other_servers::{Answers, Confirm, Operation, OtherServers, Question};
 use crate::hub::selection::Target;

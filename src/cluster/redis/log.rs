@@ -48,8 +48,9 @@ pub(super) struct Log {
     unconfirmed: VecDeque<Unconfirmed>,
     /// The last question in each namespace that no entry has named yet.
     asked: HashMap<NamespaceName, RequestId>,
-    /// The questions of other servers that wait for entries.
-    held: VecDeque<Envelope>,
+    /// The questions of other servers that wait for entries, with their numbers.
+    held: VecDeque<(u64, Envelope)>,
+    next_held: u64,
     /// The servers with an old adapter, which ask in a stream.
     old_servers: HashSet<ServerId>,
     /// When a server with an old adapter was heard in a namespace last.
@@ -127,6 +128,7 @@ impl Log {
             unconfirmed: VecDeque::new(),
             asked: HashMap::new(),
             held: VecDeque::new(),
+            next_held: 0,
             old_servers: HashSet::new(),
             heard: HashMap::new(),
             next_heartbeat: None,
@@ -299,31 +301,31 @@ impl Log {
 
     /// Holds a question of another server until the entries before it are delivered.
     pub(super) fn hold(&mut self, question: Envelope) {
-        self.held.push_back(question);
+        self.held.push_back((self.next_held, question));
+        self.next_held += 1;
     }
 
-    pub(super) fn has_held(&self) -> bool {
-        !self.held.is_empty()
-    }
-
-    pub(super) fn held(&self) -> usize {
-        self.held.len()
+    /// Returns the number of the last question that is held.
+    pub(super) fn last_held(&self) -> Option<u64> {
+        self.held.back().map(|(number, _)| *number)
     }
 
     /// Returns the held questions up to `last`, in their order. Returns `None` if `last` is not held.
     pub(super) fn release_to(&mut self, last: &str, from: &str) -> Option<Vec<Envelope>> {
-        let is_last = |envelope: &Envelope| {
+        let is_last = |(_, envelope): &(u64, Envelope)| {
             matches!(&envelope.message, Message::Question(id, _) if **id == *last)
                 && *envelope.from == *from
         };
         let at = self.held.iter().position(is_last)?;
-        Some(self.held.drain(..=at).collect())
+        let released = self.held.drain(..=at);
+        Some(released.map(|(_, question)| question).collect())
     }
 
-    /// Returns the first held questions.
-    pub(super) fn release(&mut self, count: usize) -> Vec<Envelope> {
-        let count = count.min(self.held.len());
-        self.held.drain(..count).collect()
+    /// Returns the held questions up to a number, in their order.
+    pub(super) fn release(&mut self, last: u64) -> Vec<Envelope> {
+        let count = self.held.partition_point(|(number, _)| *number <= last);
+        let released = self.held.drain(..count);
+        released.map(|(_, question)| question).collect()
     }
 
     /// Records a message of a stream that only servers with an old adapter send.

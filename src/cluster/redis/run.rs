@@ -155,8 +155,8 @@ impl Connected {
         }
         let mut reading = None;
         let mut catching_up = None;
-        // The questions that wait for what `catching_up` reads.
-        let mut waiting = 0;
+        // The last question that waits for what `catching_up` reads.
+        let mut last_held = 0;
         let mut publisher_ended = pin!(Link::watch(self.publisher.connection.clone()));
         let mut subscriber_ended = pin!(Link::watch(self.subscriber.connection.clone()));
         loop {
@@ -169,8 +169,8 @@ impl Connected {
                 if reading.is_none() {
                     reading = Some(ask(&reader.connection, log.read(true)));
                 }
-                if catching_up.is_none() && log.has_held() {
-                    waiting = log.held();
+                if let (None, Some(last)) = (&catching_up, log.last_held()) {
+                    last_held = last;
                     catching_up = Some(ask(&self.publisher.connection, log.read(false)));
                 }
             }
@@ -208,13 +208,9 @@ impl Connected {
                 }
                 reply = poll_fn(|cx| poll(&mut catching_up, cx)) => {
                     catching_up = None;
-                    let held = state.log.as_ref().map_or(0, Log::held);
                     let has_more = self.read(reply?, state).await?;
-                    // An entry may have released some of them.
-                    let released = held - state.log.as_ref().map_or(0, Log::held);
-                    waiting -= released.min(waiting);
                     if let Some(log) = state.log.as_mut().filter(|_| !has_more) {
-                        for question in log.release(waiting) {
+                        for question in log.release(last_held) {
                             state.inbox.deliver(question).await;
                         }
                     }

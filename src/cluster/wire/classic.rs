@@ -409,5 +409,18 @@ pub(in crate::cluster) fn decode_response(
     }))
 }
 
+/// Reads a message as a broadcast, a request and a response, and writes what was read.
+#[cfg(feature = "unstable-internals")]
+pub fn rewrite(bytes: &Bytes) -> Vec<Vec<u8>> {
+    let namespace = NamespaceName::MAIN;
+    let read = [
+        decode_broadcast(bytes, &namespace, "me"),
+        decode_request(bytes, &namespace, "me"),
+        decode_response(bytes, &namespace, "me"),
+    ];
+    let read = read.into_iter().filter_map(|envelope| envelope.ok()?);
+    read.map(|envelope| encode(&envelope)).collect()
+}
+
 #[cfg(test)]
 mod tests;
