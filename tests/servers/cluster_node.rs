@@ -1,7 +1,7 @@
 //! A server of a cluster: `cluster_node PORT REDIS_URL MODE`.
 //!
 //! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
-//! `streams` or `streams-sharded`. The server listens on 127.0.0.1, and prints `listening`
+//! `streams` or `streams-sharded`, or `none` for a server alone. The server listens on 127.0.0.1, and prints `listening`
 //! when it is ready. Its clients use the cluster through events: see [`namespace`].
 
 use std::time::Duration;
@@ -23,25 +23,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mode = match mode.as_str() {
         // The server answers on the channel of the server that has asked in both modes.
-        "classic" | "classic-specific" => Mode::Classic,
-        "sharded" => Mode::Sharded(Subscriptions::Static),
-        "sharded-dynamic" => Mode::Sharded(Subscriptions::Dynamic),
-        "sharded-dynamic-private" => Mode::Sharded(Subscriptions::DynamicPrivate),
-        "streams" => Mode::Streams(Streams::new()),
-        "streams-sharded" => Mode::Streams(Streams::new().sharded_pub_sub(true)),
+        "classic" | "classic-specific" => Some(Mode::Classic),
+        "sharded" => Some(Mode::Sharded(Subscriptions::Static)),
+        "sharded-dynamic" => Some(Mode::Sharded(Subscriptions::Dynamic)),
+        "sharded-dynamic-private" => Some(Mode::Sharded(Subscriptions::DynamicPrivate)),
+        "streams" => Some(Mode::Streams(Streams::new())),
+        "streams-sharded" => Some(Mode::Streams(Streams::new().sharded_pub_sub(true))),
+        "none" => None,
         _ => return Err(format!("unknown mode {mode}").into()),
     };
-    let redis = Redis::options(url).mode(mode).connect().await?;
-    let (layer, io) = SocketIo::builder()
+    let mut builder = SocketIo::builder()
         .namespace("/", namespace())
-        .namespace("/room-{n}", namespace())
-        .cluster(redis)
-        .build();
-    while !io
-        .cluster()
-        .is_some_and(|cluster| cluster.status().is_connected)
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        .namespace("/room-{n}", namespace());
+    if let Some(mode) = mode {
+        builder = builder.cluster(Redis::options(url).mode(mode).connect().await?);
+    }
+    let (layer, io) = builder.build();
+    if let Some(cluster) = io.cluster() {
+        while !cluster.status().is_connected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
     #[allow(clippy::print_stdout, reason = "tests wait for the line")]
