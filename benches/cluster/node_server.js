@@ -30,9 +30,10 @@ io.on("connection", (socket) => {
     select(rooms).except(except).emit(name, ...args);
     answer?.(true);
   });
-  socket.on("fetch", async (rooms, answer) => {
+  socket.on("time_fetch", async (rooms, answer) => {
+    const begin = performance.now();
     const sockets = await select(rooms).fetchSockets();
-    answer(sockets.map(({ id, rooms, data, handshake }) => ({ id, rooms: [...rooms], data, url: handshake.url })));
+    answer([performance.now() - begin, sockets.length]);
   });
 });
 http.listen(port, "127.0.0.1", () => console.log("listening"));

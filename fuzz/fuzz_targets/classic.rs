@@ -16,7 +16,10 @@ fuzz_target!(|data: &[u8]| {
 
 fn check(data: &[u8]) {
     for written in rewrite_classic(&Bytes::copy_from_slice(data)) {
-        let again = rewrite_classic(&written.clone().into());
-        assert!(again.contains(&written));
+        // The first writing leaves out what nothing reads.
+        for again in rewrite_classic(&written.into()) {
+            let third = rewrite_classic(&again.clone().into());
+            assert!(third.contains(&again));
+        }
     }
 }

@@ -27,9 +27,15 @@ fn check(data: &[u8]) {
     let Ok(Some(envelope)) = Envelope::from_bytes(&Bytes::copy_from_slice(data)) else {
         return;
     };
-    let written = Bytes::from(envelope.to_bytes());
+    let written = envelope.to_bytes();
     // The readers bound what one byte can become.
     assert!(written.len() <= 7 * data.len() + 200);
-    let again = Envelope::from_bytes(&written).expect("what was written");
-    assert_eq!(again.expect("of the same type").to_bytes(), written);
+    let again = rewrite(written);
+    // The first writing leaves out what nothing reads.
+    assert_eq!(rewrite(again.clone()), again);
+}
+
+fn rewrite(written: Vec<u8>) -> Vec<u8> {
+    let envelope = Envelope::from_bytes(&written.into()).expect("what was written");
+    envelope.expect("of the same type").to_bytes()
 }

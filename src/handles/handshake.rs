@@ -1,5 +1,6 @@
 //! The public view of a client's handshake.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -92,9 +93,10 @@ impl Handshake {
         }
     }
 
-    /// Reads the handshake of a socket of another server. A field that is missing or has another
+    /// Reads the handshake of a socket of another server, as JSON. A field that is missing or has another
     /// form is empty.
-    pub(super) fn from_node(handshake: &Value) -> Self {
+    pub(super) fn from_node(handshake: &str) -> Self {
+        let handshake: Value = serde_json::from_str(handshake).unwrap_or_default();
         let text = |field: &str| handshake[field].as_str().unwrap_or_default();
         let fields = |field: &str| handshake[field].as_object().into_iter().flatten();
         let headers = fields("headers").filter_map(|(name, value)| {
@@ -171,19 +173,25 @@ struct Headers<'a>(&'a HeaderMap);
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = |name: &HeaderName| {
-            let mut values = self.0.get_all(name).iter().map(latin1);
-            if KEEPS_FIRST.contains(name) {
-                return values.next().unwrap_or_default();
+            let mut values = self.0.get_all(name).iter();
+            let first = values.next().map(latin1).unwrap_or_default();
+            let mut rest = values.peekable();
+            if rest.peek().is_none() || KEEPS_FIRST.contains(name) {
+                return first;
             }
             let separator = if *name == header::COOKIE { "; " } else { ", " };
-            values.collect::<Vec<_>>().join(separator)
+            let all = std::iter::once(first).chain(rest.map(latin1));
+            all.collect::<Vec<_>>().join(separator).into()
         };
         serializer.collect_map(self.0.keys().map(|name| (name.as_str(), text(name))))
     }
 }
 
-fn latin1(value: &HeaderValue) -> String {
-    value.as_bytes().iter().copied().map(char::from).collect()
+fn latin1(value: &HeaderValue) -> Cow<'_, str> {
+    match value.to_str() {
+        Ok(ascii) => ascii.into(),
+        Err(_) => value.as_bytes().iter().copied().map(char::from).collect(),
+    }
 }
 
 /// The headers of which Node keeps only the first value:

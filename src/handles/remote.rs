@@ -43,7 +43,8 @@ enum Origin {
     Elsewhere {
         id: SocketId,
         scope: Scope,
-        handshake: Arc<Value>,
+        /// JSON.
+        handshake: Arc<str>,
     },
 }
 

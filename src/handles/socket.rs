@@ -431,12 +431,12 @@ impl Socket {
         let mut rooms = vec![self.id().as_str().to_owned()];
         rooms.extend(self.rooms());
         // A handshake can always be written.
-        let handshake = serde_json::to_value(self.handshake()).unwrap_or_default();
+        let handshake = serde_json::to_string(&self.handshake()).unwrap_or_default();
         SocketDescription {
             id: self.id(),
             rooms,
             data: self.member.data(),
-            handshake: Arc::new(handshake),
+            handshake: handshake.into(),
         }
     }
 

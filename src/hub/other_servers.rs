@@ -190,6 +190,6 @@ pub(crate) struct SocketDescription {
     /// The rooms, with the room that the id names.
     pub(crate) rooms: Vec<String>,
     pub(crate) data: Option<Arc<Value>>,
-    /// The handshake, in the form of `socket.handshake` in Node's server.
-    pub(crate) handshake: Arc<Value>,
+    /// The handshake as JSON, in the form of `socket.handshake` in Node's server.
+    pub(crate) handshake: Arc<str>,
 }

@@ -4,7 +4,7 @@
 //! `streams` or `streams-sharded`, or `none` for a server alone. The server listens on 127.0.0.1, and prints `listening`
 //! when it is ready. Its clients use the cluster through events: see [`namespace`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use serde::Deserialize;
@@ -71,6 +71,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// | `server_ask(name, arg)` | the answers |
 /// | `join(rooms, room)`, `leave(rooms, room)`, `disconnect(rooms, close)` | `true` |
 /// | `count()` | the number of servers |
+/// | `time_fetch(rooms)` | how long a `fetch` takes, in milliseconds, and how many sockets it returns |
 /// | `status()` | the state of the connection to Redis, with the counters |
 fn namespace() -> Namespace {
     Namespace::new()
@@ -84,6 +85,7 @@ fn namespace() -> Namespace {
         .on("leave", leave)
         .on("disconnect_sockets", disconnect)
         .on("count", count)
+        .on("time_fetch", time_fetch)
         .on("status", status)
         .max_concurrent_events(64)
         .on_server_event("hey", async |_: RawArgs| "rust-pong")
@@ -207,6 +209,13 @@ async fn count(io: SocketIo) -> Result<Data<usize>, ErrorReply> {
     count
         .map(Data)
         .map_err(|error| ErrorReply::new(error.to_string()))
+}
+
+async fn time_fetch(socket: Socket, Data(rooms): Data<Vec<String>>) -> Data<(f64, usize)> {
+    let begin = Instant::now();
+    let sockets = select(&socket, &rooms).fetch_sockets().await;
+    let time = begin.elapsed().as_secs_f64() * 1000.0;
+    Data((time, sockets.map_or(0, |sockets| sockets.len())))
 }
 
 async fn status(io: SocketIo) -> Data<Value> {

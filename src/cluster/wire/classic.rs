@@ -226,7 +226,7 @@ pub(in crate::cluster) fn decode_broadcast(
         return Ok(None);
     }
     let mut opts = opts.unwrap_or_default();
-    let payload = packet.event(attachments, &opts)?;
+    let payload = packet.event(&json, attachments, &opts)?;
     let volatile = opts.is_volatile();
     let message = Message::Operation(opts.target(), Operation::Emit { payload, volatile });
     Ok(Some(Envelope {
@@ -313,7 +313,7 @@ pub(in crate::cluster) fn decode_request(
         }
         (kind::REMOTE_FETCH, _) => Message::Question(id()?, Question::Sockets(opts(request.opts)?)),
         (kind::SERVER_SIDE_EMIT, _) => {
-            let event = fields::event(request.data.ok_or(MALFORMED)?, attachments)?;
+            let event = fields::event(&json, request.data.ok_or(MALFORMED)?, attachments)?;
             match request.request_id {
                 Some(id) => Message::Question(id.as_ref().into(), Question::ServerEvent(event)),
                 None => Message::ServerEvent(event),
@@ -322,7 +322,7 @@ pub(in crate::cluster) fn decode_request(
         (kind::BROADCAST, _) => {
             let mut opts = request.opts.ok_or(MALFORMED)?;
             let packet = request.packet.ok_or(MALFORMED)?;
-            let payload = packet.event(attachments, &opts)?;
+            let payload = packet.event(&json, attachments, &opts)?;
             Message::Question(id()?, Question::Event(opts.target(), payload))
         }
         _ => return Ok(None),

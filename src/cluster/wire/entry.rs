@@ -18,7 +18,7 @@ pub(in crate::cluster) fn encode_data(message: &Message) -> Vec<u8> {
         None => json.text(),
     };
     match text.attachments.is_empty() {
-        true => text.json,
+        true => text.json.into(),
         false => BASE64_STANDARD.encode(text.into_msgpack()).into_bytes(),
     }
 }
@@ -37,15 +37,15 @@ pub(in crate::cluster) fn decode_entry(
     let read = |bytes: &Bytes| Text::read(bytes).map(|text| (text.json, text.attachments));
     let (json, attachments) = match data.first() {
         // Some types have no data.
-        None => (b"{}".to_vec(), Vec::new()),
+        None => (Bytes::from_static(b"{}"), Vec::new()),
         Some(b'{') => read(data)?,
         Some(_) => {
             let data = BASE64_STANDARD.decode(data).map_err(|_| MALFORMED)?;
             read(&data.into())?
         }
     };
-    let json = std::str::from_utf8(&json).map_err(|_| MALFORMED)?;
-    message(kind, json, attachments).map(|message| {
+    let data = std::str::from_utf8(&json).map_err(|_| MALFORMED)?;
+    message(kind, data, &json, attachments).map(|message| {
         Some(Envelope {
             from: uid.into(),
             namespace: namespace.clone(),

@@ -236,7 +236,7 @@ pub(in crate::cluster) fn decode_any(bytes: &Bytes) -> Result<Option<Envelope>, 
     let Text { json, attachments } = Text::read(bytes)?;
     let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
     let data = outer.data.map_or("{}", RawValue::get);
-    message(outer.r#type, data, attachments).map(|message| {
+    message(outer.r#type, data, &json, attachments).map(|message| {
         Some(Envelope {
             from: outer.uid.as_ref().into(),
             namespace: outer.nsp.as_ref().into(),
@@ -261,10 +261,11 @@ fn is_own(bytes: &[u8], namespace: &str, me: &str) -> bool {
     rest.len() - at <= 9 && rest[..at].ends_with(me.as_bytes())
 }
 
-/// Returns the message of an object `data`. Returns `None` if nothing is done for its type.
+/// Returns the message of an object `data`, which is a piece of `json`. Returns `None` if nothing is done for its type.
 pub(super) fn message(
     kind: u8,
     data: &str,
+    json: &Bytes,
     attachments: Vec<Bytes>,
 ) -> Result<Option<Message>, DecodeError> {
     let data: Data<'_> = match kind {
@@ -281,7 +282,7 @@ pub(super) fn message(
             let mut opts = opts(data.opts)?;
             let packet: Packet<'_> =
                 serde_json::from_str(packet()?.get()).map_err(|_| MALFORMED)?;
-            let payload = packet.event(attachments, &opts)?;
+            let payload = packet.event(json, attachments, &opts)?;
             let volatile = opts.is_volatile();
             match id {
                 Some(id) => Message::Question(id, Question::Event(opts.target(), payload)),
@@ -305,7 +306,7 @@ pub(super) fn message(
             Message::Question(id.ok_or(MALFORMED)?, Question::Sockets(target))
         }
         kind::SERVER_SIDE_EMIT => {
-            let event = fields::event(packet()?, attachments)?;
+            let event = fields::event(json, packet()?, attachments)?;
             match id {
                 Some(id) => Message::Question(id, Question::ServerEvent(event)),
                 None => Message::ServerEvent(event),

@@ -83,7 +83,7 @@ impl Json {
             } = socket;
             self.raw(if at > 0 { r#",{"id":"# } else { r#"{"id":"# })
                 .value(id.as_str());
-            self.raw(r#","handshake":"#).value(&**handshake);
+            self.raw(r#","handshake":"#).raw(&**handshake);
             self.raw(r#","rooms":"#).value(rooms);
             // Node's servers have an object if the application has set no data.
             self.raw(r#","data":"#);
@@ -99,14 +99,14 @@ impl Json {
     /// Returns the message, with the attachments of a payload.
     pub(super) fn with(self, payload: &Payload) -> Text {
         Text {
-            json: self.0,
+            json: self.0.into(),
             attachments: payload.attachments().cloned().collect(),
         }
     }
 
     pub(super) fn text(self) -> Text {
         Text {
-            json: self.0,
+            json: self.0.into(),
             attachments: Vec::new(),
         }
     }
@@ -231,6 +231,7 @@ impl Packet<'_> {
     /// Returns the event.
     pub(super) fn event(
         &self,
+        json: &Bytes,
         attachments: Vec<Bytes>,
         opts: &Opts,
     ) -> Result<Payload, DecodeError> {
@@ -240,16 +241,20 @@ impl Packet<'_> {
         if !self.r#type.is_some_and(|kind| EVENTS.contains(&kind)) {
             return Err(DecodeError::new("packet is not an event"));
         }
-        let mut payload = event(self.data.ok_or(MALFORMED)?, attachments)?;
+        let mut payload = event(json, self.data.ok_or(MALFORMED)?, attachments)?;
         payload.uncompressed = opts.is_uncompressed();
         Ok(payload)
     }
 }
 
-/// Returns the event of an array `["name",…]`.
-pub(super) fn event(array: &RawValue, attachments: Vec<Bytes>) -> Result<Payload, DecodeError> {
-    let json = Bytes::copy_from_slice(array.get().as_bytes());
-    Payload::from_json(Kind::Event, json, attachments)
+/// Returns the event of an array `["name",…]`, which is a piece of `json`.
+pub(super) fn event(
+    json: &Bytes,
+    array: &RawValue,
+    attachments: Vec<Bytes>,
+) -> Result<Payload, DecodeError> {
+    let event = json.slice_ref(array.get().as_bytes());
+    Payload::from_json(Kind::Event, event, attachments)
 }
 
 /// Returns an answer with one argument.
@@ -277,7 +282,7 @@ pub(super) fn client_count(count: Option<&Value>) -> Result<usize, DecodeError> 
 #[derive(Deserialize)]
 pub(super) struct Described {
     id: String,
-    handshake: Option<Value>,
+    handshake: Option<Box<RawValue>>,
     rooms: Option<Vec<Room>>,
     data: Option<Value>,
 }
@@ -286,19 +291,23 @@ pub(super) struct Described {
 /// out.
 pub(super) fn sockets(described: Vec<Described>, attachments: &[Bytes]) -> Vec<SocketDescription> {
     let sockets = described.into_iter().filter_map(|mut socket| {
-        let bytes = |value: &mut Option<Value>| {
-            if let Some(value) = value.as_mut().filter(|_| !attachments.is_empty()) {
-                insert_buffers(value, attachments);
+        let mut handshake = socket.handshake;
+        if !attachments.is_empty() {
+            if let Some(data) = &mut socket.data {
+                insert_buffers(data, attachments);
             }
-        };
-        bytes(&mut socket.data);
-        bytes(&mut socket.handshake);
+            let parsed = handshake.and_then(|text| serde_json::from_str(text.get()).ok());
+            handshake = parsed.and_then(|mut parsed: Value| {
+                insert_buffers(&mut parsed, attachments);
+                RawValue::from_string(parsed.to_string()).ok()
+            });
+        }
         let rooms = names(socket.rooms);
         Some(SocketDescription {
             id: SocketId::parse(&socket.id)?,
             rooms: rooms.iter().map(|room| room.to_string()).collect(),
             data: socket.data.filter(|data| !data.is_null()).map(Arc::new),
-            handshake: Arc::new(socket.handshake.unwrap_or_default()),
+            handshake: handshake.map_or_else(|| "{}".into(), |text| Box::<str>::from(text).into()),
         })
     });
     sockets.collect()

@@ -26,7 +26,7 @@ use crate::protocol::{DecodeError, json_to_msgpack, msgpack_to_json};
 /// A message in JSON, and the attachments of its placeholders.
 #[derive(Debug)]
 struct Text {
-    json: Vec<u8>,
+    json: Bytes,
     attachments: Vec<Bytes>,
 }
 
@@ -38,11 +38,14 @@ impl Text {
         }
         if bytes.first() != Some(&b'{') {
             let (json, attachments) = msgpack_to_json(bytes, MAX_ATTACHMENTS)?;
-            return Ok(Self { json, attachments });
+            return Ok(Self {
+                json: json.into(),
+                attachments,
+            });
         }
         let json = match std::str::from_utf8(bytes) {
-            Ok(_) => bytes.to_vec(),
-            Err(_) => String::from_utf8_lossy(bytes).into_owned().into_bytes(),
+            Ok(_) => bytes.clone(),
+            Err(_) => String::from_utf8_lossy(bytes).into_owned().into(),
         };
         Ok(Self {
             json,
@@ -58,7 +61,8 @@ impl Text {
     /// Returns the message as JSON if it has no bytes, and as MessagePack otherwise.
     fn into_bytes(self) -> Vec<u8> {
         match self.attachments.is_empty() {
-            true => self.json,
+            // It is not shared, so this does not copy.
+            true => self.json.into(),
             false => self.into_msgpack(),
         }
     }
