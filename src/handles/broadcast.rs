@@ -282,8 +282,9 @@ impl Broadcast {
     /// Returns the sockets of the servers that have answered, if the broker is not connected or
     /// another server does not answer in time.
     pub async fn fetch_sockets(&self) -> Result<Vec<RemoteSocket>, Partial<Vec<RemoteSocket>>> {
-        let mut sockets: Vec<_> = self.sockets().into_iter().map(RemoteSocket::of).collect();
+        // The other servers answer while this one collects its own sockets.
         let questions = self.ask(|| Question::Sockets(self.target.clone()));
+        let mut sockets: Vec<_> = self.sockets().into_iter().map(RemoteSocket::of).collect();
         let mut missing = Missing::default();
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         for (scope, answers) in questions {

@@ -4,14 +4,17 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{ConnectInfo, OriginalUri};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde::Serialize;
+use serde::ser::Serializer;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::Socket;
 use crate::calendar::civil;
@@ -71,6 +74,50 @@ impl Socket {
             auth.unwrap_or_else(|| Value::Object(Default::default())),
         )
     }
+}
+
+impl Socket {
+    /// Returns the handshake as JSON, in the form of `socket.handshake` in Node's server.
+    pub(super) fn handshake_json(&self) -> Arc<str> {
+        let request = &self.member.session.request;
+        let issued = self.member.issued;
+        let uri = request.uri();
+        let scheme = request.extension::<Scheme>();
+        let info = request.extension::<ConnectInfo<SocketAddr>>();
+        let auth = self.member.auth.as_deref();
+        let json = NodeHandshake {
+            headers: Headers(request.headers().collect()),
+            time: date(issued / 1000),
+            address: info.map(|info| info.0.ip()),
+            xdomain: request.headers().any(|(name, _)| name == header::ORIGIN),
+            secure: scheme.as_ref().or(uri.scheme()) == Some(&Scheme::HTTPS),
+            issued,
+            url: uri.path_and_query().map_or("/", |url| url.as_str()),
+            query: query(&uri),
+            auth: serde_json::from_str::<&RawValue>(auth.unwrap_or("{}")).ok(),
+        };
+        // It can always be written.
+        serde_json::to_string(&json).unwrap_or_default().into()
+    }
+}
+
+/// A handshake in the form of `socket.handshake` in Node's server.
+#[derive(Serialize)]
+struct NodeHandshake<'a, Query, Auth> {
+    headers: Headers<'a>,
+    time: String,
+    address: Option<IpAddr>,
+    xdomain: bool,
+    secure: bool,
+    issued: u64,
+    url: &'a str,
+    query: Query,
+    auth: Auth,
+}
+
+/// Returns the query parameters. The last of a name counts.
+fn query(uri: &http::Uri) -> BTreeMap<Cow<'_, str>, Cow<'_, str>> {
+    form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect()
 }
 
 impl Handshake {
@@ -143,17 +190,23 @@ impl Handshake {
 
 impl Serialize for Handshake {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Handshake", 9)?;
-        fields.serialize_field("headers", &Headers(&self.headers))?;
-        fields.serialize_field("time", &self.time())?;
-        fields.serialize_field("address", &self.address)?;
-        fields.serialize_field("xdomain", &self.xdomain)?;
-        fields.serialize_field("secure", &self.secure)?;
-        fields.serialize_field("issued", &self.issued_ms())?;
-        fields.serialize_field("url", &self.url)?;
-        fields.serialize_field("query", &self.query)?;
-        fields.serialize_field("auth", &self.auth)?;
-        fields.end()
+        let headers = self.headers.iter();
+        let node = NodeHandshake {
+            headers: Headers(
+                headers
+                    .map(|(name, value)| (name.as_str(), value.as_bytes()))
+                    .collect(),
+            ),
+            time: self.time(),
+            address: self.address,
+            xdomain: self.xdomain,
+            secure: self.secure,
+            issued: self.issued_ms(),
+            url: &self.url,
+            query: &self.query,
+            auth: &self.auth,
+        };
+        node.serialize(serializer)
     }
 }
 
@@ -167,30 +220,30 @@ impl fmt::Debug for Handshake {
     }
 }
 
-/// Headers in Node's form: one text for each name.
-struct Headers<'a>(&'a HeaderMap);
+/// Headers in Node's form: one text for each name. Those with the same name stand together.
+struct Headers<'a>(Vec<(&'a str, &'a [u8])>);
 
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = |name: &HeaderName| {
-            let mut values = self.0.get_all(name).iter();
-            let first = values.next().map(latin1).unwrap_or_default();
-            let mut rest = values.peekable();
-            if rest.peek().is_none() || KEEPS_FIRST.contains(name) {
-                return first;
+        serializer.collect_map(self.0.chunk_by(|a, b| a.0 == b.0).map(|same| {
+            let (name, first) = same[0];
+            if same.len() == 1 || KEEPS_FIRST.iter().any(|each| each == name) {
+                return (name, latin1(first));
             }
-            let separator = if *name == header::COOKIE { "; " } else { ", " };
-            let all = std::iter::once(first).chain(rest.map(latin1));
-            all.collect::<Vec<_>>().join(separator).into()
-        };
-        serializer.collect_map(self.0.keys().map(|name| (name.as_str(), text(name))))
+            let separator = if name == header::COOKIE { "; " } else { ", " };
+            let values = same.iter().map(|(_, value)| latin1(value));
+            (name, values.collect::<Vec<_>>().join(separator).into())
+        }))
     }
 }
 
-fn latin1(value: &HeaderValue) -> Cow<'_, str> {
-    match value.to_str() {
-        Ok(ascii) => ascii.into(),
-        Err(_) => value.as_bytes().iter().copied().map(char::from).collect(),
+fn latin1(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value)
+        .ok()
+        .filter(|text| text.is_ascii())
+    {
+        Some(ascii) => ascii.into(),
+        None => value.iter().copied().map(char::from).collect(),
     }
 }
 
@@ -272,7 +325,9 @@ mod tests {
             "x-latin",
             HeaderValue::from_bytes(b"\xe9").expect("a value"),
         );
-        let json = serde_json::to_value(Headers(&headers)).expect("serializable");
+        let headers = headers.iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let json = serde_json::to_value(Headers(headers.collect())).expect("serializable");
         let expected = serde_json::json!({
             "x-many": "1, 2", "cookie": "a=1; b=2", "host": "first", "x-latin": "é",
         });

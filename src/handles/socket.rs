@@ -430,13 +430,11 @@ impl Socket {
     pub(crate) fn describe(&self) -> SocketDescription {
         let mut rooms = vec![self.id().as_str().to_owned()];
         rooms.extend(self.rooms());
-        // A handshake can always be written.
-        let handshake = serde_json::to_string(&self.handshake()).unwrap_or_default();
         SocketDescription {
             id: self.id(),
             rooms,
             data: self.member.data(),
-            handshake: handshake.into(),
+            handshake: self.handshake_json(),
         }
     }
 

@@ -71,6 +71,28 @@ impl StoredRequest {
         parts
     }
 
+    /// Returns the URI as it arrived.
+    pub(crate) fn uri(&self) -> http::Uri {
+        match self.extensions.get::<OriginalUri>() {
+            Some(original) => original.0.clone(),
+            // The bytes are those of a valid URI.
+            None => Fields(&self.text)
+                .next()
+                .and_then(|uri| http::Uri::try_from(uri).ok())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Returns the names and values of the headers. Those with the same name stand together.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut fields = Fields(&self.text);
+        fields.next();
+        std::iter::from_fn(move || {
+            let name = std::str::from_utf8(fields.next()?).ok()?;
+            Some((name, fields.next()?))
+        })
+    }
+
     /// Returns the decoded value of the first query parameter with this name.
     pub(crate) fn query(&self, name: &str) -> Option<String> {
         let uri = Fields(&self.text).next().unwrap_or_default();

@@ -355,12 +355,19 @@ struct Response<'a> {
     #[serde(borrow)]
     sid: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    sockets: Option<&'a RawValue>,
+    sockets: Option<Vec<Described<'a>>>,
     client_count: Option<Value>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     packet: Option<&'a RawValue>,
+}
+
+/// An answer with ids in place of descriptions.
+#[derive(Deserialize)]
+struct OldResponse {
+    #[serde(rename = "sockets")]
+    _sockets: Vec<String>,
 }
 
 /// Reads an answer. Returns `None` if it is one of the server `me`, or of an unknown type.
@@ -374,21 +381,18 @@ pub(in crate::cluster) fn decode_response(
     me: &str,
 ) -> Result<Option<Envelope>, DecodeError> {
     let Text { json, attachments } = Text::read(bytes)?;
-    let response: Response<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
+    let response: Response<'_> = match serde_json::from_slice(&json) {
+        Ok(response) => response,
+        // Old servers answer each other with ids only.
+        Err(_) if serde_json::from_slice::<OldResponse>(&json).is_ok() => return Ok(None),
+        Err(_) => return Err(MALFORMED),
+    };
     let uid = response.uid.as_deref().unwrap_or_default();
     if uid == me {
         return Ok(None);
     }
     let answer = match (response.r#type, response.sockets) {
-        (None, Some(sockets)) => {
-            let sockets = sockets.get();
-            // Old servers answer each other with ids only.
-            if serde_json::from_str::<Vec<String>>(sockets).is_ok_and(|ids| !ids.is_empty()) {
-                return Ok(None);
-            }
-            let sockets: Vec<Described> = serde_json::from_str(sockets).map_err(|_| MALFORMED)?;
-            Answer::Sockets(fields::sockets(sockets, &attachments))
-        }
+        (None, Some(sockets)) => Answer::Sockets(fields::sockets(sockets, &attachments)),
         (Some(kind::SERVER_SIDE_EMIT), _) => {
             Answer::Reply(fields::answer(response.data, attachments)?)
         }

@@ -201,7 +201,7 @@ struct Data<'a> {
     #[serde(borrow)]
     packet: Option<&'a RawValue>,
     #[serde(borrow)]
-    sockets: Option<&'a RawValue>,
+    sockets: Option<Vec<Described<'a>>>,
     client_count: Option<Value>,
     #[serde(borrow)]
     sid: Option<Cow<'a, str>>,
@@ -315,9 +315,7 @@ pub(super) fn message(
         _ => {
             let answer = match kind {
                 kind::FETCH_SOCKETS_RESPONSE => {
-                    let sockets = data.sockets.ok_or(MALFORMED)?.get();
-                    let sockets: Vec<Described> =
-                        serde_json::from_str(sockets).map_err(|_| MALFORMED)?;
+                    let sockets = data.sockets.ok_or(MALFORMED)?;
                     Answer::Sockets(fields::sockets(sockets, &attachments))
                 }
                 kind::SERVER_SIDE_EMIT_RESPONSE => {

@@ -1,9 +1,9 @@
 //! The fields of messages that all forms have in common.
 
-#[cfg(feature = "redis")]
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -172,41 +172,41 @@ impl Opts {
 
 /// The name of a room. Scripts may use a number.
 #[derive(Debug)]
-pub(super) struct Room(Arc<str>);
+pub(super) struct Room<Name = Arc<str>>(Name);
 
-pub(super) fn names(rooms: Option<Vec<Room>>) -> Vec<Arc<str>> {
+pub(super) fn names<Name>(rooms: Option<Vec<Room<Name>>>) -> Vec<Name> {
     rooms.into_iter().flatten().map(|Room(name)| name).collect()
 }
 
-impl<'de> Deserialize<'de> for Room {
+impl<'de, Name: for<'a> From<&'a str>> Deserialize<'de> for Room<Name> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Name;
+        struct RoomVisitor<Name>(PhantomData<Name>);
 
-        impl Visitor<'_> for Name {
-            type Value = Room;
+        impl<Name: for<'a> From<&'a str>> Visitor<'_> for RoomVisitor<Name> {
+            type Value = Room<Name>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the name of a room")
             }
 
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Room, E> {
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
                 Ok(Room(name.into()))
             }
 
-            fn visit_u64<E: de::Error>(self, name: u64) -> Result<Room, E> {
-                Ok(Room(name.to_string().into()))
+            fn visit_u64<E: de::Error>(self, name: u64) -> Result<Self::Value, E> {
+                self.visit_str(&name.to_string())
             }
 
-            fn visit_i64<E: de::Error>(self, name: i64) -> Result<Room, E> {
-                Ok(Room(name.to_string().into()))
+            fn visit_i64<E: de::Error>(self, name: i64) -> Result<Self::Value, E> {
+                self.visit_str(&name.to_string())
             }
 
-            fn visit_f64<E: de::Error>(self, name: f64) -> Result<Room, E> {
-                Ok(Room(name.to_string().into()))
+            fn visit_f64<E: de::Error>(self, name: f64) -> Result<Self::Value, E> {
+                self.visit_str(&name.to_string())
             }
         }
 
-        deserializer.deserialize_any(Name)
+        deserializer.deserialize_any(RoomVisitor(PhantomData))
     }
 }
 
@@ -280,34 +280,36 @@ pub(super) fn client_count(count: Option<&Value>) -> Result<usize, DecodeError> 
 
 /// `{id, handshake, rooms, data}`.
 #[derive(Deserialize)]
-pub(super) struct Described {
-    id: String,
-    handshake: Option<Box<RawValue>>,
-    rooms: Option<Vec<Room>>,
+pub(super) struct Described<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    handshake: Option<&'a RawValue>,
+    rooms: Option<Vec<Room<String>>>,
     data: Option<Value>,
 }
 
 /// Returns the sockets of another server. A socket whose id has another form than Node's is left
 /// out.
-pub(super) fn sockets(described: Vec<Described>, attachments: &[Bytes]) -> Vec<SocketDescription> {
+pub(super) fn sockets(
+    described: Vec<Described<'_>>,
+    attachments: &[Bytes],
+) -> Vec<SocketDescription> {
     let sockets = described.into_iter().filter_map(|mut socket| {
-        let mut handshake = socket.handshake;
+        let mut handshake: Arc<str> = socket.handshake.map_or("{}", RawValue::get).into();
         if !attachments.is_empty() {
             if let Some(data) = &mut socket.data {
                 insert_buffers(data, attachments);
             }
-            let parsed = handshake.and_then(|text| serde_json::from_str(text.get()).ok());
-            handshake = parsed.and_then(|mut parsed: Value| {
-                insert_buffers(&mut parsed, attachments);
-                RawValue::from_string(parsed.to_string()).ok()
-            });
+            let mut parsed: Value = serde_json::from_str(&handshake).unwrap_or_default();
+            insert_buffers(&mut parsed, attachments);
+            handshake = parsed.to_string().into();
         }
-        let rooms = names(socket.rooms);
         Some(SocketDescription {
             id: SocketId::parse(&socket.id)?,
-            rooms: rooms.iter().map(|room| room.to_string()).collect(),
+            rooms: names(socket.rooms),
             data: socket.data.filter(|data| !data.is_null()).map(Arc::new),
-            handshake: handshake.map_or_else(|| "{}".into(), |text| Box::<str>::from(text).into()),
+            handshake,
         })
     });
     sockets.collect()
