@@ -516,6 +516,132 @@ async fn the_server_events_that_wait_are_bounded() {
     }
 }
 
+/// A broker that wants rooms, and lists them. A report waits for a permit.
+#[derive(Clone, Debug)]
+struct Listing {
+    rooms: Arc<Mutex<Vec<String>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Listing {
+    fn new() -> Self {
+        Self {
+            rooms: Arc::default(),
+            permits: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// Returns the rooms that began (`+`) or ended (`-`) since the last call, sorted. The rooms of
+    /// sockets are `id`.
+    async fn take(&self) -> Vec<String> {
+        // The broker has taken what waits for it.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut rooms = std::mem::take(&mut *self.rooms.lock().expect("no panic"));
+        rooms.sort();
+        rooms
+    }
+}
+
+impl Broker for Listing {
+    fn run(self: Arc<Self>, mut port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            port.inbox().connected();
+            while let Some(command) = port.next().await {
+                match command {
+                    Command::Room { room, exists, .. } => {
+                        let sign = if exists { "+" } else { "-" };
+                        let is_id = room.len() == 20;
+                        let room = if is_id { "id" } else { &*room };
+                        let mut rooms = self.rooms.lock().expect("no panic");
+                        rooms.push(format!("{sign}{room}"));
+                    }
+                    Command::Sync { synced } => {
+                        self.permits.acquire().await.expect("open").forget();
+                        synced.done();
+                    }
+                    _ => {}
+                }
+            }
+        })
+    }
+
+    fn wants_rooms(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_wants_rooms_is_told_which_exist() {
+    let broker = Listing::new();
+    broker.permits.add_permits(1_000);
+    let a = Server::new(broker.clone(), namespace());
+    let (first, second) = (a.client().await, a.client().await);
+    assert_eq!(broker.take().await, ["+id", "+id"]);
+    let (one, two) = (a.socket(&first), a.socket(&second));
+    one.join("red");
+    two.join("red");
+    assert_eq!(broker.take().await, ["+red"]);
+    one.leave("red");
+    assert!(broker.take().await.is_empty());
+    two.leave("red");
+    assert_eq!(broker.take().await, ["-red"]);
+    // A room that comes and goes before the broker looks is none.
+    for _ in 0..100 {
+        one.join("blue");
+        one.leave("blue");
+    }
+    assert!(broker.take().await.is_empty());
+    // A room may have the name of a socket's room, and end before the socket leaves.
+    two.join(first.id());
+    two.leave(first.id());
+    assert!(broker.take().await.is_empty());
+    one.join("green");
+    assert_eq!(broker.take().await, ["+green"]);
+    first.disconnect().await;
+    assert_eq!(broker.take().await, ["-green", "-id"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_connected_when_the_messages_of_other_servers_arrive() {
+    let broker = Listing::new();
+    let a = Server::new(broker.clone(), namespace());
+    let begin = tokio::time::Instant::now();
+    // The broker does not report it, so that the client is connected after a second.
+    let client = a.client().await;
+    assert_eq!(begin.elapsed().as_secs(), 1);
+
+    broker.permits.add_permits(1_000);
+    let socket = a.socket(&client);
+    assert_eq!(socket.synced().await, Ok(()));
+    let begin = tokio::time::Instant::now();
+    let _other = a.client().await;
+    assert!(begin.elapsed() < Duration::from_millis(500));
+
+    broker.permits.forget_permits(1_000);
+    // Nothing has begun since.
+    assert_eq!(socket.synced().await, Ok(()));
+    socket.join("red");
+    let synced = tokio::time::timeout(Duration::from_secs(60), socket.synced());
+    assert!(synced.await.is_err());
+    broker.permits.add_permits(10);
+    assert_eq!(socket.synced().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_is_not_synced_without_a_connection() {
+    let broker = Unconnected {
+        connects: false,
+        commands: Arc::default(),
+    };
+    let a = Server::new(broker, namespace());
+    let begin = tokio::time::Instant::now();
+    let client = a.client().await;
+    // A client does not wait for a broker that is away.
+    assert!(begin.elapsed() < Duration::from_millis(500));
+    let error = a.socket(&client).synced().await.expect_err("not connected");
+    assert!(error.is_unreachable());
+}
+
 /// A broker that panics.
 #[derive(Debug)]
 struct Panicking;

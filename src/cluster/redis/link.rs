@@ -17,8 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a connection is checked, and how long the check may take.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The bytes that may have been received and not handled yet. Redis has the same limit for a
-/// subscriber.
+/// The bytes that may have been received and not handled yet, unless it is one message. Redis has the
+/// same limit for a subscriber.
 const MAX_RECEIVED: usize = 32 << 20;
 
 /// Returns a client for a URL. It speaks RESP3, so that subscriptions and commands share a
@@ -147,7 +147,9 @@ pub(super) struct NotReceived;
 impl Sender {
     fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
         let bytes = cost(&message);
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_RECEIVED {
+        let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // One message may be longer.
+        if waiting > 0 && waiting + bytes > MAX_RECEIVED {
             // The receiver ends the connection when it sees this.
             let end = PushInfo {
                 kind: redis::PushKind::Disconnection,
@@ -199,6 +201,8 @@ mod tests {
     #[tokio::test]
     async fn the_messages_that_wait_are_bounded() {
         let (sender, mut received) = channel();
+        assert!(sender.send(message(2 * MAX_RECEIVED)).is_ok());
+        received.next().await.expect("a message");
         let half = MAX_RECEIVED / 2;
         for _ in 0..3 {
             assert!(sender.send(message(half - 1024)).is_ok());
