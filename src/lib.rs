@@ -271,8 +271,8 @@
 //!
 //! # Not supported yet
 //!
-//! - Several servers over sharded pub/sub, streams, Redis Cluster, Postgres or MongoDB. Redis with
-//!   pub/sub is there: see [`cluster`]. Recovery works within one process.
+//! - Several servers over Redis Cluster, Postgres or MongoDB. One Redis is supported: see [`cluster`].
+//!   Recovery works within one process.
 //! - WebTransport.
 //! - The Admin UI.
 //! - Metrics and spans for Prometheus or OpenTelemetry. There are log lines and
@@ -287,8 +287,9 @@
 //! | feature   | effect                                                              |
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
-//! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88      |
-//! | `testing` | adds `testing::Client`, a client for tests that needs no network    |
+//! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
+//! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
+//! | `wire`    | adds `cluster::Envelope::to_bytes` and `from_bytes`, for brokers of your own |
 //! | `zlib-rs` | compresses with `zlib-rs`, which is faster, and not `miniz_oxide`   |
 //!
 //! # Delivery and order
@@ -363,6 +364,10 @@ pub mod testing;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "redis", feature = "testing"))]
+#[doc = include_str!("../docs/cluster.md")]
+struct ClusterPage;
 
 /// Used by `debug_handler!`.
 #[doc(hidden)]

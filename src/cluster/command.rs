@@ -9,16 +9,27 @@ use indexmap::IndexMap;
 use tokio::sync::oneshot;
 
 use super::counters::Counters;
-use super::message::Envelope;
+use super::message::{Envelope, Message};
+use super::new_rooms::NewRooms;
+use crate::clock::now;
 use crate::hub::ClusterError;
-use crate::hub::other_servers::Confirm;
+use crate::hub::other_servers::{Confirm, Operation};
 use crate::protocol::NamespaceName;
 
 /// A command of a server to its [`Broker`](super::Broker).
+///
+/// Commands of the first line come before those of the second, and so on:
+///
+/// 1. [`Open`](Self::Open), [`Close`](Self::Close);
+/// 2. [`Room`](Self::Room);
+/// 3. [`Sync`](Self::Sync), [`Count`](Self::Count), in the order of the calls;
+/// 4. [`Publish`](Self::Publish), [`Ask`](Self::Ask), [`Answer`](Self::Answer), in the order of the
+///    calls.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Command {
-    /// Receive the messages of a namespace, and count as one of its servers.
+    /// Receive the messages of a namespace, and count as one of its servers. The command comes once: a
+    /// broker that connects again opens its namespaces by itself.
     Open {
         /// The namespace.
         namespace: NamespaceName,
@@ -29,7 +40,8 @@ pub enum Command {
         namespace: NamespaceName,
     },
     /// A room has begun or ended on this server. Only a broker that
-    /// [wants rooms](super::Broker::wants_rooms) gets it.
+    /// [wants rooms](super::Broker::wants_rooms) gets it. The command comes once, as that for a
+    /// namespace. [`Envelope::room`] returns the room that a message is for.
     Room {
         /// The namespace.
         namespace: NamespaceName,
@@ -71,7 +83,8 @@ pub enum Command {
     Count {
         /// The namespace.
         namespace: NamespaceName,
-        /// The id of the only server to count, if there is one. The count is 0 if it has died.
+        /// The id of the only server to count, if there is one. The count is 0 if it has died, so that
+        /// its clients are not waited for. A broker that does not know drops `expect`.
         server: Option<Arc<str>>,
         /// Takes the count.
         expect: Expect,
@@ -257,6 +270,8 @@ pub(super) struct Queue {
     /// The bytes of `messages`.
     bytes: usize,
     max_bytes: usize,
+    /// `None` if the broker does not want rooms.
+    new_rooms: Option<NewRooms>,
     pub(super) state: QueueState,
 }
 
@@ -270,7 +285,7 @@ pub(super) enum QueueState {
 }
 
 impl Queue {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize, wants_rooms: bool) -> Self {
         Self {
             namespaces: Changes::new(),
             rooms: Changes::new(),
@@ -279,6 +294,7 @@ impl Queue {
             messages: VecDeque::new(),
             bytes: 0,
             max_bytes,
+            new_rooms: wants_rooms.then(NewRooms::default),
             state: QueueState::Open,
         }
     }
@@ -286,9 +302,14 @@ impl Queue {
     /// Adds a command. Returns the commands that are dropped: the oldest messages if the queue is
     /// full, or the command itself if the broker has ended. The caller must drop them after it has
     /// released the lock.
-    pub(super) fn push(&mut self, command: Command) -> Vec<Command> {
+    pub(super) fn push(&mut self, mut command: Command) -> Vec<Command> {
         if self.state == QueueState::Ended {
             return vec![command];
+        }
+        if let (Some(rooms), Command::Publish { envelope, .. }) =
+            (&mut self.new_rooms, &mut command)
+        {
+            note_rooms(rooms, envelope);
         }
         match command {
             Command::Open { namespace } => {
@@ -375,6 +396,20 @@ impl Queue {
     }
 }
 
+/// Records the rooms of a join, and whether the room of an event is new.
+fn note_rooms(rooms: &mut NewRooms, envelope: &mut Envelope) {
+    let Message::Operation(target, operation) = &envelope.message else {
+        return;
+    };
+    match (operation, &target.rooms[..]) {
+        (Operation::Join(joined), _) => rooms.join(&envelope.namespace, joined, now()),
+        (Operation::Emit { .. }, [room]) => {
+            envelope.is_room_new = rooms.contains(&envelope.namespace, room, now());
+        }
+        _ => {}
+    }
+}
+
 /// Reports that a command was removed from the full queue. Questions fail by themselves.
 pub(super) fn drop_command(command: Command, error: ClusterError) {
     if let Command::Publish { mut done, .. } = command {
@@ -409,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_namespace_that_comes_and_goes_leaves_no_command() {
-        let mut queue = Queue::new(1024);
+        let mut queue = Queue::new(1024, false);
         for _ in 0..1_000 {
             queue.push(open("/a"));
             queue.push(close("/a"));
@@ -429,7 +464,7 @@ mod tests {
 
     #[test]
     fn namespaces_come_before_counts() {
-        let mut queue = Queue::new(1024);
+        let mut queue = Queue::new(1024, false);
         let expect = Expect::new(|_| {});
         let namespace = NamespaceName::MAIN;
         queue.push(Command::Count {
@@ -443,7 +478,7 @@ mod tests {
 
     #[test]
     fn a_queue_without_a_broker_keeps_nothing() {
-        let mut queue = Queue::new(1024);
+        let mut queue = Queue::new(1024, false);
         queue.push(open("/a"));
         assert!(queue.end().is_empty());
         assert_eq!(queue.push(open("/b")).len(), 1);

@@ -82,12 +82,12 @@ struct ServerEvent {
 }
 
 impl Inner {
-    pub(super) fn new(runtime: Handle, limits: Limits) -> Self {
+    pub(super) fn new(runtime: Handle, limits: Limits, wants_rooms: bool) -> Self {
         Self {
             id: hex_id(),
             hub: OnceLock::new(),
             runtime,
-            queue: Mutex::new(Queue::new(limits.queued)),
+            queue: Mutex::new(Queue::new(limits.queued, wants_rooms)),
             command_ready: Notify::new(),
             requests: Mutex::default(),
             server_events: Mutex::default(),
@@ -127,11 +127,7 @@ impl Inner {
     }
 
     fn envelope(&self, namespace: &NamespaceName, message: Message) -> Envelope {
-        Envelope {
-            from: ServerId::clone(&self.id),
-            namespace: namespace.clone(),
-            message,
-        }
+        Envelope::new(ServerId::clone(&self.id), namespace.clone(), message)
     }
 
     /// Checks whether a message can be sent at all.
@@ -347,6 +343,7 @@ impl Inner {
             from,
             namespace,
             message,
+            ..
         } = envelope;
         if from == self.id {
             return;

@@ -19,9 +19,20 @@ pub struct Envelope {
     pub(super) from: ServerId,
     pub(super) namespace: NamespaceName,
     pub(super) message: Message,
+    /// Whether a broadcast to one room must reach servers that may not have opened the room yet.
+    pub(super) is_room_new: bool,
 }
 
 impl Envelope {
+    pub(super) fn new(from: ServerId, namespace: NamespaceName, message: Message) -> Self {
+        Self {
+            from,
+            namespace,
+            message,
+            is_room_new: false,
+        }
+    }
+
     /// Returns the id of the server that has sent the message.
     #[must_use]
     pub fn sender(&self) -> &str {
@@ -32,6 +43,26 @@ impl Envelope {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Returns the room of an event for one room, if it only concerns the servers that have the room
+    /// at present. A broker that [wants rooms](super::Broker::wants_rooms) sends it to those servers,
+    /// and everything else to all servers of the namespace.
+    ///
+    /// It is `None` for the first ten seconds after sockets of other servers were told to join the
+    /// room, because the broker of those servers may not have handled
+    /// [`Command::Room`](super::Command::Room) yet.
+    #[must_use]
+    pub fn room(&self) -> Option<&str> {
+        match &self.message {
+            Message::Operation(target, Operation::Emit { .. }) if !self.is_room_new => {
+                match &target.rooms[..] {
+                    [room] => Some(room),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
     }
 
     /// Writes the message as bytes, in the form of Node's `ClusterAdapter`: JSON, or MessagePack if it

@@ -8,7 +8,7 @@
 //! | broker | servers |
 //! |---|---|
 //! | [`Memory`] | those of one process, for tests |
-//! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` |
+//! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` or `@socket.io/redis-streams-adapter` |
 //!
 //! # What a cluster does
 //!
@@ -37,13 +37,16 @@
 //! A broker is one future, [`Broker::run`]. It takes commands out of a [`Port`] and puts the
 //! messages of other servers into an [`Inbox`]. The server does the rest: it queues messages,
 //! bounds their memory, matches answers to questions and counts lost messages. The source of
-//! [`Memory`] is an example.
+//! [`Memory`] is an example. With the feature `wire`, an [`Envelope`] can be written as bytes; with
+//! the feature `testing`, `testing::conformance` checks what every broker must do. The page
+//! `docs/cluster.md` of the repository has a complete broker, and says how to deploy a cluster.
 
 mod command;
 mod counters;
 mod inner;
 mod memory;
 mod message;
+mod new_rooms;
 mod port;
 #[cfg(feature = "redis")]
 mod redis;
@@ -57,7 +60,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::future::BoxFuture;
+pub use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
 pub use self::command::{Command, Done, Expect, Synced};
@@ -135,12 +138,13 @@ impl Cluster {
         let Ok(runtime) = Handle::try_current() else {
             panic!("a server with a cluster must be built in a tokio runtime");
         };
-        let inner = Arc::new(Inner::new(runtime.clone(), Limits::default()));
+        let BoxBroker { wants_rooms, run } = broker;
+        let inner = Inner::new(runtime.clone(), Limits::default(), wants_rooms);
+        let inner = Arc::new(inner);
         let port = Port {
             inner: Arc::clone(&inner),
         };
         let ended = BrokerEnded(Arc::clone(&inner));
-        let BoxBroker { wants_rooms, run } = broker;
         runtime.spawn(async move {
             let _ended = ended;
             run(port).await;

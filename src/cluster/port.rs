@@ -7,7 +7,11 @@ use super::command::{Command, QueueState};
 use super::inner::Inner;
 use super::message::Envelope;
 
-/// The commands for a [`Broker`](super::Broker), in order.
+/// The commands for a [`Broker`](super::Broker).
+///
+/// Messages, questions and answers come in the order in which the server has sent them. The namespaces
+/// and the rooms that are to be opened or closed come before them, then the counts and reports: see
+/// [`Command`].
 #[derive(Debug)]
 pub struct Port {
     pub(super) inner: Arc<Inner>,
@@ -107,8 +111,8 @@ impl Inbox {
     /// Delivers a message of another server. Messages must be delivered one at a time, in the order
     /// in which they were sent.
     ///
-    /// A message of this server itself is ignored, and so is one for a namespace that does not
-    /// exist in this process.
+    /// A message of this server itself is ignored, and so is one for a namespace that this server has
+    /// not opened.
     pub async fn deliver(&self, envelope: Envelope) {
         self.inner.deliver(envelope);
         // Delivers are synchronous. The broker's task lets others run between them.

@@ -28,11 +28,13 @@ pub struct ClusterStatus {
     pub published: u64,
     /// The messages whose connection ended before the broker had confirmed them.
     pub unconfirmed: u64,
-    /// The messages that were dropped: the queue was full, or a volatile one found no connection.
+    /// The messages that were dropped: the queue was full, a volatile one found no connection, the
+    /// broker refused one, or one was too long or came after the end of the broker.
     pub dropped: u64,
     /// The messages of other servers.
     pub received: u64,
-    /// The messages that could not be read, or that nothing expects.
+    /// The messages that could not be read, the answers to no open question (most of them came too
+    /// late), and the server events that were too many.
     pub malformed: u64,
     /// How often messages of other servers may have been lost.
     pub gaps: u64,

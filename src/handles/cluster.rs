@@ -18,7 +18,8 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// [`Broadcast::try_emit`](crate::Broadcast::try_emit).
 ///
 /// `.await` fails if the message was dropped, or if the connection of the broker ended before it had
-/// confirmed the message. Dropping it does not stop the message. Without a cluster it succeeds at
+/// confirmed the message. Redis in the mode `Streams` sends it again instead, and confirms it later.
+/// Dropping this does not stop the message. Without a cluster it succeeds at
 /// once.
 #[derive(Debug)]
 pub struct Confirmation {

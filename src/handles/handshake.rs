@@ -88,7 +88,7 @@ impl Socket {
         let json = NodeHandshake {
             headers: Headers(request.headers().collect()),
             time: date(issued / 1000),
-            address: info.map(|info| info.0.ip()),
+            address: address(info.map(|info| info.0.ip())),
             xdomain: request.headers().any(|(name, _)| name == header::ORIGIN),
             secure: scheme.as_ref().or(uri.scheme()) == Some(&Scheme::HTTPS),
             issued,
@@ -106,13 +106,18 @@ impl Socket {
 struct NodeHandshake<'a, Query, Auth> {
     headers: Headers<'a>,
     time: String,
-    address: Option<IpAddr>,
+    /// Empty if it is not known: scripts expect a text.
+    address: String,
     xdomain: bool,
     secure: bool,
     issued: u64,
     url: &'a str,
     query: Query,
     auth: Auth,
+}
+
+fn address(address: Option<IpAddr>) -> String {
+    address.map_or_else(String::new, |address| address.to_string())
 }
 
 /// Returns the query parameters. The last of a name counts.
@@ -198,7 +203,7 @@ impl Serialize for Handshake {
                     .collect(),
             ),
             time: self.time(),
-            address: self.address,
+            address: address(self.address),
             xdomain: self.xdomain,
             secure: self.secure,
             issued: self.issued_ms(),

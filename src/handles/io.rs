@@ -135,8 +135,8 @@ impl SocketIo {
         names
     }
 
-    /// Returns the number of servers in the cluster, including this one. Without a
-    /// [cluster](crate::cluster) it is 1.
+    /// Returns the number of servers in the cluster that have the namespace `/`, including this one.
+    /// Without a [cluster](crate::cluster) it is 1.
     ///
     /// # Errors
     ///

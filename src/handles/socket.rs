@@ -243,7 +243,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// Fails if the broker is not connected.
+    /// Fails if the broker is not connected, unless it had nothing to open since it was.
     ///
     /// # Cancel safety
     ///

@@ -265,6 +265,17 @@ impl Payload {
 
     /// Returns `json`, a piece of the payload's JSON, with lists of numbers in place of bytes.
     pub(crate) fn with_numbers(&self, json: &[u8]) -> Vec<u8> {
+        self.with_bytes(json, ["", ""])
+    }
+
+    /// Returns `json`, a piece of the payload's JSON, with what `JSON.stringify` makes of a `Buffer` in
+    /// place of bytes.
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_buffers(&self, json: &[u8]) -> Vec<u8> {
+        self.with_bytes(json, [r#"{"type":"Buffer","data":"#, "}"])
+    }
+
+    fn with_bytes(&self, json: &[u8], around: [&str; 2]) -> Vec<u8> {
         let json = readable(json, true, true);
         let mut text = Vec::with_capacity(json.len());
         let mut done = 0;
@@ -274,8 +285,10 @@ impl Payload {
                 continue;
             };
             text.extend_from_slice(&json[done..place.object.start]);
+            text.extend_from_slice(around[0].as_bytes());
             // Numbers can always be written.
             let _ = serde_json::to_writer(&mut text, &**bytes);
+            text.extend_from_slice(around[1].as_bytes());
             done = place.object.end;
         }
         text.extend_from_slice(&json[done..]);

@@ -1,7 +1,6 @@
 //! Messages and counts that leave together.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value};
@@ -9,10 +8,7 @@ use redis::{Pipeline, RedisResult, Value};
 use super::form::{Form, Route};
 use super::link;
 use super::log::{Log, Unconfirmed};
-use super::subscribed::Subscribed;
-use crate::cluster::message::Message;
 use crate::cluster::{Command, Done, Envelope, Expect};
-use crate::hub::other_servers::Operation;
 
 /// The most commands that leave together.
 const MAX_COMMANDS: usize = 256;
@@ -46,14 +42,7 @@ impl Batch {
     }
 
     /// Adds a command that carries a message or counts servers.
-    pub(super) fn push(
-        &mut self,
-        command: Command,
-        form: &dyn Form,
-        subscribed: &mut Subscribed,
-        log: Option<&mut Log>,
-        now: Instant,
-    ) {
+    pub(super) fn push(&mut self, command: Command, form: &dyn Form, log: Option<&mut Log>) {
         match command {
             Command::Publish { envelope, done } => {
                 if let Some(log) = log {
@@ -61,22 +50,7 @@ impl Batch {
                     self.add(message, form);
                     return;
                 }
-                let is_room_new = match &envelope.message {
-                    Message::Operation(target, Operation::Emit { .. }) => match &target.rooms[..] {
-                        [room] => subscribed.is_new(&envelope.namespace, room, now),
-                        _ => false,
-                    },
-                    Message::Operation(_, Operation::Join(rooms)) => {
-                        subscribed.joined(&envelope.namespace, rooms, now);
-                        false
-                    }
-                    _ => false,
-                };
-                let route = Route {
-                    is_room_new,
-                    ..Route::default()
-                };
-                self.publish(&envelope, &route, form);
+                self.publish(&envelope, &Route::default(), form);
                 self.replies.push_back(Reply::Published(done));
             }
             Command::Ask { envelope, expect } => {
@@ -148,23 +122,24 @@ impl Batch {
     }
 
     /// Passes the replies on.
-    pub(super) fn finish(self, replies: Vec<Value>, mut log: Option<&mut Log>) {
+    ///
+    /// # Errors
+    ///
+    /// Fails if Redis does not take entries of streams at present. They stay in the log.
+    pub(super) fn finish(self, replies: Vec<Value>, log: Option<&mut Log>) -> RedisResult<()> {
+        let mut added = Vec::new();
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
         for reply in self.replies {
             match reply {
                 Reply::Published(done) => match next() {
                     Value::ServerError(error) => {
-                        refused(&error);
+                        link::refused(&error);
                         done.dropped();
                     }
                     _ => done.published(),
                 },
-                Reply::Added => {
-                    if let Some(log) = &mut log {
-                        log.confirm(next());
-                    }
-                }
+                Reply::Added => added.push(next()),
                 Reply::Asked(expect) => {
                     let _queued = [next(), next(), next()];
                     let executed = match next() {
@@ -176,11 +151,12 @@ impl Batch {
                 Reply::Counted(expect) => report(&next(), expect),
                 Reply::Sent => {
                     if let Value::ServerError(error) = next() {
-                        refused(&error);
+                        link::refused(&error);
                     }
                 }
             }
         }
+        log.map_or(Ok(()), |log| log.confirm(added))
     }
 }
 
@@ -202,8 +178,4 @@ fn report(reply: &Value, expect: Expect) {
     if let Some(count) = count {
         expect.servers(count);
     }
-}
-
-pub(super) fn refused(error: &impl std::fmt::Debug) {
-    tracing::debug!(target: "tower_socketio::cluster", ?error, "Redis refuses a message");
 }

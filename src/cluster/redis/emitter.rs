@@ -22,9 +22,9 @@ use crate::sync::Mutex;
 ///
 /// It reaches the servers of this crate and of Node, as `@socket.io/redis-emitter` and
 /// `@socket.io/redis-streams-emitter` do. The [`Mode`](super::Mode) must be that of the servers.
-/// Without a
-/// room it selects all sockets of the namespace, which is `/` unless [`of`](Self::of) sets another.
-/// It is cheap to clone, and its clones share one connection, which is made by the first call and
+///
+/// Without a room it selects all sockets of the namespace, which is `/` unless [`of`](Self::of) sets
+/// another. It is cheap to clone, and its clones share one connection, which is made by the first call and
 /// again after it has ended.
 ///
 /// ```no_run
@@ -174,11 +174,7 @@ impl Emitter {
     }
 
     async fn send(&self, message: Message) -> Result<(), EmitError> {
-        let envelope = Envelope {
-            from: UID.into(),
-            namespace: self.namespace.clone(),
-            message,
-        };
+        let envelope = Envelope::new(UID.into(), self.namespace.clone(), message);
         let publish = self.redis.form.publish(&envelope, &Route::default());
         let sent = async {
             let mut connection = self.connection().await?;

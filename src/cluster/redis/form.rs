@@ -51,8 +51,6 @@ pub(super) struct Route<'a> {
     pub(super) to: Option<&'a str>,
     /// Whether that server has asked in a stream.
     pub(super) is_asked_in_stream: bool,
-    /// Whether the room is so new that a server may not have subscribed to its channel yet.
-    pub(super) is_room_new: bool,
     /// The number of the message among those of this server in streams.
     pub(super) number: Option<u64>,
     /// The question of this server before this message.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    RedisResult, Value,
+    RedisResult, ServerError, Value,
 };
 use tokio::sync::mpsc;
 
@@ -116,6 +116,11 @@ pub(super) async fn send(
     connection
         .send_packed_commands(commands, 0, commands.len())
         .await
+}
+
+/// Logs that Redis has refused a command.
+pub(super) fn refused(error: &ServerError) {
+    tracing::debug!(target: "tower_socketio::cluster", ?error, "Redis refuses a message");
 }
 
 /// The sender of the messages of subscriptions. It counts their bytes.

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, RedisResult, Value};
+use redis::{Cmd, ErrorKind, RedisResult, ServerError, Value};
 
-use super::batch::refused;
+use super::link::refused;
 use super::streams::{AFTER, NUMBER};
 use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::wire::envelope::kind;
@@ -29,6 +29,9 @@ const READ_COUNT: usize = 1_000;
 
 /// How long Redis waits for an entry, in milliseconds.
 const BLOCK: usize = 2_000;
+
+/// The most questions of other servers that wait for entries.
+const MAX_HELD: usize = 10_000;
 
 /// The most servers that are known to ask in a stream.
 const MAX_OLD_SERVERS: usize = 1_000;
@@ -81,6 +84,19 @@ impl Position {
             milliseconds: milliseconds.parse().ok()?,
             sequence: sequence.parse().ok()?,
         })
+    }
+}
+
+impl Position {
+    /// Returns the id after this one.
+    fn next(self) -> Self {
+        match self.sequence.checked_add(1) {
+            Some(sequence) => Self { sequence, ..self },
+            None => Self {
+                milliseconds: self.milliseconds.saturating_add(1),
+                sequence: 0,
+            },
+        }
     }
 }
 
@@ -161,7 +177,10 @@ impl Log {
                 let mut from = stream.confirmed.min(last);
                 loop {
                     let mut range = redis::cmd("XRANGE");
-                    range.arg(&stream.name).arg(format!("({from}")).arg("+");
+                    range
+                        .arg(&stream.name)
+                        .arg(from.next().to_string())
+                        .arg("+");
                     range.arg("COUNT").arg(READ_COUNT);
                     let reply = range.query_async::<Value>(connection).await?;
                     let entries = entries(reply);
@@ -216,24 +235,39 @@ impl Log {
         &self.unconfirmed[self.unconfirmed.len() - 1]
     }
 
-    /// Handles the reply to the oldest unconfirmed message.
-    pub(super) fn confirm(&mut self, reply: Value) {
-        let Some(message) = self.unconfirmed.pop_front() else {
-            return;
-        };
-        match reply {
-            Value::ServerError(error) => {
-                refused(&error);
-                message.done.dropped();
+    /// Handles the replies to the oldest unconfirmed messages.
+    ///
+    /// # Errors
+    ///
+    /// Fails if Redis does not take entries at present. The messages stay unconfirmed.
+    pub(super) fn confirm(&mut self, replies: Vec<Value>) -> RedisResult<()> {
+        let is_added = |reply: &Value| !matches!(reply, Value::ServerError(_));
+        // Only the last messages can be added later: the others would come too late.
+        let last_added = replies.iter().rposition(is_added);
+        for (at, reply) in replies.into_iter().enumerate() {
+            if let Value::ServerError(error) = &reply {
+                if is_temporary(error) && last_added.is_none_or(|last| at > last) {
+                    return Err(error.clone().into());
+                }
             }
-            reply => {
-                message.done.published();
-                // One stream is the common case. With several, older positions are enough.
-                if let ([stream], Some(id)) = (&mut self.streams[..], id(&reply)) {
-                    stream.confirmed = id;
+            let Some(message) = self.unconfirmed.pop_front() else {
+                break;
+            };
+            match reply {
+                Value::ServerError(error) => {
+                    refused(&error);
+                    message.done.dropped();
+                }
+                reply => {
+                    message.done.published();
+                    // One stream is the common case. With several, older positions are enough.
+                    if let ([stream], Some(id)) = (&mut self.streams[..], id(&reply)) {
+                        stream.confirmed = id;
+                    }
                 }
             }
         }
+        Ok(())
     }
 
     /// Records that this server has sent a question.
@@ -300,9 +334,17 @@ impl Log {
     }
 
     /// Holds a question of another server until the entries before it are delivered.
-    pub(super) fn hold(&mut self, question: Envelope) {
+    ///
+    /// # Errors
+    ///
+    /// Fails if too many are held: entries are not read any longer.
+    pub(super) fn hold(&mut self, question: Envelope) -> RedisResult<()> {
+        if self.held.len() >= MAX_HELD {
+            return Err((ErrorKind::Io, "too many questions wait for the stream").into());
+        }
         self.held.push_back((self.next_held, question));
         self.next_held += 1;
+        Ok(())
     }
 
     /// Returns the number of the last question that is held.
@@ -366,6 +408,21 @@ impl Entry {
             _ => None,
         }
     }
+}
+
+/// Returns whether Redis may take the same command later, or another Redis may: it is full, starts, or is
+/// a replica.
+fn is_temporary(error: &ServerError) -> bool {
+    let codes = [
+        "OOM",
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "NOREPLICAS",
+        "MISCONF",
+        "BUSY",
+    ];
+    codes.contains(&error.code())
 }
 
 /// Returns whether other messages can overtake a message: it uses pub/sub, and is a question.

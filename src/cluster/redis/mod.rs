@@ -80,7 +80,7 @@ pub enum Mode {
     /// Pub/sub. This is the default.
     #[default]
     Classic,
-    /// Sharded pub/sub, for Redis 7 or later. An [`Emitter`] of Node does not reach it.
+    /// Sharded pub/sub, for Redis 7 or later. Node has no emitter for it; [`Emitter`] reaches it.
     Sharded(Subscriptions),
     /// Streams for messages, and pub/sub for questions and their answers.
     Streams(Streams),
@@ -252,7 +252,8 @@ impl RedisOptions {
         self
     }
 
-    /// Sets the prefix of all channels: the option `key` or `channelPrefix` of Node's adapter.
+    /// Sets the prefix of all channels: the option `key` or `channelPrefix` of Node's adapter. The name of
+    /// a stream is that of [`Streams::name`].
     ///
     /// Default: `socket.io`.
     pub fn prefix(mut self, prefix: &str) -> Self {

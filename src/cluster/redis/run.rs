@@ -34,6 +34,7 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
         log: Log::new(form.streams()),
         form,
         inbox: port.inbox(),
+        next: None,
     };
     let mut former = Vec::new();
     let mut backoff = Backoff::new();
@@ -58,7 +59,20 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
         };
         match ended {
             Ok(()) => return,
-            Err(error) => state.inbox.disconnected(&error),
+            Err(error) => {
+                state.inbox.disconnected(&error);
+                // Questions have failed.
+                let is_kept = |command: &Command| {
+                    !matches!(
+                        command,
+                        Command::Ask { .. }
+                            | Command::Answer { .. }
+                            | Command::Count { .. }
+                            | Command::Sync { .. }
+                    )
+                };
+                state.next = state.next.take().filter(is_kept);
+            }
         }
         let [chance] = random();
         let delay = tokio::time::sleep(backoff.next(chance));
@@ -76,6 +90,8 @@ struct State {
     /// The streams. `None` if all messages use pub/sub.
     log: Option<Log>,
     inbox: Inbox,
+    /// A command that was taken behind others, and is handled after them.
+    next: Option<Command>,
 }
 
 /// The connections of a server.
@@ -85,8 +101,6 @@ struct Connected {
     received: Received,
     /// The connection that waits for entries of streams.
     reader: Option<Link>,
-    /// A command that was taken behind others, and is handled after them.
-    next: Option<Command>,
 }
 
 /// Work that waits for Redis.
@@ -128,7 +142,6 @@ impl Connected {
             subscriber,
             received,
             reader,
-            next: None,
         };
         connected
             .change(&state.subscribed.all(), Subscription::subscribe)
@@ -161,7 +174,7 @@ impl Connected {
         let mut subscriber_ended = pin!(Link::watch(self.subscriber.connection.clone()));
         loop {
             if in_flight.is_none() {
-                if let Some(command) = self.next.take() {
+                if let Some(command) = state.next.take() {
                     in_flight = Some(self.begin(command, port, state, &mut batch));
                 }
             }
@@ -179,7 +192,7 @@ impl Connected {
                 ended = poll_fn(|cx| poll(&mut in_flight, cx)) => {
                     in_flight = None;
                     let replies = ended?;
-                    std::mem::take(&mut batch).finish(replies, state.log.as_mut());
+                    std::mem::take(&mut batch).finish(replies, state.log.as_mut())?;
                 }
                 command = port.next(), if in_flight.is_none() => match command {
                     Some(command) => {
@@ -228,7 +241,7 @@ impl Connected {
 
     /// Begins to carry out a command, and further ones that wait.
     fn begin(
-        &mut self,
+        &self,
         command: Command,
         port: &mut Port,
         state: &mut State,
@@ -260,17 +273,11 @@ impl Connected {
                     }
                     command = port.try_next();
                 }
-                self.keep(command, state);
+                state.next = command;
                 self.change(&subscriptions, Subscription::subscribe)
             }
             message => {
-                batch.push(
-                    message,
-                    &*state.form,
-                    &mut state.subscribed,
-                    state.log.as_mut(),
-                    now(),
-                );
+                batch.push(message, &*state.form, state.log.as_mut());
                 while batch.has_room() {
                     match port.try_next() {
                         Some(
@@ -278,32 +285,16 @@ impl Connected {
                             | Command::Close { .. }
                             | Command::Room { .. }),
                         ) => {
-                            self.keep(Some(command), state);
+                            state.next = Some(command);
                             break;
                         }
-                        Some(message) => batch.push(
-                            message,
-                            &*state.form,
-                            &mut state.subscribed,
-                            state.log.as_mut(),
-                            now(),
-                        ),
+                        Some(message) => batch.push(message, &*state.form, state.log.as_mut()),
                         None => break,
                     }
                 }
                 Box::pin(batch.send(self.publisher.connection.clone()))
             }
         }
-    }
-
-    /// Keeps a command for later. If the connection ends first, the next one makes its subscriptions.
-    fn keep(&mut self, command: Option<Command>, state: &mut State) {
-        match &command {
-            Some(Command::Open { namespace }) => drop(state.subscribed.open(namespace)),
-            Some(Command::Close { namespace }) => drop(state.subscribed.close(namespace)),
-            _ => {}
-        }
-        self.next = command;
     }
 
     /// Makes or ends subscriptions.
@@ -442,7 +433,7 @@ impl State {
     async fn receive(&mut self, message: PushInfo) -> RedisResult<()> {
         if let Some(envelope) = self.decode(message)? {
             match &mut self.log {
-                Some(log) if log::is_question(&envelope) => log.hold(envelope),
+                Some(log) if log::is_question(&envelope) => log.hold(envelope)?,
                 _ => self.inbox.deliver(envelope).await,
             }
         }

@@ -9,7 +9,6 @@ use super::form::{Carried, Form, Publish, Pushed, Route, Subscription, Subscript
 use crate::cluster::message::Message;
 use crate::cluster::wire::envelope as wire;
 use crate::cluster::{Envelope, Inbox};
-use crate::hub::other_servers::Operation;
 use crate::protocol::DecodeError;
 
 #[derive(Debug)]
@@ -82,10 +81,8 @@ impl Sharded {
     fn channel_of(&self, envelope: &Envelope, route: &Route<'_>) -> String {
         let namespace = envelope.namespace();
         match &envelope.message {
-            Message::Operation(target, Operation::Emit { .. }) => match &target.rooms[..] {
-                [room] if !route.is_room_new && self.has_channel(room) => {
-                    self.channels.of(namespace, room)
-                }
+            Message::Operation(..) => match envelope.room() {
+                Some(room) if self.has_channel(room) => self.channels.of(namespace, room),
                 _ => self.channels.all(namespace),
             },
             Message::Answer(..) => match route.to {

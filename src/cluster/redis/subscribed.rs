@@ -11,10 +11,6 @@ use crate::protocol::NamespaceName;
 /// when its only client reloads the page.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// How long the messages for a room go to all servers after other servers' sockets have joined it.
-/// Those servers may have to subscribe to the room's channel first.
-const NEW_ROOM: Duration = Duration::from_secs(10);
-
 /// The subscriptions that a server wants.
 #[derive(Debug)]
 pub(super) struct Subscribed {
@@ -27,10 +23,6 @@ pub(super) struct Subscribed {
     rooms: HashMap<Subscription, Room>,
     /// The rooms that have ended, in the order of their end.
     ended: VecDeque<(Instant, Subscription)>,
-    /// The rooms that other servers' sockets have joined lately.
-    new_rooms: HashMap<(NamespaceName, Arc<str>), Instant>,
-    /// The same, in the order of time.
-    joined: VecDeque<(Instant, NamespaceName, Arc<str>)>,
 }
 
 /// A room with a channel of its own.
@@ -49,8 +41,6 @@ impl Subscribed {
             sources: HashMap::new(),
             rooms: HashMap::new(),
             ended: VecDeque::new(),
-            new_rooms: HashMap::new(),
-            joined: VecDeque::new(),
         }
     }
 
@@ -157,48 +147,5 @@ impl Subscribed {
             }
         }
         subscriptions
-    }
-
-    /// Records that sockets of other servers are told to join rooms.
-    pub(super) fn joined(&mut self, namespace: &NamespaceName, rooms: &[Arc<str>], now: Instant) {
-        if !self.form.has_rooms() {
-            return;
-        }
-        self.forget_new_rooms(now);
-        for room in rooms {
-            let key = (namespace.clone(), Arc::clone(room));
-            self.new_rooms.insert(key, now);
-            self.joined
-                .push_back((now, namespace.clone(), Arc::clone(room)));
-        }
-    }
-
-    fn forget_new_rooms(&mut self, now: Instant) {
-        let is_old = |joined: Instant| now.saturating_duration_since(joined) >= NEW_ROOM;
-        while self.joined.front().is_some_and(|(at, ..)| is_old(*at)) {
-            if let Some((at, namespace, room)) = self.joined.pop_front() {
-                let key = (namespace, room);
-                // It may have been joined again since.
-                if self.new_rooms.get(&key) == Some(&at) {
-                    self.new_rooms.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Returns whether sockets of other servers were told to join a room lately.
-    pub(super) fn is_new(
-        &mut self,
-        namespace: &NamespaceName,
-        room: &Arc<str>,
-        now: Instant,
-    ) -> bool {
-        // No copies of the names in the common case.
-        if self.new_rooms.is_empty() {
-            return false;
-        }
-        self.forget_new_rooms(now);
-        self.new_rooms
-            .contains_key(&(namespace.clone(), Arc::clone(room)))
     }
 }

@@ -69,6 +69,7 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
         from,
         namespace,
         message,
+        ..
     } = envelope;
     let uid: &str = from;
     let mut json = Json::default();
@@ -96,13 +97,13 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
         Message::ServerEvent(payload) => {
             request(&mut json, uid, None, kind::SERVER_SIDE_EMIT);
             json.raw(r#","data":"#)
-                .raw(payload.with_numbers(payload.json()))
+                .raw(payload.with_buffers(payload.json()))
                 .raw("}");
         }
         Message::Question(id, Question::ServerEvent(payload)) => {
             request(&mut json, uid, Some(id), kind::SERVER_SIDE_EMIT);
             json.raw(r#","data":"#)
-                .raw(payload.with_numbers(payload.json()))
+                .raw(payload.with_buffers(payload.json()))
                 .raw("}");
         }
         Message::Question(id, Question::Sockets(target)) => {
@@ -159,7 +160,7 @@ fn encode_answer(uid: &str, id: &str, answer: &Answer) -> Vec<u8> {
             let mut value = Json::default();
             value.first_arg(payload);
             response(&mut json, uid, id, Some(kind::SERVER_SIDE_EMIT));
-            json.raw(r#","data":"#).raw(payload.with_numbers(&value.0));
+            json.raw(r#","data":"#).raw(payload.with_buffers(&value.0));
         }
         Answer::Clients(count) => {
             response(&mut json, uid, id, Some(kind::BROADCAST_CLIENT_COUNT));
@@ -229,11 +230,11 @@ pub(in crate::cluster) fn decode_broadcast(
     let payload = packet.event(&json, attachments, &opts)?;
     let volatile = opts.is_volatile();
     let message = Message::Operation(opts.target(), Operation::Emit { payload, volatile });
-    Ok(Some(Envelope {
-        from: uid.as_ref().into(),
-        namespace: namespace.clone(),
+    Ok(Some(Envelope::new(
+        uid.as_ref().into(),
+        namespace.clone(),
         message,
-    }))
+    )))
 }
 
 /// Returns whether a broadcast begins as one of this server: a list of three, then the id.
@@ -327,11 +328,7 @@ pub(in crate::cluster) fn decode_request(
         }
         _ => return Ok(None),
     };
-    Ok(Some(Envelope {
-        from: uid.into(),
-        namespace: namespace.clone(),
-        message,
-    }))
+    Ok(Some(Envelope::new(uid.into(), namespace.clone(), message)))
 }
 
 fn operation(kind: u8, rooms: Vec<Arc<str>>, close: Option<bool>) -> Operation {
@@ -406,11 +403,11 @@ pub(in crate::cluster) fn decode_response(
         }
         _ => return Ok(None),
     };
-    Ok(Some(Envelope {
-        from: uid.into(),
-        namespace: namespace.clone(),
-        message: Message::Answer(response.request_id.as_ref().into(), answer),
-    }))
+    Ok(Some(Envelope::new(
+        uid.into(),
+        namespace.clone(),
+        Message::Answer(response.request_id.as_ref().into(), answer),
+    )))
 }
 
 /// Reads a message as a broadcast, a request and a response, and writes what was read.

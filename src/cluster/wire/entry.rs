@@ -45,11 +45,6 @@ pub(in crate::cluster) fn decode_entry(
         }
     };
     let data = std::str::from_utf8(&json).map_err(|_| MALFORMED)?;
-    message(kind, data, &json, attachments).map(|message| {
-        Some(Envelope {
-            from: uid.into(),
-            namespace: namespace.clone(),
-            message: message?,
-        })
-    })
+    message(kind, data, &json, attachments)
+        .map(|message| Some(Envelope::new(uid.into(), namespace.clone(), message?)))
 }

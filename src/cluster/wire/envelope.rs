@@ -79,6 +79,7 @@ fn text(envelope: &Envelope) -> Option<Text> {
         from,
         namespace,
         message,
+        ..
     } = envelope;
     let mut json = Json::default();
     json.raw(r#"{"type":"#).value(&kind(message)?);
@@ -237,11 +238,11 @@ pub(in crate::cluster) fn decode_any(bytes: &Bytes) -> Result<Option<Envelope>, 
     let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
     let data = outer.data.map_or("{}", RawValue::get);
     message(outer.r#type, data, &json, attachments).map(|message| {
-        Some(Envelope {
-            from: outer.uid.as_ref().into(),
-            namespace: outer.nsp.as_ref().into(),
-            message: message?,
-        })
+        Some(Envelope::new(
+            outer.uid.as_ref().into(),
+            outer.nsp.as_ref().into(),
+            message?,
+        ))
     })
 }
 

@@ -202,10 +202,12 @@ fn changed_messages_never_panic() {
 
 #[test]
 fn an_answer_has_its_first_argument_only() {
-    let envelope = |answer| Envelope {
-        from: "me".into(),
-        namespace: NamespaceName::MAIN,
-        message: Message::Answer("id".into(), answer),
+    let envelope = |answer| {
+        Envelope::new(
+            "me".into(),
+            NamespaceName::MAIN,
+            Message::Answer("id".into(), answer),
+        )
     };
     let args = |json: &'static str, attachments: Vec<Bytes>| {
         Payload::from_json(Kind::Ack, Bytes::from_static(json.as_bytes()), attachments)
@@ -215,6 +217,15 @@ fn an_answer_has_its_first_argument_only() {
     assert_eq!(
         value(&encode(&reply))["data"],
         serde_json::json!({ "a": "]" })
+    );
+    let bytes = vec![Bytes::from_static(b"\x07")];
+    let reply = envelope(Answer::Reply(args(
+        r#"[{"_placeholder":true,"num":0}]"#,
+        bytes,
+    )));
+    assert_eq!(
+        value(&encode(&reply))["data"],
+        serde_json::json!({ "type": "Buffer", "data": [7] })
     );
     let nothing = envelope(Answer::Reply(args("[]", Vec::new())));
     assert_eq!(value(&encode(&nothing))["data"], Value::Null);

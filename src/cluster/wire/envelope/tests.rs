@@ -207,10 +207,12 @@ fn an_attachment_makes_a_message_binary() {
         Payload::from_json(Kind::Ack, Bytes::from_static(json.as_bytes()), attachments)
             .expect("arguments")
     };
-    let envelope = |payload| Envelope {
-        from: "me".into(),
-        namespace: NamespaceName::MAIN,
-        message: Message::Answer("id".into(), Answer::Reply(payload)),
+    let envelope = |payload| {
+        Envelope::new(
+            "me".into(),
+            NamespaceName::MAIN,
+            Message::Answer("id".into(), Answer::Reply(payload)),
+        )
     };
     let text = encode(&envelope(args("[1,2]", Vec::new())));
     assert!(text.starts_with(br#"{"type":10,"data":{"requestId":"id","packet":1}"#));
