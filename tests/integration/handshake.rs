@@ -63,7 +63,7 @@ async fn a_handshake_has_all_fields_in_their_form() {
     let expected = json!({
         "headers": { "x-many": "1, 2", "origin": "http://elsewhere" },
         "time": null,
-        "address": null,
+        "address": "",
         "xdomain": true,
         "secure": false,
         "issued": null,
