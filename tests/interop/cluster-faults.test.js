@@ -1,0 +1,197 @@
+// What a server of this crate does when its connections to Redis fail, or Redis itself.
+//
+// A proxy stands between it and Redis. Node's servers connect to Redis directly. ROW=streams runs only
+// the rows whose names contain this.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { Cluster, Redis } from "./cluster.js";
+import { Proxy } from "./proxy.js";
+import { EXAMPLES, freePort, until, within } from "./support.js";
+
+const MODES = ["classic", "sharded", "sharded-dynamic", "sharded-dynamic-private", "streams", "streams-sharded"];
+
+/** How long a message to a client of the same server may take, in milliseconds. */
+const LOCAL = 2_000;
+
+/** Numbered messages of a server of Node, and of the server of this crate, to all clients. */
+class Traffic {
+  sent = 0;
+
+  constructor({ a, at_a, at_b, at_rust }) {
+    this.cluster = { a, at_rust };
+    this.local = this.#hear(at_rust, "rust");
+    this.heard = [this.#hear(at_rust, "node"), this.#hear(at_a, "rust"), this.#hear(at_b, "rust")];
+    this.timer = setInterval(() => this.#send(), 10);
+  }
+
+  #hear(client, from) {
+    const numbers = [];
+    client.removeAllListeners(from);
+    client.on(from, (n) => numbers.push(n));
+    return { from, numbers };
+  }
+
+  #send() {
+    const n = this.sent++;
+    this.cluster.a.io.to("room1").emit("node", n);
+    this.cluster.at_rust.emit("emit", ["room1"], [], {}, "rust", n, () => {});
+  }
+
+  /** Waits until what is sent from now on arrives at the clients of the same server. */
+  async goesOnLocally() {
+    const next = this.sent;
+    await until(() => this.local.numbers.at(-1) >= next, "a local message", LOCAL);
+  }
+
+  /** Waits until what is sent from now on arrives at the clients of other servers. Returns its number. */
+  async goesOn() {
+    const next = this.sent;
+    await until(() => this.heard.every(({ numbers }) => numbers.at(-1) >= next), "messages");
+    return next;
+  }
+
+  async stop() {
+    clearInterval(this.timer);
+    this.#send();
+    const last = this.sent - 1;
+    await until(() => this.heard.every(({ numbers }) => numbers.at(-1) === last), "the last message");
+  }
+
+  /** Nothing is doubled or out of order, and only messages between these numbers may be missing. */
+  check(lossy) {
+    assert.deepEqual(this.local.numbers, range(0, this.sent));
+    for (const { from, numbers } of this.heard) {
+      const [begin, end] = lossy[from];
+      const isLossy = (n) => n >= begin && n < end;
+      const sorted = [...new Set(numbers)].sort((a, b) => a - b);
+      assert.deepEqual(numbers, sorted, `doubled or out of order, from ${from}`);
+      const rest = range(0, this.sent).filter((n) => !isLossy(n));
+      assert.deepEqual(numbers.filter((n) => !isLossy(n)), rest, `missing, from ${from}`);
+    }
+  }
+}
+
+const range = (begin, end) => Array.from({ length: end - begin }, (_, n) => begin + n);
+
+/** Numbers of bytes: within the first commands of a connection, within messages, and long after. */
+const CUTS = [1, 2_000, 17, 400, 5_000, 60, 130, 3_000, 90, 250, 1_234, 333, 4_567, 25, 777, 6_000];
+
+/** The faults of connections of the server of this crate. */
+const CONNECTIONS = {
+  "connections are cut": async ({ proxy, traffic }) => {
+    proxy.cut();
+    await traffic.goesOnLocally();
+  },
+  "connections are cut at any byte": async ({ proxy, traffic }) => {
+    proxy.cutAfter(CUTS);
+    await traffic.goesOnLocally();
+    await until(() => proxy.cuts.length === 0, "all cuts");
+  },
+  "connections are half-open": async ({ cluster, proxy, traffic }) => {
+    proxy.halfOpen();
+    await traffic.goesOnLocally();
+    await within(cluster.whole(), "whole cluster", 10_000);
+  },
+  "the network stalls for a second": async ({ proxy, traffic }) => {
+    proxy.stall();
+    await traffic.goesOnLocally();
+    await sleep(1_000);
+    proxy.goOn();
+  },
+  "the network stalls for three seconds": async ({ proxy, traffic }) => {
+    proxy.stall();
+    await traffic.goesOnLocally();
+    await sleep(3_000);
+    proxy.goOn();
+  },
+  "the network is slow": async ({ proxy, traffic }) => {
+    proxy.chunk = 200;
+    await traffic.goesOnLocally();
+    await sleep(2_000);
+    proxy.chunk = Infinity;
+  },
+};
+
+/** The faults of Redis. */
+const REDIS = {
+  "Redis ends all connections": async ({ redis, traffic }) => {
+    for (const type of ["normal", "pubsub"]) await redis.command("CLIENT", "KILL", "TYPE", type);
+    await traffic.goesOnLocally();
+  },
+  "Redis is paused": async ({ redis, traffic }) => {
+    redis.child.kill("SIGSTOP");
+    await traffic.goesOnLocally();
+    await sleep(6_000);
+    await traffic.goesOnLocally();
+    redis.child.kill("SIGCONT");
+  },
+  "Redis is flushed": async ({ redis, traffic }) => {
+    await redis.command("FLUSHALL");
+    await traffic.goesOnLocally();
+  },
+  "Redis is started again": async ({ redis, traffic }) => {
+    await redis.stop();
+    await traffic.goesOnLocally();
+    await redis.start();
+  },
+};
+
+// Rows wait more than they compute.
+describe("faults", { concurrency: 3 }, () => {
+  for (const mode of MODES.filter((mode) => mode.includes(process.env.ROW ?? ""))) {
+    describe(mode, { concurrency: false }, () => tests(mode));
+  }
+});
+
+function tests(mode) {
+  const isLog = mode.startsWith("streams");
+  let cluster, redis, proxy;
+
+  before(async () => {
+    cluster = await Cluster.run(mode, "node-redis", (redis) => Proxy.run(redis));
+    ({ redis, between: proxy } = cluster);
+    // What Node's clients were asked while a connection ended fails.
+    for (const client of [...cluster.a.clients, ...cluster.b.clients]) {
+      for (const name of ["publish", "sPublish"]) {
+        const publish = client[name];
+        client[name] = (...args) => publish.apply(client, args).catch(() => 0);
+      }
+    }
+  });
+
+  after(() => cluster?.close());
+
+  const isWhole = async () => {
+    await cluster.whole();
+    await cluster.subscribed("room1", 3);
+    await cluster.sees(3);
+  };
+
+  /** Messages go on while something fails, and afterwards the cluster is as it was. */
+  const survives = async (fault, lossy) => {
+    const traffic = new Traffic(cluster);
+    const begin = await traffic.goesOn();
+    await fault({ cluster, redis, proxy, traffic });
+    await isWhole();
+    const end = await traffic.goesOn();
+    await traffic.stop();
+    traffic.check(lossy([begin, end]));
+  };
+
+  const NOTHING = [0, 0];
+
+  for (const [title, fault] of Object.entries(CONNECTIONS)) {
+    // A stream has everything.
+    const lossy = (span) => (isLog ? { node: NOTHING, rust: NOTHING } : { node: span, rust: span });
+    test(title, () => survives(fault, lossy));
+  }
+
+  for (const [title, fault] of Object.entries(REDIS)) {
+    test(title, () => survives(fault, (span) => ({ node: span, rust: span })));
+  }
+}
