@@ -9,7 +9,7 @@ import { once } from "node:events";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { Cluster, Redis } from "./cluster.js";
+import { Cluster, range, Redis } from "./cluster.js";
 import { Proxy } from "./proxy.js";
 import { EXAMPLES, freePort, until, within } from "./support.js";
 
@@ -76,12 +76,10 @@ class Traffic {
   }
 }
 
-const range = (begin, end) => Array.from({ length: end - begin }, (_, n) => begin + n);
-
 /** Numbers of bytes: within the first commands of a connection, within messages, and long after. */
 const CUTS = [1, 2_000, 17, 400, 5_000, 60, 130, 3_000, 90, 250, 1_234, 333, 4_567, 25, 777, 6_000];
 
-/** The faults of connections of the server of this crate. */
+/** Faults after which a stream has what was sent meanwhile. */
 const CONNECTIONS = {
   "connections are cut": async ({ proxy, traffic }) => {
     proxy.cut();
@@ -115,20 +113,25 @@ const CONNECTIONS = {
     await sleep(2_000);
     proxy.chunk = Infinity;
   },
-};
-
-/** The faults of Redis. */
-const REDIS = {
-  "Redis ends all connections": async ({ redis, traffic }) => {
-    for (const type of ["normal", "pubsub"]) await redis.command("CLIENT", "KILL", "TYPE", type);
-    await traffic.goesOnLocally();
-  },
   "Redis is paused": async ({ redis, traffic }) => {
     redis.child.kill("SIGSTOP");
     await traffic.goesOnLocally();
     await sleep(6_000);
     await traffic.goesOnLocally();
     redis.child.kill("SIGCONT");
+  },
+  "the server is paused": async ({ cluster }) => {
+    cluster.rust.child.kill("SIGSTOP");
+    await sleep(6_000);
+    cluster.rust.child.kill("SIGCONT");
+  },
+};
+
+/** Faults of the connections of Node's servers too, or of what Redis keeps. */
+const REDIS = {
+  "Redis ends all connections": async ({ redis, traffic }) => {
+    for (const type of ["normal", "pubsub"]) await redis.command("CLIENT", "KILL", "TYPE", type);
+    await traffic.goesOnLocally();
   },
   "Redis is flushed": async ({ redis, traffic }) => {
     await redis.command("FLUSHALL");
@@ -172,8 +175,15 @@ function tests(mode) {
     await cluster.sees(3);
   };
 
+  /** The number of messages of the server of this crate that have left it, or never will. */
+  const accounted = async () => {
+    const { published, unconfirmed, dropped } = await cluster.at_rust.emitWithAck("status");
+    return published + unconfirmed + dropped;
+  };
+
   /** Messages go on while something fails, and afterwards the cluster is as it was. */
   const survives = async (fault, lossy) => {
+    const before = await accounted();
     const traffic = new Traffic(cluster);
     const begin = await traffic.goesOn();
     await fault({ cluster, redis, proxy, traffic });
@@ -181,17 +191,98 @@ function tests(mode) {
     const end = await traffic.goesOn();
     await traffic.stop();
     traffic.check(lossy([begin, end]));
+    await until(async () => (await accounted()) === before + traffic.sent, "account of all messages", 5_000);
   };
 
-  const NOTHING = [0, 0];
+  /** A stream has everything. */
+  const lossy = (span) => (isLog ? { node: [0, 0], rust: [0, 0] } : { node: span, rust: span });
 
   for (const [title, fault] of Object.entries(CONNECTIONS)) {
-    // A stream has everything.
-    const lossy = (span) => (isLog ? { node: NOTHING, rust: NOTHING } : { node: span, rust: span });
     test(title, () => survives(fault, lossy));
   }
 
   for (const [title, fault] of Object.entries(REDIS)) {
     test(title, () => survives(fault, (span) => ({ node: span, rust: span })));
   }
+
+  /** A stream has no subscriber that could be too slow. */
+  if (!isLog) test("Redis ends the connection of a subscriber that is too slow", async () => {
+    const { a, at_b, at_rust } = cluster;
+    await redis.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 1");
+    const slow = async ({ traffic }) => {
+      proxy.stall();
+      await traffic.goesOnLocally();
+      // What the proxy's sockets hold is no longer in the buffer of Redis.
+      await until(async () => {
+        const heard = once(at_b, "big");
+        a.io.to([at_b.id, at_rust.id]).emit("big", "x".repeat(256 * 1024));
+        await heard;
+        const list = await redis.command("CLIENT", "LIST", "TYPE", "pubsub");
+        return !list.includes("name=tower-socketio");
+      }, "the end of the subscriber");
+      proxy.goOn();
+    };
+    await survives(slow, (span) => ({ node: span, rust: span }));
+  });
+
+  if (isLog) test("ten thousand messages each way arrive once and in order, whatever is cut", async () => {
+    const { a, at_a, at_b, at_rust } = cluster;
+    const numbers = range(0, 10_000);
+    const heard = [at_rust, at_a, at_b].map((client) => {
+      const heard = [];
+      client.on("number", (n) => heard.push(n));
+      return heard;
+    });
+    const before = await accounted();
+    for (const [slot, begin] of numbers.filter((n) => n % 250 === 0).entries()) {
+      for (const n of numbers.slice(begin, begin + 250)) {
+        a.io.to(at_rust.id).emit("number", n);
+        at_rust.emit("emit", [at_a.id, at_b.id], [], {}, "number", n, () => {});
+      }
+      if (slot === 13 || slot === 27) {
+        redis.child.kill("SIGSTOP");
+        await sleep(slot === 13 ? 6_000 : 1_000);
+        redis.child.kill("SIGCONT");
+      }
+      await sleep(200);
+      proxy.cut();
+    }
+    for (const [i, name] of ["of this crate", "of Node", "of Node"].entries()) {
+      await until(() => heard[i].length >= numbers.length, `all messages on a server ${name}`).catch(() => {});
+      assert.deepEqual(heard[i], numbers, `on a server ${name}`);
+    }
+    await until(async () => (await accounted()) === before + numbers.length, "account of all", 5_000);
+    const { dropped } = await at_rust.emitWithAck("status");
+    assert.equal(dropped, 0);
+  });
+
+  test("a user who may not use CLIENT", async () => {
+    const rules = ["on", ">secret", "~*", "&*", "+@all", "-client"];
+    await redis.command("ACL", "SETUSER", "limited", ...rules);
+    const [, url] = cluster.rust.arguments;
+    for (const user of ["limited:secret@", undefined]) {
+      cluster.at_rust.disconnect();
+      await cluster.rust.kill();
+      cluster.rust.arguments[1] = user ? proxy.urlOf(user) : url;
+      await cluster.startRust();
+      await isWhole();
+      await survives(CONNECTIONS["connections are cut"], lossy);
+    }
+  });
 }
+
+test("a wrong password", async () => {
+  const redis = await Redis.run();
+  const url = `redis://somebody:wrong-secret@127.0.0.1:${redis.port}`;
+  const options = { stdio: ["ignore", "ignore", "pipe"] };
+  for (const mode of MODES) {
+    const child = spawn(`${EXAMPLES}/cluster_node`, [await freePort(), url, mode].map(String), options);
+    let output = "";
+    child.stderr.on("data", (data) => (output += data));
+    const [code] = await within(once(child, "exit"), "the end of the server");
+    assert.equal(code, 1);
+    assert.match(output, /WRONGPASS|password/i);
+    assert.doesNotMatch(output, /wrong-secret/);
+  }
+  await redis.stop();
+});

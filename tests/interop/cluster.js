@@ -307,3 +307,5 @@ export async function portIsFree(port) {
 }
 
 export const ids = (sockets) => sockets.map((socket) => socket.id).sort();
+
+export const range = (begin, end) => Array.from({ length: end - begin }, (_, n) => begin + n);
