@@ -19,6 +19,18 @@ import { io } from "socket.io-client";
 
 import { EXAMPLES, freePort, until, within } from "./support.js";
 
+const ALL_MODES = [
+  "classic",
+  "sharded",
+  "sharded-dynamic",
+  "sharded-dynamic-private",
+  "streams",
+  "streams-sharded",
+];
+
+/** The modes of a cluster. ROW=streams selects those whose names contain this. */
+export const MODES = ALL_MODES.filter((mode) => mode.includes(process.env.ROW ?? ""));
+
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
@@ -105,14 +117,25 @@ export class Node {
     node.clients = node.reads ? [client()] : [client(), client()];
     for (const client of node.clients) if (client.isOpen === false) await client.connect();
     node.http = createServer();
-    node.io = new NodeServer(node.http, { adapter: ADAPTERS[adapter](...node.clients) });
-    node.io.on("connection", (socket) => {
-      socket.data = { user: "node" };
-      socket.join("room1");
-      socket.on("broadcast", (...args) => socket.broadcast.emit(...args));
+    node.io = new NodeServer(node.http, {
+      adapter: ADAPTERS[adapter](...node.clients),
+      // The adapter of streams leaves its subscriptions, and what is subscribed answers.
+      cleanupEmptyChildNamespaces: !node.reads,
     });
+    for (const namespace of [node.io.of("/"), node.io.of(/^\/room-\d+$/)]) {
+      namespace.on("connection", (socket) => {
+        socket.data = { user: "node" };
+        socket.join("room1");
+        socket.on("broadcast", (...args) => socket.broadcast.emit(...args));
+      });
+    }
     node.events = new Events((name, listener) => node.io.on(name, listener), ["sse", "ready"]);
-    node.io.on("ask", (value, answer) => answer({ value }));
+    const answer = (namespace) => {
+      namespace.on("ask", (value, answer) => answer({ value }));
+      namespace.on("hey", (value, answer) => answer("node-pong"));
+    };
+    answer(node.io.of("/"));
+    node.io.on("new_namespace", answer);
     await node.#ready(adapter);
     node.http.listen(0, "127.0.0.1");
     await once(node.http, "listening");
@@ -121,11 +144,8 @@ export class Node {
 
   /** Waits until the adapter gets messages: it subscribes, and begins to read, after it was made. */
   async #ready(adapter) {
-    const responses = adapter.startsWith("classic") ? "socket.io-response" : "socket.io";
-    const channel = `${responses}#/#${this.io.of("/").adapter.uid}#`;
-    if (adapter !== "streams 0.2") {
-      await until(async () => (await this.redis.subscribers(channel)) === 1, "a subscription");
-    }
+    this.isClassic = adapter.startsWith("classic");
+    if (adapter !== "streams 0.2") await this.subscribed("/");
     // A reader asks for what comes from now on, until it has read once.
     if (this.reads) {
       const event = { uid: "emitter", nsp: "/", type: "9", data: '{"packet":["ready"]}' };
@@ -134,6 +154,13 @@ export class Node {
         return this.events.count("ready") > 0;
       }, "a reader of the stream");
     }
+  }
+
+  /** Waits until answers to this server's questions arrive: of its subscriptions it begins that one last. */
+  async subscribed(namespace) {
+    const { uid } = this.io._nsps.get(namespace).adapter;
+    const channel = `socket.io${this.isClassic ? "-response" : ""}#${namespace}#${uid}#`;
+    await until(async () => (await this.redis.subscribers(channel)) === 1, "a subscription");
   }
 
   get url() {
