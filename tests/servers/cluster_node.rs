@@ -4,6 +4,7 @@
 //! `streams` or `streams-sharded`. The server listens on 127.0.0.1, and prints `listening`
 //! when it is ready. Its clients use the cluster through events: see [`namespace`].
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -48,7 +49,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     {
         println!("listening");
     }
-    axum::serve(listener, Router::new().layer(layer))
+    let app = Router::new().layer(layer);
+    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async move {
             let ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
             match ended {
