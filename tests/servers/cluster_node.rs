@@ -1,9 +1,10 @@
 //! A server of a cluster: `cluster_node PORT REDIS_URL MODE`.
 //!
 //! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
-//! `streams` or `streams-sharded`, or `none` for a server alone. The server listens on 127.0.0.1, and prints `listening`
-//! when it is ready. Its clients use the cluster through events: see [`namespace`].
+//! `streams` or `streams-sharded`, or `none` for a server alone. The server listens on 127.0.0.1, and
+//! prints `listening` when it is ready. Its clients use the cluster through events: see [`namespace`].
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -49,16 +50,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     {
         println!("listening");
     }
-    axum::serve(listener, Router::new().layer(layer))
-        .with_graceful_shutdown(async move {
-            let ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-            match ended {
-                Ok(mut ended) => drop(ended.recv().await),
-                Err(_) => std::future::pending().await,
-            }
-            io.close().await;
-        })
-        .await?;
+    let app = Router::new().layer(layer);
+    axum::serve(
+        listener,
+        app.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(async move {
+        let ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+        match ended {
+            Ok(mut ended) => drop(ended.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+        io.close().await;
+    })
+    .await?;
     Ok(())
 }
 

@@ -1,0 +1,288 @@
+// What a server of this crate does when its connections to Redis fail, or Redis itself.
+//
+// A proxy stands between it and Redis. Node's servers connect to Redis directly. ROW=streams runs only
+// the rows whose names contain this.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { Cluster, MODES, range, Redis } from "./cluster.js";
+import { Proxy } from "./proxy.js";
+import { EXAMPLES, freePort, until, within } from "./support.js";
+
+/** How long a message to a client of the same server may take, in milliseconds. */
+const LOCAL = 2_000;
+
+/** Numbered messages of a server of Node, and of the server of this crate, to all clients. */
+class Traffic {
+  sent = 0;
+
+  constructor({ a, at_a, at_b, at_rust }) {
+    this.cluster = { a, at_rust };
+    this.local = this.#hear(at_rust, "rust");
+    this.heard = [this.#hear(at_rust, "node"), this.#hear(at_a, "rust"), this.#hear(at_b, "rust")];
+    this.timer = setInterval(() => this.#send(), 10);
+  }
+
+  #hear(client, from) {
+    const numbers = [];
+    client.removeAllListeners(from);
+    client.on(from, (n) => numbers.push(n));
+    return { from, numbers };
+  }
+
+  #send() {
+    const n = this.sent++;
+    this.cluster.a.io.to("room1").emit("node", n);
+    this.cluster.at_rust.emit("emit", ["room1"], [], {}, "rust", n, () => {});
+  }
+
+  /** Waits until what is sent from now on arrives at the clients of the same server. */
+  async goesOnLocally() {
+    const next = this.sent;
+    await until(() => this.local.numbers.at(-1) >= next, "a local message", LOCAL);
+  }
+
+  /** Waits until what is sent from now on arrives at the clients of other servers. Returns its number. */
+  async goesOn() {
+    const next = this.sent;
+    await until(() => this.heard.every(({ numbers }) => numbers.at(-1) >= next), "messages");
+    return next;
+  }
+
+  async stop() {
+    clearInterval(this.timer);
+    this.#send();
+    const last = this.sent - 1;
+    await until(() => this.heard.every(({ numbers }) => numbers.at(-1) === last), "the last message");
+  }
+
+  /** Nothing is doubled or out of order, and only messages between these numbers may be missing. */
+  check(lossy) {
+    assert.deepEqual(this.local.numbers, range(0, this.sent));
+    for (const { from, numbers } of this.heard) {
+      const [begin, end] = lossy[from];
+      const isLossy = (n) => n >= begin && n < end;
+      const sorted = [...new Set(numbers)].sort((a, b) => a - b);
+      assert.deepEqual(numbers, sorted, `doubled or out of order, from ${from}`);
+      const rest = range(0, this.sent).filter((n) => !isLossy(n));
+      assert.deepEqual(numbers.filter((n) => !isLossy(n)), rest, `missing, from ${from}`);
+    }
+  }
+}
+
+/** Numbers of bytes: within the first commands of a connection, within messages, and long after. */
+const CUTS = [1, 2_000, 17, 400, 5_000, 60, 130, 3_000, 90, 250, 1_234, 333, 4_567, 25, 777, 6_000];
+
+/** Faults after which a stream has what was sent meanwhile. */
+const CONNECTIONS = {
+  "connections are cut": async ({ proxy, traffic }) => {
+    proxy.cut();
+    await traffic.goesOnLocally();
+  },
+  "connections are cut at any byte": async ({ proxy, traffic }) => {
+    proxy.cutAfter(CUTS);
+    await traffic.goesOnLocally();
+    await until(() => proxy.cuts.length === 0, "all cuts");
+  },
+  "connections are half-open": async ({ cluster, proxy, traffic }) => {
+    proxy.halfOpen();
+    await traffic.goesOnLocally();
+    await within(cluster.whole(), "whole cluster", 10_000);
+  },
+  "the network stalls for a second": async ({ proxy, traffic }) => {
+    proxy.stall();
+    await traffic.goesOnLocally();
+    await sleep(1_000);
+    proxy.goOn();
+  },
+  "the network stalls for three seconds": async ({ proxy, traffic }) => {
+    proxy.stall();
+    await traffic.goesOnLocally();
+    await sleep(3_000);
+    proxy.goOn();
+  },
+  "the network is slow": async ({ proxy, traffic }) => {
+    proxy.chunk = 200;
+    await traffic.goesOnLocally();
+    await sleep(2_000);
+    proxy.chunk = Infinity;
+  },
+  "Redis is paused": async ({ redis, traffic }) => {
+    redis.child.kill("SIGSTOP");
+    await traffic.goesOnLocally();
+    await sleep(6_000);
+    await traffic.goesOnLocally();
+    redis.child.kill("SIGCONT");
+  },
+  "the server is paused": async ({ cluster }) => {
+    cluster.rust.child.kill("SIGSTOP");
+    await sleep(6_000);
+    cluster.rust.child.kill("SIGCONT");
+  },
+};
+
+/** Faults of the connections of Node's servers too, or of what Redis keeps. */
+const REDIS = {
+  "Redis ends all connections": async ({ redis, traffic }) => {
+    for (const type of ["normal", "pubsub"]) await redis.command("CLIENT", "KILL", "TYPE", type);
+    await traffic.goesOnLocally();
+  },
+  "Redis is flushed": async ({ redis, traffic }) => {
+    await redis.command("FLUSHALL");
+    await traffic.goesOnLocally();
+  },
+  "Redis is started again": async ({ redis, traffic }) => {
+    await redis.stop();
+    await traffic.goesOnLocally();
+    await redis.start();
+  },
+};
+
+// Rows wait more than they compute.
+describe("faults", { concurrency: 3 }, () => {
+  for (const mode of MODES) {
+    describe(mode, { concurrency: false }, () => tests(mode));
+  }
+});
+
+function tests(mode) {
+  const isLog = mode.startsWith("streams");
+  let cluster, redis, proxy;
+
+  before(async () => {
+    cluster = await Cluster.run(mode, "node-redis", (redis) => Proxy.run(redis));
+    ({ redis, between: proxy } = cluster);
+    // What Node's clients were asked while a connection ended fails.
+    for (const client of [...cluster.a.clients, ...cluster.b.clients]) {
+      for (const name of ["publish", "sPublish"]) {
+        const publish = client[name];
+        client[name] = (...args) => publish.apply(client, args).catch(() => 0);
+      }
+    }
+  });
+
+  after(() => cluster?.close());
+
+  const isWhole = async () => {
+    await cluster.whole();
+    await cluster.subscribed("room1", 3);
+    await cluster.sees(3);
+  };
+
+  /** The number of messages of the server of this crate that have left it, or never will. */
+  const accounted = async () => {
+    const { published, unconfirmed, dropped } = await cluster.at_rust.emitWithAck("status");
+    return published + unconfirmed + dropped;
+  };
+
+  /** Messages go on while something fails, and afterwards the cluster is as it was. */
+  const survives = async (fault, lossy) => {
+    const before = await accounted();
+    const traffic = new Traffic(cluster);
+    const begin = await traffic.goesOn();
+    await fault({ cluster, redis, proxy, traffic });
+    await isWhole();
+    const end = await traffic.goesOn();
+    await traffic.stop();
+    traffic.check(lossy([begin, end]));
+    const all = before + traffic.sent;
+    await until(async () => (await accounted()) === all, "account of all messages", 5_000);
+  };
+
+  /** A stream has everything. */
+  const lossy = (span) => (isLog ? { node: [0, 0], rust: [0, 0] } : { node: span, rust: span });
+
+  for (const [title, fault] of Object.entries(CONNECTIONS)) {
+    test(title, () => survives(fault, lossy));
+  }
+
+  for (const [title, fault] of Object.entries(REDIS)) {
+    test(title, () => survives(fault, (span) => ({ node: span, rust: span })));
+  }
+
+  /** A stream has no subscriber that could be too slow. */
+  if (!isLog) test("Redis ends the connection of a subscriber that is too slow", async () => {
+    const { a, at_b, at_rust } = cluster;
+    await redis.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 1");
+    const slow = async ({ traffic }) => {
+      proxy.stall();
+      await traffic.goesOnLocally();
+      // What the proxy's sockets hold is no longer in the buffer of Redis.
+      await until(async () => {
+        const heard = once(at_b, "big");
+        a.io.to([at_b.id, at_rust.id]).emit("big", "x".repeat(256 * 1024));
+        await heard;
+        const list = await redis.command("CLIENT", "LIST", "TYPE", "pubsub");
+        return !list.includes("name=tower-socketio");
+      }, "the end of the subscriber");
+      proxy.goOn();
+    };
+    await survives(slow, (span) => ({ node: span, rust: span }));
+  });
+
+  if (isLog) test("ten thousand messages each way arrive once, in order, whatever is cut", async () => {
+    const { a, at_a, at_b, at_rust } = cluster;
+    const numbers = range(0, 10_000);
+    const heard = [at_rust, at_a, at_b].map((client) => {
+      const heard = [];
+      client.on("number", (n) => heard.push(n));
+      return heard;
+    });
+    const before = await accounted();
+    for (const [slot, begin] of numbers.filter((n) => n % 250 === 0).entries()) {
+      for (const n of numbers.slice(begin, begin + 250)) {
+        a.io.to(at_rust.id).emit("number", n);
+        at_rust.emit("emit", [at_a.id, at_b.id], [], {}, "number", n, () => {});
+      }
+      if (slot === 13 || slot === 27) {
+        redis.child.kill("SIGSTOP");
+        await sleep(slot === 13 ? 6_000 : 1_000);
+        redis.child.kill("SIGCONT");
+      }
+      await sleep(200);
+      proxy.cut();
+    }
+    for (const [i, name] of ["of this crate", "of Node", "of Node"].entries()) {
+      await until(() => heard[i].at(-1) === numbers.at(-1), `last message on a server ${name}`);
+      assert.deepEqual(heard[i], numbers, `on a server ${name}`);
+    }
+    const all = before + numbers.length;
+    await until(async () => (await accounted()) === all, "account of all messages", 5_000);
+    const { dropped } = await at_rust.emitWithAck("status");
+    assert.equal(dropped, 0);
+  });
+
+  test("a user who may not use CLIENT", async () => {
+    const rules = ["on", ">secret", "~*", "&*", "+@all", "-client"];
+    await redis.command("ACL", "SETUSER", "limited", ...rules);
+    const [, url] = cluster.rust.arguments;
+    for (const user of ["limited:secret@", undefined]) {
+      cluster.at_rust.disconnect();
+      await cluster.rust.kill();
+      cluster.rust.arguments[1] = user ? proxy.urlOf(user) : url;
+      await cluster.startRust();
+      await isWhole();
+      await survives(CONNECTIONS["connections are cut"], lossy);
+    }
+  });
+}
+
+test("a wrong password", async () => {
+  const redis = await Redis.run();
+  const url = `redis://somebody:wrong-secret@127.0.0.1:${redis.port}`;
+  const options = { stdio: ["ignore", "ignore", "pipe"] };
+  for (const mode of MODES) {
+    const child = spawn(`${EXAMPLES}/cluster_node`, [await freePort(), url, mode].map(String), options);
+    let output = "";
+    child.stderr.on("data", (data) => (output += data));
+    const [code] = await within(once(child, "exit"), "the end of the server");
+    assert.equal(code, 1);
+    assert.match(output, /WRONGPASS|password/i);
+    assert.doesNotMatch(output, /wrong-secret/);
+  }
+  await redis.stop();
+});
