@@ -4,11 +4,13 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use tokio::sync::oneshot;
 
 use super::counters::Counters;
+use super::ended_rooms::{EndedRooms, Room};
 use super::message::{Envelope, Message};
 use super::new_rooms::NewRooms;
 use crate::clock::now;
@@ -255,20 +257,25 @@ impl<T: Clone + Eq + Hash> Changes<T> {
     }
 }
 
+/// How many times the bytes of all other messages the large ones may have together.
+const LARGE: usize = 4;
+
 /// The queue of commands. The messages are bounded in bytes, and each namespace and each room has at
 /// most one command.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// They come before messages, so that a namespace is open before its first message leaves.
     namespaces: Changes<NamespaceName>,
-    rooms: Changes<(NamespaceName, Arc<str>)>,
+    rooms: Changes<Room>,
+    ended_rooms: EndedRooms,
     /// How many namespaces and rooms the broker had to open so far.
     opened: u64,
     /// Counts, and reports of all earlier changes.
     counts: VecDeque<Command>,
     messages: VecDeque<Command>,
-    /// The bytes of `messages`.
+    /// The bytes of `messages`, without the large ones.
     bytes: usize,
+    large_bytes: usize,
     max_bytes: usize,
     /// `None` if the broker does not want rooms.
     new_rooms: Option<NewRooms>,
@@ -289,10 +296,12 @@ impl Queue {
         Self {
             namespaces: Changes::new(),
             rooms: Changes::new(),
+            ended_rooms: EndedRooms::default(),
             opened: 0,
             counts: VecDeque::new(),
             messages: VecDeque::new(),
             bytes: 0,
+            large_bytes: 0,
             max_bytes,
             new_rooms: wants_rooms.then(NewRooms::default),
             state: QueueState::Open,
@@ -322,19 +331,75 @@ impl Queue {
                 namespace,
                 room,
                 exists,
-            } => self.opened += u64::from(self.rooms.change((namespace, room), exists)),
+            } => {
+                let room = (namespace, room);
+                if exists {
+                    self.ended_rooms.begin(&room);
+                } else if self.rooms.open.contains(&room) {
+                    self.ended_rooms.end(room, now());
+                    return Vec::new();
+                }
+                self.opened += u64::from(self.rooms.change(room, exists));
+            }
             Command::Count { .. } | Command::Sync { .. } => self.counts.push_back(command),
             Command::Publish { .. } | Command::Ask { .. } | Command::Answer { .. } => {
-                self.bytes += command.cost();
+                let is_large = self.is_large(&command);
+                self.add(&command);
                 self.messages.push_back(command);
-                let mut dropped = Vec::new();
-                while self.bytes > self.max_bytes && self.messages.len() > 1 {
-                    dropped.extend(self.pop_message());
-                }
-                return dropped;
+                return self.evict(is_large);
             }
         }
         Vec::new()
+    }
+
+    /// Returns whether a message counts among the large ones, which have a limit of their own: one of
+    /// them does not take the place of all others.
+    fn is_large(&self, command: &Command) -> bool {
+        command.cost() > self.max_bytes / 4
+    }
+
+    fn add(&mut self, command: &Command) {
+        match self.is_large(command) {
+            true => self.large_bytes += command.cost(),
+            false => self.bytes += command.cost(),
+        }
+    }
+
+    fn subtract(&mut self, command: &Command) {
+        match self.is_large(command) {
+            true => self.large_bytes -= command.cost(),
+            false => self.bytes -= command.cost(),
+        }
+    }
+
+    /// Removes the oldest messages until the others are within the limit. One message may always stay.
+    fn evict(&mut self, large: bool) -> Vec<Command> {
+        let mut dropped = Vec::new();
+        loop {
+            let (bytes, max) = match large {
+                true => (self.large_bytes, LARGE * self.max_bytes),
+                false => (self.bytes, self.max_bytes),
+            };
+            if bytes <= max {
+                return dropped;
+            }
+            let mut same =
+                (0..self.messages.len()).filter(|at| self.is_large(&self.messages[*at]) == large);
+            let (Some(oldest), Some(_)) = (same.next(), same.next()) else {
+                return dropped;
+            };
+            if let Some(command) = self.messages.remove(oldest) {
+                self.subtract(&command);
+                dropped.push(command);
+            }
+        }
+    }
+
+    /// Closes the rooms that have ended at least `linger` ago.
+    pub(super) fn close_rooms(&mut self, linger: Duration) {
+        for room in self.ended_rooms.due(linger, now()) {
+            self.rooms.change(room, false);
+        }
     }
 
     pub(super) fn pop(&mut self) -> Option<Command> {
@@ -356,7 +421,7 @@ impl Queue {
 
     fn pop_message(&mut self) -> Option<Command> {
         let command = self.messages.pop_front()?;
-        self.bytes -= command.cost();
+        self.subtract(&command);
         if self.messages.is_empty() {
             self.messages.shrink_to(64);
         }
@@ -370,7 +435,7 @@ impl Queue {
 
     /// Returns the bytes and the number of the messages.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        (self.bytes, self.messages.len())
+        (self.bytes + self.large_bytes, self.messages.len())
     }
 
     /// Removes the questions, the answers and the counts.
@@ -379,7 +444,7 @@ impl Queue {
         let messages = std::mem::take(&mut self.messages).into_iter();
         let (kept, mut removed) = messages.partition::<VecDeque<_>, _>(is_kept);
         self.messages = kept;
-        self.bytes -= removed.iter().map(Command::cost).sum::<usize>();
+        removed.iter().for_each(|command| self.subtract(command));
         removed.append(&mut self.counts);
         removed
     }
@@ -389,7 +454,8 @@ impl Queue {
         self.state = QueueState::Ended;
         self.namespaces = Changes::new();
         self.rooms = Changes::new();
-        self.bytes = 0;
+        self.ended_rooms = EndedRooms::default();
+        (self.bytes, self.large_bytes) = (0, 0);
         let mut left = std::mem::take(&mut self.messages);
         left.append(&mut self.counts);
         left
@@ -420,6 +486,7 @@ pub(super) fn drop_command(command: Command, error: ClusterError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Kind, Payload};
 
     fn commands(queue: &mut Queue) -> Vec<String> {
         std::iter::from_fn(|| queue.pop())
@@ -474,6 +541,37 @@ mod tests {
         });
         queue.push(open("/a"));
         assert_eq!(commands(&mut queue), ["open /a", "count /"]);
+    }
+
+    #[test]
+    fn a_large_message_does_not_take_the_place_of_others() {
+        let mut queue = Queue::new(64 * 1024, false);
+        let message = |len: usize| {
+            let text = format!("[\"x\",\"{}\"]", "y".repeat(len));
+            let payload = Payload::from_json(Kind::Event, text.into(), Vec::new());
+            let message = Message::ServerEvent(payload.expect("an event"));
+            let envelope = Envelope::new("me".into(), NamespaceName::MAIN, message);
+            let to = "a".into();
+            Command::Answer { to, envelope }
+        };
+        for _ in 0..10 {
+            assert!(queue.push(message(1024)).is_empty());
+        }
+        for _ in 0..2 {
+            assert!(queue.push(message(100 * 1024)).is_empty());
+        }
+        // The third large message is one too many.
+        assert_eq!(queue.push(message(100 * 1024)).len(), 1);
+        assert!(queue.push(message(1024)).is_empty());
+        assert_eq!(queue.waiting().1, 13);
+        // Together the others are bounded.
+        for _ in 0..100 {
+            queue.push(message(1024));
+        }
+        let others = queue.waiting().0 - 2 * 100 * 1024;
+        assert!(others < 70 * 1024, "{others}");
+        while queue.pop().is_some() {}
+        assert_eq!(queue.waiting(), (0, 0));
     }
 
     #[test]

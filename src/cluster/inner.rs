@@ -5,12 +5,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::command::{Command, Done, Expect, Queue, QueueState, Synced, drop_command};
 use super::counters::Counters;
@@ -35,9 +37,12 @@ pub(crate) struct Inner {
     pub(super) command_ready: Notify,
     pub(super) requests: Mutex<Requests>,
     server_events: Mutex<HashMap<NamespaceName, VecDeque<ServerEvent>>>,
+    running_server_events: Arc<Semaphore>,
     /// The namespaces of this server's questions, and the number of questions in each. Lock order:
     /// the namespaces of the hub, then this, then the queue.
     kept_open: Mutex<HashMap<NamespaceName, usize>>,
+    /// The tasks that wait for clients of this server, by the questions of other servers.
+    asked: Mutex<HashMap<RequestId, AbortHandle>>,
     is_connected: AtomicBool,
     /// How many of the namespaces and rooms that the broker had to open are open.
     synced: AtomicU64,
@@ -71,8 +76,11 @@ const MAX_REQUESTS: usize = 10_000;
 /// The number of server events of a namespace that may wait for their handlers.
 const MAX_SERVER_EVENTS: usize = 1024;
 
-/// How long a client of this server may take to answer the question of another server.
-const MAX_ACK_WAIT: Duration = Duration::from_secs(3600);
+/// The number of handlers of server events that may run at once.
+const MAX_RUNNING_SERVER_EVENTS: usize = 64;
+
+/// How long a room that has ended stays open at the broker.
+const ROOM_LINGER: Duration = Duration::from_secs(10);
 
 /// An event of another server.
 struct ServerEvent {
@@ -91,7 +99,9 @@ impl Inner {
             command_ready: Notify::new(),
             requests: Mutex::default(),
             server_events: Mutex::default(),
+            running_server_events: Arc::new(Semaphore::new(MAX_RUNNING_SERVER_EVENTS)),
             kept_open: Mutex::default(),
+            asked: Mutex::default(),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             counters: Arc::default(),
@@ -138,6 +148,7 @@ impl Inner {
             return Err(ClusterError::TOO_BIG);
         }
         if self.queue.lock().state != QueueState::Open {
+            self.counters.dropped();
             return Err(ClusterError::CLOSED);
         }
         Ok(())
@@ -167,6 +178,7 @@ impl Inner {
         question: Question,
     ) -> Result<Answers, ClusterError> {
         let id = hex_id();
+        let asks_clients = matches!(question, Question::Event(..));
         let message = Message::Question(RequestId::clone(&id), question);
         let envelope = self.envelope(namespace, message);
         self.check(&envelope)?;
@@ -188,9 +200,28 @@ impl Inner {
         self.push(Command::Ask { envelope, expect });
         let inner = Arc::clone(self);
         Ok(Answers::new(receiver, move || {
+            let ended = inner.requests.lock().end(&id);
+            if asks_clients && ended.is_some_and(|ended| ended.is_early) {
+                inner.end_question(&open.namespace, id);
+            }
             drop(open);
-            inner.requests.lock().end(&id)
+            ended?.missing
         }))
+    }
+
+    /// Tells the other servers that nobody waits for their clients any longer.
+    fn end_question(&self, namespace: &NamespaceName, id: RequestId) {
+        let envelope = self.envelope(namespace, Message::End(id));
+        let done = Done::new(&self.counters, None);
+        self.push(Command::Publish { envelope, done });
+    }
+
+    /// Closes the rooms at the broker that have ended some time ago.
+    pub(super) fn close_rooms(&self) {
+        let within = self.hub().and_then(|hub| hub.recovers_within());
+        let linger = ROOM_LINGER.max(within.unwrap_or_default());
+        self.queue.lock().close_rooms(linger);
+        self.command_ready.notify_one();
     }
 
     /// Counts the servers of the namespaces of open questions again, so that a server that has died
@@ -356,6 +387,13 @@ impl Inner {
             }
             return;
         }
+        if let Message::End(id) = &message {
+            let waiting = self.asked.lock().remove(id);
+            if let Some(waiting) = waiting {
+                waiting.abort();
+            }
+            return;
+        }
         let Some(live) = self.namespace(&namespace) else {
             self.answer_without_clients(&namespace, from, message);
             return;
@@ -395,19 +433,16 @@ impl Inner {
                     self.answer(&namespace, id, from, Answer::Done);
                 }
             }
-            Message::Question(id, Question::Event(target, payload)) => {
-                self.ask_clients(&live, &target, payload, id, from);
+            Message::Question(id, Question::Event(target, payload, timeout)) => {
+                self.ask_clients(&live, &target, payload, timeout, (id, from));
             }
-            Message::Answer(..) => {}
+            // They are handled above.
+            Message::Answer(..) | Message::End(_) => {}
         }
     }
 
-    /// Returns whether a question of this server keeps the namespace open.
-    fn is_kept_open(&self, namespace: &NamespaceName) -> bool {
-        self.kept_open.lock().contains_key(namespace)
-    }
-
-    /// Answers a question in a namespace that only a question of this server keeps open.
+    /// Answers a question in a namespace that does not exist in this process: a question of this server
+    /// keeps it open, or the broker has not closed it yet. The server counts as one of the namespace.
     fn answer_without_clients(&self, namespace: &NamespaceName, from: ServerId, message: Message) {
         let Message::Question(id, question) = message else {
             return;
@@ -419,13 +454,16 @@ impl Inner {
             Question::Rooms => Answer::Rooms(Vec::new()),
             Question::ServerEvent(_) | Question::Operation(..) => return,
         };
-        if self.is_kept_open(namespace) {
-            self.answer(namespace, id, from, answer);
-        }
+        self.answer(namespace, id, from, answer);
     }
 
     fn answer(&self, namespace: &NamespaceName, id: RequestId, to: ServerId, answer: Answer) {
         let envelope = self.envelope(namespace, Message::Answer(id, answer));
+        if envelope.cost() > self.limits.message {
+            // The server that has asked says that this one has not answered.
+            self.counters.dropped();
+            return;
+        }
         self.push(Command::Answer { to, envelope });
     }
 
@@ -435,8 +473,8 @@ impl Inner {
         namespace: &Arc<LiveNamespace>,
         target: &Target,
         payload: Payload,
-        id: RequestId,
-        from: ServerId,
+        timeout: Duration,
+        (id, from): (RequestId, ServerId),
     ) {
         let namespaces = std::slice::from_ref(namespace);
         let mut asked = AskedClients::send(namespaces, target, payload);
@@ -452,6 +490,7 @@ impl Inner {
             return;
         }
         let inner = Arc::clone(self);
+        let (question, key) = (RequestId::clone(&id), RequestId::clone(&id));
         let send_acks = async move {
             while let Some((socket, answer)) = poll_fn(|cx| asked.poll_next(cx)).await {
                 let answer = match answer {
@@ -461,11 +500,18 @@ impl Inner {
                 inner.answer(&name, RequestId::clone(&id), ServerId::clone(&from), answer);
             }
         };
-        self.runtime
-            .spawn(tokio::time::timeout(MAX_ACK_WAIT, send_acks));
+        let inner = Arc::clone(self);
+        let mut waiting = self.asked.lock();
+        let task = self.runtime.spawn(async move {
+            // An error means that the clients have not answered in time.
+            let _ = tokio::time::timeout(timeout, send_acks).await;
+            inner.asked.lock().remove(&question);
+        });
+        // The task removes it: it waits for the lock.
+        waiting.insert(key, task.abort_handle());
     }
 
-    /// Runs the handler of a server event, after those of the namespace's earlier ones.
+    /// Starts the handler of a server event, after those of the namespace's earlier ones.
     fn handle_server_event(self: &Arc<Self>, namespace: &Arc<LiveNamespace>, event: ServerEvent) {
         let mut events = self.server_events.lock();
         if let Some(waiting) = events.get_mut(&namespace.name) {
@@ -483,8 +529,21 @@ impl Inner {
         let inner = Arc::clone(self);
         let namespace = Arc::clone(namespace);
         self.runtime.spawn(async move {
+            // The handlers start in the order of the events. One that waits, for example for another
+            // server, does not hold up the next.
             while let Some(event) = inner.next_server_event(&namespace.name) {
-                inner.run_server_event(&namespace, event).await;
+                let running = Arc::clone(&inner.running_server_events);
+                // The semaphore is never closed.
+                let permit = running.acquire_owned().await;
+                let (inner, namespace) = (Arc::clone(&inner), Arc::clone(&namespace));
+                let mut handler =
+                    Box::pin(async move { inner.run_server_event(&namespace, event).await });
+                if poll_fn(|cx| Poll::Ready(handler.as_mut().poll(cx).is_pending())).await {
+                    tokio::spawn(async move {
+                        handler.await;
+                        drop(permit);
+                    });
+                }
             }
         });
     }

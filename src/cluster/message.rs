@@ -76,8 +76,6 @@ impl Envelope {
     /// Reads a message that [`to_bytes`](Self::to_bytes) or a server of Node has written. Returns
     /// `None` for a message of a type that nothing is done for. Needs the feature `wire`.
     ///
-    /// It needs at most seven times the memory of the bytes.
-    ///
     /// # Errors
     ///
     /// Fails if the message is malformed, longer than 64 MiB, or too deeply nested.
@@ -109,6 +107,9 @@ pub(super) enum Message {
     Question(RequestId, Question),
     /// An answer to a question.
     Answer(RequestId, Answer),
+    /// The end of a question to clients: their servers need not wait for them any longer. Only servers
+    /// of this crate send it.
+    End(RequestId),
 }
 
 impl Message {
@@ -123,10 +124,10 @@ impl Message {
                 target(to) + rooms.iter().map(|room| ROOM + room.len()).sum::<usize>()
             }
             Self::Operation(to, Operation::Disconnect { .. }) => target(to),
-            Self::Question(_, Question::Event(to, payload)) => target(to) + bytes(payload),
+            Self::Question(_, Question::Event(to, payload, _)) => target(to) + bytes(payload),
             Self::Question(_, Question::Sockets(to) | Question::Ids(to)) => target(to),
             Self::Question(_, Question::Operation(to, _)) => target(to),
-            Self::Question(_, Question::Rooms) => 0,
+            Self::Question(_, Question::Rooms) | Self::End(_) => 0,
             Self::ServerEvent(payload) | Self::Question(_, Question::ServerEvent(payload)) => {
                 bytes(payload)
             }

@@ -43,6 +43,7 @@
 
 mod command;
 mod counters;
+mod ended_rooms;
 mod inner;
 mod memory;
 mod message;
@@ -121,8 +122,8 @@ pub(crate) struct Cluster {
     wants_rooms: bool,
 }
 
-/// How often the servers are counted again while a question waits for them.
-const RECOUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the servers are counted again while a question waits for them, and ended rooms are closed.
+const TICK: Duration = Duration::from_millis(750);
 
 /// How long the queue of messages may take to leave when the server closes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,9 +153,10 @@ impl Cluster {
         let weak = Arc::downgrade(&inner);
         runtime.spawn(async move {
             loop {
-                tokio::time::sleep(RECOUNT_INTERVAL).await;
+                tokio::time::sleep(TICK).await;
                 let Some(inner) = weak.upgrade() else { return };
                 inner.recount();
+                inner.close_rooms();
             }
         });
         Self { inner, wants_rooms }
@@ -253,7 +255,7 @@ impl OtherServers for Cluster {
         self.inner.close();
         let ended = Arc::clone(&self.inner).ended();
         Box::pin(async move {
-            // Beyond the timeout the messages are dropped.
+            // Beyond the timeout the broker goes on by itself, as long as the runtime does.
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended).await;
         })
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ended_rooms::Room;
 use crate::protocol::NamespaceName;
 
 /// The rooms that sockets of other servers were told to join lately. Those servers may have to open
@@ -14,8 +15,6 @@ pub(super) struct NewRooms {
     /// The same, in the order of time.
     order: VecDeque<(Instant, Room)>,
 }
-
-type Room = (NamespaceName, Arc<str>);
 
 /// How long a room is new.
 const NEW: Duration = Duration::from_secs(10);

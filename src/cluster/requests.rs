@@ -28,6 +28,8 @@ struct Request {
     /// The acknowledgements that are still to come from all other servers. It is negative while a
     /// server has not said how many clients it has asked.
     acks: i64,
+    /// Whether fewer servers were counted than were asked.
+    is_lowered: bool,
 }
 
 /// A server that was asked.
@@ -44,6 +46,15 @@ pub(super) struct Recount {
     /// The servers that may have died.
     pub(super) servers: HashSet<(NamespaceName, ServerId)>,
     pub(super) namespaces: HashSet<NamespaceName>,
+}
+
+/// The end of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Whether answers were still to come.
+    pub(super) is_early: bool,
+    /// The number of servers that have not answered. `None` if they were not counted.
+    pub(super) missing: Option<usize>,
 }
 
 /// An answer that no question expects.
@@ -69,16 +80,20 @@ impl Requests {
             answered: 0,
             known: HashMap::new(),
             acks: 0,
+            is_lowered: false,
         };
         self.open.insert(id, request);
         receiver
     }
 
-    /// Ends a question. Returns the number of servers that have not answered, or `None` if they
-    /// were not counted.
-    pub(super) fn end(&mut self, id: &RequestId) -> Option<usize> {
+    /// Ends a question. Returns `None` if it has ended.
+    pub(super) fn end(&mut self, id: &RequestId) -> Option<Ended> {
         let request = self.open.remove(id)?;
-        Some(request.expected?.saturating_sub(request.answered))
+        let missing = |expected: usize| expected.saturating_sub(request.answered);
+        Some(Ended {
+            is_early: request.answers.is_some(),
+            missing: request.expected.map(missing),
+        })
     }
 
     /// Sets how many other servers were asked.
@@ -97,11 +112,20 @@ impl Requests {
             else {
                 continue;
             };
+            if servers >= expected {
+                continue;
+            }
+            // It is not known which server has died if one of them has not told its id with its answer.
+            // Others, which are alive, then get some time to answer.
+            let known = request.known.values().filter(|asked| asked.has_answered);
+            if known.count() < request.answered && !request.is_lowered {
+                request.is_lowered = true;
+                continue;
+            }
             if servers < request.answered {
-                // It is not known which server has died, nor which clients it has asked.
                 request.acks = request.acks.min(0);
             }
-            request.expected = Some(expected.min(servers));
+            request.expected = Some(servers);
             request.check();
         }
     }
@@ -150,6 +174,10 @@ impl Requests {
     ) -> Result<(), Unexpected> {
         let request = self.open.get_mut(id).ok_or(Unexpected)?;
         let answers = request.answers.as_ref().ok_or(Unexpected)?;
+        if matches!(answer, Answer::Rooms(_) | Answer::Ids(_) | Answer::Done) {
+            // This server asks no such question.
+            return Err(Unexpected);
+        }
         let mut of_unknown = Asked::default();
         let asked = match from {
             Some(from) => request.known.entry(ServerId::clone(from)).or_default(),
@@ -166,8 +194,7 @@ impl Requests {
             Answer::Clients(clients) => asked.acks += clients as i64,
             Answer::Ack(..) | Answer::Left => asked.acks -= 1,
             Answer::Sockets(_) | Answer::Reply(_) => {}
-            // This server asks no such question.
-            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done => return Err(Unexpected),
+            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done => {}
         }
         request.acks += of_unknown.acks;
         request.answered += usize::from(!is_about_client);
@@ -230,6 +257,10 @@ mod tests {
         Answer::Sockets(Vec::new())
     }
 
+    fn missing(requests: &mut Requests, id: &RequestId) -> Option<usize> {
+        requests.end(id).expect("it is open").missing
+    }
+
     fn ack() -> Answer {
         Answer::Ack(None, Payload::default())
     }
@@ -245,7 +276,7 @@ mod tests {
         assert!(!ended(&mut answers));
         assert_eq!(requests.answer(&q, Some(&id("b")), sockets()), Ok(()));
         assert!(ended(&mut answers));
-        assert_eq!(requests.end(&q), Some(0));
+        assert_eq!(missing(&mut requests, &q), Some(0));
     }
 
     #[test]
@@ -287,7 +318,7 @@ mod tests {
         requests.recounted(&main, 1);
         assert!(ended(&mut answers));
         assert_eq!(requests.recount(), Recount::default());
-        assert_eq!(requests.end(&q), Some(0));
+        assert_eq!(missing(&mut requests, &q), Some(0));
     }
 
     #[test]
@@ -303,7 +334,7 @@ mod tests {
         assert!(!ended(&mut answers));
         let _ = requests.answer(&q, Some(&id("b")), sockets());
         assert!(ended(&mut answers));
-        assert_eq!(requests.end(&q), Some(0));
+        assert_eq!(missing(&mut requests, &q), Some(0));
     }
 
     #[test]
@@ -324,8 +355,11 @@ mod tests {
                 assert!(ended(&mut answers));
             }
             requests.recounted(&main, 1);
+            // The server that is left, and may be another, has time to answer.
+            assert_eq!(ended(&mut answers), a.is_some());
+            requests.recounted(&main, 1);
             assert!(ended(&mut answers));
-            assert_eq!(requests.end(&q), Some(0));
+            assert_eq!(missing(&mut requests, &q), Some(0));
         }
     }
 
@@ -353,7 +387,7 @@ mod tests {
         assert_eq!(requests.answer(&q, Some(&a), sockets()), Ok(()));
         assert_eq!(requests.answer(&q, Some(&a), sockets()), Err(Unexpected));
         assert_eq!(requests.answer(&id("r"), None, sockets()), Err(Unexpected));
-        assert_eq!(requests.end(&q), Some(1));
+        assert_eq!(missing(&mut requests, &q), Some(1));
         assert_eq!(requests.answer(&q, None, sockets()), Err(Unexpected));
     }
 
@@ -364,6 +398,6 @@ mod tests {
         let mut answers = requests.open(id("q"), NamespaceName::MAIN);
         requests.fail(&q);
         assert!(ended(&mut answers));
-        assert_eq!(requests.end(&q), None);
+        assert_eq!(missing(&mut requests, &q), None);
     }
 }

@@ -153,8 +153,10 @@ impl Pending {
             Self::Here { answer, .. } => answer.await.map_err(|_| AckError(Reason::Disconnected)),
             Self::Elsewhere(answers) => {
                 while let Some(answer) = answers.next().await {
-                    if let Answer::Ack(_, payload) = answer {
-                        return Ok(payload);
+                    match answer {
+                        Answer::Ack(_, payload) => return Ok(payload),
+                        Answer::Left => return Err(AckError(Reason::Disconnected)),
+                        _ => {}
                     }
                 }
                 Err(AckError(match answers.end() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
-use indexmap::IndexSet;
+use indexmap::IndexMap;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
@@ -25,7 +25,7 @@ use crate::hub::hooks::OutgoingEvent;
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::encode;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answer, Answers, OtherServers, Question};
+use crate::hub::other_servers::{Answer, Answers, MAX_ACK_WAIT, OtherServers, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{Kind, NamespaceName, Payload};
 
@@ -70,6 +70,14 @@ impl<T> AckStream<T> {
         }
     }
 
+    /// The answers to a question that was not sent.
+    pub(super) fn failed(error: ClusterError) -> Self {
+        Self {
+            elsewhere: vec![ClientsElsewhere::new(Err(error))],
+            ..Self::empty()
+        }
+    }
+
     /// Sends the event to the recipients in each of the namespaces, on all servers or only on this
     /// one if `local`. `elsewhere` is a namespace that does not exist in this process.
     pub(super) fn send(
@@ -85,7 +93,7 @@ impl<T> AckStream<T> {
         let questions = here.chain(elsewhere).filter(|_| !local);
         let elsewhere = questions
             .map(|(others, name)| {
-                let question = Question::Event(target.clone(), payload.clone());
+                let question = Question::Event(target.clone(), payload.clone(), MAX_ACK_WAIT);
                 ClientsElsewhere::new(others.ask(name, question))
             })
             .collect();
@@ -113,8 +121,7 @@ impl<T> AckStream<T> {
 pub(crate) struct AskedClients {
     answers: mpsc::UnboundedReceiver<(SocketId, Option<Payload>)>,
     /// The sockets that have not answered.
-    missing: IndexSet<SocketId, IdHash>,
-    _asked: Vec<AckGuard>,
+    missing: IndexMap<SocketId, AckGuard, IdHash>,
 }
 
 impl AskedClients {
@@ -125,7 +132,7 @@ impl AskedClients {
         payload: Payload,
     ) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
-        let mut asked = Vec::new();
+        let mut missing = IndexMap::default();
         // `repeat_n` moves the payload into its last item.
         let payloads = std::iter::repeat_n(payload, namespaces.len());
         for (namespace, payload) in namespaces.iter().zip(payloads) {
@@ -142,14 +149,10 @@ impl AskedClients {
                 }
                 member.send(packet.clone());
                 let member = Arc::clone(member);
-                asked.push(AckGuard { member, ack });
+                missing.insert(member.id, AckGuard { member, ack });
             }
         }
-        Self {
-            answers,
-            missing: asked.iter().map(|asked| asked.member.id).collect(),
-            _asked: asked,
-        }
+        Self { answers, missing }
     }
 
     /// Returns the number of clients that have not answered.
@@ -169,7 +172,7 @@ impl AskedClients {
         // A socket that was not connected when the event was sent reports that it will not answer,
         // and is not in `missing`.
         while let Some((id, payload)) = std::task::ready!(self.answers.poll_recv(cx)) {
-            if self.missing.swap_remove(&id) {
+            if self.missing.swap_remove(&id).is_some() {
                 return Poll::Ready(Some((id, payload)));
             }
         }
@@ -267,13 +270,14 @@ impl<T: DeserializeOwned> Stream for AckStream<T> {
             }
             here => here.is_pending(),
         };
-        while let Some(clients) = this.elsewhere.last_mut() {
+        let mut at = 0;
+        while let Some(clients) = this.elsewhere.get_mut(at) {
             match clients.poll_next(cx) {
                 Poll::Ready(Some((id, answer))) => {
                     return Poll::Ready(Some((id, answer.and_then(read))));
                 }
-                Poll::Ready(None) => drop(this.elsewhere.pop()),
-                Poll::Pending => break,
+                Poll::Ready(None) => drop(this.elsewhere.swap_remove(at)),
+                Poll::Pending => at += 1,
             }
         }
         if !is_pending && this.elsewhere.is_empty() {
@@ -284,7 +288,7 @@ impl<T: DeserializeOwned> Stream for AckStream<T> {
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         std::task::ready!(sleep.as_mut().poll(cx));
-        if let Some(id) = this.here.missing.pop() {
+        if let Some((id, _)) = this.here.missing.pop() {
             return Poll::Ready(Some((Some(id), Err(AckError(Reason::Timeout)))));
         }
         while let Some(clients) = this.elsewhere.last_mut() {

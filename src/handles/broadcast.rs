@@ -12,7 +12,7 @@ use super::socket::EmitErrorKind;
 use super::{AckError, AckStream, EmitError, EmitWithAck, RemoteSocket, Socket};
 use crate::hub::ClusterError;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answer, Answers, Operation, Question};
+use crate::hub::other_servers::{Answer, Answers, MAX_ACK_WAIT, Operation, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{IntoArgs, Payload, TypedEvent};
 
@@ -151,6 +151,9 @@ impl Broadcast {
             Some(sender)
         };
         let not_sent = |error| EmitError(EmitErrorKind::Cluster(error));
+        if self.scope.is_gone() {
+            return Err(not_sent(ClusterError::CLOSED));
+        }
         self.scope.with(|namespaces| {
             let Some(payload) = self.encode_event(namespaces, event, args)? else {
                 return Ok(());
@@ -217,6 +220,9 @@ impl Broadcast {
     /// }
     /// ```
     pub fn emit_with_ack<T>(&self, event: &str, args: impl IntoArgs) -> AckStream<T> {
+        if self.scope.is_gone() {
+            return AckStream::failed(ClusterError::CLOSED);
+        }
         self.scope.with(|namespaces| {
             let payload = match self.encode_event(namespaces, event, args) {
                 Ok(Some(payload)) => payload,
@@ -238,7 +244,7 @@ impl Broadcast {
             let not_sent = |error| AckError::from(EmitError(EmitErrorKind::Cluster(error)));
             let payload = self.encode_event(namespaces, event, args)?;
             let payload = payload.ok_or_else(|| not_sent(ClusterError::ALONE))?;
-            let question = || Question::Event(self.target.clone(), payload.clone());
+            let question = || Question::Event(self.target.clone(), payload.clone(), MAX_ACK_WAIT);
             let mut questions = self.ask(question).into_iter();
             let (_, answers) = questions
                 .next()
@@ -286,6 +292,9 @@ impl Broadcast {
         let questions = self.ask(|| Question::Sockets(self.target.clone()));
         let mut sockets: Vec<_> = self.sockets().into_iter().map(RemoteSocket::of).collect();
         let mut missing = Missing::default();
+        if self.scope.is_gone() {
+            missing.fail(ClusterError::CLOSED);
+        }
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         for (scope, answers) in questions {
             missing
@@ -345,21 +354,35 @@ impl Broadcast {
     /// Fails if there is no cluster, if the arguments cannot be written as JSON, or if the message
     /// is too long for the broker.
     pub fn server_side_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
+        let gone = self.scope.is_gone();
         self.scope.with(|namespaces| {
+            let mut sent = Err(match gone {
+                true => ClusterError::CLOSED,
+                false => ClusterError::ALONE,
+            });
+            let not_sent = |error| EmitError(EmitErrorKind::Cluster(error));
             let Some(payload) = self.encode_event(namespaces, event, args)? else {
-                return Ok(());
+                return match gone {
+                    true => sent.map_err(not_sent),
+                    false => Ok(()),
+                };
             };
-            let mut sent = Err(ClusterError::ALONE);
             if let Some((others, name)) = self.scope.elsewhere().filter(|_| namespaces.is_empty()) {
                 sent = others.send_server_event(name, payload);
             } else {
                 for namespace in namespaces {
                     if let Some(others) = namespace.others() {
-                        sent = others.send_server_event(&namespace.name, payload.clone());
+                        let one = others.send_server_event(&namespace.name, payload.clone());
+                        // The error of any namespace.
+                        sent = if sent == Err(ClusterError::ALONE) {
+                            one
+                        } else {
+                            sent.and(one)
+                        };
                     }
                 }
             }
-            sent.map_err(|error| EmitError(EmitErrorKind::Cluster(error)))
+            sent.map_err(not_sent)
         })
     }
 
@@ -400,7 +423,10 @@ impl Broadcast {
             }
         };
         if questions.is_empty() {
-            missing.fail(ClusterError::ALONE);
+            missing.fail(match self.scope.is_gone() {
+                true => ClusterError::CLOSED,
+                false => ClusterError::ALONE,
+            });
         }
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         for (_, answers) in questions {

@@ -75,7 +75,11 @@ impl<T> From<Partial<T>> for ClusterError {
 
 impl<T> fmt::Display for Partial<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} servers did not answer", self.missing)
+        match self.missing {
+            0 => f.write_str("the other servers were not asked"),
+            1 => f.write_str("a server did not answer"),
+            missing => write!(f, "{missing} servers did not answer"),
+        }
     }
 }
 

@@ -45,6 +45,14 @@ impl Scope {
         }
     }
 
+    /// Returns whether the server of the scope has been dropped.
+    pub(super) fn is_gone(&self) -> bool {
+        match self {
+            Self::Here(namespace) => namespace.hub().is_none(),
+            Self::Named(hub, _) | Self::Matching(hub, _) => hub.strong_count() == 0,
+        }
+    }
+
     /// Calls `act` with the live namespaces of the scope.
     pub(super) fn with<R>(&self, act: impl FnOnce(&[Arc<LiveNamespace>]) -> R) -> R {
         match self {

@@ -288,9 +288,10 @@ impl LiveNamespace {
         left
     }
 
-    /// Returns whether a socket is in a room, or has it as its id.
+    /// Returns whether a message for a room may be for a socket of this process: one is in the room, has
+    /// it as its id, or is suspended.
     pub(crate) fn has_room(&self, room: &str) -> bool {
-        self.lock().rooms.has(room)
+        self.lock().rooms.has(room) || self.store().is_some_and(|store| store.suspended() > 0)
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use serde_json::Value;
@@ -79,6 +80,10 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     fn close(&self) -> BoxFuture<'static, ()>;
 }
 
+/// How long a client may take to acknowledge the event of another server. The server that asks ends
+/// its question earlier.
+pub(crate) const MAX_ACK_WAIT: Duration = Duration::from_secs(3600);
+
 /// The sender of a broker's confirmation.
 pub(crate) type Confirm = oneshot::Sender<Result<(), ClusterError>>;
 
@@ -98,8 +103,8 @@ pub(crate) enum Operation {
     allow(dead_code, reason = "Node's servers ask the last three")
 )]
 pub(crate) enum Question {
-    /// An event that asks each selected client for an acknowledgement.
-    Event(Target, Payload),
+    /// An event that asks each selected client for an acknowledgement, and how long they may take.
+    Event(Target, Payload, Duration),
     /// The descriptions of the selected sockets.
     Sockets(Target),
     /// An event that asks each server for the reply of its handler.

@@ -136,7 +136,7 @@ impl SocketDriver {
                 let Poll::Ready(reply) = poll(future, cx) else {
                     return false;
                 };
-                match self.opening() {
+                match self.opening().filter(|_| !reply.is_err()) {
                     Some(opening) => {
                         self.set_phase(Phase::Opening(Box::pin(async move {
                             opening.await;

@@ -1,7 +1,7 @@
 //! What every broker of a cluster must do.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use bytes::Bytes;
@@ -55,6 +55,8 @@ pub async fn conformance<B: Broker>(mut broker: impl FnMut() -> B) {
     sends_server_events(&servers).await;
     opens_and_closes_namespaces(&servers).await;
     carries_long_messages(&servers).await;
+    confirms_messages(&servers).await;
+    opens_a_namespace_again(&servers).await;
 
     // A server that leaves in mid-question is not waited for.
     let [a, b, c] = &servers;
@@ -65,7 +67,13 @@ pub async fn conformance<B: Broker>(mut broker: impl FnMut() -> B) {
             .timeout(TIMEOUT);
     let question = tokio::spawn(async move { question.await.into_iter().collect::<Vec<_>>() });
     tokio::time::sleep(QUIET).await;
+    let begin = Instant::now();
     within("a server that closes", c.io.close()).await;
+    let time = begin.elapsed();
+    assert!(
+        time < Duration::from_secs(4),
+        "the broker does not end when its port does: a server closed in {time:?}"
+    );
     drop(silent);
     let answers = within("the answers of the servers that are left", question).await;
     let answers = answers.expect("the question does not panic");
@@ -279,17 +287,16 @@ async fn fetches_sockets(servers: &[Server; 3]) {
             .iter()
             .map(|socket| socket.id().to_string())
             .collect();
-        assert_eq!(
-            fetched.iter().map(String::as_str).collect::<BTreeSet<_>>(),
-            ids
-        );
+        let fetched: BTreeSet<_> = fetched.iter().map(String::as_str).collect();
+        assert_eq!(fetched, ids, "the sockets of all servers");
         for socket in &sockets {
             let data = socket.data::<Value>();
             assert_eq!(data, Some(json!({ "id": socket.id().as_str() })));
         }
         let nobody = server.io.to("nobody");
         let nobody = within("that a room is empty", nobody.fetch_sockets()).await;
-        assert_eq!(nobody.map_or(1, |sockets| sockets.len()), 0);
+        let nobody = nobody.map_or(1, |sockets| sockets.len());
+        assert_eq!(nobody, 0, "the sockets in a room that is empty");
     }
 }
 
@@ -349,7 +356,8 @@ async fn sends_server_events(servers: &[Server; 3]) {
     let all = a.io.of("/");
     let answers = all.server_side_emit_with_ack::<u64>("double", 21);
     let answers = within("the answers of the other servers", answers).await;
-    assert_eq!(answers.unwrap_or_default(), [42, 42]);
+    let answers = answers.unwrap_or_default();
+    assert_eq!(answers, [42, 42], "the answers of the other servers");
     // A server does not get its own events.
     a.io.emit("end", ());
     let own = within("an event", at_a.recv()).await;
@@ -371,13 +379,15 @@ async fn opens_and_closes_namespaces(servers: &[Server; 3]) {
         let all = a.io.of(&name);
         let sockets = all.fetch_sockets();
         let sockets = within("the sockets of a namespace of another server", sockets).await;
-        assert_eq!(sockets.map_or(0, |sockets| sockets.len()), 1);
+        let sockets = sockets.map_or(0, |sockets| sockets.len());
+        assert_eq!(sockets, 1, "the sockets of a namespace of another server");
         client.disconnect().await;
     }
     let all = a.io.of("/rooms/0");
     let sockets = all.fetch_sockets();
     let sockets = within("the sockets of a namespace that has ended", sockets).await;
-    assert_eq!(sockets.map_or(1, |sockets| sockets.len()), 0);
+    let sockets = sockets.map_or(1, |sockets| sockets.len());
+    assert_eq!(sockets, 0, "the sockets of a namespace that has ended");
 }
 
 async fn carries_long_messages(servers: &[Server; 3]) {
@@ -387,4 +397,39 @@ async fn carries_long_messages(servers: &[Server; 3]) {
     a.io.emit("long", &text);
     let mut event = within("a message of 500 kB", at_b.expect("long")).await;
     assert!(event.data::<String>() == text, "a long message has changed");
+}
+
+async fn confirms_messages(servers: &[Server; 3]) {
+    let [a, ..] = servers;
+    let published = || {
+        a.io.cluster()
+            .map_or(0, |cluster| cluster.status().published)
+    };
+    let before = published();
+    for n in 0..10 {
+        let confirmation = a.io.of("/").try_emit("confirmed", n);
+        let confirmation = confirmation.expect("the message is queued");
+        let confirmed = within("the confirmation of a message", confirmation).await;
+        assert!(confirmed.is_ok(), "a message is not confirmed");
+    }
+    assert!(
+        published() >= before + 10,
+        "confirmed messages are not counted"
+    );
+}
+
+/// A namespace ends and begins again at once, with the same room.
+async fn opens_a_namespace_again(servers: &[Server; 3]) {
+    let [a, b, _] = servers;
+    for round in 0..20 {
+        let mut client = b.client_of("/rooms/again").await;
+        let socket = b.io.of("/rooms/again").sockets();
+        let socket = socket.first().expect("the client is connected");
+        socket.join("red");
+        let synced = within("the room of a namespace that begins again", socket.synced());
+        synced.await.expect("the broker is connected");
+        a.io.of("/rooms/again").to("red").emit("n", round);
+        assert_eq!(next(&mut client).await, round);
+        client.disconnect().await;
+    }
 }

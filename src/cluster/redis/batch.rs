@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value};
 
 use super::form::{Form, Route};
 use super::link;
 use super::log::{Log, Unconfirmed};
-use crate::cluster::{Command, Done, Envelope, Expect};
+use crate::cluster::{Command, Done, Envelope, Expect, Synced};
 
 /// The most commands that leave together.
 const MAX_COMMANDS: usize = 256;
@@ -32,6 +31,8 @@ enum Reply {
     /// The replies of MULTI, of its two commands, and of EXEC with their results.
     Asked(Expect),
     Counted(Expect),
+    /// No command, but a report that all subscriptions are made.
+    Synced(Synced),
     /// Nobody waits for the reply.
     Sent,
 }
@@ -45,7 +46,7 @@ impl Batch {
     pub(super) fn push(&mut self, command: Command, form: &dyn Form, log: Option<&mut Log>) {
         match command {
             Command::Publish { envelope, done } => {
-                if let Some(log) = log {
+                if let Some(log) = log.filter(|_| form.is_logged(&envelope)) {
                     let message = log.keep(envelope, done);
                     self.add(message, form);
                     return;
@@ -84,8 +85,8 @@ impl Batch {
                     .add_command(form.count(&namespace, server.as_deref()));
                 self.replies.push_back(Reply::Counted(expect));
             }
-            // All earlier subscriptions have been made: see `Connected::begin`.
-            Command::Sync { synced } => synced.done(),
+            // The subscriptions are made before the batch is sent.
+            Command::Sync { synced } => self.replies.push_back(Reply::Synced(synced)),
             // They are no messages: see `Connected::begin`.
             Command::Open { .. } | Command::Close { .. } | Command::Room { .. } => {}
         }
@@ -112,13 +113,9 @@ impl Batch {
         self.pipeline.add_command(publish.command);
     }
 
-    /// Sends the commands. Returns their replies.
-    pub(super) fn send(
-        &self,
-        mut connection: MultiplexedConnection,
-    ) -> impl Future<Output = RedisResult<Vec<Value>>> + Send + use<> {
-        let pipeline = self.pipeline.clone();
-        async move { link::send(&mut connection, &pipeline).await }
+    /// Returns the commands to send, and their length, about.
+    pub(super) fn take_commands(&mut self) -> (Pipeline, usize) {
+        (std::mem::take(&mut self.pipeline), self.bytes)
     }
 
     /// Passes the replies on.
@@ -149,6 +146,7 @@ impl Batch {
                     report(&executed.unwrap_or(Value::Nil), expect);
                 }
                 Reply::Counted(expect) => report(&next(), expect),
+                Reply::Synced(synced) => synced.done(),
                 Reply::Sent => {
                     if let Value::ServerError(error) = next() {
                         link::refused(&error);

@@ -32,6 +32,11 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
     /// Reads a message of a subscription. Returns `None` if it is not for the server `me`.
     fn decode(&self, message: &Pushed<'_>, inbox: &Inbox) -> Result<Option<Envelope>, DecodeError>;
 
+    /// Returns whether a message becomes an entry of a stream. An answer does if its question was one.
+    fn is_logged(&self, _envelope: &Envelope) -> bool {
+        false
+    }
+
     /// Returns the streams that the servers read. They are empty if all messages use pub/sub.
     fn streams(&self) -> Vec<String> {
         Vec::new()

@@ -6,16 +6,22 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    RedisResult, ServerError, Value,
+    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
+    PushKind, RedisResult, ServerError, Value,
 };
 use tokio::sync::mpsc;
 
-/// How long Redis may take to accept a connection, and to answer a command.
+/// How long Redis may take to accept a connection, and to answer a short command.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a connection is checked, and how long the check may take.
+/// The bytes in a second that Redis is expected to take at least.
+const MIN_RATE: usize = 1 << 20;
+
+/// How often a connection is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The bytes that may have been received and not handled yet, unless it is one message. Redis has the
 /// same limit for a subscriber.
@@ -32,8 +38,29 @@ pub(super) fn client(url: &str) -> RedisResult<Client> {
 /// A connection to Redis.
 pub(super) struct Link {
     pub(super) connection: MultiplexedConnection,
-    /// The id of the connection in Redis, to end it from another one.
-    id: Option<i64>,
+    id: Option<Id>,
+}
+
+/// How Redis knows a connection, to end it from another one. Redis numbers connections from the
+/// beginning after it was started again, so a number alone may be another program's.
+#[derive(Debug)]
+pub(super) struct Id {
+    number: String,
+    address: String,
+}
+
+impl Id {
+    /// Reads the reply to `CLIENT INFO`: `id=7 addr=127.0.0.1:4711 …`.
+    fn parse(info: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let mut fields = info.split_ascii_whitespace();
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        };
+        Some(Self {
+            number: field("id")?.to_owned(),
+            address: field("addr")?.to_owned(),
+        })
+    }
 }
 
 impl Link {
@@ -41,81 +68,113 @@ impl Link {
     pub(super) async fn connect(client: &Client, received: Option<Sender>) -> RedisResult<Self> {
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT));
+            // Each command has a time of its own.
+            .set_response_timeout(None);
         if let Some(received) = received {
             config = config.set_push_sender(move |message| received.send(message));
         }
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the id.
+        // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the rest.
         let mut name = redis::cmd("CLIENT");
         name.arg("SETNAME").arg("tower-socketio");
-        let _ = name.query_async::<Value>(&mut connection).await;
-        let mut id = redis::cmd("CLIENT");
-        id.arg("ID");
-        let id = id.query_async(&mut connection).await.ok();
+        reply(&mut connection, &name).await?;
+        let mut info = redis::cmd("CLIENT");
+        info.arg("INFO");
+        let id = match reply(&mut connection, &info).await? {
+            Value::VerbatimString { text, .. } => Id::parse(&text),
+            Value::BulkString(text) => std::str::from_utf8(&text).ok().and_then(Id::parse),
+            _ => None,
+        };
         Ok(Self { connection, id })
     }
 
-    /// Returns when the connection does not answer in time.
-    pub(super) async fn watch(connection: MultiplexedConnection) -> redis::RedisError {
+    /// Returns when the connection does not answer in time. `activity` counts what arrives on it.
+    pub(super) async fn watch(
+        connection: MultiplexedConnection,
+        activity: Arc<AtomicUsize>,
+    ) -> redis::RedisError {
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
+            let seen = activity.load(Ordering::Relaxed);
             let mut connection = connection.clone();
             let ping = redis::cmd("PING");
-            let pong = ping.query_async::<Value>(&mut connection);
-            match tokio::time::timeout(CHECK_INTERVAL, pong).await {
+            // A refusal is an answer, too.
+            let pong = connection.send_packed_command(&ping);
+            match tokio::time::timeout(CHECK_TIMEOUT, pong).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return error,
-                Err(_) => return (redis::ErrorKind::Io, "Redis does not answer").into(),
+                // The answer may stand behind large messages.
+                Err(_) if activity.load(Ordering::Relaxed) != seen => {}
+                Err(_) => return NO_ANSWER.into(),
             }
         }
     }
 
-    pub(super) fn id(&self) -> Option<i64> {
-        self.id
+    pub(super) fn take_id(&mut self) -> Option<Id> {
+        self.id.take()
     }
 
     /// Ends former connections of this server. A connection whose network is gone stays open in
     /// Redis for minutes, and counts as a server.
-    pub(super) async fn kill(&mut self, former: &mut Vec<Option<i64>>) {
-        for id in former.drain(..) {
-            let killed = match id {
+    ///
+    /// # Errors
+    ///
+    /// Fails if the connection ends. The former connections are then kept for the next attempt.
+    pub(super) async fn kill(&mut self, former: &mut Vec<Option<Id>>) -> RedisResult<()> {
+        while let Some(id) = former.last() {
+            let refused = match id {
                 Some(id) => {
                     let mut kill = redis::cmd("CLIENT");
-                    kill.arg("KILL").arg("ID").arg(id);
-                    kill.query_async::<Value>(&mut self.connection).await
+                    kill.arg("KILL").arg("ID").arg(&id.number);
+                    kill.arg("ADDR").arg(&id.address);
+                    match reply(&mut self.connection, &kill).await? {
+                        Value::ServerError(error) => Some(format!("{error:?}")),
+                        _ => None,
+                    }
                 }
-                None => Err((redis::ErrorKind::Client, "its id is not known").into()),
+                None => Some("its id is not known".to_owned()),
             };
-            // Redis may have noticed its end.
-            if let Err(error) = killed.map_err(|error| error.to_string()) {
-                if !error.contains("No such client") {
-                    tracing::warn!(
-                        target: "tower_socketio::cluster",
-                        %error,
-                        "a former connection cannot be ended: until Redis notices its end, it \
-                         counts as a server, and questions to other servers time out"
-                    );
-                }
+            if let Some(reason) = refused {
+                tracing::warn!(
+                    target: "tower_socketio::cluster",
+                    %reason,
+                    "a former connection cannot be ended: until Redis notices its end, it counts as \
+                     a server, and questions to other servers time out"
+                );
             }
+            former.pop();
         }
+        Ok(())
     }
 }
 
-/// Sends commands, and returns their replies. A refused command has an error as its reply.
+const NO_ANSWER: (redis::ErrorKind, &str) = (redis::ErrorKind::Io, "Redis does not answer");
+
+/// Sends a short command. A refusal is a reply.
+async fn reply(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
+    tokio::time::timeout(TIMEOUT, connection.send_packed_command(command))
+        .await
+        .unwrap_or_else(|_| Err(NO_ANSWER.into()))
+}
+
+/// Sends commands, and returns their replies. A refused command has an error as its reply. `bytes` is
+/// their length, about.
 pub(super) async fn send(
     connection: &mut MultiplexedConnection,
     commands: &Pipeline,
+    bytes: usize,
 ) -> RedisResult<Vec<Value>> {
     // The client refuses a pipeline without commands.
     if commands.is_empty() {
         return Ok(Vec::new());
     }
-    connection
-        .send_packed_commands(commands, 0, commands.len())
+    let timeout = TIMEOUT + Duration::from_secs((bytes / MIN_RATE) as u64);
+    let replies = connection.send_packed_commands(commands, 0, commands.len());
+    tokio::time::timeout(timeout, replies)
         .await
+        .unwrap_or_else(|_| Err(NO_ANSWER.into()))
 }
 
 /// Logs that Redis has refused a command.
@@ -128,6 +187,8 @@ pub(super) fn refused(error: &ServerError) {
 pub(super) struct Sender {
     sender: mpsc::UnboundedSender<PushInfo>,
     bytes: Arc<AtomicUsize>,
+    /// How many messages have arrived.
+    pub(super) activity: Arc<AtomicUsize>,
 }
 
 /// The messages of subscriptions.
@@ -142,6 +203,7 @@ pub(super) fn channel() -> (Sender, Received) {
     let sender = Sender {
         sender,
         bytes: Arc::clone(&bytes),
+        activity: Arc::default(),
     };
     (sender, Received { receiver, bytes })
 }
@@ -151,13 +213,21 @@ pub(super) struct NotReceived;
 
 impl Sender {
     fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
+        self.activity.fetch_add(1, Ordering::Relaxed);
+        // Confirmations of subscriptions arrive as replies, too.
+        if !matches!(
+            message.kind,
+            PushKind::Message | PushKind::PMessage | PushKind::SMessage | PushKind::Disconnection
+        ) {
+            return Ok(());
+        }
         let bytes = cost(&message);
         let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // One message may be longer.
         if waiting > 0 && waiting + bytes > MAX_RECEIVED {
             // The receiver ends the connection when it sees this.
             let end = PushInfo {
-                kind: redis::PushKind::Disconnection,
+                kind: PushKind::Disconnection,
                 data: Vec::new(),
             };
             let _ = self.sender.send(end);
@@ -192,8 +262,6 @@ fn cost(message: &PushInfo) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use redis::PushKind;
-
     use super::*;
 
     fn message(len: usize) -> PushInfo {
@@ -201,6 +269,14 @@ mod tests {
             kind: PushKind::Message,
             data: vec![Value::BulkString(vec![0; len])],
         }
+    }
+
+    #[test]
+    fn the_id_of_a_connection_is_read() {
+        let id = Id::parse("id=7 addr=127.0.0.1:4711 laddr=127.0.0.1:6379 fd=8 name= age=0");
+        let id = id.expect("an id");
+        assert_eq!((&*id.number, &*id.address), ("7", "127.0.0.1:4711"));
+        assert!(Id::parse("OK").is_none());
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use crate::hub::other_servers::Question;
 use crate::protocol::NamespaceName;
 
 /// The most entries of a stream that are read at once.
-const READ_COUNT: usize = 1_000;
+const READ_COUNT: usize = 100;
 
 /// How long Redis waits for an entry, in milliseconds.
 const BLOCK: usize = 2_000;
@@ -33,7 +33,7 @@ const BLOCK: usize = 2_000;
 /// The most questions of other servers that wait for entries.
 const MAX_HELD: usize = 10_000;
 
-/// The most servers that are known to ask in a stream.
+/// The most servers that are remembered, for asking in a stream or for their last question.
 const MAX_OLD_SERVERS: usize = 1_000;
 
 /// How often a server with an old adapter is told that this one is alive.
@@ -59,6 +59,10 @@ pub(super) struct Log {
     /// When a server with an old adapter was heard in a namespace last.
     heard: HashMap<NamespaceName, Instant>,
     next_heartbeat: Option<Instant>,
+    /// The last held question of each server that was delivered, in each namespace.
+    delivered: HashMap<(ServerId, NamespaceName), RequestId>,
+    /// Whether entries are missing that were not read.
+    has_gap: bool,
 }
 
 #[derive(Debug)]
@@ -115,6 +119,16 @@ pub(super) struct Unconfirmed {
     done: Done,
 }
 
+/// The place of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    stream: usize,
+    id: Position,
+}
+
+/// Streams with positions in them.
+pub(super) type Behind = Vec<(String, Position)>;
+
 /// An entry of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
@@ -148,16 +162,16 @@ impl Log {
             old_servers: HashSet::new(),
             heard: HashMap::new(),
             next_heartbeat: None,
+            delivered: HashMap::new(),
+            has_gap: false,
         })
     }
 
-    /// Finds the ends of the streams, and which of the unconfirmed messages have arrived. Returns
-    /// whether entries are missing that were not read.
+    /// Finds the ends of the streams, and which of the unconfirmed messages have arrived.
     pub(super) async fn connect(
         &mut self,
         connection: &mut MultiplexedConnection,
-    ) -> RedisResult<bool> {
-        let mut has_gap = false;
+    ) -> RedisResult<()> {
         let mut arrived = None;
         for stream in &mut self.streams {
             let (first, last) = ends(&stream.name, connection).await?;
@@ -166,11 +180,10 @@ impl Log {
                 Some(position) if last < position => {
                     // The stream is another one, or an older copy of it.
                     stream.position = Some(last);
-                    has_gap = true;
+                    self.has_gap = true;
                 }
                 Some(position) => {
-                    has_gap |= first
-                        .is_some_and(|first| first > position && position != Position::default());
+                    self.has_gap |= is_trimmed(first, position);
                 }
             }
             if !self.unconfirmed.is_empty() {
@@ -210,7 +223,25 @@ impl Log {
         // They fail when a connection ends.
         self.held.clear();
         self.asked.clear();
-        Ok(has_gap)
+        Ok(())
+    }
+
+    /// Returns whether entries are missing that were not read, once.
+    pub(super) fn take_gap(&mut self) -> bool {
+        std::mem::take(&mut self.has_gap)
+    }
+
+    /// Finds out whether entries after these positions were removed before they were read.
+    pub(super) async fn check_gap(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        behind: Vec<(String, Position)>,
+    ) -> RedisResult<()> {
+        for (name, position) in behind {
+            let (first, _) = ends(&name, connection).await?;
+            self.has_gap |= is_trimmed(first, position);
+        }
+        Ok(())
     }
 
     /// Returns the messages that Redis has not confirmed.
@@ -300,37 +331,43 @@ impl Log {
         read
     }
 
-    /// Returns the new entries of a reply, and whether there may be more.
+    /// Returns the entries of a reply, and the streams of which there may be more.
     ///
     /// # Errors
     ///
     /// Fails if the reply has another form.
-    pub(super) fn entries(&mut self, reply: Value) -> RedisResult<(Vec<Entry>, bool)> {
+    pub(super) fn entries(&self, reply: Value) -> RedisResult<(Vec<(Place, Entry)>, Behind)> {
         let streams = match reply {
             Value::Nil => Vec::new(),
             Value::Map(streams) => streams,
             Value::ServerError(error) => return Err(error.into()),
             _ => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XREAD").into()),
         };
-        let mut new = Vec::new();
-        let mut has_more = false;
+        let mut all = Vec::new();
+        let mut behind = Vec::new();
         for (name, reply) in streams {
-            let stream = self
-                .streams
-                .iter_mut()
-                .find(|stream| text(&name) == Some(&stream.name));
+            let mut streams = self.streams.iter();
+            let stream = streams.position(|stream| text(&name) == Some(&stream.name));
             let Some(stream) = stream else { continue };
             let entries = entries(reply);
-            has_more |= entries.len() >= READ_COUNT;
-            for (id, entry) in entries {
-                // Two reads may have returned it.
-                if Some(id) > stream.position {
-                    stream.position = Some(id);
-                    new.push(entry);
-                }
+            if entries.len() >= READ_COUNT {
+                let Stream { name, position, .. } = &self.streams[stream];
+                behind.push((name.clone(), position.unwrap_or_default()));
             }
+            let entries = entries.into_iter();
+            all.extend(entries.map(|(id, entry)| (Place { stream, id }, entry)));
         }
-        Ok((new, has_more))
+        Ok((all, behind))
+    }
+
+    /// Returns whether an entry was not handled yet. Two reads may return it.
+    pub(super) fn is_new(&self, place: Place) -> bool {
+        Some(place.id) > self.streams[place.stream].position
+    }
+
+    /// Records that an entry was handled. If the connection ends before, the next one reads it again.
+    pub(super) fn handled(&mut self, place: Place) {
+        self.streams[place.stream].position = Some(place.id);
     }
 
     /// Holds a question of another server until the entries before it are delivered.
@@ -352,22 +389,65 @@ impl Log {
         self.held.back().map(|(number, _)| *number)
     }
 
-    /// Returns the held questions up to `last`, in their order. Returns `None` if `last` is not held.
-    pub(super) fn release_to(&mut self, last: &str, from: &str) -> Option<Vec<Envelope>> {
+    /// Returns the held questions of a namespace up to `last`, in their order. Returns `None` if `last` is
+    /// not held.
+    pub(super) fn release_to(
+        &mut self,
+        namespace: &NamespaceName,
+        from: &str,
+        last: &str,
+    ) -> Option<Vec<Envelope>> {
         let is_last = |(_, envelope): &(u64, Envelope)| {
             matches!(&envelope.message, Message::Question(id, _) if **id == *last)
                 && *envelope.from == *from
+                && envelope.namespace == *namespace
         };
         let at = self.held.iter().position(is_last)?;
-        let released = self.held.drain(..=at);
-        Some(released.map(|(_, question)| question).collect())
+        let rest = self.held.split_off(at + 1);
+        let first = std::mem::replace(&mut self.held, rest);
+        let (released, others): (Vec<_>, Vec<_>) = first
+            .into_iter()
+            .partition(|(_, envelope)| envelope.namespace == *namespace);
+        for other in others.into_iter().rev() {
+            self.held.push_front(other);
+        }
+        let released: Vec<_> = released.into_iter().map(|(_, question)| question).collect();
+        self.note_delivered(&released);
+        Some(released)
+    }
+
+    /// Returns whether a question was held and is delivered.
+    pub(super) fn was_delivered(
+        &self,
+        namespace: &NamespaceName,
+        from: &str,
+        question: &str,
+    ) -> bool {
+        let key = (ServerId::from(from), namespace.clone());
+        self.delivered
+            .get(&key)
+            .is_some_and(|last| **last == *question)
+    }
+
+    fn note_delivered(&mut self, questions: &[Envelope]) {
+        if self.delivered.len() >= MAX_OLD_SERVERS {
+            self.delivered.clear();
+        }
+        for envelope in questions {
+            if let Message::Question(id, _) = &envelope.message {
+                let key = (ServerId::clone(&envelope.from), envelope.namespace.clone());
+                self.delivered.insert(key, RequestId::clone(id));
+            }
+        }
     }
 
     /// Returns the held questions up to a number, in their order.
     pub(super) fn release(&mut self, last: u64) -> Vec<Envelope> {
         let count = self.held.partition_point(|(number, _)| *number <= last);
         let released = self.held.drain(..count);
-        released.map(|(_, question)| question).collect()
+        let released: Vec<_> = released.map(|(_, question)| question).collect();
+        self.note_delivered(&released);
+        released
     }
 
     /// Records a message of a stream that only servers with an old adapter send.
@@ -400,9 +480,11 @@ impl Log {
 }
 
 impl Entry {
-    /// Returns whether only servers with an old adapter send it, and whether it is their first.
+    /// Returns whether it is a heartbeat of a server with an old adapter, and whether it is its first.
+    /// Those of servers of this crate have a number.
     pub(super) fn is_heartbeat(&self) -> Option<bool> {
         match self.kind {
+            _ if self.number.is_some() => None,
             kind::INITIAL_HEARTBEAT => Some(true),
             kind::HEARTBEAT => Some(false),
             _ => None,
@@ -427,13 +509,20 @@ fn is_temporary(error: &ServerError) -> bool {
 
 /// Returns whether other messages can overtake a message: it uses pub/sub, and is a question.
 pub(super) fn is_question(envelope: &Envelope) -> bool {
-    let Message::Question(_, question) = &envelope.message else {
-        return false;
-    };
-    matches!(
-        question,
-        Question::Event(..) | Question::Sockets(_) | Question::ServerEvent(_)
-    )
+    match &envelope.message {
+        Message::Question(_, question) => matches!(
+            question,
+            Question::Event(..) | Question::Sockets(_) | Question::ServerEvent(_)
+        ),
+        // It comes after its question.
+        Message::End(_) => true,
+        _ => false,
+    }
+}
+
+/// Returns whether the first entry of a stream is one after the last entry that was read.
+fn is_trimmed(first: Option<Position>, position: Position) -> bool {
+    first.is_some_and(|first| first > position && position != Position::default())
 }
 
 /// Returns the id of the first entry of a stream, and that of the last one that it has ever had.

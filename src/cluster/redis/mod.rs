@@ -58,7 +58,7 @@ use super::{Broker, Port};
 ///
 /// The [`Mode`] says how messages are carried. All servers of a cluster must have the same one. While
 /// Redis is not connected the messages of this server wait. The broker connects again by itself, after
-/// 100 ms to 5 s.
+/// 50 ms to 5 s.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,

@@ -3,22 +3,25 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
 
 use super::Backoff;
 use super::batch::Batch;
 use super::form::{Form, Pushed, Subscription};
-use super::link::{self, Link, Received};
+use super::link::{self, Id, Link, Received};
 use super::log::{self, Entry, Log};
-use super::subscribed::Subscribed;
+use super::subscribed::{Changes, Subscribed};
 use crate::clock::now;
 use crate::cluster::wire::entry::decode_entry;
 use crate::cluster::{Command, Envelope, Inbox, Port};
+use crate::protocol::NamespaceName;
 use crate::random::random;
 
 /// The most subscriptions that are made at once.
@@ -35,24 +38,21 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
         form,
         inbox: port.inbox(),
         next: None,
+        works: false,
     };
     let mut former = Vec::new();
     let mut backoff = Backoff::new();
     let mut was_connected = false;
     loop {
+        state.works = false;
         let ended = match Connected::new(&client, &mut state, &mut former).await {
-            Ok((connected, has_gap)) => {
+            Ok(connected) => {
                 state.inbox.connected();
                 if was_connected && state.log.is_none() {
                     state.inbox.gap(&"Redis was not connected");
                 }
-                if has_gap {
-                    state
-                        .inbox
-                        .gap(&"the stream does not have all entries that were not read");
-                }
+                state.report_gap();
                 was_connected = true;
-                backoff = Backoff::new();
                 connected.serve(&mut port, &mut state).await
             }
             Err(error) => Err(error),
@@ -74,6 +74,10 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
                 state.next = state.next.take().filter(is_kept);
             }
         }
+        // A connection that ends at once, for example because Redis takes no messages, counts as none.
+        if state.works {
+            backoff = Backoff::new();
+        }
         let [chance] = random();
         let delay = tokio::time::sleep(backoff.next(chance));
         tokio::select! {
@@ -92,6 +96,8 @@ struct State {
     inbox: Inbox,
     /// A command that was taken behind others, and is handled after them.
     next: Option<Command>,
+    /// Whether Redis has carried out commands on the present connections.
+    works: bool,
 }
 
 /// The connections of a server.
@@ -99,6 +105,8 @@ struct Connected {
     publisher: Link,
     subscriber: Link,
     received: Received,
+    /// How many messages the subscriber has received.
+    heard: Arc<AtomicUsize>,
     /// The connection that waits for entries of streams.
     reader: Option<Link>,
 }
@@ -117,36 +125,40 @@ fn poll<T>(in_flight: &mut Option<BoxFuture<'static, T>>, cx: &mut Context<'_>) 
 const CONNECTION_ENDED: (ErrorKind, &str) = (ErrorKind::Io, "the connection has ended");
 
 impl Connected {
-    /// Connects, and makes all subscriptions. Returns also whether entries of streams are missing.
+    /// Connects, and makes all subscriptions.
     async fn new(
         client: &Client,
         state: &mut State,
-        former: &mut Vec<Option<i64>>,
-    ) -> RedisResult<(Self, bool)> {
+        former: &mut Vec<Option<Id>>,
+    ) -> RedisResult<Self> {
         let (sender, received) = link::channel();
+        let heard = Arc::clone(&sender.activity);
         let mut publisher = Link::connect(client, None).await?;
-        publisher.kill(former).await;
-        former.push(publisher.id());
-        let subscriber = Link::connect(client, Some(sender)).await?;
-        former.push(subscriber.id());
+        publisher.kill(former).await?;
+        former.push(publisher.take_id());
+        let mut subscriber = Link::connect(client, Some(sender)).await?;
+        former.push(subscriber.take_id());
         let mut reader = None;
-        let mut has_gap = false;
         if let Some(log) = &mut state.log {
-            let link = Link::connect(client, None).await?;
-            former.push(link.id());
+            let mut link = Link::connect(client, None).await?;
+            former.push(link.take_id());
             reader = Some(link);
-            has_gap = log.connect(&mut publisher.connection).await?;
+            log.connect(&mut publisher.connection).await?;
         }
         let connected = Self {
             publisher,
             subscriber,
             received,
+            heard,
             reader,
         };
-        connected
-            .change(&state.subscribed.all(), Subscription::subscribe)
-            .await?;
-        Ok((connected, has_gap))
+        let subscribe = state.subscribed.all();
+        let changes = Changes {
+            subscribe,
+            unsubscribe: Vec::new(),
+        };
+        change(connected.subscriber.connection.clone(), changes).await?;
+        Ok(connected)
     }
 
     /// Carries messages until the server closes.
@@ -157,25 +169,31 @@ impl Connected {
     async fn serve(mut self, port: &mut Port, state: &mut State) -> RedisResult<()> {
         let mut in_flight: Option<InFlight> = None;
         let mut batch = Batch::default();
+        // The subscriptions that end with what is in flight.
+        let mut ending = Vec::new();
         if let Some(log) = &state.log {
             // What the former connections have not sent comes first.
             for message in log.unconfirmed() {
                 batch.add(message, &*state.form);
             }
             if !batch.is_empty() {
-                in_flight = Some(Box::pin(batch.send(self.publisher.connection.clone())));
+                in_flight = Some(self.send(&mut batch, Changes::default()));
             }
         }
         let mut reading = None;
         let mut catching_up = None;
         // The last question that waits for what `catching_up` reads.
         let mut last_held = 0;
-        let mut publisher_ended = pin!(Link::watch(self.publisher.connection.clone()));
-        let mut subscriber_ended = pin!(Link::watch(self.subscriber.connection.clone()));
+        // How many batches Redis has answered.
+        let answered = Arc::new(AtomicUsize::new(0));
+        let publisher = self.publisher.connection.clone();
+        let mut publisher_ended = pin!(Link::watch(publisher, Arc::clone(&answered)));
+        let subscriber = self.subscriber.connection.clone();
+        let mut subscriber_ended = pin!(Link::watch(subscriber, Arc::clone(&self.heard)));
         loop {
             if in_flight.is_none() {
                 if let Some(command) = state.next.take() {
-                    in_flight = Some(self.begin(command, port, state, &mut batch));
+                    in_flight = Some(self.begin(command, port, state, &mut batch, &mut ending));
                 }
             }
             if let (Some(log), Some(reader)) = (&state.log, &self.reader) {
@@ -187,21 +205,28 @@ impl Connected {
                     catching_up = Some(ask(&self.publisher.connection, log.read(false)));
                 }
             }
-            let timer = state.next_timer();
+            let timer = state.log.as_ref().and_then(Log::next_heartbeat);
             tokio::select! {
                 ended = poll_fn(|cx| poll(&mut in_flight, cx)) => {
                     in_flight = None;
                     let replies = ended?;
+                    state.subscribed.forget(std::mem::take(&mut ending));
                     std::mem::take(&mut batch).finish(replies, state.log.as_mut())?;
+                    state.works = true;
+                    answered.fetch_add(1, Ordering::Relaxed);
                 }
                 command = port.next(), if in_flight.is_none() => match command {
                     Some(command) => {
-                        in_flight = Some(self.begin(command, port, state, &mut batch));
+                        in_flight =
+                            Some(self.begin(command, port, state, &mut batch, &mut ending));
                     }
                     None => {
                         // The server ends. What Redis refuses now ends with the connection.
-                        let all = state.subscribed.all();
-                        let _ = self.change(&all, Subscription::unsubscribe).await;
+                        let changes = Changes {
+                            subscribe: Vec::new(),
+                            unsubscribe: state.subscribed.all(),
+                        };
+                        let _ = change(self.subscriber.connection.clone(), changes).await;
                         return Ok(());
                     }
                 },
@@ -228,100 +253,62 @@ impl Connected {
                         }
                     }
                 }
-                () = until(timer) => {
-                    let ended = state.subscribed.end_rooms(now());
-                    self.change(&ended, Subscription::unsubscribe).await?;
-                    self.beat(state).await?;
-                }
+                () = until(timer) => self.beat(state).await?,
                 error = &mut publisher_ended => return Err(error),
                 error = &mut subscriber_ended => return Err(error),
             }
         }
     }
 
-    /// Begins to carry out a command, and further ones that wait.
+    /// Begins to carry out a command, and further ones that wait: first the subscriptions, then the
+    /// messages.
     fn begin(
         &self,
         command: Command,
         port: &mut Port,
         state: &mut State,
         batch: &mut Batch,
+        ending: &mut Vec<Subscription>,
     ) -> InFlight {
-        match command {
-            Command::Open { namespace } => {
-                let subscriptions = state.subscribed.open(&namespace);
-                self.change(&subscriptions, Subscription::subscribe)
-            }
-            Command::Close { namespace } => {
-                let subscriptions = state.subscribed.close(&namespace);
-                self.change(&subscriptions, Subscription::unsubscribe)
-            }
-            Command::Room { .. } => {
-                let mut subscriptions = Vec::new();
-                let mut command = Some(command);
-                while let Some(Command::Room {
+        let mut changes = Changes::default();
+        let mut command = Some(command);
+        while let Some(next) = command {
+            match next {
+                // A subscription that is made after messages would be late for them.
+                Command::Open { .. } | Command::Close { .. } | Command::Room { .. }
+                    if !batch.is_empty() =>
+                {
+                    state.next = Some(next);
+                    break;
+                }
+                Command::Open { namespace } => state.subscribed.open(&namespace, &mut changes),
+                Command::Close { namespace } => state.subscribed.close(&namespace, &mut changes),
+                Command::Room {
                     namespace,
                     room,
                     exists,
-                }) = command
-                {
-                    let room = state.subscribed.room(&namespace, &room, exists, now());
-                    subscriptions.extend(room);
-                    if subscriptions.len() >= MAX_SUBSCRIPTIONS {
-                        command = None;
-                        break;
-                    }
-                    command = port.try_next();
-                }
-                state.next = command;
-                self.change(&subscriptions, Subscription::subscribe)
+                } => state
+                    .subscribed
+                    .room(&namespace, &room, exists, &mut changes),
+                message => batch.push(message, &*state.form, state.log.as_mut()),
             }
-            message => {
-                batch.push(message, &*state.form, state.log.as_mut());
-                while batch.has_room() {
-                    match port.try_next() {
-                        Some(
-                            command @ (Command::Open { .. }
-                            | Command::Close { .. }
-                            | Command::Room { .. }),
-                        ) => {
-                            state.next = Some(command);
-                            break;
-                        }
-                        Some(message) => batch.push(message, &*state.form, state.log.as_mut()),
-                        None => break,
-                    }
-                }
-                Box::pin(batch.send(self.publisher.connection.clone()))
+            if !batch.has_room() || changes.len() >= MAX_SUBSCRIPTIONS {
+                break;
             }
+            command = port.try_next();
         }
+        ending.clone_from(&changes.unsubscribe);
+        self.send(batch, changes)
     }
 
-    /// Makes or ends subscriptions.
-    fn change(
-        &self,
-        subscriptions: &[Subscription],
-        command: impl Fn(&Subscription) -> Cmd,
-    ) -> InFlight {
-        // One command for each: the names of one may have one hash slot only.
-        let pipelines = subscriptions.chunks(MAX_SUBSCRIPTIONS).map(|chunk| {
-            let mut pipeline = Pipeline::with_capacity(chunk.len());
-            for subscription in chunk {
-                pipeline.add_command(command(subscription));
-            }
-            pipeline
-        });
-        let pipelines: Vec<_> = pipelines.collect();
-        let mut connection = self.subscriber.connection.clone();
+    /// Makes and ends subscriptions, and sends messages then.
+    fn send(&self, batch: &mut Batch, changes: Changes) -> InFlight {
+        let (commands, bytes) = batch.take_commands();
+        let subscriber = self.subscriber.connection.clone();
+        let mut publisher = self.publisher.connection.clone();
         Box::pin(async move {
-            for pipeline in pipelines {
-                for reply in link::send(&mut connection, &pipeline).await? {
-                    if let Value::ServerError(error) = reply {
-                        return Err(error.into());
-                    }
-                }
-            }
-            Ok(Vec::new())
+            change(subscriber, changes).await?;
+            link::send(&mut publisher, &commands, bytes).await
         })
     }
 
@@ -330,9 +317,22 @@ impl Connected {
         let Some(log) = &mut state.log else {
             return Ok(false);
         };
-        let (entries, has_more) = log.entries(reply)?;
-        for entry in entries {
+        let (entries, behind) = log.entries(reply)?;
+        let has_more = !behind.is_empty();
+        if has_more {
+            // Redis may have removed entries that were not read.
+            log.check_gap(&mut self.publisher.connection, behind)
+                .await?;
+            state.report_gap();
+        }
+        for (place, entry) in entries {
+            if !state.log.as_ref().is_some_and(|log| log.is_new(place)) {
+                continue;
+            }
             self.deliver(entry, state).await?;
+            if let Some(log) = &mut state.log {
+                log.handled(place);
+            }
         }
         Ok(has_more)
     }
@@ -351,7 +351,8 @@ impl Connected {
             return Ok(());
         }
         if let Some(question) = &entry.after {
-            self.deliver_question(question, &entry.uid, state).await?;
+            self.deliver_question(&namespace, &entry.uid, question, state)
+                .await?;
         }
         match decode_entry(entry.kind, &entry.uid, &namespace, &entry.data) {
             Ok(Some(envelope)) => {
@@ -369,16 +370,19 @@ impl Connected {
     /// Delivers the question that a server has sent before an entry, unless it was lost.
     async fn deliver_question(
         &mut self,
-        question: &str,
+        namespace: &NamespaceName,
         from: &str,
+        question: &str,
         state: &mut State,
     ) -> RedisResult<()> {
         for has_all in [false, true] {
-            let released = state
-                .log
-                .as_mut()
-                .and_then(|log| log.release_to(question, from));
-            if let Some(questions) = released {
+            let Some(log) = &mut state.log else {
+                return Ok(());
+            };
+            if log.was_delivered(namespace, from, question) {
+                return Ok(());
+            }
+            if let Some(questions) = log.release_to(namespace, from, question) {
                 for question in questions {
                     state.inbox.deliver(question).await;
                 }
@@ -386,9 +390,9 @@ impl Connected {
             }
             if !has_all {
                 // The answer comes after everything that was published before.
-                let ping = redis::cmd("PING");
-                ping.query_async::<Value>(&mut self.subscriber.connection)
-                    .await?;
+                let mut ping = Pipeline::new();
+                ping.cmd("PING");
+                link::send(&mut self.subscriber.connection, &ping, 0).await?;
                 while let Some(push) = self.received.try_next() {
                     state.receive(push).await?;
                 }
@@ -414,18 +418,16 @@ impl Connected {
             }
         }
         let connection = &mut self.publisher.connection;
-        link::send(connection, &pipeline).await.map(drop)
+        link::send(connection, &pipeline, 0).await.map(drop)
     }
 }
 
 impl State {
-    /// Returns when something is to be done.
-    fn next_timer(&self) -> Option<Instant> {
-        let heartbeat = self.log.as_ref().and_then(Log::next_heartbeat);
-        let end = self.subscribed.next_end();
-        match (heartbeat, end) {
-            (Some(heartbeat), Some(end)) => Some(heartbeat.min(end)),
-            (heartbeat, end) => heartbeat.or(end),
+    /// Reports entries that are missing.
+    fn report_gap(&mut self) {
+        if self.log.as_mut().is_some_and(Log::take_gap) {
+            self.inbox
+                .gap(&"the stream does not have all entries that were not read");
         }
     }
 
@@ -460,14 +462,18 @@ impl State {
             return Ok(None);
         };
         let message = Pushed {
-            carried: *carried,
+            carried,
             namespace,
             channel: &channel,
             bytes: &bytes,
             me: self.subscribed.server(),
         };
         match self.form.decode(&message, &self.inbox) {
-            Ok(envelope) => Ok(envelope),
+            // Two namespaces can have the same channel.
+            Ok(envelope) => Ok(envelope.filter(|envelope| {
+                envelope.namespace == *namespace
+                    || self.subscribed.namespace(envelope.namespace()).is_some()
+            })),
             Err(error) => {
                 self.inbox.malformed(&error);
                 Ok(None)
@@ -476,11 +482,32 @@ impl State {
     }
 }
 
+/// Makes and ends subscriptions.
+async fn change(mut connection: MultiplexedConnection, changes: Changes) -> RedisResult<()> {
+    let Changes {
+        subscribe,
+        unsubscribe,
+    } = changes;
+    let subscribe = subscribe.iter().map(Subscription::subscribe);
+    let unsubscribe = unsubscribe.iter().map(Subscription::unsubscribe);
+    // One command for each: the names of one may have one hash slot only.
+    let commands: Vec<_> = subscribe.chain(unsubscribe).collect();
+    for chunk in commands.chunks(MAX_SUBSCRIPTIONS) {
+        let mut pipeline = Pipeline::with_capacity(chunk.len());
+        for command in chunk {
+            pipeline.add_command(command.clone());
+        }
+        for reply in link::send(&mut connection, &pipeline, 0).await? {
+            if let Value::ServerError(error) = reply {
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Begins a command.
-fn ask(
-    connection: &redis::aio::MultiplexedConnection,
-    command: Cmd,
-) -> BoxFuture<'static, RedisResult<Value>> {
+fn ask(connection: &MultiplexedConnection, command: Cmd) -> BoxFuture<'static, RedisResult<Value>> {
     let mut connection = connection.clone();
     Box::pin(async move { command.query_async(&mut connection).await })
 }

@@ -51,7 +51,7 @@ fn index(namespace: &str, count: u32) -> i64 {
 pub(super) fn is_logged(message: &Message, route: &Route<'_>) -> bool {
     match message {
         Message::Operation(..) | Message::ServerEvent(_) => true,
-        Message::Question(..) => false,
+        Message::Question(..) | Message::End(_) => false,
         Message::Answer(..) => route.is_asked_in_stream,
     }
 }
@@ -95,6 +95,10 @@ impl Form for StreamsForm {
         wire::decode(message.bytes, message.namespace, message.me)
     }
 
+    fn is_logged(&self, envelope: &Envelope) -> bool {
+        is_logged(&envelope.message, &Route::default())
+    }
+
     fn streams(&self) -> Vec<String> {
         match i64::from(self.count) {
             1 => vec![self.name.clone()],
@@ -106,7 +110,10 @@ impl Form for StreamsForm {
     }
 
     fn heartbeat(&self, namespace: &str, server: &str) -> Option<Cmd> {
-        Some(self.add(namespace, server, wire::kind::HEARTBEAT))
+        let mut heartbeat = self.add(namespace, server, wire::kind::HEARTBEAT);
+        // Servers of this crate answer no heartbeat with a number.
+        heartbeat.arg(NUMBER).arg(0);
+        Some(heartbeat)
     }
 }
 

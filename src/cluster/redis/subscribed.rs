@@ -1,15 +1,10 @@
 //! The subscriptions that a server wants: a pure data structure.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::form::{Carried, Form, Subscription};
 use crate::protocol::NamespaceName;
-
-/// How long a subscription for a room outlives the room. A room often comes back at once, for example
-/// when its only client reloads the page.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// The subscriptions that a server wants.
 #[derive(Debug)]
@@ -18,18 +13,35 @@ pub(super) struct Subscribed {
     server: Box<str>,
     /// The namespaces that are open.
     open: HashSet<NamespaceName>,
-    /// The channels and patterns, with their kinds of messages.
-    sources: HashMap<Vec<u8>, (Carried, NamespaceName)>,
-    rooms: HashMap<Subscription, Room>,
-    /// The rooms that have ended, in the order of their end.
-    ended: VecDeque<(Instant, Subscription)>,
+    /// The rooms that are open and have channels of their own.
+    rooms: HashSet<(NamespaceName, Arc<str>)>,
+    /// The channels and patterns. A namespace and a room of another one can have the same channel.
+    sources: HashMap<Vec<u8>, Source>,
 }
 
-/// A room with a channel of its own.
+/// A channel or a pattern.
 #[derive(Debug)]
-struct Room {
-    /// When the room has ended. `None` while it exists.
-    ended: Option<Instant>,
+struct Source {
+    subscription: Subscription,
+    carried: Carried,
+    namespace: NamespaceName,
+    /// Whether a room wanted it first.
+    is_of_room: bool,
+    /// The number of namespaces and rooms that want it.
+    wanted: usize,
+}
+
+/// The changes of subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) subscribe: Vec<Subscription>,
+    pub(super) unsubscribe: Vec<Subscription>,
+}
+
+impl Changes {
+    pub(super) fn len(&self) -> usize {
+        self.subscribe.len() + self.unsubscribe.len()
+    }
 }
 
 impl Subscribed {
@@ -38,9 +50,8 @@ impl Subscribed {
             form,
             server: server.into(),
             open: HashSet::new(),
+            rooms: HashSet::new(),
             sources: HashMap::new(),
-            rooms: HashMap::new(),
-            ended: VecDeque::new(),
         }
     }
 
@@ -49,103 +60,158 @@ impl Subscribed {
     }
 
     /// Returns the kind of messages and the namespace of a channel or a pattern.
-    pub(super) fn source(&self, name: &[u8]) -> Option<&(Carried, NamespaceName)> {
-        self.sources.get(name)
+    pub(super) fn source(&self, name: &[u8]) -> Option<(Carried, &NamespaceName)> {
+        let source = self.sources.get(name)?;
+        Some((source.carried, &source.namespace))
     }
 
-    /// Returns whether a namespace is open, and its name.
+    /// Returns the name of a namespace, if it is open.
     pub(super) fn namespace(&self, name: &str) -> Option<&NamespaceName> {
         self.open.get(name)
     }
 
-    /// Returns all subscriptions.
-    pub(super) fn all(&self) -> Vec<Subscription> {
-        let namespaces = self.open.iter();
-        let namespaces = namespaces.flat_map(|name| self.form.subscriptions(name, &self.server));
-        let namespaces = namespaces.map(|(subscription, _)| subscription);
+    /// Returns all subscriptions. Forgets those that were to be ended.
+    pub(super) fn all(&mut self) -> Vec<Subscription> {
+        self.sources.retain(|_, source| source.wanted > 0);
+        let mut all: Vec<_> = self.sources.values().collect();
         // The rooms come first: a server that is counted receives the messages for its rooms.
-        self.rooms.keys().cloned().chain(namespaces).collect()
+        all.sort_by_key(|source| !source.is_of_room);
+        all.into_iter()
+            .map(|source| source.subscription.clone())
+            .collect()
     }
 
-    /// Opens a namespace. Returns the subscriptions to make.
-    pub(super) fn open(&mut self, namespace: &NamespaceName) -> Vec<Subscription> {
-        self.open.insert(namespace.clone());
-        let subscriptions = self.form.subscriptions(namespace, &self.server);
-        let names = subscriptions.into_iter().map(|(subscription, carried)| {
-            let source = (carried, namespace.clone());
-            self.sources
-                .insert(subscription.name.clone().into_bytes(), source);
-            subscription
-        });
-        names.collect()
+    /// Opens a namespace.
+    pub(super) fn open(&mut self, namespace: &NamespaceName, changes: &mut Changes) {
+        if self.open.insert(namespace.clone()) {
+            for (subscription, carried) in self.form.subscriptions(namespace, &self.server) {
+                self.want(subscription, carried, namespace, false, changes);
+            }
+        }
     }
 
-    /// Closes a namespace. Returns the subscriptions to end.
-    pub(super) fn close(&mut self, namespace: &NamespaceName) -> Vec<Subscription> {
-        self.open.remove(namespace);
-        let subscriptions = self.form.subscriptions(namespace, &self.server);
-        let names = subscriptions.into_iter().map(|(subscription, _)| {
-            self.sources.remove(subscription.name.as_bytes());
-            subscription
-        });
-        names.collect()
+    /// Closes a namespace. Its messages are handled until [`forget`](Self::forget) is called.
+    pub(super) fn close(&mut self, namespace: &NamespaceName, changes: &mut Changes) {
+        if self.open.remove(namespace) {
+            for (subscription, _) in self.form.subscriptions(namespace, &self.server) {
+                self.release(subscription, changes);
+            }
+        }
     }
 
-    /// Records that a room has begun or ended. Returns the subscription to make.
+    /// Opens or closes a room.
     pub(super) fn room(
         &mut self,
         namespace: &NamespaceName,
-        room: &str,
+        room: &Arc<str>,
         exists: bool,
-        now: Instant,
-    ) -> Option<Subscription> {
-        // The channel of a room with that name is the one for answers.
-        if room == &*self.server {
-            return None;
+        changes: &mut Changes,
+    ) {
+        let Some(subscription) = self.form.room(namespace, room) else {
+            return;
+        };
+        let room = (namespace.clone(), Arc::clone(room));
+        if exists && self.rooms.insert(room.clone()) {
+            self.want(subscription, Carried::Envelopes, namespace, true, changes);
+        } else if !exists && self.rooms.remove(&room) {
+            self.release(subscription, changes);
         }
-        let subscription = self.form.room(namespace, room)?;
-        if let Some(known) = self.rooms.get_mut(&subscription) {
-            match (exists, known.ended) {
-                (true, _) => known.ended = None,
-                (false, Some(_)) => {}
-                (false, None) => {
-                    known.ended = Some(now);
-                    self.ended.push_back((now, subscription));
-                }
-            }
-            return None;
-        }
-        if !exists {
-            return None;
-        }
-        let source = (Carried::Envelopes, namespace.clone());
-        self.sources
-            .insert(subscription.name.clone().into_bytes(), source);
-        self.rooms
-            .insert(subscription.clone(), Room { ended: None });
-        Some(subscription)
     }
 
-    /// Returns when the next subscription of a room is to end.
-    pub(super) fn next_end(&self) -> Option<Instant> {
-        self.ended.front().map(|(ended, _)| *ended + LINGER)
+    fn want(
+        &mut self,
+        subscription: Subscription,
+        carried: Carried,
+        namespace: &NamespaceName,
+        is_of_room: bool,
+        changes: &mut Changes,
+    ) {
+        let name = subscription.name.clone().into_bytes();
+        let source = self.sources.entry(name).or_insert_with(|| Source {
+            subscription: subscription.clone(),
+            carried,
+            namespace: namespace.clone(),
+            is_of_room,
+            wanted: 0,
+        });
+        source.wanted += 1;
+        if source.wanted == 1 {
+            changes.subscribe.push(subscription);
+        }
     }
 
-    /// Returns the subscriptions of rooms that are to end.
-    pub(super) fn end_rooms(&mut self, now: Instant) -> Vec<Subscription> {
-        let mut subscriptions = Vec::new();
-        while self.next_end().is_some_and(|end| end <= now) {
-            let Some((ended, subscription)) = self.ended.pop_front() else {
-                break;
-            };
-            let room = self.rooms.get(&subscription);
-            // The room may exist again, or have ended again later.
-            if room.is_some_and(|room| room.ended == Some(ended)) {
-                self.rooms.remove(&subscription);
-                self.sources.remove(subscription.name.as_bytes());
-                subscriptions.push(subscription);
+    fn release(&mut self, subscription: Subscription, changes: &mut Changes) {
+        if let Some(source) = self.sources.get_mut(subscription.name.as_bytes()) {
+            source.wanted -= 1;
+            if source.wanted == 0 {
+                changes.unsubscribe.push(subscription);
             }
         }
-        subscriptions
+    }
+
+    /// Forgets subscriptions that have ended.
+    pub(super) fn forget(&mut self, ended: Vec<Subscription>) {
+        for subscription in ended {
+            let name = subscription.name.as_bytes();
+            if self
+                .sources
+                .get(name)
+                .is_some_and(|source| source.wanted == 0)
+            {
+                self.sources.remove(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Subscriptions;
+    use super::super::form::SubscriptionKind;
+    use super::super::sharded::{Channels, Sharded};
+    use super::*;
+
+    fn names(subscriptions: &[Subscription]) -> Vec<&str> {
+        let mut names: Vec<_> = subscriptions.iter().map(|each| &*each.name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_channel_is_subscribed_while_a_namespace_or_a_room_wants_it() {
+        let channels = Channels {
+            prefix: "s".into(),
+            kind: SubscriptionKind::Sharded,
+        };
+        let form = Sharded {
+            channels,
+            subscriptions: Subscriptions::Dynamic,
+        };
+        let mut subscribed = Subscribed::new(Arc::new(form), "me");
+        let (main, other) = (NamespaceName::MAIN, NamespaceName::from("/#y"));
+        let room = Arc::<str>::from("y");
+        let mut changes = Changes::default();
+        subscribed.open(&main, &mut changes);
+        subscribed.room(&main, &room, true, &mut changes);
+        assert_eq!(names(&changes.subscribe), ["s#/#", "s#/#me#", "s#/#y#"]);
+        // A namespace whose channel is that of the room.
+        let mut changes = Changes::default();
+        subscribed.open(&other, &mut changes);
+        assert_eq!(names(&changes.subscribe), ["s#/#y#me#"]);
+        let mut changes = Changes::default();
+        subscribed.close(&other, &mut changes);
+        assert_eq!(names(&changes.unsubscribe), ["s#/#y#me#"]);
+        // Messages are handled until the subscription has ended.
+        assert!(subscribed.source(b"s#/#y#me#").is_some());
+        subscribed.forget(changes.unsubscribe);
+        assert!(subscribed.source(b"s#/#y#me#").is_none());
+        assert!(subscribed.source(b"s#/#y#").is_some());
+        // The room comes before the channel by which servers are counted.
+        let all = subscribed.all();
+        assert_eq!((&*all[0].name, all.len()), ("s#/#y#", 3));
+        let mut changes = Changes::default();
+        subscribed.room(&main, &room, false, &mut changes);
+        assert_eq!(names(&changes.unsubscribe), ["s#/#y#"]);
+        assert_eq!(names(&subscribed.all()), ["s#/#", "s#/#me#"]);
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::{self, Described, Flags, Json, Opts, Packet, Room};
-use super::{ACK_TIMEOUT, MALFORMED, Text};
+use super::{MALFORMED, Text};
 use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
@@ -47,6 +47,8 @@ mod kind {
     pub(super) const BROADCAST_ACK: u8 = 9;
     /// A client that was asked has left. Node's servers ignore it.
     pub(super) const CLIENT_LEFT: u8 = 21;
+    /// A question has ended. Node's servers ignore it.
+    pub(super) const QUESTION_ENDED: u8 = 22;
 }
 
 /// Returns the channel of a message.
@@ -56,9 +58,10 @@ pub(in crate::cluster) fn channel(message: &Message) -> Channel<'_> {
             [room] => Channel::Room(room),
             _ => Channel::Broadcast,
         },
-        Message::Operation(..) | Message::ServerEvent(_) | Message::Question(..) => {
-            Channel::Request
-        }
+        Message::Operation(..)
+        | Message::ServerEvent(_)
+        | Message::Question(..)
+        | Message::End(_) => Channel::Request,
         Message::Answer(..) => Channel::Response,
     }
 }
@@ -110,11 +113,11 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
             request(&mut json, uid, Some(id), kind::REMOTE_FETCH);
             json.raw(r#","opts":"#).target(target, None).raw("}");
         }
-        Message::Question(id, Question::Event(target, payload)) => {
+        Message::Question(id, Question::Event(target, payload, timeout)) => {
             request(&mut json, uid, Some(id), kind::BROADCAST);
             json.raw(r#","packet":"#).packet(payload, Some(namespace));
             let flags = Flags {
-                timeout: Some(ACK_TIMEOUT),
+                timeout: Some(timeout.as_millis() as u64),
                 ..Flags::of(payload, false)
             };
             json.raw(r#","opts":"#).target(target, Some(flags)).raw("}");
@@ -123,6 +126,9 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
         Message::Question(id, Question::Rooms) => {
             request(&mut json, uid, Some(id), kind::ALL_ROOMS);
             json.raw("}");
+        }
+        Message::End(id) => {
+            request(&mut json, uid, Some(id), kind::QUESTION_ENDED).raw("}");
         }
         // Only servers that are older than ours ask so.
         Message::Question(id, Question::Ids(_) | Question::Operation(..)) => {
@@ -324,8 +330,10 @@ pub(in crate::cluster) fn decode_request(
             let mut opts = request.opts.ok_or(MALFORMED)?;
             let packet = request.packet.ok_or(MALFORMED)?;
             let payload = packet.event(&json, attachments, &opts)?;
-            Message::Question(id()?, Question::Event(opts.target(), payload))
+            let timeout = opts.timeout();
+            Message::Question(id()?, Question::Event(opts.target(), payload, timeout))
         }
+        (kind::QUESTION_ENDED, _) => Message::End(id()?),
         _ => return Ok(None),
     };
     Ok(Some(Envelope::new(uid.into(), namespace.clone(), message)))

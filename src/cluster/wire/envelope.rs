@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::{self, Described, Flags, Json, Opts, Packet, Room};
-use super::{ACK_TIMEOUT, MALFORMED, Text};
+use super::{MALFORMED, Text};
 use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
@@ -37,6 +37,8 @@ pub(in crate::cluster) mod kind {
     pub(super) const BROADCAST_ACK: u8 = 12;
     /// A client that was asked has left. Node's servers ignore it.
     pub(super) const CLIENT_LEFT: u8 = 21;
+    /// A question has ended. Node's servers ignore it.
+    pub(super) const QUESTION_ENDED: u8 = 22;
 }
 
 /// Returns the type of a message. Returns `None` for what this form cannot express: questions that
@@ -57,6 +59,7 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         Message::Answer(_, Answer::Clients(_)) => kind::BROADCAST_CLIENT_COUNT,
         Message::Answer(_, Answer::Ack(..)) => kind::BROADCAST_ACK,
         Message::Answer(_, Answer::Left) => kind::CLIENT_LEFT,
+        Message::End(_) => kind::QUESTION_ENDED,
         Message::Question(_, Question::Rooms | Question::Ids(_) | Question::Operation(..))
         | Message::Answer(_, Answer::Rooms(_) | Answer::Ids(_) | Answer::Done) => return None,
     })
@@ -125,10 +128,10 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
             json.raw(payload.json()).raw("}");
             return Some(payload);
         }
-        Message::Question(id, Question::Event(target, payload)) => {
+        Message::Question(id, Question::Event(target, payload, timeout)) => {
             about(json, id).raw(r#","packet":"#).packet(payload, None);
             let flags = Flags {
-                timeout: Some(ACK_TIMEOUT),
+                timeout: Some(timeout.as_millis() as u64),
                 ..Flags::of(payload, false)
             };
             opts(json, target, flags).raw("}");
@@ -145,7 +148,7 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
             about(json, id).raw(r#","clientCount":"#).value(count);
             json.raw("}");
         }
-        Message::Answer(id, Answer::Left) => {
+        Message::Answer(id, Answer::Left) | Message::End(id) => {
             about(json, id).raw("}");
         }
         Message::Answer(id, Answer::Reply(payload)) => {
@@ -208,8 +211,8 @@ struct Data<'a> {
     sid: Option<Cow<'a, str>>,
 }
 
-/// Reads a message in JSON or MessagePack, for a broker that knows its namespace. Returns `None` if it
-/// is one of the server `me`, of another namespace, or of a type that nothing is done for.
+/// Reads a message in JSON or MessagePack. Returns `None` if it is one of the server `me`, or of a type
+/// that nothing is done for. `namespace` is that of its channel, and most likely its own.
 ///
 /// # Errors
 ///
@@ -224,8 +227,7 @@ pub(in crate::cluster) fn decode(
         return Ok(None);
     }
     let envelope = decode_any(bytes)?;
-    let is_wanted = |envelope: &Envelope| *envelope.from != *me && envelope.namespace == *namespace;
-    Ok(envelope.filter(is_wanted))
+    Ok(envelope.filter(|envelope| *envelope.from != *me))
 }
 
 /// Reads a message of any namespace. Returns `None` if it is of a type that nothing is done for.
@@ -270,7 +272,7 @@ pub(super) fn message(
     attachments: Vec<Bytes>,
 ) -> Result<Option<Message>, DecodeError> {
     let data: Data<'_> = match kind {
-        kind::BROADCAST..=kind::BROADCAST_ACK | kind::CLIENT_LEFT => {
+        kind::BROADCAST..=kind::BROADCAST_ACK | kind::CLIENT_LEFT | kind::QUESTION_ENDED => {
             serde_json::from_str(data).map_err(|_| MALFORMED)?
         }
         _ => return Ok(None),
@@ -286,7 +288,10 @@ pub(super) fn message(
             let payload = packet.event(json, attachments, &opts)?;
             let volatile = opts.is_volatile();
             match id {
-                Some(id) => Message::Question(id, Question::Event(opts.target(), payload)),
+                Some(id) => {
+                    let timeout = opts.timeout();
+                    Message::Question(id, Question::Event(opts.target(), payload, timeout))
+                }
                 None => Message::Operation(opts.target(), Operation::Emit { payload, volatile }),
             }
         }
@@ -313,6 +318,7 @@ pub(super) fn message(
                 None => Message::ServerEvent(event),
             }
         }
+        kind::QUESTION_ENDED => Message::End(id.ok_or(MALFORMED)?),
         _ => {
             let answer = match kind {
                 kind::FETCH_SOCKETS_RESPONSE => {

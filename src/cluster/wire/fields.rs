@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::{self, Deserializer, IgnoredAny, Visitor};
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::{MALFORMED, Text};
 use crate::engine_io::SocketId;
-use crate::hub::other_servers::SocketDescription;
+use crate::hub::other_servers::{MAX_ACK_WAIT, SocketDescription};
 use crate::hub::selection::Target;
 use crate::protocol::{DecodeError, Kind, Payload};
 
@@ -120,7 +121,7 @@ pub(super) struct Flags {
     #[serde(skip_serializing_if = "is_none")]
     pub(super) compress: Option<bool>,
     #[serde(skip_serializing_if = "is_none")]
-    pub(super) timeout: Option<u32>,
+    pub(super) timeout: Option<u64>,
 }
 
 const fn is_false(value: &bool) -> bool {
@@ -163,6 +164,14 @@ impl Opts {
 
     pub(super) fn is_uncompressed(&self) -> bool {
         self.flag("compress") == Some(&Value::Bool(false))
+    }
+
+    /// Returns how long clients may take to acknowledge an event.
+    pub(super) fn timeout(&self) -> Duration {
+        let timeout = self.flag("timeout").and_then(Value::as_u64);
+        timeout.map_or(MAX_ACK_WAIT, |ms| {
+            Duration::from_millis(ms).min(MAX_ACK_WAIT)
+        })
     }
 
     fn flag(&self, name: &str) -> Option<&Value> {

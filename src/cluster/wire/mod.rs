@@ -75,7 +75,3 @@ const MAX_LEN: usize = 64 << 20;
 const MAX_ATTACHMENTS: usize = 10_000;
 
 const MALFORMED: DecodeError = DecodeError::new("message has another form");
-
-/// The timeout of a question to clients, for the servers of Node, in milliseconds. They only record
-/// it.
-const ACK_TIMEOUT: u32 = 5_000;

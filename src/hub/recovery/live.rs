@@ -230,6 +230,11 @@ impl Hub {
         self.recovery_budget.is_some()
     }
 
+    /// Returns how long a suspended socket waits for its client, if recovery is on.
+    pub(crate) fn recovers_within(&self) -> Option<Duration> {
+        Some(self.recovery_budget.as_ref()?.config.within)
+    }
+
     /// Creates the store of a namespace, if recovery is on.
     pub(in crate::hub) fn new_store(&self) -> Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>> {
         let budget = self.recovery_budget.as_ref()?;
