@@ -9,7 +9,7 @@ import { once } from "node:events";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { Cluster, MODES, range, Redis } from "./cluster.js";
+import { Cluster, MODES, range, Redis, Rust } from "./cluster.js";
 import { Proxy } from "./proxy.js";
 import { EXAMPLES, freePort, until, within } from "./support.js";
 
@@ -261,6 +261,9 @@ function tests(mode) {
         redis.child.kill("SIGCONT");
       }
       await sleep(200);
+      // The stream has ten thousand entries of both sides.
+      const near = (list) => (list.at(-1) ?? 0) >= begin - 2_000;
+      await until(() => heard.every(near), "messages");
       proxy.cut();
     }
     for (const [i, name] of ["of this crate", "of Node", "of Node"].entries()) {
@@ -271,6 +274,47 @@ function tests(mode) {
     await until(async () => (await accounted()) === all, "account of all messages", 5_000);
     const { dropped } = await at_rust.emitWithAck("status");
     assert.equal(dropped, 0);
+  });
+
+  if (isLog) test("messages between questions arrive once, in order, whatever is cut", async (t) => {
+    const { at_rust } = cluster;
+    const other = await Rust.run(redis, mode);
+    const at_other = await cluster.join(other);
+    t.after(async () => {
+      at_other.disconnect();
+      await other.kill();
+      await isWhole();
+    });
+    const numbers = range(0, 2_000);
+    const heard = [];
+    at_rust.on("between", (n) => heard.push(n));
+    for (const begin of numbers.filter((n) => n % 50 === 0)) {
+      for (const n of numbers.slice(begin, begin + 50)) {
+        at_other.emit("fetch", [], () => {});
+        at_other.emit("emit", [at_rust.id], [], {}, "between", n, () => {});
+      }
+      await sleep(100);
+      proxy.cut();
+    }
+    await until(() => heard.at(-1) === numbers.at(-1), "the last message");
+    assert.deepEqual(heard, numbers);
+  });
+
+  if (isLog) test("a server that reads too late knows that it has missed messages", async () => {
+    const { a, at_rust } = cluster;
+    const heard = [];
+    at_rust.on("late", (n) => heard.push(n));
+    const { gaps } = await at_rust.emitWithAck("status");
+    proxy.stall();
+    // A stream has ten thousand entries, and some more.
+    for (const n of range(0, 15_000)) a.io.to(at_rust.id).emit("late", n);
+    await until(async () => (await redis.admin.xLen("socket.io")) < 12_000, "a shorter stream");
+    proxy.goOn();
+    await until(() => heard.at(-1) === 14_999, "the last message");
+    assert.ok(heard.length < 15_000);
+    assert.deepEqual(heard, [...new Set(heard)].sort((a, b) => a - b));
+    assert.ok((await at_rust.emitWithAck("status")).gaps > gaps, "a gap");
+    await isWhole();
   });
 
   test("a server that is told to stop sends what waits", async () => {
