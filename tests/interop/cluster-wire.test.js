@@ -10,7 +10,7 @@ import notepack from "notepack.io";
 import notepackV2 from "notepack.io-v2";
 
 import { connect, MODES, range, Redis, Rust } from "./cluster.js";
-import { Inbox } from "./support.js";
+import { Inbox, until } from "./support.js";
 
 const DECODERS = {
   "notepack.io 3": notepack.decode,
@@ -178,6 +178,19 @@ function clusterAdapter(mode) {
   };
 }
 
+/** What is no message, in JSON, in MessagePack, or in both. */
+const GARBAGE = [
+  ...["", "{", "[]", "null", "{}", "[".repeat(200_000), '{"type":3}', '{"uid":"e","type":6,"data":[]}'],
+  '{"type":3,"uid":"e","nsp":"/","data":{"packet":{},"opts":null}}',
+  '{"uid":"e","requestId":5,"type":5,"opts":{}}',
+  // Ends too early; longer than its length; deep.
+  ...["c1", "ddffffffff", "dfffffffff", "dbffffffff01", "c6ffffffff"].map((hex) => Buffer.from(hex, "hex")),
+  ...[0x91, 0x81].map((byte) => Buffer.alloc(200_000, byte)),
+  ...[["e", event([])], ["e", event(["x"]), { rooms: 1, except: "x" }], { uid: "e", type: 7 }].map(
+    (value) => Buffer.from(msgpack.encode(value)),
+  ),
+];
+
 describe("wire", { concurrency: 2 }, () => {
   for (const mode of MODES) {
     const form = mode === "classic" ? classic() : clusterAdapter(mode);
@@ -296,5 +309,23 @@ function tests(mode, form) {
       Object.assign(socket.handshake, { ...times, headers: "headers" });
       socket.rooms.sort((a, b) => a.length - b.length);
     });
+  });
+
+  test("what is no message does no harm", async () => {
+    const channels = [MAIN, REQUESTS, "socket.io-response#/#", `${MAIN}room1#`];
+    for (const garbage of GARBAGE) {
+      for (const channel of channels) {
+        await redis.admin.publish(channel, garbage);
+        await redis.admin.sPublish(channel, garbage);
+      }
+      const data = Buffer.from(garbage).toString("base64");
+      for (const entry of [{ nsp: "/" }, { nsp: "/", uid: "e", type: "3", data }]) {
+        await redis.admin.xAdd("socket.io", "*", entry);
+      }
+    }
+    const malformed = async () => (await client.emitWithAck("status")).malformed;
+    await until(async () => (await malformed()) >= GARBAGE.length / 2, "count of what is malformed");
+    await ask(form.askServers(["hey", 1]));
+    while (!(await tap.inbox.take("answer")).channel.includes(ASKER));
   });
 }

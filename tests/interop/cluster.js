@@ -42,6 +42,9 @@ function run(program, args, options) {
   return child;
 }
 
+/** By default a command that has waited for five seconds is dropped. */
+const PATIENT = { timeout: 0 };
+
 /** A Redis server that can be stopped and started again. */
 export class Redis {
   static async run() {
@@ -59,7 +62,7 @@ export class Redis {
     const options = ["--port", this.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     this.child = run("redis-server", options, { stdio: "ignore" });
     this.exited = once(this.child, "exit");
-    const admin = createClient({ url: this.url });
+    const admin = createClient({ url: this.url, commandOptions: PATIENT });
     admin.on("error", () => {});
     await admin.connect();
     this.admin = admin;
@@ -84,7 +87,7 @@ export class Redis {
 
 /** The clients of Redis that Node's servers use. */
 const DRIVERS = {
-  "node-redis": (url) => createClient({ url }),
+  "node-redis": (url) => createClient({ url, commandOptions: PATIENT }),
   "node-redis 5": (url) => createClientV5({ url }),
   ioredis: (url) => new IoRedis(url),
   "ioredis 5": (url) => new IoRedisV5(url),

@@ -328,19 +328,11 @@ function tests(adapter, driver, which) {
         };
         client.on("number", add);
       });
-    // Node's client of Redis drops commands that wait for more than five seconds.
-    const pause = (n) => n % 500 === 0 && redis.admin.ping();
     const at_other = heard(at_rust);
-    for (const n of numbers) {
-      a.io.to(at_rust.id).emit("number", n);
-      await pause(n);
-    }
+    for (const n of numbers) a.io.to(at_rust.id).emit("number", n);
     assert.deepEqual(await at_other, numbers);
     const at_node = heard(at_a);
-    for (const n of numbers) {
-      at_rust.emit("emit", [at_a.id], [], {}, "number", n, () => {});
-      await pause(n);
-    }
+    for (const n of numbers) at_rust.emit("emit", [at_a.id], [], {}, "number", n, () => {});
     assert.deepEqual(await at_node, numbers);
   });
 

@@ -16,8 +16,8 @@ export class Proxy {
   connections = new Set();
   /** The bytes after which the next connections are cut. */
   cuts = [];
-  /** Whether nothing is forwarded. */
-  isStalled = false;
+  /** Whether commands, and what Redis sends, are not forwarded. */
+  isStalled = [false, false];
   resets = false;
   /** The most bytes that are forwarded at once, with a pause after them. */
   chunk = Infinity;
@@ -47,13 +47,13 @@ export class Proxy {
     for (const connection of this.connections) connection.isHalfOpen = true;
   }
 
-  /** Forwards nothing until `goOn`. */
-  stall() {
-    this.isStalled = true;
+  /** Forwards nothing until `goOn`, or no commands, or nothing that Redis sends. */
+  stall(...isStalled) {
+    this.isStalled = isStalled.length === 0 ? [true, true] : isStalled;
   }
 
   goOn() {
-    this.isStalled = false;
+    this.isStalled = [false, false];
     for (const connection of this.connections) connection.forward();
   }
 
@@ -104,12 +104,13 @@ class Connection {
 
   forward(side) {
     if (side === undefined) return [0, 1].forEach((side) => this.forward(side));
-    const { chunk, isStalled } = this.proxy;
+    const { chunk } = this.proxy;
+    const isStalled = this.isHalfOpen || this.proxy.isStalled[side];
     const [from, to] = [this.sockets[side], this.sockets[1 - side]];
     const waiting = this.waiting[side];
-    if (this.isHalfOpen || isStalled) from.pause();
+    if (isStalled) from.pause();
     else from.resume();
-    while (waiting.length > 0 && !this.isHalfOpen && !isStalled && !this.timers[side]) {
+    while (waiting.length > 0 && !isStalled && !this.timers[side]) {
       const data = waiting.shift();
       const now = data.subarray(0, Math.min(data.length, chunk, this.left));
       if (now.length < data.length) waiting.unshift(data.subarray(now.length));
