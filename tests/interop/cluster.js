@@ -181,10 +181,11 @@ export class Node {
 
 /** A server of this crate. */
 export class Rust {
-  static async run(redis, mode) {
+  /** With `seconds`, clients may be away for so long and recover. */
+  static async run(redis, mode, ...seconds) {
     const rust = new Rust();
     rust.port = await freePort();
-    rust.arguments = [rust.port, redis.url, mode];
+    rust.arguments = [rust.port, redis.url, mode, ...seconds];
     await rust.start();
     return rust;
   }

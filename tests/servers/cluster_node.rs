@@ -1,8 +1,9 @@
-//! A server of a cluster: `cluster_node PORT REDIS_URL MODE`.
+//! A server of a cluster: `cluster_node PORT REDIS_URL MODE [SECONDS]`.
 //!
 //! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
 //! `streams` or `streams-sharded`, or `none` for a server alone. The server listens on 127.0.0.1, and
-//! prints `listening` when it is ready. Its clients use the cluster through events: see [`namespace`].
+//! prints `listening` when it is ready. With SECONDS, clients may be away for so long and recover. Its
+//! clients use the cluster through events: see [`namespace`].
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,14 +14,16 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_socketio::cluster::{Mode, Redis, Streams, Subscriptions};
 use tower_socketio::{
-    Args, Broadcast, Data, ErrorReply, Namespace, RawArgs, ServerEvent, Socket, SocketIo,
+    Args, Broadcast, Data, ErrorReply, Namespace, RawArgs, Recovery, ServerEvent, Socket, SocketIo,
 };
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [port, url, mode] = &args[..] else {
-        return Err("usage: cluster_node PORT REDIS_URL MODE".into());
+    let (port, url, mode, within) = match &args[..] {
+        [port, url, mode] => (port, url, mode, None),
+        [port, url, mode, seconds] => (port, url, mode, Some(seconds.parse()?)),
+        _ => return Err("usage: cluster_node PORT REDIS_URL MODE [SECONDS]".into()),
     };
     let mode = match mode.as_str() {
         // The server answers on the channel of the server that has asked in both modes.
@@ -38,6 +41,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .namespace("/room-{n}", namespace());
     if let Some(mode) = mode {
         builder = builder.cluster(Redis::options(url).mode(mode).connect().await?);
+    }
+    if let Some(seconds) = within {
+        builder = builder.recovery(Recovery::within(Duration::from_secs(seconds)));
     }
     let (layer, io) = builder.build();
     if let Some(cluster) = io.cluster() {
