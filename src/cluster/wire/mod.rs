@@ -10,7 +10,7 @@
 //! A message is JSON. If it contains bytes, it is MessagePack: the same value, with the bytes in
 //! place of placeholders. So each form is written and read as JSON, and converted.
 
-#[cfg(test)]
+#[cfg(all(test, feature = "redis"))]
 mod captured;
 #[cfg(feature = "redis")]
 pub(super) mod classic;
