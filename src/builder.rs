@@ -561,6 +561,12 @@ impl SocketIoBuilder {
     /// The layer serves the clients of an axum `Router`. The handle sends to them from anywhere in
     /// the application.
     ///
+    /// The handle does not keep the server alive. If the layer is dropped and no service was made of
+    /// it, the server ends, and so does its broker. The operations of the handle on a
+    /// [cluster](Self::cluster) then fail with an error that
+    /// [`is_closed`](crate::ClusterError::is_closed). So keep the layer, also in a test without
+    /// clients.
+    ///
     /// # Panics
     ///
     /// Panics if the paths of two namespaces conflict, as `/a/{x}` and `/a/{y}` do, or if the

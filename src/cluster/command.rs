@@ -36,7 +36,8 @@ pub enum Command {
         /// The namespace.
         namespace: NamespaceName,
     },
-    /// Do not receive the messages of a namespace any longer.
+    /// Do not receive the messages of a namespace any longer. Its rooms do not end with it: each has a
+    /// [`Room`](Self::Room) of its own.
     Close {
         /// The namespace.
         namespace: NamespaceName,
@@ -44,12 +45,16 @@ pub enum Command {
     /// A room has begun or ended on this server. Only a broker that
     /// [wants rooms](super::Broker::wants_rooms) gets it. The command comes once, as that for a
     /// namespace. [`Envelope::room`] returns the room that a message is for.
+    ///
+    /// The end of a room is reported late: after ten seconds, or after
+    /// [`Recovery::within`](crate::Recovery::within) if that is longer. It may come after the
+    /// [`Close`](Self::Close) of the namespace. A room that has begun again by then has not ended.
     Room {
         /// The namespace.
         namespace: NamespaceName,
         /// The room. The id of a socket is the room of that socket.
         room: Arc<str>,
-        /// Whether a socket of this server is in the room.
+        /// Whether the room has begun. If not, it has ended.
         exists: bool,
     },
     /// Report when the messages of other servers arrive for all namespaces and rooms of earlier
@@ -86,7 +91,8 @@ pub enum Command {
         /// The namespace.
         namespace: NamespaceName,
         /// The id of the only server to count, if there is one. The count is 0 if it has died, so that
-        /// its clients are not waited for. A broker that does not know drops `expect`.
+        /// its clients are not waited for. A broker that does not know drops `expect`. A question then
+        /// waits for the clients of a server that has died until its own timeout.
         server: Option<Arc<str>>,
         /// Takes the count.
         expect: Expect,

@@ -51,7 +51,14 @@ impl Envelope {
     ///
     /// It is `None` for the first ten seconds after sockets of other servers were told to join the
     /// room, because the broker of those servers may not have handled
-    /// [`Command::Room`](super::Command::Room) yet.
+    /// [`Command::Room`](super::Command::Room) yet. Only the envelope of a command knows that: call
+    /// this before `to_bytes`. An envelope that `from_bytes` has read returns the room even if it is
+    /// new.
+    ///
+    /// It is `Some` also for a volatile event, for one with binary values, for one that leaves rooms
+    /// out, and for one to the id of a socket. The name of a room may be empty. It is `None` for an
+    /// event to no room or to several, for a question, for a server event, and for a message that
+    /// makes the sockets of a room join rooms, leave rooms or disconnect.
     #[must_use]
     pub fn room(&self) -> Option<&str> {
         match &self.message {
@@ -67,14 +74,19 @@ impl Envelope {
 
     /// Writes the message as bytes, in the form of Node's `ClusterAdapter`: JSON, or MessagePack if it
     /// has attachments. Needs the feature `wire`.
+    ///
+    /// The bytes do not say whether the room of the message is new: call [`room`](Self::room) before. A
+    /// message of 64 MiB, the longest that a server sends, can have more bytes, which
+    /// [`from_bytes`](Self::from_bytes) refuses.
     #[cfg(feature = "wire")]
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         super::wire::envelope::encode(self)
     }
 
-    /// Reads a message that [`to_bytes`](Self::to_bytes) or a server of Node has written. Returns
-    /// `None` for a message of a type that nothing is done for. Needs the feature `wire`.
+    /// Reads a message that [`to_bytes`](Self::to_bytes) or a server of Node has written, for
+    /// [`Inbox::deliver`](super::Inbox::deliver). Its [`room`](Self::room) may be new. Returns `None` for
+    /// a message of a type that nothing is done for. Needs the feature `wire`.
     ///
     /// # Errors
     ///

@@ -29,17 +29,19 @@
 //! # When the broker is away
 //!
 //! The server goes on, and its own clients notice nothing. Messages for other servers wait, up to
-//! 16 MiB; beyond that the oldest are dropped, counted in [`ClusterStatus::dropped`] and logged.
-//! Volatile events are dropped at once. A question to other servers fails at once.
+//! 16 MiB; then the oldest are dropped, counted in [`ClusterStatus::dropped`] and logged. Messages of
+//! more than 4 MiB have a limit of their own, 64 MiB. Volatile events are dropped at once. A question
+//! to other servers fails at once.
 //!
 //! # A broker of your own
 //!
 //! A broker is one future, [`Broker::run`]. It takes commands out of a [`Port`] and puts the
 //! messages of other servers into an [`Inbox`]. The server does the rest: it queues messages,
 //! bounds their memory, matches answers to questions and counts lost messages. The source of
-//! [`Memory`] is an example. With the feature `wire`, an [`Envelope`] can be written as bytes; with
-//! the feature `testing`, `testing::conformance` checks what every broker must do. The page
-//! `docs/cluster.md` of the repository has a complete broker, and says how to deploy a cluster.
+//! [`Memory`] is an example: the link "Source" on its page shows it. With the feature `wire`, an
+//! [`Envelope`] can be written as bytes; with the feature `testing`, `testing::conformance` checks what
+//! every broker must do. The page `docs/cluster.md` of the repository has a complete broker with the
+//! rules for one, and says how to deploy a cluster.
 
 mod command;
 mod counters;
@@ -89,11 +91,13 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// The future connects by itself, and connects again when its connection ends. It reports both
     /// to the [`Inbox`]. It handles the commands in order, and delivers the messages of each other
     /// server in the order in which that server has published them. If it ends early, the server
-    /// goes on alone.
+    /// goes on alone. [`SocketIo::close`](crate::SocketIo::close) waits for it, for at most 5
+    /// seconds, and does not cancel it.
     fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()>;
 
     /// Returns whether the broker gets [`Command::Room`] when a room begins or ends on its server. A
-    /// broker that sends the messages for a room only to the servers that have it needs that.
+    /// broker that sends the messages for a room only to the servers that have it needs that, and
+    /// [`Envelope::room`].
     ///
     /// The default is `false`.
     fn wants_rooms(&self) -> bool {

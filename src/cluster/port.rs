@@ -12,13 +12,21 @@ use super::message::Envelope;
 /// Messages, questions and answers come in the order in which the server has sent them. The namespaces
 /// and the rooms that are to be opened or closed come before them, then the counts and reports: see
 /// [`Command`].
+///
+/// The server does not hold commands back while the broker is not connected. A message that the broker
+/// takes then is neither counted nor bounded any longer.
 #[derive(Debug)]
 pub struct Port {
     pub(super) inner: Arc<Inner>,
 }
 
 impl Port {
-    /// Returns the next command, and waits for it. Returns `None` when the server has shut down.
+    /// Returns the next command, and waits for it. Returns `None` when the server has shut down and no
+    /// command is left: what is open then is not closed by commands.
+    ///
+    /// A server shuts down by [`SocketIo::close`](crate::SocketIo::close), and when it is dropped: its
+    /// layer, the services that were made of the layer, and the connections of its clients. A
+    /// [`SocketIo`](crate::SocketIo) does not keep it alive.
     ///
     /// # Cancel safety
     ///
@@ -35,7 +43,8 @@ impl Port {
         }
     }
 
-    /// Returns the next command if there is one.
+    /// Returns the next command if there is one, for a broker that writes several together. `None` does
+    /// not say whether the server has shut down.
     pub fn try_next(&mut self) -> Option<Command> {
         self.inner.queue.lock().pop()
     }
@@ -75,7 +84,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Reports that the broker is connected: messages arrive, and are sent.
+    /// Reports that the broker is connected: messages arrive, and are sent. Call [`gap`](Self::gap)
+    /// before it.
     pub fn connected(&self) {
         self.inner.set_connected();
     }
@@ -86,6 +96,9 @@ impl Inbox {
     }
 
     /// Reports that messages of other servers may have been lost.
+    ///
+    /// After an outage it is called before [`connected`](Self::connected): a task that waits for
+    /// [`ClusterStatus::is_connected`](super::ClusterStatus::is_connected) then reads the counted gap.
     pub fn gap(&self, reason: &dyn fmt::Display) {
         self.inner.counters.gap();
         tracing::error!(
@@ -100,7 +113,8 @@ impl Inbox {
         self.inner.counters.malformed(reason);
     }
 
-    /// Returns whether a socket of this process is in a room of a namespace.
+    /// Returns whether a message for a room may concern a socket of this process: one is in the room,
+    /// has it as its id, or is suspended.
     #[must_use]
     pub fn has_room(&self, namespace: &str, room: &str) -> bool {
         self.inner
@@ -112,7 +126,7 @@ impl Inbox {
     /// in which they were sent.
     ///
     /// A message of this server itself is ignored, and so is one for a namespace that this server has
-    /// not opened.
+    /// not opened. It may be called before [`connected`](Self::connected).
     pub async fn deliver(&self, envelope: Envelope) {
         self.inner.deliver(envelope);
         // Delivers are synchronous. The broker's task lets others run between them.

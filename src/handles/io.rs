@@ -22,6 +22,11 @@ use crate::protocol::{IntoArgs, NamespaceName};
 /// event handlers, in connect handlers, and in axum handlers of routes that the layer is around.
 /// It is cheap to clone.
 ///
+/// A handle does not keep the server alive. The server lives as long as its layer, a service that was
+/// made of the layer, or the connection of a client. After that a handle selects no socket, and the
+/// operations on a [cluster](crate::cluster) fail with an error that
+/// [`is_closed`](ClusterError::is_closed).
+///
 /// ```
 /// use axum::http::StatusCode;
 /// use tower_socketio::SocketIo;
