@@ -312,8 +312,8 @@ where
     ///
     /// The handler's return value is the reply, for a server that asks for one. The extractors
     /// implement [`FromServerEvent`](crate::extract::FromServerEvent). The server events
-    /// of a namespace are handled in order, one at a time. While 1 024 wait, further ones are
-    /// dropped and counted in [`ClusterStatus::malformed`](crate::cluster::ClusterStatus::malformed).
+    /// of a namespace start in order, and up to 64 handlers run at once. While 1 024 wait, further ones
+    /// are dropped and counted in [`ClusterStatus::malformed`](crate::cluster::ClusterStatus::malformed).
     /// A layer has no effect on such a handler. Server events that have no handler get no reply, so
     /// a server that asks waits for its timeout.
     ///

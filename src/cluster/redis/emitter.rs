@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redis::Value;
 use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value};
 
 use super::Redis;
 use super::form::Route;
-use super::link::Link;
+use super::link::{self, Link};
 use crate::cluster::message::{Envelope, Message};
 use crate::handles::{EmitError, EmitErrorKind};
 use crate::hub::ClusterError;
@@ -178,9 +178,15 @@ impl Emitter {
         let publish = self.redis.form.publish(&envelope, &Route::default());
         let sent = async {
             let mut connection = self.connection().await?;
-            publish.command.query_async::<Value>(&mut connection).await
+            let mut commands = Pipeline::new();
+            commands.add_command(publish.command);
+            let replies = link::send(&mut connection, &commands, publish.len).await?;
+            match replies.into_iter().next() {
+                Some(Value::ServerError(error)) => Err(error.into()),
+                _ => Ok(()),
+            }
         };
-        sent.await.map(drop).map_err(|error| {
+        sent.await.map_err(|error: redis::RedisError| {
             tracing::debug!(target: "tower_socketio::cluster", %error, "not sent");
             // The next call connects again.
             let former = self.connection.lock().take();

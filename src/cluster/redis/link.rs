@@ -90,14 +90,14 @@ impl Link {
         Ok(Self { connection, id })
     }
 
-    /// Returns when the connection does not answer in time. `activity` counts what arrives on it.
+    /// Returns when the connection does not answer in time, unless `is_active` says that it is alive.
     pub(super) async fn watch(
         connection: MultiplexedConnection,
-        activity: Arc<AtomicUsize>,
+        mut is_active: impl FnMut() -> bool,
     ) -> redis::RedisError {
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
-            let seen = activity.load(Ordering::Relaxed);
+            is_active();
             let mut connection = connection.clone();
             let ping = redis::cmd("PING");
             // A refusal is an answer, too.
@@ -105,8 +105,7 @@ impl Link {
             match tokio::time::timeout(CHECK_TIMEOUT, pong).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return error,
-                // The answer may stand behind large messages.
-                Err(_) if activity.load(Ordering::Relaxed) != seen => {}
+                Err(_) if is_active() => {}
                 Err(_) => return NO_ANSWER.into(),
             }
         }
@@ -153,8 +152,20 @@ impl Link {
 const NO_ANSWER: (redis::ErrorKind, &str) = (redis::ErrorKind::Io, "Redis does not answer");
 
 /// Sends a short command. A refusal is a reply.
-async fn reply(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
-    tokio::time::timeout(TIMEOUT, connection.send_packed_command(command))
+pub(super) async fn reply(
+    connection: &mut MultiplexedConnection,
+    command: &Cmd,
+) -> RedisResult<Value> {
+    reply_within(TIMEOUT, connection, command).await
+}
+
+/// Sends a command. A refusal is a reply.
+pub(super) async fn reply_within(
+    timeout: Duration,
+    connection: &mut MultiplexedConnection,
+    command: &Cmd,
+) -> RedisResult<Value> {
+    tokio::time::timeout(timeout, connection.send_packed_command(command))
         .await
         .unwrap_or_else(|_| Err(NO_ANSWER.into()))
 }

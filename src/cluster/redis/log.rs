@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_core::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisResult, ServerError, Value};
 
-use super::link::refused;
+use super::link::{refused, reply_within};
 use super::streams::{AFTER, NUMBER};
 use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::wire::envelope::kind;
@@ -27,8 +28,11 @@ use crate::protocol::NamespaceName;
 /// The most entries of a stream that are read at once.
 const READ_COUNT: usize = 100;
 
-/// How long Redis waits for an entry, in milliseconds.
-const BLOCK: usize = 2_000;
+/// How long Redis waits for an entry.
+const BLOCK: Duration = Duration::from_secs(2);
+
+/// How long Redis may take to send the entries of one read.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The most questions of other servers that wait for entries.
 const MAX_HELD: usize = 10_000;
@@ -46,6 +50,8 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Log {
     streams: Vec<Stream>,
+    /// The most entries of a stream that are read at once.
+    read_count: usize,
     next_number: u64,
     /// The messages that Redis has not confirmed, in the order of their numbers.
     unconfirmed: VecDeque<Unconfirmed>,
@@ -154,6 +160,7 @@ impl Log {
             .collect();
         (!streams.is_empty()).then(|| Self {
             streams,
+            read_count: READ_COUNT,
             next_number: 0,
             unconfirmed: VecDeque::new(),
             asked: HashMap::new(),
@@ -194,9 +201,15 @@ impl Log {
                         .arg(&stream.name)
                         .arg(from.next().to_string())
                         .arg("+");
-                    range.arg("COUNT").arg(READ_COUNT);
-                    let reply = range.query_async::<Value>(connection).await?;
-                    let entries = entries(reply);
+                    range.arg("COUNT").arg(self.read_count);
+                    let reply = reply_within(READ_TIMEOUT, connection, &range).await;
+                    if reply.is_err() {
+                        self.read_count = (self.read_count / 2).max(1);
+                    }
+                    let entries = match reply? {
+                        Value::ServerError(error) => return Err(error.into()),
+                        reply => entries(reply),
+                    };
                     for (id, entry) in &entries {
                         from = *id;
                         let sent = self.unconfirmed.front().map(|first| &first.envelope.from);
@@ -204,7 +217,7 @@ impl Log {
                             arrived = arrived.max(entry.number);
                         }
                     }
-                    if entries.len() < READ_COUNT {
+                    if entries.len() < self.read_count {
                         break;
                     }
                 }
@@ -314,12 +327,34 @@ impl Log {
         self.old_servers.contains(server)
     }
 
-    /// Returns the command that reads the next entries. `blocks` says whether it waits for one.
-    pub(super) fn read(&self, blocks: bool) -> Cmd {
+    /// Begins to read the next entries. `blocks` says whether Redis waits for one.
+    pub(super) fn ask(
+        &self,
+        connection: &MultiplexedConnection,
+        blocks: bool,
+    ) -> BoxFuture<'static, RedisResult<Value>> {
+        let (mut connection, read) = (connection.clone(), self.read(blocks));
+        Box::pin(async move {
+            let timeout = READ_TIMEOUT + if blocks { BLOCK } else { Duration::ZERO };
+            reply_within(timeout, &mut connection, &read).await
+        })
+    }
+
+    /// Reads fewer entries at once: the last read took too long.
+    pub(super) fn read_less(&mut self) {
+        self.read_count = (self.read_count / 2).max(1);
+    }
+
+    /// Reads more entries at once again.
+    pub(super) fn read_more(&mut self) {
+        self.read_count = (self.read_count * 2).min(READ_COUNT);
+    }
+
+    fn read(&self, blocks: bool) -> Cmd {
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(READ_COUNT);
+        read.arg("COUNT").arg(self.read_count);
         if blocks {
-            read.arg("BLOCK").arg(BLOCK);
+            read.arg("BLOCK").arg(BLOCK.as_millis() as u64);
         }
         read.arg("STREAMS");
         for stream in &self.streams {
@@ -350,7 +385,7 @@ impl Log {
             let stream = streams.position(|stream| text(&name) == Some(&stream.name));
             let Some(stream) = stream else { continue };
             let entries = entries(reply);
-            if entries.len() >= READ_COUNT {
+            if entries.len() >= self.read_count {
                 let Stream { name, position, .. } = &self.streams[stream];
                 behind.push((name.clone(), position.unwrap_or_default()));
             }
@@ -532,14 +567,19 @@ async fn ends(
 ) -> RedisResult<(Option<Position>, Position)> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(name);
-    let fields = match info.query_async::<Value>(connection).await {
-        Ok(Value::Map(fields)) => fields,
-        Ok(_) => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XINFO").into()),
+    // It has the first and the last entry in it.
+    let fields = match reply_within(READ_TIMEOUT, connection, &info).await? {
+        Value::Map(fields) => fields,
         // There is no stream before its first entry.
-        Err(error) if error.to_string().contains("no such key") => {
+        Value::ServerError(error)
+            if error
+                .details()
+                .is_some_and(|text| text.contains("no such key")) =>
+        {
             return Ok((None, Position::default()));
         }
-        Err(error) => return Err(error),
+        Value::ServerError(error) => return Err(error.into()),
+        _ => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XINFO").into()),
     };
     let field = |name| {
         let field = fields.iter().find(|(key, _)| text(key) == Some(name));

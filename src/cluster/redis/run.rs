@@ -3,14 +3,14 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use redis::{Client, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
 
 use super::Backoff;
 use super::batch::Batch;
@@ -47,11 +47,12 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
         state.works = false;
         let ended = match Connected::new(&client, &mut state, &mut former).await {
             Ok(connected) => {
-                state.inbox.connected();
+                // Who waits for the connection reads the counts.
                 if was_connected && state.log.is_none() {
                     state.inbox.gap(&"Redis was not connected");
                 }
                 state.report_gap();
+                state.inbox.connected();
                 was_connected = true;
                 connected.serve(&mut port, &mut state).await
             }
@@ -184,12 +185,20 @@ impl Connected {
         let mut catching_up = None;
         // The last question that waits for what `catching_up` reads.
         let mut last_held = 0;
-        // How many batches Redis has answered.
-        let answered = Arc::new(AtomicUsize::new(0));
+        // What is in flight has a time of its own.
+        let is_sending = Arc::new(AtomicBool::new(false));
         let publisher = self.publisher.connection.clone();
-        let mut publisher_ended = pin!(Link::watch(publisher, Arc::clone(&answered)));
+        let sending = Arc::clone(&is_sending);
+        let mut publisher_ended = pin!(Link::watch(publisher, move || {
+            sending.load(Ordering::Relaxed)
+        }));
         let subscriber = self.subscriber.connection.clone();
-        let mut subscriber_ended = pin!(Link::watch(subscriber, Arc::clone(&self.heard)));
+        let (heard, mut before) = (Arc::clone(&self.heard), 0);
+        let mut subscriber_ended = pin!(Link::watch(subscriber, move || {
+            // The answer may stand behind large messages.
+            let heard = heard.load(Ordering::Relaxed);
+            std::mem::replace(&mut before, heard) != heard
+        }));
         loop {
             if in_flight.is_none() {
                 if let Some(command) = state.next.take() {
@@ -198,13 +207,14 @@ impl Connected {
             }
             if let (Some(log), Some(reader)) = (&state.log, &self.reader) {
                 if reading.is_none() {
-                    reading = Some(ask(&reader.connection, log.read(true)));
+                    reading = Some(log.ask(&reader.connection, true));
                 }
                 if let (None, Some(last)) = (&catching_up, log.last_held()) {
                     last_held = last;
-                    catching_up = Some(ask(&self.publisher.connection, log.read(false)));
+                    catching_up = Some(log.ask(&self.publisher.connection, false));
                 }
             }
+            is_sending.store(in_flight.is_some(), Ordering::Relaxed);
             let timer = state.log.as_ref().and_then(Log::next_heartbeat);
             tokio::select! {
                 ended = poll_fn(|cx| poll(&mut in_flight, cx)) => {
@@ -213,7 +223,6 @@ impl Connected {
                     state.subscribed.forget(std::mem::take(&mut ending));
                     std::mem::take(&mut batch).finish(replies, state.log.as_mut())?;
                     state.works = true;
-                    answered.fetch_add(1, Ordering::Relaxed);
                 }
                 command = port.next(), if in_flight.is_none() => match command {
                     Some(command) => {
@@ -242,6 +251,9 @@ impl Connected {
                 }
                 reply = poll_fn(|cx| poll(&mut reading, cx)) => {
                     reading = None;
+                    if let (Err(_), Some(log)) = (&reply, &mut state.log) {
+                        log.read_less();
+                    }
                     self.read(reply?, state).await?;
                 }
                 reply = poll_fn(|cx| poll(&mut catching_up, cx)) => {
@@ -319,6 +331,7 @@ impl Connected {
         };
         let (entries, behind) = log.entries(reply)?;
         let has_more = !behind.is_empty();
+        log.read_more();
         if has_more {
             // Redis may have removed entries that were not read.
             log.check_gap(&mut self.publisher.connection, behind)
@@ -504,12 +517,6 @@ async fn change(mut connection: MultiplexedConnection, changes: Changes) -> Redi
         }
     }
     Ok(())
-}
-
-/// Begins a command.
-fn ask(connection: &MultiplexedConnection, command: Cmd) -> BoxFuture<'static, RedisResult<Value>> {
-    let mut connection = connection.clone();
-    Box::pin(async move { command.query_async(&mut connection).await })
 }
 
 /// Waits for a time. Waits for ever without one.
