@@ -33,6 +33,8 @@ export const MODES = ALL_MODES.filter((mode) => mode.includes(process.env.ROW ??
 
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+// The runner ends a file so that takes too long.
+process.once("SIGTERM", () => process.exit(1));
 
 /** A program that ends with the tests at the latest. */
 function run(program, args, options) {

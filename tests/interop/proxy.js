@@ -14,7 +14,7 @@ export class Proxy {
   }
 
   connections = new Set();
-  /** The bytes after which the next connections are cut. */
+  /** The numbers of bytes of both directions after which the next connections are cut. */
   cuts = [];
   /** Whether commands, and what Redis sends, are not forwarded. */
   isStalled = [false, false];
@@ -34,12 +34,6 @@ export class Proxy {
   /** Cuts all connections. */
   cut() {
     for (const connection of this.connections) connection.cut();
-  }
-
-  /** Cuts the connections of now, and then new ones, after so many bytes each. */
-  cutAfter(cuts) {
-    this.cuts = [...cuts];
-    for (const connection of this.connections) connection.takeCut();
   }
 
   /** Forwards nothing more on the connections of now, and leaves both sides open. */
@@ -67,10 +61,10 @@ export class Proxy {
 /** A connection of a client, and one to Redis. */
 class Connection {
   isHalfOpen = false;
-  left = Infinity;
 
   constructor(proxy, client) {
     this.proxy = proxy;
+    this.left = proxy.cuts.shift() ?? Infinity;
     this.sockets = [client, net.connect(proxy.redis.port, "127.0.0.1")];
     this.waiting = [[], []];
     this.timers = [];
@@ -84,12 +78,6 @@ class Connection {
       socket.on("close", () => this.isHalfOpen || this.cut());
     }
     proxy.connections.add(this);
-    this.takeCut();
-  }
-
-  /** It is cut after the next number of bytes, of both directions. */
-  takeCut() {
-    this.left = this.proxy.cuts.shift() ?? Infinity;
   }
 
   cut() {
