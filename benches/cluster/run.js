@@ -5,7 +5,7 @@
 // the two kinds of servers, ROUNDS times (5), and prints the medians and their ratio.
 
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -26,7 +26,8 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 const percentile = (values, p) => [...values].sort((a, b) => a - b)[Math.floor((values.length - 1) * p)];
 
-let nextPort = 21_000 + Math.floor(Math.random() * 5_000);
+/** Below the ports that the system gives to outgoing connections. */
+let nextPort = 11_000 + Math.floor(Math.random() * 10_000);
 
 /** A program that prints `ready` when it is. */
 async function start(command, args, ready) {
@@ -63,8 +64,9 @@ async function server(kind, url, mode) {
 
 /** The CPU seconds of a process. */
 function cpu({ child }) {
-  const fields = readFileSync(`/proc/${child.pid}/stat`, "utf8").split(") ")[1].split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / 100;
+  const tasks = readdirSync(`/proc/${child.pid}/task`);
+  const used = tasks.map((task) => Number(readFileSync(`/proc/${child.pid}/task/${task}/schedstat`, "utf8").split(" ")[0]));
+  return used.reduce((sum, ns) => sum + ns, 0) / 1e9;
 }
 
 /** The resident bytes of a process, or their peak. */
@@ -323,6 +325,8 @@ const ROWS = {
       await sleep(10);
     }
     const peak = resident(alone, "VmHWM");
+    const [{ queued, queued_bytes }] = JSON.parse(await client.ask("status"));
+    console.log(`| messages that wait, and their bytes | ${queued} | ${queued_bytes} | |`);
     const again = await redis(broker.port);
     await sleep(8_000);
     console.log(`| ${seconds} s without Redis: p99 of a local message (ms), to before | ${down.toFixed(3)} | ${before[0].toFixed(3)} | ${(down / before[0]).toFixed(3)} |`);

@@ -446,12 +446,19 @@ impl Queue {
 
     /// Removes the questions, the answers and the counts.
     pub(super) fn remove_questions(&mut self) -> VecDeque<Command> {
-        let is_kept = |command: &Command| matches!(command, Command::Publish { .. });
-        let messages = std::mem::take(&mut self.messages).into_iter();
-        let (kept, mut removed) = messages.partition::<VecDeque<_>, _>(is_kept);
-        self.messages = kept;
-        removed.iter().for_each(|command| self.subtract(command));
-        removed.append(&mut self.counts);
+        let mut removed = std::mem::take(&mut self.counts);
+        // In place: this runs for each attempt to connect, and the queue may be full.
+        for _ in 0..self.messages.len() {
+            let Some(command) = self.messages.pop_front() else {
+                break;
+            };
+            if matches!(command, Command::Publish { .. }) {
+                self.messages.push_back(command);
+            } else {
+                self.subtract(&command);
+                removed.push_back(command);
+            }
+        }
         removed
     }
 
