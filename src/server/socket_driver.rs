@@ -132,26 +132,11 @@ impl SocketDriver {
         consumed: &mut Credit,
     ) -> bool {
         match &mut self.phase {
-            Phase::Connecting(future) => {
+            Phase::Connecting(future) | Phase::Opening(future) => {
                 let Poll::Ready(reply) = poll(future, cx) else {
                     return false;
                 };
-                match self.opening().filter(|_| !reply.is_err()) {
-                    Some(opening) => {
-                        self.set_phase(Phase::Opening(Box::pin(async move {
-                            opening.await;
-                            reply
-                        })));
-                    }
-                    None => self.handle_connect_reply(reply, peer, consumed),
-                }
-                true
-            }
-            Phase::Opening(future) => {
-                let Poll::Ready(reply) = poll(future, cx) else {
-                    return false;
-                };
-                self.handle_connect_reply(reply, peer, consumed);
+                self.connect_handler_ended(reply, peer, consumed);
                 true
             }
             Phase::Open => self.run_events(cx, peer, consumed),
@@ -187,6 +172,18 @@ impl SocketDriver {
                 ended
             }
             Phase::Ended => false,
+        }
+    }
+
+    /// Waits for the broker if the connect handler has accepted the client and this was not done.
+    fn connect_handler_ended(&mut self, reply: Reply, peer: &mut Peer, consumed: &mut Credit) {
+        let is_accepted = matches!(self.phase, Phase::Connecting(_)) && !reply.is_err();
+        match self.opening().filter(|_| is_accepted) {
+            Some(opening) => self.set_phase(Phase::Opening(Box::pin(async move {
+                opening.await;
+                reply
+            }))),
+            None => self.handle_connect_reply(reply, peer, consumed),
         }
     }
 
