@@ -291,7 +291,9 @@ impl LiveNamespace {
     /// Returns whether a message for a room may be for a socket of this process: one is in the room, has
     /// it as its id, or is suspended.
     pub(crate) fn has_room(&self, room: &str) -> bool {
-        self.lock().rooms.has(room) || self.store().is_some_and(|store| store.suspended() > 0)
+        // The lock of the store comes before that of the rooms.
+        let has_suspended = self.store().is_some_and(|store| store.suspended() > 0);
+        has_suspended || self.lock().rooms.has(room)
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {

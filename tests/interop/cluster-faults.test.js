@@ -324,6 +324,24 @@ function tests(mode) {
     await isWhole();
   });
 
+  if (isLog) test("a Redis that has lost what it had confirmed is read anew", async () => {
+    const { a, at_rust } = cluster;
+    const heard = [];
+    at_rust.on("older", (n) => heard.push(n));
+    a.io.to(at_rust.id).emit("older", 1);
+    await until(() => heard.length === 1, "a message");
+    const { gaps } = await at_rust.emitWithAck("status");
+    // As after a fail-over to an older copy.
+    await redis.command("DEL", "socket.io");
+    await redis.command("XADD", "socket.io", "1-1", "other", "entry");
+    proxy.cut();
+    await until(async () => (await at_rust.emitWithAck("status")).gaps > gaps, "a gap");
+    a.io.to(at_rust.id).emit("older", 2);
+    await until(() => heard.length === 2, "a message");
+    assert.deepEqual(heard, [1, 2]);
+    await isWhole();
+  });
+
   test("a server that is told to stop sends what waits", async () => {
     const { at_a, at_b, at_rust } = cluster;
     const numbers = range(0, 1_000);
