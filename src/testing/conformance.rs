@@ -423,8 +423,10 @@ async fn opens_a_namespace_again(servers: &[Server; 3]) {
     let [a, b, _] = servers;
     for round in 0..20 {
         let mut client = b.client_of("/rooms/again").await;
-        let socket = b.io.of("/rooms/again").sockets();
-        let socket = socket.first().expect("the client is connected");
+        // The socket of the former client may still be there.
+        let sockets = b.io.of("/rooms/again").sockets().into_iter();
+        let mut sockets = sockets.filter(|socket| socket.id().as_str() == client.id());
+        let socket = sockets.next().expect("the client is connected");
         socket.join("red");
         let synced = within("the room of a namespace that begins again", socket.synced());
         synced.await.expect("the broker is connected");

@@ -135,7 +135,7 @@ impl Subscribed {
             wanted: 0,
         });
         source.wanted += 1;
-        if source.wanted == 1 {
+        if source.wanted == 1 && !take(&mut changes.unsubscribe, &subscription) {
             changes.subscribe.push(subscription);
         }
     }
@@ -143,7 +143,7 @@ impl Subscribed {
     fn release(&mut self, subscription: Subscription, changes: &mut Changes) {
         if let Some(source) = self.sources.get_mut(subscription.name.as_bytes()) {
             source.wanted -= 1;
-            if source.wanted == 0 {
+            if source.wanted == 0 && !take(&mut changes.subscribe, &subscription) {
                 changes.unsubscribe.push(subscription);
             }
         }
@@ -164,6 +164,12 @@ impl Subscribed {
     }
 }
 
+/// Removes a subscription from a list. Returns whether it was there.
+fn take(list: &mut Vec<Subscription>, subscription: &Subscription) -> bool {
+    let at = list.iter().rposition(|each| each == subscription);
+    at.map(|at| list.swap_remove(at)).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Subscriptions;
@@ -175,6 +181,30 @@ mod tests {
         let mut names: Vec<_> = subscriptions.iter().map(|each| &*each.name).collect();
         names.sort_unstable();
         names
+    }
+
+    #[test]
+    fn changes_that_undo_each_other_are_none() {
+        let channels = Channels {
+            prefix: "s".into(),
+            kind: SubscriptionKind::Channel,
+        };
+        let form = Sharded {
+            channels,
+            subscriptions: Subscriptions::Static,
+        };
+        let mut subscribed = Subscribed::new(Arc::new(form), "me");
+        let main = NamespaceName::MAIN;
+        let mut changes = Changes::default();
+        subscribed.open(&main, &mut changes);
+        subscribed.close(&main, &mut changes);
+        assert_eq!(changes.len(), 0);
+        subscribed.open(&main, &mut changes);
+        assert_eq!(names(&changes.subscribe), ["s#/#", "s#/#me#"]);
+        let mut changes = Changes::default();
+        subscribed.close(&main, &mut changes);
+        subscribed.open(&main, &mut changes);
+        assert_eq!(changes.len(), 0);
     }
 
     #[test]
