@@ -1,8 +1,8 @@
 //! A server of a cluster: `cluster_node PORT REDIS_URL MODE [SECONDS]`.
 //!
 //! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
-//! `streams` or `streams-sharded`, or `none` for a server alone. The server listens on 127.0.0.1, and
-//! prints `listening` when it is ready. With SECONDS, clients may be away for so long and recover. Its
+//! `streams`, `streams-4` (four streams) or `streams-sharded`, or `none` for a server alone. The server
+//! listens on 127.0.0.1, and prints `listening` when it is ready. With SECONDS, clients may be away for so long and recover. Its
 //! clients use the cluster through events: see [`namespace`].
 
 use std::net::SocketAddr;
@@ -32,6 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "sharded-dynamic" => Some(Mode::Sharded(Subscriptions::Dynamic)),
         "sharded-dynamic-private" => Some(Mode::Sharded(Subscriptions::DynamicPrivate)),
         "streams" => Some(Mode::Streams(Streams::new())),
+        "streams-4" => Some(Mode::Streams(Streams::new().count(4))),
         "streams-sharded" => Some(Mode::Streams(Streams::new().sharded_pub_sub(true))),
         "none" => None,
         _ => return Err(format!("unknown mode {mode}").into()),
