@@ -401,11 +401,14 @@ impl Queue {
         }
     }
 
-    /// Closes the rooms that have ended at least `linger` ago.
-    pub(super) fn close_rooms(&mut self, linger: Duration) {
-        for room in self.ended_rooms.due(linger, now()) {
+    /// Closes the rooms that have ended at least `linger` ago. Returns whether there are any.
+    pub(super) fn close_rooms(&mut self, linger: Duration) -> bool {
+        let due = self.ended_rooms.due(linger, now());
+        let is_changed = !due.is_empty();
+        for room in due {
             self.rooms.change(room, false);
         }
+        is_changed
     }
 
     pub(super) fn pop(&mut self) -> Option<Command> {

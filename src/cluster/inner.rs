@@ -220,8 +220,9 @@ impl Inner {
     pub(super) fn close_rooms(&self) {
         let within = self.hub().and_then(|hub| hub.recovers_within());
         let linger = ROOM_LINGER.max(within.unwrap_or_default());
-        self.queue.lock().close_rooms(linger);
-        self.command_ready.notify_one();
+        if self.queue.lock().close_rooms(linger) {
+            self.command_ready.notify_one();
+        }
     }
 
     /// Counts the servers of the namespaces of open questions again, so that a server that has died

@@ -16,7 +16,7 @@ use crate::routing::{Namespace, ServerEvent};
 /// How long a message may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it takes to be sure that no message arrives.
+/// The timeout of a question that nobody answers.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// Checks what every [`Broker`] must do, with several servers in this process. Needs the feature
@@ -60,13 +60,17 @@ pub async fn conformance<B: Broker>(mut broker: impl FnMut() -> B) {
 
     // A server that leaves in mid-question is not waited for.
     let [a, b, c] = &servers;
-    let silent = c.client().await;
+    let mut silent = c.client().await;
     let question =
         a.io.of("/")
             .emit_with_ack::<u32>("silent", ())
             .timeout(TIMEOUT);
     let question = tokio::spawn(async move { question.await.into_iter().collect::<Vec<_>>() });
-    tokio::time::sleep(QUIET).await;
+    within(
+        "a question to the clients of another server",
+        silent.expect("silent"),
+    )
+    .await;
     let begin = Instant::now();
     within("a server that closes", c.io.close()).await;
     let time = begin.elapsed();

@@ -342,7 +342,7 @@ function tests(mode) {
     await isWhole();
   });
 
-  test("a server that is told to stop sends what waits", async () => {
+  test("a server that stops sends its queued messages", async () => {
     const { at_a, at_b, at_rust } = cluster;
     const numbers = range(0, 1_000);
     const heard = [at_a, at_b].map((client) => {
@@ -372,7 +372,7 @@ function tests(mode) {
     await survives(CONNECTIONS["connections are cut"], lossy);
   });
 
-  test("a user who may not use CLIENT", async () => {
+  test("a user without permission for CLIENT", async () => {
     const rules = ["on", ">secret", "~*", "&*", "+@all", "-client"];
     await redis.command("ACL", "SETUSER", "limited", ...rules);
     const [, url] = cluster.rust.arguments;

@@ -1,4 +1,4 @@
-// A client that recovers, on a server of a cluster that its rooms' messages come from other servers of.
+// A client that recovers gets the messages that another server has sent while it was away.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";

@@ -41,6 +41,7 @@ test("the streams of all namespaces are read, also those with negative numbers",
   const names = Array.from({ length: 100 }, (_, n) => `/room-${n ** 4}`);
   const negative = names.find((name) => stream(name) < 0);
   const positive = names.find((name) => stream(name) > 0);
+  assert.ok(negative && positive);
   for (const name of ["/", positive, negative]) {
     const at_rust = await connect(`http://127.0.0.1:${rust.port}${name}`);
     const at_node = await connect(`http://127.0.0.1:${http.address().port}${name}`);

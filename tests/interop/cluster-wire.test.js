@@ -178,7 +178,7 @@ function clusterAdapter(mode) {
   };
 }
 
-/** What is no message, in JSON, in MessagePack, or in both. */
+/** Malformed messages, in JSON, in MessagePack, or in both. */
 const GARBAGE = [
   ...["", "{", "[]", "null", "{}", "[".repeat(200_000), '{"type":3}', '{"uid":"e","type":6,"data":[]}'],
   '{"type":3,"uid":"e","nsp":"/","data":{"packet":{},"opts":null}}',
@@ -317,7 +317,7 @@ function tests(mode, form) {
     });
   });
 
-  test("what is no message does no harm", async () => {
+  test("malformed messages do no harm", async () => {
     const channels = [MAIN, REQUESTS, "socket.io-response#/#", `${MAIN}room1#`];
     for (const garbage of GARBAGE) {
       for (const channel of channels) {
@@ -330,7 +330,7 @@ function tests(mode, form) {
       }
     }
     const malformed = async () => (await client.emitWithAck("status")).malformed;
-    await until(async () => (await malformed()) >= GARBAGE.length / 2, "count of what is malformed");
+    await until(async () => (await malformed()) >= GARBAGE.length / 2, "the count of malformed messages");
     await ask(form.askServers(["hey", 1]));
     while (!(await tap.inbox.take("answer")).channel.includes(ASKER));
   });

@@ -7,6 +7,7 @@
 //! | [`subscribed`] | the subscriptions that it wants |
 //! | [`batch`] | the messages that leave together |
 //! | [`log`] | what it reads of streams, and adds to them |
+//! | [`entries`] | the entries of streams, as Redis sends them |
 //! | [`form`] | what differs between the adapters |
 //! | [`classic`], [`sharded`], [`streams`] | the forms |
 //! | [`emitter`] | a sender without sockets |
@@ -14,6 +15,7 @@
 mod batch;
 mod classic;
 mod emitter;
+mod entries;
 mod form;
 mod link;
 mod log;

@@ -14,9 +14,10 @@ use redis::{Client, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value}
 
 use super::Backoff;
 use super::batch::Batch;
+use super::entries::Entry;
 use super::form::{Form, Pushed, Subscription};
 use super::link::{self, Id, Link, Received};
-use super::log::{self, Entry, Log};
+use super::log::{self, Log};
 use super::subscribed::{Changes, Subscribed};
 use crate::clock::now;
 use crate::cluster::wire::entry::decode_entry;
@@ -47,7 +48,7 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
         state.works = false;
         let ended = match Connected::new(&client, &mut state, &mut former).await {
             Ok(connected) => {
-                // Who waits for the connection reads the counts.
+                // Gaps are counted first: an application may read the count when it is connected.
                 if was_connected && state.log.is_none() {
                     state.inbox.gap(&"Redis was not connected");
                 }
@@ -170,7 +171,7 @@ impl Connected {
     async fn serve(mut self, port: &mut Port, state: &mut State) -> RedisResult<()> {
         let mut in_flight: Option<InFlight> = None;
         let mut batch = Batch::default();
-        // The subscriptions that end with what is in flight.
+        // The subscriptions that the batch in flight ends.
         let mut ending = Vec::new();
         if let Some(log) = &state.log {
             // What the former connections have not sent comes first.
@@ -185,7 +186,7 @@ impl Connected {
         let mut catching_up = None;
         // The last question that waits for what `catching_up` reads.
         let mut last_held = 0;
-        // What is in flight has a time of its own.
+        // A batch in flight has a timeout of its own, so a late PONG behind it means nothing.
         let is_sending = Arc::new(AtomicBool::new(false));
         let publisher = self.publisher.connection.clone();
         let sending = Arc::clone(&is_sending);

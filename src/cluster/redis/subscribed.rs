@@ -70,7 +70,7 @@ impl Subscribed {
         self.open.get(name)
     }
 
-    /// Returns all subscriptions. Forgets those that were to be ended.
+    /// Returns all wanted subscriptions, and forgets the others.
     pub(super) fn all(&mut self) -> Vec<Subscription> {
         self.sources.retain(|_, source| source.wanted > 0);
         let mut all: Vec<_> = self.sources.values().collect();
