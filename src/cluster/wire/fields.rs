@@ -325,7 +325,7 @@ pub(super) fn sockets(
 }
 
 /// Replaces placeholders by what `JSON.stringify` makes of a `Buffer`.
-fn insert_buffers(value: &mut Value, attachments: &[Bytes]) {
+pub(super) fn insert_buffers(value: &mut Value, attachments: &[Bytes]) {
     let num = value
         .get("_placeholder")
         .filter(|placeholder| **placeholder == Value::Bool(true))
