@@ -20,6 +20,8 @@ const NODE_SERVER = fileURLToPath(new URL("../../benches/cluster/node_server.js"
 const running = new Set();
 process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 
+let marks = 0;
+
 /** A server of a kind: `ours`, `node-redis`, or `ioredis`, that is Node's with this client of Redis. */
 export class Server {
   /** With `seconds`, clients of a server of this crate may be away for so long. */
@@ -53,6 +55,7 @@ export class Server {
     await within(Promise.race([once(child.stdout, "data"), ends]), "the server");
     // A client that the tests never cut.
     this.control = io(this.url, { transports: ["websocket"], forceNew: true, reconnection: false });
+    this.control.on("read", (n) => (this.read = n));
     await within(once(this.control, "connect"), "a client of the server");
   }
 
@@ -61,6 +64,16 @@ export class Server {
     const answer = await within(this.control.emitWithAck(event, ...args), `answer to ${event}`);
     if (answer?.error) throw new Error(`${event}: ${JSON.stringify(answer)}`);
     return answer;
+  }
+
+  /**
+   * Waits until it has read what the stream has now. To a client that comes back earlier, Node's server
+   * sends some events twice: as missed, and when it reads them.
+   */
+  async hasRead(redis) {
+    const n = ++marks;
+    await new Emitter(redis).ask("emit", [this.control.id], [], {}, "read", n);
+    await until(() => this.read >= n, "the end of the stream");
   }
 
   /** The number of its sockets with an id. */
@@ -122,9 +135,23 @@ export class Emitter {
     this.redis = redis;
   }
 
-  async ask(event, rooms, except, flags, ...args) {
-    const packet = { type: 2, data: args, nsp: "/" };
-    await this.#add(3, { packet, opts: { rooms, flags, except } });
+  /** As a server is asked. */
+  async ask(event, rooms, ...args) {
+    const opts = { rooms, flags: {}, except: [] };
+    switch (event) {
+      case "emit": {
+        const [except, flags, ...data] = args;
+        return this.#add(3, { packet: { type: 2, data, nsp: "/" }, opts: { rooms, flags, except } });
+      }
+      case "join":
+        return this.#add(4, { opts, rooms: args });
+      case "leave":
+        return this.#add(5, { opts, rooms: args });
+      case "disconnect_sockets":
+        return this.#add(6, { opts, close: args[0] });
+      default:
+        throw new Error(`an emitter has no ${event}`);
+    }
   }
 
   #add(type, data) {
