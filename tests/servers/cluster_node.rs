@@ -85,6 +85,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// | `count()` | the number of servers |
 /// | `time_fetch(rooms)` | how long a `fetch` takes, in milliseconds, and how many sockets it returns |
 /// | `status()` | the state of the connection to Redis, with the counters |
+/// | `me()` | `{id, rooms, data, recovered}` of the client's socket |
+/// | `local(rooms)` | the same of the sockets of this server |
+/// | `subscribe(rooms)` | `true`: the client's socket is in the rooms |
+/// | `set_data(data)` | `true` |
+/// | `to_me(name, …)` | `true` |
+/// | `ask_me(name, arg)` | the client's answer |
 fn namespace() -> Namespace {
     Namespace::new()
         .on_connect(connect)
@@ -99,12 +105,21 @@ fn namespace() -> Namespace {
         .on("count", count)
         .on("time_fetch", time_fetch)
         .on("status", status)
+        .on("me", me)
+        .on("local", local)
+        .on("subscribe", subscribe)
+        .on("set_data", set_data)
+        .on("to_me", to_me)
+        .on("ask_me", ask_me)
         .max_concurrent_events(64)
         .on_server_event("hey", async |_: RawArgs| "rust-pong")
         .server_event_fallback(pass_on)
 }
 
 async fn connect(socket: Socket) -> Result<(), ErrorReply> {
+    if socket.recovered() {
+        return Ok(());
+    }
     socket
         .set_data(json!({ "user": "rust" }))
         .map_err(|error| ErrorReply::new(error.to_string()))?;
@@ -246,6 +261,55 @@ async fn status(io: SocketIo) -> Data<Value> {
         "gaps": status.gaps,
         "questions": status.questions,
     }))
+}
+
+fn described(socket: &Socket) -> Value {
+    json!({
+        "id": socket.id().as_str(),
+        "rooms": socket.rooms(),
+        "data": socket.data::<Value>(),
+        "recovered": socket.recovered(),
+    })
+}
+
+async fn me(socket: Socket) -> Data<Value> {
+    Data(described(&socket))
+}
+
+async fn local(socket: Socket, Data(rooms): Data<Vec<String>>) -> Data<Value> {
+    let sockets = select(&socket, &rooms).sockets();
+    Data(sockets.iter().map(described).collect())
+}
+
+async fn subscribe(socket: Socket, Data(rooms): Data<Vec<String>>) -> bool {
+    for room in &rooms {
+        socket.join(room);
+    }
+    true
+}
+
+async fn set_data(socket: Socket, Data(data): Data<Value>) -> Result<bool, ErrorReply> {
+    let stored = socket.set_data(data);
+    stored.map_err(|error| ErrorReply::new(error.to_string()))?;
+    Ok(true)
+}
+
+async fn to_me(socket: Socket, args: RawArgs) -> Result<bool, ErrorReply> {
+    let (name, args): (String, _) = args
+        .split_first()
+        .map_err(|error| ErrorReply::new(error.to_string()))?;
+    socket.emit(&name, args);
+    Ok(true)
+}
+
+async fn ask_me(
+    socket: Socket,
+    Args((name, arg)): Args<(String, Value)>,
+) -> Result<Data<Value>, ErrorReply> {
+    let answer = socket.emit_with_ack::<Value>(&name, arg).await;
+    answer
+        .map(Data)
+        .map_err(|error| ErrorReply::new(error.to_string()))
 }
 
 /// Passes an event of another server to the clients of this one.
