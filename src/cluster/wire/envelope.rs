@@ -315,6 +315,9 @@ pub(super) fn message(
             let mut opts = opts(data.opts)?;
             let packet: Packet<'_> =
                 serde_json::from_str(packet()?.get()).map_err(|_| MALFORMED)?;
+            if packet.is_question() && id.is_none() {
+                return Ok(None);
+            }
             let payload = packet.event(json, attachments, &opts)?;
             let volatile = opts.is_volatile();
             match id {

@@ -225,12 +225,19 @@ pub(super) struct Packet<'a> {
     r#type: Option<u8>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    id: Option<IgnoredAny>,
     #[cfg(feature = "redis")]
     #[serde(borrow)]
     nsp: Option<Cow<'a, str>>,
 }
 
 impl Packet<'_> {
+    /// Returns whether the packet asks one client for an acknowledgement. With recovery, a server of Node
+    /// sends it to all servers, but only its own client is meant.
+    pub(super) fn is_question(&self) -> bool {
+        self.id.is_some()
+    }
+
     /// Returns the namespace, if the packet names one.
     #[cfg(feature = "redis")]
     pub(super) fn namespace(&self) -> Option<&str> {

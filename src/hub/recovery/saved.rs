@@ -98,7 +98,11 @@ impl SavedSocket {
     /// Returns the offset after which the client may have missed packets.
     fn received(&self, offset: Option<&str>) -> Result<Offset, NotRestored> {
         let offset = match offset {
-            Some(text) => Some(Offset::parse(text).ok_or(NotRestored::NoOffset)?),
+            // No entry of a log has the offset zero.
+            Some(text) => match Offset::parse(text) {
+                Some(offset) if offset > Offset::default() => Some(offset),
+                _ => return Err(NotRestored::NoOffset),
+            },
             None => None,
         };
         let Some(history) = self.history else {

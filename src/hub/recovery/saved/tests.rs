@@ -153,7 +153,7 @@ fn one_that_got_all_packets_needs_only_those_since_it_left() {
 fn a_claim_that_is_not_valid_is_refused() {
     let mut world = World::new();
     world.emit(21, &["a"]);
-    for offset in ["", "x", "AAAAAAAA", "1", "1-x"] {
+    for offset in ["", "x", "AAAAAAAA", "1", "1-x", "0-0"] {
         assert_eq!(world.missed_text(Some(offset)), Err(NotRestored::NoOffset));
     }
     world.socket.namespace = Some("/other".into());
