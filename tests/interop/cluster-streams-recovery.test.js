@@ -390,19 +390,20 @@ function rows(...kinds) {
   });
 
   test("offsets that are none", async () => {
-    for (const offset of ["", "x", "1-2-3", "-", "1-", "-1", "1", "1_1", "99999999999999999999-1", "0-0", "9999999999999-0", 7, null, {}, [], true, "9".repeat(10_000)]) {
+    for (const offset of ["", "x", "1-2-3", "-", "1-", "-1", "1", "1_1", "99999999999999999999-1", "9999999999999-0", 7, {}, [], true, "9".repeat(1_000)]) {
       const client = await listening(first, new Talk());
       const { id } = client;
       await isLost(client);
       client.socket._lastOffset = offset;
       await comesBack(client, second);
+      assert.ok(!client.recovered, JSON.stringify(offset));
       await isNew(client, id);
       client.close();
     }
   });
 
   test("private ids that are none", async () => {
-    for (const pid of ["", "x", "a".repeat(20), "*", "..", "a b\r\n", "é".repeat(20), "z".repeat(100_000), 7, {}, [], true]) {
+    for (const pid of ["", "x", "a".repeat(20), "*", "..", "a b\r\n", "é".repeat(20), "z".repeat(1_000), 7, {}, [], true]) {
       const client = await listening(first, new Talk());
       const { id } = client;
       await isLost(client);
@@ -484,7 +485,9 @@ ours("questions are not asked again", async () => {
     const talk = new Talk();
     const client = await listening(first, talk);
     const { id } = client;
-    client.socket.on("question", (arg, answer) => answer(`yes ${arg}`));
+    client.socket.on("question", (arg, answer) => {
+      if (typeof answer === "function") answer(`yes ${arg}`);
+    });
     assert.equal(await client.ask("ask_me", "question", 1), "yes 1");
     await isLost(client);
     await talk.sayNow(node, [id], true);
@@ -646,7 +649,7 @@ async function alone(body) {
     await saved(redis, client);
     for (const n of [1, 2, 3]) await d.ask("emit", [id], [], {}, "n", n);
     await until(() => written(id) === 4, "the events in the stream");
-    return client;
+    return { client, id };
   };
   try {
     await Promise.all([run(), run()]);
@@ -661,8 +664,7 @@ async function alone(body) {
 // Such entries end the reading of Node's servers.
 ours("entries of a stream that are no messages", () =>
   alone(async ({ redis, servers, away }) => {
-    const client = await away(servers);
-    const { id } = client;
+    const { client, id } = await away(servers);
     const broken = [
       { end: "1" },
       { nsp: "/" },
@@ -688,8 +690,7 @@ ours("entries of a stream that are no messages", () =>
 ours("a stream that is trimmed", () =>
   alone(async ({ redis, servers, run, away }) => {
     for (const isFresh of [true, false]) {
-      const client = await away(servers);
-      const { id } = client;
+      const { client, id } = await away(servers);
       await redis.command("XTRIM", "socket.io", "MAXLEN", 0);
       // A server that has just come has not read what was missed; another one may have it in memory.
       const second = isFresh ? await run() : servers[1];
@@ -705,8 +706,7 @@ ours("a stream that is trimmed", () =>
 
 ours("a server that has just come recovers clients of before", () =>
   alone(async ({ servers, run, away }) => {
-    const client = await away(servers);
-    const { id } = client;
+    const { client, id } = await away(servers);
     const second = await run();
     await client.back(second.url);
     await isTheSame(client, id);
