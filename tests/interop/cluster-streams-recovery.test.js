@@ -108,10 +108,16 @@ async function listening(server, talk, ...options) {
   return client;
 }
 
-/** A client comes back to a server, or through something before it. */
+/** A client comes back to a server that has read the stream, or through something before it. */
 async function comesBack(client, server, url = server.url) {
-  if (!server.isOurs) await server.hasRead(redis);
+  await server.hasRead(redis);
   await client.back(url);
+}
+
+/** A client comes back to a server of this crate whatever that has read, or to one of Node. */
+async function comesBackAtOnce(client, server) {
+  if (server.isOurs) await client.back(server.url);
+  else await comesBack(client, server);
 }
 
 /** Loses a client and waits until its session is saved. */
@@ -190,7 +196,7 @@ function rows(...kinds) {
         await talk.sayNow(from, ["red"], true, { except: ["green", other.id] });
         if (from !== emitter) await talk.sayNow(from, ["blue"], true, { rest: [Buffer.from([0, 255]), { b: Buffer.from([7]) }] });
       }
-      await comesBack(client, second);
+      await comesBackAtOnce(client, second);
       await isTheSame(client, id, { rooms: ["room1", "red", "blue"], data });
       await talk.check(client);
       const binary = client.heard.filter(({ args }) => Buffer.isBuffer(args[2]));
@@ -204,7 +210,7 @@ function rows(...kinds) {
       await owners(id, 1);
       await isLost(client, how);
       for (const from of senders()) await talk.sayNow(from, ["red"], true);
-      await comesBack(client, first);
+      await comesBackAtOnce(client, first);
       await isTheSame(client, id, { rooms: ["room1", "red", "blue"], data });
       await talk.check(client);
       await owners(id, 1);
@@ -224,7 +230,7 @@ function rows(...kinds) {
     await Promise.all(burst);
     // All of them have their place in the stream, so Node's servers lose none between two reads of it.
     await until(() => talk.written().length === talk.next, "the events in the stream");
-    await Promise.all(clients.map((client) => comesBack(client, second)));
+    await Promise.all(clients.map((client) => comesBackAtOnce(client, second)));
     for (const [n, client] of clients.entries()) {
       await isTheSame(client, idle[n]);
       await talk.check(client);
@@ -255,12 +261,12 @@ function rows(...kinds) {
       for (const how of ["closed", "destroyed", "closed"]) {
         // The first server of Node has to have saved the session; ours is asked for it.
         await (firstIsOurs ? client.lose(how) : isLost(client, how));
-        await comesBack(client, second);
+        await comesBackAtOnce(client, second);
         await isTheSame(client, id, { rooms: ["room1", "flow"] });
         await more();
         if (!firstIsOurs) break;
         await client.lose(how);
-        await comesBack(client, first);
+        await comesBackAtOnce(client, first);
         await isTheSame(client, id, { rooms: ["room1", "flow"] });
         await more();
       }
@@ -301,7 +307,7 @@ function rows(...kinds) {
     await isLost(client);
     const isKept = firstIsOurs && secondIsOurs;
     await talk.sayNow(emitter, [], isKept);
-    await comesBack(client, second);
+    await comesBackAtOnce(client, second);
     if (isKept) await isTheSame(client, id, { rooms: ["room1"] });
     else await isNew(client, id);
     await talk.check(client);
@@ -314,7 +320,7 @@ function rows(...kinds) {
     const { id, key } = client;
     client.socket.disconnect();
     await owners(id, 0);
-    await comesBack(client, second);
+    await comesBackAtOnce(client, second);
     await isNew(client, id);
     assert.equal(await redis.admin.exists(key), 0);
   });
@@ -327,7 +333,7 @@ function rows(...kinds) {
     await second.ask("disconnect_sockets", [id], false);
     await left;
     await owners(id, 0);
-    await comesBack(client, second);
+    await comesBackAtOnce(client, second);
     await isNew(client, id);
     assert.equal(await redis.admin.exists(key), 0);
   });
@@ -344,7 +350,7 @@ function rows(...kinds) {
     await ending.end("SIGTERM");
     await Promise.all(lost);
     for (const from of senders()) await talk.sayNow(from, ["ending"], true);
-    await Promise.all(clients.map((client) => comesBack(client, second)));
+    await Promise.all(clients.map((client) => comesBackAtOnce(client, second)));
     for (const [n, client] of clients.entries()) {
       await isTheSame(client, old[n], { rooms: ["room1", "ending"] });
       await talk.check(client);
@@ -366,7 +372,7 @@ function rows(...kinds) {
     assert.deepEqual(session.data, { user: "u", of: [1, null] });
     const left = await redis.admin.pTTL(client.key);
     assert.ok(left > 0 && left <= 60_000, `${left} ms`);
-    await comesBack(client, second);
+    await comesBackAtOnce(client, second);
     await isTheSame(client, id, { rooms: ["room1", "kept"], data: { user: "u", of: [1, null] } });
     assert.equal(await redis.admin.exists(client.key), 0, "it is there once");
   });
@@ -382,7 +388,7 @@ function rows(...kinds) {
     await main.sayNow(first, [], false);
     await other.ask("emit", ["room1"], [], {}, "inside", 1);
     await until(() => other.numbers("inside").length === 1, "an event");
-    await comesBack(client, second);
+    await comesBackAtOnce(client, second);
     await isTheSame(client, id, { rooms: ["room1"] });
     await until(() => client.numbers("inside").length >= 2, "what was missed");
     assert.deepEqual(client.numbers("inside"), [0, 1]);
@@ -395,7 +401,7 @@ function rows(...kinds) {
       const { id } = client;
       await isLost(client);
       client.socket._lastOffset = offset;
-      await comesBack(client, second);
+      await comesBackAtOnce(client, second);
       assert.ok(!client.recovered, JSON.stringify(offset));
       await isNew(client, id);
       client.close();
@@ -408,7 +414,7 @@ function rows(...kinds) {
       const { id } = client;
       await isLost(client);
       client.socket._pid = pid;
-      await comesBack(client, second);
+      await comesBackAtOnce(client, second);
       await isNew(client, id);
       client.close();
     }
@@ -425,10 +431,12 @@ ours("what was sent to a room before the join, or between leave and join, is not
     const { id } = client;
     const room = talk.name;
     await talk.sayNow(from, [room], false);
+    await a.hasRead(redis);
     await client.ask("subscribe", [room]);
     await b.ask("leave", [id], room);
     await until(async () => !(await client.ask("me")).rooms.includes(room), "the leave");
     await talk.sayNow(from, [room], false);
+    await a.hasRead(redis);
     await client.ask("subscribe", [room]);
     await isLost(client);
     await talk.sayNow(from, [room], true);
