@@ -86,6 +86,12 @@ function serve(namespace) {
       socket.join(rooms);
       answer(true);
     });
+    socket.on("join_after", (room, name, ...args) => {
+      const answer = args.pop();
+      io.to(room).emit(name, ...args);
+      socket.join(room);
+      answer(true);
+    });
     socket.on("set_data", (data, answer) => {
       socket.data = data;
       answer(true);

@@ -93,6 +93,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// | `me()` | `{id, rooms, data, recovered}` of the client's socket |
 /// | `local(rooms)` | the same of the sockets of this server |
 /// | `subscribe(rooms)` | `true`: the client's socket is in the rooms |
+/// | `join_after(room, name, …)` | `true`: the event was sent to the room, then the client's socket joined it |
 /// | `set_data(data)` | `true` |
 /// | `to_me(name, …)` | `true` |
 /// | `ask_me(name, arg)` | the client's answer |
@@ -113,6 +114,7 @@ fn namespace() -> Namespace {
         .on("me", me)
         .on("local", local)
         .on("subscribe", subscribe)
+        .on("join_after", join_after)
         .on("set_data", set_data)
         .on("to_me", to_me)
         .on("ask_me", ask_me)
@@ -291,6 +293,15 @@ async fn subscribe(socket: Socket, Data(rooms): Data<Vec<String>>) -> bool {
         socket.join(room);
     }
     true
+}
+
+async fn join_after(socket: Socket, args: RawArgs) -> Result<bool, ErrorReply> {
+    let invalid = |error: tower_socketio::protocol::ReadError| ErrorReply::new(error.to_string());
+    let (room, args): (String, _) = args.split_first().map_err(invalid)?;
+    let (name, args): (String, _) = args.split_first().map_err(invalid)?;
+    select(&socket, &[]).to(&room).emit(&name, args);
+    socket.join(room);
+    Ok(true)
 }
 
 async fn set_data(socket: Socket, Data(data): Data<Value>) -> Result<bool, ErrorReply> {
