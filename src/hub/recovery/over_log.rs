@@ -820,13 +820,17 @@ impl LiveNamespace {
     }
 
     /// Makes a socket leave whose client has come back elsewhere, and saves it. Returns whether this
-    /// server had it. [`departed`](Self::departed) then waits until it is saved.
+    /// server had it, or has suspended it. [`departed`](Self::departed) then waits until it is saved.
     pub(crate) fn hand_over(self: &Arc<Self>, private_id: &PrivateId) -> bool {
         let Some(mut store) = self.store() else {
             return false;
         };
-        let former = store.find_id(private_id).and_then(|id| self.find(&id));
-        let Some(former) = former else { return false };
+        let Some(id) = store.find_id(private_id) else {
+            return false;
+        };
+        let Some(former) = self.find(&id) else {
+            return true;
+        };
         let reason = DisconnectReason::TransportClose;
         let dropped = former.leave_from(reason, Some(&mut store));
         drop(store);
