@@ -114,6 +114,7 @@ export class Counter {
   #left() {
     const visit = this.visits.at(-1);
     visit.end = this.heard.length;
+    visit.left = Date.now();
     visit.offset = this.socket._lastOffset;
   }
 
