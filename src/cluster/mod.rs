@@ -43,7 +43,11 @@
 //! every broker must do. The page `docs/cluster.md` of the repository has a complete broker with the
 //! rules for one, and says how to deploy a cluster.
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod backoff;
 mod command;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod connect_error;
 mod counters;
 mod ended_rooms;
 mod inner;
@@ -67,13 +71,15 @@ pub use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
 pub use self::command::{Command, Done, Expect, Synced};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub use self::connect_error::ConnectError;
 use self::inner::{Inner, Limits};
 pub use self::memory::Memory;
 pub use self::message::Envelope;
 use self::message::Message;
 pub use self::port::{Inbox, Port};
 #[cfg(feature = "redis")]
-pub use self::redis::{ConnectError, Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
+pub use self::redis::{Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
 #[cfg(all(feature = "redis", feature = "unstable-internals"))]
 #[doc(hidden)]
