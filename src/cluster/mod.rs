@@ -8,6 +8,7 @@
 //! | broker | servers |
 //! |---|---|
 //! | [`Memory`] | those of one process, for tests |
+//! | `Postgres`, with the feature `postgres` | those of this crate and of Node with `@socket.io/postgres-adapter` |
 //! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` or `@socket.io/redis-streams-adapter` |
 //!
 //! # What a cluster does
@@ -55,6 +56,8 @@ mod memory;
 mod message;
 mod new_rooms;
 mod port;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod requests;
@@ -78,6 +81,8 @@ pub use self::memory::Memory;
 pub use self::message::Envelope;
 use self::message::Message;
 pub use self::port::{Inbox, Port};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{Postgres, PostgresOptions};
 #[cfg(feature = "redis")]
 pub use self::redis::{Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
