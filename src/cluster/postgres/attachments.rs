@@ -201,7 +201,7 @@ mod tests {
             "Größe1$",
             r#""A table""#,
             r#"app."a ""quoted"" name""#,
-            r#"""""#,
+            "\"\"\"\"",
         ] {
             let table = Table::new(name).expect(name);
             assert_eq!(table.to_string(), name);
