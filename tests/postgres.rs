@@ -223,6 +223,29 @@ async fn a_server_that_starts_without_the_table_connects_when_it_is_there() {
     io.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn old_attachments_are_removed() {
+    let server = Server::with_table();
+    let postgres = Postgres::options(&server.url())
+        .cleanup_interval(Duration::from_secs(1))
+        .connect()
+        .await
+        .expect("it is connected");
+    let (_layer, io) = SocketIo::builder()
+        .namespace("/", Namespace::new())
+        .cluster(postgres)
+        .build();
+    let sent = io.of("/").try_emit("long", "x".repeat(10_000));
+    sent.expect("it is queued").await.expect("it is sent");
+    // The division fails while there is a row.
+    let is_empty = "SELECT 1 / (count(*) = 0)::int FROM socket_io_attachments";
+    while !server.try_execute(is_empty) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    io.close().await;
+}
+
 /// PostgreSQL shortens long names of channels, so two namespaces could have the same.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL"]

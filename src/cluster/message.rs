@@ -106,7 +106,7 @@ impl Envelope {
 pub(super) type ServerId = Arc<str>;
 
 /// The id that stands for the sender of a message of an emitter, which is no server.
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(feature = "postgres")]
 pub(super) const EMITTER: &str = "emitter";
 
 /// The id of a question, 16 hexadecimal digits.

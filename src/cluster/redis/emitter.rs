@@ -9,7 +9,7 @@ use redis::{Pipeline, Value};
 use super::Redis;
 use super::form::Route;
 use super::link::{self, Link};
-use crate::cluster::message::{EMITTER, Envelope, Message};
+use crate::cluster::message::{Envelope, Message};
 use crate::handles::{EmitError, EmitErrorKind};
 use crate::hub::ClusterError;
 use crate::hub::other_servers::Operation;
@@ -174,7 +174,7 @@ impl Emitter {
     }
 
     async fn send(&self, message: Message) -> Result<(), EmitError> {
-        let envelope = Envelope::new(EMITTER.into(), self.namespace.clone(), message);
+        let envelope = Envelope::new(UID.into(), self.namespace.clone(), message);
         let publish = self.redis.form.publish(&envelope, &Route::default());
         let sent = async {
             let mut connection = self.connection().await?;
@@ -207,6 +207,9 @@ impl Emitter {
         Ok(link.connection)
     }
 }
+
+/// The sender of each message of an emitter, as of Node's emitters.
+const UID: &str = "emitter";
 
 impl fmt::Debug for Emitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
