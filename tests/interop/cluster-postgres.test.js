@@ -196,9 +196,12 @@ describe("PostgreSQL", { concurrency: false }, () => {
     const at_other = await cluster.join(other);
     await until(async () => (await at_rust.emitWithAck("count")) === 4, "four servers");
     at_other.off("ask");
-    const asked = once(at_other, "ask");
+    const tap = await postgres.tap();
     const answers = at_rust.emitWithAck("ask", [], "ask", 1, 60_000);
-    await asked;
+    // Each server has said how many clients it has asked.
+    const counts = () => tap.payloads.filter((payload) => payload.includes('"clientCount":1'));
+    await until(() => counts().length === 3, "the counts of all servers");
+    await tap.close();
     const begin = Date.now();
     await other.kill();
     at_other.disconnect();
