@@ -134,6 +134,8 @@ impl State {
             return None;
         }
         self.servers.close(namespace);
+        // They do not come back here any longer.
+        self.asked.retain(|_, (asked, _)| asked != namespace);
         self.sign(namespace, kind::ADAPTER_CLOSE);
         let channel = self.settings.channel(namespace)?;
         self.channels.remove(&channel);
