@@ -238,6 +238,11 @@ async fn old_attachments_are_removed() {
         .build();
     let sent = io.of("/").try_emit("long", "x".repeat(10_000));
     sent.expect("it is queued").await.expect("it is sent");
+    // More than are removed at once.
+    server.execute(
+        "INSERT INTO socket_io_attachments (created_at) \
+         SELECT now() - interval '1 hour' FROM generate_series(1, 2500)",
+    );
     // The division fails while there is a row.
     let is_empty = "SELECT 1 / (count(*) = 0)::int FROM socket_io_attachments";
     while !server.try_execute(is_empty) {

@@ -15,6 +15,9 @@ use crate::cluster::wire::notification::HEADER_END;
 /// The longest attachment that is read, in bytes.
 const MAX_LEN: usize = 64 << 20;
 
+/// The most attachments that are removed at once.
+const MAX_CLEANED: u64 = 1_000;
+
 /// The name of the table, as it is written in SQL.
 #[derive(Clone, Debug)]
 pub(super) struct Table(String);
@@ -146,7 +149,8 @@ impl Statements {
              FROM {table} WHERE id = $1::bigint"
         );
         let clean = format!(
-            "DELETE FROM {table} WHERE created_at < now() - make_interval(secs => $1::float8)"
+            "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} \
+             WHERE created_at < now() - make_interval(secs => $1::float8) LIMIT {MAX_CLEANED})"
         );
         let prepared = async {
             Ok(Arc::new(Self {
@@ -173,19 +177,16 @@ impl Statements {
         Ok(payload.map(Bytes::copy_from_slice))
     }
 
-    /// Removes the attachments that are older than a time.
+    /// Removes attachments that are older than a time. Returns whether there may be more: messages
+    /// wait while this runs.
     pub(super) async fn clean(
         self: Arc<Self>,
         client: Arc<Client>,
         age: Duration,
-    ) -> Result<(), Error> {
-        let seconds = age.as_secs_f64();
-        within(
-            timeout_of(MAX_LEN),
-            client.execute(&self.clean, &[&seconds]),
-        )
-        .await?;
-        Ok(())
+    ) -> Result<bool, Error> {
+        let (timeout, seconds) = (timeout_of(MAX_LEN), age.as_secs_f64());
+        let removed = within(timeout, client.execute(&self.clean, &[&seconds])).await?;
+        Ok(removed >= MAX_CLEANED)
     }
 }
 

@@ -116,7 +116,7 @@ impl Connected {
         let mut is_connected = false;
         let mut cleaning = None;
         let mut next_cleaning = now() + self.settings.cleanup_interval;
-        // A batch in flight has a timeout of its own, so an answer behind it that is late means nothing.
+        // What is in flight has a timeout of its own, so an answer behind it that is late means nothing.
         let is_sending = Arc::new(AtomicBool::new(true));
         let sending = Arc::clone(&is_sending);
         let mut publisher_silent =
@@ -136,7 +136,8 @@ impl Connected {
                 let next = state.next.take();
                 in_flight = Some(self.begin(next, port, state, &mut batch));
             }
-            is_sending.store(in_flight.is_some(), Ordering::Relaxed);
+            let is_busy = in_flight.is_some() || cleaning.is_some();
+            is_sending.store(is_busy, Ordering::Relaxed);
             let wake = state.next_wake().min(next_cleaning);
             if timer.deadline().into_std() != wake {
                 timer.as_mut().reset(wake.into());
@@ -176,8 +177,8 @@ impl Connected {
                     state.handle(incoming?).await;
                 }
                 cleaned = poll_fn(|cx| poll(&mut cleaning, cx)) => {
-                    cleaning = None;
-                    state.cleaned(cleaned)?;
+                    let has_more = state.cleaned(cleaned)?;
+                    cleaning = has_more.then(|| self.clean());
                 }
                 () = timer.as_mut() => {
                     let now = now();
@@ -268,7 +269,7 @@ impl Connected {
         }
     }
 
-    fn clean(&self) -> BoxFuture<'static, Result<(), Error>> {
+    fn clean(&self) -> BoxFuture<'static, Result<bool, Error>> {
         let statements = Arc::clone(&self.statements);
         let client = Arc::clone(&self.publisher.client);
         Box::pin(statements.clean(client, self.settings.cleanup_interval))

@@ -453,12 +453,12 @@ impl State {
         self.inbox.deliver(envelope).await;
     }
 
-    /// Handles the result of the removal of old attachments.
+    /// Handles the result of the removal of old attachments. Returns whether there may be more.
     ///
     /// # Errors
     ///
     /// Fails if the connection has ended.
-    pub(super) fn cleaned(&self, result: Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn cleaned(&self, result: Result<bool, Error>) -> Result<bool, Error> {
         match result {
             Err(error) if error.refusal().is_some() => {
                 notice!(
@@ -467,7 +467,7 @@ impl State {
                     %error,
                     "old attachments are not removed"
                 );
-                Ok(())
+                Ok(false)
             }
             result => result,
         }
