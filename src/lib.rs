@@ -271,7 +271,8 @@
 //!
 //! # Not supported yet
 //!
-//! - Several servers over Redis Cluster, Postgres or MongoDB. One Redis is supported: see [`cluster`].
+//! - Several servers over Redis Cluster or MongoDB. One Redis and PostgreSQL are supported: see
+//!   [`cluster`].
 //!   Recovery works within one process.
 //! - WebTransport.
 //! - The Admin UI.
@@ -287,6 +288,7 @@
 //! | feature   | effect                                                              |
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
+//! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
 //! | `wire`    | adds `cluster::Envelope::to_bytes` and `from_bytes`, for brokers of your own |
@@ -365,7 +367,7 @@ pub mod testing;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "redis", feature = "testing"))]
+#[cfg(all(doctest, feature = "postgres", feature = "redis", feature = "testing"))]
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterPage;
 

@@ -118,6 +118,10 @@ impl Envelope {
 /// The id of a server, 16 hexadecimal digits. Other servers may have ids of other forms.
 pub(super) type ServerId = Arc<str>;
 
+/// The id that stands for the sender of a message of an emitter, which is no server.
+#[cfg(feature = "postgres")]
+pub(super) const EMITTER: &str = "emitter";
+
 /// The id of a question, 16 hexadecimal digits.
 pub(super) type RequestId = Arc<str>;
 

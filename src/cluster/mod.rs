@@ -8,6 +8,7 @@
 //! | broker | servers |
 //! |---|---|
 //! | [`Memory`] | those of one process, for tests |
+//! | `Postgres`, with the feature `postgres` | those of this crate and of Node with `@socket.io/postgres-adapter` |
 //! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` or `@socket.io/redis-streams-adapter` |
 //!
 //! # What a cluster does
@@ -43,7 +44,11 @@
 //! every broker must do. The page `docs/cluster.md` of the repository has a complete broker with the
 //! rules for one, and says how to deploy a cluster.
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod backoff;
 mod command;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod connect_error;
 mod counters;
 mod ended_rooms;
 mod inner;
@@ -51,6 +56,8 @@ mod memory;
 mod message;
 mod new_rooms;
 mod port;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod requests;
@@ -67,13 +74,17 @@ pub use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
 pub use self::command::{Command, Done, Expect, Synced, Taken};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub use self::connect_error::ConnectError;
 use self::inner::{Inner, Limits};
 pub use self::memory::Memory;
 pub use self::message::Envelope;
 use self::message::Message;
 pub use self::port::{Inbox, Port};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{Postgres, PostgresOptions};
 #[cfg(feature = "redis")]
-pub use self::redis::{ConnectError, Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
+pub use self::redis::{Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
 #[cfg(all(feature = "redis", feature = "unstable-internals"))]
 #[doc(hidden)]

@@ -66,6 +66,13 @@ impl Requests {
         self.open.len()
     }
 
+    /// Returns whether a question waits for answers.
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_open(&self, id: &str) -> bool {
+        let request = self.open.get(id);
+        request.is_some_and(|request| request.answers.is_some())
+    }
+
     /// Opens a question.
     pub(super) fn open(
         &mut self,

@@ -1,10 +1,11 @@
-//! A server of a cluster: `cluster_node PORT REDIS_URL MODE [SECONDS]`.
+//! A server of a cluster: `cluster_node PORT URL MODE [SECONDS]`.
 //!
-//! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
-//! `streams`, `streams-4` (four streams), `streams-sharded`, `streams-recovery` or
-//! `streams-recovery-early` (which save sockets), or `none` for a server alone. The server
-//! listens on 127.0.0.1, and prints `listening` when it is ready. With SECONDS, clients may be away for so long and recover. Its
-//! clients use the cluster through events: see [`namespace`].
+//! MODE is `postgres` for PostgreSQL, and for Redis `classic`, `classic-specific`, `sharded`,
+//! `sharded-dynamic`, `sharded-dynamic-private`, `streams`, `streams-4` (four streams),
+//! `streams-sharded`, `streams-recovery` or `streams-recovery-early` (which save sockets), or `none` for
+//! a server alone. The server listens on 127.0.0.1, and prints `listening` when it is ready. With
+//! SECONDS, clients may be away for so long and recover. Its clients use the cluster through events: see
+//! [`namespace`].
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use axum::Router;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tower_socketio::cluster::{Mode, Redis, Streams, Subscriptions};
+use tower_socketio::cluster::{Mode, Postgres, Redis, Streams, Subscriptions};
 use tower_socketio::{
     Args, Broadcast, Data, ErrorReply, Namespace, RawArgs, Recovery, ServerEvent, Socket, SocketIo,
 };
@@ -24,8 +25,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (port, url, mode, within) = match &args[..] {
         [port, url, mode] => (port, url, mode, None),
         [port, url, mode, seconds] => (port, url, mode, Some(seconds.parse()?)),
-        _ => return Err("usage: cluster_node PORT REDIS_URL MODE [SECONDS]".into()),
+        _ => return Err("usage: cluster_node PORT URL MODE [SECONDS]".into()),
     };
+    let is_postgres = mode == "postgres";
     let mode = match mode.as_str() {
         // The server answers on the channel of the server that has asked in both modes.
         "classic" | "classic-specific" => Some(Mode::Classic),
@@ -37,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         "streams-4" => Some(Mode::Streams(Streams::new().count(4))),
         "streams-sharded" => Some(Mode::Streams(Streams::new().sharded_pub_sub(true))),
-        "none" => None,
+        "none" | "postgres" => None,
         _ => return Err(format!("unknown mode {mode}").into()),
     };
     let mut builder = SocketIo::builder()
@@ -45,6 +47,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .namespace("/room-{n}", namespace());
     if let Some(mode) = mode {
         builder = builder.cluster(Redis::options(url).mode(mode).connect().await?);
+    }
+    if is_postgres {
+        builder = builder.cluster(Postgres::connect(url).await?);
     }
     let within = within.or(args[2].starts_with("streams-recovery").then_some(60));
     if let Some(seconds) = within {
@@ -89,7 +94,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// | `join(rooms, room)`, `leave(rooms, room)`, `disconnect(rooms, close)` | `true` |
 /// | `count()` | the number of servers |
 /// | `time_fetch(rooms)` | how long a `fetch` takes, in milliseconds, and how many sockets it returns |
-/// | `status()` | the state of the connection to Redis, with the counters |
+/// | `status()` | the state of the connection to the broker, with the counters |
 /// | `me()` | `{id, rooms, data, recovered}` of the client's socket |
 /// | `local(rooms)` | the same of the sockets of this server |
 /// | `subscribe(rooms)` | `true`: the client's socket is in the rooms |

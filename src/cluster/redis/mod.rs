@@ -26,7 +26,6 @@ mod subscribed;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use redis::Client;
@@ -37,7 +36,8 @@ use self::form::{Form, SubscriptionKind};
 use self::link::Link;
 use self::sharded::{Channels, Sharded};
 use self::streams::StreamsForm;
-use super::{Broker, Port};
+use super::backoff::Backoff;
+use super::{Broker, ConnectError, Port};
 
 /// Redis as the broker of a cluster. It speaks the protocols of Node's `@socket.io/redis-adapter` and
 /// `@socket.io/redis-streams-adapter`, so servers of this crate and of Node can be one cluster.
@@ -284,7 +284,7 @@ impl RedisOptions {
         let redis = self.connect_lazily()?;
         // Each server has connections of its own. This one checks the URL and the password.
         let link = Link::connect(&redis.client, None).await;
-        link.map_err(ConnectError::new)?;
+        link.map_err(ConnectError::redis)?;
         Ok(redis)
     }
 
@@ -295,7 +295,7 @@ impl RedisOptions {
     /// Fails if the URL is malformed.
     pub fn connect_lazily(self) -> Result<Redis, ConnectError> {
         Ok(Redis {
-            client: link::client(&self.url).map_err(ConnectError::new)?,
+            client: link::client(&self.url).map_err(ConnectError::redis)?,
             form: self.mode.form(&self.prefix),
         })
     }
@@ -325,61 +325,9 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// An error of [`Redis::connect`].
-#[derive(Debug)]
-pub struct ConnectError(Box<dyn std::error::Error + Send + Sync>);
-
-impl ConnectError {
-    fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self(error.into())
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Redis is not connected")
-    }
-}
-
-impl std::error::Error for ConnectError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.0)
-    }
-}
-
-/// How long the broker waits before it connects again.
-#[derive(Debug)]
-struct Backoff {
-    delay: Duration,
-}
-
-impl Backoff {
-    const MIN: Duration = Duration::from_millis(100);
-    const MAX: Duration = Duration::from_secs(5);
-
-    const fn new() -> Self {
-        Self { delay: Self::MIN }
-    }
-
-    /// Returns the next delay: twice the last one, less up to half of it by `chance`.
-    fn next(&mut self, chance: u8) -> Duration {
-        let delay = self.delay;
-        self.delay = (2 * delay).min(Self::MAX);
-        delay - delay / 2 * u32::from(chance) / 255
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_delay_doubles_up_to_five_seconds() {
-        let mut backoff = Backoff::new();
-        let delays: Vec<_> = (0..8).map(|_| backoff.next(0).as_millis()).collect();
-        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(backoff.next(255).as_millis(), 2500);
-    }
 
     #[test]
     fn an_error_does_not_show_the_password() {

@@ -1,5 +1,5 @@
-//! The form of Node's `ClusterAdapter`: `{type, data, uid, nsp}`. The sharded adapter and the streams
-//! adapter use it.
+//! The form of Node's `ClusterAdapter`: `{type, data, uid, nsp}`. The sharded adapter, the streams
+//! adapter and the Postgres adapter use it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,30 +16,32 @@ use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
 use crate::hub::recovery::PrivateId;
 use crate::hub::selection::Target;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::protocol::NamespaceName;
 use crate::protocol::{DecodeError, Payload};
 
 /// The types of messages.
 pub(in crate::cluster) mod kind {
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(in crate::cluster) const INITIAL_HEARTBEAT: u8 = 1;
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(in crate::cluster) const HEARTBEAT: u8 = 2;
     pub(super) const BROADCAST: u8 = 3;
     pub(super) const SOCKETS_JOIN: u8 = 4;
     pub(super) const SOCKETS_LEAVE: u8 = 5;
     pub(super) const DISCONNECT_SOCKETS: u8 = 6;
     pub(super) const FETCH_SOCKETS: u8 = 7;
-    pub(super) const FETCH_SOCKETS_RESPONSE: u8 = 8;
+    pub(in crate::cluster::wire) const FETCH_SOCKETS_RESPONSE: u8 = 8;
     pub(super) const SERVER_SIDE_EMIT: u8 = 9;
-    pub(super) const SERVER_SIDE_EMIT_RESPONSE: u8 = 10;
-    pub(super) const BROADCAST_CLIENT_COUNT: u8 = 11;
-    pub(super) const BROADCAST_ACK: u8 = 12;
+    pub(in crate::cluster::wire) const SERVER_SIDE_EMIT_RESPONSE: u8 = 10;
+    pub(in crate::cluster::wire) const BROADCAST_CLIENT_COUNT: u8 = 11;
+    pub(in crate::cluster::wire) const BROADCAST_ACK: u8 = 12;
+    #[cfg(feature = "postgres")]
+    pub(in crate::cluster) const ADAPTER_CLOSE: u8 = 13;
     /// A client claims a socket: the server that has it lets it go. Node's servers ignore it.
     pub(super) const HAND_OVER: u8 = 20;
     /// A client that was asked has left. Node's servers ignore it.
-    pub(super) const CLIENT_LEFT: u8 = 21;
+    pub(in crate::cluster::wire) const CLIENT_LEFT: u8 = 21;
     /// A question has ended. Node's servers ignore it.
     pub(super) const QUESTION_ENDED: u8 = 22;
     /// Whether the server had the socket. Node's servers ignore it.
@@ -86,7 +88,7 @@ pub(in crate::cluster) fn encode_msgpack(envelope: &Envelope) -> Vec<u8> {
     text(envelope).map_or_else(Vec::new, Text::into_msgpack)
 }
 
-fn text(envelope: &Envelope) -> Option<Text> {
+pub(super) fn text(envelope: &Envelope) -> Option<Text> {
     let Envelope {
         from,
         namespace,
@@ -216,7 +218,7 @@ struct Outer<'a> {
     #[serde(borrow)]
     uid: Cow<'a, str>,
     #[serde(borrow)]
-    nsp: Cow<'a, str>,
+    nsp: Option<Cow<'a, str>>,
 }
 
 /// The object `data` of all types.
@@ -268,14 +270,29 @@ pub(in crate::cluster) fn decode(
 pub(in crate::cluster) fn decode_any(bytes: &Bytes) -> Result<Option<Envelope>, DecodeError> {
     let Text { json, attachments } = Text::read(bytes)?;
     let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
+    let namespace = outer.nsp.as_deref().ok_or(MALFORMED)?.into();
     let data = outer.data.map_or("{}", RawValue::get);
-    message(outer.r#type, data, &json, attachments).map(|message| {
-        Some(Envelope::new(
-            outer.uid.as_ref().into(),
-            outer.nsp.as_ref().into(),
-            message?,
-        ))
-    })
+    let message = message(outer.r#type, data, &json, attachments)?;
+    Ok(message.map(|message| Envelope::new(outer.uid.as_ref().into(), namespace, message)))
+}
+
+/// Reads a message of a namespace, whatever namespace it names: Node's `@socket.io/postgres-emitter`
+/// names none. Returns `None` if it is of a type that nothing is done for.
+///
+/// # Errors
+///
+/// Fails if the message has another form.
+#[cfg(feature = "postgres")]
+pub(in crate::cluster) fn decode_of(
+    bytes: &Bytes,
+    namespace: &NamespaceName,
+) -> Result<Option<Envelope>, DecodeError> {
+    let Text { json, attachments } = Text::read(bytes)?;
+    let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
+    let data = outer.data.map_or("{}", RawValue::get);
+    let message = message(outer.r#type, data, &json, attachments)?;
+    let from = outer.uid.as_ref().into();
+    Ok(message.map(|message| Envelope::new(from, namespace.clone(), message)))
 }
 
 /// Returns whether a message ends as one of this server.
