@@ -194,7 +194,7 @@ impl Requests {
             Answer::Clients(clients) => asked.acks += clients as i64,
             Answer::Ack(..) | Answer::Left => asked.acks -= 1,
             Answer::Sockets(_) | Answer::Reply(_) => {}
-            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done => {}
+            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done | Answer::HandedOver(_) => {}
         }
         request.acks += of_unknown.acks;
         request.answered += usize::from(!is_about_client);

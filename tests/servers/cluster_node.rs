@@ -1,7 +1,8 @@
 //! A server of a cluster: `cluster_node PORT REDIS_URL MODE [SECONDS]`.
 //!
 //! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
-//! `streams`, `streams-4` (four streams) or `streams-sharded`, or `none` for a server alone. The server
+//! `streams`, `streams-4` (four streams), `streams-sharded`, `streams-recovery` or
+//! `streams-recovery-early` (which save sockets), or `none` for a server alone. The server
 //! listens on 127.0.0.1, and prints `listening` when it is ready. With SECONDS, clients may be away for so long and recover. Its
 //! clients use the cluster through events: see [`namespace`].
 
@@ -31,7 +32,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "sharded" => Some(Mode::Sharded(Subscriptions::Static)),
         "sharded-dynamic" => Some(Mode::Sharded(Subscriptions::Dynamic)),
         "sharded-dynamic-private" => Some(Mode::Sharded(Subscriptions::DynamicPrivate)),
-        "streams" => Some(Mode::Streams(Streams::new())),
+        "streams" | "streams-recovery" | "streams-recovery-early" => {
+            Some(Mode::Streams(Streams::new()))
+        }
         "streams-4" => Some(Mode::Streams(Streams::new().count(4))),
         "streams-sharded" => Some(Mode::Streams(Streams::new().sharded_pub_sub(true))),
         "none" => None,
@@ -43,8 +46,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(mode) = mode {
         builder = builder.cluster(Redis::options(url).mode(mode).connect().await?);
     }
+    let within = within.or(args[2].starts_with("streams-recovery").then_some(60));
     if let Some(seconds) = within {
-        builder = builder.recovery(Recovery::within(Duration::from_secs(seconds)));
+        let recovery = Recovery::within(Duration::from_secs(seconds));
+        builder = builder.recovery(recovery.save_early(args[2].ends_with("-early")));
     }
     let (layer, io) = builder.build();
     if let Some(cluster) = io.cluster() {

@@ -1,6 +1,5 @@
 //! The entries of streams, as Redis sends them.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,48 +7,13 @@ use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisResult, Value};
 
 use super::link::reply_within;
-use super::streams::{AFTER, NUMBER};
+use super::streams::{AFTER, GAP, NUMBER};
+use crate::cluster::Offset;
 use crate::cluster::message::RequestId;
 use crate::cluster::wire::envelope::kind;
 
 /// How long Redis may take to send the entries of one read.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// The id of an entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    milliseconds: u64,
-    sequence: u64,
-}
-
-impl Position {
-    fn parse(text: &str) -> Option<Self> {
-        let (milliseconds, sequence) = text.split_once('-')?;
-        Some(Self {
-            milliseconds: milliseconds.parse().ok()?,
-            sequence: sequence.parse().ok()?,
-        })
-    }
-}
-
-impl Position {
-    /// Returns the id after this one.
-    pub(super) fn next(self) -> Self {
-        match self.sequence.checked_add(1) {
-            Some(sequence) => Self { sequence, ..self },
-            None => Self {
-                milliseconds: self.milliseconds.saturating_add(1),
-                sequence: 0,
-            },
-        }
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.milliseconds, self.sequence)
-    }
-}
 
 /// An entry of a stream.
 #[derive(Debug, Default)]
@@ -62,6 +26,8 @@ pub(super) struct Entry {
     pub(super) after: Option<RequestId>,
     /// Its number among those of its server, if that is of this crate.
     pub(super) number: Option<u64>,
+    /// Whether it says that messages are missing.
+    pub(super) is_gap: bool,
 }
 
 impl Entry {
@@ -77,11 +43,18 @@ impl Entry {
     }
 }
 
-/// Returns the id of the first entry of a stream, and that of the last one that it has ever had.
-pub(super) async fn ends(
-    name: &str,
-    connection: &mut MultiplexedConnection,
-) -> RedisResult<(Option<Position>, Position)> {
+/// The ends of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ends {
+    pub(super) first: Option<Offset>,
+    /// The last entry that the stream has ever had.
+    pub(super) last: Offset,
+    /// Whether the stream still has all entries that were ever added. Redis 6 does not say it.
+    pub(super) is_whole: bool,
+}
+
+/// Returns the ends of a stream.
+pub(super) async fn ends(name: &str, connection: &mut MultiplexedConnection) -> RedisResult<Ends> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(name);
     // It has the first and the last entry in it.
@@ -93,7 +66,10 @@ pub(super) async fn ends(
                 .details()
                 .is_some_and(|text| text.contains("no such key")) =>
         {
-            return Ok((None, Position::default()));
+            return Ok(Ends {
+                is_whole: true,
+                ..Ends::default()
+            });
         }
         Value::ServerError(error) => return Err(error.into()),
         _ => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XINFO").into()),
@@ -108,7 +84,12 @@ pub(super) async fn ends(
         _ => None,
     };
     let last = last.ok_or((ErrorKind::UnexpectedReturnType, "a stream without an end"))?;
-    Ok((first, last))
+    let added = field("entries-added");
+    Ok(Ends {
+        first,
+        last,
+        is_whole: added.is_some() && added == field("length"),
+    })
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {
@@ -119,12 +100,12 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-pub(super) fn id(value: &Value) -> Option<Position> {
-    Position::parse(text(value)?)
+pub(super) fn id(value: &Value) -> Option<Offset> {
+    Offset::parse(text(value)?)
 }
 
 /// Returns the entries of a list. An entry of another form is left out.
-pub(super) fn entries(list: Value) -> Vec<(Position, Entry)> {
+pub(super) fn entries(list: Value) -> Vec<(Offset, Entry)> {
     let Value::Array(list) = list else {
         return Vec::new();
     };
@@ -157,6 +138,7 @@ fn read_fields(fields: Vec<Value>) -> Entry {
             Some("type") => entry.kind = into_text(value).parse().unwrap_or_default(),
             Some("data") => entry.data = value.into(),
             Some(NUMBER) => entry.number = into_text(value).parse().ok(),
+            Some(GAP) => entry.is_gap = true,
             Some(AFTER) => entry.after = Some(into_text(value).as_str().into()),
             _ => {}
         }

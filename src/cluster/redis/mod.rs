@@ -122,6 +122,7 @@ pub struct Streams {
     count: u32,
     max_len: u64,
     uses_sharded_pub_sub: bool,
+    saved_prefix: String,
 }
 
 impl Streams {
@@ -132,6 +133,7 @@ impl Streams {
             count: 1,
             max_len: 10_000,
             uses_sharded_pub_sub: false,
+            saved_prefix: "sio:session:".to_owned(),
         }
     }
 
@@ -145,7 +147,7 @@ impl Streams {
     }
 
     /// Sets the number of streams: the option `streamCount` of Node's adapter. Each namespace uses one
-    /// of them.
+    /// of them. With several, clients [recover](crate::Recovery) on the same server only.
     ///
     /// Default: 1.
     ///
@@ -168,6 +170,15 @@ impl Streams {
     /// Default: 10 000.
     pub fn max_len(mut self, entries: u64) -> Self {
         self.max_len = entries;
+        self
+    }
+
+    /// Sets the prefix of the keys of saved sockets, which [recovery](crate::Recovery) needs: the option
+    /// `sessionKeyPrefix` of Node's adapter, with the `keyPrefix` of its client `ioredis` in front.
+    ///
+    /// Default: `sio:session:`.
+    pub fn session_prefix(mut self, prefix: &str) -> Self {
+        self.saved_prefix = prefix.to_owned();
         self
     }
 
@@ -209,6 +220,7 @@ impl Mode {
                 name: streams.name.clone(),
                 count: streams.count,
                 max_len: streams.max_len,
+                saved_prefix: streams.saved_prefix.clone(),
             }),
         }
     }
@@ -297,6 +309,10 @@ impl Broker for Redis {
 
     fn wants_rooms(&self) -> bool {
         self.form.has_rooms()
+    }
+
+    fn has_log(&self) -> bool {
+        self.form.has_log()
     }
 }
 

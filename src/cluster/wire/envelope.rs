@@ -14,6 +14,7 @@ use super::{MALFORMED, Text};
 use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
+use crate::hub::recovery::PrivateId;
 use crate::hub::selection::Target;
 #[cfg(feature = "redis")]
 use crate::protocol::NamespaceName;
@@ -35,10 +36,14 @@ pub(in crate::cluster) mod kind {
     pub(super) const SERVER_SIDE_EMIT_RESPONSE: u8 = 10;
     pub(super) const BROADCAST_CLIENT_COUNT: u8 = 11;
     pub(super) const BROADCAST_ACK: u8 = 12;
+    /// A client claims a socket: the server that has it lets it go. Node's servers ignore it.
+    pub(super) const HAND_OVER: u8 = 20;
     /// A client that was asked has left. Node's servers ignore it.
     pub(super) const CLIENT_LEFT: u8 = 21;
     /// A question has ended. Node's servers ignore it.
     pub(super) const QUESTION_ENDED: u8 = 22;
+    /// Whether the server had the socket. Node's servers ignore it.
+    pub(super) const HANDED_OVER: u8 = 23;
 }
 
 /// Returns the type of a message. Returns `None` for what this form cannot express: questions that
@@ -49,7 +54,9 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         | Message::Question(_, Question::Event(..)) => kind::BROADCAST,
         Message::Operation(_, Operation::Join(_)) => kind::SOCKETS_JOIN,
         Message::Operation(_, Operation::Leave(_)) => kind::SOCKETS_LEAVE,
-        Message::Operation(_, Operation::Disconnect { .. }) => kind::DISCONNECT_SOCKETS,
+        Message::Operation(_, Operation::Disconnect { .. }) | Message::Displaced(_) => {
+            kind::DISCONNECT_SOCKETS
+        }
         Message::ServerEvent(_) | Message::Question(_, Question::ServerEvent(_)) => {
             kind::SERVER_SIDE_EMIT
         }
@@ -60,6 +67,8 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         Message::Answer(_, Answer::Ack(..)) => kind::BROADCAST_ACK,
         Message::Answer(_, Answer::Left) => kind::CLIENT_LEFT,
         Message::End(_) => kind::QUESTION_ENDED,
+        Message::Question(_, Question::HandOver(_)) => kind::HAND_OVER,
+        Message::Answer(_, Answer::HandedOver(_)) => kind::HANDED_OVER,
         Message::Question(_, Question::Rooms | Question::Ids(_) | Question::Operation(..))
         | Message::Answer(_, Answer::Rooms(_) | Answer::Ids(_) | Answer::Done) => return None,
     })
@@ -119,6 +128,15 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
             json.raw(r#"{"close":"#).value(close);
             opts(json, target, Flags::default()).raw("}");
         }
+        Message::Displaced(id) => {
+            // Servers of Node disconnect the socket. Those of this crate read `restored`.
+            json.raw(r#"{"restored":true,"close":true"#);
+            let target = Target {
+                rooms: vec![id.as_str().into()],
+                except: Vec::new(),
+            };
+            opts(json, &target, Flags::default()).raw("}");
+        }
         Message::ServerEvent(payload) => {
             json.raw(r#"{"packet":"#).raw(payload.json()).raw("}");
             return Some(payload);
@@ -146,6 +164,14 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
         }
         Message::Answer(id, Answer::Clients(count)) => {
             about(json, id).raw(r#","clientCount":"#).value(count);
+            json.raw("}");
+        }
+        Message::Question(id, Question::HandOver(private_id)) => {
+            about(json, id).raw(r#","pid":"#);
+            json.value(private_id.expose()).raw("}");
+        }
+        Message::Answer(id, Answer::HandedOver(found)) => {
+            about(json, id).raw(r#","found":"#).value(found);
             json.raw("}");
         }
         Message::Answer(id, Answer::Left) | Message::End(id) => {
@@ -209,6 +235,10 @@ struct Data<'a> {
     client_count: Option<Value>,
     #[serde(borrow)]
     sid: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pid: Option<Cow<'a, str>>,
+    found: Option<bool>,
+    restored: Option<bool>,
 }
 
 /// Reads a message in JSON or MessagePack. Returns `None` if it is one of the server `me`, or of a type
@@ -272,7 +302,7 @@ pub(super) fn message(
     attachments: Vec<Bytes>,
 ) -> Result<Option<Message>, DecodeError> {
     let data: Data<'_> = match kind {
-        kind::BROADCAST..=kind::BROADCAST_ACK | kind::CLIENT_LEFT | kind::QUESTION_ENDED => {
+        kind::BROADCAST..=kind::BROADCAST_ACK | kind::HAND_OVER..=kind::HANDED_OVER => {
             serde_json::from_str(data).map_err(|_| MALFORMED)?
         }
         _ => return Ok(None),
@@ -285,6 +315,9 @@ pub(super) fn message(
             let mut opts = opts(data.opts)?;
             let packet: Packet<'_> =
                 serde_json::from_str(packet()?.get()).map_err(|_| MALFORMED)?;
+            if packet.is_question() && id.is_none() {
+                return Ok(None);
+            }
             let payload = packet.event(json, attachments, &opts)?;
             let volatile = opts.is_volatile();
             match id {
@@ -305,7 +338,13 @@ pub(super) fn message(
         }
         kind::DISCONNECT_SOCKETS => {
             let close = data.close.unwrap_or_default();
-            Message::Operation(opts(data.opts)?.target(), Operation::Disconnect { close })
+            let target = opts(data.opts)?.target();
+            match (data.restored, target.rooms.first()) {
+                (Some(true), Some(room)) => {
+                    Message::Displaced(SocketId::parse(room).ok_or(MALFORMED)?)
+                }
+                _ => Message::Operation(target, Operation::Disconnect { close }),
+            }
         }
         kind::FETCH_SOCKETS => {
             let target = opts(data.opts)?.target();
@@ -319,6 +358,11 @@ pub(super) fn message(
             }
         }
         kind::QUESTION_ENDED => Message::End(id.ok_or(MALFORMED)?),
+        kind::HAND_OVER => {
+            let private_id = data.pid.as_deref().and_then(PrivateId::parse);
+            let question = Question::HandOver(private_id.ok_or(MALFORMED)?);
+            Message::Question(id.ok_or(MALFORMED)?, question)
+        }
         _ => {
             let answer = match kind {
                 kind::FETCH_SOCKETS_RESPONSE => {
@@ -332,6 +376,7 @@ pub(super) fn message(
                     Answer::Clients(fields::client_count(data.client_count.as_ref())?)
                 }
                 kind::CLIENT_LEFT => Answer::Left,
+                kind::HANDED_OVER => Answer::HandedOver(data.found.ok_or(MALFORMED)?),
                 _ => {
                     let socket = data.sid.as_deref().and_then(SocketId::parse);
                     Answer::Ack(socket, fields::answer(data.packet, attachments)?)

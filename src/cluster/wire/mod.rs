@@ -6,6 +6,7 @@
 //! | [`envelope`] | the sharded Redis adapter, and most others |
 //! | [`entry`] | the streams adapter |
 //! | [`fields`] | what both have in common |
+//! | [`saved`] | a saved socket |
 //!
 //! A message is JSON. If it contains bytes, it is MessagePack: the same value, with the bytes in
 //! place of placeholders. So each form is written and read as JSON, and converted.
@@ -18,6 +19,7 @@ pub(super) mod classic;
 pub(super) mod entry;
 pub(super) mod envelope;
 mod fields;
+mod saved;
 
 use bytes::Bytes;
 
