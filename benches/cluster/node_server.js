@@ -1,7 +1,7 @@
 // The fixture `cluster_node` for Node's servers: node_server.js PORT REDIS_URL MODE [DRIVER]
 //
-// MODE is `classic`, `sharded`, `sharded-dynamic`, `streams`, or `streams-recovery`, with which clients
-// may be away for a minute and recover. DRIVER is the client of Redis, `node-redis` or `ioredis`; without
+// MODE is `classic`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`, `streams`, `streams-sharded`,
+// or `streams-recovery`, with which clients may be away for a minute and recover. DRIVER is the client of Redis, `node-redis` or `ioredis`; without
 // one it is `node-redis`. The server prints `listening` when it is ready, and closes at SIGTERM. Its
 // clients use it through the events of `cluster_node`.
 
@@ -22,12 +22,16 @@ const client =
     ? new Redis(url)
     : await createClient({ url, commandOptions: { timeout: 0 } }).on("error", () => {}).connect();
 const isLog = mode.startsWith("streams");
-const second = isLog ? undefined : await client.duplicate().connect();
+const second = isLog ? undefined : client.duplicate().on("error", () => {});
+if (driver === "node-redis") await second?.connect();
 const adapter = {
   classic: () => createAdapter(client, second),
   sharded: () => createShardedAdapter(client, second, { subscriptionMode: "static" }),
   "sharded-dynamic": () => createShardedAdapter(client, second),
+  "sharded-dynamic-private": () =>
+    createShardedAdapter(client, second, { subscriptionMode: "dynamic-private" }),
   streams: () => streams.createAdapter(client),
+  "streams-sharded": () => streams.createAdapter(client, { useShardedPubSub: true }),
   "streams-recovery": () => streams.createAdapter(client),
 }[mode]();
 const recovery = { maxDisconnectionDuration: 60_000, skipMiddlewares: true };
@@ -114,8 +118,12 @@ async function ready() {
   const until = async (ask) => {
     while (!(await ask())) await new Promise((resolve) => setTimeout(resolve, 10));
   };
-  const channel = `socket.io#/#${io.of("/").adapter.uid}#`;
-  await until(async () => (await command("PUBSUB", "NUMSUB", channel))[1] === 1);
+  const channel = `socket.io${mode === "classic" ? "-response" : ""}#/#${io.of("/").adapter.uid}#`;
+  await until(async () => {
+    const counts = ["NUMSUB", "SHARDNUMSUB"].map((kind) => command("PUBSUB", kind, channel));
+    return (await Promise.all(counts)).some(([, count]) => count === 1);
+  });
+  if (!isLog) return;
   // A reader asks for what comes from now on, until it has read once. Other servers do not have the
   // namespace.
   const namespace = `/ready-${port}`;
@@ -131,9 +139,9 @@ async function ready() {
 process.once("SIGTERM", async () => {
   await io.close();
   // What the adapter has asked of Redis is answered first.
-  await (driver === "ioredis" ? client.quit() : client.close());
+  for (const each of [client, second]) await (driver === "ioredis" ? each?.quit() : each?.close());
   process.exit();
 });
 
-if (isLog) await ready();
+await ready();
 http.listen(port, "127.0.0.1", () => console.log("listening"));

@@ -17,6 +17,24 @@ const SECONDS = Number(process.env.SECONDS ?? 40);
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 const CLIENTS = 200;
 
+/**
+ * The times at which a client was told that it was not recovered, and nothing explains it: it came from
+ * a server of this crate to one, its server was not killed, and no other one ended meanwhile, which might
+ * have taken the session.
+ */
+function unexplained(visits, ends) {
+  return visits.slice(1).flatMap((visit, n) => {
+    const before = visits[n];
+    if (visit.recovered || !before.server.isOurs || !visit.server.isOurs) return [];
+    const isReason = ({ server, signal, begin, end }) => {
+      if (begin > visit.time) return false;
+      return server === before.server ? signal === "SIGKILL" && end >= before.time : end >= before.left;
+    };
+    if (ends.some(isReason)) return [];
+    return [{ from: before.time, left: before.left, offset: before.offset, back: visit.time }];
+  });
+}
+
 test(`chaos of ${SECONDS} seconds`, { timeout: (SECONDS + 240) * 1000 }, async (t) => {
   t.diagnostic(`SEED=${SEED}`);
   const chance = new Chance(SEED);
@@ -40,6 +58,7 @@ test(`chaos of ${SECONDS} seconds`, { timeout: (SECONDS + 240) * 1000 }, async (
     for (const counter of counters) await until(() => counter.isCounting, "a first connection");
 
     const end = Date.now() + SECONDS * 1000;
+    const ends = [];
     const counts = { cuts: 0, killed: 0, closed: 0 };
     const cuts = async () => {
       while (Date.now() < end) {
@@ -57,7 +76,9 @@ test(`chaos of ${SECONDS} seconds`, { timeout: (SECONDS + 240) * 1000 }, async (
         const server = servers[n % servers.length];
         const signal = chance.of(["SIGKILL", "SIGTERM"]);
         counts[signal === "SIGKILL" ? "killed" : "closed"]++;
+        const begin = Date.now();
         await server.end(signal);
+        ends.push({ server, signal, begin, end: Date.now() });
         await sleep(chance.below(1_000));
         await server.start();
       }
@@ -76,7 +97,7 @@ test(`chaos of ${SECONDS} seconds`, { timeout: (SECONDS + 240) * 1000 }, async (
       for (const [reason, count] of Object.entries(excused)) sums[reason] += count;
     }
     t.diagnostic(JSON.stringify({ ...counts, sent: load.entries().list.length, ...sums }));
-    assert.ok(sums.recovered > sums.told, "most clients recover");
+    assert.deepEqual(counters.flatMap(({ visits }) => unexplained(visits, ends)), []);
   } finally {
     clearInterval(load.timer);
     counters.forEach((counter) => counter.close());

@@ -240,7 +240,7 @@ function rows(...kinds) {
   // A server of Node loses what comes between its last read of the stream and the join. It also may
   // send an event of its own before an older one of another server: a client that breaks in between
   // does not get the older one.
-  test("events that go on meanwhile", { skip: !secondIsOurs }, async () => {
+  if (secondIsOurs) test("events that go on meanwhile", async () => {
     const talk = new Talk();
     const client = await connect(first);
     const { id } = client;

@@ -141,7 +141,7 @@ export class Counter {
       // Another connection may have begun.
       if (this.visits.at(-1) !== visit) return;
       this.isSubscribed = true;
-      visit.subscribed = { time: Date.now() };
+      visit.next = this.load.sent;
       // Without an event a client has no offset, and Node's server recovers only one that has.
       this.socket.emit("to_me", "first", 0, () => {});
     });
@@ -158,7 +158,7 @@ export class Counter {
   #segments() {
     const segments = [];
     for (const visit of this.visits) {
-      if (visit.subscribed) segments.push([visit]);
+      if (visit.next !== undefined) segments.push([visit]);
       else if (visit.recovered && segments.at(-1)) segments.at(-1).push(visit);
       // The visit ended before it had its rooms.
       else segments.push(undefined);
@@ -172,14 +172,14 @@ export class Counter {
     return this.#wanted(segment).every((entry) => heard.has(entry.n) || this.#excuse(segment, entry));
   }
 
-  /** The events that a segment must have: those after it had its rooms, and before it was told. */
+  /** The events that a segment must have: those sent after it had its rooms, and before it was told. */
   #wanted(segment) {
     const { list, at } = this.load.entries();
     const { end } = segment.at(-1);
     const heard = this.heard.slice(segment[0].begin, end);
     const last = end === undefined ? list.length : Math.max(-1, ...heard.map((n) => at.get(n) ?? -1)) + 1;
-    const { time } = segment[0].subscribed;
-    return list.slice(0, last).filter((entry) => entry.time > time && this.rooms.includes(entry.room));
+    const { next } = segment[0];
+    return list.slice(0, last).filter(({ n, room }) => n >= next && this.rooms.includes(room));
   }
 
   /** Checks all that was heard. Returns how often each exception was made. */

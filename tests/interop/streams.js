@@ -31,9 +31,10 @@ export class Server {
     server.isOurs = kind === "ours" && HAS_OURS;
     server.port = await freePort();
     const driver = kind === "ours" ? "node-redis" : kind;
+    const nodeMode = mode.endsWith("-early") || seconds.length > 0 ? "streams-recovery" : mode;
     server.command = server.isOurs
       ? [`${EXAMPLES}/cluster_node`, server.port, redis.url, mode, ...seconds]
-      : ["node", NODE_SERVER, server.port, redis.url, "streams-recovery", driver];
+      : ["node", NODE_SERVER, server.port, redis.url, nodeMode, driver];
     await server.start();
     return server;
   }
