@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::handover::{DeferredDrop, Handover, SocketData, StoreGuard};
 use super::log::{Log, Recipients};
-use super::offset::Offset;
+use super::offset::{Mark, Offset};
 use super::over_log::{Claimed, OverLog};
 use super::store::{Packets, RecoveryStore, Restored};
 use super::{PrivateId, RecoveryBudget};
@@ -38,17 +38,6 @@ pub(crate) struct JoinRequest<'a> {
     pub(crate) claim: Option<&'a Claim>,
     /// That socket, if the broker of a cluster has kept it.
     pub(crate) claimed: Option<Claimed>,
-}
-
-/// What recovery has to know of a packet when it is sent to a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
-    /// The packet is not recovered.
-    None,
-    Offset(Offset),
-    /// The packet should have an offset, but the log of the cluster did not answer. The number is that of
-    /// its message.
-    Unnumbered(u64),
 }
 
 /// The recovery state of a socket.
@@ -250,7 +239,7 @@ impl LiveNamespace {
         volatile: bool,
     ) -> Option<Selection<Arc<Member>>> {
         let (offset, packet) = if volatile {
-            mark_volatile(store, &mut payload);
+            store.mark_volatile(&mut payload);
             (None, encode(self, Kind::Event, None, payload))
         } else {
             let (offset, packet) = self.keep(store, Recipients::Many(target.clone()), payload);
@@ -436,7 +425,7 @@ impl Member {
     pub(in crate::hub) fn emit_unrecoverable(&self, mut payload: Payload) -> bool {
         let store = self.namespace.store();
         if let Some(store) = &store {
-            mark_volatile(store, &mut payload);
+            store.mark_volatile(&mut payload);
         }
         if self.namespace.over_log().is_some() {
             // What has departed for the socket comes first, and needs the lock.
@@ -542,15 +531,5 @@ impl Member {
             extensions: extensions.clone(),
             data,
         }
-    }
-}
-
-/// Appends the last offset to an event without an offset, if its last argument is a string.
-///
-/// A client reads the last argument as the offset if it is a string, also if the event has no
-/// offset. The last offset is correct: all packets up to it were queued for the client before.
-pub(super) fn mark_volatile(store: &StoreGuard<'_>, payload: &mut Payload) {
-    if payload.ends_with_text() {
-        payload.push_text(&store.text(store.last()));
     }
 }

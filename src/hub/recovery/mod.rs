@@ -44,7 +44,8 @@ mod shared_log;
 mod store;
 
 pub(crate) use self::handover::{Handover, StoreGuard};
-pub(crate) use self::live::{JoinRequest, Mark, Recoverable};
+pub(crate) use self::live::{JoinRequest, Recoverable};
+pub(crate) use self::offset::Mark;
 pub use self::offset::Offset;
 pub(crate) use self::over_log::{Claimed, OverLog};
 #[cfg(feature = "wire")]

@@ -82,6 +82,17 @@ impl fmt::Display for Offset {
     }
 }
 
+/// What recovery has to know of a packet when it is sent to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// The packet is not recovered.
+    None,
+    Offset(Offset),
+    /// The packet should have an offset, but the log of the cluster did not answer. The number is that of
+    /// its message.
+    Unnumbered(u64),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

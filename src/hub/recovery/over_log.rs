@@ -18,8 +18,7 @@ use futures_core::future::BoxFuture;
 
 use super::departures::{Departed, Departures, Step};
 use super::handover::{Handover, StoreGuard};
-use super::live::{Mark, mark_volatile};
-use super::offset::Offset;
+use super::offset::{Mark, Offset};
 use super::saved::SavedSocket;
 use super::shared_log::{Content, SharedLog};
 use super::store::Restored;
@@ -522,7 +521,7 @@ impl LiveNamespace {
                     Place::Nowhere(_) if volatile => Mark::None,
                     Place::Nowhere(number) => Mark::Unnumbered(number.unwrap_or_default()),
                 };
-                mark_volatile(store, &mut payload);
+                store.mark_volatile(&mut payload);
                 (encode(self, Kind::Event, None, payload), mark)
             }
         };
@@ -585,7 +584,7 @@ impl LiveNamespace {
                         volatile,
                     } = departed.operation
                     {
-                        mark_volatile(&store, &mut payload);
+                        store.mark_volatile(&mut payload);
                         member.send_outgoing(&Outgoing {
                             packet: encode(self, Kind::Event, None, payload),
                             volatile,

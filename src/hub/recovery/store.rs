@@ -15,7 +15,7 @@ use super::shared_log::SharedLog;
 use super::{PrivateId, RecoveryBudget};
 use crate::engine_io::SocketId;
 use crate::hub::id_hash::IdHash;
-use crate::protocol::{Claim, Encoded, NamespaceName};
+use crate::protocol::{Claim, Encoded, NamespaceName, Payload};
 use crate::sync::Mutex;
 
 /// The recovery store of one namespace. `T` is the handover from a suspended socket to the restored
@@ -126,6 +126,16 @@ impl<T> RecoveryStore<T> {
         match &self.packets {
             Packets::Own(_) => offset.to_own_text(),
             Packets::Shared(_) => offset.to_string(),
+        }
+    }
+
+    /// Appends the last offset to an event without an offset, if its last argument is a string.
+    ///
+    /// A client reads the last argument as the offset if it is a string, also if the event has no
+    /// offset. The last offset is correct: all packets up to it were queued for the client before.
+    pub(super) fn mark_volatile(&self, payload: &mut Payload) {
+        if payload.ends_with_text() {
+            payload.push_text(&self.text(self.last()));
         }
     }
 
