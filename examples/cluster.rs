@@ -10,6 +10,7 @@
 mod client;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -84,17 +85,18 @@ async fn serve(port: u16, pages: [u16; 2], redis: Redis) -> std::io::Result<bool
         .layer(layer);
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     eprintln!("listening on http://{}", listener.local_addr()?);
-    let mut is_pressed = false;
+    let is_pressed = Arc::new(AtomicBool::new(false));
+    let pressed = Arc::clone(&is_pressed);
     axum::serve(listener, app)
-        .with_graceful_shutdown(async {
+        .with_graceful_shutdown(async move {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
-                () = button.notified() => is_pressed = true,
+                () = button.notified() => pressed.store(true, Ordering::Relaxed),
             }
             io.close().await;
         })
         .await?;
-    Ok(is_pressed)
+    Ok(is_pressed.load(Ordering::Relaxed))
 }
 
 const PAGE: &str = r#"<!doctype html>
