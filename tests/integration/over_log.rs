@@ -1,6 +1,7 @@
 //! Recovery in a cluster whose broker has a log: clients come back to any server.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use serde_json::{Value, json};
 use tower_socketio::cluster::{
     BoxFuture, Broker, Command, Done, Envelope, Inbox, Memory, Offset, Port, SavedSocket,
 };
-use tower_socketio::{Data, DisconnectReason, Namespace, Recovery, Socket, SocketIo};
+use tower_socketio::{Args, Data, DisconnectReason, Namespace, Recovery, Socket, SocketIo};
 
 use crate::recovery::{Seat, back, connect, events_back, lose};
-use crate::support::{Polling, app, builder, until};
+use crate::support::{Client, Polling, app, builder, serve, until, within};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -493,4 +494,90 @@ async fn the_disconnect_handler_sees_the_reason_of_a_handover() {
     until(|| !reasons.lock().expect("no panic").is_empty()).await;
     let reasons = reasons.lock().expect("no panic");
     assert_eq!(*reasons, [DisconnectReason::TransportClose]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_however_often_the_client_changes_its_server() {
+    moves(0).await;
+}
+
+/// With more than 128 sockets a broadcast is delivered by the fan-out task.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_beside_many_other_sockets() {
+    moves(150).await;
+}
+
+/// A client changes its server again and again, while three senders emit.
+async fn moves(others: usize) {
+    const ROUNDS: usize = 100;
+    const SENDERS: usize = 3;
+    let servers = two().await;
+    let mut addrs = Vec::new();
+    for (app, _) in &servers {
+        addrs.push(serve(app.clone()).await);
+        for _ in 0..others {
+            Polling::connect(app).await;
+        }
+    }
+    let [(_, a), (_, b)] = &servers;
+    let mut client = Client::open(addrs[0]).await;
+    let mut seat = Seat::default();
+    seat.welcome(&client.ask("40").await);
+    until(|| a.counts().sockets == 1 + others).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let (a, b, stop, id) = (a.clone(), b.clone(), Arc::clone(&stop), seat.sid.clone());
+            tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let args = Args((sender, n));
+                    match sender {
+                        0 => a.emit("n", args),
+                        1 => b.to("everyone").except("nobody").emit("n", args),
+                        _ => b.to(&id).emit("n", args),
+                    }
+                    n += 1;
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+                n
+            })
+        })
+        .collect();
+
+    let mut next = [0; SENDERS];
+    let take = |next: &mut [usize; SENDERS], seat: &mut Seat, packet: &str| {
+        let event: Value = serde_json::from_str(&seat.event(packet)).expect("JSON");
+        let sender = event[1].as_u64().expect("a number") as usize;
+        assert_eq!(event[2], next[sender], "of sender {sender}");
+        next[sender] += 1;
+    };
+    for round in 0..ROUNDS {
+        for _ in 0..round % 7 {
+            let packet = client.text().await;
+            take(&mut next, &mut seat, &packet);
+        }
+        let lost = std::mem::replace(&mut client, Client::open(addrs[round / 2 % 2]).await);
+        // In every third round, the server notices the loss only by the next connection.
+        let silent = (round % 3 == 0).then_some(lost);
+        client.send(&seat.claim()).await;
+        loop {
+            let packet = client.text().await;
+            if packet.starts_with("40") {
+                assert!(seat.welcome(&packet), "round {round}");
+                break;
+            }
+            take(&mut next, &mut seat, &packet);
+        }
+        drop(silent);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut sent = [0; SENDERS];
+    for (sender, task) in senders.into_iter().enumerate() {
+        sent[sender] = within(task).await.expect("no panic");
+    }
+    while next != sent {
+        let packet = client.text().await;
+        take(&mut next, &mut seat, &packet);
+    }
 }

@@ -19,7 +19,7 @@ use futures_core::future::BoxFuture;
 use super::departures::{Departed, Departures, Step};
 use super::handover::{Handover, StoreGuard};
 use super::offset::{Mark, Offset};
-use super::saved::SavedSocket;
+use super::saved::{SavedSocket, read_offset};
 use super::shared_log::{Content, SharedLog};
 use super::store::Restored;
 use super::{PrivateId, Recovery};
@@ -750,6 +750,14 @@ impl LiveNamespace {
     ) -> Option<BoxFuture<'static, Option<Claimed>>> {
         self.over_log()?;
         let private_id = PrivateId::parse(&claim.pid)?;
+        if claim
+            .offset
+            .as_deref()
+            .is_some_and(|text| read_offset(text).is_none())
+        {
+            // It is not worth a question.
+            return None;
+        }
         let (namespace, offset) = (Arc::clone(self), claim.offset.clone());
         Some(Box::pin(async move {
             let claimed = namespace.take_claimed(private_id, offset.as_deref());

@@ -47,6 +47,11 @@ impl fmt::Debug for SavedSocket {
     }
 }
 
+/// Reads the offset that a client names. No entry of a log has the offset zero.
+pub(super) fn read_offset(text: &str) -> Option<Offset> {
+    Offset::parse(text).filter(|offset| *offset > Offset::default())
+}
+
 /// Why a saved socket is not restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotRestored {
@@ -98,11 +103,7 @@ impl SavedSocket {
     /// Returns the offset after which the client may have missed packets.
     fn received(&self, offset: Option<&str>) -> Result<Offset, NotRestored> {
         let offset = match offset {
-            // No entry of a log has the offset zero.
-            Some(text) => match Offset::parse(text) {
-                Some(offset) if offset > Offset::default() => Some(offset),
-                _ => return Err(NotRestored::NoOffset),
-            },
+            Some(text) => Some(read_offset(text).ok_or(NotRestored::NoOffset)?),
             None => None,
         };
         let Some(history) = self.history else {
