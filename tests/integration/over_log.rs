@@ -275,7 +275,10 @@ impl Broker for Held {
                             taken.found(socket);
                         }
                     }
-                    Command::Gap { .. } => state.gaps += 1,
+                    Command::Gap { done, .. } => {
+                        state.gaps += 1;
+                        done.published();
+                    }
                     Command::Ask { expect, .. } | Command::Count { expect, .. } => {
                         expect.servers(1);
                     }

@@ -22,6 +22,8 @@ pub struct SavedSocket {
     pub(crate) namespace: Option<NamespaceName>,
     pub(crate) presence: Presence,
     pub(crate) data: Option<Arc<Value>>,
+    /// Whether it was saved while it was connected.
+    pub(crate) is_connected: bool,
     /// What only servers of this crate save.
     pub(crate) history: Option<History>,
 }
@@ -149,10 +151,7 @@ impl SavedSocket {
         }
         let mut sent = received;
         let (first, id) = (log.first(), self.id);
-        for entry in log.after(from) {
-            if entry.namespace != *namespace {
-                continue;
-            }
+        for entry in log.after(namespace, from) {
             let offset = entry.offset;
             if matches!(entry.content, Content::Packet(_) | Content::Event(_)) {
                 if offset > received && self.presence.is_selected(&id, offset, &entry.target) {
