@@ -584,3 +584,113 @@ async fn moves(others: usize) {
         take(&mut next, &mut seat, &packet);
     }
 }
+
+#[tokio::test]
+async fn an_event_without_an_offset_behind_others_has_the_last_one() {
+    let held = Held::default();
+    let (app, io) = server_with(held.clone(), Recovery::within(WITHIN).direct(false));
+    connected(&io).await;
+    let (mut client, mut seat) = connect(&app).await;
+    io.emit("news", 1);
+    socket(&io, &seat).emit("direct", "text");
+    held.waits_for(1).await;
+    held.pass(1).await;
+    assert_eq!(seat.event(&client.next().await), r#"["news",1]"#);
+    assert_eq!(client.next().await, r#"42["direct","text","2-0"]"#);
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_have_received_what_had_no_offset_is_told() {
+    let (held, app, io) = held().await;
+    let (mut client, mut seat) = connect(&app).await;
+    io.emit("numbered", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    seat.event(&client.next().await);
+    io.emit("late", 1);
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    held.pass(1).await;
+    // The log has passed it, and a later event was sent, but not received.
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    lose(client, &io).await;
+    assert!(!comes_back(&held, &app, &mut seat).await.2);
+}
+
+#[tokio::test]
+async fn many_messages_under_way_do_not_end_the_recovery() {
+    let (held, app, io) = held().await;
+    let (client, mut seat) = connect(&app).await;
+    for n in 0..200 {
+        io.emit("n", n);
+        io.to("nobody").emit("n", n);
+    }
+    held.waits_for(400).await;
+    lose(client, &io).await;
+    held.pass(400).await;
+    let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert_eq!((missed.len(), recovered), (200, true));
+}
+
+#[tokio::test]
+async fn an_operation_that_is_under_way_reaches_a_socket_that_comes_back_meanwhile() {
+    let (held, app, io) = held().await;
+    let (client, mut seat) = connect(&app).await;
+    lose(client, &io).await;
+    io.to("everyone").join("joined");
+    held.waits_for(1).await;
+    let (_client, _, recovered) = back(&app, &mut seat).await;
+    assert!(recovered);
+    assert_eq!(socket(&io, &seat).rooms(), ["everyone"]);
+    held.pass(1).await;
+    until(|| socket(&io, &seat).rooms() == ["everyone", "joined"]).await;
+}
+
+#[tokio::test]
+async fn a_server_keeps_what_it_sends_to_a_namespace_that_it_does_not_have() {
+    let memory = Memory::with_log();
+    let server = || {
+        let builder = builder(Namespace::new()).namespace("/orders/{id}", Namespace::new());
+        let builder = builder.recovery(Recovery::within(WITHIN));
+        let (layer, io) = builder.cluster(memory.clone()).build();
+        (app(layer), io)
+    };
+    let [(app_a, a), (app_b, b)] = [server(), server()];
+    connected(&a).await;
+    connected(&b).await;
+    let mut client = Polling::open(&app_a).await;
+    client.send("40/orders/1,").await;
+    let welcome = client.next().await.replace("40/orders/1,", "40");
+    let mut seat = Seat::default();
+    seat.welcome(&welcome);
+    lose(client, &a).await;
+    b.of("/orders/1").emit("paid", 1);
+    let mut client = Polling::open(&app_b).await;
+    let claim = seat.claim().replace("40{", "40/orders/1,{");
+    client.send(&claim).await;
+    let packet = client.next().await.replace("/orders/1,", "");
+    assert_eq!(seat.event(&packet), r#"["paid",1]"#);
+    let welcome = client.next().await.replace("40/orders/1,", "40");
+    assert!(seat.welcome(&welcome));
+}
+
+#[tokio::test]
+async fn a_hook_sees_each_event_once() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sent = Arc::clone(&seen);
+    let namespace = Namespace::new().on_outgoing(move |_, event, _| {
+        sent.lock().expect("no panic").push(event.to_owned());
+    });
+    let builder = builder(namespace).recovery(Recovery::within(WITHIN));
+    let (layer, io) = builder.cluster(Memory::with_log()).build();
+    let app = app(layer);
+    connected(&io).await;
+    let (mut client, mut seat) = connect(&app).await;
+    socket(&io, &seat).emit("one", 1);
+    io.emit("all", 1);
+    for _ in 0..2 {
+        seat.event(&client.next().await);
+    }
+    assert_eq!(*seen.lock().expect("no panic"), ["one", "all"]);
+}
