@@ -2,7 +2,7 @@
 // clients are connected: node benches/cluster/move.js
 //
 // It needs redis-server, the packages of tests/interop (`npm ci` there), and the fixture: cargo build
-// --features redis --example cluster_node. EXAMPLES is its folder, by default that of the debug build.
+// --features postgres,redis --example cluster_node. EXAMPLES is its folder, by default that of the debug build.
 // SECONDS=600 takes so long for the moves, by default 50 seconds. NODE=1 puts servers of Node in all
 // places, to see what holds for Node alone.
 //

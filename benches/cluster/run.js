@@ -1,7 +1,7 @@
 // What a cluster costs, with servers of this crate and with Node's: node benches/cluster/run.js [ROW…]
 //
 // It needs redis-server, the packages of tests/interop (`npm ci` there), and a release build of the
-// fixture: cargo build --release --features redis --example cluster_node. Each row alternates between
+// fixture: cargo build --release --features postgres,redis --example cluster_node. Each row alternates between
 // the two kinds of servers, ROUNDS times (5), and prints the medians and their ratio.
 
 import { spawn } from "node:child_process";

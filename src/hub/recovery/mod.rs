@@ -143,7 +143,8 @@ impl Recovery {
         self
     }
 
-    /// Sets how many bytes of packets are kept for one namespace.
+    /// Sets how many bytes of packets are kept for one namespace. In a [cluster](crate::cluster) whose
+    /// broker has a log it has no effect.
     ///
     /// Above the limit, the oldest packets are dropped. Clients that miss one of them do not
     /// recover.
