@@ -1,0 +1,177 @@
+//! What must not overtake the events that have departed, and changes of rooms meanwhile.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::{Later, OverLog, POLL};
+use crate::engine_io::SocketId;
+use crate::hub::member::{Member, encode};
+use crate::hub::namespace::LiveNamespace;
+use crate::hub::other_servers::Operation;
+use crate::hub::queue::Outgoing;
+use crate::hub::recovery::departures::{Behind, Step};
+use crate::hub::recovery::offset::{Mark, Offset};
+use crate::hub::selection::Target;
+use crate::protocol::Kind;
+
+impl LiveNamespace {
+    /// Sends a packet to one socket, behind the events for it that have departed.
+    pub(in crate::hub) fn send_behind(
+        &self,
+        over_log: &OverLog,
+        to: &Member,
+        behind: Behind,
+    ) -> bool {
+        let Some(store) = self.store() else {
+            return false;
+        };
+        let member = self.find(&to.id);
+        let member = member.filter(|found| std::ptr::eq(&**found, to));
+        let mut behind = Some(behind);
+        if let Some(member) = &member {
+            over_log.change(|departures| {
+                let state = self.lock();
+                let is_selected = |target: &Target| state.rooms.is_recipient(&to.id, target);
+                if departures.concerns(&to.id, is_selected) {
+                    if let Some(behind) = behind.take() {
+                        departures.send_behind(Arc::clone(member), behind);
+                    }
+                }
+            });
+        }
+        let sent = behind.is_none_or(|behind| self.send_waited(&store, to, behind));
+        drop(store);
+        // The last handle of a socket is dropped under no lock.
+        drop(member);
+        sent
+    }
+
+    /// Sends what waits for a socket, before it is disconnected.
+    pub(in crate::hub) fn flush_departed(self: &Arc<Self>, member: &Member) {
+        let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) else {
+            return;
+        };
+        let mut later = Later::new(self);
+        let Some(store) = self.store() else {
+            return;
+        };
+        let is_selected = |target: &Target| self.lock().rooms.is_recipient(&member.id, target);
+        let is_member = |other: &Arc<Member>| std::ptr::eq(&**other, member);
+        let steps =
+            over_log.change(|departures| departures.take_for(&member.id, is_selected, is_member));
+        for step in steps {
+            match step {
+                Step::DeliverUnnumbered(departed, _) => {
+                    if let Operation::Emit {
+                        mut payload,
+                        volatile,
+                    } = departed.operation
+                    {
+                        store.mark_volatile(&mut payload);
+                        member.send_outgoing(&Outgoing {
+                            packet: encode(self, Kind::Event, None, payload),
+                            volatile,
+                            mark: match departed.is_local {
+                                true => Mark::None,
+                                false => Mark::Unnumbered(0),
+                            },
+                        });
+                    }
+                }
+                Step::Send(other, behind) => {
+                    self.send_waited(&store, member, behind);
+                    later.members.push(other);
+                }
+                Step::Deliver(_) | Step::Keep(_) | Step::Save(_) => {}
+            }
+        }
+        over_log.steps_done();
+        drop(store);
+    }
+
+    /// Records for which departed events a socket is meant, before it joins or leaves a room. The caller
+    /// holds the lock of the store.
+    pub(in crate::hub) fn note_room(&self, id: &SocketId, room: &str) {
+        let names = |target: &Target| {
+            let mut names = target.rooms.iter().chain(&target.except);
+            names.any(|name| **name == *room)
+        };
+        self.note(id, names, |target| {
+            self.lock().rooms.is_recipient(id, target)
+        });
+    }
+
+    /// Records that the events that have departed are not for a new socket. The caller holds the lock of
+    /// the store.
+    pub(in crate::hub::recovery) fn note_new(&self, id: &SocketId) {
+        let is_for_all = |target: &Target| {
+            let own = |name: &Arc<str>| **name == *id.as_str();
+            target.rooms.is_empty() || target.rooms.iter().any(own)
+        };
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| departures.note_new(id, is_for_all));
+        }
+    }
+
+    /// Records that the operations on rooms that have departed are still to be done to a restored socket.
+    /// The caller holds the lock of the store.
+    pub(in crate::hub::recovery) fn note_restored(&self, id: &SocketId) {
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| departures.note_restored(id));
+        }
+    }
+
+    /// Records for which departed events a socket is meant, before it leaves. The caller holds the lock
+    /// of the store.
+    pub(in crate::hub) fn note_leaving(&self, id: &SocketId) {
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| {
+                let state = self.lock();
+                departures.note_leaving(id, |target| state.rooms.is_recipient(id, target));
+            });
+        }
+    }
+
+    pub(super) fn note(
+        &self,
+        id: &SocketId,
+        is_changed: impl Fn(&Target) -> bool,
+        is_selected: impl Fn(&Target) -> bool,
+    ) {
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| departures.note(id, is_changed, is_selected));
+        }
+    }
+
+    /// Forgets the events that may come back from the log: it does not have them any more.
+    pub(super) fn forget_late(self: &Arc<Self>, at: Offset) {
+        if let (Some(over_log), Some(_store)) = (self.over_log(), self.store()) {
+            over_log.change(|departures| departures.forget_late(at));
+        }
+    }
+
+    /// Waits until a suspended socket is saved that waits behind events.
+    pub(crate) async fn saved(&self, id: &SocketId) {
+        let Some(over_log) = self.over_log() else {
+            return;
+        };
+        loop {
+            let mut saved = pin!(over_log.saved.notified());
+            saved.as_mut().enable();
+            let store = self.store();
+            let is_waiting = over_log.departures.lock().saves(id);
+            drop(store);
+            if !is_waiting {
+                return;
+            }
+            saved.await;
+        }
+    }
+
+    /// Waits until everything that has departed has come back, or was delivered without an offset.
+    pub(crate) async fn departed(&self) {
+        while self.over_log().is_some_and(OverLog::is_busy) {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
