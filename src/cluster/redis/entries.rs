@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisResult, Value};
 
+use super::connection::Connection;
 use super::link::reply_within;
 use super::streams::{AFTER, NUMBER};
 use crate::cluster::message::RequestId;
@@ -80,7 +80,7 @@ impl Entry {
 /// Returns the id of the first entry of a stream, and that of the last one that it has ever had.
 pub(super) async fn ends(
     name: &str,
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
 ) -> RedisResult<(Option<Position>, Position)> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(name);

@@ -42,6 +42,11 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Returns the stream of a namespace.
+    fn stream(&self, _namespace: &str) -> Option<String> {
+        None
+    }
+
     /// Returns the command that tells servers with an old adapter that a server is alive. Returns
     /// `None` if they need none.
     fn heartbeat(&self, _namespace: &str, _server: &str) -> Option<Cmd> {

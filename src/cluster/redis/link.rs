@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    PushKind, RedisResult, ServerError, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisResult, ServerError, Value,
 };
 use tokio::sync::mpsc;
+
+use super::connection::{Connection, Nodes};
 
 /// How long Redis may take to accept a connection, and to answer a short command.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,14 +32,19 @@ const MAX_RECEIVED: usize = 32 << 20;
 /// Returns a client for a URL. It speaks RESP3, so that subscriptions and commands share a
 /// connection.
 pub(super) fn client(url: &str) -> RedisResult<Client> {
+    Client::open(info(url)?)
+}
+
+/// Returns how to connect to a URL, by RESP3.
+pub(super) fn info(url: &str) -> RedisResult<ConnectionInfo> {
     let info = url.into_connection_info()?;
     let settings = info.redis_settings().clone();
-    Client::open(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+    Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
 }
 
 /// A connection to Redis.
 pub(super) struct Link {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     id: Option<Id>,
 }
 
@@ -66,48 +73,34 @@ impl Id {
 impl Link {
     /// Connects. Messages of subscriptions go to `received`.
     pub(super) async fn connect(client: &Client, received: Option<Sender>) -> RedisResult<Self> {
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(TIMEOUT))
-            // Each command has a time of its own.
-            .set_response_timeout(None);
+        let mut config = config();
         if let Some(received) = received {
             config = config.set_push_sender(move |message| received.send(message));
         }
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the rest.
-        let mut name = redis::cmd("CLIENT");
-        name.arg("SETNAME").arg("tower-socketio");
-        reply(&mut connection, &name).await?;
-        let mut info = redis::cmd("CLIENT");
-        info.arg("INFO");
-        let id = match reply(&mut connection, &info).await? {
-            Value::VerbatimString { text, .. } => Id::parse(&text),
-            Value::BulkString(text) => std::str::from_utf8(&text).ok().and_then(Id::parse),
-            _ => None,
-        };
-        Ok(Self { connection, id })
+        let (connection, id) = open(client, &config).await?;
+        Ok(Self {
+            connection: Connection::One(connection),
+            id,
+        })
+    }
+
+    /// Uses the connections to the nodes of a Redis Cluster.
+    pub(super) fn to_nodes(nodes: &Arc<dyn Nodes>) -> Self {
+        Self {
+            connection: Connection::Cluster(Arc::clone(nodes)),
+            id: None,
+        }
     }
 
     /// Returns when the connection does not answer in time, unless `is_active` says that it is alive.
     pub(super) async fn watch(
-        connection: MultiplexedConnection,
-        mut is_active: impl FnMut() -> bool,
+        connection: Connection,
+        is_active: impl FnMut() -> bool,
     ) -> redis::RedisError {
-        loop {
-            tokio::time::sleep(CHECK_INTERVAL).await;
-            is_active();
-            let mut connection = connection.clone();
-            let ping = redis::cmd("PING");
-            // A refusal is an answer, too.
-            let pong = connection.send_packed_command(&ping);
-            match tokio::time::timeout(CHECK_TIMEOUT, pong).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return error,
-                Err(_) if is_active() => {}
-                Err(_) => return NO_ANSWER.into(),
-            }
+        match connection {
+            Connection::One(connection) => watch(connection, is_active).await,
+            // Each of them is watched on its own.
+            Connection::Cluster(_) => std::future::pending().await,
         }
     }
 
@@ -115,52 +108,122 @@ impl Link {
         self.id.take()
     }
 
-    /// Ends former connections of this server. A connection whose network is gone stays open in
-    /// Redis for minutes, and counts as a server.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the connection ends. The former connections are then kept for the next attempt.
+    /// Ends former connections of this server: see [`kill`].
     pub(super) async fn kill(&mut self, former: &mut Vec<Option<Id>>) -> RedisResult<()> {
-        while let Some(id) = former.last() {
-            let refused = match id {
-                Some(id) => {
-                    let mut kill = redis::cmd("CLIENT");
-                    kill.arg("KILL").arg("ID").arg(&id.number);
-                    kill.arg("ADDR").arg(&id.address);
-                    match reply(&mut self.connection, &kill).await? {
-                        Value::ServerError(error) => Some(format!("{error:?}")),
-                        _ => None,
-                    }
-                }
-                None => Some("its id is not known".to_owned()),
-            };
-            if let Some(reason) = refused {
-                tracing::warn!(
-                    target: "tower_socketio::cluster",
-                    %reason,
-                    "a former connection cannot be ended: until Redis notices its end, it counts as \
-                     a server, and questions to other servers time out"
-                );
-            }
-            former.pop();
+        match &mut self.connection {
+            Connection::One(connection) => kill(connection, former).await,
+            Connection::Cluster(_) => Ok(()),
         }
-        Ok(())
     }
 }
 
-const NO_ANSWER: (redis::ErrorKind, &str) = (redis::ErrorKind::Io, "Redis does not answer");
-
-/// Sends a short command. A refusal is a reply.
-pub(super) async fn reply(
-    connection: &mut MultiplexedConnection,
-    command: &Cmd,
-) -> RedisResult<Value> {
-    reply_within(TIMEOUT, connection, command).await
+/// Returns how connections are made.
+pub(super) fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIMEOUT))
+        // Each command has a time of its own.
+        .set_response_timeout(None)
 }
+
+/// Connects, and asks for the id of the connection.
+pub(super) async fn open(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<(MultiplexedConnection, Option<Id>)> {
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(config)
+        .await?;
+    // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the rest.
+    let mut name = redis::cmd("CLIENT");
+    name.arg("SETNAME").arg("tower-socketio");
+    reply_of(TIMEOUT, &mut connection, &name).await?;
+    let mut info = redis::cmd("CLIENT");
+    info.arg("INFO");
+    let id = match reply_of(TIMEOUT, &mut connection, &info).await? {
+        Value::VerbatimString { text, .. } => Id::parse(&text),
+        Value::BulkString(text) => std::str::from_utf8(&text).ok().and_then(Id::parse),
+        _ => None,
+    };
+    Ok((connection, id))
+}
+
+/// Returns when a connection does not answer in time, unless `is_active` says that it is alive.
+pub(super) async fn watch(
+    connection: MultiplexedConnection,
+    mut is_active: impl FnMut() -> bool,
+) -> redis::RedisError {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        is_active();
+        let mut connection = connection.clone();
+        let ping = redis::cmd("PING");
+        // A refusal is an answer, too.
+        let pong = connection.send_packed_command(&ping);
+        match tokio::time::timeout(CHECK_TIMEOUT, pong).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return error,
+            Err(_) if is_active() => {}
+            Err(_) => return NO_ANSWER.into(),
+        }
+    }
+}
+
+/// Ends former connections of this server. A connection whose network is gone stays open in
+/// Redis for minutes, and counts as a server.
+///
+/// # Errors
+///
+/// Fails if the connection ends. The former connections are then kept for the next attempt.
+pub(super) async fn kill(
+    connection: &mut MultiplexedConnection,
+    former: &mut Vec<Option<Id>>,
+) -> RedisResult<()> {
+    while let Some(id) = former.last() {
+        let refused = match id {
+            Some(id) => {
+                let mut kill = redis::cmd("CLIENT");
+                kill.arg("KILL").arg("ID").arg(&id.number);
+                kill.arg("ADDR").arg(&id.address);
+                match reply_of(TIMEOUT, connection, &kill).await? {
+                    Value::ServerError(error) => Some(format!("{error:?}")),
+                    _ => None,
+                }
+            }
+            None => Some("its id is not known".to_owned()),
+        };
+        if let Some(reason) = refused {
+            tracing::warn!(
+                target: "tower_socketio::cluster",
+                %reason,
+                "a former connection cannot be ended: until Redis notices its end, it counts as \
+                 a server, and questions to other servers time out"
+            );
+        }
+        former.pop();
+    }
+    Ok(())
+}
+
+pub(super) const NO_ANSWER: (redis::ErrorKind, &str) =
+    (redis::ErrorKind::Io, "Redis does not answer");
 
 /// Sends a command. A refusal is a reply.
 pub(super) async fn reply_within(
+    timeout: Duration,
+    connection: &mut Connection,
+    command: &Cmd,
+) -> RedisResult<Value> {
+    match connection {
+        Connection::One(connection) => reply_of(timeout, connection, command).await,
+        Connection::Cluster(nodes) => {
+            let reply = tokio::time::timeout(timeout, nodes.reply(command)).await;
+            reply.unwrap_or_else(|_| Err(NO_ANSWER.into()))
+        }
+    }
+}
+
+/// Sends a command on one connection. A refusal is a reply.
+pub(super) async fn reply_of(
     timeout: Duration,
     connection: &mut MultiplexedConnection,
     command: &Cmd,
@@ -173,7 +236,7 @@ pub(super) async fn reply_within(
 /// Sends commands, and returns their replies. A refused command has an error as its reply. `bytes` is
 /// their length, about.
 pub(super) async fn send(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Connection,
     commands: &Pipeline,
     bytes: usize,
 ) -> RedisResult<Vec<Value>> {
@@ -181,6 +244,18 @@ pub(super) async fn send(
     if commands.is_empty() {
         return Ok(Vec::new());
     }
+    match connection {
+        Connection::One(connection) => send_on(connection, commands, bytes).await,
+        Connection::Cluster(nodes) => nodes.send(commands).await,
+    }
+}
+
+/// Sends commands on one connection: see [`send`].
+pub(super) async fn send_on(
+    connection: &mut MultiplexedConnection,
+    commands: &Pipeline,
+    bytes: usize,
+) -> RedisResult<Vec<Value>> {
     let timeout = TIMEOUT + Duration::from_secs((bytes / MIN_RATE) as u64);
     let replies = connection.send_packed_commands(commands, 0, commands.len());
     tokio::time::timeout(timeout, replies)
@@ -224,6 +299,25 @@ pub(super) struct NotReceived;
 
 impl Sender {
     fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
+        let queued = self.queue(message);
+        if queued.is_err() {
+            // The receiver ends the connection when it sees this.
+            let end = PushInfo {
+                kind: PushKind::Disconnection,
+                data: Vec::new(),
+            };
+            self.bytes.fetch_add(cost(&end), Ordering::Relaxed);
+            let _ = self.sender.send(end);
+        }
+        queued
+    }
+
+    /// Queues a message.
+    ///
+    /// # Errors
+    ///
+    /// Fails if too many wait. The connection must be ended then.
+    pub(super) fn queue(&self, message: PushInfo) -> Result<(), NotReceived> {
         self.activity.fetch_add(1, Ordering::Relaxed);
         // Confirmations of subscriptions arrive as replies, too.
         if !matches!(
@@ -236,12 +330,8 @@ impl Sender {
         let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // One message may be longer.
         if waiting > 0 && waiting + bytes > MAX_RECEIVED {
-            // The receiver ends the connection when it sees this.
-            let end = PushInfo {
-                kind: PushKind::Disconnection,
-                data: Vec::new(),
-            };
-            let _ = self.sender.send(end);
+            // The other nodes of a Redis Cluster go on.
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(NotReceived);
         }
         self.sender.send(message).map_err(|_| NotReceived)

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_core::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisResult, ServerError, Value};
 
+use super::connection::Connection;
 use super::entries::{Entry, Position, READ_TIMEOUT, ends, entries, id, text};
+use super::form::Form;
 use super::link::{refused, reply_within};
 use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::{Done, Envelope};
@@ -123,9 +124,11 @@ impl Log {
     /// Finds the ends of the streams, and which of the unconfirmed messages have arrived.
     pub(super) async fn connect(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
+        form: &dyn Form,
     ) -> RedisResult<()> {
-        let mut arrived = None;
+        // The last own entry in each stream: streams may be on several nodes of a Redis Cluster.
+        let mut arrived = HashMap::<&str, u64>::new();
         for stream in &mut self.streams {
             let (first, last) = ends(&stream.name, connection).await?;
             match stream.position {
@@ -159,8 +162,12 @@ impl Log {
                     for (id, entry) in &entries {
                         from = *id;
                         let sent = self.unconfirmed.front().map(|first| &first.envelope.from);
-                        if sent.is_some_and(|me| **me == *entry.uid) {
-                            arrived = arrived.max(entry.number);
+                        if let Some(number) = entry
+                            .number
+                            .filter(|_| sent.is_some_and(|me| **me == *entry.uid))
+                        {
+                            let last = arrived.entry(&stream.name).or_default();
+                            *last = number.max(*last);
                         }
                     }
                     if entries.len() < self.read_count {
@@ -171,12 +178,13 @@ impl Log {
             stream.confirmed = last;
         }
         // Redis handles the commands of a connection in their order.
-        while let (Some(first), Some(arrived)) = (self.unconfirmed.front(), arrived) {
-            if first.number > arrived {
-                break;
-            }
-            if let Some(message) = self.unconfirmed.pop_front() {
+        for message in std::mem::take(&mut self.unconfirmed) {
+            let stream = form.stream(message.envelope.namespace());
+            let last = stream.and_then(|name| arrived.get(&*name).copied());
+            if last.is_some_and(|last| message.number <= last) {
                 message.done.published();
+            } else {
+                self.unconfirmed.push_back(message);
             }
         }
         // They fail when a connection ends.
@@ -193,7 +201,7 @@ impl Log {
     /// Finds out whether entries after these positions were removed before they were read.
     pub(super) async fn check_gap(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         behind: Vec<(String, Position)>,
     ) -> RedisResult<()> {
         for (name, position) in behind {
@@ -276,7 +284,7 @@ impl Log {
     /// Begins to read the next entries. `blocks` says whether Redis waits for one.
     pub(super) fn ask(
         &self,
-        connection: &MultiplexedConnection,
+        connection: &Connection,
         blocks: bool,
     ) -> BoxFuture<'static, RedisResult<Value>> {
         let (mut connection, read) = (connection.clone(), self.read(blocks));

@@ -20,8 +20,8 @@ pub(super) struct StreamsForm {
 }
 
 impl StreamsForm {
-    /// Returns the stream of a namespace.
-    fn stream(&self, namespace: &str) -> String {
+    /// Returns the name of the stream of a namespace.
+    fn stream_of(&self, namespace: &str) -> String {
         match self.count {
             1 => self.name.clone(),
             count => format!("{}-{}", self.name, index(namespace, count)),
@@ -31,7 +31,7 @@ impl StreamsForm {
     /// Returns the command that adds an entry. Servers ignore fields that they do not know.
     pub(super) fn add(&self, namespace: &str, uid: &str, kind: u8) -> Cmd {
         let mut add = redis::cmd("XADD");
-        add.arg(self.stream(namespace));
+        add.arg(self.stream_of(namespace));
         add.arg("MAXLEN").arg("~").arg(self.max_len).arg("*");
         add.arg("uid").arg(uid).arg("nsp").arg(namespace);
         add.arg("type").arg(kind);
@@ -109,6 +109,10 @@ impl Form for StreamsForm {
         }
     }
 
+    fn stream(&self, namespace: &str) -> Option<String> {
+        Some(self.stream_of(namespace))
+    }
+
     fn heartbeat(&self, namespace: &str, server: &str) -> Option<Cmd> {
         let mut heartbeat = self.add(namespace, server, wire::kind::HEARTBEAT);
         // Servers of this crate answer no heartbeat with a number.
@@ -142,9 +146,9 @@ mod tests {
             count,
             max_len: 10,
         };
-        assert_eq!(form(1).stream("/notifications"), "socket.io");
+        assert_eq!(form(1).stream_of("/notifications"), "socket.io");
         assert_eq!(form(1).streams(), ["socket.io"]);
-        assert_eq!(form(4).stream("/notifications"), "socket.io--3");
+        assert_eq!(form(4).stream_of("/notifications"), "socket.io--3");
         let streams = ["socket.io--1", "socket.io-0", "socket.io-1"];
         assert_eq!(form(2).streams(), streams);
     }
