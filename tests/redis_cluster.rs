@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use tower_socketio::cluster::{ClusterStatus, Mode, Redis, Streams, Subscriptions};
 use tower_socketio::testing::{Client, conformance};
-use tower_socketio::{Namespace, Socket, SocketIo};
+use tower_socketio::{Args, Namespace, Socket, SocketIo};
 
 /// How long something may take that takes a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -215,7 +215,12 @@ impl Cluster {
         {
             from.run(&format!("migrate 127.0.0.1 {} {key} 0 5000", to.port));
         }
-        for node in [to, from].into_iter().chain(&self.nodes) {
+        let others = self
+            .nodes
+            .iter()
+            .filter(|node| node.id != to.id && node.id != from.id);
+        // Once on each: a node that is told again ends the subscriptions of the slot.
+        for node in [to, from].into_iter().chain(others) {
             node.run(&format!("cluster setslot {slot} node {}", to.id));
         }
     }
@@ -236,6 +241,8 @@ impl Server {
         });
         let (layer, io) = SocketIo::builder()
             .namespace("/", namespace)
+            .max_rooms(20_000)
+            .max_kept(64 << 20)
             .cluster(redis.clone())
             .build();
         let app = Router::new().layer(layer);
@@ -329,7 +336,7 @@ impl Traffic {
     fn send(&mut self, server: &Server) {
         for room in 0..ROOMS {
             let broadcast = server.io.to(format!("room-{room}"));
-            broadcast.emit("n", (room, self.sent));
+            broadcast.emit("n", Args((room, self.sent)));
         }
         self.sent += 1;
     }
@@ -528,7 +535,7 @@ async fn a_master_without_a_replica() {
     assert!(!b.status().reason.is_empty());
     // The others go on.
     a.io.to(format!("room-{there}"))
-        .emit("n", (there, u64::MAX));
+        .emit("n", Args((there, u64::MAX)));
     let arrives = async {
         loop {
             let mut event = client.expect("n").await;

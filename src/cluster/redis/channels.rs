@@ -228,17 +228,16 @@ impl Channels {
         !lost.is_empty()
     }
 
-    /// Moves the subscriptions whose slots have another master. Returns the former ones, to end them.
-    pub(super) fn relocate(&mut self, topology: &Topology) -> Plan {
+    /// Moves the subscriptions whose slots have another master, if two nodes say so that were asked some
+    /// time apart: one that was asked alone may have an old view. Returns the former ones, to end them.
+    pub(super) fn relocate(&mut self, topology: &Topology, before: &Topology) -> Plan {
         let mut former = Plan::new();
         for (subscription, channel) in &self.channels {
-            let (Some(now), Some(owner)) = (
-                channel.place.address(),
-                owner(topology, channel.place.address(), subscription),
-            ) else {
+            let Some(now) = channel.place.address() else {
                 continue;
             };
-            if now != owner {
+            let owners = [topology, before].map(|view| owner(view, Some(now), subscription));
+            if owners[0].is_some_and(|owner| owner != now) && owners[0] == owners[1] {
                 let at_former = former.entry(now.clone()).or_default();
                 at_former.push(subscription.clone());
             }
@@ -421,11 +420,13 @@ mod tests {
         for (at, each) in [(1, &x), (2, &y), (1, &all)] {
             channels.made(&node(at), each);
         }
+        let before = topology.clone();
         topology.set_owner(slot(b"x"), node(2));
-        let former = channels.relocate(&topology);
+        assert!(channels.relocate(&topology, &before).is_empty());
+        let former = channels.relocate(&topology, &topology);
         assert_eq!(former[&node(1)], std::slice::from_ref(&x));
         let (plan, _) = channels.plan(&topology, Some(&node(1)), |_| false);
         assert_eq!(plan[&node(2)], std::slice::from_ref(&x));
-        assert!(channels.relocate(&topology).is_empty());
+        assert!(channels.relocate(&topology, &topology).is_empty());
     }
 }

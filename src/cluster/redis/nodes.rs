@@ -30,6 +30,9 @@ use crate::clock::now;
 use crate::random::random;
 use crate::sync::Mutex;
 
+/// The slot whose master gets what all nodes get.
+const ANY_SLOT: u16 = 0;
+
 /// How long a command waits for a node that is not there, or for a slot without a master. Redis promotes
 /// a replica after 15 seconds by default.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -124,10 +127,8 @@ pub(super) struct Shared {
     pub(super) receiving: Mutex<Receiving>,
     /// The receiver of the messages of subscriptions.
     pub(super) received: Mutex<Option<Sender>>,
-    /// The node that gets what all nodes get.
-    any: Mutex<Option<Address>>,
-    /// Since when the masters of slots are not there. `None` is the key of `any`.
-    failing: Mutex<HashMap<Option<u16>, Instant>>,
+    /// Since when the masters of slots are not there.
+    failing: Mutex<HashMap<u16, Instant>>,
     pub(super) status: Mutex<Status>,
     /// Notified when the keeper has something to do.
     pub(super) work: Notify,
@@ -184,7 +185,6 @@ impl Shared {
             reads: StreamReads::new(seeds.info.clone()),
             receiving: Mutex::default(),
             received: Mutex::default(),
-            any: Mutex::default(),
             failing: Mutex::default(),
             status: Mutex::default(),
             work: Notify::new(),
@@ -294,42 +294,17 @@ impl Shared {
         self.senders.get(&key, |config, _, _| config, on_end).await
     }
 
-    /// Returns the node that gets what all nodes get.
+    /// Returns the node that gets what all nodes get. All servers use the same one, so that what one of
+    /// them has published there has arrived when another one has an answer of that node.
     pub(super) fn any(&self) -> Option<Address> {
-        let topology = self.topology();
-        let mut any = self.any.lock();
-        if any
-            .as_ref()
-            .is_none_or(|any| !topology.nodes().contains(any))
-        {
-            let masters: Vec<_> = topology.masters().collect();
-            let [chance] = random();
-            let chosen = masters.get(usize::from(chance) % masters.len().max(1));
-            *any = chosen.map(|address| (*address).clone());
-        }
-        any.clone()
-    }
-
-    /// Lets another node get what all nodes get, because this one is not there.
-    pub(super) fn leave_any(&self, address: &Address) {
-        let topology = self.topology();
-        let masters: Vec<_> = topology.masters().collect();
-        let at = masters.iter().position(|master| *master == address);
-        let next = at.map_or(0, |at| (at + 1) % masters.len().max(1));
-        let mut any = self.any.lock();
-        if any.as_ref() == Some(address) {
-            *any = masters.get(next).map(|address| (*address).clone());
-        }
+        self.topology().owner(ANY_SLOT).cloned()
     }
 
     /// Finds out whether masters that were not there are there again.
     pub(super) async fn probe(self: &Arc<Self>) {
         let failing: Vec<_> = self.failing.lock().keys().copied().collect();
         for slot in failing {
-            let owner = match slot {
-                Some(slot) => self.topology().owner(slot).cloned(),
-                None => self.any(),
-            };
+            let owner = self.topology().owner(slot).cloned();
             if let Some(owner) = owner {
                 if self.sender(&owner).await.is_ok() {
                     self.works(slot);
@@ -343,7 +318,7 @@ impl Shared {
         !self.failing.lock().is_empty()
     }
 
-    fn works(&self, slot: Option<u16>) {
+    fn works(&self, slot: u16) {
         let mut failing = self.failing.lock();
         if failing.is_empty() || failing.remove(&slot).is_none() || !failing.is_empty() {
             return;
@@ -354,7 +329,7 @@ impl Shared {
     }
 
     /// Records that the master of a slot is not there. Returns since when.
-    fn fails(&self, slot: Option<u16>, reason: &RedisError) -> Instant {
+    fn fails(&self, slot: u16, reason: &RedisError) -> Instant {
         let since = *self.failing.lock().entry(slot).or_insert_with(now);
         let mut status = self.status.lock();
         if status.sending.is_none() {
@@ -368,10 +343,10 @@ impl Shared {
 }
 
 /// Commands that one node must carry out together: one, or those from `MULTI` to `EXEC`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Group {
     commands: Range<usize>,
-    slot: Option<u16>,
+    slot: u16,
     is_pub_sub: bool,
     /// The command that counts subscribers on all nodes.
     sum: Option<usize>,
@@ -399,6 +374,7 @@ fn groups(commands: &[&Cmd]) -> Vec<Group> {
             Destination::Slot(slot) => Some(slot),
             Destination::Any | Destination::All => None,
         });
+        let slot = slot.unwrap_or(ANY_SLOT);
         let sum = found
             .iter()
             .find(|(_, command)| command.to == Destination::All);
@@ -416,6 +392,19 @@ fn groups(commands: &[&Cmd]) -> Vec<Group> {
     groups
 }
 
+/// Returns the groups that may be sent at once. A message of pub/sub and an entry of a stream, which
+/// may be on different nodes, keep their order: a question follows the messages before it.
+fn phases(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    let mut phases: Vec<Vec<Group>> = Vec::new();
+    for group in groups {
+        match phases.last_mut() {
+            Some(phase) if phase[0].is_pub_sub == group.is_pub_sub => phase.push(group),
+            _ => phases.push(vec![group]),
+        }
+    }
+    phases
+}
+
 /// What became of commands that were sent to a node.
 enum Sent {
     Replies(Vec<Value>),
@@ -429,18 +418,33 @@ impl Shared {
     pub(super) async fn send(self: &Arc<Self>, commands: &Pipeline) -> RedisResult<Vec<Value>> {
         let commands: Vec<_> = commands.cmd_iter().collect();
         let mut replies = vec![Value::Nil; commands.len()];
-        let mut pending = groups(&commands);
+        for phase in phases(groups(&commands)) {
+            self.send_groups(phase, &commands, &mut replies).await?;
+        }
+        Ok(replies)
+    }
+
+    /// Sends groups of commands until all have replies.
+    async fn send_groups(
+        self: &Arc<Self>,
+        mut pending: Vec<Group>,
+        commands: &[&Cmd],
+        replies: &mut [Value],
+    ) -> RedisResult<()> {
         let (mut redirects, mut delay) = (0, RETRY.0);
         let begin = now();
-        let mut has_checked_counts = false;
+        let mut counts: Vec<_> = pending
+            .iter()
+            .filter(|group| group.is_shard_count)
+            .cloned()
+            .collect();
         while !pending.is_empty() {
-            let round = self.send_once(pending, &commands, &mut replies).await?;
+            let round = self.send_once(pending, commands, replies).await?;
             pending = round.left;
             if pending.is_empty() {
-                if std::mem::replace(&mut has_checked_counts, true) {
-                    break;
-                }
-                pending = self.check_counts(&commands, &replies).await;
+                pending = self
+                    .check_counts(std::mem::take(&mut counts), replies)
+                    .await;
                 continue;
             }
             redirects += 1;
@@ -475,7 +479,7 @@ impl Shared {
                 let _ = self.refresh().await;
             }
         }
-        Ok(replies)
+        Ok(())
     }
 
     /// Sends groups of commands once, each to its node.
@@ -490,10 +494,7 @@ impl Shared {
         let topology = self.topology();
         for mut group in groups {
             let ask = group.ask.clone();
-            let node = ask.or_else(|| match group.slot {
-                Some(slot) => topology.owner(slot).cloned(),
-                None => self.any(),
-            });
+            let node = ask.or_else(|| topology.owner(group.slot).cloned());
             match node {
                 Some(node) => nodes.entry(node).or_default().push(group),
                 None => {
@@ -514,14 +515,12 @@ impl Shared {
                     self.handle(&node, groups, &sums, received, replies, &mut round);
                 }
                 Sent::Failed(error) => {
-                    self.leave_any(&node);
                     for mut group in groups {
                         group.ask = None;
                         round.leave(group, Some(error.clone()));
                     }
                 }
                 Sent::Unknown(error) => {
-                    self.leave_any(&node);
                     self.work.notify_one();
                     // The replies of pub/sub stay unknown.
                     if groups.iter().any(|group| !group.is_pub_sub) {
@@ -652,22 +651,21 @@ impl Shared {
 
     /// Returns the groups that count subscribers to send again: they have found none, and the slot has
     /// another master.
-    async fn check_counts(self: &Arc<Self>, commands: &[&Cmd], replies: &[Value]) -> Vec<Group> {
-        let mut none = groups(commands);
-        none.retain(|group| {
-            group.is_shard_count && count(&replies[group.commands.start]) == Some(0)
-        });
-        if none.is_empty() {
-            return none;
+    async fn check_counts(
+        self: &Arc<Self>,
+        mut counts: Vec<Group>,
+        replies: &[Value],
+    ) -> Vec<Group> {
+        counts.retain(|group| count(&replies[group.commands.start]) == Some(0));
+        if counts.is_empty() {
+            return counts;
         }
         let before = self.topology();
+        // Without an answer the counts stay as they are.
         let _ = self.refresh().await;
         let after = self.topology();
-        none.retain(|group| {
-            let slot = group.slot.unwrap_or_default();
-            before.owner(slot) != after.owner(slot)
-        });
-        none
+        counts.retain(|group| before.owner(group.slot) != after.owner(group.slot));
+        counts
     }
 }
 
@@ -689,11 +687,8 @@ impl Round {
     }
 }
 
-pub(super) fn no_master(slot: Option<u16>) -> RedisError {
-    let text = match slot {
-        Some(slot) => format!("the slot {slot} has no master"),
-        None => "no node of the cluster is there".to_owned(),
-    };
+pub(super) fn no_master(slot: u16) -> RedisError {
+    let text = format!("the slot {slot} has no master");
     redis::make_extension_error("CLUSTERDOWN".to_owned(), Some(text))
 }
 

@@ -21,7 +21,7 @@ use super::form::{Subscription, SubscriptionKind};
 use super::link::{self, NotReceived};
 use super::nodes::Shared;
 use super::pool::{Key, Open};
-use super::slots::{Address, Redirect};
+use super::slots::{Address, Redirect, Topology};
 use super::subscribed::Changes;
 use crate::clock::now;
 use crate::random::random;
@@ -31,6 +31,9 @@ const MAX_PIPELINE: usize = 1_000;
 
 /// How often the nodes are asked for their slots.
 const REFRESH: Duration = Duration::from_secs(30);
+
+/// How long an old view of the slots may last.
+const VIEWS_APART: Duration = Duration::from_secs(5);
 
 /// The time between two attempts while subscriptions wait: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -353,7 +356,6 @@ impl Worked {
         drop(receiving);
         self.is_refused = !subscribe.is_empty();
         self.error = self.is_refused.then(|| format!("{}: {error}", self.node));
-        shared.leave_any(&self.node);
     }
 }
 
@@ -383,8 +385,10 @@ enum Done {
 
 /// Keeps the subscriptions. It ends when it is dropped.
 pub(super) async fn keep(shared: Arc<Shared>) {
+    let before = (now(), shared.topology());
     let mut keeper = Keeper {
         shared,
+        before,
         jobs: FuturesUnordered::new(),
         busy: HashSet::new(),
         held: HashMap::new(),
@@ -422,6 +426,8 @@ struct Keeper {
     delay: Duration,
     /// How many times in a row subscriptions were redirected.
     redirects: usize,
+    /// The slots as they were some time ago.
+    before: (Instant, Arc<Topology>),
 }
 
 impl Keeper {
@@ -535,9 +541,15 @@ impl Keeper {
 
     /// Moves the subscriptions whose slots have another master.
     fn relocate(&mut self) {
+        let (at, before) = &self.before;
+        if now().saturating_duration_since(*at) < VIEWS_APART {
+            return;
+        }
+        let before = Arc::clone(before);
         let topology = self.shared.topology();
+        self.before = (now(), Arc::clone(&topology));
         let mut receiving = self.shared.receiving.lock();
-        let former = receiving.channels.relocate(&topology);
+        let former = receiving.channels.relocate(&topology, &before);
         for (address, mut subscriptions) in former {
             // A node that is not there has none.
             if receiving.open.contains_key(&address) {

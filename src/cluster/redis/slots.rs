@@ -271,7 +271,7 @@ fn node_address(node: &Value, sender: &Address) -> Option<Address> {
 pub(super) enum Destination {
     /// The master of a slot.
     Slot(u16),
-    /// Any node, and always the same one: a message of pub/sub, which reaches all nodes.
+    /// Any node, if it is always the same one: a message of pub/sub, which reaches all nodes.
     Any,
     /// All nodes: the number of their subscribers is the sum.
     All,

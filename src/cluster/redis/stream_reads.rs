@@ -126,7 +126,7 @@ impl Shared {
                     let slot = slot(part.stream.as_bytes());
                     let topology = self.topology();
                     let owner = topology.owner(slot).cloned();
-                    owner.ok_or_else(|| super::nodes::no_master(Some(slot)))?
+                    owner.ok_or_else(|| super::nodes::no_master(slot))?
                 }
             };
             let key = Key {
