@@ -6,6 +6,7 @@ mod programs;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ const SLOTS: u16 = 16_384;
 /// A node of a Redis Cluster. It ends when this is dropped.
 struct Node {
     process: Child,
+    folder: PathBuf,
     port: u16,
     bus_port: u16,
     id: String,
@@ -35,21 +37,25 @@ impl Node {
             let free = free.expect("a port");
             free.local_addr().expect("an address").port()
         });
-        let nodes = format!("nodes-{port}.conf");
+        // A replica writes what it gets into its folder, and a node reads what is there.
+        let folder =
+            std::env::temp_dir().join(format!("redis-cluster-{port}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
         #[rustfmt::skip]
         let options = [
             "--port", &port.to_string(), "--cluster-port", &bus_port.to_string(), "--bind", "127.0.0.1",
             "--save", "", "--appendonly", "no", "--cluster-enabled", "yes",
-            "--cluster-node-timeout", "1000", "--cluster-config-file", &nodes,
+            "--cluster-node-timeout", "1000",
         ];
         let process = Command::new("redis-server")
             .args(options)
-            .current_dir(std::env::temp_dir())
+            .current_dir(&folder)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
         let mut node = Self {
             process,
+            folder,
             port,
             bus_port,
             id: String::new(),
@@ -90,8 +96,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
-        let nodes = format!("nodes-{}.conf", self.port);
-        let _ = std::fs::remove_file(std::env::temp_dir().join(nodes));
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

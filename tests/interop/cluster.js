@@ -10,7 +10,7 @@ import { createAdapter, createShardedAdapter } from "@socket.io/redis-adapter";
 import { createAdapter as createStreamsAdapter } from "@socket.io/redis-streams-adapter";
 import IoRedis from "ioredis";
 import IoRedisV5 from "ioredis-v5";
-import { createClient } from "redis";
+import { createClient, createCluster } from "redis";
 import { createAdapter as createAdapterV7 } from "redis-adapter-v7";
 import { createAdapter as createStreamsAdapterV02 } from "redis-streams-adapter-v0.2";
 import { createClient as createClientV5 } from "redis-v5";
@@ -37,7 +37,7 @@ process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
 process.once("SIGTERM", () => process.exit(1));
 
 /** A program that ends with the tests at the latest. */
-function run(program, args, options) {
+export function run(program, args, options) {
   const child = spawn(program, args.map(String), options);
   running.add(child);
   child.once("exit", () => running.delete(child));
@@ -45,7 +45,7 @@ function run(program, args, options) {
 }
 
 /** By default a command that has waited for five seconds is dropped. */
-const PATIENT = { timeout: 0 };
+export const PATIENT = { timeout: 0 };
 
 /** A Redis server that can be stopped and started again. */
 export class Redis {
@@ -87,12 +87,18 @@ export class Redis {
   }
 }
 
+/** The nodes of a Redis Cluster in a list of URLs. */
+const nodes = (urls) => urls.split(",").map((url) => ({ url }));
+const addresses = (urls) => nodes(urls).map(({ url }) => ({ host: new URL(url).hostname, port: new URL(url).port }));
+
 /** The clients of Redis that Node's servers use. */
 const DRIVERS = {
   "node-redis": (url) => createClient({ url, commandOptions: PATIENT }),
   "node-redis 5": (url) => createClientV5({ url }),
   ioredis: (url) => new IoRedis(url),
   "ioredis 5": (url) => new IoRedisV5(url),
+  "node-redis cluster": (urls) => createCluster({ rootNodes: nodes(urls), defaults: { commandOptions: PATIENT } }),
+  "ioredis cluster": (urls) => new IoRedis.Cluster(addresses(urls), { shardedSubscribers: true }),
 };
 
 const SPECIFIC = { publishOnSpecificResponseChannel: true };
@@ -251,11 +257,11 @@ const ROOM_CHANNELS = { "sharded-dynamic": "public", "sharded-dynamic-private": 
 
 /** Two servers of Node and one of this crate on one Redis, with a client on each. */
 export class Cluster {
-  /** `between` stands between Redis and the server of this crate. */
-  static async run(adapter, driver, between = async (redis) => redis) {
+  /** `between` stands between Redis and the server of this crate. `redis` is the class of that Redis. */
+  static async run(adapter, driver, between = async (redis) => redis, redis = Redis) {
     const cluster = new Cluster();
     try {
-      await cluster.#start(adapter, driver, between);
+      await cluster.#start(adapter, driver, between, redis);
       return cluster;
     } catch (error) {
       await cluster.close();
@@ -263,9 +269,9 @@ export class Cluster {
     }
   }
 
-  async #start(adapter, driver, between) {
+  async #start(adapter, driver, between, redis) {
     [this.mode] = adapter.split(" ");
-    this.redis = await Redis.run();
+    this.redis = await redis.run();
     this.between = await between(this.redis);
     this.a = await Node.run(this.redis, driver, adapter);
     this.b = await Node.run(this.redis, driver, adapter);

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, Pipeline, RedisResult, Value};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisResult, Value};
 
-use super::link::{self, Id, Link, Sender};
+use super::link::{self, Id, Sender};
 use super::subscribed::Changes;
 
 /// What an application connects to.
@@ -131,7 +132,92 @@ impl Connection {
         // The answer comes after everything that was published before.
         let mut ping = Pipeline::new();
         ping.cmd("PING");
-        link::send(self, &ping, 0).await.map(drop)
+        send(self, &ping, 0).await.map(drop)
+    }
+}
+
+/// A connection to Redis.
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    id: Option<Id>,
+}
+
+impl Link {
+    /// Connects. Messages of subscriptions go to `received`.
+    pub(super) async fn connect(client: &Client, received: Option<Sender>) -> RedisResult<Self> {
+        let mut config = link::config();
+        if let Some(received) = received {
+            config = config.set_push_sender(move |message| received.send(message));
+        }
+        let (connection, id) = link::open(client, &config).await?;
+        Ok(Self {
+            connection: Connection::One(connection),
+            id,
+        })
+    }
+
+    /// Uses the connections to the nodes of a Redis Cluster.
+    pub(super) fn to_nodes(nodes: &Arc<dyn Nodes>) -> Self {
+        Self {
+            connection: Connection::Cluster(Arc::clone(nodes)),
+            id: None,
+        }
+    }
+
+    /// Returns when the connection does not answer in time, unless `is_active` says that it is alive.
+    pub(super) async fn watch(
+        connection: Connection,
+        is_active: impl FnMut() -> bool,
+    ) -> RedisError {
+        match connection {
+            Connection::One(connection) => link::watch(connection, is_active).await,
+            // Each of them is watched on its own.
+            Connection::Cluster(_) => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn take_id(&mut self) -> Option<Id> {
+        self.id.take()
+    }
+
+    /// Ends former connections of this server: see [`link::kill`].
+    pub(super) async fn kill(&mut self, former: &mut Vec<Option<Id>>) -> RedisResult<()> {
+        match &mut self.connection {
+            Connection::One(connection) => link::kill(connection, former).await,
+            Connection::Cluster(_) => Ok(()),
+        }
+    }
+}
+
+/// Sends a command. A refusal is a reply.
+pub(super) async fn reply_within(
+    timeout: Duration,
+    connection: &mut Connection,
+    command: &Cmd,
+) -> RedisResult<Value> {
+    match connection {
+        Connection::One(connection) => link::reply_within(timeout, connection, command).await,
+        Connection::Cluster(nodes) => {
+            let reply = tokio::time::timeout(timeout, nodes.reply(command)).await;
+            reply.unwrap_or_else(|_| Err(link::NO_ANSWER.into()))
+        }
+    }
+}
+
+/// Sends commands, and returns their replies. A refused command has an error as its reply. `bytes` is
+/// their length, about.
+pub(super) async fn send(
+    connection: &mut Connection,
+    commands: &Pipeline,
+    bytes: usize,
+) -> RedisResult<Vec<Value>> {
+    // The client refuses a pipeline without commands.
+    if commands.is_empty() {
+        return Ok(Vec::new());
+    }
+    match connection {
+        Connection::One(connection) => link::send(connection, commands, bytes).await,
+        Connection::Cluster(nodes) => nodes.send(commands).await,
     }
 }
 

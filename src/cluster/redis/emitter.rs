@@ -6,9 +6,9 @@ use std::sync::Arc;
 use redis::{Pipeline, Value};
 
 use super::Redis;
-use super::connection::{Connection, Endpoint};
+use super::connection::{self, Connection, Endpoint, Link};
 use super::form::Route;
-use super::link::{self, Link};
+use super::link;
 use crate::cluster::message::{Envelope, Message};
 use crate::handles::{EmitError, EmitErrorKind};
 use crate::hub::ClusterError;
@@ -180,7 +180,7 @@ impl Emitter {
             let mut connection = self.connection().await?;
             let mut commands = Pipeline::new();
             commands.add_command(publish.command);
-            let replies = link::send(&mut connection, &commands, publish.len).await?;
+            let replies = connection::send(&mut connection, &commands, publish.len).await?;
             match replies.into_iter().next() {
                 Some(Value::ServerError(error)) => Err(error.into()),
                 // It is not known whether a node of a Redis Cluster has it.

@@ -6,8 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{ErrorKind, RedisResult, Value};
 
-use super::connection::Connection;
-use super::link::reply_within;
+use super::connection::{Connection, reply_within};
 use super::streams::{AFTER, NUMBER};
 use crate::cluster::message::RequestId;
 use crate::cluster::wire::envelope::kind;

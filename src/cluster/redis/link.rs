@@ -11,8 +11,6 @@ use redis::{
 };
 use tokio::sync::mpsc;
 
-use super::connection::{Connection, Nodes};
-
 /// How long Redis may take to accept a connection, and to answer a short command.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,12 +40,6 @@ pub(super) fn info(url: &str) -> RedisResult<ConnectionInfo> {
     Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
 }
 
-/// A connection to Redis.
-pub(super) struct Link {
-    pub(super) connection: Connection,
-    id: Option<Id>,
-}
-
 /// How Redis knows a connection, to end it from another one. Redis numbers connections from the
 /// beginning after it was started again, so a number alone may be another program's.
 #[derive(Debug)]
@@ -70,53 +62,6 @@ impl Id {
     }
 }
 
-impl Link {
-    /// Connects. Messages of subscriptions go to `received`.
-    pub(super) async fn connect(client: &Client, received: Option<Sender>) -> RedisResult<Self> {
-        let mut config = config();
-        if let Some(received) = received {
-            config = config.set_push_sender(move |message| received.send(message));
-        }
-        let (connection, id) = open(client, &config).await?;
-        Ok(Self {
-            connection: Connection::One(connection),
-            id,
-        })
-    }
-
-    /// Uses the connections to the nodes of a Redis Cluster.
-    pub(super) fn to_nodes(nodes: &Arc<dyn Nodes>) -> Self {
-        Self {
-            connection: Connection::Cluster(Arc::clone(nodes)),
-            id: None,
-        }
-    }
-
-    /// Returns when the connection does not answer in time, unless `is_active` says that it is alive.
-    pub(super) async fn watch(
-        connection: Connection,
-        is_active: impl FnMut() -> bool,
-    ) -> redis::RedisError {
-        match connection {
-            Connection::One(connection) => watch(connection, is_active).await,
-            // Each of them is watched on its own.
-            Connection::Cluster(_) => std::future::pending().await,
-        }
-    }
-
-    pub(super) fn take_id(&mut self) -> Option<Id> {
-        self.id.take()
-    }
-
-    /// Ends former connections of this server: see [`kill`].
-    pub(super) async fn kill(&mut self, former: &mut Vec<Option<Id>>) -> RedisResult<()> {
-        match &mut self.connection {
-            Connection::One(connection) => kill(connection, former).await,
-            Connection::Cluster(_) => Ok(()),
-        }
-    }
-}
-
 /// Returns how connections are made.
 pub(super) fn config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
@@ -136,10 +81,10 @@ pub(super) async fn open(
     // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the rest.
     let mut name = redis::cmd("CLIENT");
     name.arg("SETNAME").arg("tower-socketio");
-    reply_of(TIMEOUT, &mut connection, &name).await?;
+    reply_within(TIMEOUT, &mut connection, &name).await?;
     let mut info = redis::cmd("CLIENT");
     info.arg("INFO");
-    let id = match reply_of(TIMEOUT, &mut connection, &info).await? {
+    let id = match reply_within(TIMEOUT, &mut connection, &info).await? {
         Value::VerbatimString { text, .. } => Id::parse(&text),
         Value::BulkString(text) => std::str::from_utf8(&text).ok().and_then(Id::parse),
         _ => None,
@@ -184,7 +129,7 @@ pub(super) async fn kill(
                 let mut kill = redis::cmd("CLIENT");
                 kill.arg("KILL").arg("ID").arg(&id.number);
                 kill.arg("ADDR").arg(&id.address);
-                match reply_of(TIMEOUT, connection, &kill).await? {
+                match reply_within(TIMEOUT, connection, &kill).await? {
                     Value::ServerError(error) => Some(format!("{error:?}")),
                     _ => None,
                 }
@@ -210,21 +155,6 @@ pub(super) const NO_ANSWER: (redis::ErrorKind, &str) =
 /// Sends a command. A refusal is a reply.
 pub(super) async fn reply_within(
     timeout: Duration,
-    connection: &mut Connection,
-    command: &Cmd,
-) -> RedisResult<Value> {
-    match connection {
-        Connection::One(connection) => reply_of(timeout, connection, command).await,
-        Connection::Cluster(nodes) => {
-            let reply = tokio::time::timeout(timeout, nodes.reply(command)).await;
-            reply.unwrap_or_else(|_| Err(NO_ANSWER.into()))
-        }
-    }
-}
-
-/// Sends a command on one connection. A refusal is a reply.
-pub(super) async fn reply_of(
-    timeout: Duration,
     connection: &mut MultiplexedConnection,
     command: &Cmd,
 ) -> RedisResult<Value> {
@@ -236,22 +166,6 @@ pub(super) async fn reply_of(
 /// Sends commands, and returns their replies. A refused command has an error as its reply. `bytes` is
 /// their length, about.
 pub(super) async fn send(
-    connection: &mut Connection,
-    commands: &Pipeline,
-    bytes: usize,
-) -> RedisResult<Vec<Value>> {
-    // The client refuses a pipeline without commands.
-    if commands.is_empty() {
-        return Ok(Vec::new());
-    }
-    match connection {
-        Connection::One(connection) => send_on(connection, commands, bytes).await,
-        Connection::Cluster(nodes) => nodes.send(commands).await,
-    }
-}
-
-/// Sends commands on one connection: see [`send`].
-pub(super) async fn send_on(
     connection: &mut MultiplexedConnection,
     commands: &Pipeline,
     bytes: usize,
@@ -298,7 +212,7 @@ pub(super) fn channel() -> (Sender, Received) {
 pub(super) struct NotReceived;
 
 impl Sender {
-    fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
+    pub(super) fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
         let queued = self.queue(message);
         if queued.is_err() {
             // The receiver ends the connection when it sees this.

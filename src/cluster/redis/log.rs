@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use futures_core::future::BoxFuture;
 use redis::{Cmd, ErrorKind, RedisResult, ServerError, Value};
 
-use super::connection::Connection;
+use super::connection::{Connection, reply_within};
 use super::entries::{Entry, Position, READ_TIMEOUT, ends, entries, id, text};
 use super::form::Form;
-use super::link::{refused, reply_within};
+use super::link::refused;
 use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::{Done, Envelope};
 use crate::hub::other_servers::Question;

@@ -18,7 +18,8 @@
 //! | file | |
 //! |---|---|
 //! | `slots` | the slots of a Redis Cluster, and their masters |
-//! | `nodes` | the commands that are sent to the masters of their slots |
+//! | `nodes` | the connections to all nodes |
+//! | `masters` | the commands that are sent to the masters of their slots |
 //! | `stream_reads` | reads of streams on several nodes |
 //! | `channels` | the subscriptions on each node |
 //! | `receiving` | makes them, and again when their slots move |
@@ -34,6 +35,8 @@ mod entries;
 mod form;
 mod link;
 mod log;
+#[cfg(feature = "redis-cluster")]
+mod masters;
 #[cfg(feature = "redis-cluster")]
 mod nodes;
 #[cfg(feature = "redis-cluster")]
@@ -57,10 +60,9 @@ use futures_core::future::BoxFuture;
 use redis::RedisResult;
 
 use self::classic::Classic;
-use self::connection::Endpoint;
+use self::connection::{Endpoint, Link};
 pub use self::emitter::Emitter;
 use self::form::{Form, SubscriptionKind};
-use self::link::Link;
 use self::sharded::{Channels, Sharded};
 use self::streams::StreamsForm;
 use super::{Broker, Port};

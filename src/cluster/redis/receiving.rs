@@ -14,17 +14,20 @@ use futures_core::future::BoxFuture;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{Cmd, ConnectionInfo, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
+
+use tokio::sync::Notify;
 
 use super::channels::{Channels, Plan};
 use super::form::{Subscription, SubscriptionKind};
-use super::link::{self, NotReceived};
-use super::nodes::Shared;
-use super::pool::{Key, Open};
+use super::link::{self, NotReceived, Sender};
+use super::masters::Masters;
+use super::pool::{Key, Open, Pool};
 use super::slots::{Address, Redirect, Topology};
 use super::subscribed::Changes;
 use crate::clock::now;
 use crate::random::random;
+use crate::sync::Mutex;
 
 /// The most subscriptions of one pipeline.
 const MAX_PIPELINE: usize = 1_000;
@@ -47,9 +50,20 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How many times a `PING` is sent whose answer was taken for that to another command.
 const MAX_PINGS: usize = 3;
 
+/// The subscriptions of a server, with the connections for them.
+pub(super) struct Receiver {
+    masters: Arc<Masters>,
+    pool: Pool,
+    receiving: Mutex<Receiving>,
+    /// The receiver of the messages.
+    received: Mutex<Option<Sender>>,
+    /// Notified when subscriptions are made or ended.
+    settled: Notify,
+}
+
 /// The subscriptions, and the connections that have them.
 #[derive(Default)]
-pub(super) struct Receiving {
+struct Receiving {
     channels: Channels,
     /// The subscriptions to end on each node.
     ends: Plan,
@@ -58,10 +72,6 @@ pub(super) struct Receiving {
 }
 
 impl Receiving {
-    pub(super) fn has_all(&self) -> bool {
-        self.channels.has_all()
-    }
-
     fn begin(&mut self, changes: Changes) -> OpenChanges {
         let mut end = Vec::new();
         for subscription in changes.unsubscribe {
@@ -90,19 +100,19 @@ impl Receiving {
 }
 
 /// Makes and ends subscriptions. Returns when they are made, or have trouble.
-pub(super) async fn change(shared: &Arc<Shared>, changes: Changes) -> RedisResult<()> {
+pub(super) async fn change(receiver: &Arc<Receiver>, changes: Changes) -> RedisResult<()> {
     if changes.len() == 0 {
         return Ok(());
     }
-    let mut open = shared.receiving.lock().begin(changes);
-    shared.settle();
-    shared.work.notify_one();
+    let mut open = receiver.receiving.lock().begin(changes);
+    receiver.settle();
+    receiver.masters.work.notify_one();
     loop {
-        let settled = shared.settled.notified();
+        let settled = receiver.settled.notified();
         let mut settled = pin!(settled);
         // What happens from now on wakes this task.
         settled.as_mut().enable();
-        if shared.receiving.lock().are_done(&mut open) {
+        if receiver.receiving.lock().are_done(&mut open) {
             return Ok(());
         }
         settled.await;
@@ -116,8 +126,8 @@ struct OpenChanges {
 }
 
 /// Waits until all messages are received that were published before.
-pub(super) async fn flush(shared: &Arc<Shared>) -> RedisResult<()> {
-    let flushed = shared.subscribers.all().into_iter().map(async |open| {
+pub(super) async fn flush(receiver: &Arc<Receiver>) -> RedisResult<()> {
+    let flushed = receiver.pool.all().into_iter().map(async |open| {
         let Open { mut connection, .. } = open;
         let [a, b, c, d]: [u8; 4] = random();
         let token = u32::from_be_bytes([a, b, c, d]).to_string();
@@ -125,7 +135,7 @@ pub(super) async fn flush(shared: &Arc<Shared>) -> RedisResult<()> {
         ping.arg(&token);
         for _ in 0..MAX_PINGS {
             // A subscription that ends without being asked counts as an answer.
-            match link::reply_of(FLUSH_TIMEOUT, &mut connection, &ping).await {
+            match link::reply_within(FLUSH_TIMEOUT, &mut connection, &ping).await {
                 Ok(Value::BulkString(answer)) if answer == token.as_bytes() => return,
                 Ok(_) => {}
                 // What such a connection has not sent is lost: a gap is counted.
@@ -137,7 +147,27 @@ pub(super) async fn flush(shared: &Arc<Shared>) -> RedisResult<()> {
     Ok(())
 }
 
-impl Shared {
+impl Receiver {
+    pub(super) fn new(masters: &Arc<Masters>, info: ConnectionInfo) -> Self {
+        Self {
+            masters: Arc::clone(masters),
+            pool: Pool::new(info),
+            receiving: Mutex::default(),
+            received: Mutex::default(),
+            settled: Notify::new(),
+        }
+    }
+
+    /// Sends the messages to a receiver from now on.
+    pub(super) fn set_received(&self, received: Sender) {
+        *self.received.lock() = Some(received);
+    }
+
+    /// Returns whether messages arrive for all subscriptions, but for new ones.
+    pub(super) fn has_all(&self) -> bool {
+        self.receiving.lock().channels.has_all()
+    }
+
     /// Handles a message of a connection for subscriptions.
     ///
     /// # Errors
@@ -185,7 +215,7 @@ impl Shared {
             receiving.channels.made(address, &subscription);
         } else if receiving.channels.ended(address, &subscription) {
             // The slot has moved.
-            self.work.notify_one();
+            self.masters.work.notify_one();
         }
         Ok(())
     }
@@ -201,18 +231,18 @@ impl Shared {
             had_channels = receiving.channels.disconnected(address);
         }
         drop(receiving);
-        self.subscribers.forget(&address.into(), generation);
+        self.pool.forget(&address.into(), generation);
         if had_channels {
             self.has_problem(format!("{address}: {reason}"));
         }
         self.settled.notify_waiters();
-        self.work.notify_one();
+        self.masters.work.notify_one();
     }
 
     /// Reports that messages are not received.
     fn has_problem(&self, reason: String) {
-        self.status.lock().receiving = Some(reason);
-        self.status_changed.notify_one();
+        self.masters.status.lock().receiving = Some(reason);
+        self.masters.status_changed.notify_one();
     }
 
     /// Reports what has changed after subscriptions were made or ended.
@@ -220,14 +250,14 @@ impl Shared {
         let mut receiving = self.receiving.lock();
         if receiving.channels.has_all() {
             let is_lossy = receiving.channels.take_lossy();
-            let mut status = self.status.lock();
+            let mut status = self.masters.status.lock();
             let had_problem = status.receiving.take();
             if is_lossy {
                 let reason = had_problem.as_deref().unwrap_or("a slot has moved");
                 status.gap = Some(reason.to_owned());
             }
             if is_lossy || had_problem.is_some() {
-                self.status_changed.notify_one();
+                self.masters.status_changed.notify_one();
             }
         }
         drop(receiving);
@@ -237,21 +267,21 @@ impl Shared {
     /// Returns the connection for subscriptions to a node.
     async fn subscriber(self: &Arc<Self>, address: &Address) -> RedisResult<Open> {
         let key = Key::from(address);
-        let (shared, node) = (Arc::downgrade(self), address.clone());
+        let (receiver, node) = (Arc::downgrade(self), address.clone());
         let on_end = move |generation, error: RedisError| {
-            if let Some(shared) = shared.upgrade() {
-                shared.end(&node, generation, &error.to_string());
+            if let Some(receiver) = receiver.upgrade() {
+                receiver.end(&node, generation, &error.to_string());
             }
         };
-        let (shared, node) = (Arc::downgrade(self), address.clone());
-        let open = self.subscribers.get(
+        let (receiver, node) = (Arc::downgrade(self), address.clone());
+        let open = self.pool.get(
             &key,
             |config, generation, activity| {
                 let activity = Arc::clone(activity);
                 config.set_push_sender(move |message| {
                     activity.received.fetch_add(1, Ordering::Relaxed);
-                    match shared.upgrade() {
-                        Some(shared) => shared.handle_push(&node, generation, message),
+                    match receiver.upgrade() {
+                        Some(receiver) => receiver.handle_push(&node, generation, message),
                         None => Err(NotReceived),
                     }
                 })
@@ -302,7 +332,7 @@ impl Shared {
             match Redirect::of(&error, &worked.node) {
                 Some(Redirect::Moved(slot, owner)) => {
                     worked.was_redirected = true;
-                    self.moved(slot, owner);
+                    self.masters.moved(slot, owner);
                 }
                 _ => worked.error = Some(format!("{}: {error}", worked.node)),
             }
@@ -343,12 +373,12 @@ impl Worked {
     /// Records that the node is not there.
     fn fail(
         &mut self,
-        shared: &Shared,
+        receiver: &Receiver,
         subscribe: &[Subscription],
         unsubscribe: &[Subscription],
         error: &RedisError,
     ) {
-        let mut receiving = shared.receiving.lock();
+        let mut receiving = receiver.receiving.lock();
         let channels = &mut receiving.channels;
         channels.answered_ends(&self.node, unsubscribe);
         channels.answered(&self.node, subscribe);
@@ -370,7 +400,7 @@ async fn send_all(
         for command in chunk {
             pipeline.add_command(command.clone());
         }
-        replies.append(&mut link::send_on(connection, &pipeline, 0).await?);
+        replies.append(&mut link::send(connection, &pipeline, 0).await?);
     }
     Ok(replies)
 }
@@ -384,10 +414,10 @@ enum Done {
 }
 
 /// Keeps the subscriptions. It ends when it is dropped.
-pub(super) async fn keep(shared: Arc<Shared>) {
-    let before = (now(), shared.topology());
+pub(super) async fn keep(receiver: Arc<Receiver>) {
+    let before = (now(), receiver.masters.topology());
     let mut keeper = Keeper {
-        shared,
+        receiver,
         before,
         jobs: FuturesUnordered::new(),
         busy: HashSet::new(),
@@ -399,7 +429,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     };
     loop {
         keeper.plan();
-        let shared = Arc::clone(&keeper.shared);
+        let receiver = Arc::clone(&keeper.receiver);
         let wake_at = keeper.wake_at();
         let is_idle = keeper.jobs.is_empty();
         tokio::select! {
@@ -408,14 +438,14 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                     keeper.handle(done);
                 }
             }
-            () = shared.work.notified() => {}
+            () = receiver.masters.work.notified() => {}
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }
     }
 }
 
 struct Keeper {
-    shared: Arc<Shared>,
+    receiver: Arc<Receiver>,
     jobs: FuturesUnordered<Job>,
     /// The nodes with a job.
     busy: HashSet<Address>,
@@ -442,17 +472,17 @@ impl Keeper {
         if !self.is_refreshing && self.refresh_at <= now {
             self.is_refreshing = true;
             self.refresh_at = now + REFRESH;
-            let shared = Arc::clone(&self.shared);
+            let receiver = Arc::clone(&self.receiver);
             self.jobs.push(Box::pin(async move {
-                let refreshed = shared.refresh().await;
-                shared.probe().await;
+                let refreshed = receiver.masters.refresh().await;
+                receiver.masters.probe().await;
                 Done::Refreshed(refreshed)
             }));
         }
-        let topology = self.shared.topology();
-        let any = self.shared.any();
+        let topology = self.receiver.masters.topology();
+        let any = self.receiver.masters.any();
         let mut work = HashMap::<Address, Wanted>::new();
-        let mut receiving = self.shared.receiving.lock();
+        let mut receiving = self.receiver.receiving.lock();
         let is_busy =
             |address: &Address| self.busy.contains(address) || self.held.contains_key(address);
         let (plan, homeless) = receiving.channels.plan(&topology, any.as_ref(), is_busy);
@@ -470,16 +500,16 @@ impl Keeper {
         drop(receiving);
         if let Some(subscription) = homeless {
             let name = subscription.name;
-            self.shared
+            self.receiver
                 .has_problem(format!("the slot of the channel {name} has no master"));
-            self.shared.settled.notify_waiters();
+            self.receiver.settled.notify_waiters();
         }
-        if (is_waiting && self.busy.is_empty()) || self.shared.is_failing() {
+        if (is_waiting && self.busy.is_empty()) || self.receiver.masters.is_failing() {
             self.refresh_soon();
         }
         for (node, wanted) in work {
             self.busy.insert(node.clone());
-            let worked = Arc::clone(&self.shared).work_on(node, wanted);
+            let worked = Arc::clone(&self.receiver).work_on(node, wanted);
             self.jobs
                 .push(Box::pin(async move { Done::Worked(worked.await) }));
         }
@@ -522,9 +552,9 @@ impl Keeper {
 
     fn handle_worked(&mut self, worked: Worked) {
         if let Some(error) = worked.error {
-            self.shared.has_problem(error);
+            self.receiver.has_problem(error);
         }
-        self.shared.settle();
+        self.receiver.settle();
         if !worked.is_refused {
             self.delay = RETRY.0;
             self.redirects = 0;
@@ -541,14 +571,18 @@ impl Keeper {
 
     /// Moves the subscriptions whose slots have another master.
     fn relocate(&mut self) {
+        let topology = self.receiver.masters.topology();
+        let masters = &self.receiver.masters;
+        let is_there =
+            |node: &Address| topology.nodes().contains(node) || masters.seeds.contains(node);
+        self.receiver.pool.retain(is_there);
         let (at, before) = &self.before;
         if now().saturating_duration_since(*at) < VIEWS_APART {
             return;
         }
         let before = Arc::clone(before);
-        let topology = self.shared.topology();
         self.before = (now(), Arc::clone(&topology));
-        let mut receiving = self.shared.receiving.lock();
+        let mut receiving = self.receiver.receiving.lock();
         let former = receiving.channels.relocate(&topology, &before);
         for (address, mut subscriptions) in former {
             // A node that is not there has none.

@@ -13,10 +13,10 @@ use redis::{ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
 
 use super::Backoff;
 use super::batch::Batch;
-use super::connection::{Connection, Endpoint, Links, Nodes, NodesChange};
+use super::connection::{self, Connection, Endpoint, Link, Links, Nodes, NodesChange};
 use super::entries::Entry;
 use super::form::{Form, Pushed, Subscription};
-use super::link::{self, Id, Link, Received};
+use super::link::{self, Id, Received};
 use super::log::{self, Log};
 use super::subscribed::{Changes, Subscribed};
 use crate::clock::now;
@@ -336,7 +336,7 @@ impl Connected {
         let mut publisher = self.publisher.connection.clone();
         Box::pin(async move {
             change(subscriber, changes).await?;
-            link::send(&mut publisher, &commands, bytes).await
+            connection::send(&mut publisher, &commands, bytes).await
         })
     }
 
@@ -444,7 +444,7 @@ impl Connected {
             }
         }
         let connection = &mut self.publisher.connection;
-        link::send(connection, &pipeline, 0).await.map(drop)
+        connection::send(connection, &pipeline, 0).await.map(drop)
     }
 }
 
@@ -538,7 +538,7 @@ async fn change(mut connection: Connection, changes: Changes) -> RedisResult<()>
         for command in chunk {
             pipeline.add_command(command.clone());
         }
-        for reply in link::send(&mut connection, &pipeline, 0).await? {
+        for reply in connection::send(&mut connection, &pipeline, 0).await? {
             if let Value::ServerError(error) = reply {
                 return Err(error.into());
             }

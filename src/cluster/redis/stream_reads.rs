@@ -10,13 +10,14 @@ use std::task::Poll;
 use futures_core::future::BoxFuture;
 use redis::{Arg, Cmd, ConnectionInfo, Pipeline, RedisResult, Value};
 
-use super::nodes::Shared;
+use super::masters::{Masters, no_master};
 use super::pool::{Key, Pool};
 use super::slots::{Redirect, slot};
 use crate::sync::Mutex;
 
 /// The reads that wait for entries.
 pub(super) struct StreamReads {
+    masters: Arc<Masters>,
     pool: Pool,
     waiting: Mutex<Vec<Waiting>>,
 }
@@ -62,8 +63,9 @@ pub(super) fn parts(command: &Cmd) -> Option<Vec<Part>> {
 }
 
 impl StreamReads {
-    pub(super) fn new(info: ConnectionInfo) -> Self {
+    pub(super) fn new(masters: &Arc<Masters>, info: ConnectionInfo) -> Self {
         Self {
+            masters: Arc::clone(masters),
             pool: Pool::new(info),
             waiting: Mutex::default(),
         }
@@ -75,9 +77,7 @@ impl StreamReads {
         drop(waiting);
         self.pool.retain(|_| false);
     }
-}
 
-impl Shared {
     /// Reads streams. If the reads wait, returns when the first of them has entries: the others wait
     /// on, and are part of the next call.
     pub(super) async fn read(self: &Arc<Self>, parts: Vec<Part>) -> RedisResult<Value> {
@@ -86,9 +86,9 @@ impl Shared {
             for part in parts {
                 pipeline.add_command(part.command);
             }
-            return Ok(merge(self.send(&pipeline).await?));
+            return Ok(merge(self.masters.send(&pipeline).await?));
         }
-        let mut waiting = std::mem::take(&mut *self.reads.waiting.lock());
+        let mut waiting = std::mem::take(&mut *self.waiting.lock());
         for part in parts {
             if waiting.iter().all(|(stream, _)| *stream != part.stream) {
                 let stream = Arc::clone(&part.stream);
@@ -110,7 +110,7 @@ impl Shared {
             }
         })
         .await;
-        *self.reads.waiting.lock() = waiting;
+        *self.waiting.lock() = waiting;
         let replies: RedisResult<Vec<_>> = replies.into_iter().collect();
         replies.map(merge)
     }
@@ -124,26 +124,22 @@ impl Shared {
                 Some(node) => node,
                 None => {
                     let slot = slot(part.stream.as_bytes());
-                    let topology = self.topology();
+                    let topology = self.masters.topology();
                     let owner = topology.owner(slot).cloned();
-                    owner.ok_or_else(|| super::nodes::no_master(slot))?
+                    owner.ok_or_else(|| no_master(slot))?
                 }
             };
             let key = Key {
                 address: owner.clone(),
                 stream: Arc::clone(&part.stream),
             };
-            let (shared, ended) = (Arc::downgrade(&self), key.clone());
+            let (reads, ended) = (Arc::downgrade(&self), key.clone());
             let on_end = move |generation, _| {
-                if let Some(shared) = shared.upgrade() {
-                    shared.reads.pool.forget(&ended, generation);
+                if let Some(reads) = reads.upgrade() {
+                    reads.pool.forget(&ended, generation);
                 }
             };
-            let mut open = self
-                .reads
-                .pool
-                .get(&key, |config, _, _| config, on_end)
-                .await?;
+            let mut open = self.pool.get(&key, |config, _, _| config, on_end).await?;
             let mut pipeline = Pipeline::new();
             if ask.is_some() {
                 pipeline.cmd("ASKING");
@@ -156,7 +152,7 @@ impl Shared {
             let replies = replies.await;
             drop(in_flight);
             if replies.is_err() {
-                self.reads.pool.forget(&key, open.generation);
+                self.pool.forget(&key, open.generation);
             }
             let reply = replies?.pop().unwrap_or(Value::Nil);
             let redirect = match &reply {
@@ -166,7 +162,7 @@ impl Shared {
             match redirect {
                 Some(Redirect::Ask(node)) if ask.is_none() => ask = Some(node),
                 Some(Redirect::Moved(slot, owner)) => {
-                    self.moved(slot, owner);
+                    self.masters.moved(slot, owner);
                     return Ok(reply);
                 }
                 _ => return Ok(reply),

@@ -1,0 +1,119 @@
+// Two servers of Node and one of this crate on a Redis Cluster of three masters.
+//
+// ROW=streams runs only the rows whose names contain this.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import { tests } from "./cluster-tests.js";
+import { Cluster, connect, MODES, Rust } from "./cluster.js";
+import { RedisCluster } from "./redis-cluster.js";
+import { until } from "./support.js";
+
+const DRIVERS = ["node-redis cluster", "ioredis cluster"];
+
+const start = (mode, driver) => Cluster.run(mode, driver, undefined, RedisCluster);
+
+describe("Redis Cluster", { concurrency: 2 }, () => {
+  for (const mode of MODES) {
+    for (const driver of DRIVERS) {
+      describe(`${mode}, ${driver}`, { concurrency: false }, () => tests(() => start(mode, driver), mode, "redis cluster"));
+    }
+    describe(`${mode}, faults`, { concurrency: false }, () => faults(mode));
+  }
+});
+
+/** The channels and the keys of a namespace, one after another: its own, that of a room, the stream. */
+const NAMES = ["socket.io#/#", "socket.io#/#room1#", "socket.io"];
+
+/** What happens to servers of this crate when slots move and masters die. */
+function faults(mode) {
+  let redis, servers, clients;
+  const isStreams = mode.startsWith("streams");
+  const status = (client) => client.emitWithAck("status");
+
+  before(async () => {
+    redis = await RedisCluster.run();
+    servers = [await Rust.run(redis, mode), await Rust.run(redis, mode)];
+    clients = await Promise.all(servers.map((server) => connect(server.url)));
+    await whole();
+  });
+
+  after(async () => {
+    clients?.forEach((client) => client.disconnect());
+    await Promise.all(servers?.map((server) => server.kill()) ?? []);
+    await redis?.stop();
+  });
+
+  const whole = async () => {
+    const counts = () => Promise.all(clients.map((client) => client.emitWithAck("count")));
+    await until(async () => (await counts()).every((count) => count === 2), "two servers");
+  };
+
+  /** Sends numbers to a room from each server until those of the others arrive. */
+  const goesOn = async (sent, heard) => {
+    const begin = sent.n;
+    await until(async () => {
+      const n = sent.n++;
+      const emits = clients.map((client, at) => client.emitWithAck("emit", ["room1"], [], {}, "number", at, n));
+      await Promise.all(emits);
+      return heard.every((numbers) => numbers.at(-1) >= begin);
+    }, "messages both ways");
+  };
+
+  const listen = () => {
+    const heard = clients.map(() => []);
+    clients.forEach((client, at) => {
+      client.removeAllListeners("number");
+      client.on("number", (from, n) => from !== at && heard[at].push(n));
+    });
+    return heard;
+  };
+
+  const check = (heard, sent) => {
+    for (const numbers of heard) {
+      const sorted = [...new Set(numbers)].sort((a, b) => a - b);
+      assert.deepEqual(numbers, sorted, "doubled or out of order");
+      if (isStreams) assert.equal(numbers.length, sent.n, "missing");
+    }
+  };
+
+  test("slots move while messages flow", async () => {
+    const [sent, heard] = [{ n: 0 }, listen()];
+    await goesOn(sent, heard);
+    for (const name of NAMES) {
+      const gaps = (await status(clients[0])).gaps;
+      await redis.move(name);
+      await goesOn(sent, heard);
+      await whole();
+      // Messages may be lost if the slot of a channel moves that this server is subscribed to.
+      const isLossy = {
+        sharded: name === NAMES[0],
+        "sharded-dynamic": name !== NAMES[2],
+        "sharded-dynamic-private": name !== NAMES[2],
+      };
+      const expected = gaps + (isLossy[mode] ? 1 : 0);
+      await until(async () => (await status(clients[0])).is_connected, "a connection");
+      assert.equal((await status(clients[0])).gaps, expected, `gaps after ${name} has moved`);
+    }
+    if (isStreams) await until(() => heard.every((numbers) => numbers.length === sent.n), "all messages");
+    check(heard, sent);
+  });
+
+  test("a master dies, and a replica takes its place", async () => {
+    const [sent, heard] = [{ n: 0 }, listen()];
+    const master = await redis.owner(await redis.slot(isStreams ? NAMES[2] : NAMES[0]));
+    await redis.addReplica(master);
+    await goesOn(sent, heard);
+    await redis.kill(master);
+    await goesOn(sent, heard);
+    await whole();
+    for (const client of clients) {
+      await until(async () => (await status(client)).is_connected, "a connection");
+      assert.equal((await client.emitWithAck("fetch", [])).length, 2);
+      if (mode.startsWith("sharded")) assert.notEqual((await status(client)).gaps, 0);
+    }
+    // What the master had confirmed and its replica had not got is lost.
+    for (const numbers of heard) assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b));
+  });
+}
