@@ -271,7 +271,7 @@
 //!
 //! # Not supported yet
 //!
-//! - Several servers over Redis Cluster, Postgres or MongoDB. One Redis is supported: see [`cluster`].
+//! - Several servers over Postgres or MongoDB. Redis and Redis Cluster are supported: see [`cluster`].
 //!   Recovery works within one process.
 //! - WebTransport.
 //! - The Admin UI.
@@ -288,6 +288,7 @@
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
+//! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
 //! | `wire`    | adds `cluster::Envelope::to_bytes` and `from_bytes`, for brokers of your own |
 //! | `zlib-rs` | compresses with `zlib-rs`, which is faster, and not `miniz_oxide`   |

@@ -17,7 +17,9 @@ const start = (mode, driver) => Cluster.run(mode, driver, undefined, RedisCluste
 describe("Redis Cluster", { concurrency: 2 }, () => {
   for (const mode of MODES) {
     for (const driver of DRIVERS) {
-      describe(`${mode}, ${driver}`, { concurrency: false }, () => tests(() => start(mode, driver), mode, "redis cluster"));
+      describe(`${mode}, ${driver}`, { concurrency: false }, () =>
+        tests(() => start(mode, driver), mode, "redis cluster", withNode),
+      );
     }
     describe(`${mode}, faults`, { concurrency: false }, () => faults(mode));
   }
@@ -25,6 +27,44 @@ describe("Redis Cluster", { concurrency: 2 }, () => {
 
 /** The channels and the keys of a namespace, one after another: its own, that of a room, the stream. */
 const NAMES = ["socket.io#/#", "socket.io#/#room1#", "socket.io"];
+
+/** What happens to all servers when slots move and a master dies. The clients of Node follow the slots, too. */
+function withNode(cluster) {
+  /** Sends from each server until the events of all arrive at the clients of all. */
+  const goesOn = async () => {
+    const { a, b, clients, at_rust } = cluster();
+    const heard = clients.map(() => new Set());
+    clients.forEach((client, at) => client.on("goes on", (from) => heard[at].add(from)));
+    await until(async () => {
+      for (const [from, node] of Object.entries({ a, b })) {
+        node.io.emit("goes on", `${from} to all`);
+        node.io.to("room1").emit("goes on", `${from} to a room`);
+      }
+      await at_rust.emitWithAck("emit", [], [], {}, "goes on", "rust to all");
+      await at_rust.emitWithAck("emit", ["room1"], [], {}, "goes on", "rust to a room");
+      return heard.every((events) => events.size === 6);
+    }, "events of all servers");
+    clients.forEach((client) => client.removeAllListeners("goes on"));
+    await cluster().whole();
+    await cluster().sees(3);
+    await until(async () => (await at_rust.emitWithAck("fetch", [])).length === 3, "all sockets");
+  };
+
+  for (const name of NAMES) {
+    test(`the slot of ${name} moves`, async () => {
+      await cluster().redis.move(name);
+      await goesOn();
+    });
+  }
+
+  test("a master dies, and a replica takes its place", async () => {
+    const { redis } = cluster();
+    const master = await redis.owner(await redis.slot(NAMES[0]));
+    await redis.addReplica(master);
+    await redis.kill(master);
+    await goesOn();
+  });
+}
 
 /** What happens to servers of this crate when slots move and masters die. */
 function faults(mode) {

@@ -25,9 +25,10 @@ export const PARTS = {
 
 /**
  * The tests of one row. `run` starts its cluster. `which` is "all", "few" for those of what an older
- * version could do differently, or "redis cluster" for those that need not be on one Redis.
+ * version could do differently, or "redis cluster" for those that need not be on one Redis. `more` adds
+ * tests, and gets a function that returns the cluster.
  */
-export function tests(run, adapter, which) {
+export function tests(run, adapter, which, more = () => {}) {
   const mode = adapter.split(" ")[0];
   const has = (part) => which === "all" && PARTS[mode].includes(part);
   /** A test of the rows of all tests. */
@@ -372,4 +373,6 @@ export function tests(run, adapter, which) {
     if (has("stream")) assert.deepEqual(await at_a.events.take("hello"), ["local"]);
     await until(async () => (await at_a.events.take("hello"))[0] === "again", "an event");
   });
+
+  more(() => cluster);
 }
