@@ -12,6 +12,9 @@ import { until } from "./support.js";
 
 const DRIVERS = ["node-redis cluster", "ioredis cluster"];
 
+/** What has a slot: the channel of a namespace, that of a room, the stream. */
+const NAMES = ["socket.io#/#", "socket.io#/#room1#", "socket.io"];
+
 const start = (mode, driver) => Cluster.run(mode, driver, undefined, RedisCluster);
 
 describe("Redis Cluster", { concurrency: 2 }, () => {
@@ -24,9 +27,6 @@ describe("Redis Cluster", { concurrency: 2 }, () => {
     describe(`${mode}, faults`, { concurrency: false }, () => faults(mode));
   }
 });
-
-/** The channels and the keys of a namespace, one after another: its own, that of a room, the stream. */
-const NAMES = ["socket.io#/#", "socket.io#/#room1#", "socket.io"];
 
 /** What happens to all servers when slots move and a master dies. The clients of Node follow the slots, too. */
 function withNode(cluster) {

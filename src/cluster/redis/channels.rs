@@ -116,19 +116,17 @@ impl Channels {
     }
 
     /// Chooses the nodes of the waiting subscriptions, except for nodes that are busy: those wait on.
-    /// `any` is the node of what has no slot. Subscriptions whose slots have no master wait on, too, and
-    /// have trouble: the last one is returned.
+    /// Subscriptions whose slots have no master wait on, too, and have trouble: the last one is returned.
     pub(super) fn plan(
         &mut self,
         topology: &Topology,
-        any: Option<&Address>,
         is_busy: impl Fn(&Address) -> bool,
     ) -> (Plan, Option<Subscription>) {
         let mut plan = Plan::new();
         let mut homeless = None;
         let waiting = std::mem::take(&mut self.waiting);
         for (number, subscription) in waiting {
-            match owner(topology, any, &subscription) {
+            match owner(topology, &subscription) {
                 Some(address) if !is_busy(address) => {
                     if let Some(channel) = self.channels.get_mut(&subscription) {
                         channel.place = Place::Asked(address.clone());
@@ -236,7 +234,7 @@ impl Channels {
             let Some(now) = channel.place.address() else {
                 continue;
             };
-            let owners = [topology, before].map(|view| owner(view, Some(now), subscription));
+            let owners = [topology, before].map(|view| owner(view, subscription));
             if owners[0].is_some_and(|owner| owner != now) && owners[0] == owners[1] {
                 let at_former = former.entry(now.clone()).or_default();
                 at_former.push(subscription.clone());
@@ -272,20 +270,17 @@ impl Channels {
     }
 }
 
-/// Returns the node for a subscription. `any` is that of what has no slot.
-fn owner<'a>(
-    topology: &'a Topology,
-    any: Option<&'a Address>,
-    subscription: &Subscription,
-) -> Option<&'a Address> {
+/// Returns the node for a subscription.
+fn owner<'a>(topology: &'a Topology, subscription: &Subscription) -> Option<&'a Address> {
     match subscription.kind {
         SubscriptionKind::Sharded => topology.owner(slot(subscription.name.as_bytes())),
-        SubscriptionKind::Channel | SubscriptionKind::Pattern => any,
+        SubscriptionKind::Channel | SubscriptionKind::Pattern => topology.any(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::slots::ANY_SLOT;
     use super::*;
 
     fn node(port: u16) -> Address {
@@ -312,7 +307,7 @@ mod tests {
         channels.want(x.clone());
         channels.want(y.clone());
         channels.want(x.clone());
-        let (plan, homeless) = channels.plan(&topology, None, |_| false);
+        let (plan, homeless) = channels.plan(&topology, |_| false);
         assert_eq!(
             (&plan[&node(1)], &plan[&node(2)]),
             (&vec![x.clone()], &vec![y.clone()])
@@ -341,12 +336,12 @@ mod tests {
         let (mut topology, x, _) = two_nodes();
         let mut channels = Channels::default();
         channels.want(x.clone());
-        channels.plan(&topology, None, |_| false);
+        channels.plan(&topology, |_| false);
         channels.made(&node(1), &x);
         assert!(channels.ended(&node(1), &x));
         assert!(!channels.has_all() && channels.is_waiting());
         topology.set_owner(slot(b"x"), node(2));
-        let (plan, _) = channels.plan(&topology, None, |_| false);
+        let (plan, _) = channels.plan(&topology, |_| false);
         assert_eq!(plan[&node(2)], std::slice::from_ref(&x));
         // It comes late, from the former owner.
         assert!(!channels.ended(&node(1), &x));
@@ -359,13 +354,13 @@ mod tests {
         let (topology, x, _) = two_nodes();
         let mut channels = Channels::default();
         channels.want(x.clone());
-        channels.plan(&topology, None, |_| false);
+        channels.plan(&topology, |_| false);
         channels.made(&node(1), &x);
         assert_eq!(channels.release(&x), Some(node(1)));
         assert!(!channels.has_ended(&node(1), &x));
         // It is wanted again before the node has answered.
         channels.want(x.clone());
-        channels.plan(&topology, None, |_| false);
+        channels.plan(&topology, |_| false);
         assert!(!channels.ended(&node(1), &x));
         assert!(channels.has_ended(&node(1), &x));
         channels.made(&node(1), &x);
@@ -378,16 +373,16 @@ mod tests {
         let mut channels = Channels::default();
         channels.want(x.clone());
         channels.want(y.clone());
-        channels.plan(&topology, None, |_| false);
+        channels.plan(&topology, |_| false);
         channels.made(&node(1), &x);
         channels.made(&node(2), &y);
         assert!(channels.disconnected(&node(1)) && !channels.disconnected(&node(1)));
         assert!(!channels.has_all());
         // The other node has not noticed yet.
-        let (plan, _) = channels.plan(&topology, None, |address| *address == node(1));
+        let (plan, _) = channels.plan(&topology, |address| *address == node(1));
         assert!(plan.is_empty() && channels.is_waiting());
         topology.set_owner(slot(b"x"), node(2));
-        let (plan, _) = channels.plan(&topology, None, |_| false);
+        let (plan, _) = channels.plan(&topology, |_| false);
         assert_eq!(plan[&node(2)], std::slice::from_ref(&x));
         assert!(channels.made(&node(2), &x));
         assert!(channels.has_all() && channels.take_lossy());
@@ -399,7 +394,7 @@ mod tests {
         let z = sharded("z");
         let mut channels = Channels::default();
         channels.want(z.clone());
-        let (plan, homeless) = channels.plan(&topology, None, |_| false);
+        let (plan, homeless) = channels.plan(&topology, |_| false);
         assert!(plan.is_empty());
         assert_eq!(homeless, Some(z.clone()));
         // Nobody waits for it, and nothing was lost.
@@ -413,10 +408,11 @@ mod tests {
         let (mut topology, x, y) = two_nodes();
         let all = SubscriptionKind::Pattern.of("p*".to_owned());
         let mut channels = Channels::default();
+        topology.set_owner(ANY_SLOT, node(1));
         for each in [&x, &y, &all] {
             channels.want(each.clone());
         }
-        channels.plan(&topology, Some(&node(1)), |_| false);
+        channels.plan(&topology, |_| false);
         for (at, each) in [(1, &x), (2, &y), (1, &all)] {
             channels.made(&node(at), each);
         }
@@ -425,7 +421,7 @@ mod tests {
         assert!(channels.relocate(&topology, &before).is_empty());
         let former = channels.relocate(&topology, &topology);
         assert_eq!(former[&node(1)], std::slice::from_ref(&x));
-        let (plan, _) = channels.plan(&topology, Some(&node(1)), |_| false);
+        let (plan, _) = channels.plan(&topology, |_| false);
         assert_eq!(plan[&node(2)], std::slice::from_ref(&x));
         assert!(channels.relocate(&topology, &topology).is_empty());
     }

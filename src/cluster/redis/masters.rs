@@ -19,13 +19,10 @@ use tokio::sync::Notify;
 use super::connection::NodesChange;
 use super::link;
 use super::pool::{Key, Open, Pool};
-use super::slots::{Address, Command, Destination, Redirect, Topology};
+use super::slots::{ANY_SLOT, Address, Command, Destination, Redirect, Topology};
 use crate::clock::now;
 use crate::random::random;
 use crate::sync::Mutex;
-
-/// The slot whose master gets what all nodes get.
-const ANY_SLOT: u16 = 0;
 
 /// How long a command waits for a node that is not there, or for a slot without a master. Redis promotes
 /// a replica after 15 seconds by default.
@@ -211,12 +208,6 @@ impl Masters {
         self.senders.get(&key, |config, _, _| config, on_end).await
     }
 
-    /// Returns the node that gets what all nodes get. All servers use the same one, so that what one of
-    /// them has published there has arrived when another one has an answer of that node.
-    pub(super) fn any(&self) -> Option<Address> {
-        self.topology().owner(ANY_SLOT).cloned()
-    }
-
     /// Finds out whether masters that were not there are there again.
     pub(super) async fn probe(self: &Arc<Self>) {
         let failing: Vec<_> = self.failing.lock().keys().copied().collect();
@@ -333,6 +324,10 @@ enum Sent {
 
 impl Masters {
     pub(super) async fn send(self: &Arc<Self>, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let is_new = self.topology.lock().at.is_none();
+        if is_new {
+            self.refresh().await?;
+        }
         let commands: Vec<_> = commands.cmd_iter().collect();
         let mut replies = vec![Value::Nil; commands.len()];
         for phase in phases(groups(&commands)) {

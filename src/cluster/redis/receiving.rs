@@ -480,12 +480,11 @@ impl Keeper {
             }));
         }
         let topology = self.receiver.masters.topology();
-        let any = self.receiver.masters.any();
         let mut work = HashMap::<Address, Wanted>::new();
         let mut receiving = self.receiver.receiving.lock();
         let is_busy =
             |address: &Address| self.busy.contains(address) || self.held.contains_key(address);
-        let (plan, homeless) = receiving.channels.plan(&topology, any.as_ref(), is_busy);
+        let (plan, homeless) = receiving.channels.plan(&topology, is_busy);
         for (address, subscribe) in plan {
             work.entry(address).or_default().subscribe = subscribe;
         }

@@ -19,6 +19,9 @@ use super::entries::text;
 /// The number of slots.
 pub(super) const SLOTS: usize = 16_384;
 
+/// The slot whose master gets what all nodes get.
+pub(super) const ANY_SLOT: u16 = 0;
+
 /// Returns the slot of a key or a channel.
 pub(super) fn slot(name: &[u8]) -> u16 {
     crc16(hashed(name)) % SLOTS as u16
@@ -170,6 +173,12 @@ impl Topology {
     pub(super) fn owner(&self, slot: u16) -> Option<&Address> {
         let owner = self.owners[usize::from(slot) % SLOTS]?;
         self.nodes.get(usize::from(owner))
+    }
+
+    /// Returns the node that gets what all nodes get. All servers use the same one, so that what one of
+    /// them has published there has arrived when another one has an answer of that node.
+    pub(super) fn any(&self) -> Option<&Address> {
+        self.owner(ANY_SLOT)
     }
 
     /// Records the master of a slot.
