@@ -377,8 +377,9 @@ fn cluster_endpoint(urls: &[String]) -> RedisResult<Endpoint> {
 
 #[cfg(not(feature = "redis-cluster"))]
 fn cluster_endpoint(_: &[String]) -> RedisResult<Endpoint> {
+    // Only the feature has a function for it.
     Err((
-        ErrorKind::InvalidClientConfig,
+        redis::ErrorKind::InvalidClientConfig,
         "a Redis Cluster needs the feature `redis-cluster`",
     )
         .into())
