@@ -576,7 +576,8 @@ impl SocketIoBuilder {
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let sessions = Arc::new(Sessions::new(self.max_connections));
-        let start = |broker| Arc::new(Cluster::start(broker)) as Arc<dyn OtherServers>;
+        let recovery = self.recovery.map(|recovery| recovery.within);
+        let start = |broker| Arc::new(Cluster::start(broker, recovery)) as Arc<dyn OtherServers>;
         let others = self.broker.map(start);
         let hub = Arc::new(Hub::new(
             Arc::clone(&sessions),

@@ -271,7 +271,8 @@
 //!
 //! # Not supported yet
 //!
-//! - Several servers over Postgres or MongoDB. Redis and Redis Cluster are supported: see [`cluster`].
+//! - Several servers over MongoDB. Redis, Redis Cluster and PostgreSQL are supported: see
+//!   [`cluster`].
 //!   Recovery works within one process.
 //! - WebTransport.
 //! - The Admin UI.
@@ -287,6 +288,7 @@
 //! | feature   | effect                                                              |
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
+//! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
 //! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
@@ -366,7 +368,7 @@ pub mod testing;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "redis", feature = "testing"))]
+#[cfg(all(doctest, feature = "postgres", feature = "redis", feature = "testing"))]
 #[doc = include_str!("../docs/cluster.md")]
 struct ClusterPage;
 

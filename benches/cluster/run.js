@@ -55,10 +55,10 @@ async function redis(port = nextPort++) {
 }
 
 /** A server, by its kind and mode. */
-async function server(kind, url, mode) {
+async function server(kind, url, mode, ...rest) {
   const port = nextPort++;
   const [command, args] = kind === "rust" ? [BINARY, []] : ["node", [path.join(HERE, "node_server.js")]];
-  const child = await start(command, [...args, port, url, mode], "listening");
+  const child = await start(command, [...args, port, url, mode, ...rest], "listening");
   return { child, port };
 }
 
@@ -77,10 +77,12 @@ function resident({ child }, field = "VmRSS") {
 
 /** A client that does no more than it must. */
 class Client {
-  static async connect({ port }, namespace = "/") {
+  /** With a `claim`, it asks for the socket that it was before. */
+  static async connect({ port }, namespace = "/", claim) {
     const client = new Client();
     client.socket = new WebSocket(`ws://127.0.0.1:${port}/socket.io/?EIO=4&transport=websocket`, { perMessageDeflate: false });
     client.on = () => {};
+    client.heard = [];
     client.acks = new Map();
     const prefix = namespace === "/" ? "" : `${namespace},`;
     client.prefix = prefix;
@@ -88,18 +90,28 @@ class Client {
       client.socket.once("error", reject);
       client.socket.on("message", (data) => {
         const text = data.toString("latin1");
-        if (text.startsWith("0")) client.socket.send(`40${prefix}`);
+        if (text.startsWith("0")) client.socket.send(`40${prefix}${claim ? JSON.stringify(claim) : ""}`);
         else if (text === "2") client.socket.send("3");
         else if (text.startsWith("40")) {
-          client.id = JSON.parse(text.slice(2 + prefix.length)).sid;
+          ({ sid: client.id, pid: client.pid } = JSON.parse(text.slice(2 + prefix.length)));
+          client.recovered = client.pid === claim?.pid;
           resolve();
         } else if (text.startsWith("43")) {
           const at = text.indexOf("[");
           client.acks.get(Number(text.slice(2 + prefix.length, at)))(text.slice(at));
-        } else client.on(text);
+        } else {
+          client.heard.push(text);
+          client.on(text);
+        }
       });
     });
     return client;
+  }
+
+  /** What it says of its former socket: the private id, and the offset of the last event. */
+  claim() {
+    const last = this.heard.map((text) => JSON.parse(text.slice(text.indexOf("["))).at(-1)).findLast((arg) => /^\d+-\d+$/.test(arg));
+    return { pid: this.pid, offset: last };
   }
 
   send(...event) {
@@ -174,6 +186,38 @@ async function compare(name, run) {
 const print = (name, ours, other) =>
   console.log(`| ${name} | ${ours.toFixed(2)} | ${other.toFixed(2)} | ${(ours / other).toFixed(3)} |`);
 
+/** Broadcasts to 1 000 clients of one server, in some modes. The first is compared with the others. */
+async function fanout(modes) {
+  const broker = await redis();
+  const results = {};
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const mode of modes) {
+      const alone = await server("rust", broker.url, mode);
+      const clients = [];
+      for (let n = 0; n < 10; n++) clients.push(...(await connect(alone, 100)));
+      const broadcast = async (count) => {
+        let got = 0;
+        for (let n = 0; n < count; n++) {
+          await new Promise((resolve) => {
+            for (const client of clients) client.on = () => ++got % clients.length === 0 && resolve();
+            clients[0].send("emit", [], [], {}, "m", TEXT);
+          });
+        }
+      };
+      await broadcast(50);
+      const begin = cpu(alone);
+      await broadcast(300);
+      (results[mode] ??= []).push((cpu(alone) - begin) * 1000);
+      clients.forEach((client) => client.socket.terminate());
+      await stop(alone.child);
+    }
+  }
+  await stop(broker.child);
+  for (const mode of modes.slice(1)) {
+    print(`300 broadcasts to 1 000 clients, ${mode} to none: CPU (ms)`, median(results[mode]), median(results.none));
+  }
+}
+
 const ROWS = {
   async relay() {
     for (const mode of ["classic", "sharded-dynamic", "streams"]) {
@@ -233,34 +277,107 @@ const ROWS = {
 
   /** Broadcasts to 1 000 clients of one server, with a broker and without. */
   async fanout() {
+    await fanout(["none", "classic", "sharded", "streams"]);
+  },
+  /** The same with recovery, which waits for the stream. */
+  async fanout_recovery() {
+    await fanout(["none", "streams-recovery"]);
+  },
+
+  /** Resident memory of connections with recovery: over streams, and in one process. */
+  async memory_recovery() {
     const broker = await redis();
-    const results = {};
-    for (let round = 0; round < ROUNDS; round++) {
-      for (const mode of ["none", "classic", "sharded", "streams"]) {
-        const alone = await server("rust", broker.url, mode);
-        const clients = [];
-        for (let n = 0; n < 10; n++) clients.push(...(await connect(alone, 100)));
-        const broadcast = async (count) => {
-          let got = 0;
-          for (let n = 0; n < count; n++) {
-            await new Promise((resolve) => {
-              for (const client of clients) client.on = () => ++got % clients.length === 0 && resolve();
-              clients[0].send("emit", [], [], {}, "m", TEXT);
-            });
-          }
-        };
-        await broadcast(50);
-        const begin = cpu(alone);
-        await broadcast(300);
-        (results[mode] ??= []).push((cpu(alone) - begin) * 1000);
-        clients.forEach((client) => client.socket.terminate());
+    const [streams, own] = [[], []];
+    for (let round = 0; round < Math.min(ROUNDS, 3); round++) {
+      for (const [results, mode, ...rest] of [[streams, "streams-recovery"], [own, "none", 60]]) {
+        const alone = await server("rust", broker.url, mode, ...rest);
+        for (let n = 0; n < 2; n++) await connect(alone, 100);
+        const before = resident(alone);
+        for (let n = 0; n < 25; n++) await connect(alone, 200);
+        await sleep(300);
+        results.push((resident(alone) - before) / 5_000);
         await stop(alone.child);
       }
     }
+    print("resident bytes for each connection with recovery, streams to one process", median(streams), median(own));
     await stop(broker.child);
-    for (const mode of ["classic", "sharded", "streams"]) {
-      print(`300 broadcasts to 1 000 clients, ${mode} to none: CPU (ms)`, median(results[mode]), median(results.none));
+  },
+
+  /** A client that comes back to another server. */
+  async restore() {
+    await compare("a client comes back to another server, with one missed event", (kind) =>
+      two(kind, "streams-recovery", async (servers, [, other], broker) => {
+        const admin = await createClient({ url: broker.url }).connect();
+        const times = [];
+        await admin.sendCommand(["CONFIG", "RESETSTAT"]);
+        for (let n = 0; n < 200; n++) {
+          const client = await Client.connect(servers[0]);
+          await client.ask("emit", [client.id], [], {}, "first", TEXT);
+          while (!client.heard.length) await sleep(1);
+          client.socket.close();
+          while ((await admin.exists(`sio:session:${client.pid}`)) === 0) await sleep(1);
+          await other.ask("emit", [client.id], [], {}, "missed", TEXT);
+          await sleep(2);
+          const begin = performance.now();
+          const back = await Client.connect(servers[1], "/", client.claim());
+          times.push(performance.now() - begin);
+          if (!back.recovered || back.heard.length !== 1) throw new Error("not recovered");
+          back.socket.terminate();
+        }
+        admin.destroy();
+        return { "latency (ms)": median(times), "p95 (ms)": percentile(times, 0.95) };
+      }),
+    );
+  },
+
+  /** 2 000 clients whose server closes: all come back to the other one. */
+  async return_all() {
+    const broker = await redis();
+    const admin = await createClient({ url: broker.url }).connect();
+    const times = [];
+    for (let round = 0; round < Math.min(ROUNDS, 3); round++) {
+      const [first, second] = [await server("rust", broker.url, "streams-recovery"), await server("rust", broker.url, "streams-recovery")];
+      const [control] = await connect(second, 1);
+      const clients = [];
+      for (let n = 0; n < 20; n++) clients.push(...(await connect(first, 100)));
+      await control.ask("emit", [], [], {}, "n", 0);
+      const all = (count) => clients.every((client) => client.heard.filter((text) => text.startsWith('42["n"')).length === count);
+      while (!all(1)) await sleep(5);
+      await admin.sendCommand(["CONFIG", "RESETSTAT"]);
+      const begin = performance.now();
+      let emitted = 1;
+      const back = clients.map(
+        (client, at) =>
+          new Promise((resolve, reject) =>
+            client.socket.once("close", async () => {
+              try {
+                if (at % 100 === 0) await control.ask("emit", [], [], {}, "n", emitted++);
+                const again = await Client.connect(second, "/", client.claim());
+                if (!again.recovered) throw new Error("not recovered");
+                again.heard.unshift(...client.heard);
+                resolve(again);
+              } catch (error) {
+                reject(error);
+              }
+            }),
+          ),
+      );
+      first.child.kill("SIGTERM");
+      const again = await Promise.all(back);
+      times.push(performance.now() - begin);
+      const numbers = (client) => client.heard.filter((text) => text.startsWith('42["n"')).map((text) => JSON.parse(text.slice(2))[1]);
+      const expected = JSON.stringify(Array.from({ length: emitted }, (_, n) => n));
+      for (let wait = 0; wait < 400 && !again.every((client) => numbers(client).length >= emitted); wait++) await sleep(5);
+      const wrong = again.filter((client) => JSON.stringify(numbers(client)) !== expected).length;
+      const stats = await admin.info("commandstats");
+      const calls = (command) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
+      console.log(`| 2 000 clients come back after their server has closed (ms) | ${times.at(-1).toFixed(0)} | | |`);
+      console.log(`| of them with a gap or twice; calls of SET, GETDEL, PUBLISH, XRANGE | ${wrong}; ${["set", "getdel", "publish", "xrange"].map(calls).join(", ")} | | |`);
+      [...again, control].forEach((client) => client.socket.terminate());
+      await stop(second.child);
     }
+    admin.destroy();
+    await stop(broker.child);
   },
 
   /** Resident memory of connections and namespaces, with a broker and without. */

@@ -16,6 +16,7 @@ use super::new_rooms::NewRooms;
 use crate::clock::now;
 use crate::hub::ClusterError;
 use crate::hub::other_servers::{Confirm, Operation};
+use crate::hub::recovery::SavedSocket;
 use crate::protocol::NamespaceName;
 
 /// A command of a server to its [`Broker`](super::Broker).
@@ -25,8 +26,8 @@ use crate::protocol::NamespaceName;
 /// 1. [`Open`](Self::Open), [`Close`](Self::Close);
 /// 2. [`Room`](Self::Room);
 /// 3. [`Sync`](Self::Sync), [`Count`](Self::Count), in the order of the calls;
-/// 4. [`Publish`](Self::Publish), [`Ask`](Self::Ask), [`Answer`](Self::Answer), in the order of the
-///    calls.
+/// 4. [`Publish`](Self::Publish), [`Ask`](Self::Ask), [`Answer`](Self::Answer), [`Gap`](Self::Gap),
+///    [`Save`](Self::Save), [`Take`](Self::Take), in the order of the calls.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Command {
@@ -97,6 +98,28 @@ pub enum Command {
         /// Takes the count.
         expect: Expect,
     },
+    /// Add an entry to the log that says that messages of this server were dropped. When servers read
+    /// it, they call [`Inbox::begin_log`](super::Inbox::begin_log). Only a broker with a
+    /// [log](super::Broker::has_log) gets this command and the next two.
+    Gap {
+        /// The namespace of the messages.
+        namespace: NamespaceName,
+    },
+    /// Save a socket whose client may come back to any server. It replaces one that was saved with the
+    /// same [key](SavedSocket::key).
+    Save {
+        /// The socket.
+        socket: SavedSocket,
+        /// How long it is kept.
+        within: Duration,
+    },
+    /// Take a saved socket out. If several servers ask for it, one gets it.
+    Take {
+        /// The key under which it was saved.
+        key: Box<str>,
+        /// Takes the socket.
+        taken: Taken,
+    },
 }
 
 impl Command {
@@ -109,7 +132,10 @@ impl Command {
             | Self::Close { .. }
             | Self::Room { .. }
             | Self::Sync { .. }
-            | Self::Count { .. } => 0,
+            | Self::Count { .. }
+            | Self::Gap { .. }
+            | Self::Take { .. } => 0,
+            Self::Save { socket, .. } => socket.cost(),
         };
         size_of::<Self>() + envelope
     }
@@ -121,7 +147,13 @@ pub struct Done {
     counters: Arc<Counters>,
     confirm: Option<Confirm>,
     reported: bool,
+    /// What is called with the number of a message that does not come into the log.
+    lost: Option<Lost>,
+    number: u64,
 }
+
+/// Takes the number of a message that does not come into the log.
+pub(super) type Lost = Box<dyn FnOnce(u64) + Send + Sync>;
 
 impl Done {
     pub(super) fn new(counters: &Arc<Counters>, confirm: Option<Confirm>) -> Self {
@@ -129,7 +161,15 @@ impl Done {
             counters: Arc::clone(counters),
             confirm,
             reported: false,
+            lost: None,
+            number: 0,
         }
+    }
+
+    /// Sets what is called if the message does not come into the log.
+    pub(super) fn or_lost(mut self, lost: Lost) -> Self {
+        self.lost = Some(lost);
+        self
     }
 
     /// Reports that the broker has the message.
@@ -152,6 +192,13 @@ impl Done {
         if let Some(confirm) = self.confirm.take() {
             let _ = confirm.send(Err(error));
         }
+        self.report_lost();
+    }
+
+    fn report_lost(&mut self) {
+        if let Some(lost) = self.lost.take() {
+            lost(self.number);
+        }
     }
 }
 
@@ -159,6 +206,7 @@ impl Drop for Done {
     fn drop(&mut self) {
         if !self.reported {
             self.counters.unconfirmed();
+            self.report_lost();
         }
     }
 }
@@ -227,6 +275,38 @@ impl fmt::Debug for Synced {
     }
 }
 
+/// Takes the socket of a [`Command::Take`]. If it is dropped, there is none.
+#[must_use = "a client waits until this is reported"]
+pub struct Taken(Option<Box<dyn FnOnce(Option<SavedSocket>) + Send + Sync>>);
+
+impl Taken {
+    /// Creates a receiver that passes the socket on, or `None` if it is dropped.
+    pub(super) fn new(report: impl FnOnce(Option<SavedSocket>) + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(report)))
+    }
+
+    /// Reports the socket. It is saved again if its client does not wait for it any longer.
+    pub fn found(mut self, socket: SavedSocket) {
+        if let Some(report) = self.0.take() {
+            report(Some(socket));
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(report) = self.0.take() {
+            report(None);
+        }
+    }
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken").finish_non_exhaustive()
+    }
+}
+
 /// The names that the broker has to open (`true`) or to close, and those that it has opened.
 #[derive(Debug)]
 struct Changes<T> {
@@ -285,6 +365,10 @@ pub(super) struct Queue {
     max_bytes: usize,
     /// `None` if the broker does not want rooms.
     new_rooms: Option<NewRooms>,
+    /// The number of the last message that was added.
+    last_number: u64,
+    /// Whether a [`Command::Gap`] waits.
+    has_gap: bool,
     pub(super) state: QueueState,
 }
 
@@ -310,6 +394,8 @@ impl Queue {
             large_bytes: 0,
             max_bytes,
             new_rooms: wants_rooms.then(NewRooms::default),
+            last_number: 0,
+            has_gap: false,
             state: QueueState::Open,
         }
     }
@@ -325,6 +411,11 @@ impl Queue {
             (&mut self.new_rooms, &mut command)
         {
             note_rooms(rooms, envelope);
+        }
+        if let Command::Publish { envelope, done } = &mut command {
+            self.last_number += 1;
+            envelope.number = self.last_number;
+            done.number = self.last_number;
         }
         match command {
             Command::Open { namespace } => {
@@ -348,7 +439,18 @@ impl Queue {
                 self.opened += u64::from(self.rooms.change(room, exists));
             }
             Command::Count { .. } | Command::Sync { .. } => self.counts.push_back(command),
-            Command::Publish { .. } | Command::Ask { .. } | Command::Answer { .. } => {
+            Command::Gap { .. } => {
+                // It says that messages before the others are missing.
+                if !std::mem::replace(&mut self.has_gap, true) {
+                    self.add(&command);
+                    self.messages.push_front(command);
+                }
+            }
+            Command::Publish { .. }
+            | Command::Ask { .. }
+            | Command::Answer { .. }
+            | Command::Save { .. }
+            | Command::Take { .. } => {
                 let is_large = self.is_large(&command);
                 self.add(&command);
                 self.messages.push_back(command);
@@ -389,8 +491,11 @@ impl Queue {
             if bytes <= max {
                 return dropped;
             }
-            let mut same =
-                (0..self.messages.len()).filter(|at| self.is_large(&self.messages[*at]) == large);
+            let mut same = (0..self.messages.len()).filter(|at| {
+                let command = &self.messages[*at];
+                let is_gap = matches!(command, Command::Gap { .. });
+                !is_gap && self.is_large(command) == large
+            });
             let (Some(oldest), Some(_)) = (same.next(), same.next()) else {
                 return dropped;
             };
@@ -431,10 +536,16 @@ impl Queue {
     fn pop_message(&mut self) -> Option<Command> {
         let command = self.messages.pop_front()?;
         self.subtract(&command);
+        self.has_gap &= !matches!(command, Command::Gap { .. });
         if self.messages.is_empty() {
             self.messages.shrink_to(64);
         }
         Some(command)
+    }
+
+    /// Returns the number of the last message that was added.
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_number
     }
 
     /// Returns how many namespaces and rooms the broker had to open so far.
@@ -455,7 +566,10 @@ impl Queue {
             let Some(command) = self.messages.pop_front() else {
                 break;
             };
-            if matches!(command, Command::Publish { .. }) {
+            if matches!(
+                command,
+                Command::Publish { .. } | Command::Gap { .. } | Command::Save { .. }
+            ) {
                 self.messages.push_back(command);
             } else {
                 self.subtract(&command);

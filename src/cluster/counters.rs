@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::clock::now;
+use crate::hub::other_servers::ClaimOutcome;
 use crate::sync::Mutex;
 
 /// The numbers of one server, and its log lines.
@@ -18,6 +19,10 @@ pub(super) struct Counters {
     pub(super) received: AtomicU64,
     pub(super) malformed: AtomicU64,
     pub(super) gaps: AtomicU64,
+    pub(super) saved: AtomicU64,
+    pub(super) restored: AtomicU64,
+    pub(super) handed_over: AtomicU64,
+    pub(super) not_restored: AtomicU64,
     pub(super) changes: watch::Sender<u64>,
     pub(super) connection: Mutex<Connection>,
     /// When malformed and dropped messages were logged last.
@@ -45,6 +50,10 @@ impl Default for Counters {
             received: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
+            saved: AtomicU64::new(0),
+            restored: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
+            not_restored: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             connection: Mutex::default(),
             logged: Mutex::default(),
@@ -88,6 +97,15 @@ impl Counters {
                 "a message of another server is ignored"
             );
         }
+    }
+
+    pub(super) fn claim(&self, outcome: ClaimOutcome) {
+        let counter = match outcome {
+            ClaimOutcome::Restored => &self.restored,
+            ClaimOutcome::HandedOver => &self.handed_over,
+            ClaimOutcome::NotRestored => &self.not_restored,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn gap(&self) {

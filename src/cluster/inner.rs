@@ -14,13 +14,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::command::{Command, Done, Expect, Queue, QueueState, Synced, drop_command};
+use super::command::{Command, Done, Expect, Queue, QueueState, Synced, Taken, drop_command};
 use super::counters::Counters;
 use super::message::{Envelope, Message, RequestId, ServerId};
 use super::requests::Requests;
+use crate::clock::now;
+use crate::engine_io::SocketId;
 use crate::handles::{AskedClients, Socket};
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answer, Answers, Confirm, Operation, Question, SocketDescription};
+use crate::hub::other_servers::{
+    Answer, Answers, Confirm, Dropped, Operation, Question, Sent, SocketDescription,
+};
+use crate::hub::recovery::{Offset, PrivateId, SavedSocket};
 use crate::hub::selection::Target;
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::{NamespaceName, Payload};
@@ -50,6 +55,8 @@ pub(crate) struct Inner {
     /// Whether the broker has ended.
     ended: watch::Sender<bool>,
     limits: Limits,
+    /// How long a client may be away, if recovery is on and the broker has a log.
+    pub(super) log_window: Option<Duration>,
 }
 
 /// The limits of a cluster.
@@ -90,7 +97,12 @@ struct ServerEvent {
 }
 
 impl Inner {
-    pub(super) fn new(runtime: Handle, limits: Limits, wants_rooms: bool) -> Self {
+    pub(super) fn new(
+        runtime: Handle,
+        limits: Limits,
+        wants_rooms: bool,
+        log_window: Option<Duration>,
+    ) -> Self {
         Self {
             id: hex_id(),
             hub: OnceLock::new(),
@@ -107,6 +119,7 @@ impl Inner {
             counters: Arc::default(),
             ended: watch::Sender::new(false),
             limits,
+            log_window,
         }
     }
 
@@ -115,7 +128,7 @@ impl Inner {
         let _ = self.hub.set(Arc::downgrade(hub));
     }
 
-    fn hub(&self) -> Option<Arc<Hub>> {
+    pub(super) fn hub(&self) -> Option<Arc<Hub>> {
         self.hub.get()?.upgrade()
     }
 
@@ -129,11 +142,18 @@ impl Inner {
 
     /// Sends a command to the broker.
     pub(super) fn push(&self, command: Command) {
-        let dropped = self.queue.lock().push(command);
+        drop(self.push_later(command).1);
+    }
+
+    /// Does the same as [`push`](Self::push). Returns the number of the message, and the commands that
+    /// make room for it.
+    fn push_later(&self, command: Command) -> (u64, DroppedCommands) {
+        let mut queue = self.queue.lock();
+        let dropped = queue.push(command);
+        let number = queue.last_number();
+        drop(queue);
         self.command_ready.notify_one();
-        for command in dropped {
-            drop_command(command, ClusterError::FULL);
-        }
+        (number, DroppedCommands(dropped))
     }
 
     fn envelope(&self, namespace: &NamespaceName, message: Message) -> Envelope {
@@ -159,17 +179,140 @@ impl Inner {
         namespace: &NamespaceName,
         message: Message,
         confirm: Option<Confirm>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Sent, ClusterError> {
         let volatile = matches!(&message, Message::Operation(_, Operation::Emit { volatile, .. }) if *volatile);
         let envelope = self.envelope(namespace, message);
         self.check(&envelope)?;
         let mut done = Done::new(&self.counters, confirm);
         if volatile && !self.is_connected() {
             done.drop_message(ClusterError::UNREACHABLE);
-            return Ok(());
+            return Ok(Sent {
+                number: None,
+                dropped: None,
+            });
         }
+        let is_logged =
+            self.log_window.is_some() && matches!(envelope.message, Message::Operation(..));
+        if is_logged {
+            let (inner, name) = (Arc::downgrade(self), namespace.clone());
+            done = done.or_lost(Box::new(move |number| {
+                if let Some(inner) = inner.upgrade() {
+                    inner.lost(&name, number, volatile);
+                }
+            }));
+        }
+        let (number, dropped) = self.push_later(Command::Publish { envelope, done });
+        Ok(Sent {
+            number: is_logged.then_some(number),
+            dropped: dropped.later(),
+        })
+    }
+
+    /// Handles the loss of a message that does not come into the log.
+    fn lost(&self, namespace: &NamespaceName, number: u64, volatile: bool) {
+        if let Some(live) = self.namespace(namespace) {
+            live.lost(number);
+        }
+        if !volatile {
+            let namespace = namespace.clone();
+            self.push(Command::Gap { namespace });
+        }
+    }
+
+    pub(super) fn save(&self, socket: SavedSocket, within: Duration) -> Dropped {
+        self.counters.saved.fetch_add(1, Ordering::Relaxed);
+        let (_, dropped) = self.push_later(Command::Save { socket, within });
+        dropped.later()
+    }
+
+    pub(super) fn take(
+        self: &Arc<Self>,
+        id: &PrivateId,
+    ) -> BoxFuture<'static, Option<SavedSocket>> {
+        if !self.is_connected() {
+            return Box::pin(std::future::ready(None));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let (inner, within) = (Arc::clone(self), self.log_window.unwrap_or_default());
+        let taken = Taken::new(move |socket| {
+            if let Err(Some(socket)) = sender.send(socket) {
+                drop(inner.save(socket, within));
+            }
+        });
+        let key = id.expose().into();
+        self.push(Command::Take { key, taken });
+        Box::pin(async move { receiver.await.unwrap_or_default() })
+    }
+
+    pub(super) fn forget(&self, id: &PrivateId) -> Dropped {
+        let key = id.expose().into();
+        let taken = Taken::new(|_| {});
+        let (_, dropped) = self.push_later(Command::Take { key, taken });
+        dropped.later()
+    }
+
+    pub(super) fn displace(&self, namespace: &NamespaceName, id: &SocketId) {
+        let envelope = self.envelope(namespace, Message::Displaced(*id));
+        let done = Done::new(&self.counters, None);
         self.push(Command::Publish { envelope, done });
-        Ok(())
+    }
+
+    /// Delivers what has waited for the log too long, and saves the sockets that are due.
+    pub(super) fn tick_recovery(&self) {
+        if let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) {
+            hub.tick_recovery(None);
+        }
+    }
+
+    /// Handles a message of another server that came into the log.
+    pub(super) fn deliver_at(self: &Arc<Self>, envelope: Envelope, at: Offset) {
+        if self.log_window.is_none() {
+            return self.deliver(envelope);
+        }
+        let Some(hub) = self.hub() else { return };
+        match envelope.message {
+            Message::Operation(target, operation) if envelope.from != self.id => {
+                self.counters.received();
+                hub.apply_at(&envelope.namespace, &target, operation, at);
+            }
+            message => {
+                hub.advance_log(at);
+                self.deliver(Envelope {
+                    message,
+                    ..envelope
+                });
+            }
+        }
+    }
+
+    /// Keeps an operation of the log for clients that come back.
+    pub(super) fn keep_at(&self, envelope: Envelope, at: Offset) {
+        let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) else {
+            return;
+        };
+        match envelope.message {
+            Message::Operation(target, operation) => {
+                hub.keep_at(&envelope.namespace, &target, operation, at);
+            }
+            _ => hub.advance_log(at),
+        }
+    }
+
+    /// Handles the return of a message of this server from the log.
+    pub(super) fn returned(&self, namespace: &str, number: u64, at: Offset) {
+        let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) else {
+            return;
+        };
+        match hub.find(namespace) {
+            Some(live) => live.returned(number, at),
+            None => hub.advance_log(at),
+        }
+    }
+
+    pub(super) fn begin_log(&self, at: Offset) {
+        if let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) {
+            hub.begin_log(at);
+        }
     }
 
     pub(super) fn ask(
@@ -332,6 +475,10 @@ impl Inner {
         let questions = self.queue.lock().remove_questions();
         drop(questions);
         self.requests.lock().fail_all();
+        if let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) {
+            // The log does not answer.
+            hub.tick_recovery(Some(now()));
+        }
     }
 
     /// Lets the broker send the queued messages, and end.
@@ -395,6 +542,12 @@ impl Inner {
             }
             return;
         }
+        if let Message::Displaced(id) = &message {
+            if let Some(live) = self.namespace(&namespace) {
+                live.displaced(id);
+            }
+            return;
+        }
         let Some(live) = self.namespace(&namespace) else {
             self.answer_without_clients(&namespace, from, message);
             return;
@@ -437,8 +590,11 @@ impl Inner {
             Message::Question(id, Question::Event(target, payload, timeout)) => {
                 self.ask_clients(&live, &target, payload, timeout, (id, from));
             }
+            Message::Question(id, Question::HandOver(private_id)) => {
+                self.hand_over(live, private_id, id, from);
+            }
             // They are handled above.
-            Message::Answer(..) | Message::End(_) => {}
+            Message::Answer(..) | Message::End(_) | Message::Displaced(_) => {}
         }
     }
 
@@ -453,6 +609,7 @@ impl Inner {
             Question::Event(..) => Answer::Clients(0),
             Question::Ids(_) => Answer::Ids(Vec::new()),
             Question::Rooms => Answer::Rooms(Vec::new()),
+            Question::HandOver(_) => Answer::HandedOver(false),
             Question::ServerEvent(_) | Question::Operation(..) => return,
         };
         self.answer(namespace, id, from, answer);
@@ -466,6 +623,25 @@ impl Inner {
             return;
         }
         self.push(Command::Answer { to, envelope });
+    }
+
+    /// Lets a socket go whose client has come back elsewhere, and answers when it is saved.
+    fn hand_over(
+        self: &Arc<Self>,
+        namespace: Arc<LiveNamespace>,
+        private_id: PrivateId,
+        id: RequestId,
+        from: ServerId,
+    ) {
+        let name = namespace.name.clone();
+        if !namespace.hand_over(&private_id) {
+            return self.answer(&name, id, from, Answer::HandedOver(false));
+        }
+        let inner = Arc::clone(self);
+        self.runtime.spawn(async move {
+            namespace.departed().await;
+            inner.answer(&name, id, from, Answer::HandedOver(true));
+        });
     }
 
     /// Asks the clients of this process, and sends their number and their acknowledgements.
@@ -576,6 +752,24 @@ impl Inner {
         if let Some((id, from)) = question {
             let answer = Answer::Reply(reply);
             self.answer(&namespace.name, id, from, answer);
+        }
+    }
+}
+
+/// Commands that made room for others in the queue. Their senders get to know it when this is dropped,
+/// which must happen under no lock.
+struct DroppedCommands(Vec<Command>);
+
+impl DroppedCommands {
+    fn later(self) -> Dropped {
+        (!self.0.is_empty()).then(|| Box::new(self) as Box<_>)
+    }
+}
+
+impl Drop for DroppedCommands {
+    fn drop(&mut self) {
+        for command in self.0.drain(..) {
+            drop_command(command, ClusterError::FULL);
         }
     }
 }

@@ -1,12 +1,17 @@
 //! A broker for the servers of one process.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_core::future::BoxFuture;
+use futures_util::future::{Either, select};
+use tokio::sync::mpsc;
 
-use super::{Broker, Command, Envelope, Inbox, Port};
+use super::{Broker, Command, Envelope, Inbox, Offset, Port, SavedSocket};
+use crate::clock::now;
 use crate::sync::Mutex;
 
 /// A broker for several servers of one process, for tests. It is also the smallest example of a
@@ -30,12 +35,30 @@ use crate::sync::Mutex;
 #[derive(Clone, Default)]
 pub struct Memory {
     servers: Arc<Mutex<HashMap<Box<str>, Server>>>,
+    /// `None` without a log.
+    log: Option<Arc<Mutex<Log>>>,
 }
 
 struct Server {
     inbox: Inbox,
     namespaces: HashSet<Box<str>>,
+    /// Takes the entries of the log.
+    entries: mpsc::UnboundedSender<Entry>,
 }
+
+/// The log of all servers, and the saved sockets.
+#[derive(Default)]
+struct Log {
+    entries: VecDeque<Entry>,
+    last: u64,
+    saved: HashMap<Box<str>, (SavedSocket, Instant)>,
+}
+
+/// A message, at its place in the log if it is there. Without a message, some are missing.
+type Entry = (Option<Offset>, Option<Arc<Envelope>>);
+
+/// How many entries the log keeps.
+const MAX_ENTRIES: usize = 10_000;
 
 impl Memory {
     /// Creates a broker without servers. Its clones connect the servers that use them.
@@ -44,13 +67,57 @@ impl Memory {
         Self::default()
     }
 
-    /// Returns the inboxes of the servers of a namespace, except for that of one server.
-    fn others(&self, namespace: &str, except: &str) -> Vec<Inbox> {
+    /// Creates a broker without servers that has a [log](Broker::has_log) of 10 000 messages: with
+    /// [recovery](crate::Recovery) a client may come back to any of its servers.
+    #[must_use]
+    pub fn with_log() -> Self {
+        Self {
+            log: Some(Arc::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a server. Returns the entries of the log that it does not receive.
+    fn register(&self, me: &str, server: Server) -> VecDeque<Entry> {
+        let log = self.log.as_ref().map(|log| log.lock());
+        let kept = log.as_ref().map(|log| log.entries.clone());
+        self.servers.lock().insert(me.into(), server);
+        kept.unwrap_or_default()
+    }
+
+    /// Adds an entry to the log, and passes it to all servers.
+    fn append(&self, log: &Mutex<Log>, envelope: Option<Envelope>) {
+        let mut log = log.lock();
+        log.last += 1;
+        let entry = (Some(Offset::new(log.last, 0)), envelope.map(Arc::new));
+        log.entries.push_back(entry.clone());
+        if log.entries.len() > MAX_ENTRIES {
+            log.entries.pop_front();
+        }
+        for server in self.servers.lock().values() {
+            // An error means that the broker of that server ends.
+            let _ = server.entries.send(entry.clone());
+        }
+    }
+
+    /// Returns the inboxes of the servers of a namespace, except for that of one server. With a log, the
+    /// message waits behind the entries before it, and the result is empty.
+    fn others(&self, envelope: &Envelope, except: &str) -> Vec<Inbox> {
         let servers = self.servers.lock();
-        let others = servers
-            .iter()
-            .filter(|(id, server)| &***id != except && server.namespaces.contains(namespace));
-        others.map(|(_, server)| server.inbox.clone()).collect()
+        let others = servers.iter().filter(|(id, server)| {
+            &***id != except && server.namespaces.contains(envelope.namespace())
+        });
+        let inbox = |(_, server): (_, &Server)| {
+            if self.log.is_none() {
+                return Some(server.inbox.clone());
+            }
+            // An error means that the broker of that server ends.
+            let _ = server
+                .entries
+                .send((None, Some(Arc::new(envelope.clone()))));
+            None
+        };
+        others.filter_map(inbox).collect()
     }
 
     fn count(&self, namespace: &str, only: Option<&str>) -> usize {
@@ -63,7 +130,7 @@ impl Memory {
     }
 
     async fn publish(&self, me: &str, envelope: &Envelope) {
-        for inbox in self.others(envelope.namespace(), me) {
+        for inbox in self.others(envelope, me) {
             inbox.deliver(envelope.clone()).await;
         }
     }
@@ -81,8 +148,33 @@ impl Memory {
                 }
             }
             Command::Publish { envelope, done } => {
-                self.publish(me, &envelope).await;
+                match &self.log {
+                    Some(log) => self.append(log, Some(envelope)),
+                    None => self.publish(me, &envelope).await,
+                }
                 done.published();
+            }
+            Command::Gap { .. } => {
+                if let Some(log) = &self.log {
+                    self.append(log, None);
+                }
+            }
+            Command::Save { socket, within } => {
+                if let Some(log) = &self.log {
+                    let until = now() + within;
+                    log.lock()
+                        .saved
+                        .insert(socket.key().into(), (socket, until));
+                }
+            }
+            Command::Take { key, taken } => {
+                let saved = self
+                    .log
+                    .as_ref()
+                    .and_then(|log| log.lock().saved.remove(&key));
+                if let Some((socket, _)) = saved.filter(|(_, until)| *until > now()) {
+                    taken.found(socket);
+                }
             }
             Command::Ask { envelope, expect } => {
                 expect.servers(self.count(envelope.namespace(), None));
@@ -111,21 +203,66 @@ impl Memory {
 }
 
 impl Broker for Memory {
+    fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
     fn run(self: Arc<Self>, mut port: Port) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let me: Box<str> = port.server_id().into();
             let inbox = port.inbox();
+            let (sender, mut entries) = mpsc::unbounded_channel();
             let server = Server {
                 inbox: inbox.clone(),
                 namespaces: HashSet::new(),
+                entries: sender,
             };
-            self.servers.lock().insert(me.clone(), server);
+            let kept = self.register(&me, server);
             let _registration = Registration(&self, &me);
+            if let Some((Some(first), _)) = kept.front() {
+                inbox.begin_log(Offset::new(first.high() - 1, 0));
+            }
+            for (at, envelope) in kept {
+                match (at, envelope) {
+                    (Some(at), Some(envelope)) => inbox.keep_at((*envelope).clone(), at).await,
+                    (Some(at), None) => inbox.begin_log(at),
+                    (None, _) => {}
+                }
+            }
             inbox.connected();
-            while let Some(command) = port.next().await {
-                self.handle(&me, command).await;
+            loop {
+                // Entries first: an answer must not overtake the messages before it.
+                let next = {
+                    let entry = pin!(entries.recv());
+                    let command = pin!(port.next());
+                    match select(entry, command).await {
+                        Either::Left((entry, _)) => Either::Left(entry),
+                        Either::Right((command, _)) => Either::Right(command),
+                    }
+                };
+                match next {
+                    Either::Left(Some((at, envelope))) => {
+                        read(&inbox, &me, at, envelope).await;
+                    }
+                    Either::Right(Some(command)) => self.handle(&me, command).await,
+                    Either::Left(None) | Either::Right(None) => return,
+                }
             }
         })
+    }
+}
+
+/// Handles a message or a gap.
+async fn read(inbox: &Inbox, me: &str, at: Option<Offset>, envelope: Option<Arc<Envelope>>) {
+    match (envelope, at) {
+        (Some(envelope), Some(at)) if envelope.sender() == me => {
+            let (namespace, number) = (envelope.namespace(), envelope.number());
+            inbox.returned(namespace, number, at).await;
+        }
+        (Some(envelope), Some(at)) => inbox.deliver_at((*envelope).clone(), at).await,
+        (Some(envelope), None) => inbox.deliver((*envelope).clone()).await,
+        (None, Some(at)) => inbox.begin_log(at),
+        (None, None) => {}
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 #[cfg(feature = "wire")]
 use bytes::Bytes;
 
+use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
 use crate::hub::selection::Target;
 #[cfg(feature = "wire")]
@@ -21,6 +22,8 @@ pub struct Envelope {
     pub(super) message: Message,
     /// Whether a broadcast to one room must reach servers that may not have opened the room yet.
     pub(super) is_room_new: bool,
+    /// See [`Envelope::number`].
+    pub(super) number: u64,
 }
 
 impl Envelope {
@@ -30,6 +33,7 @@ impl Envelope {
             namespace,
             message,
             is_room_new: false,
+            number: 0,
         }
     }
 
@@ -43,6 +47,15 @@ impl Envelope {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Returns the number of a [`Publish`](super::Command::Publish) among those of its server: the first
+    /// has 1, and each later one has a higher number. A broker with a [log](super::Broker::has_log) passes
+    /// it to [`Inbox::returned`](super::Inbox::returned). In other messages, and in one that `from_bytes`
+    /// has read, it is 0.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Returns the room of an event for one room, if it only concerns the servers that have the room
@@ -105,6 +118,10 @@ impl Envelope {
 /// The id of a server, 16 hexadecimal digits. Other servers may have ids of other forms.
 pub(super) type ServerId = Arc<str>;
 
+/// The id that stands for the sender of a message of an emitter, which is no server.
+#[cfg(feature = "postgres")]
+pub(super) const EMITTER: &str = "emitter";
+
 /// The id of a question, 16 hexadecimal digits.
 pub(super) type RequestId = Arc<str>;
 
@@ -122,6 +139,8 @@ pub(super) enum Message {
     /// The end of a question to clients: their servers need not wait for them any longer. Only servers
     /// of this crate send it.
     End(RequestId),
+    /// A socket was restored on this server: another one that still has it ends its connection.
+    Displaced(SocketId),
 }
 
 impl Message {
@@ -139,7 +158,9 @@ impl Message {
             Self::Question(_, Question::Event(to, payload, _)) => target(to) + bytes(payload),
             Self::Question(_, Question::Sockets(to) | Question::Ids(to)) => target(to),
             Self::Question(_, Question::Operation(to, _)) => target(to),
-            Self::Question(_, Question::Rooms) | Self::End(_) => 0,
+            Self::Question(_, Question::Rooms | Question::HandOver(_))
+            | Self::End(_)
+            | Self::Displaced(_) => 0,
             Self::ServerEvent(payload) | Self::Question(_, Question::ServerEvent(payload)) => {
                 bytes(payload)
             }
@@ -148,7 +169,10 @@ impl Message {
             Self::Answer(_, Answer::Ids(names) | Answer::Rooms(names)) => {
                 names.iter().map(|name| ROOM + name.len()).sum()
             }
-            Self::Answer(_, Answer::Clients(_) | Answer::Left | Answer::Done) => 0,
+            Self::Answer(
+                _,
+                Answer::Clients(_) | Answer::Left | Answer::Done | Answer::HandedOver(_),
+            ) => 0,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | broker | servers |
 //! |---|---|
 //! | [`Memory`] | those of one process, for tests |
+//! | `Postgres`, with the feature `postgres` | those of this crate and of Node with `@socket.io/postgres-adapter` |
 //! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` or `@socket.io/redis-streams-adapter` |
 //! | `Redis::cluster`, with the feature `redis-cluster` | the same, on a Redis Cluster |
 //!
@@ -44,7 +45,11 @@
 //! every broker must do. The page `docs/cluster.md` of the repository has a complete broker with the
 //! rules for one, and says how to deploy a cluster.
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod backoff;
 mod command;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod connect_error;
 mod counters;
 mod ended_rooms;
 mod inner;
@@ -52,6 +57,8 @@ mod memory;
 mod message;
 mod new_rooms;
 mod port;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod requests;
@@ -67,20 +74,29 @@ use std::time::Duration;
 pub use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-pub use self::command::{Command, Done, Expect, Synced};
+pub use self::command::{Command, Done, Expect, Synced, Taken};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub use self::connect_error::ConnectError;
 use self::inner::{Inner, Limits};
 pub use self::memory::Memory;
 pub use self::message::Envelope;
 use self::message::Message;
 pub use self::port::{Inbox, Port};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{Postgres, PostgresOptions};
 #[cfg(feature = "redis")]
-pub use self::redis::{ConnectError, Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
+pub use self::redis::{Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
 #[cfg(all(feature = "redis", feature = "unstable-internals"))]
 #[doc(hidden)]
 pub use self::wire::classic::rewrite as rewrite_classic;
+use crate::engine_io::SocketId;
 use crate::handles::SocketIo;
-use crate::hub::other_servers::{Answers, Confirm, Operation, OtherServers, Question};
+use crate::hub::other_servers::{
+    Answers, ClaimOutcome, Confirm, Dropped, Operation, OtherServers, Question, Sent,
+};
+use crate::hub::recovery::PrivateId;
+pub use crate::hub::recovery::{Offset, SavedSocket};
 use crate::hub::selection::Target;
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::{NamespaceName, Payload};
@@ -104,11 +120,27 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     fn wants_rooms(&self) -> bool {
         false
     }
+
+    /// Returns whether the broker has a log: a list of the messages of all servers, in one order for each
+    /// namespace, in which a server can read what it has missed. Clients then
+    /// [recover](crate::Recovery) on any server.
+    ///
+    /// Such a broker gives each [`Publish`](Command::Publish) an [`Offset`]. It calls
+    /// [`Inbox::deliver_at`] in place of [`Inbox::deliver`] for the messages of other servers, and
+    /// [`Inbox::returned`] for those of its own server, in the order of the log. It keeps the sockets of
+    /// [`Command::Save`]. If [`Port::log_window`] returns a time, it begins by [`Inbox::begin_log`], and
+    /// reads what came into the log in that time before: see [`Inbox::keep_at`].
+    ///
+    /// The default is `false`.
+    fn has_log(&self) -> bool {
+        false
+    }
 }
 
 /// The broker of a server that is being built.
 pub(crate) struct BoxBroker {
     wants_rooms: bool,
+    has_log: bool,
     run: Box<dyn FnOnce(Port) -> BoxFuture<'static, ()> + Send>,
 }
 
@@ -116,6 +148,7 @@ pub(crate) fn boxed(broker: impl Broker) -> BoxBroker {
     let broker = Arc::new(broker);
     BoxBroker {
         wants_rooms: broker.wants_rooms(),
+        has_log: broker.has_log(),
         run: Box::new(move |port| broker.run(port)),
     }
 }
@@ -125,6 +158,7 @@ pub(crate) fn boxed(broker: impl Broker) -> BoxBroker {
 pub(crate) struct Cluster {
     inner: Arc<Inner>,
     wants_rooms: bool,
+    has_log: bool,
 }
 
 /// How often the servers are counted again while a question waits for them, and ended rooms are closed.
@@ -134,18 +168,23 @@ const TICK: Duration = Duration::from_millis(750);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Cluster {
-    /// Starts the broker.
+    /// Starts the broker. `recovery` is how long a client may be away.
     ///
     /// # Panics
     ///
     /// Panics if it is not called in a tokio runtime.
     #[track_caller]
-    pub(crate) fn start(broker: BoxBroker) -> Self {
+    pub(crate) fn start(broker: BoxBroker, recovery: Option<Duration>) -> Self {
         let Ok(runtime) = Handle::try_current() else {
             panic!("a server with a cluster must be built in a tokio runtime");
         };
-        let BoxBroker { wants_rooms, run } = broker;
-        let inner = Inner::new(runtime.clone(), Limits::default(), wants_rooms);
+        let BoxBroker {
+            wants_rooms,
+            has_log,
+            run,
+        } = broker;
+        let log_window = recovery.filter(|_| has_log);
+        let inner = Inner::new(runtime.clone(), Limits::default(), wants_rooms, log_window);
         let inner = Arc::new(inner);
         let port = Port {
             inner: Arc::clone(&inner),
@@ -162,9 +201,14 @@ impl Cluster {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.recount();
                 inner.close_rooms();
+                inner.tick_recovery();
             }
         });
-        Self { inner, wants_rooms }
+        Self {
+            inner,
+            wants_rooms,
+            has_log,
+        }
     }
 }
 
@@ -230,9 +274,37 @@ impl OtherServers for Cluster {
         target: &Target,
         operation: &Operation,
         confirm: Option<Confirm>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Sent, ClusterError> {
         let message = Message::Operation(target.clone(), operation.clone());
         self.inner.publish(namespace, message, confirm)
+    }
+
+    fn has_log(&self) -> bool {
+        self.has_log
+    }
+
+    fn is_connected(&self) -> bool {
+        self.inner.is_connected()
+    }
+
+    fn save(&self, socket: SavedSocket, within: Duration) -> Dropped {
+        self.inner.save(socket, within)
+    }
+
+    fn take(&self, id: &PrivateId) -> BoxFuture<'static, Option<SavedSocket>> {
+        self.inner.take(id)
+    }
+
+    fn forget(&self, id: &PrivateId) -> Dropped {
+        self.inner.forget(id)
+    }
+
+    fn displace(&self, namespace: &NamespaceName, id: &SocketId) {
+        self.inner.displace(namespace, id);
+    }
+
+    fn count_claim(&self, outcome: ClaimOutcome) {
+        self.inner.counters.claim(outcome);
     }
 
     fn send_server_event(
@@ -242,6 +314,7 @@ impl OtherServers for Cluster {
     ) -> Result<(), ClusterError> {
         self.inner
             .publish(namespace, Message::ServerEvent(event), None)
+            .map(|sent| drop(sent.dropped))
     }
 
     fn ask(&self, namespace: &NamespaceName, question: Question) -> Result<Answers, ClusterError> {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::command::{Command, QueueState};
 use super::inner::Inner;
 use super::message::Envelope;
+use crate::hub::recovery::Offset;
 
 /// The commands for a [`Broker`](super::Broker).
 ///
@@ -70,6 +72,13 @@ impl Port {
         }
     }
 
+    /// Returns how long clients may be away, if recovery is on and the broker
+    /// [has a log](super::Broker::has_log).
+    #[must_use]
+    pub fn log_window(&self) -> Option<Duration> {
+        self.inner.log_window
+    }
+
     /// Returns the id of this server.
     #[must_use]
     pub fn server_id(&self) -> &str {
@@ -131,5 +140,41 @@ impl Inbox {
         self.inner.deliver(envelope);
         // Delivers are synchronous. The broker's task lets others run between them.
         tokio::task::coop::consume_budget().await;
+    }
+
+    /// Delivers a message of another server that a broker with a [log](super::Broker::has_log) has read
+    /// there, in place of [`deliver`](Self::deliver). Offsets rise.
+    ///
+    /// It is also for namespaces that this server has not opened: a client may come back to one. Without
+    /// recovery it does the same as `deliver`.
+    pub async fn deliver_at(&self, envelope: Envelope, at: Offset) {
+        self.inner.deliver_at(envelope, at);
+        tokio::task::coop::consume_budget().await;
+    }
+
+    /// Reports that a message of this server was read in the log. `number` is its
+    /// [`Envelope::number`]. Its clients get the event now.
+    pub async fn returned(&self, namespace: &str, number: u64, at: Offset) {
+        self.inner.returned(namespace, number, at);
+        tokio::task::coop::consume_budget().await;
+    }
+
+    /// Reports an entry of the log that is no message, or one that cannot be read.
+    pub fn skip(&self, at: Offset) {
+        self.inner.returned("", 0, at);
+    }
+
+    /// Keeps a message that came into the log before this server has begun to read it, for clients that
+    /// come back.
+    pub async fn keep_at(&self, envelope: Envelope, at: Offset) {
+        self.inner.keep_at(envelope, at);
+        tokio::task::coop::consume_budget().await;
+    }
+
+    /// Reports that all entries of the log after this one will be delivered or kept, and that those up to
+    /// it are unknown, or some of them are missing. A broker calls it before the first one, and for a gap.
+    /// Clients that may have missed an unknown entry do not recover.
+    pub fn begin_log(&self, at: Offset) {
+        self.inner.begin_log(at);
     }
 }

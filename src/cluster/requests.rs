@@ -66,6 +66,13 @@ impl Requests {
         self.open.len()
     }
 
+    /// Returns whether a question waits for answers.
+    #[cfg(feature = "postgres")]
+    pub(super) fn is_open(&self, id: &str) -> bool {
+        let request = self.open.get(id);
+        request.is_some_and(|request| request.answers.is_some())
+    }
+
     /// Opens a question.
     pub(super) fn open(
         &mut self,
@@ -194,7 +201,7 @@ impl Requests {
             Answer::Clients(clients) => asked.acks += clients as i64,
             Answer::Ack(..) | Answer::Left => asked.acks -= 1,
             Answer::Sockets(_) | Answer::Reply(_) => {}
-            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done => {}
+            Answer::Rooms(_) | Answer::Ids(_) | Answer::Done | Answer::HandedOver(_) => {}
         }
         request.acks += of_unknown.acks;
         request.answered += usize::from(!is_about_client);

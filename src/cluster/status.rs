@@ -38,6 +38,16 @@ pub struct ClusterStatus {
     pub malformed: u64,
     /// How often messages of other servers may have been lost.
     pub gaps: u64,
+    /// The sockets that were saved, so that any server can restore them: see
+    /// [`Broker::has_log`](super::Broker::has_log). With another broker this and the next three are 0.
+    pub saved: u64,
+    /// The sockets that this server has restored.
+    pub restored: u64,
+    /// The sockets among them whose former server still believed in their connection.
+    pub handed_over: u64,
+    /// The clients that asked for a socket, and got a new one: it was not saved, or they had missed
+    /// packets that are no longer kept.
+    pub not_restored: u64,
     /// The open questions to other servers.
     pub questions: usize,
 }
@@ -98,6 +108,10 @@ impl ClusterHealth {
             received: get(&counters.received),
             malformed: get(&counters.malformed),
             gaps: get(&counters.gaps),
+            saved: get(&counters.saved),
+            restored: get(&counters.restored),
+            handed_over: get(&counters.handed_over),
+            not_restored: get(&counters.not_restored),
             questions: self.inner.requests.lock().len(),
         }
     }

@@ -163,7 +163,9 @@ impl Broadcast {
             if namespaces.is_empty() {
                 if let Some((others, name)) = self.scope.elsewhere().filter(|_| !self.local) {
                     let operation = Operation::Emit { payload, volatile };
-                    sent = others.send(name, &self.target, &operation, confirm());
+                    let confirm = confirm();
+                    let result = others.send(name, &self.target, &operation, confirm);
+                    sent = result.map(|sent| drop(sent.dropped));
                 }
                 return sent.map_err(not_sent);
             }

@@ -246,6 +246,7 @@ impl SocketIo {
             hub.namespaces().iter().for_each(|each| each.flush());
             hub.sessions.close(self.within).await;
             if let Some(others) = &hub.others {
+                hub.departed().await;
                 others.close().await;
             }
         }

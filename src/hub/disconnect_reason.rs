@@ -63,8 +63,9 @@ impl DisconnectReason {
 impl DisconnectReason {
     /// Returns whether the client may restore the socket: the connection ended, and neither side
     /// made the socket leave its namespace. A client whose connection the server closes, such as a
-    /// slow one, sees a lost connection. A malformed packet and a shutdown are excluded.
-    pub(crate) const fn is_recoverable(self) -> bool {
+    /// slow one, sees a lost connection. A malformed packet is excluded. After a shutdown the
+    /// client may only restore a socket that is saved for other servers.
+    pub(crate) const fn is_recoverable(self, is_saved: bool) -> bool {
         match self {
             Self::TransportClose
             | Self::TransportError
@@ -73,8 +74,8 @@ impl DisconnectReason {
             | Self::ForcedServerClose
             | Self::SlowConsumer
             | Self::EventBacklog => true,
+            Self::ServerShuttingDown => is_saved,
             Self::ParseError
-            | Self::ServerShuttingDown
             | Self::ClientNamespaceDisconnect
             | Self::ServerNamespaceDisconnect => false,
         }

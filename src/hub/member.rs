@@ -14,8 +14,9 @@ use super::budget::of_data;
 use super::hooks::OutgoingEvent;
 use super::id_hash::IdHash;
 use super::namespace::LiveNamespace;
+use super::other_servers::Dropped;
 use super::queue::Outgoing;
-use super::recovery::{Handover, Recoverable, RecoveryStore};
+use super::recovery::{Recoverable, StoreGuard};
 use super::session::SharedSession;
 use crate::engine_io::{Session, SocketId};
 use crate::guard::guarded_hook;
@@ -192,6 +193,11 @@ impl Member {
     /// Queues a packet. While the socket is connecting, the packet is held until CONNECT is sent.
     #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {
+        if let Some(over_log) = self.namespace.over_log() {
+            if over_log.is_busy() {
+                return self.namespace.send_behind(over_log, self, packet);
+            }
+        }
         self.catch_up();
         self.send_caught_up(packet)
     }
@@ -222,7 +228,7 @@ impl Member {
         if outgoing.volatile && !(self.is_connected() && self.session.is_writable()) {
             return;
         }
-        self.record_offset(outgoing.offset);
+        self.record(outgoing.mark);
         self.send_caught_up(outgoing.packet.clone());
     }
 
@@ -250,11 +256,11 @@ impl Member {
         match self.phase.load(Ordering::Acquire) {
             CONNECTED => self
                 .session
-                .send_queued(packets.inspect(|outgoing| self.record_offset(outgoing.offset))),
+                .send_queued(packets.inspect(|outgoing| self.record(outgoing.mark))),
             CONNECTING => packets
                 .filter(|outgoing| !outgoing.volatile)
                 .for_each(|outgoing| {
-                    self.record_offset(outgoing.offset);
+                    self.record(outgoing.mark);
                     state.hold(outgoing.packet.clone(), &self.session);
                 }),
             _ => {}
@@ -302,8 +308,10 @@ impl Member {
     /// the first reason stays. The socket cannot join again, whatever handlers do.
     pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
         let mut store = self.namespace.store();
-        let left = self.leave_from(reason, store.as_deref_mut());
+        let dropped = self.leave_from(reason, store.as_mut());
         drop(store);
+        let left = dropped.is_some();
+        drop(dropped);
         if left && self.namespace.hooks.room.is_some() {
             // The socket's own room changes too.
             let rooms = 1 + self.rooms().len();
@@ -312,17 +320,20 @@ impl Member {
         left
     }
 
-    /// Makes the socket leave, but does not call the room hook.
+    /// Makes the socket leave, but does not call the room hook. Returns `None` if it has left already.
     pub(super) fn leave_from(
         &self,
         reason: DisconnectReason,
-        store: Option<&mut RecoveryStore<Arc<Handover>>>,
-    ) -> bool {
+        store: Option<&mut StoreGuard<'_>>,
+    ) -> Option<Dropped> {
         self.catch_up();
+        if !self.has_left() {
+            self.namespace.note_leaving(&self.id);
+        }
         let mut state = self.lock();
         let phase = self.phase.swap(LEFT, Ordering::AcqRel);
         if phase == LEFT {
-            return false;
+            return None;
         }
         let rooms = self.namespace.remove(self, phase == CONNECTED);
         state.left = Some(Box::new(Left { reason, rooms }));
@@ -332,16 +343,17 @@ impl Member {
         }
         drop(state);
         drop(acks);
-        if let Some(store) = store {
-            self.suspend(store, reason, phase == CONNECTED);
-        }
+        let dropped = store.and_then(|store| self.suspend(store, reason, phase == CONNECTED));
         self.session.wake();
-        true
+        Some(dropped)
     }
 
     /// Makes the socket leave, and sends DISCONNECT to a connected client.
     pub(crate) fn disconnect(&self, reason: DisconnectReason) {
         let was_connected = self.is_connected();
+        if was_connected {
+            self.namespace.flush_departed(self);
+        }
         if self.leave(reason) && was_connected {
             self.session
                 .send(self.encode(Kind::Disconnect, None, Payload::default()));
@@ -382,6 +394,7 @@ impl Member {
         let former = std::mem::replace(&mut state.data, data);
         drop(state);
         drop(former);
+        self.namespace.save_early(&self.id, false);
         true
     }
 

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::protocol::{NamespaceName, Parser};
-use crate::sync::RwLock;
+use crate::sync::{Mutex, RwLock};
 
 pub(crate) mod acks;
 pub(crate) mod budget;
@@ -54,7 +54,7 @@ use self::hooks::NamespaceHook;
 use self::namespace::{Hooks, LiveNamespace};
 use self::other_servers::OtherServers;
 pub use self::recovery::Recovery;
-use self::recovery::RecoveryBudget;
+use self::recovery::{RecoveryBudget, SharedLog};
 pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
 
@@ -68,6 +68,8 @@ pub(crate) struct Hub {
     pub(crate) created: NamespaceHook,
     /// `None` if recovery is off.
     recovery_budget: Option<Arc<RecoveryBudget>>,
+    /// The log of the cluster. `None` if recovery is off, or the broker has no log.
+    shared_log: Option<Arc<Mutex<SharedLog>>>,
     /// The other servers of the cluster. `None` if there is no broker.
     pub(crate) others: Option<Arc<dyn OtherServers>>,
     namespaces: RwLock<HashMap<NamespaceName, Arc<LiveNamespace>>>,
@@ -106,13 +108,20 @@ impl Hub {
         recovery: Option<Recovery>,
         others: Option<Arc<dyn OtherServers>>,
     ) -> Self {
+        let recovery_budget = recovery.map(|config| Arc::new(RecoveryBudget::new(config)));
+        let has_log = others.as_ref().is_some_and(|others| others.has_log());
+        let shared_log = recovery_budget
+            .as_ref()
+            .filter(|_| has_log)
+            .map(|budget| Arc::new(Mutex::new(SharedLog::new(Arc::clone(budget)))));
         Self {
             others,
+            shared_log,
             sessions,
             parser,
             limits,
             created,
-            recovery_budget: recovery.map(|config| Arc::new(RecoveryBudget::new(config))),
+            recovery_budget,
             namespaces: RwLock::default(),
         }
     }

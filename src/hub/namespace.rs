@@ -9,7 +9,7 @@ use super::hooks::{self, OutgoingEvent, RoomChanges};
 use super::member::{Member, encode};
 use super::other_servers::{Confirm, Operation, OtherServers};
 use super::queue::{BroadcastQueue, Outgoing};
-use super::recovery::{Handover, RecoveryStore};
+use super::recovery::{Handover, Mark, OverLog, RecoveryStore};
 use super::room_event::RoomChange;
 use super::rooms::{ChangeLog, Rooms};
 use super::selection::{Selection, Target};
@@ -39,6 +39,8 @@ pub(crate) struct LiveNamespace {
     pub(super) room_changes: RoomChanges,
     /// The recovery store. `None` if recovery is off.
     pub(super) store: Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>>,
+    /// `None` if recovery is off, or the broker has no log.
+    over_log: Option<Box<OverLog>>,
     max_rooms: usize,
     max_kept: usize,
     /// The other servers of the cluster. `None` if there is no broker.
@@ -75,6 +77,7 @@ impl LiveNamespace {
             hooks,
             room_changes: RoomChanges::default(),
             store: hub.new_store(),
+            over_log: hub.new_over_log(),
             max_rooms: hub.limits.rooms_per_socket,
             max_kept: hub.limits.kept,
             others: hub.others.clone(),
@@ -100,6 +103,11 @@ impl LiveNamespace {
 
     pub(crate) fn others(&self) -> Option<&Arc<dyn OtherServers>> {
         self.others.as_ref()
+    }
+
+    /// Returns what recovery over the log of a cluster needs, if there is one.
+    pub(crate) fn over_log(&self) -> Option<&OverLog> {
+        self.over_log.as_deref()
     }
 
     pub(crate) fn weak_hub(&self) -> Weak<Hub> {
@@ -240,6 +248,9 @@ impl LiveNamespace {
         if store.as_ref().is_some_and(|store| store.suspended() > 0) {
             return false;
         }
+        if self.over_log().is_some_and(|over_log| !over_log.is_idle()) {
+            return false;
+        }
         self.mark_removed_if_empty()
     }
 
@@ -260,6 +271,7 @@ impl LiveNamespace {
         }
         let mut store = self.store();
         member.catch_up();
+        self.note_room(&id, room);
         let joined = self.change(|state, log| state.rooms.join(id, room, self.max_rooms, log));
         if !joined {
             budget.release(of_room(room));
@@ -268,6 +280,7 @@ impl LiveNamespace {
             store.join(&id, room);
         }
         drop(store);
+        self.save_early(&id, false);
         self.notify(&member.session, 2);
         joined
     }
@@ -276,6 +289,7 @@ impl LiveNamespace {
         let id = &member.id;
         let mut store = self.store();
         member.catch_up();
+        self.note_room(id, room);
         let left = self.change(|state, log| state.rooms.leave_room(id, room, log));
         if left {
             member.session.budget.release(of_room(room));
@@ -284,6 +298,7 @@ impl LiveNamespace {
             store.leave_room(id, room);
         }
         drop(store);
+        self.save_early(id, false);
         self.notify(&member.session, 2);
         left
     }
@@ -326,6 +341,10 @@ impl LiveNamespace {
 
     /// Encodes an event once, and sends it to all recipients of a target.
     pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
+        // Without a place in the log.
+        if self.over_log.is_some() {
+            return self.send_unnumbered(target, payload, volatile);
+        }
         if let Some(sent) = OutgoingEvent::capture(&self.hooks, &payload) {
             // The hook runs under no lock, and before the event has an offset.
             let selected = self.select(target);
@@ -342,7 +361,7 @@ impl LiveNamespace {
                     Outgoing {
                         packet,
                         volatile,
-                        offset: None,
+                        mark: Mark::None,
                     },
                 )
             }
@@ -390,8 +409,14 @@ impl LiveNamespace {
         local: bool,
         confirm: Option<Confirm>,
     ) -> Result<(), ClusterError> {
+        if let Some(over_log) = self.over_log() {
+            return self.depart(over_log, target, operation, local, confirm);
+        }
         let sent = match self.others.as_deref().filter(|_| !local) {
-            Some(others) => others.send(&self.name, target, &operation, confirm),
+            Some(others) => {
+                let sent = others.send(&self.name, target, &operation, confirm);
+                sent.map(|sent| drop(sent.dropped))
+            }
             None => {
                 confirm.map(|confirm| confirm.send(Ok(())));
                 Ok(())

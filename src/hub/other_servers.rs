@@ -9,6 +9,7 @@ use futures_core::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::recovery::{PrivateId, SavedSocket};
 use super::selection::Target;
 use super::{ClusterError, Hub};
 use crate::engine_io::SocketId;
@@ -49,7 +50,29 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
         target: &Target,
         operation: &Operation,
         confirm: Option<Confirm>,
-    ) -> Result<(), ClusterError>;
+    ) -> Result<Sent, ClusterError>;
+
+    /// Returns whether the broker has a log: operations come back, in one order for all servers, and
+    /// suspended sockets are saved.
+    fn has_log(&self) -> bool;
+
+    /// Returns whether the broker is connected.
+    fn is_connected(&self) -> bool;
+
+    /// Saves a socket of the namespace for some time.
+    fn save(&self, socket: SavedSocket, within: Duration) -> Dropped;
+
+    /// Takes a saved socket out. Only one caller on all servers gets it.
+    fn take(&self, id: &PrivateId) -> BoxFuture<'static, Option<SavedSocket>>;
+
+    /// Forgets a saved socket.
+    fn forget(&self, id: &PrivateId) -> Dropped;
+
+    /// Ends the connections of other servers that have a socket with this id. It was restored here.
+    fn displace(&self, namespace: &NamespaceName, id: &SocketId);
+
+    /// Counts what has become of the saved socket that a client has claimed.
+    fn count_claim(&self, outcome: ClaimOutcome);
 
     /// Sends an event to the handlers of the other servers.
     ///
@@ -87,6 +110,26 @@ pub(crate) const MAX_ACK_WAIT: Duration = Duration::from_secs(3600);
 /// The sender of a broker's confirmation.
 pub(crate) type Confirm = oneshot::Sender<Result<(), ClusterError>>;
 
+/// What is dropped after the caller has released its locks: the sender of a message that was dropped gets
+/// to know it.
+pub(crate) type Dropped = Option<Box<dyn Any + Send>>;
+
+/// An operation that was sent.
+pub(crate) struct Sent {
+    /// The number of the message among those of this server. `None` if it does not come into the log.
+    pub(crate) number: Option<u64>,
+    pub(crate) dropped: Dropped,
+}
+
+/// What has become of the saved socket that a client has claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClaimOutcome {
+    Restored,
+    /// Another server still had the socket, and has let it go.
+    HandedOver,
+    NotRestored,
+}
+
 /// An operation on the sockets that a [`Target`] selects.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
@@ -115,6 +158,9 @@ pub(crate) enum Question {
     Ids(Target),
     /// An operation that is confirmed. Only old servers ask for it.
     Operation(Target, Operation),
+    /// A client claims a socket: the server that still has it lets it go. Only servers of this crate ask
+    /// for it.
+    HandOver(PrivateId),
 }
 
 /// An answer to a [`Question`]. Acknowledgements and replies count by their first argument.
@@ -136,6 +182,8 @@ pub(crate) enum Answer {
     Ids(Vec<String>),
     /// The operation is done.
     Done,
+    /// Whether the server had the socket, and has saved it.
+    HandedOver(bool),
 }
 
 /// The answers to a question, in the order of their arrival. They end when the last answer has

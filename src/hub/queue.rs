@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::recovery::Offset;
+use super::recovery::Mark;
 use super::selection::{CHUNK, Chunks, ManySockets, Target};
 use crate::engine_io::Session;
 use crate::protocol::Encoded;
@@ -28,7 +28,7 @@ pub(super) struct Outgoing {
     /// Whether the packet is dropped for a client that is not ready.
     pub(super) volatile: bool,
     /// The packet's offset, if recovery keeps the packet.
-    pub(super) offset: Option<Offset>,
+    pub(super) mark: Mark,
 }
 
 /// A packet in the broadcast queue.
@@ -244,7 +244,7 @@ mod tests {
         Outgoing {
             packet: Message::Text(text.into()).into(),
             volatile: false,
-            offset: None,
+            mark: Mark::None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::credit::Credit;
-use super::pending_connect::{ConnectRequest, Decision, PendingConnect};
+use super::pending_connect::{ConnectRequest, Decision, PendingConnect, Waiting};
 use super::queued::Queued;
 use super::socket_driver::SocketDriver;
 use super::{Opened, Server, partial_deadline};
@@ -15,7 +15,7 @@ use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::recovery::{JoinRequest, PrivateId};
+use crate::hub::recovery::{Claimed, JoinRequest, PrivateId};
 use crate::hub::session::{End, SharedSession};
 use crate::notice::notice;
 use crate::protocol::peer::{Action, Peer, ProtocolError};
@@ -35,7 +35,7 @@ pub(super) struct Dispatch {
     /// so that the rest is read.
     partial_bytes: usize,
     peer: Peer,
-    /// The connect requests that wait for a predicate.
+    /// The connect requests that wait for a predicate, or for the broker of a cluster.
     pending: Vec<PendingConnect>,
     drivers: Vec<SocketDriver>,
     inbox: VecDeque<SessionEvent>,
@@ -258,7 +258,7 @@ impl Dispatch {
 
     fn connect(&mut self, request: ConnectRequest) {
         if let Some((routes, namespace)) = self.server.find(&request.name) {
-            return self.join(request, routes, &namespace);
+            return self.claim_or_join(request, routes, namespace);
         }
         let asked = NamespaceRequest {
             name: request.name.clone(),
@@ -268,7 +268,7 @@ impl Dispatch {
         match self.server.decide(asked) {
             Some(decision) => self.pending.push(PendingConnect {
                 request,
-                decision: Decision::new(decision),
+                waiting: Waiting::Decision(Decision::new(decision)),
             }),
             None => self.reject_connect(request, INVALID),
         }
@@ -279,12 +279,25 @@ impl Dispatch {
         let mut progress = false;
         let mut at = 0;
         while let Some(pending) = self.pending.get_mut(at) {
-            let Poll::Ready(decision) = pending.decision.poll(cx) else {
+            let decided = match &mut pending.waiting {
+                Waiting::Decision(decision) => decision.poll(cx).map(Decided::By),
+                Waiting::Claim { claim, .. } => claim.as_mut().poll(cx).map(Decided::Claimed),
+            };
+            let Poll::Ready(decided) = decided else {
                 at += 1;
                 continue;
             };
-            let PendingConnect { request, .. } = self.pending.remove(at);
-            self.handle_decision(request, decision);
+            let PendingConnect { request, waiting } = self.pending.remove(at);
+            match (decided, waiting) {
+                (Decided::By(decision), _) => self.handle_decision(request, decision),
+                (
+                    Decided::Claimed(claimed),
+                    Waiting::Claim {
+                        routes, namespace, ..
+                    },
+                ) => self.join(request, routes, &namespace, claimed),
+                (Decided::Claimed(_), Waiting::Decision(_)) => {}
+            }
             progress = true;
         }
         progress
@@ -292,10 +305,34 @@ impl Dispatch {
 
     fn handle_decision(&mut self, request: ConnectRequest, decision: Option<usize>) {
         match decision.map(|at| self.server.open_for(at, &request.name)) {
-            Some(Opened::Found(routes, namespace)) => self.join(request, routes, &namespace),
+            Some(Opened::Found(routes, namespace)) => {
+                self.claim_or_join(request, routes, namespace);
+            }
             // The namespace is open now: only the definition that opened it decides.
             Some(Opened::OwnedByAnother) => self.connect(request),
             Some(Opened::TooMany) | None => self.reject_connect(request, INVALID),
+        }
+    }
+
+    /// Joins the namespace, after the broker of a cluster has looked for the socket that the client
+    /// claims.
+    fn claim_or_join(
+        &mut self,
+        request: ConnectRequest,
+        routes: Arc<Routes>,
+        namespace: Arc<LiveNamespace>,
+    ) {
+        let claim = request.claim.as_ref();
+        match claim.and_then(|claim| namespace.claim(claim)) {
+            Some(claim) => self.pending.push(PendingConnect {
+                request,
+                waiting: Waiting::Claim {
+                    claim,
+                    routes,
+                    namespace,
+                },
+            }),
+            None => self.join(request, routes, &namespace, None),
         }
     }
 
@@ -304,14 +341,16 @@ impl Dispatch {
         request: ConnectRequest,
         routes: Arc<Routes>,
         namespace: &Arc<LiveNamespace>,
+        claimed: Option<Claimed>,
     ) {
         let join = JoinRequest {
+            claimed,
             id: request.id,
             auth: &request.auth,
             private_id: self.recovers().then(private_id),
             claim: request.claim.as_ref(),
         };
-        match namespace.admit(&self.session, &join) {
+        match namespace.admit(&self.session, join) {
             Some(membership) => {
                 let driver = SocketDriver::new(request, membership, routes);
                 self.drivers.push(driver);
@@ -479,6 +518,12 @@ impl SessionApp for Dispatch {
             self.session.close(CloseReason::Shutdown);
         }
     }
+}
+
+/// What a connect request has waited for.
+enum Decided {
+    By(Option<usize>),
+    Claimed(Option<Claimed>),
 }
 
 const INVALID: &str = "Invalid namespace";

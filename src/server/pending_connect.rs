@@ -1,6 +1,7 @@
-//! Connect requests, and the predicates that they wait for.
+//! Connect requests, and what they wait for.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
@@ -9,7 +10,10 @@ use super::credit::Credit;
 use super::queued::Queued;
 use crate::engine_io::SocketId;
 use crate::hub::member::cost;
+use crate::hub::namespace::LiveNamespace;
+use crate::hub::recovery::Claimed;
 use crate::protocol::{Claim, NamespaceName, Payload};
+use crate::routing::Routes;
 use crate::transport::guarded;
 
 /// The CONNECT of a client for one namespace.
@@ -44,10 +48,22 @@ impl ConnectRequest {
     }
 }
 
-/// A connect request that waits for a predicate.
+/// A connect request that waits.
 pub(super) struct PendingConnect {
     pub(super) request: ConnectRequest,
-    pub(super) decision: Decision,
+    pub(super) waiting: Waiting,
+}
+
+/// What a connect request waits for.
+pub(super) enum Waiting {
+    /// A predicate.
+    Decision(Decision),
+    /// The broker, which may have kept the socket that the client claims.
+    Claim {
+        claim: BoxFuture<'static, Option<Claimed>>,
+        routes: Arc<Routes>,
+        namespace: Arc<LiveNamespace>,
+    },
 }
 
 /// The future of the index of the predicate that accepts a connect request. It runs code of the

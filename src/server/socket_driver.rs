@@ -416,7 +416,7 @@ struct ConnectPayload<'a>(&'a Member);
 impl serde::Serialize for ConnectPayload<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let private = self.0.recovery.as_ref();
-        let private = private.map(|recovery| ("pid", recovery.private_id.expose()));
+        let private = private.map(|recovery| ("pid", recovery.private_id.expose().to_owned()));
         let public = ("sid", self.0.id.as_str().to_owned());
         serializer.collect_map([public].into_iter().chain(private))
     }

@@ -177,8 +177,15 @@ async fn count(servers: &[Server], expected: usize) {
     }
 }
 
+/// Connects a client to each server, after those of the former test have gone.
 async fn clients(servers: &[Server; 3]) -> [Client; 3] {
     let [a, b, c] = servers;
+    within("the former clients to go", async {
+        while servers.iter().any(|server| server.io.counts().sockets > 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
     [a.client().await, b.client().await, c.client().await]
 }
 

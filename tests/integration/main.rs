@@ -20,6 +20,7 @@ mod handshake;
 mod layers;
 mod limits;
 mod namespaces;
+mod over_log;
 mod parsers;
 mod polling;
 mod promises;

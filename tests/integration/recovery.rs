@@ -42,10 +42,10 @@ fn handlers() -> Namespace {
 
 /// The state that the official client keeps for recovery.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Seat {
-    sid: String,
-    pid: String,
-    offset: Option<String>,
+pub(crate) struct Seat {
+    pub(crate) sid: String,
+    pub(crate) pid: String,
+    pub(crate) offset: Option<String>,
 }
 
 impl Seat {
@@ -63,19 +63,22 @@ impl Seat {
 
     /// Reads an event, stores its offset, and returns the event without it.
     #[track_caller]
-    fn event(&mut self, packet: &str) -> String {
+    pub(crate) fn event(&mut self, packet: &str) -> String {
         let at = packet
             .find('[')
             .unwrap_or_else(|| panic!("no event: {packet}"));
         let mut event: Vec<Value> = serde_json::from_str(&packet[at..]).expect("JSON");
         match event.pop() {
-            Some(Value::String(offset)) if offset.len() == 8 => self.offset = Some(offset),
+            // Eight characters, or two numbers in the log of a cluster.
+            Some(Value::String(offset)) if offset.len() == 8 || offset.contains('-') => {
+                self.offset = Some(offset)
+            }
             other => panic!("{other:?} is no offset"),
         }
         Value::from(event).to_string()
     }
 
-    fn claim(&self) -> String {
+    pub(crate) fn claim(&self) -> String {
         let mut claim = json!({ "pid": self.pid });
         if let Some(offset) = &self.offset {
             claim["offset"] = json!(offset);
@@ -85,7 +88,7 @@ impl Seat {
 }
 
 /// Connects a new client.
-async fn connect(app: &Router) -> (Polling, Seat) {
+pub(crate) async fn connect(app: &Router) -> (Polling, Seat) {
     let mut client = Polling::open(app).await;
     let mut seat = Seat::default();
     assert!(!seat.welcome(&client.ask("40").await));
@@ -93,7 +96,7 @@ async fn connect(app: &Router) -> (Polling, Seat) {
 }
 
 /// Ends a client's connection as if it was lost.
-async fn lose(client: Polling, io: &SocketIo) {
+pub(crate) async fn lose(client: Polling, io: &SocketIo) {
     let before = io.counts().sockets;
     client.post("1").await;
     until(|| io.counts().sockets < before).await;
@@ -101,7 +104,7 @@ async fn lose(client: Polling, io: &SocketIo) {
 
 /// Connects again. Returns the client, the packets before CONNECT, and whether the socket is
 /// recovered.
-async fn back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
+pub(crate) async fn back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
     let mut client = Polling::open(app).await;
     client.send(&seat.claim()).await;
     let mut missed = Vec::new();
@@ -117,7 +120,7 @@ async fn back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
 
 /// Connects again as [`back`] does, asserts that the socket is recovered, and returns the missed
 /// events. They must not contain bytes.
-async fn events_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>) {
+pub(crate) async fn events_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>) {
     let (client, missed, recovered) = back(app, seat).await;
     assert!(recovered);
     let events = missed.iter().map(|packet| seat.event(packet)).collect();

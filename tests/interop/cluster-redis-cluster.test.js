@@ -5,9 +5,10 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
-import { tests } from "./cluster-tests.js";
+import { groups } from "./cluster-groups.js";
 import { Cluster, connect, MODES, Rust } from "./cluster.js";
 import { RedisCluster } from "./redis-cluster.js";
+import { Client, saved, Server } from "./streams.js";
 import { until } from "./support.js";
 
 const DRIVERS = ["node-redis cluster", "ioredis cluster"];
@@ -15,18 +16,33 @@ const DRIVERS = ["node-redis cluster", "ioredis cluster"];
 /** What has a slot: the channel of a namespace, that of a room, the stream. */
 const NAMES = ["socket.io#/#", "socket.io#/#room1#", "socket.io"];
 
-const start = (mode, driver) => Cluster.run(mode, driver, undefined, RedisCluster);
+/** The rows of all tests. In the others, slots move and a master dies. */
+const ALL = ["sharded-dynamic, node-redis cluster", "streams, ioredis cluster"];
 
 describe("Redis Cluster", { concurrency: 2 }, () => {
   for (const mode of MODES) {
     for (const driver of DRIVERS) {
-      describe(`${mode}, ${driver}`, { concurrency: false }, () =>
-        tests(() => start(mode, driver), mode, "redis cluster", (cluster) => withNode(cluster, mode, driver)),
-      );
+      const row = `${mode}, ${driver}`;
+      describe(row, { concurrency: false }, () => {
+        const run = () => Cluster.run(mode, driver, undefined, RedisCluster);
+        const cluster = ALL.includes(row) ? groups(run, "all", ["redis cluster"]) : runs(run);
+        withNode(cluster, mode, driver);
+      });
     }
     describe(`${mode}, faults`, { concurrency: false }, () => faults(mode));
   }
+  if (MODES.includes("streams")) describe("recovery over streams", { concurrency: false }, recovery);
 });
+
+/** Runs a cluster during the tests. Returns a function that returns it. */
+function runs(run) {
+  let cluster;
+  before(async () => {
+    cluster = await run();
+  });
+  after(() => cluster?.close());
+  return () => cluster;
+}
 
 /** What happens to all servers when slots move and a master dies. The clients of Node follow the slots, too. */
 function withNode(cluster, mode, driver) {
@@ -160,4 +176,123 @@ function faults(mode) {
     // What the master had confirmed and its replica had not got is lost.
     for (const numbers of heard) assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b));
   });
+}
+
+/** What happens to clients that come back to another server of this crate. */
+function recovery() {
+  let redis, servers;
+  const open = new Set();
+
+  before(async () => {
+    redis = await RedisCluster.run();
+    servers = [await Server.run("ours", redis), await Server.run("ours", redis)];
+    for (const server of servers) server.control.on("number", (n) => (server.last = n));
+  });
+
+  after(async () => {
+    open.forEach((client) => client.close());
+    await Promise.all(servers?.map((server) => server.end("SIGKILL")) ?? []);
+    await redis?.stop();
+  });
+
+  let next = 0;
+
+  /** Sends a number from a server, and waits until all servers have read it in the stream. */
+  const emit = async (server) => {
+    const n = next++;
+    await server.ask("emit", ["room1"], [], {}, "number", n);
+    await until(() => servers.every(({ last }) => last === n), "the number in the stream");
+    return n;
+  };
+
+  /** Clients of the first server that have heard a first number, and so have offsets. */
+  const listening = async (count) => {
+    const connects = Array.from({ length: count }, () => Client.connect(servers[0].url));
+    const clients = await Promise.all(connects);
+    clients.forEach((client) => open.add(client));
+    const first = await emit(servers[1]);
+    await until(() => clients.every((client) => client.numbers("number").at(-1) === first), "a first number");
+    return [clients, first];
+  };
+
+  const lose = async (clients) => {
+    await Promise.all(clients.map((client) => client.lose()));
+    await Promise.all(clients.map((client) => saved(redis, client)));
+  };
+
+  const comeBack = (clients, server) => Promise.all(clients.map((client) => client.back(server.url)));
+
+  /** Checks that a client is restored and has heard these numbers, once and in order. */
+  const check = async (client, numbers) => {
+    await until(() => client.numbers("number").length >= numbers.length, "all numbers");
+    assert.deepEqual(client.numbers("number"), numbers);
+    assert.equal(client.recovered, true);
+  };
+
+  test("clients come back to another server with what they missed", async () => {
+    const [clients, first] = await listening(20);
+    // Their sessions are on all masters.
+    const owners = new Set();
+    for (const { key } of clients) owners.add(await redis.owner(await redis.slot(key)));
+    assert.equal(owners.size, 3);
+    await lose(clients);
+    const missed = [await emit(servers[0]), await emit(servers[1])];
+    await comeBack(clients, servers[1]);
+    const numbers = [first, ...missed, await emit(servers[0])];
+    for (const client of clients) await check(client, numbers);
+  });
+
+  test("a server that starts later has what they missed", async (t) => {
+    const [clients, first] = await listening(5);
+    await lose(clients);
+    const missed = await emit(servers[1]);
+    const later = await Server.run("ours", redis);
+    t.after(async () => {
+      clients.forEach((client) => client.close());
+      await later.end("SIGKILL");
+    });
+    await comeBack(clients, later);
+    for (const client of clients) await check(client, [first, missed]);
+  });
+
+  test("slots move while they are away", async () => {
+    const [clients, first] = await listening(5);
+    await lose(clients);
+    const before = await emit(servers[0]);
+    await redis.move("socket.io");
+    for (const { key } of clients) await redis.move(key);
+    const after = await emit(servers[1]);
+    await comeBack(clients, servers[1]);
+    for (const client of clients) await check(client, [first, before, after]);
+  });
+
+  test("after the master of the stream has died they are restored, or told", async () => {
+    const [clients, first] = await listening(10);
+    const master = await redis.owner(await redis.slot("socket.io"));
+    await redis.addReplica(master);
+    await lose(clients);
+    const before = await emit(servers[0]);
+    await until(() => isReplicated(master), "a replica that has all");
+    await redis.kill(master);
+    const after = await emit(servers[1]);
+    for (const server of servers) {
+      await until(async () => (await server.ask("status")).is_connected, "a connection");
+    }
+    await comeBack(clients, servers[1]);
+    const last = await emit(servers[0]);
+    for (const client of clients) {
+      await until(() => client.numbers("number").at(-1) === last, "the last number");
+      const missed = client.recovered ? [before, after] : [];
+      assert.deepEqual(client.numbers("number"), [first, ...missed, last]);
+    }
+    // The replica had all that the master had.
+    assert.ok(clients.some((client) => client.recovered));
+  });
+
+  /** Returns whether the replica of a master has all that it has. */
+  const isReplicated = async (master) => {
+    const info = await master.command("INFO", "replication");
+    const offsets = [/offset=(\d+)/, /master_repl_offset:(\d+)/].map((pattern) => pattern.exec(info)[1]);
+    return offsets[0] === offsets[1];
+  };
 }

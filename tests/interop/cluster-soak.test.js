@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { after, before, describe, test } from "node:test";
 
+import { Chance } from "./chance.js";
 import { Cluster, connect, ids, MODES, Node, Rust } from "./cluster.js";
 import { until, within } from "./support.js";
 
@@ -15,25 +16,6 @@ const ROUNDS = Number(process.env.ROUNDS ?? 100);
 const NAMESPACES = ["/", "/room-1", "/room-2"];
 const ROOMS = ["red", "blue"];
 const SERVERS = ["a", "b", "rust"];
-
-/** Numbers by chance, the same in each run. */
-class Chance {
-  constructor(seed) {
-    this.state = seed;
-  }
-
-  below(end) {
-    // The generator "mulberry32".
-    this.state = (this.state + 0x6d2b79f5) | 0;
-    let t = Math.imul(this.state ^ (this.state >>> 15), 1 | this.state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % end;
-  }
-
-  of(list) {
-    return list[this.below(list.length)];
-  }
-}
 
 describe("soak", { concurrency: 3 }, () => {
   for (const mode of MODES) {

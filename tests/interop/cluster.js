@@ -127,30 +127,36 @@ export class Node {
     const client = () => DRIVERS[driver](redis.url).on("error", () => {});
     node.clients = node.reads ? [client()] : [client(), client()];
     for (const client of node.clients) if (client.isOpen === false) await client.connect();
-    node.http = createServer();
-    node.io = new NodeServer(node.http, {
-      adapter: ADAPTERS[adapter](...node.clients),
-      // The adapter of streams leaves its subscriptions, and what is subscribed answers.
-      cleanupEmptyChildNamespaces: !node.reads,
-    });
-    for (const namespace of [node.io.of("/"), node.io.of(/^\/room-\d+$/)]) {
+    // The adapter of streams leaves its subscriptions, and what is subscribed answers.
+    node.create({ adapter: ADAPTERS[adapter](...node.clients), cleanupEmptyChildNamespaces: !node.reads });
+    await node.#ready(adapter);
+    await node.listen();
+    return node;
+  }
+
+  /** Creates the server, which does not listen yet. */
+  create(options) {
+    this.http = createServer();
+    this.io = new NodeServer(this.http, options);
+    for (const namespace of [this.io.of("/"), this.io.of(/^\/room-\d+$/)]) {
       namespace.on("connection", (socket) => {
         socket.data = { user: "node" };
         socket.join("room1");
         socket.on("broadcast", (...args) => socket.broadcast.emit(...args));
       });
     }
-    node.events = new Events((name, listener) => node.io.on(name, listener), ["sse", "ready"]);
+    this.events = new Events((name, listener) => this.io.on(name, listener), ["sse", "ready"]);
     const answer = (namespace) => {
       namespace.on("ask", (value, answer) => answer({ value }));
       namespace.on("hey", (value, answer) => answer("node-pong"));
     };
-    answer(node.io.of("/"));
-    node.io.on("new_namespace", answer);
-    await node.#ready(adapter);
-    node.http.listen(0, "127.0.0.1");
-    await once(node.http, "listening");
-    return node;
+    answer(this.io.of("/"));
+    this.io.on("new_namespace", answer);
+  }
+
+  async listen() {
+    this.http.listen(0, "127.0.0.1");
+    await once(this.http, "listening");
   }
 
   /** Waits until the adapter gets messages: it subscribes, and begins to read, after it was made. */
@@ -257,11 +263,10 @@ const ROOM_CHANNELS = { "sharded-dynamic": "public", "sharded-dynamic-private": 
 
 /** Two servers of Node and one of this crate on one Redis, with a client on each. */
 export class Cluster {
-  /** `between` stands between Redis and the server of this crate. `redis` is the class of that Redis. */
-  static async run(adapter, driver, between = async (redis) => redis, redis = Redis) {
-    const cluster = new Cluster();
+  static async run(...options) {
+    const cluster = new this();
     try {
-      await cluster.#start(adapter, driver, between, redis);
+      await cluster.start(...options);
       return cluster;
     } catch (error) {
       await cluster.close();
@@ -269,12 +274,23 @@ export class Cluster {
     }
   }
 
-  async #start(adapter, driver, between, redis) {
+  /** `between` stands between Redis and the server of this crate. `redis` is the class of that Redis. */
+  async start(adapter, driver, between = async (redis) => redis, redis = Redis) {
     [this.mode] = adapter.split(" ");
     this.redis = await redis.run();
     this.between = await between(this.redis);
     this.a = await Node.run(this.redis, driver, adapter);
     this.b = await Node.run(this.redis, driver, adapter);
+    await this.startClients();
+  }
+
+  /** The service that connects the servers. */
+  get broker() {
+    return this.redis;
+  }
+
+  /** Starts the server of this crate, and a client on each server. */
+  async startClients() {
     this.rust = await Rust.run(this.between, this.mode);
     const clients = [this.a, this.b, this.rust].map((server) => this.join(server));
     [this.at_a, this.at_b, this.at_rust] = await Promise.all(clients);
@@ -330,7 +346,7 @@ export class Cluster {
     await this.rust?.kill();
     await Promise.all([this.a?.close(), this.b?.close()]);
     await this.between?.close?.();
-    await this.redis?.stop();
+    await this.broker?.stop();
   }
 }
 

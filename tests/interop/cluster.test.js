@@ -5,12 +5,24 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 
-import { PARTS, tests } from "./cluster-tests.js";
+import { groups } from "./cluster-groups.js";
 import { Cluster, ids } from "./cluster.js";
 import { until } from "./support.js";
 
 const DRIVERS = ["node-redis", "ioredis"];
 const OLDER_DRIVERS = ["node-redis 5", "ioredis 5"];
+
+/** What only some adapters of Node and some examples have. */
+const CLASSIC = ["redis", "all rooms", "emitter", "emitter of this crate", "example"];
+const PARTS = {
+  classic: CLASSIC,
+  "classic-specific": CLASSIC,
+  sharded: ["redis"],
+  "sharded-dynamic": ["redis"],
+  "sharded-dynamic-private": ["redis"],
+  streams: ["redis", "stream", "streams emitter"],
+  "streams-sharded": ["redis", "stream", "streams emitter"],
+};
 
 /** Rows of all tests, and rows of the tests of what an older version could do differently. */
 const ROWS = [
@@ -27,7 +39,8 @@ describe("cluster", { concurrency: 2 }, () => {
   const row = (name, run) =>
     name.includes(process.env.ROW ?? "") && describe(name, { concurrency: false }, run);
   for (const [adapter, driver, which] of ROWS) {
-    row(`${adapter}, ${driver}`, () => tests(() => Cluster.run(adapter, driver), adapter, which));
+    const run = () => Cluster.run(adapter, driver);
+    row(`${adapter}, ${driver}`, () => groups(run, which, PARTS[adapter.split(" ")[0]]));
   }
   for (const driver of ["ioredis", "ioredis 5"]) {
     row(`streams 0.2, ${driver}`, () => streamsV02(driver));

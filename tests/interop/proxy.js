@@ -5,7 +5,7 @@ import net from "node:net";
 
 export class Proxy {
   static async run(redis) {
-    const proxy = new Proxy();
+    const proxy = new this();
     proxy.redis = redis;
     proxy.server = net.createServer((client) => new Connection(proxy, client));
     proxy.server.listen(0, "127.0.0.1");

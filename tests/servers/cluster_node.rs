@@ -1,10 +1,12 @@
-//! A server of a cluster: `cluster_node PORT REDIS_URL MODE [SECONDS]`. Several URLs with commas between
-//! them are those of a Redis Cluster.
+//! A server of a cluster: `cluster_node PORT URL MODE [SECONDS]`. Several URLs with commas between them are
+//! those of a Redis Cluster.
 //!
-//! MODE is `classic`, `classic-specific`, `sharded`, `sharded-dynamic`, `sharded-dynamic-private`,
-//! `streams`, `streams-4` (four streams) or `streams-sharded`, or `none` for a server alone. The server
-//! listens on 127.0.0.1, and prints `listening` when it is ready. With SECONDS, clients may be away for so long and recover. Its
-//! clients use the cluster through events: see [`namespace`].
+//! MODE is `postgres` for PostgreSQL, and for Redis `classic`, `classic-specific`, `sharded`,
+//! `sharded-dynamic`, `sharded-dynamic-private`, `streams`, `streams-4` (four streams),
+//! `streams-sharded`, `streams-recovery` or `streams-recovery-early` (which save sockets), or `none` for
+//! a server alone. The server listens on 127.0.0.1, and prints `listening` when it is ready. With
+//! SECONDS, clients may be away for so long and recover. Its clients use the cluster through events: see
+//! [`namespace`].
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use axum::Router;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tower_socketio::cluster::{Mode, Redis, Streams, Subscriptions};
+use tower_socketio::cluster::{Mode, Postgres, Redis, Streams, Subscriptions};
 use tower_socketio::{
     Args, Broadcast, Data, ErrorReply, Namespace, RawArgs, Recovery, ServerEvent, Socket, SocketIo,
 };
@@ -24,18 +26,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (port, url, mode, within) = match &args[..] {
         [port, url, mode] => (port, url, mode, None),
         [port, url, mode, seconds] => (port, url, mode, Some(seconds.parse()?)),
-        _ => return Err("usage: cluster_node PORT REDIS_URL MODE [SECONDS]".into()),
+        _ => return Err("usage: cluster_node PORT URL MODE [SECONDS]".into()),
     };
+    let is_postgres = mode == "postgres";
     let mode = match mode.as_str() {
         // The server answers on the channel of the server that has asked in both modes.
         "classic" | "classic-specific" => Some(Mode::Classic),
         "sharded" => Some(Mode::Sharded(Subscriptions::Static)),
         "sharded-dynamic" => Some(Mode::Sharded(Subscriptions::Dynamic)),
         "sharded-dynamic-private" => Some(Mode::Sharded(Subscriptions::DynamicPrivate)),
-        "streams" => Some(Mode::Streams(Streams::new())),
+        "streams" | "streams-recovery" | "streams-recovery-early" => {
+            Some(Mode::Streams(Streams::new()))
+        }
         "streams-4" => Some(Mode::Streams(Streams::new().count(4))),
         "streams-sharded" => Some(Mode::Streams(Streams::new().sharded_pub_sub(true))),
-        "none" => None,
+        "none" | "postgres" => None,
         _ => return Err(format!("unknown mode {mode}").into()),
     };
     let mut builder = SocketIo::builder()
@@ -48,8 +53,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         builder = builder.cluster(redis.mode(mode).connect().await?);
     }
+    if is_postgres {
+        builder = builder.cluster(Postgres::connect(url).await?);
+    }
+    let within = within.or(args[2].starts_with("streams-recovery").then_some(60));
     if let Some(seconds) = within {
-        builder = builder.recovery(Recovery::within(Duration::from_secs(seconds)));
+        let recovery = Recovery::within(Duration::from_secs(seconds));
+        builder = builder.recovery(recovery.save_early(args[2].ends_with("-early")));
     }
     let (layer, io) = builder.build();
     if let Some(cluster) = io.cluster() {
@@ -89,7 +99,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// | `join(rooms, room)`, `leave(rooms, room)`, `disconnect(rooms, close)` | `true` |
 /// | `count()` | the number of servers |
 /// | `time_fetch(rooms)` | how long a `fetch` takes, in milliseconds, and how many sockets it returns |
-/// | `status()` | the state of the connection to Redis, with the counters |
+/// | `status()` | the state of the connection to the broker, with the counters |
+/// | `me()` | `{id, rooms, data, recovered}` of the client's socket |
+/// | `local(rooms)` | the same of the sockets of this server |
+/// | `subscribe(rooms)` | `true`: the client's socket is in the rooms |
+/// | `join_after(room, name, …)` | `true`: the event was sent to the room, then the client's socket joined it |
+/// | `set_data(data)` | `true` |
+/// | `to_me(name, …)` | `true` |
+/// | `ask_me(name, arg)` | the client's answer |
 fn namespace() -> Namespace {
     Namespace::new()
         .on_connect(connect)
@@ -104,12 +121,22 @@ fn namespace() -> Namespace {
         .on("count", count)
         .on("time_fetch", time_fetch)
         .on("status", status)
+        .on("me", me)
+        .on("local", local)
+        .on("subscribe", subscribe)
+        .on("join_after", join_after)
+        .on("set_data", set_data)
+        .on("to_me", to_me)
+        .on("ask_me", ask_me)
         .max_concurrent_events(64)
         .on_server_event("hey", async |_: RawArgs| "rust-pong")
         .server_event_fallback(pass_on)
 }
 
 async fn connect(socket: Socket) -> Result<(), ErrorReply> {
+    if socket.recovered() {
+        return Ok(());
+    }
     socket
         .set_data(json!({ "user": "rust" }))
         .map_err(|error| ErrorReply::new(error.to_string()))?;
@@ -251,6 +278,64 @@ async fn status(io: SocketIo) -> Data<Value> {
         "gaps": status.gaps,
         "questions": status.questions,
     }))
+}
+
+fn described(socket: &Socket) -> Value {
+    json!({
+        "id": socket.id().as_str(),
+        "rooms": socket.rooms(),
+        "data": socket.data::<Value>(),
+        "recovered": socket.recovered(),
+    })
+}
+
+async fn me(socket: Socket) -> Data<Value> {
+    Data(described(&socket))
+}
+
+async fn local(socket: Socket, Data(rooms): Data<Vec<String>>) -> Data<Value> {
+    let sockets = select(&socket, &rooms).sockets();
+    Data(sockets.iter().map(described).collect())
+}
+
+async fn subscribe(socket: Socket, Data(rooms): Data<Vec<String>>) -> bool {
+    for room in &rooms {
+        socket.join(room);
+    }
+    true
+}
+
+async fn join_after(socket: Socket, args: RawArgs) -> Result<bool, ErrorReply> {
+    let invalid = |error: tower_socketio::protocol::ReadError| ErrorReply::new(error.to_string());
+    let (room, args): (String, _) = args.split_first().map_err(invalid)?;
+    let (name, args): (String, _) = args.split_first().map_err(invalid)?;
+    select(&socket, &[]).to(&room).emit(&name, args);
+    socket.join(room);
+    Ok(true)
+}
+
+async fn set_data(socket: Socket, Data(data): Data<Value>) -> Result<bool, ErrorReply> {
+    let stored = socket.set_data(data);
+    stored.map_err(|error| ErrorReply::new(error.to_string()))?;
+    Ok(true)
+}
+
+async fn to_me(socket: Socket, args: RawArgs) -> Result<bool, ErrorReply> {
+    let (name, args): (String, _) = args
+        .split_first()
+        .map_err(|error| ErrorReply::new(error.to_string()))?;
+    socket.emit(&name, args);
+    Ok(true)
+}
+
+async fn ask_me(
+    socket: Socket,
+    Args((name, arg)): Args<(String, Value)>,
+) -> Result<Data<Value>, ErrorReply> {
+    let answer = socket.emit_with_ack::<Value>(&name, arg).await;
+    answer
+        .map(Data)
+        .map_err(|error| ErrorReply::new(error.to_string()))
 }
 
 /// Passes an event of another server to the clients of this one.

@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 
-use redis::{Pipeline, RedisResult, Value};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use redis::{Cmd, Pipeline, RedisResult, Value};
 
 use super::form::{Form, Route};
 use super::link;
 use super::log::{Log, Unconfirmed};
-use crate::cluster::{Command, Done, Envelope, Expect, Synced};
+use crate::cluster::{Command, Done, Envelope, Expect, SavedSocket, Synced, Taken};
+use crate::protocol::DecodeError;
 
 /// The most commands that leave together.
 const MAX_COMMANDS: usize = 256;
@@ -33,6 +36,8 @@ enum Reply {
     Counted(Expect),
     /// No command, but a report that all subscriptions are made.
     Synced(Synced),
+    /// The reply is a saved socket.
+    Taken(Taken),
     /// Nobody waits for the reply.
     Sent,
 }
@@ -43,8 +48,23 @@ impl Batch {
     }
 
     /// Adds a command that carries a message or counts servers.
-    pub(super) fn push(&mut self, command: Command, form: &dyn Form, log: Option<&mut Log>) {
+    /// `me` is the id of this server.
+    pub(super) fn push(
+        &mut self,
+        command: Command,
+        form: &dyn Form,
+        log: Option<&mut Log>,
+        me: &str,
+    ) {
         match command {
+            Command::Gap { namespace } => self.send(form.gap(&namespace, me)),
+            Command::Save { socket, within } => self.send(form.save(&socket, within)),
+            Command::Take { key, taken } => {
+                if let Some(command) = form.take(&key) {
+                    self.pipeline.add_command(command);
+                    self.replies.push_back(Reply::Taken(taken));
+                }
+            }
             Command::Publish { envelope, done } => {
                 if let Some(log) = log.filter(|_| form.is_logged(&envelope)) {
                     let message = log.keep(envelope, done);
@@ -89,6 +109,13 @@ impl Batch {
             Command::Sync { synced } => self.replies.push_back(Reply::Synced(synced)),
             // They are no messages: see `Connected::begin`.
             Command::Open { .. } | Command::Close { .. } | Command::Room { .. } => {}
+        }
+    }
+
+    fn send(&mut self, command: Option<Cmd>) {
+        if let Some(command) = command {
+            self.pipeline.add_command(command);
+            self.replies.push_back(Reply::Sent);
         }
     }
 
@@ -155,6 +182,18 @@ impl Batch {
                 }
                 Reply::Counted(expect) => report(&next(), expect),
                 Reply::Synced(synced) => synced.done(),
+                Reply::Taken(taken) => match next() {
+                    Value::BulkString(text) => match decode_saved(&text) {
+                        Ok(socket) => taken.found(socket),
+                        Err(error) => tracing::warn!(
+                            target: "tower_socketio::cluster",
+                            %error,
+                            "a saved socket cannot be read: its client gets a new one"
+                        ),
+                    },
+                    Value::ServerError(error) => link::refused(&error),
+                    _ => {}
+                },
                 Reply::Sent => {
                     if let Value::ServerError(error) = next() {
                         link::refused(&error);
@@ -164,6 +203,13 @@ impl Batch {
         }
         log.map_or(Ok(()), |log| log.confirm(added))
     }
+}
+
+/// Reads a saved socket.
+fn decode_saved(text: &[u8]) -> Result<SavedSocket, DecodeError> {
+    let bytes = BASE64_STANDARD.decode(text);
+    let bytes = bytes.map_err(|_| DecodeError::new("a session is not base64"))?;
+    SavedSocket::from_bytes(&bytes.into())
 }
 
 /// Reports the result of `PUBSUB NUMSUB` or `PUBSUB SHARDNUMSUB`. If Redis refused the command, the

@@ -67,7 +67,7 @@ pub(super) trait Nodes: fmt::Debug + Send + Sync {
     fn flush(&self) -> BoxFuture<'_, RedisResult<()>>;
 
     /// Sends commands to the nodes of their slots, and returns their replies. A reply is `Value::Nil` if
-    /// it is not known whether a message was published.
+    /// it is not known whether a message was published, or a socket saved or taken out.
     ///
     /// # Errors
     ///

@@ -1,54 +1,18 @@
 //! The entries of streams, as Redis sends them.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{ErrorKind, RedisResult, Value};
+use redis::{ErrorKind, Pipeline, RedisResult, Value};
 
-use super::connection::{Connection, reply_within};
-use super::streams::{AFTER, NUMBER};
+use super::connection::{self, Connection, reply_within};
+use super::streams::{AFTER, GAP, NUMBER};
+use crate::cluster::Offset;
 use crate::cluster::message::RequestId;
 use crate::cluster::wire::envelope::kind;
 
 /// How long Redis may take to send the entries of one read.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// The id of an entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    milliseconds: u64,
-    sequence: u64,
-}
-
-impl Position {
-    fn parse(text: &str) -> Option<Self> {
-        let (milliseconds, sequence) = text.split_once('-')?;
-        Some(Self {
-            milliseconds: milliseconds.parse().ok()?,
-            sequence: sequence.parse().ok()?,
-        })
-    }
-}
-
-impl Position {
-    /// Returns the id after this one.
-    pub(super) fn next(self) -> Self {
-        match self.sequence.checked_add(1) {
-            Some(sequence) => Self { sequence, ..self },
-            None => Self {
-                milliseconds: self.milliseconds.saturating_add(1),
-                sequence: 0,
-            },
-        }
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.milliseconds, self.sequence)
-    }
-}
 
 /// An entry of a stream.
 #[derive(Debug, Default)]
@@ -61,6 +25,8 @@ pub(super) struct Entry {
     pub(super) after: Option<RequestId>,
     /// Its number among those of its server, if that is of this crate.
     pub(super) number: Option<u64>,
+    /// Whether it says that messages are missing.
+    pub(super) is_gap: bool,
 }
 
 impl Entry {
@@ -76,11 +42,18 @@ impl Entry {
     }
 }
 
-/// Returns the id of the first entry of a stream, and that of the last one that it has ever had.
-pub(super) async fn ends(
-    name: &str,
-    connection: &mut Connection,
-) -> RedisResult<(Option<Position>, Position)> {
+/// The ends of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ends {
+    pub(super) first: Option<Offset>,
+    /// The last entry that the stream has ever had.
+    pub(super) last: Offset,
+    /// Whether the stream still has all entries that were ever added. Redis 6 does not say it.
+    pub(super) is_whole: bool,
+}
+
+/// Returns the ends of a stream.
+pub(super) async fn ends(name: &str, connection: &mut Connection) -> RedisResult<Ends> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(name);
     // It has the first and the last entry in it.
@@ -92,7 +65,10 @@ pub(super) async fn ends(
                 .details()
                 .is_some_and(|text| text.contains("no such key")) =>
         {
-            return Ok((None, Position::default()));
+            return Ok(Ends {
+                is_whole: true,
+                ..Ends::default()
+            });
         }
         Value::ServerError(error) => return Err(error.into()),
         _ => return Err((ErrorKind::UnexpectedReturnType, "not a reply to XINFO").into()),
@@ -107,7 +83,36 @@ pub(super) async fn ends(
         _ => None,
     };
     let last = last.ok_or((ErrorKind::UnexpectedReturnType, "a stream without an end"))?;
-    Ok((first, last))
+    let added = field("entries-added");
+    Ok(Ends {
+        first,
+        last,
+        is_whole: added.is_some() && added == field("length"),
+    })
+}
+
+/// Returns the time of the server of Redis that has a stream, in whole seconds, as milliseconds. It is the
+/// time of the stream's offsets.
+pub(super) async fn time(name: &str, connection: &mut Connection) -> RedisResult<u64> {
+    let mut commands = Pipeline::new();
+    // `TIME` names no key. In a transaction with a command that does, it goes to the same node.
+    commands.cmd("MULTI");
+    commands.cmd("EXISTS").arg(name);
+    commands.cmd("TIME");
+    commands.cmd("EXEC");
+    let mut replies = connection::send(connection, &commands, 0).await?;
+    let results = match replies.pop() {
+        Some(Value::Array(results)) => results,
+        Some(Value::ServerError(error)) => return Err(error.into()),
+        _ => Vec::new(),
+    };
+    let seconds = match &results[..] {
+        [_, Value::Array(time)] => time.first().and_then(text),
+        _ => None,
+    };
+    let seconds = seconds.and_then(|seconds| seconds.parse::<u64>().ok());
+    let seconds = seconds.ok_or((ErrorKind::UnexpectedReturnType, "not a reply to TIME"))?;
+    Ok(seconds.saturating_mul(1_000))
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {
@@ -118,12 +123,12 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-pub(super) fn id(value: &Value) -> Option<Position> {
-    Position::parse(text(value)?)
+pub(super) fn id(value: &Value) -> Option<Offset> {
+    Offset::parse(text(value)?)
 }
 
 /// Returns the entries of a list. An entry of another form is left out.
-pub(super) fn entries(list: Value) -> Vec<(Position, Entry)> {
+pub(super) fn entries(list: Value) -> Vec<(Offset, Entry)> {
     let Value::Array(list) = list else {
         return Vec::new();
     };
@@ -156,6 +161,7 @@ fn read_fields(fields: Vec<Value>) -> Entry {
             Some("type") => entry.kind = into_text(value).parse().unwrap_or_default(),
             Some("data") => entry.data = value.into(),
             Some(NUMBER) => entry.number = into_text(value).parse().ok(),
+            Some(GAP) => entry.is_gap = true,
             Some(AFTER) => entry.after = Some(into_text(value).as_str().into()),
             _ => {}
         }

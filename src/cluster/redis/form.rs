@@ -1,11 +1,12 @@
 //! What differs between the adapters of Node: commands, channels, and the bytes of messages.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use redis::Cmd;
 
-use crate::cluster::{Envelope, Inbox};
+use crate::cluster::{Envelope, Inbox, SavedSocket};
 use crate::protocol::{DecodeError, NamespaceName};
 
 /// The form of one of Node's adapters.
@@ -44,6 +45,26 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
 
     /// Returns the stream of a namespace.
     fn stream(&self, _namespace: &str) -> Option<String> {
+        None
+    }
+
+    /// Returns whether the streams are one [log](crate::cluster::Broker::has_log).
+    fn has_log(&self) -> bool {
+        false
+    }
+
+    /// Returns the command that says in the log that messages are missing.
+    fn gap(&self, _namespace: &str, _server: &str) -> Option<Cmd> {
+        None
+    }
+
+    /// Returns the command that saves a socket.
+    fn save(&self, _socket: &SavedSocket, _within: Duration) -> Option<Cmd> {
+        None
+    }
+
+    /// Returns the command that takes a saved socket out.
+    fn take(&self, _key: &str) -> Option<Cmd> {
         None
     }
 

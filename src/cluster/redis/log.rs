@@ -15,11 +15,11 @@ use futures_core::future::BoxFuture;
 use redis::{Cmd, ErrorKind, RedisResult, ServerError, Value};
 
 use super::connection::{Connection, reply_within};
-use super::entries::{Entry, Position, READ_TIMEOUT, ends, entries, id, text};
+use super::entries::{Ends, Entry, READ_TIMEOUT, ends, entries, id, text, time};
 use super::form::Form;
 use super::link::refused;
 use crate::cluster::message::{Message, RequestId, ServerId};
-use crate::cluster::{Done, Envelope};
+use crate::cluster::{Done, Envelope, Offset};
 use crate::hub::other_servers::Question;
 use crate::protocol::NamespaceName;
 
@@ -47,7 +47,6 @@ pub(super) struct Log {
     streams: Vec<Stream>,
     /// The most entries of a stream that are read at once.
     read_count: usize,
-    next_number: u64,
     /// The messages that Redis has not confirmed, in the order of their numbers.
     unconfirmed: VecDeque<Unconfirmed>,
     /// The last question in each namespace that no entry has named yet.
@@ -62,17 +61,17 @@ pub(super) struct Log {
     next_heartbeat: Option<Instant>,
     /// The last held question of each server that was delivered, in each namespace.
     delivered: HashMap<(ServerId, NamespaceName), RequestId>,
-    /// Whether entries are missing that were not read.
-    has_gap: bool,
+    /// The offset up to which entries are missing that were not read.
+    gap: Option<Offset>,
 }
 
 #[derive(Debug)]
 struct Stream {
     name: String,
     /// The last entry that was read. `None` before the first connection.
-    position: Option<Position>,
+    position: Option<Offset>,
     /// An entry before the unconfirmed ones.
-    confirmed: Position,
+    confirmed: Offset,
 }
 
 /// A message that Redis has not confirmed.
@@ -88,11 +87,11 @@ pub(super) struct Unconfirmed {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     stream: usize,
-    id: Position,
+    pub(super) id: Offset,
 }
 
 /// Streams with positions in them.
-pub(super) type Behind = Vec<(String, Position)>;
+pub(super) type Behind = Vec<(String, Offset)>;
 
 impl Log {
     /// Returns the log of streams. Returns `None` without streams.
@@ -102,13 +101,12 @@ impl Log {
             .map(|name| Stream {
                 name,
                 position: None,
-                confirmed: Position::default(),
+                confirmed: Offset::default(),
             })
             .collect();
         (!streams.is_empty()).then(|| Self {
             streams,
             read_count: READ_COUNT,
-            next_number: 0,
             unconfirmed: VecDeque::new(),
             asked: HashMap::new(),
             held: VecDeque::new(),
@@ -117,7 +115,37 @@ impl Log {
             heard: HashMap::new(),
             next_heartbeat: None,
             delivered: HashMap::new(),
-            has_gap: false,
+            gap: None,
+        })
+    }
+
+    /// Begins to read what came into the first stream in a time before this server reads it.
+    pub(super) async fn past(
+        &self,
+        window: Duration,
+        connection: &mut Connection,
+    ) -> RedisResult<Past> {
+        let Some(stream) = self.streams.first() else {
+            return Err((ErrorKind::UnexpectedReturnType, "no stream").into());
+        };
+        let now = time(&stream.name, connection).await?;
+        let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let from = Offset::new(now.saturating_sub(window), 0);
+        let Ends {
+            first, is_whole, ..
+        } = ends(&stream.name, connection).await?;
+        let begin = match first {
+            // Nothing was ever removed, so no entry before the first one can be missing.
+            Some(first) if first >= from && is_whole => Offset::default(),
+            None if is_whole => Offset::default(),
+            Some(first) => from.max(first).before(),
+            None => stream.position.unwrap_or_default(),
+        };
+        Ok(Past {
+            name: stream.name.clone(),
+            begin,
+            last: begin,
+            end: stream.position.unwrap_or_default(),
         })
     }
 
@@ -130,16 +158,16 @@ impl Log {
         // The last own entry in each stream: streams may be on several nodes of a Redis Cluster.
         let mut arrived = HashMap::<&str, u64>::new();
         for stream in &mut self.streams {
-            let (first, last) = ends(&stream.name, connection).await?;
+            let Ends { first, last, .. } = ends(&stream.name, connection).await?;
             match stream.position {
                 None => stream.position = Some(last),
                 Some(position) if last < position => {
                     // The stream is another one, or an older copy of it.
                     stream.position = Some(last);
-                    self.has_gap = true;
+                    self.gap = Some(last);
                 }
                 Some(position) => {
-                    self.has_gap |= is_trimmed(first, position);
+                    self.gap = self.gap.or(trimmed(first, position));
                 }
             }
             if !self.unconfirmed.is_empty() {
@@ -193,20 +221,20 @@ impl Log {
         Ok(())
     }
 
-    /// Returns whether entries are missing that were not read, once.
-    pub(super) fn take_gap(&mut self) -> bool {
-        std::mem::take(&mut self.has_gap)
+    /// Returns the offset up to which entries are missing that were not read, once.
+    pub(super) fn take_gap(&mut self) -> Option<Offset> {
+        self.gap.take()
     }
 
     /// Finds out whether entries after these positions were removed before they were read.
     pub(super) async fn check_gap(
         &mut self,
         connection: &mut Connection,
-        behind: Vec<(String, Position)>,
+        behind: Vec<(String, Offset)>,
     ) -> RedisResult<()> {
         for (name, position) in behind {
-            let (first, _) = ends(&name, connection).await?;
-            self.has_gap |= is_trimmed(first, position);
+            let first = ends(&name, connection).await?.first;
+            self.gap = self.gap.or(trimmed(first, position));
         }
         Ok(())
     }
@@ -218,13 +246,12 @@ impl Log {
 
     /// Keeps a message until it is confirmed.
     pub(super) fn keep(&mut self, envelope: Envelope, done: Done) -> &Unconfirmed {
-        self.next_number += 1;
         let after = match self.asked.is_empty() {
             true => None,
             false => self.asked.remove(&envelope.namespace),
         };
         let message = Unconfirmed {
-            number: self.next_number,
+            number: envelope.number(),
             envelope,
             after,
             done,
@@ -496,7 +523,51 @@ pub(super) fn is_question(envelope: &Envelope) -> bool {
     }
 }
 
-/// Returns whether the first entry of a stream is one after the last entry that was read.
-fn is_trimmed(first: Option<Position>, position: Position) -> bool {
-    first.is_some_and(|first| first > position && position != Position::default())
+/// What came into a stream before this server reads it.
+#[derive(Debug)]
+pub(super) struct Past {
+    name: String,
+    begin: Offset,
+    last: Offset,
+    end: Offset,
+}
+
+impl Past {
+    /// Returns the offset after which all entries are known.
+    pub(super) fn begin(&self) -> Offset {
+        self.begin
+    }
+
+    /// Returns the next entries. Returns `None` at the end.
+    pub(super) async fn next(
+        &mut self,
+        connection: &mut Connection,
+    ) -> RedisResult<Option<Vec<(Offset, Entry)>>> {
+        if self.last >= self.end {
+            return Ok(None);
+        }
+        let mut range = redis::cmd("XRANGE");
+        range.arg(&self.name).arg(self.last.next().to_string());
+        range.arg(self.end.to_string());
+        range.arg("COUNT").arg(PAST_COUNT);
+        let entries = match reply_within(READ_TIMEOUT, connection, &range).await? {
+            Value::ServerError(error) => return Err(error.into()),
+            reply => entries(reply),
+        };
+        match entries.last() {
+            Some((last, _)) => self.last = *last,
+            None => return Ok(None),
+        }
+        Ok(Some(entries))
+    }
+}
+
+/// How many entries of the past are read at once.
+const PAST_COUNT: usize = 1_000;
+
+/// Returns the offset up to which entries may be missing: the stream no longer has the last one that was
+/// read.
+fn trimmed(first: Option<Offset>, position: Offset) -> Option<Offset> {
+    let is_trimmed = |first: &Offset| *first > position && position != Offset::default();
+    first.filter(is_trimmed).map(Offset::before)
 }

@@ -28,9 +28,12 @@ use crate::sync::Mutex;
 /// a replica after 15 seconds by default.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// The same for commands that are no messages of pub/sub: they are sent again by the
-/// [log](super::log) of their streams.
+/// The same for commands of streams: they are sent again by the [log](super::log) of their streams.
 const MAX_WAIT_FOR_STREAM: Duration = Duration::from_secs(5);
+
+/// The same for saved sockets, which the entries of the stream must not wait for long: without them,
+/// clients get new sockets.
+const MAX_WAIT_FOR_SAVED: Duration = Duration::from_secs(1);
 
 /// The time between two attempts to send refused commands: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
@@ -259,6 +262,7 @@ struct Group {
     /// The command that counts subscribers on all nodes.
     sum: Option<usize>,
     is_shard_count: bool,
+    is_saved: bool,
     /// The node to ask instead of the slot's master, once.
     ask: Option<Address>,
 }
@@ -292,6 +296,7 @@ fn groups(commands: &[&Cmd]) -> Vec<Group> {
             is_pub_sub: found.iter().all(|(_, command)| command.is_pub_sub),
             sum: sum.map(|(at, _)| *at),
             is_shard_count: matches!(&found[..], [(_, command)] if command.is_shard_count),
+            is_saved: found.iter().all(|(_, command)| command.is_saved),
             ask: None,
         });
         begin = at + 1;
@@ -365,14 +370,17 @@ impl Masters {
             }
             let error = round.error.unwrap_or_else(|| link::NO_ANSWER.into());
             let mut is_over = false;
+            let waited = now().saturating_duration_since(begin);
             pending.retain(|group| {
-                let since = self.fails(group.slot, &error);
-                let waited = now().saturating_duration_since(since);
-                if !group.is_pub_sub {
-                    is_over |= now().saturating_duration_since(begin) >= MAX_WAIT_FOR_STREAM;
-                    return true;
-                }
-                if waited < MAX_WAIT {
+                let is_given_up = if group.is_saved {
+                    // The messages go on without them.
+                    waited >= MAX_WAIT_FOR_SAVED
+                } else {
+                    let since = self.fails(group.slot, &error);
+                    is_over |= !group.is_pub_sub && waited >= MAX_WAIT_FOR_STREAM;
+                    group.is_pub_sub && now().saturating_duration_since(since) >= MAX_WAIT
+                };
+                if !is_given_up {
                     return true;
                 }
                 // They were not sent and will not be.
@@ -434,8 +442,11 @@ impl Masters {
                 }
                 Sent::Unknown(error) => {
                     self.work.notify_one();
-                    // The replies of pub/sub stay unknown.
-                    if groups.iter().any(|group| !group.is_pub_sub) {
+                    // The other replies stay unknown.
+                    if groups
+                        .iter()
+                        .any(|group| !group.is_pub_sub && !group.is_saved)
+                    {
                         return Err(error);
                     }
                 }
@@ -504,7 +515,8 @@ impl Masters {
         }
         let mut overtaken = Vec::new();
         for (mut group, values, redirect) in results.into_iter().rev() {
-            let is_overtaken = overtaken.contains(&group.slot);
+            // The keys of saved sockets have no order.
+            let is_overtaken = !group.is_saved && overtaken.contains(&group.slot);
             let Some((redirect, error)) = redirect.filter(|_| !is_overtaken) else {
                 overtaken.push(group.slot);
                 self.works(group.slot);
@@ -657,5 +669,29 @@ fn add(reply: &mut Value, more: i64) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slots::slot;
+    use super::*;
+
+    #[test]
+    fn a_command_without_a_key_goes_to_the_node_of_its_transaction() {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("SET").arg("saved").arg("x");
+        pipeline.cmd("MULTI");
+        pipeline.cmd("EXISTS").arg("socket.io");
+        pipeline.cmd("TIME");
+        pipeline.cmd("EXEC");
+        let commands: Vec<_> = pipeline.cmd_iter().collect();
+        let groups = groups(&commands);
+        let [saved, time] = &groups[..] else {
+            panic!("two groups");
+        };
+        assert_eq!((saved.slot, saved.is_saved), (slot(b"saved"), true));
+        assert_eq!((time.slot, time.is_saved), (slot(b"socket.io"), false));
+        assert_eq!(time.commands, 1..5);
     }
 }

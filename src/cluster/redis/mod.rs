@@ -54,7 +54,6 @@ mod subscribed;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use redis::RedisResult;
@@ -65,7 +64,8 @@ pub use self::emitter::Emitter;
 use self::form::{Form, SubscriptionKind};
 use self::sharded::{Channels, Sharded};
 use self::streams::StreamsForm;
-use super::{Broker, Port};
+use super::backoff::Backoff;
+use super::{Broker, ConnectError, Port};
 
 /// Redis as the broker of a cluster. It speaks the protocols of Node's `@socket.io/redis-adapter` and
 /// `@socket.io/redis-streams-adapter`, so servers of this crate and of Node can be one cluster.
@@ -150,6 +150,7 @@ pub struct Streams {
     count: u32,
     max_len: u64,
     uses_sharded_pub_sub: bool,
+    saved_prefix: String,
 }
 
 impl Streams {
@@ -160,6 +161,7 @@ impl Streams {
             count: 1,
             max_len: 10_000,
             uses_sharded_pub_sub: false,
+            saved_prefix: "sio:session:".to_owned(),
         }
     }
 
@@ -173,7 +175,7 @@ impl Streams {
     }
 
     /// Sets the number of streams: the option `streamCount` of Node's adapter. Each namespace uses one
-    /// of them.
+    /// of them. With several, clients [recover](crate::Recovery) on the same server only.
     ///
     /// Default: 1.
     ///
@@ -196,6 +198,15 @@ impl Streams {
     /// Default: 10 000.
     pub fn max_len(mut self, entries: u64) -> Self {
         self.max_len = entries;
+        self
+    }
+
+    /// Sets the prefix of the keys of saved sockets, which [recovery](crate::Recovery) needs: the option
+    /// `sessionKeyPrefix` of Node's adapter, with the `keyPrefix` of its client `ioredis` in front.
+    ///
+    /// Default: `sio:session:`.
+    pub fn session_prefix(mut self, prefix: &str) -> Self {
+        self.saved_prefix = prefix.to_owned();
         self
     }
 
@@ -237,6 +248,7 @@ impl Mode {
                 name: streams.name.clone(),
                 count: streams.count,
                 max_len: streams.max_len,
+                saved_prefix: streams.saved_prefix.clone(),
             }),
         }
     }
@@ -345,7 +357,7 @@ impl RedisOptions {
             (Endpoint::One(client), None) => Link::connect(client, None).await.map(drop),
             (Endpoint::Cluster(_), None) => Ok(()),
         };
-        connected.map_err(ConnectError::new)?;
+        connected.map_err(ConnectError::redis)?;
         Ok(redis)
     }
 
@@ -356,7 +368,7 @@ impl RedisOptions {
     /// Fails if the URL is malformed.
     pub fn connect_lazily(self) -> Result<Redis, ConnectError> {
         Ok(Redis {
-            endpoint: self.endpoint().map_err(ConnectError::new)?,
+            endpoint: self.endpoint().map_err(ConnectError::redis)?,
             form: self.mode.form(&self.prefix),
         })
     }
@@ -394,6 +406,10 @@ impl Broker for Redis {
     fn wants_rooms(&self) -> bool {
         self.form.has_rooms()
     }
+
+    fn has_log(&self) -> bool {
+        self.form.has_log()
+    }
 }
 
 impl fmt::Debug for Redis {
@@ -405,61 +421,9 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// An error of [`Redis::connect`].
-#[derive(Debug)]
-pub struct ConnectError(Box<dyn std::error::Error + Send + Sync>);
-
-impl ConnectError {
-    fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self(error.into())
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Redis is not connected")
-    }
-}
-
-impl std::error::Error for ConnectError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.0)
-    }
-}
-
-/// How long the broker waits before it connects again.
-#[derive(Debug)]
-struct Backoff {
-    delay: Duration,
-}
-
-impl Backoff {
-    const MIN: Duration = Duration::from_millis(100);
-    const MAX: Duration = Duration::from_secs(5);
-
-    const fn new() -> Self {
-        Self { delay: Self::MIN }
-    }
-
-    /// Returns the next delay: twice the last one, less up to half of it by `chance`.
-    fn next(&mut self, chance: u8) -> Duration {
-        let delay = self.delay;
-        self.delay = (2 * delay).min(Self::MAX);
-        delay - delay / 2 * u32::from(chance) / 255
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_delay_doubles_up_to_five_seconds() {
-        let mut backoff = Backoff::new();
-        let delays: Vec<_> = (0..8).map(|_| backoff.next(0).as_millis()).collect();
-        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(backoff.next(255).as_millis(), 2500);
-    }
 
     #[test]
     fn an_error_does_not_show_the_password() {

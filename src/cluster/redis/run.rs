@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
@@ -21,7 +21,7 @@ use super::log::{self, Log};
 use super::subscribed::{Changes, Subscribed};
 use crate::clock::now;
 use crate::cluster::wire::entry::decode_entry;
-use crate::cluster::{Command, Envelope, Inbox, Port};
+use crate::cluster::{Command, Envelope, Inbox, Offset, Port};
 use crate::protocol::NamespaceName;
 use crate::random::random;
 
@@ -39,6 +39,8 @@ pub(super) async fn run(endpoint: Endpoint, form: Arc<dyn Form>, mut port: Port)
         log: Log::new(form.streams()),
         form,
         inbox: port.inbox(),
+        log_window: port.log_window(),
+        is_past_read: false,
         next: None,
         works: false,
     };
@@ -53,7 +55,7 @@ pub(super) async fn run(endpoint: Endpoint, form: Arc<dyn Form>, mut port: Port)
                 if was_connected && state.log.is_none() {
                     state.inbox.gap(&"Redis was not connected");
                 }
-                state.report_gap();
+                state.report_gap(None);
                 // A node that is not there yet is reported when it is.
                 if connected.subscriber.connection.has_all() {
                     state.inbox.connected();
@@ -75,6 +77,7 @@ pub(super) async fn run(endpoint: Endpoint, form: Arc<dyn Form>, mut port: Port)
                             | Command::Answer { .. }
                             | Command::Count { .. }
                             | Command::Sync { .. }
+                            | Command::Take { .. }
                     )
                 };
                 state.next = state.next.take().filter(is_kept);
@@ -102,6 +105,10 @@ struct State {
     /// The streams. `None` if all messages use pub/sub.
     log: Option<Log>,
     inbox: Inbox,
+    /// See [`Port::log_window`].
+    log_window: Option<Duration>,
+    /// Whether what came into the log before this server was read.
+    is_past_read: bool,
     /// A command that was taken behind others, and is handled after them.
     next: Option<Command>,
     /// Whether Redis has carried out commands on the present connections.
@@ -154,6 +161,10 @@ impl Connected {
         } = links;
         if let Some(log) = &mut state.log {
             log.connect(&mut publisher.connection, &*state.form).await?;
+            if !state.is_past_read {
+                state.read_past(&mut publisher.connection).await?;
+                state.is_past_read = true;
+            }
         }
         let connected = Self {
             publisher,
@@ -318,7 +329,10 @@ impl Connected {
                 } => state
                     .subscribed
                     .room(&namespace, &room, exists, &mut changes),
-                message => batch.push(message, &*state.form, state.log.as_mut()),
+                message => {
+                    let me = state.subscribed.server();
+                    batch.push(message, &*state.form, state.log.as_mut(), me);
+                }
             }
             if !batch.has_room() || changes.len() >= MAX_SUBSCRIPTIONS {
                 break;
@@ -352,13 +366,13 @@ impl Connected {
             // Redis may have removed entries that were not read.
             log.check_gap(&mut self.publisher.connection, behind)
                 .await?;
-            state.report_gap();
+            state.report_gap(entries.first().map(|(place, _)| place.id));
         }
         for (place, entry) in entries {
             if !state.log.as_ref().is_some_and(|log| log.is_new(place)) {
                 continue;
             }
-            self.deliver(entry, state).await?;
+            self.deliver(place.id, entry, state).await?;
             if let Some(log) = &mut state.log {
                 log.handled(place);
             }
@@ -366,17 +380,29 @@ impl Connected {
         Ok(has_more)
     }
 
-    async fn deliver(&mut self, entry: Entry, state: &mut State) -> RedisResult<()> {
-        if *entry.uid == *state.subscribed.server() {
+    async fn deliver(&mut self, at: Offset, entry: Entry, state: &mut State) -> RedisResult<()> {
+        let is_own = *entry.uid == *state.subscribed.server();
+        if entry.is_gap {
+            if !is_own {
+                state.inbox.gap(&"a server has dropped messages");
+            }
+            state.inbox.begin_log(at);
             return Ok(());
         }
-        let Some(namespace) = state.subscribed.namespace(&entry.namespace).cloned() else {
+        if is_own {
+            let number = entry.number.unwrap_or_default();
+            state.inbox.returned(&entry.namespace, number, at).await;
+            return Ok(());
+        }
+        let Some(namespace) = state.namespace(&entry.namespace) else {
+            state.inbox.skip(at);
             return Ok(());
         };
         if let Some(is_first) = entry.is_heartbeat() {
             if let Some(log) = &mut state.log {
                 log.heard_old(&namespace, now(), is_first);
             }
+            state.inbox.skip(at);
             return Ok(());
         }
         if let Some(question) = &entry.after {
@@ -388,10 +414,13 @@ impl Connected {
                 if let Some(log) = state.log.as_mut().filter(|_| log::is_question(&envelope)) {
                     log.asked_in_stream(&envelope);
                 }
-                state.inbox.deliver(envelope).await;
+                state.inbox.deliver_at(envelope, at).await;
             }
-            Ok(None) => {}
-            Err(error) => state.inbox.malformed(&error),
+            Ok(None) => state.inbox.skip(at),
+            Err(error) => {
+                state.inbox.malformed(&error);
+                state.inbox.skip(at);
+            }
         }
         Ok(())
     }
@@ -461,12 +490,45 @@ impl State {
         }
     }
 
-    /// Reports entries that are missing.
-    fn report_gap(&mut self) {
-        if self.log.as_mut().is_some_and(Log::take_gap) {
+    /// Reports entries that are missing, before the `first` one that was read.
+    fn report_gap(&mut self, first: Option<Offset>) {
+        if let Some(gap) = self.log.as_mut().and_then(Log::take_gap) {
             self.inbox
                 .gap(&"the stream does not have all entries that were not read");
+            let gap = first.map_or(gap, |first| gap.min(first.before()));
+            self.inbox.begin_log(gap);
         }
+    }
+
+    /// Returns the namespace of an entry. Returns `None` if its messages concern nobody.
+    fn namespace(&self, name: &str) -> Option<NamespaceName> {
+        let open = self.subscribed.namespace(name).cloned();
+        // A client may come back to a namespace that is not open.
+        let is_kept = self.log_window.is_some() && !name.is_empty();
+        open.or_else(|| is_kept.then(|| name.into()))
+    }
+
+    /// Keeps what came into the log before this server reads it, for clients that come back.
+    async fn read_past(&mut self, publisher: &mut Connection) -> RedisResult<()> {
+        let (Some(window), Some(log)) = (self.log_window, &self.log) else {
+            return Ok(());
+        };
+        let mut past = log.past(window, publisher).await?;
+        self.inbox.begin_log(past.begin());
+        while let Some(entries) = past.next(publisher).await? {
+            for (at, entry) in entries {
+                if entry.is_gap {
+                    self.inbox.begin_log(at);
+                    continue;
+                }
+                let namespace = entry.namespace.as_str().into();
+                match decode_entry(entry.kind, &entry.uid, &namespace, &entry.data) {
+                    Ok(Some(envelope)) => self.inbox.keep_at(envelope, at).await,
+                    Ok(None) | Err(_) => self.inbox.skip(at),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Handles a message of a subscription.

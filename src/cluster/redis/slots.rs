@@ -295,6 +295,8 @@ pub(super) struct Command {
     /// Whether it counts the subscribers of a channel of sharded pub/sub. A node counts none of a
     /// channel whose slot it does not have, and does not say so.
     pub(super) is_shard_count: bool,
+    /// Whether it is about a saved socket. Its key belongs to no stream, and its node may be another one.
+    pub(super) is_saved: bool,
 }
 
 impl Command {
@@ -311,6 +313,7 @@ impl Command {
             to,
             is_pub_sub,
             is_shard_count,
+            is_saved: matches!(name, b"SET" | b"GETDEL"),
         };
         Some(match name {
             b"MULTI" | b"EXEC" => return None,

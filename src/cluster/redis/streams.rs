@@ -1,6 +1,10 @@
 //! The form of the streams adapter: operations and server events go into a stream, questions and
 //! answers over pub/sub.
 
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use redis::Cmd;
 
 use super::form::{Carried, Form, Publish, Pushed, Route, Subscription};
@@ -8,7 +12,7 @@ use super::sharded::Channels;
 use crate::cluster::message::Message;
 use crate::cluster::wire::entry::encode_data;
 use crate::cluster::wire::envelope as wire;
-use crate::cluster::{Envelope, Inbox};
+use crate::cluster::{Envelope, Inbox, SavedSocket};
 use crate::protocol::DecodeError;
 
 #[derive(Debug)]
@@ -17,6 +21,7 @@ pub(super) struct StreamsForm {
     pub(super) name: String,
     pub(super) count: u32,
     pub(super) max_len: u64,
+    pub(super) saved_prefix: String,
 }
 
 impl StreamsForm {
@@ -39,6 +44,9 @@ impl StreamsForm {
     }
 }
 
+/// The longest time for which a socket is saved, in milliseconds: a year.
+const MAX_WITHIN: u128 = 366 * 24 * 3_600_000;
+
 /// Returns the index of a namespace's stream. It can be negative, as in Node's adapter.
 fn index(namespace: &str, count: u32) -> i64 {
     let hash = namespace.encode_utf16().fold(0_i32, |hash, unit| {
@@ -51,7 +59,8 @@ fn index(namespace: &str, count: u32) -> i64 {
 pub(super) fn is_logged(message: &Message, route: &Route<'_>) -> bool {
     match message {
         Message::Operation(..) | Message::ServerEvent(_) => true,
-        Message::Question(..) | Message::End(_) => false,
+        // The log is read again for clients that come back, so it must not have the last.
+        Message::Question(..) | Message::End(_) | Message::Displaced(_) => false,
         Message::Answer(..) => route.is_asked_in_stream,
     }
 }
@@ -113,6 +122,35 @@ impl Form for StreamsForm {
         Some(self.stream_of(namespace))
     }
 
+    fn has_log(&self) -> bool {
+        // The offsets of several streams have no order.
+        self.count == 1
+    }
+
+    fn gap(&self, namespace: &str, server: &str) -> Option<Cmd> {
+        let mut add = redis::cmd("XADD");
+        add.arg(self.stream_of(namespace));
+        add.arg("MAXLEN").arg("~").arg(self.max_len).arg("*");
+        add.arg("uid").arg(server).arg(GAP).arg(1);
+        Some(add)
+    }
+
+    fn save(&self, socket: &SavedSocket, within: Duration) -> Option<Cmd> {
+        let mut set = redis::cmd("SET");
+        set.arg(format!("{}{}", self.saved_prefix, socket.key()));
+        set.arg(BASE64_STANDARD.encode(socket.to_bytes()));
+        // Zero would be an error.
+        set.arg("PX")
+            .arg(within.as_millis().clamp(1, MAX_WITHIN) as u64);
+        Some(set)
+    }
+
+    fn take(&self, key: &str) -> Option<Cmd> {
+        let mut take = redis::cmd("GETDEL");
+        take.arg(format!("{}{key}", self.saved_prefix));
+        Some(take)
+    }
+
     fn heartbeat(&self, namespace: &str, server: &str) -> Option<Cmd> {
         let mut heartbeat = self.add(namespace, server, wire::kind::HEARTBEAT);
         // Servers of this crate answer no heartbeat with a number.
@@ -124,6 +162,10 @@ impl Form for StreamsForm {
 /// The field of an entry with its number among those of its server, to find out which entries were
 /// added before a connection has ended.
 pub(super) const NUMBER: &str = "n";
+
+/// The field of an entry that says that messages are missing. It has no namespace, so servers of Node
+/// ignore it.
+pub(super) const GAP: &str = "gap";
 
 /// The field of an entry with the question that its server has sent before it.
 pub(super) const AFTER: &str = "after";
@@ -145,6 +187,7 @@ mod tests {
             name: "socket.io".into(),
             count,
             max_len: 10,
+            saved_prefix: "sio:session:".into(),
         };
         assert_eq!(form(1).stream_of("/notifications"), "socket.io");
         assert_eq!(form(1).streams(), ["socket.io"]);

@@ -61,7 +61,8 @@ pub(in crate::cluster) fn channel(message: &Message) -> Channel<'_> {
         Message::Operation(..)
         | Message::ServerEvent(_)
         | Message::Question(..)
-        | Message::End(_) => Channel::Request,
+        | Message::End(_)
+        | Message::Displaced(_) => Channel::Request,
         Message::Answer(..) => Channel::Response,
     }
 }
@@ -97,6 +98,15 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
             json.raw(r#","opts":"#).target(target, None);
             json.raw(r#","close":"#).value(close).raw("}");
         }
+        Message::Displaced(id) => {
+            let target = Target {
+                rooms: vec![id.as_str().into()],
+                except: Vec::new(),
+            };
+            request(&mut json, uid, None, kind::REMOTE_DISCONNECT);
+            json.raw(r#","opts":"#).target(&target, None);
+            json.raw(r#","close":true}"#);
+        }
         Message::ServerEvent(payload) => {
             request(&mut json, uid, None, kind::SERVER_SIDE_EMIT);
             json.raw(r#","data":"#)
@@ -130,8 +140,11 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
         Message::End(id) => {
             request(&mut json, uid, Some(id), kind::QUESTION_ENDED).raw("}");
         }
-        // Only servers that are older than ours ask so.
-        Message::Question(id, Question::Ids(_) | Question::Operation(..)) => {
+        // Only servers that are older than ours ask so, or those with a log.
+        Message::Question(
+            id,
+            Question::Ids(_) | Question::Operation(..) | Question::HandOver(_),
+        ) => {
             request(&mut json, uid, Some(id), kind::SOCKETS);
             json.raw(r#","rooms":[]}"#);
         }
@@ -159,7 +172,7 @@ fn encode_answer(uid: &str, id: &str, answer: &Answer) -> Vec<u8> {
                 .raw(r#","rooms":"#)
                 .value(rooms);
         }
-        Answer::Done => {
+        Answer::Done | Answer::HandedOver(_) => {
             response(&mut json, uid, id, None);
         }
         Answer::Reply(payload) => {

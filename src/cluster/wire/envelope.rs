@@ -1,5 +1,5 @@
-//! The form of Node's `ClusterAdapter`: `{type, data, uid, nsp}`. The sharded adapter and the streams
-//! adapter use it.
+//! The form of Node's `ClusterAdapter`: `{type, data, uid, nsp}`. The sharded adapter, the streams
+//! adapter and the Postgres adapter use it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,31 +14,38 @@ use super::{MALFORMED, Text};
 use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
+use crate::hub::recovery::PrivateId;
 use crate::hub::selection::Target;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::protocol::NamespaceName;
 use crate::protocol::{DecodeError, Payload};
 
 /// The types of messages.
 pub(in crate::cluster) mod kind {
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(in crate::cluster) const INITIAL_HEARTBEAT: u8 = 1;
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(in crate::cluster) const HEARTBEAT: u8 = 2;
     pub(super) const BROADCAST: u8 = 3;
     pub(super) const SOCKETS_JOIN: u8 = 4;
     pub(super) const SOCKETS_LEAVE: u8 = 5;
     pub(super) const DISCONNECT_SOCKETS: u8 = 6;
     pub(super) const FETCH_SOCKETS: u8 = 7;
-    pub(super) const FETCH_SOCKETS_RESPONSE: u8 = 8;
+    pub(in crate::cluster::wire) const FETCH_SOCKETS_RESPONSE: u8 = 8;
     pub(super) const SERVER_SIDE_EMIT: u8 = 9;
-    pub(super) const SERVER_SIDE_EMIT_RESPONSE: u8 = 10;
-    pub(super) const BROADCAST_CLIENT_COUNT: u8 = 11;
-    pub(super) const BROADCAST_ACK: u8 = 12;
+    pub(in crate::cluster::wire) const SERVER_SIDE_EMIT_RESPONSE: u8 = 10;
+    pub(in crate::cluster::wire) const BROADCAST_CLIENT_COUNT: u8 = 11;
+    pub(in crate::cluster::wire) const BROADCAST_ACK: u8 = 12;
+    #[cfg(feature = "postgres")]
+    pub(in crate::cluster) const ADAPTER_CLOSE: u8 = 13;
+    /// A client claims a socket: the server that has it lets it go. Node's servers ignore it.
+    pub(super) const HAND_OVER: u8 = 20;
     /// A client that was asked has left. Node's servers ignore it.
-    pub(super) const CLIENT_LEFT: u8 = 21;
+    pub(in crate::cluster::wire) const CLIENT_LEFT: u8 = 21;
     /// A question has ended. Node's servers ignore it.
     pub(super) const QUESTION_ENDED: u8 = 22;
+    /// Whether the server had the socket. Node's servers ignore it.
+    pub(super) const HANDED_OVER: u8 = 23;
 }
 
 /// Returns the type of a message. Returns `None` for what this form cannot express: questions that
@@ -49,7 +56,9 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         | Message::Question(_, Question::Event(..)) => kind::BROADCAST,
         Message::Operation(_, Operation::Join(_)) => kind::SOCKETS_JOIN,
         Message::Operation(_, Operation::Leave(_)) => kind::SOCKETS_LEAVE,
-        Message::Operation(_, Operation::Disconnect { .. }) => kind::DISCONNECT_SOCKETS,
+        Message::Operation(_, Operation::Disconnect { .. }) | Message::Displaced(_) => {
+            kind::DISCONNECT_SOCKETS
+        }
         Message::ServerEvent(_) | Message::Question(_, Question::ServerEvent(_)) => {
             kind::SERVER_SIDE_EMIT
         }
@@ -60,6 +69,8 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         Message::Answer(_, Answer::Ack(..)) => kind::BROADCAST_ACK,
         Message::Answer(_, Answer::Left) => kind::CLIENT_LEFT,
         Message::End(_) => kind::QUESTION_ENDED,
+        Message::Question(_, Question::HandOver(_)) => kind::HAND_OVER,
+        Message::Answer(_, Answer::HandedOver(_)) => kind::HANDED_OVER,
         Message::Question(_, Question::Rooms | Question::Ids(_) | Question::Operation(..))
         | Message::Answer(_, Answer::Rooms(_) | Answer::Ids(_) | Answer::Done) => return None,
     })
@@ -77,7 +88,7 @@ pub(in crate::cluster) fn encode_msgpack(envelope: &Envelope) -> Vec<u8> {
     text(envelope).map_or_else(Vec::new, Text::into_msgpack)
 }
 
-fn text(envelope: &Envelope) -> Option<Text> {
+pub(super) fn text(envelope: &Envelope) -> Option<Text> {
     let Envelope {
         from,
         namespace,
@@ -119,6 +130,15 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
             json.raw(r#"{"close":"#).value(close);
             opts(json, target, Flags::default()).raw("}");
         }
+        Message::Displaced(id) => {
+            // Servers of Node disconnect the socket. Those of this crate read `restored`.
+            json.raw(r#"{"restored":true,"close":true"#);
+            let target = Target {
+                rooms: vec![id.as_str().into()],
+                except: Vec::new(),
+            };
+            opts(json, &target, Flags::default()).raw("}");
+        }
         Message::ServerEvent(payload) => {
             json.raw(r#"{"packet":"#).raw(payload.json()).raw("}");
             return Some(payload);
@@ -146,6 +166,14 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
         }
         Message::Answer(id, Answer::Clients(count)) => {
             about(json, id).raw(r#","clientCount":"#).value(count);
+            json.raw("}");
+        }
+        Message::Question(id, Question::HandOver(private_id)) => {
+            about(json, id).raw(r#","pid":"#);
+            json.value(private_id.expose()).raw("}");
+        }
+        Message::Answer(id, Answer::HandedOver(found)) => {
+            about(json, id).raw(r#","found":"#).value(found);
             json.raw("}");
         }
         Message::Answer(id, Answer::Left) | Message::End(id) => {
@@ -190,7 +218,7 @@ struct Outer<'a> {
     #[serde(borrow)]
     uid: Cow<'a, str>,
     #[serde(borrow)]
-    nsp: Cow<'a, str>,
+    nsp: Option<Cow<'a, str>>,
 }
 
 /// The object `data` of all types.
@@ -209,6 +237,10 @@ struct Data<'a> {
     client_count: Option<Value>,
     #[serde(borrow)]
     sid: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pid: Option<Cow<'a, str>>,
+    found: Option<bool>,
+    restored: Option<bool>,
 }
 
 /// Reads a message in JSON or MessagePack. Returns `None` if it is one of the server `me`, or of a type
@@ -238,14 +270,29 @@ pub(in crate::cluster) fn decode(
 pub(in crate::cluster) fn decode_any(bytes: &Bytes) -> Result<Option<Envelope>, DecodeError> {
     let Text { json, attachments } = Text::read(bytes)?;
     let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
+    let namespace = outer.nsp.as_deref().ok_or(MALFORMED)?.into();
     let data = outer.data.map_or("{}", RawValue::get);
-    message(outer.r#type, data, &json, attachments).map(|message| {
-        Some(Envelope::new(
-            outer.uid.as_ref().into(),
-            outer.nsp.as_ref().into(),
-            message?,
-        ))
-    })
+    let message = message(outer.r#type, data, &json, attachments)?;
+    Ok(message.map(|message| Envelope::new(outer.uid.as_ref().into(), namespace, message)))
+}
+
+/// Reads a message of a namespace, whatever namespace it names: Node's `@socket.io/postgres-emitter`
+/// names none. Returns `None` if it is of a type that nothing is done for.
+///
+/// # Errors
+///
+/// Fails if the message has another form.
+#[cfg(feature = "postgres")]
+pub(in crate::cluster) fn decode_of(
+    bytes: &Bytes,
+    namespace: &NamespaceName,
+) -> Result<Option<Envelope>, DecodeError> {
+    let Text { json, attachments } = Text::read(bytes)?;
+    let outer: Outer<'_> = serde_json::from_slice(&json).map_err(|_| MALFORMED)?;
+    let data = outer.data.map_or("{}", RawValue::get);
+    let message = message(outer.r#type, data, &json, attachments)?;
+    let from = outer.uid.as_ref().into();
+    Ok(message.map(|message| Envelope::new(from, namespace.clone(), message)))
 }
 
 /// Returns whether a message ends as one of this server.
@@ -272,7 +319,7 @@ pub(super) fn message(
     attachments: Vec<Bytes>,
 ) -> Result<Option<Message>, DecodeError> {
     let data: Data<'_> = match kind {
-        kind::BROADCAST..=kind::BROADCAST_ACK | kind::CLIENT_LEFT | kind::QUESTION_ENDED => {
+        kind::BROADCAST..=kind::BROADCAST_ACK | kind::HAND_OVER..=kind::HANDED_OVER => {
             serde_json::from_str(data).map_err(|_| MALFORMED)?
         }
         _ => return Ok(None),
@@ -285,6 +332,9 @@ pub(super) fn message(
             let mut opts = opts(data.opts)?;
             let packet: Packet<'_> =
                 serde_json::from_str(packet()?.get()).map_err(|_| MALFORMED)?;
+            if packet.is_question() && id.is_none() {
+                return Ok(None);
+            }
             let payload = packet.event(json, attachments, &opts)?;
             let volatile = opts.is_volatile();
             match id {
@@ -305,7 +355,13 @@ pub(super) fn message(
         }
         kind::DISCONNECT_SOCKETS => {
             let close = data.close.unwrap_or_default();
-            Message::Operation(opts(data.opts)?.target(), Operation::Disconnect { close })
+            let target = opts(data.opts)?.target();
+            match (data.restored, target.rooms.first()) {
+                (Some(true), Some(room)) => {
+                    Message::Displaced(SocketId::parse(room).ok_or(MALFORMED)?)
+                }
+                _ => Message::Operation(target, Operation::Disconnect { close }),
+            }
         }
         kind::FETCH_SOCKETS => {
             let target = opts(data.opts)?.target();
@@ -319,6 +375,11 @@ pub(super) fn message(
             }
         }
         kind::QUESTION_ENDED => Message::End(id.ok_or(MALFORMED)?),
+        kind::HAND_OVER => {
+            let private_id = data.pid.as_deref().and_then(PrivateId::parse);
+            let question = Question::HandOver(private_id.ok_or(MALFORMED)?);
+            Message::Question(id.ok_or(MALFORMED)?, question)
+        }
         _ => {
             let answer = match kind {
                 kind::FETCH_SOCKETS_RESPONSE => {
@@ -332,6 +393,7 @@ pub(super) fn message(
                     Answer::Clients(fields::client_count(data.client_count.as_ref())?)
                 }
                 kind::CLIENT_LEFT => Answer::Left,
+                kind::HANDED_OVER => Answer::HandedOver(data.found.ok_or(MALFORMED)?),
                 _ => {
                     let socket = data.sid.as_deref().and_then(SocketId::parse);
                     Answer::Ack(socket, fields::answer(data.packet, attachments)?)

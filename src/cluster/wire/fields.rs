@@ -225,12 +225,19 @@ pub(super) struct Packet<'a> {
     r#type: Option<u8>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    id: Option<IgnoredAny>,
     #[cfg(feature = "redis")]
     #[serde(borrow)]
     nsp: Option<Cow<'a, str>>,
 }
 
 impl Packet<'_> {
+    /// Returns whether the packet asks one client for an acknowledgement. With recovery, a server of Node
+    /// sends it to all servers, but only its own client is meant.
+    pub(super) fn is_question(&self) -> bool {
+        self.id.is_some()
+    }
+
     /// Returns the namespace, if the packet names one.
     #[cfg(feature = "redis")]
     pub(super) fn namespace(&self) -> Option<&str> {
@@ -325,7 +332,7 @@ pub(super) fn sockets(
 }
 
 /// Replaces placeholders by what `JSON.stringify` makes of a `Buffer`.
-fn insert_buffers(value: &mut Value, attachments: &[Bytes]) {
+pub(super) fn insert_buffers(value: &mut Value, attachments: &[Bytes]) {
     let num = value
         .get("_placeholder")
         .filter(|placeholder| **placeholder == Value::Bool(true))

@@ -5,12 +5,14 @@
 //! | [`classic`] | the classic Redis adapter, and the Redis emitter |
 //! | [`envelope`] | the sharded Redis adapter, and most others |
 //! | [`entry`] | the streams adapter |
+//! | [`notification`] | the Postgres adapter |
 //! | [`fields`] | what both have in common |
+//! | [`saved`] | a saved socket |
 //!
 //! A message is JSON. If it contains bytes, it is MessagePack: the same value, with the bytes in
 //! place of placeholders. So each form is written and read as JSON, and converted.
 
-#[cfg(all(test, feature = "redis"))]
+#[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod captured;
 #[cfg(feature = "redis")]
 pub(super) mod classic;
@@ -18,6 +20,9 @@ pub(super) mod classic;
 pub(super) mod entry;
 pub(super) mod envelope;
 mod fields;
+#[cfg(feature = "postgres")]
+pub(super) mod notification;
+mod saved;
 
 use bytes::Bytes;
 

@@ -33,6 +33,28 @@ pub(super) struct SocketData {
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Handover {
+    /// Creates the handover of a socket that was suspended on another server.
+    pub(super) fn of_data(data: Option<Arc<Value>>) -> Self {
+        let ended = Semaphore::new(0);
+        ended.close();
+        Self {
+            socket_data: Mutex::new(SocketData {
+                extensions: Extensions::new(),
+                data,
+            }),
+            ended,
+        }
+    }
+
+    pub(super) fn data(&self) -> Option<Arc<Value>> {
+        self.socket_data.lock().data.clone()
+    }
+
+    pub(super) fn set_data(&self, data: Option<Arc<Value>>) {
+        let former = std::mem::replace(&mut self.socket_data.lock().data, data);
+        drop(former);
+    }
+
     /// Waits until no handler of the suspended socket runs any more, for [`HANDOVER_TIMEOUT`] at
     /// most.
     pub(crate) async fn handlers_ended(&self) {

@@ -1,19 +1,22 @@
 //! Recovery in a namespace and its sockets.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use super::handover::{DeferredDrop, Handover, SocketData, StoreGuard};
-use super::log::{Offset, Recipients};
-use super::store::{RecoveryStore, Restored};
+use super::log::{Log, Recipients};
+use super::offset::{Mark, Offset};
+use super::over_log::{Claimed, OverLog};
+use super::store::{Packets, RecoveryStore, Restored};
 use super::{PrivateId, RecoveryBudget};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, SocketId};
 use crate::hub::member::{Member, encode};
 use crate::hub::namespace::{LiveNamespace, Membership};
+use crate::hub::other_servers::{Dropped, Operation};
 use crate::hub::queue::Outgoing;
 use crate::hub::selection::{Selection, Target};
 use crate::hub::session::SharedSession;
@@ -33,14 +36,20 @@ pub(crate) struct JoinRequest<'a> {
     pub(crate) private_id: Option<PrivateId>,
     /// The socket that the client asks to restore.
     pub(crate) claim: Option<&'a Claim>,
+    /// That socket, if the broker of a cluster has kept it.
+    pub(crate) claimed: Option<Claimed>,
 }
 
 /// The recovery state of a socket.
 #[derive(Debug)]
 pub(crate) struct Recoverable {
     pub(crate) private_id: PrivateId,
-    /// The offset of the last packet that was sent to the socket.
-    sent: AtomicU64,
+    /// The offset of the last packet that was sent to the socket. Senders do not run at the same time.
+    sent: [AtomicU64; 2],
+    /// The last event that was sent without an offset, and the end of the log then. Until the log has
+    /// passed it, the socket cannot be restored.
+    unnumbered: Mutex<Option<(u64, Offset)>>,
+    is_unnumbered: AtomicBool,
     /// The handover from the suspended socket that this one restores.
     handover: Option<Arc<Handover>>,
     /// The missed packets, which are sent before CONNECT.
@@ -53,17 +62,56 @@ impl Recoverable {
     fn new(private_id: PrivateId, sent: Offset) -> Self {
         Self {
             private_id,
-            sent: AtomicU64::new(sent.0),
+            sent: [AtomicU64::new(sent.high), AtomicU64::new(sent.low)],
+            unnumbered: Mutex::default(),
+            is_unnumbered: AtomicBool::new(false),
             handover: None,
             missed: Mutex::default(),
             left: OnceLock::new(),
         }
     }
 
+    /// Returns the offset of the last packet that was sent to the socket.
+    pub(super) fn sent(&self) -> Offset {
+        let [high, low] = &self.sent;
+        Offset::new(high.load(Ordering::Relaxed), low.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether the socket was sent an event without an offset that the log has not passed.
+    pub(super) fn is_unnumbered(&self) -> bool {
+        self.is_unnumbered.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, mark: Mark, over_log: Option<&OverLog>) {
+        match (mark, over_log) {
+            (Mark::None, _) => {}
+            (Mark::Offset(offset), over_log) => {
+                let [high, low] = &self.sent;
+                high.store(offset.high, Ordering::Relaxed);
+                low.store(offset.low, Ordering::Relaxed);
+                if let Some(over_log) = over_log.filter(|_| self.is_unnumbered()) {
+                    let mut unnumbered = self.unnumbered.lock();
+                    let is_settled = unnumbered
+                        .is_none_or(|(number, since)| over_log.is_settled(number, since, offset));
+                    if is_settled {
+                        *unnumbered = None;
+                        self.is_unnumbered.store(false, Ordering::Relaxed);
+                    }
+                }
+            }
+            (Mark::Unnumbered(number), Some(over_log)) => {
+                let last = over_log.log.lock().last();
+                *self.unnumbered.lock() = Some((number, last));
+                self.is_unnumbered.store(true, Ordering::Relaxed);
+            }
+            (Mark::Unnumbered(_), None) => {}
+        }
+    }
+
     /// Returns the id, the recovery state and the rooms of a restored socket.
     fn restored(restored: Restored<Arc<Handover>>) -> (SocketId, Self, Vec<Arc<str>>) {
         let recoverable = Self {
-            handover: Some(restored.handover),
+            handover: restored.handover,
             missed: Mutex::new(restored.missed),
             ..Self::new(restored.private_id, restored.sent)
         };
@@ -84,7 +132,7 @@ impl LiveNamespace {
     pub(crate) fn admit(
         self: &Arc<Self>,
         session: &Arc<SharedSession>,
-        request: &JoinRequest<'_>,
+        mut request: JoinRequest<'_>,
     ) -> Option<Membership> {
         let member = |id| Member::new(id, Arc::clone(session), Arc::clone(self), request.auth);
         let store = request
@@ -94,18 +142,31 @@ impl LiveNamespace {
             return self.insert(Arc::new(member(request.id)), &[]);
         };
         let claim = request.claim;
-        let found = claim.and_then(|claim| Some((claim, store.find(claim)?)));
-        // The restored socket has to fit into the budget of the new connection.
-        let found = found.filter(|(_, id)| session.budget.fits(store.cost(id), self.max_kept()));
-        let displaced = found.and_then(|(_, id)| self.displace(&mut store, &id));
-        let restored = found.and_then(|(claim, id)| {
-            let offset = claim.offset.as_deref();
-            store.restore(id, offset, now())
-        });
+        let mut displaced = None;
+        let restored = match (&mut request.claimed, claim) {
+            (Some(claimed), Some(claim)) => {
+                let offset = claim.offset.as_deref();
+                displaced = self.displace_claimed(&mut store, claimed);
+                let fits = session.budget.fits(claimed.cost(), self.max_kept());
+                fits.then(|| self.restore_saved(&mut store, claimed, offset))
+                    .flatten()
+            }
+            (None, Some(claim)) if self.over_log().is_none() => {
+                let found = store.find(claim);
+                // The restored socket has to fit into the budget of the new connection.
+                let found = found.filter(|id| session.budget.fits(store.cost(id), self.max_kept()));
+                displaced = found.and_then(|id| self.displace(&mut store, &id));
+                let offset = claim.offset.as_deref();
+                found.and_then(|id| store.restore(id, offset, now()))
+            }
+            _ => None,
+        };
+        let is_restored = restored.is_some();
         let (id, recoverable, rooms) = match restored {
             Some(restored) => Recoverable::restored(restored),
             None => {
                 store.insert(request.id, private_id);
+                self.note_new(&request.id);
                 let recoverable = Recoverable::new(private_id, store.last());
                 (request.id, recoverable, Vec::new())
             }
@@ -119,6 +180,12 @@ impl LiveNamespace {
         self.notify(session, 2 * rooms.len());
         if let Some(displaced) = displaced {
             displaced.session.close(CloseReason::TransportClose);
+        }
+        if let (Some(_), Some(others), Some(_)) = (&membership, self.others(), self.over_log()) {
+            if is_restored {
+                others.displace(&self.name, &id);
+            }
+            self.save_early(&id, true);
         }
         membership
     }
@@ -147,7 +214,19 @@ impl LiveNamespace {
     /// caller must close the socket's session, and drop the socket under no lock.
     fn displace(&self, store: &mut StoreGuard<'_>, id: &SocketId) -> Option<Arc<Member>> {
         let former = self.find(id)?;
-        former.leave_from(DisconnectReason::TransportClose, Some(&mut **store));
+        former.leave_from(DisconnectReason::TransportClose, Some(store));
+        Some(former)
+    }
+
+    /// Does the same for a claimed socket that another server has given up. It is not suspended.
+    fn displace_claimed(
+        &self,
+        store: &mut StoreGuard<'_>,
+        claimed: &Claimed,
+    ) -> Option<Arc<Member>> {
+        let former = self.find(&claimed.id()?)?;
+        former.leave_from(DisconnectReason::TransportClose, None);
+        store.forget(&former.id);
         Some(former)
     }
 
@@ -160,7 +239,7 @@ impl LiveNamespace {
         volatile: bool,
     ) -> Option<Selection<Arc<Member>>> {
         let (offset, packet) = if volatile {
-            mark_volatile(store, &mut payload);
+            store.mark_volatile(&mut payload);
             (None, encode(self, Kind::Event, None, payload))
         } else {
             let (offset, packet) = self.keep(store, Recipients::Many(target.clone()), payload);
@@ -171,7 +250,7 @@ impl LiveNamespace {
             Outgoing {
                 packet,
                 volatile,
-                offset,
+                mark: offset.map_or(Mark::None, Mark::Offset),
             },
         )
     }
@@ -184,7 +263,7 @@ impl LiveNamespace {
         mut payload: Payload,
     ) -> (Offset, Encoded) {
         let offset = store.next();
-        payload.push_text(&offset.to_text());
+        payload.push_text(&store.text(offset));
         let packet = encode(self, Kind::Event, None, payload);
         store.keep(to, &packet, now());
         self.sweep_later(&store.budget);
@@ -193,7 +272,7 @@ impl LiveNamespace {
 
     /// Starts the task that drops expired packets and sockets, if there is none. Without the task
     /// they would stay until the next operation on the store.
-    fn sweep_later(&self, budget: &RecoveryBudget) {
+    pub(super) fn sweep_later(&self, budget: &RecoveryBudget) {
         // Outside of a runtime no task can start. Then the next operation on the store drops them.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
@@ -238,8 +317,18 @@ impl Hub {
     /// Creates the store of a namespace, if recovery is on.
     pub(in crate::hub) fn new_store(&self) -> Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>> {
         let budget = self.recovery_budget.as_ref()?;
-        let store = RecoveryStore::new(Offset::start(random()), Arc::clone(budget));
+        let packets = match &self.shared_log {
+            Some(log) => Packets::Shared(Arc::clone(log)),
+            None => Packets::Own(Log::new(Offset::start(random()), Arc::clone(budget))),
+        };
+        let store = RecoveryStore::new(packets, Arc::clone(budget));
         Some(Box::new(Mutex::new(store)))
+    }
+
+    /// Creates what a namespace needs for recovery over the log of a cluster, if there is one.
+    pub(in crate::hub) fn new_over_log(&self) -> Option<Box<OverLog>> {
+        let (budget, log) = (self.recovery_budget.as_ref()?, self.shared_log.as_ref()?);
+        Some(Box::new(OverLog::new(log, &budget.config)))
     }
 
     /// Drops expired packets and sockets. Returns whether the caller has to sweep again.
@@ -251,6 +340,11 @@ impl Hub {
         // the next sweep below.
         budget.release_sweep();
         let mut is_idle = true;
+        if let Some(log) = &self.shared_log {
+            let mut log = log.lock();
+            log.expire(now());
+            is_idle = log.is_empty();
+        }
         for namespace in self.namespaces() {
             if let Some(mut store) = namespace.store() {
                 store.expire(now());
@@ -293,6 +387,26 @@ impl Member {
         if !store.contains(&self.id) {
             return false;
         }
+        if let Some(over_log) = self.namespace.over_log() {
+            if !store.budget.config.direct {
+                drop(store);
+                return self.emit_unrecoverable(payload);
+            }
+            drop(store);
+            let target = Target {
+                rooms: vec![self.id.as_str().into()],
+                except: Vec::new(),
+            };
+            let operation = Operation::Emit {
+                payload,
+                volatile: false,
+            };
+            // The socket gets the event also if it cannot be sent to the log.
+            let _ = self
+                .namespace
+                .depart(over_log, &target, operation, false, None);
+            return true;
+        }
         let (offset, packet) = self
             .namespace
             .keep(&mut store, Recipients::One(self.id), payload);
@@ -311,7 +425,12 @@ impl Member {
     pub(in crate::hub) fn emit_unrecoverable(&self, mut payload: Payload) -> bool {
         let store = self.namespace.store();
         if let Some(store) = &store {
-            mark_volatile(store, &mut payload);
+            store.mark_volatile(&mut payload);
+        }
+        if self.namespace.over_log().is_some() {
+            // What has departed for the socket comes first, and needs the lock.
+            drop(store);
+            return self.send(self.encode(Kind::Event, None, payload));
         }
         self.send(self.encode(Kind::Event, None, payload))
     }
@@ -319,14 +438,14 @@ impl Member {
     fn send_with_offset(&self, offset: Offset, packet: Encoded) -> bool {
         // Packets in the broadcast queue have lower offsets.
         self.catch_up();
-        self.record_offset(Some(offset));
+        self.record(Mark::Offset(offset));
         self.send_caught_up(packet)
     }
 
-    /// Records that a packet is sent to the socket, if the packet has an offset.
-    pub(in crate::hub) fn record_offset(&self, offset: Option<Offset>) {
-        if let (Some(recovery), Some(offset)) = (&self.recovery, offset) {
-            recovery.sent.store(offset.0, Ordering::Relaxed);
+    /// Records that a packet is sent to the socket.
+    pub(in crate::hub) fn record(&self, mark: Mark) {
+        if let Some(recovery) = &self.recovery {
+            recovery.record(mark, self.namespace.over_log());
         }
     }
 
@@ -362,26 +481,32 @@ impl Member {
     /// Suspends the socket if its client may come back. Otherwise the store forgets the socket.
     pub(in crate::hub) fn suspend(
         &self,
-        store: &mut RecoveryStore<Arc<Handover>>,
+        store: &mut StoreGuard<'_>,
         reason: DisconnectReason,
         was_connected: bool,
-    ) {
-        let Some(recovery) = &self.recovery else {
-            return;
-        };
+    ) -> Dropped {
+        let recovery = self.recovery.as_ref()?;
         // A client that never received its private id cannot restore the socket.
         let is_known = was_connected || self.is_recovered();
-        if !is_known || !reason.is_recoverable() {
-            return store.forget(&self.id);
+        let is_saved = self.namespace.over_log().is_some();
+        if !is_known || recovery.is_unnumbered() || !reason.is_recoverable(is_saved) {
+            store.forget(&self.id);
+            return self.namespace.forget_saved(&recovery.private_id);
         }
         let handover = Handover {
             socket_data: Mutex::new(self.socket_data()),
             ended: Semaphore::new(0),
         };
         let handover = Arc::clone(recovery.left.get_or_init(|| Arc::new(handover)));
-        let sent = Offset(recovery.sent.load(Ordering::Relaxed));
-        store.suspend(&self.id, sent, self.data_bytes(), handover, now());
+        store.suspend(
+            &self.id,
+            recovery.sent(),
+            self.data_bytes(),
+            handover,
+            now(),
+        );
         self.namespace.sweep_later(&store.budget);
+        self.namespace.save_later(store, &self.id)
     }
 
     /// Completes the handover, after the last handler of the socket has ended.
@@ -406,15 +531,5 @@ impl Member {
             extensions: extensions.clone(),
             data,
         }
-    }
-}
-
-/// Appends the last offset to an event without an offset, if its last argument is a string.
-///
-/// A client reads the last argument as the offset if it is a string, also if the event has no
-/// offset. The last offset is correct: all packets up to it were queued for the client before.
-fn mark_volatile(store: &StoreGuard<'_>, payload: &mut Payload) {
-    if payload.ends_with_text() {
-        payload.push_text(&store.last().to_text());
     }
 }

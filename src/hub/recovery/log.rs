@@ -5,45 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::RecoveryBudget;
+use super::offset::Offset;
 use crate::engine_io::{Session, SocketId};
 use crate::hub::selection::Target;
 use crate::protocol::Encoded;
-
-/// The offset of a packet. Offsets start at a random number and increase by one, so that an offset
-/// of an earlier store is not mistaken for one of this store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Offset(pub(super) u64);
-
-impl Offset {
-    /// Returns the first offset, from random bytes. It leaves room for 2^47 packets.
-    pub(crate) fn start(random: [u8; 8]) -> Self {
-        Self(1 + (u64::from_be_bytes(random) >> 17))
-    }
-
-    pub(super) const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-
-    pub(super) const fn before(self) -> Self {
-        Self(self.0 - 1)
-    }
-
-    /// Returns the offset as it is sent to clients: eight characters.
-    pub(crate) fn to_text(self) -> String {
-        let [_, _, bytes @ ..] = self.0.to_be_bytes();
-        URL_SAFE_NO_PAD.encode(bytes)
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut bytes = [0; 8];
-        let len = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
-        (len == 6).then(|| Self(u64::from_be_bytes(bytes)))
-    }
-}
 
 /// The recipients of a packet.
 #[derive(Clone, Debug)]
@@ -88,7 +54,7 @@ impl Log {
 
     /// Returns the offset of the next packet.
     pub(super) fn next(&self) -> Offset {
-        Offset(self.first.0 + self.entries.len() as u64)
+        Offset::new(0, self.first.low + self.entries.len() as u64)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -152,8 +118,8 @@ impl Log {
 
     /// Returns the packets from an offset on, with their offsets.
     pub(super) fn from(&self, offset: Offset) -> impl Iterator<Item = (Offset, &Entry)> {
-        let skip = offset.0.saturating_sub(self.first.0) as usize;
-        let offsets = (self.first.0..).map(Offset);
+        let skip = offset.low.saturating_sub(self.first.low) as usize;
+        let offsets = (self.first.low..).map(|low| Offset::new(0, low));
         offsets.zip(&self.entries).skip(skip)
     }
 }
@@ -185,7 +151,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn log(config: Recovery) -> Log {
-        Log::new(Offset(100), Arc::new(RecoveryBudget::new(config)))
+        Log::new(Offset::new(0, 100), Arc::new(RecoveryBudget::new(config)))
     }
 
     fn push(log: &mut Log, text: &str, now: Instant) {
@@ -194,42 +160,21 @@ mod tests {
     }
 
     fn offsets(log: &Log, from: u64) -> Vec<u64> {
-        log.from(Offset(from)).map(|(offset, _)| offset.0).collect()
-    }
-
-    #[test]
-    fn an_offset_has_eight_characters_and_is_read_again() {
-        for offset in [
-            Offset::start([0; 8]),
-            Offset::start([0xff; 8]),
-            Offset(1 << 47),
-        ] {
-            let text = offset.to_text();
-            assert_eq!((text.len(), Offset::parse(&text)), (8, Some(offset)));
-        }
-        for text in [
-            "",
-            "abc",
-            "AAAAAAA",
-            "AAAAAAAAA",
-            "AAAAAAAAAAAA",
-            "AAAA+AAA",
-            "éééé",
-        ] {
-            assert_eq!(Offset::parse(text), None, "{text}");
-        }
+        log.from(Offset::new(0, from))
+            .map(|(offset, _)| offset.low)
+            .collect()
     }
 
     #[test]
     fn offsets_have_no_gap() {
         let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
         (0..3).for_each(|_| push(&mut log, "x", now));
-        assert_eq!((log.first().0, log.next().0), (100, 103));
+        assert_eq!((log.first().low, log.next().low), (100, 103));
         assert_eq!(offsets(&log, 0), [100, 101, 102]);
         assert_eq!(offsets(&log, 102), [102]);
         assert_eq!(offsets(&log, 103), [0; 0]);
         log.skip();
-        assert_eq!((log.first().0, log.next().0), (104, 104));
+        assert_eq!((log.first().low, log.next().low), (104, 104));
     }
 
     #[test]
@@ -241,7 +186,7 @@ mod tests {
         push(&mut log, "z", now + SECOND + Duration::from_millis(1));
         assert_eq!(offsets(&log, 0), [101, 102]);
         log.expire(now + 3 * SECOND);
-        assert_eq!((log.is_empty(), log.first().0, log.bytes), (true, 103, 0));
+        assert_eq!((log.is_empty(), log.first().low, log.bytes), (true, 103, 0));
         assert_eq!(log.budget.packets.load(Ordering::Relaxed), 0);
     }
 
@@ -256,9 +201,9 @@ mod tests {
             let (mut log, now) = (log(config), Instant::now());
             (0..50).for_each(|_| push(&mut log, &text, now));
             assert!(log.bytes <= 5_000 && log.bytes > 3_000, "{}", log.bytes);
-            assert_eq!(log.next().0, 150);
+            assert_eq!(log.next().low, 150);
             push(&mut log, &"x".repeat(10_000), now);
-            assert_eq!((log.is_empty(), log.first().0), (true, 151));
+            assert_eq!((log.is_empty(), log.first().low), (true, 151));
         }
     }
 
@@ -266,8 +211,11 @@ mod tests {
     fn the_bytes_of_all_namespaces_are_limited_together() {
         let config = Recovery::within(SECOND).max_packet_bytes(5_000);
         let budget = Arc::new(RecoveryBudget::new(config));
-        let (mut a, now) = (Log::new(Offset(1), Arc::clone(&budget)), Instant::now());
-        let mut b = Log::new(Offset(1), Arc::clone(&budget));
+        let (mut a, now) = (
+            Log::new(Offset::new(0, 1), Arc::clone(&budget)),
+            Instant::now(),
+        );
+        let mut b = Log::new(Offset::new(0, 1), Arc::clone(&budget));
         (0..10).for_each(|_| push(&mut a, &"x".repeat(1000), now));
         (0..10).for_each(|_| push(&mut b, &"x".repeat(1000), now));
         assert!(budget.packets.load(Ordering::Relaxed) <= 5_000);

@@ -8,12 +8,19 @@
 //!
 //! | file | |
 //! |---|---|
+//! | [`offset`] | the offset of a packet |
 //! | [`log`] | the packets of one namespace, by their offsets |
+//! | [`presence`] | the rooms of one socket, by offsets: for which packets it was a recipient |
 //! | [`store`] | the sockets of one namespace, and what each of them was sent |
 //! | [`handover`] | the data that a suspended socket passes to the restored one |
 //! | [`live`] | recovery in the namespace and its sockets |
+//! | [`shared_log`] | what all servers of a cluster have sent, if its broker has a log |
+//! | [`departures`] | what this server has sent to that log, until it comes back |
+//! | [`saved`] | a suspended socket that the broker keeps |
+//! | [`over_log`] | recovery over that log, in the namespace and its sockets |
 //!
-//! The first two are pure data structures: time, ids and random numbers are arguments. One lock
+//! All but [`handover`], [`live`] and [`over_log`] are pure data structures: time, ids and random numbers
+//! are arguments. One lock
 //! protects the store of a namespace. It is held from the moment when a packet gets its offset
 //! until the packet is queued for all recipients, so that each client gets the offsets in order.
 //! Therefore the last offset that a client has seen determines the packets that it has missed.
@@ -25,14 +32,28 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+mod departures;
 mod handover;
 mod live;
 mod log;
+mod offset;
+mod over_log;
+mod presence;
+mod saved;
+mod shared_log;
 mod store;
 
-pub(crate) use self::handover::Handover;
+pub(crate) use self::handover::{Handover, StoreGuard};
 pub(crate) use self::live::{JoinRequest, Recoverable};
-pub(crate) use self::log::Offset;
+pub(crate) use self::offset::Mark;
+pub use self::offset::Offset;
+pub(crate) use self::over_log::{Claimed, OverLog};
+#[cfg(feature = "wire")]
+pub(crate) use self::presence::{Presence, RoomStay};
+#[cfg(feature = "wire")]
+pub(crate) use self::saved::History;
+pub use self::saved::SavedSocket;
+pub(crate) use self::shared_log::SharedLog;
 pub(crate) use self::store::RecoveryStore;
 
 /// Connection state recovery: its limits of time and memory.
@@ -64,6 +85,13 @@ pub(crate) use self::store::RecoveryStore;
 /// was slow. It is not for a client that left or that the server disconnected, nor for one that
 /// sent a malformed packet. The server keeps everything in the memory of this process.
 ///
+/// In a [cluster](crate::cluster) whose broker has a [log](crate::cluster::Broker::has_log), such as
+/// Redis with streams, the client may come back to any server, also to one of Node, and also after a
+/// server was [closed](crate::SocketIo::close). All servers should have the same
+/// [`within`](Self::within). An event is then delivered when it comes back from the log, so that each
+/// client gets events in the order of the log. Values of [`Socket::insert`](crate::Socket::insert) stay
+/// on their server; those of [`Socket::set_data`](crate::Socket::set_data) travel.
+///
 /// Events that are sent with an acknowledgement, and volatile events, are not sent again. Each
 /// other event carries its offset as one more argument, a string of eight characters. Listeners of
 /// the client see the offset as their last argument, as with Node's server.
@@ -75,6 +103,8 @@ pub struct Recovery {
     packet_bytes: usize,
     namespace_bytes: usize,
     socket_bytes: usize,
+    pub(crate) save_early: bool,
+    pub(crate) direct: bool,
 }
 
 impl Recovery {
@@ -96,6 +126,8 @@ impl Recovery {
             packet_bytes: 64 * MIB,
             namespace_bytes: 16 * MIB,
             socket_bytes: 16 * MIB,
+            save_early: false,
+            direct: true,
         }
     }
 
@@ -145,6 +177,34 @@ impl Recovery {
         self.skip_connect_handler = enabled;
         self
     }
+
+    /// Sets whether the broker keeps each socket also while it is connected. Clients then recover also
+    /// from a server that has crashed.
+    ///
+    /// It needs a [cluster](crate::cluster) whose broker has a [log](crate::cluster::Broker::has_log),
+    /// such as Redis with streams. A socket is saved when it connects, about a second after its rooms or
+    /// its data have changed, and each half of [`within`](Self::within). That is the price: one command
+    /// of Redis each time.
+    ///
+    /// Default: `false`. A socket is saved when its client is lost, or when the server
+    /// [closes](crate::SocketIo::close).
+    pub const fn save_early(mut self, enabled: bool) -> Self {
+        self.save_early = enabled;
+        self
+    }
+
+    /// Sets whether events for one socket, by [`Socket::emit`](crate::Socket::emit), are recovered in a
+    /// [cluster](crate::cluster) whose broker has a [log](crate::cluster::Broker::has_log).
+    ///
+    /// With `false` they do not go through the log. They are faster then, no other server has to read
+    /// them, and a client that was away does not get them. In one process, and with other brokers, it has
+    /// no effect.
+    ///
+    /// Default: `true`.
+    pub const fn direct(mut self, enabled: bool) -> Self {
+        self.direct = enabled;
+        self
+    }
 }
 
 const MIB: usize = 1024 * 1024;
@@ -179,28 +239,44 @@ impl RecoveryBudget {
     }
 }
 
-/// The private id of a socket, 128 random bits. A client names it to restore the socket.
+/// The private id of a socket: 128 random bits as 22 characters, or the 20 characters of a server of
+/// Node. A client names it to restore the socket.
 ///
 /// Any client that knows the id can take the socket over, so it is a bearer secret like the id of a
 /// session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct PrivateId([u8; 16]);
+pub(crate) struct PrivateId {
+    /// The characters, and zeros behind a shorter id.
+    text: [u8; 22],
+}
 
 impl PrivateId {
     /// Creates an id from random bytes, which must come from a secure source.
-    pub(crate) const fn new(random: [u8; 16]) -> Self {
-        Self(random)
+    pub(crate) fn new(random: [u8; 16]) -> Self {
+        let mut text = [0; 22];
+        // 16 bytes have 22 characters.
+        let _ = URL_SAFE_NO_PAD.encode_slice(random, &mut text);
+        Self { text }
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut id = [0; 16];
-        let len = URL_SAFE_NO_PAD.decode_slice(text, &mut id).ok()?;
-        (len == id.len()).then_some(Self(id))
+    pub(crate) fn parse(id: &str) -> Option<Self> {
+        let is_valid = id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        if !is_valid || !(20..=22).contains(&id.len()) {
+            return None;
+        }
+        let mut text = [0; 22];
+        text[..id.len()].copy_from_slice(id.as_bytes());
+        Some(Self { text })
     }
 
-    /// Returns the id as text. It is sent to its owner only.
-    pub(crate) fn expose(self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+    /// Returns the id as text. It is sent to its owner, and to the servers of the cluster.
+    pub(crate) fn expose(&self) -> &str {
+        let len = self.text.iter().position(|byte| *byte == 0);
+        let text = &self.text[..len.unwrap_or(self.text.len())];
+        // The characters are ASCII.
+        std::str::from_utf8(text).unwrap_or_default()
     }
 }
 
@@ -217,16 +293,21 @@ mod tests {
     #[test]
     fn a_private_id_is_read_as_it_is_written_and_hidden_by_debug() {
         let id = PrivateId::new([0xfe; 16]);
-        assert_eq!(PrivateId::parse(&id.expose()), Some(id));
+        assert_eq!(PrivateId::parse(id.expose()), Some(id));
         assert_eq!(id.expose().len(), 22);
         assert_eq!(format!("{id:?}"), "PrivateId(..)");
+        let of_node = "Cc90mFIMd74lNfkAAAAD";
+        let read = PrivateId::parse(of_node).expect("20 characters");
+        assert_eq!(read.expose(), of_node);
         let long = "A".repeat(100);
         for text in [
             "",
             "A",
-            "AAAAAAAAAAAAAAAAAAAAA",
-            "AAAAAAAAAAAAAAAAAAAAAB",
-            "é",
+            "AAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAA\0AAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAA/A",
+            "éééééééééé",
             &long,
         ] {
             assert_eq!(PrivateId::parse(text), None, "{text}");

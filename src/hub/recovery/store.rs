@@ -1,23 +1,28 @@
 //! The packets and sockets of one namespace, with the rooms and the offsets of each socket.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use indexmap::IndexMap;
+use serde_json::Value;
 
-use super::log::{Entry, Log, Offset, Recipients};
+use super::log::{Entry, Log, Recipients};
+use super::offset::Offset;
+use super::presence::Presence;
+use super::saved::{History, SavedSocket};
+use super::shared_log::SharedLog;
 use super::{PrivateId, RecoveryBudget};
 use crate::engine_io::SocketId;
 use crate::hub::id_hash::IdHash;
-use crate::protocol::{Claim, Encoded};
+use crate::protocol::{Claim, Encoded, NamespaceName, Payload};
+use crate::sync::Mutex;
 
 /// The recovery store of one namespace. `T` is the handover from a suspended socket to the restored
 /// one.
 #[derive(Debug)]
 pub(crate) struct RecoveryStore<T> {
-    log: Log,
+    packets: Packets,
     sockets: HashMap<SocketId, StoredSocket<T>, IdHash>,
     by_private_id: HashMap<PrivateId, SocketId>,
     /// The suspended sockets, in the order in which they were suspended.
@@ -28,6 +33,33 @@ pub(crate) struct RecoveryStore<T> {
     pub(super) dropped_later: Vec<T>,
 }
 
+/// Where the packets are kept.
+#[derive(Debug)]
+pub(super) enum Packets {
+    /// Those of this namespace.
+    Own(Log),
+    /// Those of the cluster, in the log that all namespaces of this server share.
+    Shared(Arc<Mutex<SharedLog>>),
+}
+
+impl Packets {
+    /// Returns the offset of the next packet.
+    fn next(&self) -> Offset {
+        match self {
+            Self::Own(log) => log.next(),
+            Self::Shared(log) => log.lock().last().next(),
+        }
+    }
+
+    /// Returns the offset of the oldest packet that is kept, or of the next one if there is none.
+    fn first(&self) -> Offset {
+        match self {
+            Self::Own(log) => log.first(),
+            Self::Shared(log) => log.lock().first(),
+        }
+    }
+}
+
 /// One socket, present or suspended.
 #[derive(Debug)]
 struct StoredSocket<T> {
@@ -35,14 +67,9 @@ struct StoredSocket<T> {
     /// The offset of the first packet that may have been sent to the socket. A client that names an
     /// older offset has received no packet of this socket.
     base: Offset,
-    /// For packets before this offset, the store no longer knows whether they were sent to the
-    /// socket.
-    floor: Offset,
     /// The offset of the last packet that was sent to the socket.
     sent: Offset,
-    /// The rooms of the socket, each with the offset of the first packet after the join.
-    rooms: IndexMap<Arc<str>, Offset>,
-    former_rooms: VecDeque<RoomStay>,
+    presence: Presence,
     /// The bytes of the socket's data, as the recovery budget counts them.
     data: usize,
     suspended: Option<Suspended<T>>,
@@ -58,19 +85,6 @@ struct Suspended<T> {
     handover: T,
 }
 
-/// A past stay in a room: from an offset up to, but not including, another.
-#[derive(Debug)]
-struct RoomStay {
-    room: Arc<str>,
-    from: Offset,
-    to: Offset,
-}
-
-/// The maximum number of rooms that are remembered after a socket left them.
-const MAX_FORMER_ROOMS: usize = 64;
-/// The maximum number of bytes of the names of those rooms together.
-const MAX_FORMER_BYTES: usize = 8 * 1024;
-
 /// A restored socket.
 #[derive(Debug)]
 pub(crate) struct Restored<T> {
@@ -79,13 +93,14 @@ pub(crate) struct Restored<T> {
     pub(crate) rooms: Vec<Arc<str>>,
     pub(crate) missed: Vec<Encoded>,
     pub(crate) sent: Offset,
-    pub(crate) handover: T,
+    /// `None` if the socket was suspended on another server.
+    pub(crate) handover: Option<T>,
 }
 
 impl<T> RecoveryStore<T> {
-    pub(crate) fn new(start: Offset, budget: Arc<RecoveryBudget>) -> Self {
+    pub(super) fn new(packets: Packets, budget: Arc<RecoveryBudget>) -> Self {
         Self {
-            log: Log::new(start, Arc::clone(&budget)),
+            packets,
             sockets: HashMap::default(),
             by_private_id: HashMap::new(),
             suspended: BTreeSet::new(),
@@ -98,36 +113,56 @@ impl<T> RecoveryStore<T> {
 
     /// Returns the offset of the next packet.
     pub(crate) fn next(&self) -> Offset {
-        self.log.next()
+        self.packets.next()
     }
 
     /// Returns the offset of the last packet.
     pub(crate) fn last(&self) -> Offset {
-        self.log.next().before()
+        self.packets.next().before()
+    }
+
+    /// Returns an offset as it is sent to clients.
+    pub(super) fn text(&self, offset: Offset) -> String {
+        match &self.packets {
+            Packets::Own(_) => offset.to_own_text(),
+            Packets::Shared(_) => offset.to_string(),
+        }
+    }
+
+    /// Appends the last offset to an event without an offset, if its last argument is a string.
+    ///
+    /// A client reads the last argument as the offset if it is a string, also if the event has no
+    /// offset. The last offset is correct: all packets up to it were queued for the client before.
+    pub(super) fn mark_volatile(&self, payload: &mut Payload) {
+        if payload.ends_with_text() {
+            payload.push_text(&self.text(self.last()));
+        }
     }
 
     /// Keeps a packet under the next offset. If there is no socket, present or suspended, the
     /// packet is only counted.
     pub(crate) fn keep(&mut self, to: Recipients, packet: &Encoded, now: Instant) {
         self.expire(now);
+        // The log of a cluster keeps what comes back from it.
+        let Packets::Own(log) = &mut self.packets else {
+            return;
+        };
         if self.sockets.is_empty() {
-            return self.log.skip();
+            return log.skip();
         }
-        self.log.push(to, packet.clone(), now);
+        log.push(to, packet.clone(), now);
     }
 
     // Present sockets.
 
     /// Adds a new socket, with its private id.
     pub(crate) fn insert(&mut self, id: SocketId, private_id: PrivateId) {
-        let base = self.log.next();
+        let base = self.packets.next();
         let socket = StoredSocket {
             private_id,
             base,
-            floor: base,
             sent: base.before(),
-            rooms: IndexMap::new(),
-            former_rooms: VecDeque::new(),
+            presence: Presence::new(base),
             data: 0,
             suspended: None,
         };
@@ -136,19 +171,16 @@ impl<T> RecoveryStore<T> {
     }
 
     pub(crate) fn join(&mut self, id: &SocketId, room: &str) {
-        let next = self.log.next();
+        let next = self.packets.next();
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.rooms.insert(room.into(), next);
+            socket.presence.join(room, next);
         }
     }
 
     pub(crate) fn leave_room(&mut self, id: &SocketId, room: &str) {
-        let (first, to) = (self.log.first(), self.log.next());
-        let Some(socket) = self.sockets.get_mut(id) else {
-            return;
-        };
-        if let Some((room, from)) = socket.rooms.swap_remove_entry(room) {
-            socket.remember(RoomStay { room, from, to }, first);
+        let (first, next) = (self.packets.first(), self.packets.next());
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.presence.leave(room, next, first);
         }
     }
 
@@ -168,8 +200,10 @@ impl<T> RecoveryStore<T> {
             self.dropped_later.push(handover);
         }
         if self.sockets.is_empty() {
-            // No client can ask for the packets.
-            self.log.clear();
+            if let Packets::Own(log) = &mut self.packets {
+                // No client can ask for the packets.
+                log.clear();
+            }
             self.sockets = HashMap::default();
             self.by_private_id = HashMap::new();
         }
@@ -188,7 +222,7 @@ impl<T> RecoveryStore<T> {
         handover: T,
         now: Instant,
     ) {
-        let next = self.log.next();
+        let next = self.packets.next();
         let Some(socket) = self.sockets.get_mut(id) else {
             return self.dropped_later.push(handover);
         };
@@ -221,6 +255,17 @@ impl<T> RecoveryStore<T> {
         self.by_private_id.get(&private_id).copied()
     }
 
+    /// Returns the socket with a private id, present or suspended.
+    pub(super) fn find_id(&self, private_id: &PrivateId) -> Option<SocketId> {
+        self.by_private_id.get(private_id).copied()
+    }
+
+    /// Returns the handover of a suspended socket.
+    pub(super) fn handover(&self, id: &SocketId) -> Option<&T> {
+        let suspended = self.sockets.get(id)?.suspended.as_ref()?;
+        Some(&suspended.handover)
+    }
+
     /// Returns the bytes that are counted for a socket, present or suspended.
     pub(crate) fn cost(&self, id: &SocketId) -> usize {
         self.sockets.get(id).map_or(0, StoredSocket::cost)
@@ -241,7 +286,11 @@ impl<T> RecoveryStore<T> {
 
     /// Returns whether the store holds nothing that can expire.
     pub(crate) fn is_idle(&self) -> bool {
-        self.suspended.is_empty() && self.log.is_empty()
+        let is_empty = match &self.packets {
+            Packets::Own(log) => log.is_empty(),
+            Packets::Shared(log) => log.lock().is_empty(),
+        };
+        self.suspended.is_empty() && is_empty
     }
 
     /// Forgets all suspended sockets.
@@ -258,7 +307,10 @@ impl<T> RecoveryStore<T> {
         while let Some(&(_, id)) = self.suspended.first().filter(|(since, _)| is_late(*since)) {
             self.forget(&id);
         }
-        self.log.expire(now);
+        match &mut self.packets {
+            Packets::Own(log) => log.expire(now),
+            Packets::Shared(log) => log.lock().expire(now),
+        }
     }
 
     /// Restores a suspended socket, with the packets that it has missed. If that is not possible
@@ -272,8 +324,11 @@ impl<T> RecoveryStore<T> {
         self.expire(now);
         let socket = self.sockets.get(&id)?;
         let missed = socket.suspended.as_ref().and_then(|suspended| {
-            let from = socket.missing_from(suspended, offset, &self.log)?;
-            Some(missed(socket, &id, &self.log, from))
+            let Packets::Own(log) = &self.packets else {
+                return None;
+            };
+            let from = socket.missing_from(suspended, offset, log)?;
+            Some(missed(socket, &id, log, from))
         });
         let Some((missed, sent)) = missed else {
             self.forget(&id);
@@ -282,7 +337,7 @@ impl<T> RecoveryStore<T> {
         let socket = self.sockets.get_mut(&id)?;
         socket.sent = socket.sent.max(sent);
         let (private_id, sent) = (socket.private_id, socket.sent);
-        let rooms = socket.rooms.keys().cloned().collect();
+        let rooms = socket.presence.rooms.keys().cloned().collect();
         let suspended = socket.suspended.take()?;
         let handover = self.end_suspension(id, suspended);
         Some(Restored {
@@ -291,8 +346,61 @@ impl<T> RecoveryStore<T> {
             rooms,
             missed,
             sent,
-            handover,
+            handover: Some(handover),
         })
+    }
+
+    // Sockets that the broker of a cluster keeps.
+
+    /// Returns a socket, present or suspended, as the broker keeps it.
+    pub(crate) fn saved(
+        &self,
+        id: &SocketId,
+        namespace: &NamespaceName,
+        sent: Offset,
+        data: Option<Arc<Value>>,
+    ) -> Option<SavedSocket> {
+        let socket = self.sockets.get(id)?;
+        let next = socket.suspended.as_ref().map(|suspended| suspended.next);
+        let left = next.unwrap_or_else(|| self.next()).before();
+        Some(SavedSocket {
+            id: *id,
+            private_id: socket.private_id,
+            namespace: Some(namespace.clone()),
+            presence: socket.presence.clone(),
+            data,
+            history: Some(History {
+                base: socket.base,
+                sent: socket.sent.max(sent),
+                left,
+            }),
+        })
+    }
+
+    /// Adds a socket that the broker has kept. Returns the handover if it was suspended on this server.
+    pub(crate) fn insert_saved(&mut self, saved: &SavedSocket, sent: Offset) -> Option<T> {
+        let suspended = self.sockets.get_mut(&saved.id);
+        let suspended = suspended.and_then(|socket| socket.suspended.take());
+        let handover = suspended.map(|suspended| self.end_suspension(saved.id, suspended));
+        let socket = StoredSocket {
+            private_id: saved.private_id,
+            base: saved.history.map_or(sent.next(), |history| history.base),
+            sent,
+            presence: saved.presence.clone(),
+            data: 0,
+            suspended: None,
+        };
+        self.sockets.insert(saved.id, socket);
+        self.by_private_id.insert(saved.private_id, saved.id);
+        handover
+    }
+
+    /// Records for a packet whether a socket was a recipient, against what its rooms say.
+    pub(super) fn except(&mut self, id: &SocketId, offset: Offset, is_recipient: bool) {
+        let first = self.packets.first();
+        if let Some(socket) = self.sockets.get_mut(id) {
+            socket.presence.except(offset, is_recipient, first);
+        }
     }
 
     /// Stops counting a socket as suspended, and returns its handover.
@@ -317,28 +425,6 @@ impl<T> Drop for RecoveryStore<T> {
 }
 
 impl<T> StoredSocket<T> {
-    /// Remembers a stay in a room. Above the limits, stays that are older than all kept packets are
-    /// forgotten first, and then the oldest ones, which raises `floor`.
-    fn remember(&mut self, stay: RoomStay, first: Offset) {
-        if stay.from == stay.to {
-            return;
-        }
-        if self.former_rooms.len() >= MAX_FORMER_ROOMS {
-            self.former_rooms.retain(|stay| stay.to > first);
-        }
-        self.former_rooms.push_back(stay);
-        let bytes =
-            |rooms: &VecDeque<RoomStay>| rooms.iter().map(|stay| stay.room.len()).sum::<usize>();
-        while self.former_rooms.len() > MAX_FORMER_ROOMS
-            || bytes(&self.former_rooms) > MAX_FORMER_BYTES
-        {
-            let Some(oldest) = self.former_rooms.pop_front() else {
-                break;
-            };
-            self.floor = self.floor.max(oldest.to);
-        }
-    }
-
     /// Returns the offset of the first packet that the client may have missed. Returns `None` if
     /// the offset is not valid, or if the packets are no longer kept.
     fn missing_from(
@@ -350,7 +436,7 @@ impl<T> StoredSocket<T> {
         let received = match offset {
             // The client has received no packet: otherwise it would name an offset.
             None => self.base.before(),
-            Some(text) => match Offset::parse(text)? {
+            Some(text) => match Offset::parse_own(text)? {
                 received if (self.base..log.next()).contains(&received) => received,
                 // The offset is from another socket of the client. The client has received no
                 // packet of this one.
@@ -365,41 +451,17 @@ impl<T> StoredSocket<T> {
         } else {
             received.next()
         };
-        (from >= self.floor && from >= log.first()).then_some(from)
-    }
-
-    /// Returns whether this socket was, or would have been, a recipient of a packet.
-    fn is_recipient(&self, id: &SocketId, offset: Offset, to: &Recipients) -> bool {
-        match to {
-            Recipients::One(other) => other == id,
-            Recipients::Many(target) => {
-                let is_in =
-                    |room: &Arc<str>| **room == *id.as_str() || self.was_in_room(room, offset);
-                (target.rooms.is_empty() || target.rooms.iter().any(is_in))
-                    && !target.except.iter().any(is_in)
-            }
-        }
-    }
-
-    fn was_in_room(&self, room: &str, offset: Offset) -> bool {
-        let since = self.rooms.get(room);
-        let was = |stay: &RoomStay| *stay.room == *room && (stay.from..stay.to).contains(&offset);
-        since.is_some_and(|since| *since <= offset) || self.former_rooms.iter().any(was)
+        (from >= self.presence.floor && from >= log.first()).then_some(from)
     }
 
     fn cost(&self) -> usize {
-        let rooms = self.rooms.keys();
-        let former = self.former_rooms.iter().map(|stay| &stay.room);
-        let name = |name: &Arc<str>| ROOM_BYTES + name.len();
-        SOCKET_BYTES + self.data + rooms.chain(former).map(name).sum::<usize>()
+        SOCKET_BYTES + self.data + self.presence.cost()
     }
 }
 
 /// The bytes that are counted for a suspended socket without its rooms and its data. They are
 /// measured, and rounded up.
 const SOCKET_BYTES: usize = 512;
-/// The bytes that are counted for a room in addition to its name.
-const ROOM_BYTES: usize = 64;
 
 /// Returns the packets for a socket from an offset on, and the offset of the last one. If there are
 /// none, the offset is that of the last packet that was sent to the socket.
@@ -411,7 +473,7 @@ fn missed<T>(
 ) -> (Vec<Encoded>, Offset) {
     let (mut last, mut packets) = (socket.sent, Vec::new());
     let is_for_socket =
-        |(offset, entry): &(Offset, &Entry)| socket.is_recipient(id, *offset, &entry.to);
+        |(offset, entry): &(Offset, &Entry)| socket.presence.is_recipient(id, *offset, &entry.to);
     for (offset, entry) in log.from(from).filter(is_for_socket) {
         last = offset;
         packets.push(entry.packet.clone());

@@ -184,6 +184,7 @@ fn commands_go_to_the_slots_of_their_keys_and_channels() {
         "XRANGE chat - +",
         "XREAD COUNT 1 BLOCK 2 STREAMS chat 0-0",
         "SET chat x PX 1",
+        "GETDEL chat",
     ] {
         assert_eq!(to(words), chat, "{words}");
     }
@@ -198,4 +199,5 @@ fn commands_go_to_the_slots_of_their_keys_and_channels() {
     );
     assert!(of("SPUBLISH chat x").expect("a command").is_pub_sub);
     assert!(!of("XADD chat * a b").expect("a command").is_pub_sub);
+    assert!(of("GETDEL chat").expect("a command").is_saved);
 }

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use super::super::Recovery;
+use super::super::presence::{MAX_FORMER_BYTES, MAX_FORMER_ROOMS, ROOM_BYTES};
 use super::*;
 use crate::engine_io::Message;
 use crate::hub::selection::Target;
 
 const WITHIN: Duration = Duration::from_secs(120);
-const START: Offset = Offset(1_000);
+const START: Offset = Offset::new(0, 1_000);
 
 /// A store in virtual time.
 struct World {
@@ -18,7 +19,7 @@ fn id(n: u8) -> SocketId {
     SocketId::new([n; 15])
 }
 
-const fn private_id(n: u8) -> PrivateId {
+fn private_id(n: u8) -> PrivateId {
     PrivateId::new([n; 16])
 }
 
@@ -36,7 +37,11 @@ impl World {
 
     fn with(config: Recovery) -> Self {
         Self {
-            store: RecoveryStore::new(START, Arc::new(RecoveryBudget::new(config))),
+            store: {
+                let budget = Arc::new(RecoveryBudget::new(config));
+                let log = Log::new(START, Arc::clone(&budget));
+                RecoveryStore::new(Packets::Own(log), budget)
+            },
             now: Instant::now(),
         }
     }
@@ -66,19 +71,19 @@ impl World {
 
     /// Restores socket `n`, and returns its missed packets.
     fn back(&mut self, n: u8, offset: Option<Offset>) -> Option<Vec<String>> {
-        let offset = offset.map(Offset::to_text);
+        let offset = offset.map(Offset::to_own_text);
         self.back_with(n, offset.as_deref())
     }
 
     fn back_with(&mut self, n: u8, offset: Option<&str>) -> Option<Vec<String>> {
         let claim = Claim {
-            pid: private_id(n).expose(),
+            pid: private_id(n).expose().to_owned(),
             offset: None,
         };
         let found = self.store.find(&claim)?;
         let restored = self.store.restore(found, offset, self.now)?;
         assert_eq!((restored.id, restored.private_id), (id(n), private_id(n)));
-        assert_eq!(restored.handover, "handover");
+        assert_eq!(restored.handover, Some("handover"));
         let text = |packet: Encoded| match packet.into_iter().next() {
             Some(Message::Text(text)) => text.as_str().to_owned(),
             other => panic!("{other:?}"),
@@ -158,9 +163,9 @@ fn a_socket_that_was_sent_nothing_is_restored_without_an_offset() {
 fn a_client_that_received_nothing_gets_every_packet() {
     for offset in [
         None,
-        Some(Offset(7)),
+        Some(Offset::new(0, 7)),
         Some(START.before()),
-        Some(Offset(9_999)),
+        Some(Offset::new(0, 9_999)),
     ] {
         let mut world = World::new();
         world.store.insert(id(2), private_id(2));
@@ -291,7 +296,7 @@ fn a_socket_with_too_many_former_rooms_is_not_restored() {
         world.store.leave_room(&id(1), &room);
     }
     assert_eq!(
-        world.store.sockets[&id(1)].former_rooms.len(),
+        world.store.sockets[&id(1)].presence.former_rooms.len(),
         MAX_FORMER_ROOMS
     );
     world.lose(1, sent);

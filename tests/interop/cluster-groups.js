@@ -1,4 +1,5 @@
-// The tests of a cluster of two servers of Node and one of this crate, whatever Redis they are on.
+// The tests of a cluster: two servers of Node and one of this crate, with official clients on each, whatever
+// connects them.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -11,31 +12,19 @@ import { Emitter } from "@socket.io/redis-emitter";
 import { connect, ids, portIsFree } from "./cluster.js";
 import { EXAMPLES, freePort, until } from "./support.js";
 
-/** What only some adapters of Node and some examples have. */
-const CLASSIC = ["all rooms", "emitter", "emitter of this crate", "example"];
-export const PARTS = {
-  classic: CLASSIC,
-  "classic-specific": CLASSIC,
-  sharded: [],
-  "sharded-dynamic": [],
-  "sharded-dynamic-private": [],
-  streams: ["stream", "streams emitter"],
-  "streams-sharded": ["stream", "streams emitter"],
-};
+/** How long a server that stops may take to leave, in milliseconds: less than others take to miss it. */
+const LEAVES = 5_000;
 
 /**
- * The tests of one row. `run` starts its cluster. `which` is "all", "few" for those of what an older
- * version could do differently, or "redis cluster" for those that need not be on one Redis. `more` adds
- * tests, and gets a function that returns the cluster.
+ * The tests of the cluster that `run` starts: all of them or few, and those of its parts: what only
+ * some adapters of Node and some examples have. "redis cluster" is a part that is not stopped. Returns a
+ * function that returns the cluster.
  */
-export function tests(run, adapter, which, more = () => {}) {
-  const mode = adapter.split(" ")[0];
-  const has = (part) => which === "all" && PARTS[mode].includes(part);
-  /** A test of the rows of all tests. */
-  const full = (title, run) => which !== "few" && test(title, run);
-  /** A test on one Redis. */
-  const one = (title, run) => which === "all" && test(title, run);
-  /** A test of the rows whose mode has something. */
+export function groups(run, which, parts) {
+  const has = (part) => which === "all" && parts.includes(part);
+  /** A test of the clusters of all tests. */
+  const full = (title, run) => which === "all" && test(title, run);
+  /** A test of the clusters that have a part. */
   const where = (part, title, run) => has(part) && test(title, run);
 
   let cluster, redis, a, b, rust, at_a, at_b, at_rust;
@@ -310,16 +299,13 @@ export function tests(run, adapter, which, more = () => {}) {
       });
     const at_other = heard(at_rust);
     for (const n of numbers) a.io.to(at_rust.id).emit("number", n);
-    const from_node = await at_other;
-    // The clients of Node publish each message of classic pub/sub on another node of a Redis Cluster.
-    if (which === "redis cluster" && mode === "classic") from_node.sort((a, b) => a - b);
-    assert.deepEqual(from_node, numbers);
+    assert.deepEqual(await at_other, numbers);
     const at_node = heard(at_a);
     for (const n of numbers) at_rust.emit("emit", [at_a.id], [], {}, "number", n, () => {});
     assert.deepEqual(await at_node, numbers);
   });
 
-  one("a server whose connections are ended connects again", async () => {
+  where("redis", "a server whose connections are ended connects again", async () => {
     // The subscribers of Node's servers, too: their clients connect again as well.
     await redis.command("CLIENT", "KILL", "TYPE", "pubsub");
     await cluster.whole();
@@ -350,13 +336,14 @@ export function tests(run, adapter, which, more = () => {}) {
   full("a server that stops leaves at once", async () => {
     at_rust.disconnect();
     await rust.kill("SIGTERM");
-    assert.equal(await a.io.of("/").adapter.serverCount(), 2);
+    await until(async () => (await a.io.of("/").adapter.serverCount()) === 2, "two servers", LEAVES);
     at_rust = await cluster.startRust();
     await cluster.whole();
   });
 
-  one("local clients notice nothing while Redis is away, and the cluster comes back", async () => {
-    await redis.stop();
+  const stops = (title, run) => !parts.includes("redis cluster") && full(title, run);
+  stops("local clients notice nothing while the broker is away, and the cluster comes back", async () => {
+    await cluster.broker.stop();
     const local = await connect(rust.url);
     await until(async () => {
       const failed = await at_rust.emitWithAck("fetch", []);
@@ -365,14 +352,15 @@ export function tests(run, adapter, which, more = () => {}) {
     await at_rust.emitWithAck("emit", [], [], {}, "hello", "local");
     assert.deepEqual(await local.events.take("hello"), ["local"]);
     assert.deepEqual(await at_rust.events.take("hello"), ["local"]);
-    await redis.start();
+    await cluster.broker.start();
     await cluster.whole();
     local.disconnect();
+    await cluster.sees(3);
     await at_rust.emitWithAck("emit", [], [], {}, "hello", "again");
     // What waited while Redis was away arrives as well, if there is somebody to get it.
     if (has("stream")) assert.deepEqual(await at_a.events.take("hello"), ["local"]);
     await until(async () => (await at_a.events.take("hello"))[0] === "again", "an event");
   });
 
-  more(() => cluster);
+  return () => cluster;
 }

@@ -1,0 +1,265 @@
+//! The log of a cluster, as far as this server keeps it: what all servers have sent in the last time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::RecoveryBudget;
+use super::offset::Offset;
+use crate::engine_io::Session;
+use crate::hub::other_servers::Operation;
+use crate::hub::selection::Target;
+use crate::protocol::{Encoded, NamespaceName, Payload};
+
+/// The entries of the log that are kept: all from an offset on.
+#[derive(Debug)]
+pub(crate) struct SharedLog {
+    entries: VecDeque<LogEntry>,
+    /// All entries after this one are kept.
+    start: Offset,
+    /// The last entry that this server has read.
+    last: Offset,
+    bytes: usize,
+    budget: Arc<RecoveryBudget>,
+}
+
+/// An entry of the log.
+#[derive(Debug)]
+pub(crate) struct LogEntry {
+    pub(super) offset: Offset,
+    added_at: Instant,
+    pub(super) namespace: NamespaceName,
+    pub(super) target: Target,
+    pub(super) content: Content,
+    bytes: usize,
+}
+
+/// What an entry does to the sockets of its target.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A packet, with its offset.
+    Packet(Encoded),
+    /// An event that was not encoded yet, because no socket of this server was meant.
+    Event(Payload),
+    Join(Vec<Arc<str>>),
+    Leave(Vec<Arc<str>>),
+    Disconnect,
+}
+
+impl Content {
+    /// Returns what an operation does. Returns `None` for one that recovery disregards.
+    pub(crate) fn of(operation: Operation) -> Option<Self> {
+        Some(match operation {
+            Operation::Emit { volatile: true, .. } => return None,
+            Operation::Emit { payload, .. } => Self::Event(payload),
+            Operation::Join(rooms) => Self::Join(rooms),
+            Operation::Leave(rooms) => Self::Leave(rooms),
+            Operation::Disconnect { .. } => Self::Disconnect,
+        })
+    }
+
+    fn cost(&self) -> usize {
+        match self {
+            Self::Packet(packet) => {
+                let messages = packet.clone().into_iter();
+                messages.map(|each| Session::cost(&each)).sum()
+            }
+            Self::Event(payload) => {
+                let attachments = payload.attachments().map(|bytes| bytes.len());
+                Payload::HEADROOM + payload.json().len() + attachments.sum::<usize>()
+            }
+            Self::Join(rooms) | Self::Leave(rooms) => names(rooms),
+            Self::Disconnect => 0,
+        }
+    }
+}
+
+fn names(rooms: &[Arc<str>]) -> usize {
+    let name = |name: &Arc<str>| size_of::<Arc<str>>() + name.len();
+    rooms.iter().map(name).sum()
+}
+
+impl SharedLog {
+    pub(crate) fn new(budget: Arc<RecoveryBudget>) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            start: Offset::default(),
+            last: Offset::default(),
+            bytes: 0,
+            budget,
+        }
+    }
+
+    /// Returns the offset of the last entry that was read.
+    pub(crate) fn last(&self) -> Offset {
+        self.last
+    }
+
+    /// Returns the offset of the oldest entry that is kept. There may be no such entry.
+    pub(super) fn first(&self) -> Offset {
+        self.start.next()
+    }
+
+    /// Returns whether all entries after an offset are kept.
+    pub(super) fn covers(&self, offset: Offset) -> bool {
+        offset >= self.start && offset <= self.last
+    }
+
+    /// Forgets all entries: those up to an offset are unknown, or some of them are missing.
+    pub(crate) fn begin(&mut self, offset: Offset) {
+        while self.pop() {}
+        self.start = offset;
+        self.last = offset;
+    }
+
+    /// Records that an entry was read that is not kept.
+    pub(crate) fn advance(&mut self, offset: Offset) {
+        self.last = self.last.max(offset);
+    }
+
+    /// Adds an entry, and drops entries that are too old or exceed a limit.
+    pub(crate) fn push(
+        &mut self,
+        offset: Offset,
+        namespace: NamespaceName,
+        target: Target,
+        content: Content,
+        now: Instant,
+    ) {
+        self.expire(now);
+        let bytes =
+            size_of::<LogEntry>() + content.cost() + names(&target.rooms) + names(&target.except);
+        self.last = offset;
+        self.bytes += bytes;
+        self.budget.packets.fetch_add(bytes, Ordering::Relaxed);
+        self.entries.push_back(LogEntry {
+            offset,
+            added_at: now,
+            namespace,
+            target,
+            content,
+            bytes,
+        });
+        while self.bytes > self.budget.config.packet_bytes {
+            if !self.pop() {
+                break;
+            }
+        }
+    }
+
+    /// Drops entries that are older than a client may be away.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let within = self.budget.config.within;
+        let is_old = |entry: &LogEntry| now.saturating_duration_since(entry.added_at) > within;
+        while self.entries.front().is_some_and(is_old) {
+            self.pop();
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn pop(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else {
+            return false;
+        };
+        self.start = entry.offset;
+        self.bytes -= entry.bytes;
+        self.budget
+            .packets
+            .fetch_sub(entry.bytes, Ordering::Relaxed);
+        if self.entries.capacity() > 64 && self.entries.len() * 8 < self.entries.capacity() {
+            self.entries.shrink_to(self.entries.len() * 2);
+        }
+        true
+    }
+
+    /// Returns the entries after an offset.
+    pub(super) fn after(&mut self, offset: Offset) -> impl Iterator<Item = &mut LogEntry> {
+        let at = self.entries.partition_point(|entry| entry.offset <= offset);
+        self.entries.range_mut(at..)
+    }
+}
+
+impl Drop for SharedLog {
+    fn drop(&mut self) {
+        self.budget.packets.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Recovery;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn log(config: Recovery) -> SharedLog {
+        let mut log = SharedLog::new(Arc::new(RecoveryBudget::new(config)));
+        log.begin(Offset::new(5, 0));
+        log
+    }
+
+    fn push(log: &mut SharedLog, high: u64, len: usize, now: Instant) {
+        let rooms = vec!["x".repeat(len).into()];
+        let (main, all) = (NamespaceName::MAIN, Target::default());
+        log.push(Offset::new(high, 0), main, all, Content::Join(rooms), now);
+    }
+
+    fn offsets(log: &mut SharedLog, after: u64) -> Vec<u64> {
+        let entries = log.after(Offset::new(after, 0));
+        entries.map(|entry| entry.offset.high).collect()
+    }
+
+    #[test]
+    fn the_entries_after_an_offset_are_found() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        for high in [7, 9, 12] {
+            push(&mut log, high, 1, now);
+        }
+        assert_eq!(offsets(&mut log, 5), [7, 9, 12]);
+        assert_eq!(offsets(&mut log, 7), [9, 12]);
+        assert_eq!(offsets(&mut log, 8), [9, 12]);
+        assert_eq!(offsets(&mut log, 12), [0; 0]);
+        let covers = [4, 5, 12, 13].map(|high| log.covers(Offset::new(high, 0)));
+        assert_eq!(covers, [false, true, true, false]);
+    }
+
+    #[test]
+    fn an_old_entry_is_dropped_and_not_covered() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        push(&mut log, 7, 1, now);
+        push(&mut log, 9, 1, now + SECOND);
+        log.expire(now + SECOND + Duration::from_millis(1));
+        assert_eq!(offsets(&mut log, 5), [9]);
+        assert!(!log.covers(Offset::new(5, 0)) && log.covers(Offset::new(7, 0)));
+        log.expire(now + 3 * SECOND);
+        assert!(log.is_empty() && log.covers(Offset::new(9, 0)));
+        assert_eq!(
+            (log.bytes, log.budget.packets.load(Ordering::Relaxed)),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn entries_over_the_limit_are_dropped() {
+        let config = Recovery::within(SECOND).max_packet_bytes(5_000);
+        let (mut log, now) = (log(config), Instant::now());
+        (6..56).for_each(|high| push(&mut log, high, 1_000, now));
+        assert!(log.bytes <= 5_000 && log.bytes > 3_000, "{}", log.bytes);
+        assert!(log.covers(Offset::new(52, 0)) && !log.covers(Offset::new(40, 0)));
+    }
+
+    #[test]
+    fn a_gap_forgets_what_was_before() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        push(&mut log, 7, 1, now);
+        log.begin(Offset::new(9, 0));
+        assert!(log.is_empty() && !log.covers(Offset::new(7, 0)));
+        assert_eq!(log.last(), Offset::new(9, 0));
+    }
+}

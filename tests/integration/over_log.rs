@@ -1,0 +1,496 @@
+//! Recovery in a cluster whose broker has a log: clients come back to any server.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use serde_json::{Value, json};
+use tower_socketio::cluster::{
+    BoxFuture, Broker, Command, Done, Envelope, Inbox, Memory, Offset, Port, SavedSocket,
+};
+use tower_socketio::{Data, DisconnectReason, Namespace, Recovery, Socket, SocketIo};
+
+use crate::recovery::{Seat, back, connect, events_back, lose};
+use crate::support::{Polling, app, builder, until};
+
+const WITHIN: Duration = Duration::from_secs(120);
+
+fn server(broker: impl Broker) -> (Router, SocketIo) {
+    server_with(broker, Recovery::within(WITHIN))
+}
+
+fn server_with(broker: impl Broker, recovery: Recovery) -> (Router, SocketIo) {
+    let namespace = Namespace::new()
+        .on_connect(async |socket: Socket| {
+            if !socket.recovered() {
+                socket.join("everyone");
+                // It can always be stored.
+                let _ = socket.set_data(json!({ "n": 1 }));
+            }
+        })
+        .on("join", async |socket: Socket, Data(room): Data<String>| {
+            socket.join(room)
+        })
+        .on("leave", async |socket: Socket, Data(room): Data<String>| {
+            socket.leave(room)
+        })
+        .on("emit", async |socket: Socket, Data(name): Data<String>| {
+            socket.emit(&name, 1);
+            "emitted"
+        });
+    let builder = builder(namespace).recovery(recovery).cluster(broker);
+    let (layer, io) = builder.build();
+    (app(layer), io)
+}
+
+async fn connected(io: &SocketIo) {
+    let is_connected = || {
+        io.cluster()
+            .is_some_and(|health| health.status().is_connected)
+    };
+    until(is_connected).await;
+}
+
+async fn two() -> [(Router, SocketIo); 2] {
+    let memory = Memory::with_log();
+    let servers = [server(memory.clone()), server(memory)];
+    for (_, io) in &servers {
+        connected(io).await;
+        while io.server_count().await != Ok(2) {
+            tokio::task::yield_now().await;
+        }
+    }
+    servers
+}
+
+fn socket(io: &SocketIo, seat: &Seat) -> Socket {
+    let mut sockets = io.sockets().into_iter();
+    let found = sockets.find(|socket| socket.id().as_str() == seat.sid);
+    found.expect("it is connected")
+}
+
+fn names(events: &[String]) -> Vec<String> {
+    let name = |event: &String| {
+        let event: Vec<Value> = serde_json::from_str(event).expect("JSON");
+        event[0].as_str().expect("a name").to_owned()
+    };
+    events.iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn a_client_comes_back_to_another_server() {
+    let [(app_a, a), (app_b, b)] = two().await;
+    let (mut client, mut seat) = connect(&app_a).await;
+    socket(&a, &seat).join("room");
+    a.to("room").emit("one", 1);
+    b.to("room").emit("two", 1);
+    let got = [client.next().await, client.next().await];
+    let got = got.map(|packet| seat.event(&packet));
+    assert_eq!(got, [r#"["one",1]"#, r#"["two",1]"#]);
+
+    let before = seat.clone();
+    lose(client, &a).await;
+    a.to("room").emit("three", 1);
+    b.to("room").emit("four", 1);
+    a.to("other").emit("not for it", 1);
+    b.to(&seat.sid).emit("five", 1);
+    a.of("/").volatile().emit("volatile", 1);
+    let (mut client, missed) = events_back(&app_b, &mut seat).await;
+    // The two servers may emit at the same time, but each in its order.
+    let mut missed = names(&missed);
+    missed.sort();
+    assert_eq!(missed, ["five", "four", "three"]);
+    assert_eq!((&seat.sid, &seat.pid), (&before.sid, &before.pid));
+    let restored = socket(&b, &seat);
+    assert!(restored.recovered());
+    assert_eq!(restored.data::<Value>(), Some(json!({ "n": 1 })));
+    assert_eq!(restored.rooms(), ["everyone", "room"]);
+    assert_eq!((a.counts().sockets, b.counts().sockets), (0, 1));
+
+    a.to("room").emit("live", 1);
+    assert_eq!(seat.event(&client.next().await), r#"["live",1]"#);
+    let status = b.cluster().expect("a cluster").status();
+    assert_eq!((status.restored, status.not_restored), (1, 0));
+    // And back.
+    lose(client, &b).await;
+    b.to("everyone").emit("again", 1);
+    let (_client, missed) = events_back(&app_a, &mut seat).await;
+    assert_eq!(names(&missed), ["again"]);
+}
+
+#[tokio::test]
+async fn a_client_that_has_received_nothing_comes_back() {
+    let [(app_a, a), (app_b, b)] = two().await;
+    let (mut other, mut seat) = connect(&app_a).await;
+    b.emit("before", 1);
+    seat.event(&other.next().await);
+    let (client, mut seat) = connect(&app_a).await;
+    assert_eq!(seat.offset, None);
+    lose(client, &a).await;
+    b.emit("missed", 1);
+    let (_client, missed) = events_back(&app_b, &mut seat).await;
+    assert_eq!(names(&missed), ["missed"]);
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_socket_that_is_away_is_done() {
+    let [(app_a, a), (app_b, b)] = two().await;
+    let (client, mut seat) = connect(&app_a).await;
+    lose(client, &a).await;
+    b.to("everyone").join("joined");
+    b.to("joined").emit("one", 1);
+    b.to("joined").leave("everyone");
+    b.to("everyone").emit("not for it", 1);
+    let (client, missed) = events_back(&app_b, &mut seat).await;
+    assert_eq!(names(&missed), ["one"]);
+    assert_eq!(socket(&b, &seat).rooms(), ["joined"]);
+
+    lose(client, &b).await;
+    a.to("joined").disconnect();
+    let (_client, missed, recovered) = back(&app_a, &mut seat).await;
+    assert!(missed.is_empty() && !recovered);
+}
+
+#[tokio::test]
+async fn one_client_at_a_time_gets_a_saved_socket() {
+    let [(app_a, a), (app_b, _b)] = two().await;
+    let (client, seat) = connect(&app_a).await;
+    lose(client, &a).await;
+    let claims = [app_a.clone(), app_b.clone(), app_a, app_b].map(|app| {
+        let (pid, claim) = (seat.pid.clone(), seat.claim());
+        async move {
+            let client = Polling::open(&app).await;
+            client.send_and_forget(&claim).await;
+            // A later claim takes the socket over, and ends the connection of the former.
+            let packet = client.get().await;
+            (
+                packet.status().is_success() && packet.body().contains(&pid),
+                client,
+            )
+        }
+    });
+    let claims = futures_util::future::join_all(claims).await;
+    assert!(claims.iter().any(|(recovered, _)| *recovered));
+    let owners = async || {
+        let sockets = a.fetch_sockets().await.expect("two servers");
+        let of_seat = sockets.iter().filter(|each| each.id().as_str() == seat.sid);
+        of_seat.count()
+    };
+    assert!(owners().await <= 1);
+}
+
+#[tokio::test]
+async fn a_server_lets_go_a_client_that_has_come_back_elsewhere() {
+    let [(app_a, a), (app_b, b)] = two().await;
+    // Its connection is not closed.
+    let (mut former, mut seat) = connect(&app_a).await;
+    a.emit("one", 1);
+    seat.event(&former.next().await);
+    let (mut client, missed) = events_back(&app_b, &mut seat).await;
+    assert!(missed.is_empty());
+    until(|| a.counts().sockets == 0).await;
+    a.to(&seat.sid).emit("two", 1);
+    assert_eq!(seat.event(&client.next().await), r#"["two",1]"#);
+    assert_eq!(b.cluster().expect("a cluster").status().handed_over, 1);
+}
+
+#[tokio::test]
+async fn the_sockets_of_a_server_that_closes_are_saved() {
+    let [(app_a, a), (app_b, b)] = two().await;
+    let (client, mut seat) = connect(&app_a).await;
+    let poll = client.poll();
+    a.close().await;
+    drop(poll);
+    b.emit("missed", 1);
+    let (_client, missed) = events_back(&app_b, &mut seat).await;
+    assert_eq!(names(&missed), ["missed"]);
+}
+
+#[tokio::test]
+async fn the_sockets_of_a_server_that_crashes_are_saved_early() {
+    let memory = Memory::with_log();
+    let early = || Recovery::within(WITHIN).save_early(true);
+    let (app_a, a) = server_with(memory.clone(), early());
+    let (app_b, b) = server_with(memory, early());
+    let (mut client, mut seat) = connect(&app_a).await;
+    client.ask(r#"421["join","room"]"#).await;
+    let saved = a.cluster().expect("a cluster").status().saved;
+    until(|| a.cluster().expect("a cluster").status().saved > saved).await;
+    // Nothing of the first server says that the client has gone.
+    b.to("room").emit("missed", 1);
+    seat.event(&client.next().await);
+    let (_client, _) = events_back(&app_b, &mut seat).await;
+    assert_eq!(socket(&b, &seat).rooms(), ["everyone", "room"]);
+    until(|| a.counts().sockets == 0).await;
+
+    // A client that leaves cannot come back.
+    let (mut client, mut seat) = connect(&app_a).await;
+    until(|| a.cluster().expect("a cluster").status().saved > saved + 1).await;
+    client.send("41").await;
+    until(|| a.counts().sockets == 0).await;
+    let (_client, _, recovered) = back(&app_b, &mut seat).await;
+    assert!(!recovered);
+}
+
+/// A log that a test holds up.
+#[derive(Clone, Debug, Default)]
+struct Held(Arc<Mutex<HeldState>>);
+
+#[derive(Debug, Default)]
+struct HeldState {
+    waiting: VecDeque<(Envelope, Done)>,
+    saved: HashMap<Box<str>, SavedSocket>,
+    gaps: usize,
+    inbox: Option<Inbox>,
+    last: u64,
+}
+
+impl Broker for Held {
+    fn has_log(&self) -> bool {
+        true
+    }
+
+    fn run(self: Arc<Self>, mut port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            assert_eq!(port.log_window(), Some(WITHIN));
+            let inbox = port.inbox();
+            inbox.begin_log(Offset::new(1, 0));
+            self.state(|state| {
+                state.last = 1;
+                state.inbox = Some(inbox.clone());
+            });
+            inbox.connected();
+            while let Some(command) = port.next().await {
+                self.state(|state| match command {
+                    Command::Publish { envelope, done } => {
+                        state.waiting.push_back((envelope, done));
+                    }
+                    Command::Save { socket, .. } => {
+                        state.saved.insert(socket.key().into(), socket);
+                    }
+                    Command::Take { key, taken } => {
+                        if let Some(socket) = state.saved.remove(&key) {
+                            taken.found(socket);
+                        }
+                    }
+                    Command::Gap { .. } => state.gaps += 1,
+                    Command::Ask { expect, .. } | Command::Count { expect, .. } => {
+                        expect.servers(1);
+                    }
+                    Command::Sync { synced } => synced.done(),
+                    _ => {}
+                });
+            }
+        })
+    }
+}
+
+impl Held {
+    fn state<R>(&self, read: impl FnOnce(&mut HeldState) -> R) -> R {
+        read(&mut self.0.lock().expect("no panic"))
+    }
+
+    /// Waits until this many messages wait.
+    async fn waits_for(&self, count: usize) {
+        until(|| self.state(|state| state.waiting.len()) == count).await;
+    }
+
+    fn next(&self) -> (Envelope, Done, Inbox, Offset) {
+        self.state(|state| {
+            let (envelope, done) = state.waiting.pop_front().expect("one waits");
+            state.last += 1;
+            let inbox = state.inbox.clone().expect("it runs");
+            (envelope, done, inbox, Offset::new(state.last, 0))
+        })
+    }
+
+    /// Lets the next messages come back.
+    async fn pass(&self, count: usize) {
+        for _ in 0..count {
+            let (envelope, done, inbox, at) = self.next();
+            let (namespace, number) = (envelope.namespace(), envelope.number());
+            inbox.returned(namespace, number, at).await;
+            done.published();
+        }
+    }
+}
+
+async fn held() -> (Held, Router, SocketIo) {
+    let held = Held::default();
+    let (app, io) = server(held.clone());
+    connected(&io).await;
+    (held, app, io)
+}
+
+/// Connects a client. The message of a restored one passes the log.
+async fn comes_back(held: &Held, app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
+    let came = back(app, seat).await;
+    if came.2 {
+        held.waits_for(1).await;
+        held.pass(1).await;
+    }
+    came
+}
+
+#[tokio::test]
+async fn an_event_is_delivered_when_it_comes_back_and_acknowledgements_are_behind_it() {
+    let (held, app, io) = held().await;
+    let (mut client, mut seat) = connect(&app).await;
+    let (mut other, _) = connect(&app).await;
+    client.send(r#"421["emit","news"]"#).await;
+    held.waits_for(1).await;
+    // What is not for the same client does not wait.
+    assert_eq!(other.ask(r#"422["leave","x"]"#).await, "432[]");
+    assert!(client.buffered().next().is_none());
+    held.pass(1).await;
+    assert_eq!(seat.event(&client.next().await), r#"["news",1]"#);
+    assert_eq!(client.next().await, r#"431["emitted"]"#);
+    assert_eq!(seat.offset.as_deref(), Some("2-0"));
+    drop(io);
+}
+
+#[tokio::test]
+async fn an_event_is_for_the_sockets_that_were_in_its_room_when_it_was_emitted() {
+    let (held, app, io) = held().await;
+    let (mut leaves, mut seat) = connect(&app).await;
+    let (mut joins, seat_joins) = connect(&app).await;
+    let (lost, mut seat_lost) = connect(&app).await;
+    socket(&io, &seat).join("room");
+    socket(&io, &seat_lost).join("room");
+    io.to("room").emit("first", 1);
+    io.emit("second", 1);
+    held.waits_for(2).await;
+    socket(&io, &seat).leave("room");
+    socket(&io, &seat_joins).join("room");
+    let (mut late, _) = connect(&app).await;
+    lose(lost, &io).await;
+    held.pass(2).await;
+    assert_eq!(seat.event(&leaves.next().await), r#"["first",1]"#);
+    assert_eq!(seat.event(&leaves.next().await), r#"["second",1]"#);
+    let mut seat_joins = seat_joins;
+    assert_eq!(seat_joins.event(&joins.next().await), r#"["second",1]"#);
+    assert_eq!(late.ask(r#"422["leave","x"]"#).await, "432[]");
+    let (_lost, missed, recovered) = comes_back(&held, &app, &mut seat_lost).await;
+    assert!(recovered);
+    let missed: Vec<_> = missed
+        .iter()
+        .map(|packet| seat_lost.event(packet))
+        .collect();
+    assert_eq!(names(&missed), ["first", "second"]);
+
+    // The one that joined later did not miss the first, also when it comes back.
+    seat_joins.offset = None;
+    lose(joins, &io).await;
+    let (_joins, missed, recovered) = comes_back(&held, &app, &mut seat_joins).await;
+    assert!(recovered);
+    let missed: Vec<_> = missed
+        .iter()
+        .map(|packet| seat_joins.event(packet))
+        .collect();
+    assert_eq!(names(&missed), ["second"]);
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_answer_is_not_waited_for_and_nothing_is_missing_in_silence() {
+    let (held, app, io) = held().await;
+    let (mut client, mut seat) = connect(&app).await;
+    io.emit("numbered", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    seat.event(&client.next().await);
+    io.emit("late", 1);
+    // After a second or two, without an offset.
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    let mut lost = seat.clone();
+    lose(client, &io).await;
+    assert!(!comes_back(&held, &app, &mut lost).await.2);
+
+    // It comes back: a client that is connected is then recoverable again.
+    let (mut client, mut seat) = connect(&app).await;
+    held.pass(1).await;
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    assert_eq!(seat.event(&client.next().await), r#"["next",1]"#);
+    lose(client, &io).await;
+    let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert!(missed.is_empty() && recovered);
+}
+
+#[tokio::test]
+async fn a_socket_is_recoverable_again_when_the_log_has_passed_what_it_was_sent() {
+    let (held, app, io) = held().await;
+    let (mut client, mut seat) = connect(&app).await;
+    io.emit("late", 1);
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    held.pass(1).await;
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    assert_eq!(seat.event(&client.next().await), r#"["next",1]"#);
+    lose(client, &io).await;
+    let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    // The event that came late is before the offset.
+    assert!(missed.is_empty() && recovered);
+}
+
+#[tokio::test]
+async fn a_message_that_is_dropped_is_delivered_here_and_leaves_a_mark() {
+    let (held, app, io) = held().await;
+    let (mut client, _) = connect(&app).await;
+    io.emit("dropped", 1);
+    held.waits_for(1).await;
+    let (_, done, ..) = held.next();
+    done.dropped();
+    assert_eq!(client.next().await, r#"42["dropped",1]"#);
+    until(|| held.state(|state| state.gaps) == 1).await;
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_disconnect_arrives_before_it() {
+    let (held, app, io) = held().await;
+    let (mut client, seat) = connect(&app).await;
+    client.send(r#"421["emit","news"]"#).await;
+    held.waits_for(1).await;
+    socket(&io, &seat).disconnect();
+    assert_eq!(client.next().await, r#"42["news",1]"#);
+    assert_eq!(client.next().await, r#"431["emitted"]"#);
+    assert_eq!(client.next().await, "41");
+    held.pass(1).await;
+    assert!(client.buffered().next().is_none());
+}
+
+#[tokio::test]
+async fn events_for_one_socket_may_stay_out_of_the_log() {
+    let held = Held::default();
+    let (app, io) = server_with(held.clone(), Recovery::within(WITHIN).direct(false));
+    connected(&io).await;
+    let (mut client, seat) = connect(&app).await;
+    socket(&io, &seat).emit("direct", "text");
+    // The last argument is the offset for a client.
+    assert_eq!(client.next().await, r#"42["direct","text","1-0"]"#);
+    assert_eq!(held.state(|state| state.waiting.len()), 0);
+}
+
+#[tokio::test]
+async fn the_disconnect_handler_sees_the_reason_of_a_handover() {
+    let memory = Memory::with_log();
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&reasons);
+    let namespace = Namespace::new().on_disconnect(async move |reason: DisconnectReason| {
+        seen.lock().expect("no panic").push(reason);
+    });
+    let recovery = Recovery::within(WITHIN);
+    let (layer, a) = builder(namespace)
+        .recovery(recovery)
+        .cluster(memory.clone())
+        .build();
+    let (app_a, (app_b, _b)) = (app(layer), server(memory));
+    let (_former, mut seat) = connect(&app_a).await;
+    let (_client, _) = events_back(&app_b, &mut seat).await;
+    until(|| a.counts().sockets == 0).await;
+    until(|| !reasons.lock().expect("no panic").is_empty()).await;
+    let reasons = reasons.lock().expect("no panic");
+    assert_eq!(*reasons, [DisconnectReason::TransportClose]);
+}
