@@ -51,7 +51,7 @@ async function come() {
   did("connect");
 }
 
-/** What two servers do to one socket at a time has no order, so each waits for its effect. */
+/** What two servers do to one socket at a time has no order, so each waits for its effect, and has one. */
 const isIn = (one, room, expected) =>
   until(async () => (await one.client.ask("me")).rooms.includes(room) === expected, "the join or leave");
 
@@ -80,6 +80,7 @@ const OPERATIONS = {
   },
   async joined(one) {
     const room = chance.of(ROOMS);
+    if (one.rooms.has(room)) return;
     one.rooms.add(room);
     await chance.of(servers).ask("join", [one.client.id], room);
     await isIn(one, room, true);
@@ -87,7 +88,7 @@ const OPERATIONS = {
   },
   async left(one) {
     const room = chance.of(ROOMS);
-    one.rooms.delete(room);
+    if (!one.rooms.delete(room)) return;
     await chance.of(servers).ask("leave", [one.client.id], room);
     await isIn(one, room, false);
     did("leave by a server");

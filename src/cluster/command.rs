@@ -104,6 +104,8 @@ pub enum Command {
     Gap {
         /// The namespace of the messages.
         namespace: NamespaceName,
+        /// Takes the result. The command comes again if it is not [published](Done::published).
+        done: Done,
     },
     /// Save a socket whose client may come back to any server. It replaces one that was saved with the
     /// same [key](SavedSocket::key).
@@ -144,7 +146,8 @@ impl Command {
 /// Takes the result of a [`Command::Publish`]. If it is dropped, the message counts as unconfirmed.
 #[must_use = "a message counts as unconfirmed unless its result is reported"]
 pub struct Done {
-    counters: Arc<Counters>,
+    /// `None` if it is not counted.
+    counters: Option<Arc<Counters>>,
     confirm: Option<Confirm>,
     reported: bool,
     /// What is called with the number of a message that does not come into the log.
@@ -158,10 +161,21 @@ pub(super) type Lost = Box<dyn FnOnce(u64) + Send + Sync>;
 impl Done {
     pub(super) fn new(counters: &Arc<Counters>, confirm: Option<Confirm>) -> Self {
         Self {
-            counters: Arc::clone(counters),
+            counters: Some(Arc::clone(counters)),
             confirm,
             reported: false,
             lost: None,
+            number: 0,
+        }
+    }
+
+    /// Takes the result of an entry that is no message.
+    pub(super) fn uncounted(lost: Lost) -> Self {
+        Self {
+            counters: None,
+            confirm: None,
+            reported: false,
+            lost: Some(lost),
             number: 0,
         }
     }
@@ -175,7 +189,9 @@ impl Done {
     /// Reports that the broker has the message.
     pub fn published(mut self) {
         self.reported = true;
-        self.counters.published();
+        if let Some(counters) = &self.counters {
+            counters.published();
+        }
         if let Some(confirm) = self.confirm.take() {
             let _ = confirm.send(Ok(()));
         }
@@ -188,7 +204,9 @@ impl Done {
 
     pub(super) fn drop_message(&mut self, error: ClusterError) {
         self.reported = true;
-        self.counters.dropped();
+        if let Some(counters) = &self.counters {
+            counters.dropped();
+        }
         if let Some(confirm) = self.confirm.take() {
             let _ = confirm.send(Err(error));
         }
@@ -205,7 +223,9 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if !self.reported {
-            self.counters.unconfirmed();
+            if let Some(counters) = &self.counters {
+                counters.unconfirmed();
+            }
             self.report_lost();
         }
     }
@@ -362,6 +382,8 @@ pub(super) struct Queue {
     /// The bytes of `messages`, without the large ones.
     bytes: usize,
     large_bytes: usize,
+    /// The bytes of the saved sockets. They have a limit of their own: when a server closes there are many.
+    saved_bytes: usize,
     max_bytes: usize,
     /// `None` if the broker does not want rooms.
     new_rooms: Option<NewRooms>,
@@ -370,6 +392,14 @@ pub(super) struct Queue {
     /// Whether a [`Command::Gap`] waits.
     has_gap: bool,
     pub(super) state: QueueState,
+}
+
+/// The messages of a queue that have a limit in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    Small,
+    Large,
+    Saved,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,6 +422,7 @@ impl Queue {
             messages: VecDeque::new(),
             bytes: 0,
             large_bytes: 0,
+            saved_bytes: 0,
             max_bytes,
             new_rooms: wants_rooms.then(NewRooms::default),
             last_number: 0,
@@ -441,7 +472,12 @@ impl Queue {
             Command::Count { .. } | Command::Sync { .. } => self.counts.push_back(command),
             Command::Gap { .. } => {
                 // It says that messages before the others are missing.
-                if !std::mem::replace(&mut self.has_gap, true) {
+                if std::mem::replace(&mut self.has_gap, true) {
+                    if let Command::Gap { done, .. } = command {
+                        // One says it for all.
+                        done.published();
+                    }
+                } else {
                     self.add(&command);
                     self.messages.push_front(command);
                 }
@@ -451,50 +487,53 @@ impl Queue {
             | Command::Answer { .. }
             | Command::Save { .. }
             | Command::Take { .. } => {
-                let is_large = self.is_large(&command);
+                let group = self.group(&command);
                 self.add(&command);
                 self.messages.push_back(command);
-                return self.evict(is_large);
+                return self.evict(group);
             }
         }
         Vec::new()
     }
 
-    /// Returns whether a message counts among the large ones, which have a limit of their own: one of
-    /// them does not take the place of all others.
-    fn is_large(&self, command: &Command) -> bool {
-        command.cost() > self.max_bytes / 4
+    /// Returns the group of a message. Each has a limit of its own: a large message does not take the place
+    /// of all others, nor do the sockets of a server that closes.
+    fn group(&self, command: &Command) -> Group {
+        match command {
+            Command::Save { .. } => Group::Saved,
+            _ if command.cost() > self.max_bytes / 4 => Group::Large,
+            _ => Group::Small,
+        }
+    }
+
+    fn bytes_of(&mut self, group: Group) -> &mut usize {
+        match group {
+            Group::Small => &mut self.bytes,
+            Group::Large => &mut self.large_bytes,
+            Group::Saved => &mut self.saved_bytes,
+        }
     }
 
     fn add(&mut self, command: &Command) {
-        match self.is_large(command) {
-            true => self.large_bytes += command.cost(),
-            false => self.bytes += command.cost(),
-        }
+        *self.bytes_of(self.group(command)) += command.cost();
     }
 
     fn subtract(&mut self, command: &Command) {
-        match self.is_large(command) {
-            true => self.large_bytes -= command.cost(),
-            false => self.bytes -= command.cost(),
-        }
+        *self.bytes_of(self.group(command)) -= command.cost();
     }
 
-    /// Removes the oldest messages until the others are within the limit. One message may always stay.
-    fn evict(&mut self, large: bool) -> Vec<Command> {
+    /// Removes the oldest messages of a group until it is within its limit. One message may always stay.
+    fn evict(&mut self, group: Group) -> Vec<Command> {
+        let max = match group {
+            Group::Small | Group::Saved => self.max_bytes,
+            Group::Large => LARGE * self.max_bytes,
+        };
         let mut dropped = Vec::new();
-        loop {
-            let (bytes, max) = match large {
-                true => (self.large_bytes, LARGE * self.max_bytes),
-                false => (self.bytes, self.max_bytes),
-            };
-            if bytes <= max {
-                return dropped;
-            }
+        while *self.bytes_of(group) > max {
             let mut same = (0..self.messages.len()).filter(|at| {
                 let command = &self.messages[*at];
                 let is_gap = matches!(command, Command::Gap { .. });
-                !is_gap && self.is_large(command) == large
+                !is_gap && self.group(command) == group
             });
             let (Some(oldest), Some(_)) = (same.next(), same.next()) else {
                 return dropped;
@@ -504,6 +543,7 @@ impl Queue {
                 dropped.push(command);
             }
         }
+        dropped
     }
 
     /// Closes the rooms that have ended at least `linger` ago. Returns whether there are any.
@@ -555,7 +595,8 @@ impl Queue {
 
     /// Returns the bytes and the number of the messages.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        (self.bytes + self.large_bytes, self.messages.len())
+        let bytes = self.bytes + self.large_bytes + self.saved_bytes;
+        (bytes, self.messages.len())
     }
 
     /// Removes the questions, the answers and the counts.
@@ -585,7 +626,7 @@ impl Queue {
         self.namespaces = Changes::new();
         self.rooms = Changes::new();
         self.ended_rooms = EndedRooms::default();
-        (self.bytes, self.large_bytes) = (0, 0);
+        (self.bytes, self.large_bytes, self.saved_bytes) = (0, 0, 0);
         let mut left = std::mem::take(&mut self.messages);
         left.append(&mut self.counts);
         left

@@ -1,6 +1,6 @@
 //! One server's part in the cluster: its outgoing commands and its incoming messages.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::{
     Answer, Answers, Confirm, Dropped, Operation, Question, Sent, SocketDescription,
 };
-use crate::hub::recovery::{Offset, PrivateId, SavedSocket};
+use crate::hub::recovery::{LOG_TIMEOUT, Offset, PrivateId, SavedSocket};
 use crate::hub::selection::Target;
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::{NamespaceName, Payload};
@@ -34,6 +34,7 @@ use crate::sync::Mutex;
 
 /// The state that the server, its broker and the handles share.
 pub(crate) struct Inner {
+    weak: Weak<Self>,
     pub(super) id: ServerId,
     hub: OnceLock<Weak<Hub>>,
     runtime: Handle,
@@ -48,6 +49,9 @@ pub(crate) struct Inner {
     kept_open: Mutex<HashMap<NamespaceName, usize>>,
     /// The tasks that wait for clients of this server, by the questions of other servers.
     asked: Mutex<HashMap<RequestId, AbortHandle>>,
+    /// The operations in namespaces that this server does not have, which have not come back from the log,
+    /// by their numbers.
+    elsewhere: Mutex<BTreeMap<u64, Envelope>>,
     is_connected: AtomicBool,
     /// How many of the namespaces and rooms that the broker had to open are open.
     synced: AtomicU64,
@@ -102,8 +106,9 @@ impl Inner {
         limits: Limits,
         wants_rooms: bool,
         log_window: Option<Duration>,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|weak| Self {
+            weak: Weak::clone(weak),
             id: hex_id(),
             hub: OnceLock::new(),
             runtime,
@@ -114,13 +119,14 @@ impl Inner {
             running_server_events: Arc::new(Semaphore::new(MAX_RUNNING_SERVER_EVENTS)),
             kept_open: Mutex::default(),
             asked: Mutex::default(),
+            elsewhere: Mutex::default(),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             counters: Arc::default(),
             ended: watch::Sender::new(false),
             limits,
             log_window,
-        }
+        })
     }
 
     pub(super) fn attach(&self, hub: &Arc<Hub>) {
@@ -153,7 +159,7 @@ impl Inner {
         let number = queue.last_number();
         drop(queue);
         self.command_ready.notify_one();
-        (number, DroppedCommands(dropped))
+        (number, DroppedCommands(dropped, Arc::clone(&self.counters)))
     }
 
     fn envelope(&self, namespace: &NamespaceName, message: Message) -> Envelope {
@@ -165,6 +171,9 @@ impl Inner {
         if envelope.cost() > self.limits.message {
             // `emit` returns no error.
             self.counters.dropped();
+            if self.log_window.is_some() {
+                self.mark_gap(&envelope.namespace);
+            }
             return Err(ClusterError::TOO_BIG);
         }
         if self.queue.lock().state != QueueState::Open {
@@ -179,6 +188,7 @@ impl Inner {
         namespace: &NamespaceName,
         message: Message,
         confirm: Option<Confirm>,
+        departs: bool,
     ) -> Result<Sent, ClusterError> {
         let volatile = matches!(&message, Message::Operation(_, Operation::Emit { volatile, .. }) if *volatile);
         let envelope = self.envelope(namespace, message);
@@ -201,7 +211,12 @@ impl Inner {
                 }
             }));
         }
+        let elsewhere = (is_logged && !departs).then(|| envelope.clone());
         let (number, dropped) = self.push_later(Command::Publish { envelope, done });
+        if let Some(envelope) = elsewhere {
+            // The broker has not read it yet: it reads after it has written.
+            self.elsewhere.lock().insert(number, envelope);
+        }
         Ok(Sent {
             number: is_logged.then_some(number),
             dropped: dropped.later(),
@@ -210,13 +225,28 @@ impl Inner {
 
     /// Handles the loss of a message that does not come into the log.
     fn lost(&self, namespace: &NamespaceName, number: u64, volatile: bool) {
+        self.elsewhere.lock().remove(&number);
         if let Some(live) = self.namespace(namespace) {
             live.lost(number);
         }
         if !volatile {
-            let namespace = namespace.clone();
-            self.push(Command::Gap { namespace });
+            self.mark_gap(namespace);
         }
+    }
+
+    /// Says in the log that messages are missing, again if the broker could not.
+    fn mark_gap(&self, namespace: &NamespaceName) {
+        if self.queue.lock().state == QueueState::Ended {
+            return;
+        }
+        let (weak, name) = (Weak::clone(&self.weak), namespace.clone());
+        let done = Done::uncounted(Box::new(move |_| {
+            if let Some(inner) = weak.upgrade() {
+                inner.mark_gap(&name);
+            }
+        }));
+        let namespace = namespace.clone();
+        self.push(Command::Gap { namespace, done });
     }
 
     pub(super) fn save(&self, socket: SavedSocket, within: Duration) -> Dropped {
@@ -251,8 +281,8 @@ impl Inner {
         dropped.later()
     }
 
-    pub(super) fn displace(&self, namespace: &NamespaceName, id: &SocketId) {
-        let envelope = self.envelope(namespace, Message::Displaced(*id));
+    pub(super) fn displace(&self, namespace: &NamespaceName, id: &SocketId, at: Offset) {
+        let envelope = self.envelope(namespace, Message::Displaced(*id, at));
         let done = Done::new(&self.counters, None);
         self.push(Command::Publish { envelope, done });
     }
@@ -273,7 +303,7 @@ impl Inner {
         match envelope.message {
             Message::Operation(target, operation) if envelope.from != self.id => {
                 self.counters.received();
-                hub.apply_at(&envelope.namespace, &target, operation, at);
+                hub.apply_at(&envelope.namespace, &target, &operation, at);
             }
             message => {
                 hub.advance_log(at);
@@ -303,6 +333,10 @@ impl Inner {
         let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) else {
             return;
         };
+        let elsewhere = self.elsewhere.lock().remove(&number);
+        if let Some(Message::Operation(target, operation)) = elsewhere.map(|sent| sent.message) {
+            return hub.apply_at(&namespace.into(), &target, &operation, at);
+        }
         match hub.find(namespace) {
             Some(live) => live.returned(number, at),
             None => hub.advance_log(at),
@@ -542,9 +576,9 @@ impl Inner {
             }
             return;
         }
-        if let Message::Displaced(id) = &message {
+        if let Message::Displaced(id, at) = &message {
             if let Some(live) = self.namespace(&namespace) {
-                live.displaced(id);
+                live.displaced(id, *at);
             }
             return;
         }
@@ -594,7 +628,7 @@ impl Inner {
                 self.hand_over(live, private_id, id, from);
             }
             // They are handled above.
-            Message::Answer(..) | Message::End(_) | Message::Displaced(_) => {}
+            Message::Answer(..) | Message::End(_) | Message::Displaced(..) => {}
         }
     }
 
@@ -634,12 +668,14 @@ impl Inner {
         from: ServerId,
     ) {
         let name = namespace.name.clone();
-        if !namespace.hand_over(&private_id) {
+        let Some(socket) = namespace.hand_over(&private_id) else {
             return self.answer(&name, id, from, Answer::HandedOver(false));
-        }
+        };
         let inner = Arc::clone(self);
         self.runtime.spawn(async move {
-            namespace.departed().await;
+            // The other server does not wait longer.
+            let saved = namespace.saved(&socket);
+            let _ = tokio::time::timeout(LOG_TIMEOUT, saved).await;
             inner.answer(&name, id, from, Answer::HandedOver(true));
         });
     }
@@ -758,7 +794,7 @@ impl Inner {
 
 /// Commands that made room for others in the queue. Their senders get to know it when this is dropped,
 /// which must happen under no lock.
-struct DroppedCommands(Vec<Command>);
+struct DroppedCommands(Vec<Command>, Arc<Counters>);
 
 impl DroppedCommands {
     fn later(self) -> Dropped {
@@ -769,6 +805,9 @@ impl DroppedCommands {
 impl Drop for DroppedCommands {
     fn drop(&mut self) {
         for command in self.0.drain(..) {
+            if matches!(command, Command::Save { .. }) {
+                self.1.dropped();
+            }
             drop_command(command, ClusterError::FULL);
         }
     }

@@ -51,7 +51,8 @@ struct Server {
 struct Log {
     entries: VecDeque<Entry>,
     last: u64,
-    saved: HashMap<Box<str>, (SavedSocket, Instant)>,
+    /// With the times until which they are kept.
+    saved: HashMap<Box<str>, (SavedSocket, Option<Instant>)>,
 }
 
 /// A message, at its place in the log if it is there. Without a message, some are missing.
@@ -154,14 +155,15 @@ impl Memory {
                 }
                 done.published();
             }
-            Command::Gap { .. } => {
+            Command::Gap { done, .. } => {
                 if let Some(log) = &self.log {
                     self.append(log, None);
                 }
+                done.published();
             }
             Command::Save { socket, within } => {
                 if let Some(log) = &self.log {
-                    let until = now() + within;
+                    let until = now().checked_add(within);
                     log.lock()
                         .saved
                         .insert(socket.key().into(), (socket, until));
@@ -172,7 +174,8 @@ impl Memory {
                     .log
                     .as_ref()
                     .and_then(|log| log.lock().saved.remove(&key));
-                if let Some((socket, _)) = saved.filter(|(_, until)| *until > now()) {
+                let is_kept = |until: &Option<Instant>| until.is_none_or(|until| until > now());
+                if let Some((socket, _)) = saved.filter(|(_, until)| is_kept(until)) {
                     taken.found(socket);
                 }
             }
@@ -219,9 +222,12 @@ impl Broker for Memory {
             };
             let kept = self.register(&me, server);
             let _registration = Registration(&self, &me);
-            if let Some((Some(first), _)) = kept.front() {
-                inbox.begin_log(Offset::new(first.high() - 1, 0));
-            }
+            // An entry is kept as long as a later one is.
+            let before = match kept.front() {
+                Some((Some(first), _)) => Offset::new(first.high() - 1, 0),
+                _ => Offset::default(),
+            };
+            inbox.begin_log(before);
             for (at, envelope) in kept {
                 match (at, envelope) {
                     (Some(at), Some(envelope)) => inbox.keep_at((*envelope).clone(), at).await,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
+use crate::hub::recovery::Offset;
 use crate::hub::selection::Target;
 #[cfg(feature = "wire")]
 use crate::protocol::DecodeError;
@@ -139,8 +140,9 @@ pub(super) enum Message {
     /// The end of a question to clients: their servers need not wait for them any longer. Only servers
     /// of this crate send it.
     End(RequestId),
-    /// A socket was restored on this server: another one that still has it ends its connection.
-    Displaced(SocketId),
+    /// A socket was restored on this server, at this end of the log: another one that still has it ends
+    /// its connection.
+    Displaced(SocketId, Offset),
 }
 
 impl Message {
@@ -160,7 +162,7 @@ impl Message {
             Self::Question(_, Question::Operation(to, _)) => target(to),
             Self::Question(_, Question::Rooms | Question::HandOver(_))
             | Self::End(_)
-            | Self::Displaced(_) => 0,
+            | Self::Displaced(..) => 0,
             Self::ServerEvent(payload) | Self::Question(_, Question::ServerEvent(payload)) => {
                 bytes(payload)
             }

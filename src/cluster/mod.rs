@@ -185,7 +185,6 @@ impl Cluster {
         } = broker;
         let log_window = recovery.filter(|_| has_log);
         let inner = Inner::new(runtime.clone(), Limits::default(), wants_rooms, log_window);
-        let inner = Arc::new(inner);
         let port = Port {
             inner: Arc::clone(&inner),
         };
@@ -274,9 +273,10 @@ impl OtherServers for Cluster {
         target: &Target,
         operation: &Operation,
         confirm: Option<Confirm>,
+        departs: bool,
     ) -> Result<Sent, ClusterError> {
         let message = Message::Operation(target.clone(), operation.clone());
-        self.inner.publish(namespace, message, confirm)
+        self.inner.publish(namespace, message, confirm, departs)
     }
 
     fn has_log(&self) -> bool {
@@ -299,8 +299,8 @@ impl OtherServers for Cluster {
         self.inner.forget(id)
     }
 
-    fn displace(&self, namespace: &NamespaceName, id: &SocketId) {
-        self.inner.displace(namespace, id);
+    fn displace(&self, namespace: &NamespaceName, id: &SocketId, at: Offset) {
+        self.inner.displace(namespace, id, at);
     }
 
     fn count_claim(&self, outcome: ClaimOutcome) {
@@ -313,7 +313,7 @@ impl OtherServers for Cluster {
         event: Payload,
     ) -> Result<(), ClusterError> {
         self.inner
-            .publish(namespace, Message::ServerEvent(event), None)
+            .publish(namespace, Message::ServerEvent(event), None, false)
             .map(|sent| drop(sent.dropped))
     }
 

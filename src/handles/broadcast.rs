@@ -164,7 +164,7 @@ impl Broadcast {
                 if let Some((others, name)) = self.scope.elsewhere().filter(|_| !self.local) {
                     let operation = Operation::Emit { payload, volatile };
                     let confirm = confirm();
-                    let result = others.send(name, &self.target, &operation, confirm);
+                    let result = others.send(name, &self.target, &operation, confirm, false);
                     sent = result.map(|sent| drop(sent.dropped));
                 }
                 return sent.map_err(not_sent);
@@ -477,7 +477,7 @@ impl Broadcast {
             }
             let elsewhere = || self.scope.elsewhere().filter(|_| !self.local);
             if let Some((others, name)) = namespaces.is_empty().then(elsewhere).flatten() {
-                let _ = others.send(name, &self.target, operation, None);
+                let _ = others.send(name, &self.target, operation, None, false);
             }
         });
     }

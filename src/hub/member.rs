@@ -16,7 +16,7 @@ use super::id_hash::IdHash;
 use super::namespace::LiveNamespace;
 use super::other_servers::Dropped;
 use super::queue::Outgoing;
-use super::recovery::{Recoverable, StoreGuard};
+use super::recovery::{Behind, OverLog, Recoverable, StoreGuard};
 use super::session::SharedSession;
 use crate::engine_io::{Session, SocketId};
 use crate::guard::guarded_hook;
@@ -193,13 +193,17 @@ impl Member {
     /// Queues a packet. While the socket is connecting, the packet is held until CONNECT is sent.
     #[inline]
     pub(crate) fn send(&self, packet: Encoded) -> bool {
-        if let Some(over_log) = self.namespace.over_log() {
-            if over_log.is_busy() {
-                return self.namespace.send_behind(over_log, self, packet);
-            }
+        if self.namespace.over_log().is_some_and(OverLog::is_busy) {
+            return self.send_behind(Behind::Packet(packet));
         }
         self.catch_up();
         self.send_caught_up(packet)
+    }
+
+    /// Queues what must not overtake the events that wait for the log of a cluster.
+    pub(super) fn send_behind(&self, behind: Behind) -> bool {
+        let over_log = self.namespace.over_log();
+        over_log.is_some_and(|over_log| self.namespace.send_behind(over_log, self, behind))
     }
 
     /// Like [`send`](Self::send), for a socket that has caught up.
@@ -394,7 +398,7 @@ impl Member {
         let former = std::mem::replace(&mut state.data, data);
         drop(state);
         drop(former);
-        self.namespace.save_early(&self.id, false);
+        self.namespace.save_early(&self.id);
         true
     }
 

@@ -99,6 +99,17 @@ impl Default for Limits {
     }
 }
 
+impl Drop for Hub {
+    /// Drops what waits for the log of a cluster: it holds sockets, which hold their namespace.
+    fn drop(&mut self) {
+        for namespace in self.namespaces() {
+            if let Some(over_log) = namespace.over_log() {
+                over_log.clear();
+            }
+        }
+    }
+}
+
 impl Hub {
     pub(crate) fn new(
         sessions: Arc<Sessions>,

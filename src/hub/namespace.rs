@@ -241,6 +241,11 @@ impl LiveNamespace {
         rooms
     }
 
+    /// Returns whether the namespace has been removed.
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
     /// Marks an empty namespace as removed. Returns `false` if it has a socket, present or
     /// suspended.
     pub(super) fn mark_removed(&self) -> bool {
@@ -280,7 +285,7 @@ impl LiveNamespace {
             store.join(&id, room);
         }
         drop(store);
-        self.save_early(&id, false);
+        self.save_early(&id);
         self.notify(&member.session, 2);
         joined
     }
@@ -298,7 +303,7 @@ impl LiveNamespace {
             store.leave_room(id, room);
         }
         drop(store);
-        self.save_early(id, false);
+        self.save_early(id);
         self.notify(&member.session, 2);
         left
     }
@@ -341,14 +346,14 @@ impl LiveNamespace {
 
     /// Encodes an event once, and sends it to all recipients of a target.
     pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
-        // Without a place in the log.
-        if self.over_log.is_some() {
-            return self.send_unnumbered(target, payload, volatile);
-        }
         if let Some(sent) = OutgoingEvent::capture(&self.hooks, &payload) {
             // The hook runs under no lock, and before the event has an offset.
             let selected = self.select(target);
             selected.iter().for_each(|member| sent.notify(member));
+        }
+        // Without a place in the log.
+        if self.over_log.is_some() {
+            return self.send_unnumbered(target, payload, volatile);
         }
         // `few` is dropped under no lock: the last handle of a socket drops the application's
         // values.
@@ -410,11 +415,17 @@ impl LiveNamespace {
         confirm: Option<Confirm>,
     ) -> Result<(), ClusterError> {
         if let Some(over_log) = self.over_log() {
+            if let Operation::Emit { payload, .. } = &operation {
+                if let Some(sent) = OutgoingEvent::capture(&self.hooks, payload) {
+                    let selected = self.select(target);
+                    selected.iter().for_each(|member| sent.notify(member));
+                }
+            }
             return self.depart(over_log, target, operation, local, confirm);
         }
         let sent = match self.others.as_deref().filter(|_| !local) {
             Some(others) => {
-                let sent = others.send(&self.name, target, &operation, confirm);
+                let sent = others.send(&self.name, target, &operation, confirm, false);
                 sent.map(|sent| drop(sent.dropped))
             }
             None => {
@@ -452,8 +463,11 @@ impl LiveNamespace {
 
     fn each_connected(&self, target: &Target, act: impl Fn(&Arc<Member>)) {
         let selected = self.select(target);
-        let connected = selected.iter().filter(|member| member.is_connected());
-        connected.for_each(act);
+        // A restored one is connected to the application.
+        let is_there = |member: &&Arc<Member>| {
+            member.is_connected() || member.is_recovered() && !member.has_left()
+        };
+        selected.iter().filter(is_there).for_each(act);
     }
 }
 

@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::recovery::{PrivateId, SavedSocket};
+use super::recovery::{Offset, PrivateId, SavedSocket};
 use super::selection::Target;
 use super::{ClusterError, Hub};
 use crate::engine_io::SocketId;
@@ -39,7 +39,8 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     /// process. Returns `None` if they do.
     fn synced(&self) -> Option<BoxFuture<'static, Result<(), ClusterError>>>;
 
-    /// Sends an operation to the other servers. `confirm` gets the broker's confirmation.
+    /// Sends an operation to the other servers. `confirm` gets the broker's confirmation. `departs` says
+    /// whether the namespace waits for its return from the log, if the broker has one.
     ///
     /// # Errors
     ///
@@ -50,6 +51,7 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
         target: &Target,
         operation: &Operation,
         confirm: Option<Confirm>,
+        departs: bool,
     ) -> Result<Sent, ClusterError>;
 
     /// Returns whether the broker has a log: operations come back, in one order for all servers, and
@@ -68,8 +70,9 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     /// Forgets a saved socket.
     fn forget(&self, id: &PrivateId) -> Dropped;
 
-    /// Ends the connections of other servers that have a socket with this id. It was restored here.
-    fn displace(&self, namespace: &NamespaceName, id: &SocketId);
+    /// Ends the connections of other servers that have a socket with this id. It was restored here, at this
+    /// end of the log.
+    fn displace(&self, namespace: &NamespaceName, id: &SocketId, at: Offset);
 
     /// Counts what has become of the saved socket that a client has claimed.
     fn count_claim(&self, outcome: ClaimOutcome);

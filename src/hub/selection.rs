@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::engine_io::SocketId;
+
 /// The rooms that a broadcast goes to, and those that it leaves out.
 ///
 /// It selects the sockets in any of the rooms, or all sockets if there are no rooms, but not the
@@ -13,6 +15,14 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Returns the target that selects one socket.
+    pub(crate) fn of(id: &SocketId) -> Self {
+        Self {
+            rooms: vec![id.as_str().into()],
+            except: Vec::new(),
+        }
+    }
+
     pub(crate) fn is_everybody(&self) -> bool {
         self.rooms.is_empty() && self.except.is_empty()
     }

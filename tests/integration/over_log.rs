@@ -1,6 +1,7 @@
 //! Recovery in a cluster whose broker has a log: clients come back to any server.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use serde_json::{Value, json};
 use tower_socketio::cluster::{
     BoxFuture, Broker, Command, Done, Envelope, Inbox, Memory, Offset, Port, SavedSocket,
 };
-use tower_socketio::{Data, DisconnectReason, Namespace, Recovery, Socket, SocketIo};
+use tower_socketio::{Args, Data, DisconnectReason, Namespace, Recovery, Socket, SocketIo};
 
 use crate::recovery::{Seat, back, connect, events_back, lose};
-use crate::support::{Polling, app, builder, until};
+use crate::support::{Client, Polling, app, builder, serve, until, within};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -274,7 +275,10 @@ impl Broker for Held {
                             taken.found(socket);
                         }
                     }
-                    Command::Gap { .. } => state.gaps += 1,
+                    Command::Gap { done, .. } => {
+                        state.gaps += 1;
+                        done.published();
+                    }
                     Command::Ask { expect, .. } | Command::Count { expect, .. } => {
                         expect.servers(1);
                     }
@@ -493,4 +497,200 @@ async fn the_disconnect_handler_sees_the_reason_of_a_handover() {
     until(|| !reasons.lock().expect("no panic").is_empty()).await;
     let reasons = reasons.lock().expect("no panic");
     assert_eq!(*reasons, [DisconnectReason::TransportClose]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_however_often_the_client_changes_its_server() {
+    moves(0).await;
+}
+
+/// With more than 128 sockets a broadcast is delivered by the fan-out task.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_beside_many_other_sockets() {
+    moves(150).await;
+}
+
+/// A client changes its server again and again, while three senders emit.
+async fn moves(others: usize) {
+    const ROUNDS: usize = 100;
+    const SENDERS: usize = 3;
+    let servers = two().await;
+    let mut addrs = Vec::new();
+    for (app, _) in &servers {
+        addrs.push(serve(app.clone()).await);
+        for _ in 0..others {
+            Polling::connect(app).await;
+        }
+    }
+    let [(_, a), (_, b)] = &servers;
+    let mut client = Client::open(addrs[0]).await;
+    let mut seat = Seat::default();
+    seat.welcome(&client.ask("40").await);
+    until(|| a.counts().sockets == 1 + others).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let (a, b, stop, id) = (a.clone(), b.clone(), Arc::clone(&stop), seat.sid.clone());
+            tokio::spawn(async move {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let args = Args((sender, n));
+                    match sender {
+                        0 => a.emit("n", args),
+                        1 => b.to("everyone").except("nobody").emit("n", args),
+                        _ => b.to(&id).emit("n", args),
+                    }
+                    n += 1;
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+                n
+            })
+        })
+        .collect();
+
+    let mut next = [0; SENDERS];
+    let take = |next: &mut [usize; SENDERS], seat: &mut Seat, packet: &str| {
+        let event: Value = serde_json::from_str(&seat.event(packet)).expect("JSON");
+        let sender = event[1].as_u64().expect("a number") as usize;
+        assert_eq!(event[2], next[sender], "of sender {sender}");
+        next[sender] += 1;
+    };
+    for round in 0..ROUNDS {
+        for _ in 0..round % 7 {
+            let packet = client.text().await;
+            take(&mut next, &mut seat, &packet);
+        }
+        let lost = std::mem::replace(&mut client, Client::open(addrs[round / 2 % 2]).await);
+        // In every third round, the server notices the loss only by the next connection.
+        let silent = (round % 3 == 0).then_some(lost);
+        client.send(&seat.claim()).await;
+        loop {
+            let packet = client.text().await;
+            if packet.starts_with("40") {
+                assert!(seat.welcome(&packet), "round {round}");
+                break;
+            }
+            take(&mut next, &mut seat, &packet);
+        }
+        drop(silent);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut sent = [0; SENDERS];
+    for (sender, task) in senders.into_iter().enumerate() {
+        sent[sender] = within(task).await.expect("no panic");
+    }
+    while next != sent {
+        let packet = client.text().await;
+        take(&mut next, &mut seat, &packet);
+    }
+}
+
+#[tokio::test]
+async fn an_event_without_an_offset_behind_others_has_the_last_one() {
+    let held = Held::default();
+    let (app, io) = server_with(held.clone(), Recovery::within(WITHIN).direct(false));
+    connected(&io).await;
+    let (mut client, mut seat) = connect(&app).await;
+    io.emit("news", 1);
+    socket(&io, &seat).emit("direct", "text");
+    held.waits_for(1).await;
+    held.pass(1).await;
+    assert_eq!(seat.event(&client.next().await), r#"["news",1]"#);
+    assert_eq!(client.next().await, r#"42["direct","text","2-0"]"#);
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_have_received_what_had_no_offset_is_told() {
+    let (held, app, io) = held().await;
+    let (mut client, mut seat) = connect(&app).await;
+    io.emit("numbered", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    seat.event(&client.next().await);
+    io.emit("late", 1);
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    held.pass(1).await;
+    // The log has passed it, and a later event was sent, but not received.
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    lose(client, &io).await;
+    assert!(!comes_back(&held, &app, &mut seat).await.2);
+}
+
+#[tokio::test]
+async fn many_messages_under_way_do_not_end_the_recovery() {
+    let (held, app, io) = held().await;
+    let (client, mut seat) = connect(&app).await;
+    for n in 0..200 {
+        io.emit("n", n);
+        io.to("nobody").emit("n", n);
+    }
+    held.waits_for(400).await;
+    lose(client, &io).await;
+    held.pass(400).await;
+    let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert_eq!((missed.len(), recovered), (200, true));
+}
+
+#[tokio::test]
+async fn an_operation_that_is_under_way_reaches_a_socket_that_comes_back_meanwhile() {
+    let (held, app, io) = held().await;
+    let (client, mut seat) = connect(&app).await;
+    lose(client, &io).await;
+    io.to("everyone").join("joined");
+    held.waits_for(1).await;
+    let (_client, _, recovered) = back(&app, &mut seat).await;
+    assert!(recovered);
+    assert_eq!(socket(&io, &seat).rooms(), ["everyone"]);
+    held.pass(1).await;
+    until(|| socket(&io, &seat).rooms() == ["everyone", "joined"]).await;
+}
+
+#[tokio::test]
+async fn a_server_keeps_what_it_sends_to_a_namespace_that_it_does_not_have() {
+    let memory = Memory::with_log();
+    let server = || {
+        let builder = builder(Namespace::new()).namespace("/orders/{id}", Namespace::new());
+        let builder = builder.recovery(Recovery::within(WITHIN));
+        let (layer, io) = builder.cluster(memory.clone()).build();
+        (app(layer), io)
+    };
+    let [(app_a, a), (app_b, b)] = [server(), server()];
+    connected(&a).await;
+    connected(&b).await;
+    let mut client = Polling::open(&app_a).await;
+    client.send("40/orders/1,").await;
+    let welcome = client.next().await.replace("40/orders/1,", "40");
+    let mut seat = Seat::default();
+    seat.welcome(&welcome);
+    lose(client, &a).await;
+    b.of("/orders/1").emit("paid", 1);
+    let mut client = Polling::open(&app_b).await;
+    let claim = seat.claim().replace("40{", "40/orders/1,{");
+    client.send(&claim).await;
+    let packet = client.next().await.replace("/orders/1,", "");
+    assert_eq!(seat.event(&packet), r#"["paid",1]"#);
+    let welcome = client.next().await.replace("40/orders/1,", "40");
+    assert!(seat.welcome(&welcome));
+}
+
+#[tokio::test]
+async fn a_hook_sees_each_event_once() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sent = Arc::clone(&seen);
+    let namespace = Namespace::new().on_outgoing(move |_, event, _| {
+        sent.lock().expect("no panic").push(event.to_owned());
+    });
+    let builder = builder(namespace).recovery(Recovery::within(WITHIN));
+    let (layer, io) = builder.cluster(Memory::with_log()).build();
+    let app = app(layer);
+    connected(&io).await;
+    let (mut client, mut seat) = connect(&app).await;
+    socket(&io, &seat).emit("one", 1);
+    io.emit("all", 1);
+    for _ in 0..2 {
+        seat.event(&client.next().await);
+    }
+    assert_eq!(*seen.lock().expect("no panic"), ["one", "all"]);
 }

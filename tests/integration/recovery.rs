@@ -51,7 +51,7 @@ pub(crate) struct Seat {
 impl Seat {
     /// Reads a CONNECT packet. Returns whether the socket is recovered.
     #[track_caller]
-    fn welcome(&mut self, packet: &str) -> bool {
+    pub(crate) fn welcome(&mut self, packet: &str) -> bool {
         let welcome = packet.strip_prefix("40").expect("CONNECT");
         let welcome: Value = serde_json::from_str(welcome).unwrap_or_else(|_| panic!("{packet}"));
         let text = |key: &str| welcome[key].as_str().expect("an id").to_owned();

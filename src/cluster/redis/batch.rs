@@ -8,7 +8,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 
 use super::form::{Form, Route};
 use super::link;
-use super::log::{Log, Unconfirmed};
+use super::log::{Log, Unconfirmed, is_temporary};
 use crate::cluster::{Command, Done, Envelope, Expect, SavedSocket, Synced, Taken};
 use crate::protocol::DecodeError;
 
@@ -36,6 +36,8 @@ enum Reply {
     Counted(Expect),
     /// No command, but a report that all subscriptions are made.
     Synced(Synced),
+    /// The entry is no message, but says that some are missing.
+    Marked(Done),
     /// The reply is a saved socket.
     Taken(Taken),
     /// Nobody waits for the reply.
@@ -57,7 +59,13 @@ impl Batch {
         me: &str,
     ) {
         match command {
-            Command::Gap { namespace } => self.send(form.gap(&namespace, me)),
+            Command::Gap { namespace, done } => match form.gap(&namespace, me) {
+                Some(command) => {
+                    self.pipeline.add_command(command);
+                    self.replies.push_back(Reply::Marked(done));
+                }
+                None => done.published(),
+            },
             Command::Save { socket, within } => self.send(form.save(&socket, within)),
             Command::Take { key, taken } => {
                 if let Some(command) = form.take(&key) {
@@ -182,6 +190,17 @@ impl Batch {
                 }
                 Reply::Counted(expect) => report(&next(), expect),
                 Reply::Synced(synced) => synced.done(),
+                Reply::Marked(done) => match next() {
+                    // It is added on the next connection, as the messages are.
+                    Value::ServerError(error) if is_temporary(&error) => {
+                        return Err(error.into());
+                    }
+                    Value::ServerError(error) => {
+                        link::refused(&error);
+                        done.published();
+                    }
+                    _ => done.published(),
+                },
                 Reply::Taken(taken) => match next() {
                     Value::BulkString(text) => match decode_saved(&text) {
                         Ok(socket) => taken.found(socket),

@@ -47,6 +47,8 @@ pub(super) struct Log {
     streams: Vec<Stream>,
     /// The most entries of a stream that are read at once.
     read_count: usize,
+    /// The same, for what came before this server reads it.
+    past_count: usize,
     /// The messages that Redis has not confirmed, in the order of their numbers.
     unconfirmed: VecDeque<Unconfirmed>,
     /// The last question in each namespace that no entry has named yet.
@@ -107,6 +109,7 @@ impl Log {
         (!streams.is_empty()).then(|| Self {
             streams,
             read_count: READ_COUNT,
+            past_count: PAST_COUNT,
             unconfirmed: VecDeque::new(),
             asked: HashMap::new(),
             held: VecDeque::new(),
@@ -146,6 +149,7 @@ impl Log {
             begin,
             last: begin,
             end: stream.position.unwrap_or_default(),
+            count: self.past_count,
         })
     }
 
@@ -164,7 +168,8 @@ impl Log {
                 Some(position) if last < position => {
                     // The stream is another one, or an older copy of it.
                     stream.position = Some(last);
-                    self.gap = Some(last);
+                    // What came after the old position is lost, and what was before it unknown.
+                    self.gap = Some(position);
                 }
                 Some(position) => {
                     self.gap = self.gap.or(trimmed(first, position));
@@ -319,6 +324,11 @@ impl Log {
             let timeout = READ_TIMEOUT + if blocks { BLOCK } else { Duration::ZERO };
             reply_within(timeout, &mut connection, &read).await
         })
+    }
+
+    /// Reads fewer entries of the past at once: the last read took too long.
+    pub(super) fn read_less_past(&mut self) {
+        self.past_count = (self.past_count / 4).max(1);
     }
 
     /// Reads fewer entries at once: the last read took too long.
@@ -497,7 +507,7 @@ impl Log {
 
 /// Returns whether Redis may take the same command later, or another Redis may: it is full, starts, or is
 /// a replica.
-fn is_temporary(error: &ServerError) -> bool {
+pub(super) fn is_temporary(error: &ServerError) -> bool {
     let codes = [
         "OOM",
         "READONLY",
@@ -530,6 +540,7 @@ pub(super) struct Past {
     begin: Offset,
     last: Offset,
     end: Offset,
+    count: usize,
 }
 
 impl Past {
@@ -549,7 +560,7 @@ impl Past {
         let mut range = redis::cmd("XRANGE");
         range.arg(&self.name).arg(self.last.next().to_string());
         range.arg(self.end.to_string());
-        range.arg("COUNT").arg(PAST_COUNT);
+        range.arg("COUNT").arg(self.count);
         let entries = match reply_within(READ_TIMEOUT, connection, &range).await? {
             Value::ServerError(error) => return Err(error.into()),
             reply => entries(reply),

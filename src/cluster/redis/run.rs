@@ -162,7 +162,11 @@ impl Connected {
         if let Some(log) = &mut state.log {
             log.connect(&mut publisher.connection, &*state.form).await?;
             if !state.is_past_read {
-                state.read_past(&mut publisher.connection).await?;
+                let past = state.read_past(&mut publisher.connection).await;
+                if let (Err(_), Some(log)) = (&past, &mut state.log) {
+                    log.read_less_past();
+                }
+                past?;
                 state.is_past_read = true;
             }
         }

@@ -60,7 +60,7 @@ pub(super) fn is_logged(message: &Message, route: &Route<'_>) -> bool {
     match message {
         Message::Operation(..) | Message::ServerEvent(_) => true,
         // The log is read again for clients that come back, so it must not have the last.
-        Message::Question(..) | Message::End(_) | Message::Displaced(_) => false,
+        Message::Question(..) | Message::End(_) | Message::Displaced(..) => false,
         Message::Answer(..) => route.is_asked_in_stream,
     }
 }

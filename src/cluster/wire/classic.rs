@@ -62,7 +62,7 @@ pub(in crate::cluster) fn channel(message: &Message) -> Channel<'_> {
         | Message::ServerEvent(_)
         | Message::Question(..)
         | Message::End(_)
-        | Message::Displaced(_) => Channel::Request,
+        | Message::Displaced(..) => Channel::Request,
         Message::Answer(..) => Channel::Response,
     }
 }
@@ -98,11 +98,8 @@ pub(in crate::cluster) fn encode(envelope: &Envelope) -> Vec<u8> {
             json.raw(r#","opts":"#).target(target, None);
             json.raw(r#","close":"#).value(close).raw("}");
         }
-        Message::Displaced(id) => {
-            let target = Target {
-                rooms: vec![id.as_str().into()],
-                except: Vec::new(),
-            };
+        Message::Displaced(id, _) => {
+            let target = Target::of(id);
             request(&mut json, uid, None, kind::REMOTE_DISCONNECT);
             json.raw(r#","opts":"#).target(&target, None);
             json.raw(r#","close":true}"#);

@@ -14,7 +14,7 @@ use super::{MALFORMED, Text};
 use crate::cluster::message::{Envelope, Message};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{Answer, Operation, Question};
-use crate::hub::recovery::PrivateId;
+use crate::hub::recovery::{Offset, PrivateId};
 use crate::hub::selection::Target;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 use crate::protocol::NamespaceName;
@@ -56,7 +56,7 @@ pub(in crate::cluster) fn kind(message: &Message) -> Option<u8> {
         | Message::Question(_, Question::Event(..)) => kind::BROADCAST,
         Message::Operation(_, Operation::Join(_)) => kind::SOCKETS_JOIN,
         Message::Operation(_, Operation::Leave(_)) => kind::SOCKETS_LEAVE,
-        Message::Operation(_, Operation::Disconnect { .. }) | Message::Displaced(_) => {
+        Message::Operation(_, Operation::Disconnect { .. }) | Message::Displaced(..) => {
             kind::DISCONNECT_SOCKETS
         }
         Message::ServerEvent(_) | Message::Question(_, Question::ServerEvent(_)) => {
@@ -130,14 +130,11 @@ pub(super) fn data<'a>(json: &mut Json, message: &'a Message) -> Option<&'a Payl
             json.raw(r#"{"close":"#).value(close);
             opts(json, target, Flags::default()).raw("}");
         }
-        Message::Displaced(id) => {
+        Message::Displaced(id, at) => {
             // Servers of Node disconnect the socket. Those of this crate read `restored`.
-            json.raw(r#"{"restored":true,"close":true"#);
-            let target = Target {
-                rooms: vec![id.as_str().into()],
-                except: Vec::new(),
-            };
-            opts(json, &target, Flags::default()).raw("}");
+            json.raw(r#"{"restored":"#).value(&at.to_string());
+            json.raw(r#","close":true"#);
+            opts(json, &Target::of(id), Flags::default()).raw("}");
         }
         Message::ServerEvent(payload) => {
             json.raw(r#"{"packet":"#).raw(payload.json()).raw("}");
@@ -240,7 +237,8 @@ struct Data<'a> {
     #[serde(borrow)]
     pid: Option<Cow<'a, str>>,
     found: Option<bool>,
-    restored: Option<bool>,
+    #[serde(borrow)]
+    restored: Option<Cow<'a, str>>,
 }
 
 /// Reads a message in JSON or MessagePack. Returns `None` if it is one of the server `me`, or of a type
@@ -357,8 +355,9 @@ pub(super) fn message(
             let close = data.close.unwrap_or_default();
             let target = opts(data.opts)?.target();
             match (data.restored, target.rooms.first()) {
-                (Some(true), Some(room)) => {
-                    Message::Displaced(SocketId::parse(room).ok_or(MALFORMED)?)
+                (Some(at), Some(room)) => {
+                    let id = SocketId::parse(room).ok_or(MALFORMED)?;
+                    Message::Displaced(id, Offset::parse(&at).ok_or(MALFORMED)?)
                 }
                 _ => Message::Operation(target, Operation::Disconnect { close }),
             }

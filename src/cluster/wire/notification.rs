@@ -66,7 +66,7 @@ pub(in crate::cluster) fn encode_sign(kind: u8, uid: &str, namespace: &str) -> S
 fn request_id(message: &Message) -> Option<&RequestId> {
     match message {
         Message::Question(id, _) | Message::Answer(id, _) | Message::End(id) => Some(id),
-        Message::Operation(..) | Message::ServerEvent(_) | Message::Displaced(_) => None,
+        Message::Operation(..) | Message::ServerEvent(_) | Message::Displaced(..) => None,
     }
 }
 

@@ -23,6 +23,8 @@ struct Written<'a> {
     data: Data<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nsp: Option<&'a str>,
+    /// Whether the socket is connected.
+    early: bool,
     /// The offset of the first packet after the join, for each room.
     since: BTreeMap<&'a str, String>,
     /// The rooms that the socket has left, from an offset up to another.
@@ -63,6 +65,7 @@ pub(in crate::cluster) fn encode(socket: &SavedSocket) -> Vec<u8> {
         rooms: [socket.id.as_str()].into_iter().chain(rooms).collect(),
         data: Data(socket.data.as_deref()),
         nsp: socket.namespace.as_deref(),
+        early: socket.is_connected,
         since: since
             .map(|(room, offset)| (&**room, offset.to_string()))
             .collect(),
@@ -95,6 +98,7 @@ struct Read<'a> {
     rooms: Vec<Room>,
     data: Option<Value>,
     nsp: Option<String>,
+    early: Option<bool>,
     since: Option<BTreeMap<String, String>>,
     former: Option<Vec<(String, String, String)>>,
     except: Option<Vec<(String, bool)>>,
@@ -153,6 +157,7 @@ pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<SavedSocket, DecodeErr
         namespace: read.nsp.map(|name| name.as_str().into()),
         presence,
         data: data.map(Arc::new),
+        is_connected: read.early.unwrap_or_default(),
         history,
     })
 }
@@ -219,6 +224,7 @@ mod tests {
             namespace: Some("/chat".into()),
             presence,
             data: Some(Arc::new(json!({"a": [1, "é"]}))),
+            is_connected: true,
             history: Some(History {
                 base: at(1),
                 sent: at(5),
@@ -230,6 +236,7 @@ mod tests {
         assert_eq!(read.key(), socket.key());
         assert_eq!(read.namespace, socket.namespace);
         assert_eq!(read.data, socket.data);
+        assert_eq!(read.is_connected, socket.is_connected);
         let [read, written] = [&read, &socket].map(|socket| {
             let presence = &socket.presence;
             format!("{presence:?} {:?}", socket.history)

@@ -12,7 +12,7 @@ use crate::engine_io::SocketId;
 use crate::hub::id_hash::IdHash;
 use crate::hub::other_servers::Operation;
 use crate::hub::selection::Target;
-use crate::protocol::Encoded;
+use crate::protocol::{Encoded, Payload};
 
 /// The departed messages of one namespace, in the order in which they were sent. `M` is a socket.
 #[derive(Debug)]
@@ -27,8 +27,18 @@ pub(crate) struct Departures<M> {
 #[derive(Debug)]
 enum Item<M> {
     Departed(Departed),
-    Packet(M, Encoded),
+    Packet(M, Behind),
     Save(SocketId),
+}
+
+/// What waits behind events for the same socket.
+#[derive(Debug)]
+pub(crate) enum Behind {
+    Packet(Encoded),
+    /// An event without an offset. It is encoded when it is sent: see [`mark_volatile`].
+    ///
+    /// [`mark_volatile`]: super::store::RecoveryStore::mark_volatile
+    Event(Payload),
 }
 
 /// An operation that this server has sent.
@@ -36,10 +46,15 @@ enum Item<M> {
 pub(crate) struct Departed {
     /// Its number among the messages of this server. `None` if it does not come back.
     number: Option<u64>,
+    /// Whether it is for this server alone.
+    pub(super) is_local: bool,
+    /// Whether it is being done to the sockets of this server.
+    is_being_done: bool,
     since: Instant,
     pub(super) target: Target,
     pub(super) operation: Operation,
-    /// Whether sockets whose rooms have changed since were meant.
+    /// Whether sockets whose rooms have changed since were meant. Of an operation on rooms: whether it is
+    /// still to be done to them.
     pub(super) meant: HashMap<SocketId, bool, IdHash>,
 }
 
@@ -47,6 +62,8 @@ impl Departed {
     fn copy(&self) -> Self {
         Self {
             number: self.number,
+            is_local: self.is_local,
+            is_being_done: self.is_being_done,
             since: self.since,
             target: self.target.clone(),
             operation: self.operation.clone(),
@@ -54,7 +71,7 @@ impl Departed {
         }
     }
 
-    fn is_event(&self) -> bool {
+    pub(super) fn is_event(&self) -> bool {
         matches!(self.operation, Operation::Emit { .. })
     }
 }
@@ -68,7 +85,7 @@ pub(crate) enum Step<M> {
     DeliverUnnumbered(Departed, Option<u64>),
     /// An operation has come back that was delivered before.
     Keep(Departed),
-    Send(M, Encoded),
+    Send(M, Behind),
     Save(SocketId),
 }
 
@@ -93,9 +110,23 @@ impl<M> Departures<M> {
         self.items.is_empty() && self.late.is_empty()
     }
 
-    /// Returns how many operations and packets wait.
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
+    /// Returns whether an event was delivered without an offset, and may still come back.
+    pub(super) fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Forgets the events that may come back: the log does not have them any more.
+    pub(super) fn forget_late(&mut self, last: Offset) {
+        if !self.late.is_empty() {
+            self.late.clear();
+            self.settled = self.settled.max(last);
+        }
+    }
+
+    /// Returns whether a socket waits to be saved.
+    pub(super) fn saves(&self, id: &SocketId) -> bool {
+        let is_save = |item: &Item<M>| matches!(item, Item::Save(other) if other == id);
+        self.items.iter().any(is_save)
     }
 
     /// Returns the number of the first event that was delivered without an offset and may come back,
@@ -105,36 +136,47 @@ impl<M> Departures<M> {
         (first.unwrap_or(u64::MAX), self.settled)
     }
 
-    /// Adds an operation that was sent. `number` is `None` if it is for this server alone.
+    /// Adds an operation that was sent. `number` is `None` if it does not come back: it is for this server
+    /// alone if `is_local`. An operation on rooms [is done](Self::done) now.
     pub(super) fn depart(
         &mut self,
         number: Option<u64>,
+        is_local: bool,
         target: Target,
         operation: Operation,
         now: Instant,
     ) {
-        self.items.push_back(Item::Departed(Departed {
+        let mut departed = Departed {
             number,
+            is_local,
+            is_being_done: false,
             since: now,
             target,
             operation,
             meant: HashMap::default(),
-        }));
+        };
+        departed.is_being_done = !departed.is_event();
+        self.items.push_back(Item::Departed(departed));
     }
 
-    pub(super) fn send_behind(&mut self, member: M, packet: Encoded) {
+    /// Records that an operation on rooms was done to the sockets of this server.
+    pub(super) fn done(&mut self, number: u64) {
+        for item in self.items.iter_mut().rev() {
+            if let Item::Departed(departed) = item {
+                if departed.number == Some(number) {
+                    departed.is_being_done = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_behind(&mut self, member: M, packet: Behind) {
         self.items.push_back(Item::Packet(member, packet));
     }
 
     pub(super) fn save_behind(&mut self, id: SocketId) {
         self.items.push_back(Item::Save(id));
-    }
-
-    fn departed(&self) -> impl Iterator<Item = &Departed> {
-        self.items.iter().filter_map(|item| match item {
-            Item::Departed(departed) => Some(departed),
-            Item::Packet(..) | Item::Save(_) => None,
-        })
     }
 
     /// Returns whether an event waits that is for a socket. `is_selected` says whether its present rooms
@@ -144,24 +186,55 @@ impl<M> Departures<M> {
             let meant = departed.meant.get(id).copied();
             meant.unwrap_or_else(|| is_selected(&departed.target))
         };
-        self.departed()
-            .any(|each| each.is_event() && is_meant(each))
+        self.items.iter().any(|item| match item {
+            Item::Departed(departed) => departed.is_event() && is_meant(departed),
+            Item::Packet(..) | Item::Save(_) => false,
+        })
     }
 
-    /// Records which operations were meant for a socket, before a change. `is_changed` says for which
-    /// targets the change makes a difference.
+    /// Records that the events that wait are not for a new socket. `is_selected` says for which targets
+    /// its rooms would make it one.
+    pub(super) fn note_new(&mut self, id: &SocketId, is_selected: impl Fn(&Target) -> bool) {
+        for departed in departed(&mut self.items) {
+            if departed.is_event() && is_selected(&departed.target) {
+                departed.meant.insert(*id, false);
+            }
+        }
+    }
+
+    /// Records for which events a socket is meant, before a change. `is_changed` says for which targets
+    /// the change makes a difference.
     pub(super) fn note(
         &mut self,
         id: &SocketId,
         is_changed: impl Fn(&Target) -> bool,
         is_selected: impl Fn(&Target) -> bool,
     ) {
-        for item in &mut self.items {
-            if let Item::Departed(departed) = item {
-                if is_changed(&departed.target) && !departed.meant.contains_key(id) {
-                    let is_meant = departed.is_event() && is_selected(&departed.target);
-                    departed.meant.insert(*id, is_meant);
-                }
+        for departed in departed(&mut self.items) {
+            let is_new = !departed.meant.contains_key(id);
+            if departed.is_event() && is_new && is_changed(&departed.target) {
+                let is_meant = is_selected(&departed.target);
+                departed.meant.insert(*id, is_meant);
+            }
+        }
+    }
+
+    /// Records for which operations a socket is meant, before it leaves. Those on rooms were done to it,
+    /// unless that goes on: to do them again does no harm.
+    pub(super) fn note_leaving(&mut self, id: &SocketId, is_selected: impl Fn(&Target) -> bool) {
+        for departed in departed(&mut self.items) {
+            let is_new = !departed.meant.contains_key(id) && !departed.is_being_done;
+            if is_new && is_selected(&departed.target) {
+                departed.meant.insert(*id, departed.is_event());
+            }
+        }
+    }
+
+    /// Records that the operations on rooms that wait are still to be done to a restored socket.
+    pub(super) fn note_restored(&mut self, id: &SocketId) {
+        for departed in departed(&mut self.items) {
+            if !departed.is_event() {
+                departed.meant.insert(*id, true);
             }
         }
     }
@@ -181,8 +254,8 @@ impl<M> Departures<M> {
                     let meant = departed.meant.get(id).copied();
                     if meant.unwrap_or_else(|| is_selected(&departed.target)) {
                         steps.push(Step::DeliverUnnumbered(departed.copy(), None));
+                        departed.meant.insert(*id, false);
                     }
-                    departed.meant.insert(*id, false);
                     self.items.push_back(Item::Departed(departed));
                 }
                 Item::Packet(member, packet) if is_member(&member) => {
@@ -245,19 +318,26 @@ impl<M> Departures<M> {
     /// Returns what is to be done to deliver the operations that were sent up to `until` without their
     /// offsets.
     pub(super) fn release(&mut self, until: Instant) -> Vec<Step<M>> {
+        self.release_while(|departed, _| departed.since <= until)
+    }
+
+    /// Does the same for the oldest ones, until at most `max` wait.
+    pub(super) fn release_beyond(&mut self, max: usize) -> Vec<Step<M>> {
+        self.release_while(|_, waiting| waiting > max)
+    }
+
+    fn release_while(&mut self, is_due: impl Fn(&Departed, usize) -> bool) -> Vec<Step<M>> {
         let mut steps = Vec::new();
         loop {
             self.take_ready_to(&mut steps);
-            let is_due = match self.items.front() {
-                Some(Item::Departed(departed)) => departed.since <= until,
-                _ => false,
-            };
-            if !is_due {
-                return steps;
-            }
+            let waiting = self.items.len();
             let Some(Item::Departed(departed)) = self.items.pop_front() else {
                 return steps;
             };
+            if !is_due(&departed, waiting) {
+                self.items.push_front(Item::Departed(departed));
+                return steps;
+            }
             let number = departed.number;
             if let Some(number) = number {
                 self.late.insert(number, departed.copy());
@@ -294,6 +374,13 @@ impl<M> Departures<M> {
     }
 }
 
+fn departed<M>(items: &mut VecDeque<Item<M>>) -> impl Iterator<Item = &mut Departed> {
+    items.iter_mut().filter_map(|item| match item {
+        Item::Departed(departed) => Some(departed),
+        Item::Packet(..) | Item::Save(_) => None,
+    })
+}
+
 fn step<M>(item: Item<M>) -> Step<M> {
     match item {
         Item::Departed(departed) => Step::DeliverUnnumbered(departed, None),
@@ -308,7 +395,6 @@ mod tests {
 
     use super::*;
     use crate::engine_io::Message;
-    use crate::protocol::Payload;
 
     type World = Departures<u8>;
 
@@ -321,8 +407,8 @@ mod tests {
         }
     }
 
-    fn packet(text: &str) -> Encoded {
-        Message::Text(text.into()).into()
+    fn packet(text: &str) -> Behind {
+        Behind::Packet(Message::Text(text.into()).into())
     }
 
     fn room(name: &str) -> Target {
@@ -355,7 +441,7 @@ mod tests {
     fn three() -> (World, Instant) {
         let (mut world, now) = (World::default(), Instant::now());
         for (number, name) in [(5, "a"), (6, "b"), (8, "c")] {
-            world.depart(Some(number), room("r"), event(name), now);
+            world.depart(Some(number), false, room("r"), event(name), now);
         }
         (world, now)
     }
@@ -385,7 +471,13 @@ mod tests {
     #[test]
     fn events_that_were_released_are_kept_when_they_come_back() {
         let (mut world, now) = three();
-        world.depart(Some(9), room("r"), event("d"), now + Duration::from_secs(1));
+        world.depart(
+            Some(9),
+            false,
+            room("r"),
+            event("d"),
+            now + Duration::from_secs(1),
+        );
         assert_eq!(write(world.release(now)), "(a) (b) (c)");
         assert_eq!(world.late().0, 5);
         assert_eq!(write(world.returned(5, Offset::new(1, 0))), "-a");
@@ -399,7 +491,7 @@ mod tests {
     #[test]
     fn an_event_for_this_server_alone_keeps_its_place() {
         let (mut world, now) = three();
-        world.depart(None, room("r"), event("local"), now);
+        world.depart(None, true, room("r"), event("local"), now);
         world.returned(6, Offset::new(1, 0));
         assert_eq!(write(world.returned(8, Offset::new(1, 0))), "c (local)");
     }
@@ -407,7 +499,7 @@ mod tests {
     #[test]
     fn what_waits_for_a_socket_is_taken_once() {
         let (mut world, now) = three();
-        world.depart(Some(9), room("other"), event("d"), now);
+        world.depart(Some(9), false, room("other"), event("d"), now);
         world.send_behind(1, packet("x"));
         world.send_behind(2, packet("y"));
         let is_selected = |target: &Target| *target.rooms[0] == *"r";
@@ -415,8 +507,39 @@ mod tests {
         assert_eq!(write(taken), "(a) (b) (c) to 1");
         assert!(!world.concerns(&id(1), is_selected));
         assert!(world.concerns(&id(2), is_selected));
+        assert!(!world.saves(&id(1)));
+        world.save_behind(id(1));
+        assert!(world.saves(&id(1)));
         let steps = world.returned(9, Offset::new(1, 0));
-        assert_eq!(write(steps), "(a) (b) (c) d to 2");
+        assert_eq!(write(steps), "(a) (b) (c) d to 2 save");
+    }
+
+    #[test]
+    fn too_many_operations_release_the_oldest() {
+        let (mut world, _) = three();
+        assert_eq!(write(world.release_beyond(3)), "");
+        assert_eq!(write(world.release_beyond(1)), "(a) (b)");
+        assert!(world.has_late());
+        world.forget_late(Offset::new(7, 0));
+        assert_eq!(world.late(), (u64::MAX, Offset::new(7, 0)));
+    }
+
+    #[test]
+    fn an_operation_on_rooms_is_not_done_again_unless_it_is_going_on() {
+        let (mut world, now) = (World::default(), Instant::now());
+        let leave = || Operation::Leave(vec!["r".into()]);
+        world.depart(Some(5), false, room("r"), leave(), now);
+        world.note_leaving(&id(1), |_| true);
+        world.done(5);
+        world.note_leaving(&id(2), |_| true);
+        world.note_leaving(&id(3), |_| false);
+        world.note_restored(&id(4));
+        let steps = world.returned(5, Offset::new(1, 0));
+        let [Step::Deliver(departed)] = &steps[..] else {
+            panic!("{steps:?}");
+        };
+        let meant = [1, 2, 3, 4].map(|n| departed.meant.get(&id(n)).copied());
+        assert_eq!(meant, [None, Some(false), None, Some(true)]);
     }
 
     #[test]
@@ -424,7 +547,7 @@ mod tests {
         let (mut world, now) = three();
         let has_r = |target: &Target| *target.rooms[0] == *"r";
         world.note(&id(1), has_r, |_| false);
-        world.depart(Some(9), room("r"), event("d"), now);
+        world.depart(Some(9), false, room("r"), event("d"), now);
         // The first answer stays.
         world.note(&id(1), has_r, |_| true);
         let steps = world.returned(9, Offset::new(1, 0));

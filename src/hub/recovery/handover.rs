@@ -50,11 +50,6 @@ impl Handover {
         self.socket_data.lock().data.clone()
     }
 
-    pub(super) fn set_data(&self, data: Option<Arc<Value>>) {
-        let former = std::mem::replace(&mut self.socket_data.lock().data, data);
-        drop(former);
-    }
-
     /// Waits until no handler of the suspended socket runs any more, for [`HANDOVER_TIMEOUT`] at
     /// most.
     pub(crate) async fn handlers_ended(&self) {

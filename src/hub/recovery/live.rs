@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::departures::Behind;
 use super::handover::{DeferredDrop, Handover, SocketData, StoreGuard};
 use super::log::{Log, Recipients};
 use super::offset::{Mark, Offset};
@@ -46,9 +47,9 @@ pub(crate) struct Recoverable {
     pub(crate) private_id: PrivateId,
     /// The offset of the last packet that was sent to the socket. Senders do not run at the same time.
     sent: [AtomicU64; 2],
-    /// The last event that was sent without an offset, and the end of the log then. Until the log has
-    /// passed it, the socket cannot be restored.
-    unnumbered: Mutex<Option<(u64, Offset)>>,
+    /// The end of the log when the socket was admitted.
+    pub(super) entered: Offset,
+    unnumbered: Mutex<Unnumbered>,
     is_unnumbered: AtomicBool,
     /// The handover from the suspended socket that this one restores.
     handover: Option<Arc<Handover>>,
@@ -58,11 +59,23 @@ pub(crate) struct Recoverable {
     left: OnceLock<Arc<Handover>>,
 }
 
+/// The events that a socket was sent without an offset.
+#[derive(Debug, Default)]
+struct Unnumbered {
+    /// The number of the last one, and the end of the log then. Until the log has passed it, the socket
+    /// cannot be restored.
+    last: Option<(u64, Offset)>,
+    /// The offset of the first packet after the last one that the log has passed. A client that has not
+    /// received that packet may or may not have received the event before it.
+    floor: Offset,
+}
+
 impl Recoverable {
-    fn new(private_id: PrivateId, sent: Offset) -> Self {
+    fn new(private_id: PrivateId, sent: Offset, entered: Offset) -> Self {
         Self {
             private_id,
             sent: [AtomicU64::new(sent.high), AtomicU64::new(sent.low)],
+            entered,
             unnumbered: Mutex::default(),
             is_unnumbered: AtomicBool::new(false),
             handover: None,
@@ -82,6 +95,11 @@ impl Recoverable {
         self.is_unnumbered.load(Ordering::Relaxed)
     }
 
+    /// Returns the first offset that a client may name which comes back.
+    pub(super) fn floor(&self) -> Offset {
+        self.unnumbered.lock().floor
+    }
+
     fn record(&self, mark: Mark, over_log: Option<&OverLog>) {
         match (mark, over_log) {
             (Mark::None, _) => {}
@@ -92,16 +110,20 @@ impl Recoverable {
                 if let Some(over_log) = over_log.filter(|_| self.is_unnumbered()) {
                     let mut unnumbered = self.unnumbered.lock();
                     let is_settled = unnumbered
+                        .last
                         .is_none_or(|(number, since)| over_log.is_settled(number, since, offset));
                     if is_settled {
-                        *unnumbered = None;
+                        *unnumbered = Unnumbered {
+                            last: None,
+                            floor: offset.next(),
+                        };
                         self.is_unnumbered.store(false, Ordering::Relaxed);
                     }
                 }
             }
             (Mark::Unnumbered(number), Some(over_log)) => {
                 let last = over_log.log.lock().last();
-                *self.unnumbered.lock() = Some((number, last));
+                self.unnumbered.lock().last = Some((number, last));
                 self.is_unnumbered.store(true, Ordering::Relaxed);
             }
             (Mark::Unnumbered(_), None) => {}
@@ -109,11 +131,14 @@ impl Recoverable {
     }
 
     /// Returns the id, the recovery state and the rooms of a restored socket.
-    fn restored(restored: Restored<Arc<Handover>>) -> (SocketId, Self, Vec<Arc<str>>) {
+    fn restored(
+        restored: Restored<Arc<Handover>>,
+        entered: Offset,
+    ) -> (SocketId, Self, Vec<Arc<str>>) {
         let recoverable = Self {
             handover: restored.handover,
             missed: Mutex::new(restored.missed),
-            ..Self::new(restored.private_id, restored.sent)
+            ..Self::new(restored.private_id, restored.sent, entered)
         };
         (restored.id, recoverable, restored.rooms)
     }
@@ -161,13 +186,20 @@ impl LiveNamespace {
             }
             _ => None,
         };
-        let is_restored = restored.is_some();
+        let (is_restored, entered) = (restored.is_some(), store.last());
         let (id, recoverable, rooms) = match restored {
-            Some(restored) => Recoverable::restored(restored),
+            Some(restored) => Recoverable::restored(restored, store.last()),
             None => {
                 store.insert(request.id, private_id);
                 self.note_new(&request.id);
-                let recoverable = Recoverable::new(private_id, store.last());
+                let recoverable = Recoverable::new(private_id, store.last(), store.last());
+                if self
+                    .over_log()
+                    .is_some_and(|over_log| !over_log.has_begun())
+                {
+                    // What the log has is not known yet.
+                    recoverable.record(Mark::Unnumbered(0), self.over_log());
+                }
                 (request.id, recoverable, Vec::new())
             }
         };
@@ -183,9 +215,11 @@ impl LiveNamespace {
         }
         if let (Some(_), Some(others), Some(_)) = (&membership, self.others(), self.over_log()) {
             if is_restored {
-                others.displace(&self.name, &id);
+                // The client has it now. Otherwise it is saved again.
+                request.claimed.as_mut().and_then(Claimed::take);
+                others.displace(&self.name, &id, entered);
             }
-            self.save_early(&id, true);
+            self.save_early(&id);
         }
         membership
     }
@@ -200,6 +234,9 @@ impl LiveNamespace {
     /// which the caller must drop under no lock. Returns `None` if the namespace stays.
     pub(in crate::hub) fn abandon(&self) -> Option<DeferredDrop> {
         if self.is_static {
+            return None;
+        }
+        if self.over_log().is_some_and(|over_log| !over_log.is_idle()) {
             return None;
         }
         let mut store = self.store()?;
@@ -393,10 +430,7 @@ impl Member {
                 return self.emit_unrecoverable(payload);
             }
             drop(store);
-            let target = Target {
-                rooms: vec![self.id.as_str().into()],
-                except: Vec::new(),
-            };
+            let target = Target::of(&self.id);
             let operation = Operation::Emit {
                 payload,
                 volatile: false,
@@ -424,13 +458,13 @@ impl Member {
     /// Sends an event that is not kept, and so not sent again.
     pub(in crate::hub) fn emit_unrecoverable(&self, mut payload: Payload) -> bool {
         let store = self.namespace.store();
-        if let Some(store) = &store {
-            store.mark_volatile(&mut payload);
-        }
         if self.namespace.over_log().is_some() {
             // What has departed for the socket comes first, and needs the lock.
             drop(store);
-            return self.send(self.encode(Kind::Event, None, payload));
+            return self.send_behind(Behind::Event(payload));
+        }
+        if let Some(store) = &store {
+            store.mark_volatile(&mut payload);
         }
         self.send(self.encode(Kind::Event, None, payload))
     }
@@ -498,9 +532,14 @@ impl Member {
             ended: Semaphore::new(0),
         };
         let handover = Arc::clone(recovery.left.get_or_init(|| Arc::new(handover)));
+        let last = match self.namespace.over_log() {
+            Some(over_log) => over_log.done_up_to(store.last()),
+            None => store.last(),
+        };
         store.suspend(
             &self.id,
-            recovery.sent(),
+            last.next(),
+            (recovery.sent(), recovery.floor()),
             self.data_bytes(),
             handover,
             now(),

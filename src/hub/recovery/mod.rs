@@ -43,11 +43,12 @@ mod saved;
 mod shared_log;
 mod store;
 
+pub(crate) use self::departures::Behind;
 pub(crate) use self::handover::{Handover, StoreGuard};
 pub(crate) use self::live::{JoinRequest, Recoverable};
 pub(crate) use self::offset::Mark;
 pub use self::offset::Offset;
-pub(crate) use self::over_log::{Claimed, OverLog};
+pub(crate) use self::over_log::{Claimed, LOG_TIMEOUT, OverLog};
 #[cfg(feature = "wire")]
 pub(crate) use self::presence::{Presence, RoomStay};
 #[cfg(feature = "wire")]

@@ -8,18 +8,20 @@
 //!              └──▶ SharedLog: a copy ──▶ the clients
 //! ```
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_core::future::BoxFuture;
+use tokio::sync::{Notify, Semaphore};
 
-use super::departures::{Departed, Departures, Step};
+use super::departures::{Behind, Departed, Departures, Step};
 use super::handover::{Handover, StoreGuard};
 use super::offset::{Mark, Offset};
-use super::saved::SavedSocket;
+use super::saved::{NotRestored, SavedSocket, read_offset};
 use super::shared_log::{Content, SharedLog};
 use super::store::Restored;
 use super::{PrivateId, Recovery};
@@ -50,14 +52,19 @@ pub(crate) struct OverLog {
     late: Mutex<(u64, Offset)>,
     /// The sockets that are to be saved while they are connected. `None` if none are.
     early: Option<Mutex<Early>>,
+    /// The operation on rooms of another server that is being done to the sockets of this one.
+    being_done: Mutex<Option<Offset>>,
+    /// Notified when sockets were saved that waited behind events.
+    saved: Notify,
+    /// Limits the questions to other servers for a socket.
+    questions: Semaphore,
 }
 
 /// Sockets that are to be saved while they are connected.
 #[derive(Debug, Default)]
 struct Early {
-    /// In the order of the times.
-    due: VecDeque<(Instant, SocketId)>,
-    changed: HashSet<SocketId, IdHash>,
+    /// When each socket is to be saved.
+    due: HashMap<SocketId, Instant, IdHash>,
 }
 
 /// How long an event waits for the log before it is delivered without an offset.
@@ -72,6 +79,10 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the other servers may take to say whether they have a socket.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// How many questions for sockets are open at a time. Beyond that a client gets a new socket: anybody can
+/// make up a private id.
+const MAX_QUESTIONS: usize = 64;
+
 /// How often a condition without a notification is looked at.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -83,6 +94,9 @@ impl OverLog {
             is_busy: AtomicBool::new(false),
             late: Mutex::new((u64::MAX, Offset::default())),
             early: config.save_early.then(Mutex::default),
+            being_done: Mutex::default(),
+            saved: Notify::new(),
+            questions: Semaphore::new(MAX_QUESTIONS),
         }
     }
 
@@ -91,18 +105,42 @@ impl OverLog {
         self.is_busy.load(Ordering::Acquire)
     }
 
+    /// Returns whether it is known which entries this server has.
+    pub(super) fn has_begun(&self) -> bool {
+        self.log.lock().has_begun()
+    }
+
     /// Returns whether nothing departed can come back any more.
     pub(crate) fn is_idle(&self) -> bool {
         self.departures.lock().is_idle()
     }
 
-    /// Changes the departures.
+    /// Changes the departures. The caller holds the lock of the store.
     fn change<R>(&self, change: impl FnOnce(&mut Departures<Arc<Member>>) -> R) -> R {
         let mut departures = self.departures.lock();
         let result = change(&mut departures);
         *self.late.lock() = departures.late();
-        self.is_busy.store(departures.is_busy(), Ordering::Release);
+        if departures.is_busy() {
+            self.is_busy.store(true, Ordering::Release);
+        }
         result
+    }
+
+    /// Records that the steps after a change were run: nothing overtakes them.
+    fn steps_done(&self) {
+        let is_busy = self.departures.lock().is_busy();
+        self.is_busy.store(is_busy, Ordering::Release);
+    }
+
+    /// Returns the last entry of the log of which all is done, for a socket that leaves.
+    pub(super) fn done_up_to(&self, last: Offset) -> Offset {
+        self.being_done.lock().map_or(last, Offset::before)
+    }
+
+    /// Drops what waits. The server ends.
+    pub(crate) fn clear(&self) {
+        let departures = std::mem::take(&mut *self.departures.lock());
+        drop(departures);
     }
 
     /// Returns whether a socket that was sent an event without an offset is recoverable again when it
@@ -112,15 +150,10 @@ impl OverLog {
         number < first && offset > settled.max(since)
     }
 
-    /// Records that a socket is to be saved early. `is_new` is for one that has just connected.
-    fn save_early(&self, id: &SocketId, is_new: bool) {
-        let Some(early) = &self.early else { return };
-        let mut early = early.lock();
-        match is_new {
-            true => early.due.push_front((now(), *id)),
-            false => {
-                early.changed.insert(*id);
-            }
+    /// Records that a socket is to be saved early.
+    fn save_early(&self, id: &SocketId) {
+        if let Some(early) = &self.early {
+            early.lock().due.insert(*id, now());
         }
     }
 }
@@ -132,6 +165,9 @@ struct Later {
     /// The last handle of a socket drops values of the application.
     sockets: Vec<Selection<Arc<Member>>>,
     members: Vec<Arc<Member>>,
+    /// Operations on the rooms of restored sockets.
+    operations: Vec<(SocketId, Operation)>,
+    saves: bool,
     dropped: Vec<Dropped>,
 }
 
@@ -142,6 +178,8 @@ impl Later {
             has_queued: false,
             sockets: Vec::new(),
             members: Vec::new(),
+            operations: Vec::new(),
+            saves: false,
             dropped: Vec::new(),
         }
     }
@@ -151,6 +189,13 @@ impl Drop for Later {
     fn drop(&mut self) {
         if self.has_queued {
             self.namespace.spawn_fanout();
+        }
+        for (id, operation) in self.operations.drain(..) {
+            let target = Target::of(&id);
+            self.namespace.apply(&target, operation);
+        }
+        if let Some(over_log) = self.namespace.over_log().filter(|_| self.saves) {
+            over_log.saved.notify_waiters();
         }
     }
 }
@@ -171,7 +216,7 @@ impl Claimed {
         self.socket.as_ref().map_or(0, |socket| socket.cost())
     }
 
-    fn take(&mut self) -> Option<SavedSocket> {
+    pub(super) fn take(&mut self) -> Option<SavedSocket> {
         self.socket.take().map(|socket| *socket)
     }
 }
@@ -197,6 +242,8 @@ enum Place {
     At(Offset),
     /// It has no place, or not yet: the number is that of the message.
     Nowhere(Option<u64>),
+    /// It is for this server alone, and is not recovered.
+    Local,
 }
 
 // Events.
@@ -212,20 +259,17 @@ impl LiveNamespace {
         local: bool,
         confirm: Option<Confirm>,
     ) -> Result<(), ClusterError> {
-        if let Operation::Emit { payload, .. } = &operation {
-            if let Some(sent) = OutgoingEvent::capture(&self.hooks, payload) {
-                // The hook runs under no lock.
-                let selected = self.select(target);
-                selected.iter().for_each(|member| sent.notify(member));
-            }
-        }
         let mut later = Later::new(self);
         let Some(mut store) = self.store() else {
             return Err(ClusterError::CLOSED);
         };
         let (others, mut confirm) = (self.others(), confirm);
         let sent = match others.filter(|_| !local) {
-            Some(others) => others.send(&self.name, target, &operation, confirm.take()),
+            // The log is read without a namespace that was removed meanwhile.
+            Some(others) => {
+                let departs = !self.is_removed();
+                others.send(&self.name, target, &operation, confirm.take(), departs)
+            }
             None => Ok(Sent {
                 number: None,
                 dropped: None,
@@ -246,9 +290,9 @@ impl LiveNamespace {
         // An operation on sockets that no server logs has no place among the departed ones.
         if number.is_some() || rest.is_none() {
             let steps = over_log.change(|departures| {
-                departures.depart(number, target.clone(), operation, now());
-                match is_connected && departures.len() <= MAX_DEPARTED {
-                    true => departures.take_ready(),
+                departures.depart(number, local, target.clone(), operation, now());
+                match is_connected {
+                    true => departures.release_beyond(MAX_DEPARTED),
                     false => departures.release(now()),
                 }
             });
@@ -258,6 +302,10 @@ impl LiveNamespace {
         drop(later);
         if let Some(rest) = rest {
             self.apply(target, rest);
+            if let Some(number) = number {
+                let _store = self.store();
+                over_log.change(|departures| departures.done(number));
+            }
         }
         if let Some(confirm) = confirm {
             // An error means that nobody waits.
@@ -312,29 +360,48 @@ impl LiveNamespace {
     }
 
     /// Does an operation of another server, at its place in the log.
-    pub(crate) fn apply_at(self: &Arc<Self>, target: &Target, operation: Operation, at: Offset) {
+    /// Returns `false` if the namespace has been removed.
+    fn apply_at(self: &Arc<Self>, target: &Target, operation: &Operation, at: Offset) -> bool {
         let Some(over_log) = self.over_log() else {
-            return self.apply(target, operation);
+            self.apply(target, operation.clone());
+            return true;
         };
         let Operation::Emit { payload, volatile } = operation else {
-            let (name, target_) = (self.name.clone(), target.clone());
-            if let Some(content) = Content::of(operation.clone()) {
-                over_log.log.lock().push(at, name, target_, content, now());
+            let store = self.store();
+            if self.is_removed() {
+                return false;
             }
-            return self.apply(target, operation);
+            if let Some(content) = Content::of(operation.clone()) {
+                // A socket that leaves meanwhile may not have it done. It is done again then.
+                *over_log.being_done.lock() = Some(at);
+                let (name, target) = (self.name.clone(), target.clone());
+                over_log.log.lock().push(at, name, target, content, now());
+            }
+            drop(store);
+            self.apply(target, operation.clone());
+            let store = self.store();
+            *over_log.being_done.lock() = None;
+            drop(store);
+            return true;
         };
+        let (payload, volatile) = (payload.clone(), *volatile);
         if let Some(sent) = OutgoingEvent::capture(&self.hooks, &payload) {
             let selected = self.select(target);
             selected.iter().for_each(|member| sent.notify(member));
         }
         let mut later = Later::new(self);
         let Some(mut store) = self.store() else {
-            return;
+            return true;
         };
+        if self.is_removed() {
+            return false;
+        }
         let selected = self.select(target);
         let is_for_none = selected.iter().next().is_none();
         later.sockets.push(selected);
-        if is_for_none && !volatile {
+        if is_for_none && volatile {
+            over_log.log.lock().advance(at);
+        } else if is_for_none {
             let (name, target) = (self.name.clone(), target.clone());
             let content = Content::Event(payload);
             over_log.log.lock().push(at, name, target, content, now());
@@ -346,6 +413,7 @@ impl LiveNamespace {
         }
         self.sweep_later(&store.budget);
         drop(store);
+        true
     }
 
     /// Sends an event to the sockets of this server that is not in the log.
@@ -357,7 +425,7 @@ impl LiveNamespace {
     ) {
         let operation = Operation::Emit { payload, volatile };
         self.change_departures(|departures, _| {
-            departures.depart(None, target.clone(), operation, now());
+            departures.depart(None, false, target.clone(), operation, now());
             departures.take_ready()
         });
     }
@@ -373,31 +441,91 @@ impl LiveNamespace {
         for step in steps {
             match (step, at) {
                 (Step::Deliver(departed), Some(at)) => {
+                    self.record_meant(store, &departed, at, later);
                     self.deliver_departed(over_log, store, departed, Place::At(at), later);
                 }
-                (Step::Keep(departed), Some(at)) => self.keep_departed(over_log, departed, at),
+                (Step::Keep(departed), Some(at)) => {
+                    self.record_meant(store, &departed, at, later);
+                    self.keep_departed(over_log, departed, at);
+                }
                 // They come with an offset only.
                 (Step::Deliver(_) | Step::Keep(_), None) => {}
                 (Step::DeliverUnnumbered(departed, number), _) => {
+                    // Their rooms will say something wrong of it, and they are saved before it is in the
+                    // log.
+                    for id in departed.meant.keys().filter(|_| number.is_some()) {
+                        store.forget_suspended(id);
+                    }
                     let place = Place::Nowhere(number);
                     self.deliver_departed(over_log, store, departed, place, later);
                 }
-                (Step::Send(member, packet), _) => {
-                    member.catch_up();
-                    member.send_caught_up(packet);
+                (Step::Send(member, behind), _) => {
+                    self.send_waited(store, &member, behind);
                     later.members.push(member);
                 }
-                (Step::Save(id), _) => self.save_suspended(store, &id, later),
+                (Step::Save(id), _) => {
+                    later.saves = true;
+                    later.dropped.push(self.save_now(store, &id));
+                }
+            }
+        }
+        over_log.steps_done();
+    }
+
+    /// Records for which sockets an operation is, whose rooms say something else by now, or will when the
+    /// log is read again.
+    fn record_meant(
+        &self,
+        store: &mut StoreGuard<'_>,
+        departed: &Departed,
+        at: Offset,
+        later: &mut Later,
+    ) {
+        for (id, is_meant) in &departed.meant {
+            if departed.is_event() {
+                store.except_event(id, at, &departed.target, *is_meant);
+                continue;
+            }
+            store.except(id, at, *is_meant);
+            let is_selected = || self.lock().rooms.is_recipient(id, &departed.target);
+            if *is_meant && is_selected() {
+                later.operations.push((*id, departed.operation.clone()));
             }
         }
     }
 
+    /// Sends what has waited behind events for a socket.
+    fn send_waited(&self, store: &StoreGuard<'_>, member: &Member, behind: Behind) -> bool {
+        member.catch_up();
+        let packet = match behind {
+            Behind::Packet(packet) => packet,
+            Behind::Event(mut payload) => {
+                store.mark_volatile(&mut payload);
+                encode(self, Kind::Event, None, payload)
+            }
+        };
+        member.send_caught_up(packet)
+    }
+
     /// Ends the connection of a socket that another server has restored. It is not suspended.
-    pub(crate) fn displaced(self: &Arc<Self>, id: &SocketId) {
-        let Some(member) = self.find(id) else { return };
-        let mut store = self.store();
-        let left = member.leave_from(DisconnectReason::TransportClose, None);
-        if let Some(store) = store.as_mut().filter(|_| left.is_some()) {
+    /// `at` was the end of the log for that server.
+    pub(crate) fn displaced(self: &Arc<Self>, id: &SocketId, at: Offset) {
+        let Some(mut store) = self.store() else {
+            return;
+        };
+        // One that is suspended here is no longer that of the client.
+        store.forget_suspended(id);
+        let member = self.find(id);
+        let entered = |member: &Member| member.recovery.as_ref().map(|each| each.entered);
+        // The client may have come back here in the meantime.
+        let is_former = |member: &Arc<Member>| entered(member).is_none_or(|entered| entered <= at);
+        let Some(member) = member.filter(is_former) else {
+            return;
+        };
+        if member
+            .leave_from(DisconnectReason::TransportClose, None)
+            .is_some()
+        {
             store.forget(id);
         }
         drop(store);
@@ -433,17 +561,17 @@ impl LiveNamespace {
         place: Place,
         later: &mut Later,
     ) {
-        if let Place::At(at) = place {
-            for (id, is_meant) in &departed.meant {
-                store.except(id, at, *is_meant);
-            }
-        }
+        let is_local = departed.is_local;
         let Operation::Emit { payload, volatile } = departed.operation else {
             // It was done when it departed.
             if let Place::At(at) = place {
                 self.keep_departed(over_log, departed, at);
             }
             return;
+        };
+        let place = match place {
+            Place::Nowhere(_) if is_local => Place::Local,
+            place => place,
         };
         let mut target = departed.target;
         let mut meant_alone = Vec::new();
@@ -518,6 +646,7 @@ impl LiveNamespace {
                         over_log.log.lock().advance(at);
                         Mark::None
                     }
+                    Place::Local => Mark::None,
                     Place::Nowhere(_) if volatile => Mark::None,
                     Place::Nowhere(number) => Mark::Unnumbered(number.unwrap_or_default()),
                 };
@@ -541,26 +670,30 @@ impl LiveNamespace {
         &self,
         over_log: &OverLog,
         to: &Member,
-        packet: Encoded,
+        behind: Behind,
     ) -> bool {
-        let store = self.store();
-        let is_selected = |target: &Target| self.lock().rooms.is_recipient(&to.id, target);
+        let Some(store) = self.store() else {
+            return false;
+        };
         let member = self.find(&to.id);
         let member = member.filter(|found| std::ptr::eq(&**found, to));
-        let mut packet = Some(packet);
+        let mut behind = Some(behind);
         if let Some(member) = &member {
             over_log.change(|departures| {
+                let state = self.lock();
+                let is_selected = |target: &Target| state.rooms.is_recipient(&to.id, target);
                 if departures.concerns(&to.id, is_selected) {
-                    if let Some(packet) = packet.take() {
-                        departures.send_behind(Arc::clone(member), packet);
+                    if let Some(behind) = behind.take() {
+                        departures.send_behind(Arc::clone(member), behind);
                     }
                 }
             });
         }
+        let sent = behind.is_none_or(|behind| self.send_waited(&store, to, behind));
         drop(store);
         // The last handle of a socket is dropped under no lock.
         drop(member);
-        packet.is_none_or(|packet| to.send_caught_up(packet))
+        sent
     }
 
     /// Sends what waits for a socket, before it is disconnected.
@@ -588,18 +721,21 @@ impl LiveNamespace {
                         member.send_outgoing(&Outgoing {
                             packet: encode(self, Kind::Event, None, payload),
                             volatile,
-                            mark: Mark::Unnumbered(0),
+                            mark: match departed.is_local {
+                                true => Mark::None,
+                                false => Mark::Unnumbered(0),
+                            },
                         });
                     }
                 }
-                Step::Send(other, packet) => {
-                    member.catch_up();
-                    member.send_caught_up(packet);
+                Step::Send(other, behind) => {
+                    self.send_waited(&store, member, behind);
                     later.members.push(other);
                 }
                 Step::Deliver(_) | Step::Keep(_) | Step::Save(_) => {}
             }
         }
+        over_log.steps_done();
         drop(store);
     }
 
@@ -622,17 +758,28 @@ impl LiveNamespace {
             let own = |name: &Arc<str>| **name == *id.as_str();
             target.rooms.is_empty() || target.rooms.iter().any(own)
         };
-        self.note(id, is_for_all, |_| false);
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| departures.note_new(id, is_for_all));
+        }
+    }
+
+    /// Records that the operations on rooms that have departed are still to be done to a restored socket.
+    /// The caller holds the lock of the store.
+    pub(super) fn note_restored(&self, id: &SocketId) {
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| departures.note_restored(id));
+        }
     }
 
     /// Records for which departed events a socket is meant, before it leaves. The caller holds the lock
     /// of the store.
     pub(in crate::hub) fn note_leaving(&self, id: &SocketId) {
-        self.note(
-            id,
-            |_| true,
-            |target| self.lock().rooms.is_recipient(id, target),
-        );
+        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+            over_log.change(|departures| {
+                let state = self.lock();
+                departures.note_leaving(id, |target| state.rooms.is_recipient(id, target));
+            });
+        }
     }
 
     fn note(
@@ -643,6 +790,31 @@ impl LiveNamespace {
     ) {
         if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
             over_log.change(|departures| departures.note(id, is_changed, is_selected));
+        }
+    }
+
+    /// Forgets the events that may come back from the log: it does not have them any more.
+    fn forget_late(self: &Arc<Self>, at: Offset) {
+        if let (Some(over_log), Some(_store)) = (self.over_log(), self.store()) {
+            over_log.change(|departures| departures.forget_late(at));
+        }
+    }
+
+    /// Waits until a suspended socket is saved that waits behind events.
+    pub(crate) async fn saved(&self, id: &SocketId) {
+        let Some(over_log) = self.over_log() else {
+            return;
+        };
+        loop {
+            let mut saved = pin!(over_log.saved.notified());
+            saved.as_mut().enable();
+            let store = self.store();
+            let is_waiting = over_log.departures.lock().saves(id);
+            drop(store);
+            if !is_waiting {
+                return;
+            }
+            saved.await;
         }
     }
 
@@ -682,10 +854,6 @@ impl LiveNamespace {
         self.save_now(store, id)
     }
 
-    fn save_suspended(&self, store: &mut StoreGuard<'_>, id: &SocketId, later: &mut Later) {
-        later.dropped.push(self.save_now(store, id));
-    }
-
     fn save_now(&self, store: &mut StoreGuard<'_>, id: &SocketId) -> Dropped {
         let data = store.handover(id)?.data();
         let saved = store.saved(id, &self.name, Offset::default(), data)?;
@@ -696,12 +864,16 @@ impl LiveNamespace {
     /// Saves a connected socket.
     fn save_connected(&self, member: &Member) {
         let dropped = self.store().and_then(|store| {
+            // What is queued for it counts as sent.
+            member.catch_up();
             let recovery = member.recovery.as_ref()?;
             let is_lost = !member.is_connected() || recovery.is_unnumbered();
             if is_lost {
                 return None;
             }
-            let saved = store.saved(&member.id, &self.name, recovery.sent(), member.data())?;
+            let mut saved = store.saved(&member.id, &self.name, recovery.sent(), member.data())?;
+            saved.is_connected = true;
+            saved.presence.floor = saved.presence.floor.max(recovery.floor());
             let within = store.budget.config.within;
             Some(self.others()?.save(saved, within))
         });
@@ -709,9 +881,9 @@ impl LiveNamespace {
     }
 
     /// Records that a socket has connected, or that its rooms or its data have changed.
-    pub(in crate::hub) fn save_early(&self, id: &SocketId, is_new: bool) {
+    pub(in crate::hub) fn save_early(&self, id: &SocketId) {
         if let Some(over_log) = self.over_log() {
-            over_log.save_early(id, is_new);
+            over_log.save_early(id);
         }
     }
 
@@ -719,18 +891,22 @@ impl LiveNamespace {
     fn save_due(&self) {
         let early = self.over_log().and_then(|over_log| over_log.early.as_ref());
         let Some(early) = early else { return };
-        let again = now() + self.recovery_window() / 2;
+        let again = now().checked_add(self.recovery_window() / 2);
         let mut state = early.lock();
-        let mut due: Vec<_> = state.changed.drain().collect();
-        while let Some((_, id)) = state.due.front().filter(|(at, _)| *at <= now()) {
-            due.push(*id);
-            state.due.pop_front();
+        let now = now();
+        let due = state.due.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<_> = due.map(|(id, _)| *id).collect();
+        for id in &due {
+            state.due.remove(id);
         }
         drop(state);
         for id in due {
             if let Some(member) = self.find(&id) {
                 self.save_connected(&member);
-                early.lock().due.push_back((again, id));
+                // A change in the meantime is earlier.
+                if let Some(again) = again {
+                    early.lock().due.entry(id).or_insert(again);
+                }
             }
         }
     }
@@ -750,6 +926,14 @@ impl LiveNamespace {
     ) -> Option<BoxFuture<'static, Option<Claimed>>> {
         self.over_log()?;
         let private_id = PrivateId::parse(&claim.pid)?;
+        if claim
+            .offset
+            .as_deref()
+            .is_some_and(|text| read_offset(text).is_none())
+        {
+            // It is not worth a question.
+            return None;
+        }
         let (namespace, offset) = (Arc::clone(self), claim.offset.clone());
         Some(Box::pin(async move {
             let claimed = namespace.take_claimed(private_id, offset.as_deref());
@@ -774,30 +958,53 @@ impl LiveNamespace {
         offset: Option<&str>,
     ) -> Option<Claimed> {
         let others = Arc::clone(self.others()?);
-        if self.hand_over(&private_id) {
-            self.departed().await;
+        if let Some(id) = self.hand_over(&private_id) {
+            self.saved(&id).await;
         }
         let claimed = |socket| Claimed {
             socket: Some(Box::new(socket)),
             namespace: Arc::clone(self),
         };
         let mut found = others.take(&private_id).await.map(claimed);
-        if found.is_none() && self.ask_hand_over(&*others, private_id).await {
-            found = others.take(&private_id).await.map(claimed);
+        // A server that still has the socket knows more than what it has saved early.
+        let is_early = |claimed: &Claimed| {
+            claimed
+                .socket
+                .as_ref()
+                .is_some_and(|each| each.is_connected)
+        };
+        if found.as_ref().is_none_or(is_early) && self.ask_hand_over(&*others, private_id).await {
+            if let Some(newer) = others.take(&private_id).await {
+                // The former one is not saved again.
+                found.as_mut().and_then(Claimed::take);
+                found = Some(claimed(newer));
+            }
         }
         let claimed = found?;
-        // The server before may have read further in the log.
+        // The server before may have read further in the log, and this one waits for its own events.
         let needs = claimed.socket.as_ref()?.needs(offset);
         let over_log = self.over_log()?;
-        while over_log.log.lock().last() < needs {
-            tokio::time::sleep(POLL).await;
+        loop {
+            let progress = over_log.log.lock().progress();
+            let mut read = pin!(progress.notified());
+            read.as_mut().enable();
+            let has_late = over_log.departures.lock().has_late();
+            if over_log.log.lock().last() >= needs && !has_late {
+                return Some(claimed);
+            }
+            read.await;
         }
-        Some(claimed)
     }
 
     /// Asks the other servers for a socket whose connection they may still believe in. Returns whether
     /// one of them had it, and has saved it.
     async fn ask_hand_over(&self, others: &dyn OtherServers, id: PrivateId) -> bool {
+        let Some(Ok(_permit)) = self
+            .over_log()
+            .map(|over_log| over_log.questions.try_acquire())
+        else {
+            return false;
+        };
         let Ok(mut answers) = others.ask(&self.name, Question::HandOver(id)) else {
             return false;
         };
@@ -818,17 +1025,13 @@ impl LiveNamespace {
         found
     }
 
-    /// Makes a socket leave whose client has come back elsewhere, and saves it. Returns whether this
-    /// server had it, or has suspended it. [`departed`](Self::departed) then waits until it is saved.
-    pub(crate) fn hand_over(self: &Arc<Self>, private_id: &PrivateId) -> bool {
-        let Some(mut store) = self.store() else {
-            return false;
-        };
-        let Some(id) = store.find_id(private_id) else {
-            return false;
-        };
+    /// Makes a socket leave whose client has come back elsewhere, and saves it. Returns its id if this
+    /// server had it, or has suspended it. [`saved`](Self::saved) then waits until it is saved.
+    pub(crate) fn hand_over(self: &Arc<Self>, private_id: &PrivateId) -> Option<SocketId> {
+        let mut store = self.store()?;
+        let id = store.find_id(private_id)?;
         let Some(former) = self.find(&id) else {
-            return true;
+            return Some(id);
         };
         let reason = DisconnectReason::TransportClose;
         let dropped = former.leave_from(reason, Some(&mut store));
@@ -836,7 +1039,7 @@ impl LiveNamespace {
         drop(dropped);
         self.notify(&former.session, 2 * (1 + former.rooms().len()));
         former.session.close(CloseReason::TransportClose);
-        true
+        Some(id)
     }
 
     /// Restores a saved socket. Returns `None` if that is not possible without a gap.
@@ -847,8 +1050,9 @@ impl LiveNamespace {
         offset: Option<&str>,
     ) -> Option<Restored<Arc<Handover>>> {
         let over_log = self.over_log()?;
-        let mut saved = claimed.take()?;
+        let mut saved = claimed.socket.as_deref()?.clone();
         let mut missed = Vec::new();
+        let has_late = over_log.departures.lock().has_late();
         let mut log = over_log.log.lock();
         let sent = saved.catch_up(&self.name, offset, &mut log, |entry| {
             let at = entry.offset;
@@ -861,6 +1065,11 @@ impl LiveNamespace {
             }
         });
         drop(log);
+        // An event of this server may not be in the log yet, although it was delivered.
+        let sent = sent.and_then(|sent| match has_late {
+            true => Err(NotRestored::NotKept),
+            false => Ok(sent),
+        });
         let outcome = match &sent {
             Ok(_) => ClaimOutcome::Restored,
             Err(_) => ClaimOutcome::NotRestored,
@@ -872,13 +1081,17 @@ impl LiveNamespace {
             Ok(sent) => sent,
             Err(reason) => {
                 tracing::debug!(namespace = &*self.name, %reason, "a socket is not restored");
+                claimed.take();
                 store.forget(&saved.id);
                 return None;
             }
         };
         let handover = store.insert_saved(&saved, sent);
-        let handover = handover.unwrap_or_else(|| Arc::new(Handover::of_data(None)));
-        handover.set_data(saved.data.clone());
+        let handover = handover.unwrap_or_else(|| {
+            // It was suspended on another server.
+            Arc::new(Handover::of_data(saved.data.clone()))
+        });
+        self.note_restored(&saved.id);
         Some(Restored {
             id: saved.id,
             private_id: saved.private_id,
@@ -896,12 +1109,15 @@ impl Hub {
         self: &Arc<Self>,
         name: &NamespaceName,
         target: &Target,
-        operation: Operation,
+        operation: &Operation,
         at: Offset,
     ) {
         loop {
             if let Some(namespace) = self.find(name) {
-                return namespace.apply_at(target, operation, at);
+                if namespace.apply_at(target, operation, at) {
+                    return;
+                }
+                continue;
             }
             let mut is_kept = false;
             // A namespace that is opened in this moment has the entry in its log, or delivers it.
@@ -940,8 +1156,10 @@ impl Hub {
 
     /// Forgets the log: entries up to an offset are unknown, or some of them are missing.
     pub(crate) fn begin_log(&self, at: Offset) {
-        if let Some(log) = &self.shared_log {
-            log.lock().begin(at);
+        let Some(log) = &self.shared_log else { return };
+        log.lock().begin(at);
+        for namespace in self.namespaces() {
+            namespace.forget_late(at);
         }
     }
 

@@ -22,6 +22,8 @@ pub struct SavedSocket {
     pub(crate) namespace: Option<NamespaceName>,
     pub(crate) presence: Presence,
     pub(crate) data: Option<Arc<Value>>,
+    /// Whether it was saved while it was connected.
+    pub(crate) is_connected: bool,
     /// What only servers of this crate save.
     pub(crate) history: Option<History>,
 }
@@ -45,6 +47,11 @@ impl fmt::Debug for SavedSocket {
             .field("history", &self.history)
             .finish_non_exhaustive()
     }
+}
+
+/// Reads the offset that a client names. No entry of a log has the offset zero.
+pub(super) fn read_offset(text: &str) -> Option<Offset> {
+    Offset::parse(text).filter(|offset| *offset > Offset::default())
 }
 
 /// Why a saved socket is not restored.
@@ -98,11 +105,7 @@ impl SavedSocket {
     /// Returns the offset after which the client may have missed packets.
     fn received(&self, offset: Option<&str>) -> Result<Offset, NotRestored> {
         let offset = match offset {
-            // No entry of a log has the offset zero.
-            Some(text) => match Offset::parse(text) {
-                Some(offset) if offset > Offset::default() => Some(offset),
-                _ => return Err(NotRestored::NoOffset),
-            },
+            Some(text) => Some(read_offset(text).ok_or(NotRestored::NoOffset)?),
             None => None,
         };
         let Some(history) = self.history else {
@@ -148,10 +151,7 @@ impl SavedSocket {
         }
         let mut sent = received;
         let (first, id) = (log.first(), self.id);
-        for entry in log.after(from) {
-            if entry.namespace != *namespace {
-                continue;
-            }
+        for entry in log.after(namespace, from) {
             let offset = entry.offset;
             if matches!(entry.content, Content::Packet(_) | Content::Event(_)) {
                 if offset > received && self.presence.is_selected(&id, offset, &entry.target) {

@@ -1,9 +1,11 @@
 //! The log of a cluster, as far as this server keeps it: what all servers have sent in the last time.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+use tokio::sync::Notify;
 
 use super::RecoveryBudget;
 use super::offset::Offset;
@@ -15,13 +17,17 @@ use crate::protocol::{Encoded, NamespaceName, Payload};
 /// The entries of the log that are kept: all from an offset on.
 #[derive(Debug)]
 pub(crate) struct SharedLog {
-    entries: VecDeque<LogEntry>,
-    /// All entries after this one are kept.
-    start: Offset,
+    namespaces: HashMap<NamespaceName, VecDeque<LogEntry>>,
+    /// The namespaces of all entries, in the order of the offsets.
+    order: VecDeque<NamespaceName>,
+    /// All entries after this one are kept. `None` before the log is read.
+    start: Option<Offset>,
     /// The last entry that this server has read.
     last: Offset,
     bytes: usize,
     budget: Arc<RecoveryBudget>,
+    /// Notified when an entry was read.
+    progress: Arc<Notify>,
 }
 
 /// An entry of the log.
@@ -29,7 +35,6 @@ pub(crate) struct SharedLog {
 pub(crate) struct LogEntry {
     pub(super) offset: Offset,
     added_at: Instant,
-    pub(super) namespace: NamespaceName,
     pub(super) target: Target,
     pub(super) content: Content,
     bytes: usize,
@@ -83,11 +88,13 @@ fn names(rooms: &[Arc<str>]) -> usize {
 impl SharedLog {
     pub(crate) fn new(budget: Arc<RecoveryBudget>) -> Self {
         Self {
-            entries: VecDeque::new(),
-            start: Offset::default(),
+            namespaces: HashMap::new(),
+            order: VecDeque::new(),
+            start: None,
             last: Offset::default(),
             bytes: 0,
             budget,
+            progress: Arc::default(),
         }
     }
 
@@ -96,26 +103,38 @@ impl SharedLog {
         self.last
     }
 
+    /// Returns whether the log is read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// Returns what is notified when an entry was read.
+    pub(super) fn progress(&self) -> Arc<Notify> {
+        Arc::clone(&self.progress)
+    }
+
     /// Returns the offset of the oldest entry that is kept. There may be no such entry.
     pub(super) fn first(&self) -> Offset {
-        self.start.next()
+        self.start.unwrap_or_default().next()
     }
 
     /// Returns whether all entries after an offset are kept.
     pub(super) fn covers(&self, offset: Offset) -> bool {
-        offset >= self.start && offset <= self.last
+        self.start.is_some_and(|start| offset >= start) && offset <= self.last
     }
 
     /// Forgets all entries: those up to an offset are unknown, or some of them are missing.
     pub(crate) fn begin(&mut self, offset: Offset) {
         while self.pop() {}
-        self.start = offset;
+        self.start = Some(offset);
         self.last = offset;
+        self.progress.notify_waiters();
     }
 
     /// Records that an entry was read that is not kept.
     pub(crate) fn advance(&mut self, offset: Offset) {
         self.last = self.last.max(offset);
+        self.progress.notify_waiters();
     }
 
     /// Adds an entry, and drops entries that are too old or exceed a limit.
@@ -128,19 +147,30 @@ impl SharedLog {
         now: Instant,
     ) {
         self.expire(now);
-        let bytes =
-            size_of::<LogEntry>() + content.cost() + names(&target.rooms) + names(&target.except);
-        self.last = offset;
+        if offset <= self.last {
+            // A log that goes back is another one.
+            return self.begin(self.last);
+        }
+        let bytes = size_of::<LogEntry>()
+            + size_of::<NamespaceName>()
+            + content.cost()
+            + names(&target.rooms)
+            + names(&target.except);
         self.bytes += bytes;
         self.budget.packets.fetch_add(bytes, Ordering::Relaxed);
-        self.entries.push_back(LogEntry {
+        let entry = LogEntry {
             offset,
             added_at: now,
-            namespace,
             target,
             content,
             bytes,
-        });
+        };
+        self.order.push_back(namespace.clone());
+        self.namespaces
+            .entry(namespace)
+            .or_default()
+            .push_back(entry);
+        self.advance(offset);
         while self.bytes > self.budget.config.packet_bytes {
             if !self.pop() {
                 break;
@@ -152,34 +182,55 @@ impl SharedLog {
     pub(crate) fn expire(&mut self, now: Instant) {
         let within = self.budget.config.within;
         let is_old = |entry: &LogEntry| now.saturating_duration_since(entry.added_at) > within;
-        while self.entries.front().is_some_and(is_old) {
+        while self.oldest().is_some_and(is_old) {
             self.pop();
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.order.is_empty()
+    }
+
+    fn oldest(&self) -> Option<&LogEntry> {
+        self.namespaces.get(self.order.front()?)?.front()
     }
 
     fn pop(&mut self) -> bool {
-        let Some(entry) = self.entries.pop_front() else {
+        let Some(namespace) = self.order.pop_front() else {
             return false;
         };
-        self.start = entry.offset;
-        self.bytes -= entry.bytes;
-        self.budget
-            .packets
-            .fetch_sub(entry.bytes, Ordering::Relaxed);
-        if self.entries.capacity() > 64 && self.entries.len() * 8 < self.entries.capacity() {
-            self.entries.shrink_to(self.entries.len() * 2);
+        let Some(entries) = self.namespaces.get_mut(&namespace) else {
+            return true;
+        };
+        if let Some(entry) = entries.pop_front() {
+            self.start = Some(entry.offset);
+            self.bytes -= entry.bytes;
+            self.budget
+                .packets
+                .fetch_sub(entry.bytes, Ordering::Relaxed);
+        }
+        if entries.is_empty() {
+            self.namespaces.remove(&namespace);
+        } else if entries.capacity() > 64 && entries.len() * 8 < entries.capacity() {
+            entries.shrink_to(entries.len() * 2);
+        }
+        if self.order.capacity() > 64 && self.order.len() * 8 < self.order.capacity() {
+            self.order.shrink_to(self.order.len() * 2);
         }
         true
     }
 
-    /// Returns the entries after an offset.
-    pub(super) fn after(&mut self, offset: Offset) -> impl Iterator<Item = &mut LogEntry> {
-        let at = self.entries.partition_point(|entry| entry.offset <= offset);
-        self.entries.range_mut(at..)
+    /// Returns the entries of a namespace after an offset.
+    pub(super) fn after(
+        &mut self,
+        namespace: &NamespaceName,
+        offset: Offset,
+    ) -> impl Iterator<Item = &mut LogEntry> {
+        let entries = self.namespaces.get_mut(namespace);
+        entries.into_iter().flat_map(move |entries| {
+            let at = entries.partition_point(|entry| entry.offset <= offset);
+            entries.range_mut(at..)
+        })
     }
 }
 
@@ -211,7 +262,7 @@ mod tests {
     }
 
     fn offsets(log: &mut SharedLog, after: u64) -> Vec<u64> {
-        let entries = log.after(Offset::new(after, 0));
+        let entries = log.after(&NamespaceName::MAIN, Offset::new(after, 0));
         entries.map(|entry| entry.offset.high).collect()
     }
 
@@ -252,6 +303,31 @@ mod tests {
         (6..56).for_each(|high| push(&mut log, high, 1_000, now));
         assert!(log.bytes <= 5_000 && log.bytes > 3_000, "{}", log.bytes);
         assert!(log.covers(Offset::new(52, 0)) && !log.covers(Offset::new(40, 0)));
+    }
+
+    #[test]
+    fn a_log_that_goes_back_is_another_one() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        push(&mut log, 9, 1, now);
+        push(&mut log, 7, 1, now);
+        assert!(log.is_empty() && !log.covers(Offset::new(8, 0)));
+        push(&mut log, 12, 1, now);
+        assert_eq!(offsets(&mut log, 9), [12]);
+    }
+
+    #[test]
+    fn namespaces_share_the_limits_and_nothing_else() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        push(&mut log, 7, 1, now);
+        let (other, all) = (NamespaceName::from("/other"), Target::default());
+        let content = Content::Disconnect;
+        log.push(Offset::new(8, 0), other.clone(), all, content, now + SECOND);
+        assert_eq!(offsets(&mut log, 5), [7]);
+        assert_eq!(log.after(&other, Offset::default()).count(), 1);
+        log.expire(now + SECOND + Duration::from_millis(1));
+        assert!(offsets(&mut log, 5).is_empty());
+        assert_eq!(log.namespaces.len(), 1);
+        assert!(log.covers(Offset::new(7, 0)) && !log.covers(Offset::new(6, 0)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::shared_log::SharedLog;
 use super::{PrivateId, RecoveryBudget};
 use crate::engine_io::SocketId;
 use crate::hub::id_hash::IdHash;
+use crate::hub::selection::Target;
 use crate::protocol::{Claim, Encoded, NamespaceName, Payload};
 use crate::sync::Mutex;
 
@@ -209,24 +210,33 @@ impl<T> RecoveryStore<T> {
         }
     }
 
-    /// Suspends a socket. `sent` is the offset of the last packet that was sent to it, and `data`
-    /// the bytes of its data.
+    /// Removes a socket if it is suspended.
+    pub(super) fn forget_suspended(&mut self, id: &SocketId) {
+        if self.handover(id).is_some() {
+            self.forget(id);
+        }
+    }
+
+    /// Suspends a socket. `next` is the offset of the first packet after that, `sent` that of the last
+    /// packet that was sent to it, and `data` the bytes of its data. A client with an offset before
+    /// `floor` may have received packets without an offset.
     ///
     /// Above the limit of the recovery budget, the sockets that have been suspended the longest are
     /// forgotten.
     pub(crate) fn suspend(
         &mut self,
         id: &SocketId,
-        sent: Offset,
+        next: Offset,
+        (sent, floor): (Offset, Offset),
         data: usize,
         handover: T,
         now: Instant,
     ) {
-        let next = self.packets.next();
         let Some(socket) = self.sockets.get_mut(id) else {
             return self.dropped_later.push(handover);
         };
         socket.sent = socket.sent.max(sent);
+        socket.presence.floor = socket.presence.floor.max(floor);
         socket.data = data;
         let bytes = socket.cost();
         socket.suspended = Some(Suspended {
@@ -369,6 +379,7 @@ impl<T> RecoveryStore<T> {
             namespace: Some(namespace.clone()),
             presence: socket.presence.clone(),
             data,
+            is_connected: false,
             history: Some(History {
                 base: socket.base,
                 sent: socket.sent.max(sent),
@@ -379,9 +390,17 @@ impl<T> RecoveryStore<T> {
 
     /// Adds a socket that the broker has kept. Returns the handover if it was suspended on this server.
     pub(crate) fn insert_saved(&mut self, saved: &SavedSocket, sent: Offset) -> Option<T> {
+        let left = saved.history.map(|history| history.left.next());
         let suspended = self.sockets.get_mut(&saved.id);
         let suspended = suspended.and_then(|socket| socket.suspended.take());
+        // Another server may have saved it since.
+        let is_latest = suspended.as_ref().map(|each| each.next) == left;
         let handover = suspended.map(|suspended| self.end_suspension(saved.id, suspended));
+        let (handover, stale) = match is_latest {
+            true => (handover, None),
+            false => (None, handover),
+        };
+        self.dropped_later.extend(stale);
         let socket = StoredSocket {
             private_id: saved.private_id,
             base: saved.history.map_or(sent.next(), |history| history.base),
@@ -395,7 +414,22 @@ impl<T> RecoveryStore<T> {
         handover
     }
 
-    /// Records for a packet whether a socket was a recipient, against what its rooms say.
+    /// Records for an event whether a socket was a recipient, if its rooms say otherwise.
+    pub(super) fn except_event(
+        &mut self,
+        id: &SocketId,
+        offset: Offset,
+        target: &Target,
+        is_recipient: bool,
+    ) {
+        let socket = self.sockets.get(id);
+        let says = |socket: &StoredSocket<T>| socket.presence.is_selected(id, offset, target);
+        if socket.is_some_and(|socket| says(socket) != is_recipient) {
+            self.except(id, offset, is_recipient);
+        }
+    }
+
+    /// Records for an entry whether it is for a socket, whatever its rooms say.
     pub(super) fn except(&mut self, id: &SocketId, offset: Offset, is_recipient: bool) {
         let first = self.packets.first();
         if let Some(socket) = self.sockets.get_mut(id) {

@@ -35,6 +35,7 @@ impl World {
             namespace: Some(NamespaceName::MAIN),
             presence,
             data: None,
+            is_connected: false,
             history: Some(History {
                 base: at(10),
                 sent: at(15),

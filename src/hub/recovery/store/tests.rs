@@ -66,7 +66,10 @@ impl World {
     }
 
     fn lose(&mut self, n: u8, sent: Offset) {
-        self.store.suspend(&id(n), sent, 0, "handover", self.now);
+        let next = self.store.next();
+        let sent = (sent, Offset::default());
+        self.store
+            .suspend(&id(n), next, sent, 0, "handover", self.now);
     }
 
     /// Restores socket `n`, and returns its missed packets.
