@@ -271,7 +271,7 @@
 //!
 //! # Not supported yet
 //!
-//! - Several servers over Redis Cluster or MongoDB. One Redis and PostgreSQL are supported: see
+//! - Several servers over MongoDB. Redis, Redis Cluster and PostgreSQL are supported: see
 //!   [`cluster`].
 //!   Recovery works within one process.
 //! - WebTransport.
@@ -290,6 +290,7 @@
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
 //! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
+//! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
 //! | `wire`    | adds `cluster::Envelope::to_bytes` and `from_bytes`, for brokers of your own |
 //! | `zlib-rs` | compresses with `zlib-rs`, which is faster, and not `miniz_oxide`   |

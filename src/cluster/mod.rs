@@ -10,6 +10,7 @@
 //! | [`Memory`] | those of one process, for tests |
 //! | `Postgres`, with the feature `postgres` | those of this crate and of Node with `@socket.io/postgres-adapter` |
 //! | `Redis`, with the feature `redis` | those of this crate and of Node with `@socket.io/redis-adapter` or `@socket.io/redis-streams-adapter` |
+//! | `Redis::cluster`, with the feature `redis-cluster` | the same, on a Redis Cluster |
 //!
 //! # What a cluster does
 //!

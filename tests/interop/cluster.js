@@ -10,7 +10,7 @@ import { createAdapter, createShardedAdapter } from "@socket.io/redis-adapter";
 import { createAdapter as createStreamsAdapter } from "@socket.io/redis-streams-adapter";
 import IoRedis from "ioredis";
 import IoRedisV5 from "ioredis-v5";
-import { createClient } from "redis";
+import { createClient, createCluster } from "redis";
 import { createAdapter as createAdapterV7 } from "redis-adapter-v7";
 import { createAdapter as createStreamsAdapterV02 } from "redis-streams-adapter-v0.2";
 import { createClient as createClientV5 } from "redis-v5";
@@ -45,7 +45,7 @@ export function run(program, args, options) {
 }
 
 /** By default a command that has waited for five seconds is dropped. */
-const PATIENT = { timeout: 0 };
+export const PATIENT = { timeout: 0 };
 
 /** A Redis server that can be stopped and started again. */
 export class Redis {
@@ -87,12 +87,18 @@ export class Redis {
   }
 }
 
+/** The nodes of a Redis Cluster in a list of URLs. */
+const nodes = (urls) => urls.split(",").map((url) => ({ url }));
+const addresses = (urls) => nodes(urls).map(({ url }) => ({ host: new URL(url).hostname, port: new URL(url).port }));
+
 /** The clients of Redis that Node's servers use. */
 const DRIVERS = {
   "node-redis": (url) => createClient({ url, commandOptions: PATIENT }),
   "node-redis 5": (url) => createClientV5({ url }),
   ioredis: (url) => new IoRedis(url),
   "ioredis 5": (url) => new IoRedisV5(url),
+  "node-redis cluster": (urls) => createCluster({ rootNodes: nodes(urls), defaults: { commandOptions: PATIENT } }),
+  "ioredis cluster": (urls) => new IoRedis.Cluster(addresses(urls), { shardedSubscribers: true }),
 };
 
 const SPECIFIC = { publishOnSpecificResponseChannel: true };
@@ -268,10 +274,10 @@ export class Cluster {
     }
   }
 
-  /** `between` stands between Redis and the server of this crate. */
-  async start(adapter, driver, between = async (redis) => redis) {
+  /** `between` stands between Redis and the server of this crate. `redis` is the class of that Redis. */
+  async start(adapter, driver, between = async (redis) => redis, redis = Redis) {
     [this.mode] = adapter.split(" ");
-    this.redis = await Redis.run();
+    this.redis = await redis.run();
     this.between = await between(this.redis);
     this.a = await Node.run(this.redis, driver, adapter);
     this.b = await Node.run(this.redis, driver, adapter);

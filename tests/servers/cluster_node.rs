@@ -1,4 +1,5 @@
-//! A server of a cluster: `cluster_node PORT URL MODE [SECONDS]`.
+//! A server of a cluster: `cluster_node PORT URL MODE [SECONDS]`. Several URLs with commas between them are
+//! those of a Redis Cluster.
 //!
 //! MODE is `postgres` for PostgreSQL, and for Redis `classic`, `classic-specific`, `sharded`,
 //! `sharded-dynamic`, `sharded-dynamic-private`, `streams`, `streams-4` (four streams),
@@ -46,7 +47,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .namespace("/", namespace())
         .namespace("/room-{n}", namespace());
     if let Some(mode) = mode {
-        builder = builder.cluster(Redis::options(url).mode(mode).connect().await?);
+        let redis = match url.contains(',') {
+            true => Redis::cluster(url.split(',')),
+            false => Redis::options(url),
+        };
+        builder = builder.cluster(redis.mode(mode).connect().await?);
     }
     if is_postgres {
         builder = builder.cluster(Postgres::connect(url).await?);

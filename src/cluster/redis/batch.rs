@@ -138,6 +138,12 @@ impl Batch {
         self.replies.push_back(Reply::Added);
     }
 
+    /// Drops the reports that all subscriptions are made: some are not.
+    pub(super) fn drop_synced(&mut self) {
+        self.replies
+            .retain(|reply| !matches!(reply, Reply::Synced(_)));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.replies.is_empty()
     }
@@ -169,6 +175,8 @@ impl Batch {
                         link::refused(&error);
                         done.dropped();
                     }
+                    // It is not known: the connection to a node of a Redis Cluster has ended.
+                    Value::Nil => drop(done),
                     _ => done.published(),
                 },
                 Reply::Added => added.push(next()),

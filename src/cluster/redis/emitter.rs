@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 
 use super::Redis;
+use super::connection::{self, Connection, Endpoint, Link};
 use super::form::Route;
-use super::link::{self, Link};
+use super::link;
 use crate::cluster::message::{Envelope, Message};
 use crate::handles::{EmitError, EmitErrorKind};
 use crate::hub::ClusterError;
@@ -45,7 +45,7 @@ use crate::sync::Mutex;
 #[must_use = "an emitter does nothing until something is sent"]
 pub struct Emitter {
     redis: Redis,
-    connection: Arc<Mutex<Option<MultiplexedConnection>>>,
+    connection: Arc<Mutex<Option<Connection>>>,
     namespace: NamespaceName,
     target: Target,
     volatile: bool,
@@ -180,9 +180,11 @@ impl Emitter {
             let mut connection = self.connection().await?;
             let mut commands = Pipeline::new();
             commands.add_command(publish.command);
-            let replies = link::send(&mut connection, &commands, publish.len).await?;
+            let replies = connection::send(&mut connection, &commands, publish.len).await?;
             match replies.into_iter().next() {
                 Some(Value::ServerError(error)) => Err(error.into()),
+                // It is not known whether a node of a Redis Cluster has it.
+                Some(Value::Nil) => Err(link::NO_ANSWER.into()),
                 _ => Ok(()),
             }
         };
@@ -196,12 +198,16 @@ impl Emitter {
     }
 
     /// Returns the connection, and makes it if there is none.
-    async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+    async fn connection(&self) -> redis::RedisResult<Connection> {
         let connection = self.connection.lock().clone();
         if let Some(connection) = connection {
             return Ok(connection);
         }
-        let link = Link::connect(&self.redis.client, None).await?;
+        let link = match (&self.redis.endpoint, self.redis.endpoint.nodes()) {
+            (_, Some(nodes)) => Link::to_nodes(&nodes),
+            (Endpoint::One(client), None) => Link::connect(client, None).await?,
+            (Endpoint::Cluster(_), None) => return Err(link::NO_ANSWER.into()),
+        };
         // Two calls may connect at once. The later connection is kept.
         *self.connection.lock() = Some(link.connection.clone());
         Ok(link.connection)

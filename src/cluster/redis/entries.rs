@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisResult, Value};
+use redis::{ErrorKind, Pipeline, RedisResult, Value};
 
-use super::link::reply_within;
+use super::connection::{self, Connection, reply_within};
 use super::streams::{AFTER, GAP, NUMBER};
 use crate::cluster::Offset;
 use crate::cluster::message::RequestId;
@@ -54,7 +53,7 @@ pub(super) struct Ends {
 }
 
 /// Returns the ends of a stream.
-pub(super) async fn ends(name: &str, connection: &mut MultiplexedConnection) -> RedisResult<Ends> {
+pub(super) async fn ends(name: &str, connection: &mut Connection) -> RedisResult<Ends> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(name);
     // It has the first and the last entry in it.
@@ -90,6 +89,30 @@ pub(super) async fn ends(name: &str, connection: &mut MultiplexedConnection) -> 
         last,
         is_whole: added.is_some() && added == field("length"),
     })
+}
+
+/// Returns the time of the server of Redis that has a stream, in whole seconds, as milliseconds. It is the
+/// time of the stream's offsets.
+pub(super) async fn time(name: &str, connection: &mut Connection) -> RedisResult<u64> {
+    let mut commands = Pipeline::new();
+    // `TIME` names no key. In a transaction with a command that does, it goes to the same node.
+    commands.cmd("MULTI");
+    commands.cmd("EXISTS").arg(name);
+    commands.cmd("TIME");
+    commands.cmd("EXEC");
+    let mut replies = connection::send(connection, &commands, 0).await?;
+    let results = match replies.pop() {
+        Some(Value::Array(results)) => results,
+        Some(Value::ServerError(error)) => return Err(error.into()),
+        _ => Vec::new(),
+    };
+    let seconds = match &results[..] {
+        [_, Value::Array(time)] => time.first().and_then(text),
+        _ => None,
+    };
+    let seconds = seconds.and_then(|seconds| seconds.parse::<u64>().ok());
+    let seconds = seconds.ok_or((ErrorKind::UnexpectedReturnType, "not a reply to TIME"))?;
+    Ok(seconds.saturating_mul(1_000))
 }
 
 pub(super) fn text(value: &Value) -> Option<&str> {

@@ -43,6 +43,11 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Returns the stream of a namespace.
+    fn stream(&self, _namespace: &str) -> Option<String> {
+        None
+    }
+
     /// Returns whether the streams are one [log](crate::cluster::Broker::has_log).
     fn has_log(&self) -> bool {
         false

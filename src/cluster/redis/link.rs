@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    PushKind, RedisResult, ServerError, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisResult, ServerError, Value,
 };
 use tokio::sync::mpsc;
 
@@ -30,15 +30,14 @@ const MAX_RECEIVED: usize = 32 << 20;
 /// Returns a client for a URL. It speaks RESP3, so that subscriptions and commands share a
 /// connection.
 pub(super) fn client(url: &str) -> RedisResult<Client> {
-    let info = url.into_connection_info()?;
-    let settings = info.redis_settings().clone();
-    Client::open(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
+    Client::open(info(url)?)
 }
 
-/// A connection to Redis.
-pub(super) struct Link {
-    pub(super) connection: MultiplexedConnection,
-    id: Option<Id>,
+/// Returns how to connect to a URL, by RESP3.
+pub(super) fn info(url: &str) -> RedisResult<ConnectionInfo> {
+    let info = url.into_connection_info()?;
+    let settings = info.redis_settings().clone();
+    Ok(info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3)))
 }
 
 /// How Redis knows a connection, to end it from another one. Redis numbers connections from the
@@ -63,101 +62,95 @@ impl Id {
     }
 }
 
-impl Link {
-    /// Connects. Messages of subscriptions go to `received`.
-    pub(super) async fn connect(client: &Client, received: Option<Sender>) -> RedisResult<Self> {
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(TIMEOUT))
-            // Each command has a time of its own.
-            .set_response_timeout(None);
-        if let Some(received) = received {
-            config = config.set_push_sender(move |message| received.send(message));
-        }
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the rest.
-        let mut name = redis::cmd("CLIENT");
-        name.arg("SETNAME").arg("tower-socketio");
-        reply(&mut connection, &name).await?;
-        let mut info = redis::cmd("CLIENT");
-        info.arg("INFO");
-        let id = match reply(&mut connection, &info).await? {
-            Value::VerbatimString { text, .. } => Id::parse(&text),
-            Value::BulkString(text) => std::str::from_utf8(&text).ok().and_then(Id::parse),
-            _ => None,
-        };
-        Ok(Self { connection, id })
-    }
+/// Returns how connections are made.
+pub(super) fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIMEOUT))
+        // Each command has a time of its own.
+        .set_response_timeout(None)
+}
 
-    /// Returns when the connection does not answer in time, unless `is_active` says that it is alive.
-    pub(super) async fn watch(
-        connection: MultiplexedConnection,
-        mut is_active: impl FnMut() -> bool,
-    ) -> redis::RedisError {
-        loop {
-            tokio::time::sleep(CHECK_INTERVAL).await;
-            is_active();
-            let mut connection = connection.clone();
-            let ping = redis::cmd("PING");
-            // A refusal is an answer, too.
-            let pong = connection.send_packed_command(&ping);
-            match tokio::time::timeout(CHECK_TIMEOUT, pong).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return error,
-                Err(_) if is_active() => {}
-                Err(_) => return NO_ANSWER.into(),
-            }
-        }
-    }
+/// Connects, and asks for the id of the connection.
+pub(super) async fn open(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<(MultiplexedConnection, Option<Id>)> {
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(config)
+        .await?;
+    // For `CLIENT LIST`. A user may not be allowed to set it, or to ask for the rest.
+    let mut name = redis::cmd("CLIENT");
+    name.arg("SETNAME").arg("tower-socketio");
+    reply_within(TIMEOUT, &mut connection, &name).await?;
+    let mut info = redis::cmd("CLIENT");
+    info.arg("INFO");
+    let id = match reply_within(TIMEOUT, &mut connection, &info).await? {
+        Value::VerbatimString { text, .. } => Id::parse(&text),
+        Value::BulkString(text) => std::str::from_utf8(&text).ok().and_then(Id::parse),
+        _ => None,
+    };
+    Ok((connection, id))
+}
 
-    pub(super) fn take_id(&mut self) -> Option<Id> {
-        self.id.take()
-    }
-
-    /// Ends former connections of this server. A connection whose network is gone stays open in
-    /// Redis for minutes, and counts as a server.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the connection ends. The former connections are then kept for the next attempt.
-    pub(super) async fn kill(&mut self, former: &mut Vec<Option<Id>>) -> RedisResult<()> {
-        while let Some(id) = former.last() {
-            let refused = match id {
-                Some(id) => {
-                    let mut kill = redis::cmd("CLIENT");
-                    kill.arg("KILL").arg("ID").arg(&id.number);
-                    kill.arg("ADDR").arg(&id.address);
-                    match reply(&mut self.connection, &kill).await? {
-                        Value::ServerError(error) => Some(format!("{error:?}")),
-                        _ => None,
-                    }
-                }
-                None => Some("its id is not known".to_owned()),
-            };
-            if let Some(reason) = refused {
-                tracing::warn!(
-                    target: "tower_socketio::cluster",
-                    %reason,
-                    "a former connection cannot be ended: until Redis notices its end, it counts as \
-                     a server, and questions to other servers time out"
-                );
-            }
-            former.pop();
+/// Returns when a connection does not answer in time, unless `is_active` says that it is alive.
+pub(super) async fn watch(
+    connection: MultiplexedConnection,
+    mut is_active: impl FnMut() -> bool,
+) -> redis::RedisError {
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        is_active();
+        let mut connection = connection.clone();
+        let ping = redis::cmd("PING");
+        // A refusal is an answer, too.
+        let pong = connection.send_packed_command(&ping);
+        match tokio::time::timeout(CHECK_TIMEOUT, pong).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return error,
+            Err(_) if is_active() => {}
+            Err(_) => return NO_ANSWER.into(),
         }
-        Ok(())
     }
 }
 
-const NO_ANSWER: (redis::ErrorKind, &str) = (redis::ErrorKind::Io, "Redis does not answer");
-
-/// Sends a short command. A refusal is a reply.
-pub(super) async fn reply(
+/// Ends former connections of this server. A connection whose network is gone stays open in
+/// Redis for minutes, and counts as a server.
+///
+/// # Errors
+///
+/// Fails if the connection ends. The former connections are then kept for the next attempt.
+pub(super) async fn kill(
     connection: &mut MultiplexedConnection,
-    command: &Cmd,
-) -> RedisResult<Value> {
-    reply_within(TIMEOUT, connection, command).await
+    former: &mut Vec<Option<Id>>,
+) -> RedisResult<()> {
+    while let Some(id) = former.last() {
+        let refused = match id {
+            Some(id) => {
+                let mut kill = redis::cmd("CLIENT");
+                kill.arg("KILL").arg("ID").arg(&id.number);
+                kill.arg("ADDR").arg(&id.address);
+                match reply_within(TIMEOUT, connection, &kill).await? {
+                    Value::ServerError(error) => Some(format!("{error:?}")),
+                    _ => None,
+                }
+            }
+            None => Some("its id is not known".to_owned()),
+        };
+        if let Some(reason) = refused {
+            tracing::warn!(
+                target: "tower_socketio::cluster",
+                %reason,
+                "a former connection cannot be ended: until Redis notices its end, it counts as \
+                 a server, and questions to other servers time out"
+            );
+        }
+        former.pop();
+    }
+    Ok(())
 }
+
+pub(super) const NO_ANSWER: (redis::ErrorKind, &str) =
+    (redis::ErrorKind::Io, "Redis does not answer");
 
 /// Sends a command. A refusal is a reply.
 pub(super) async fn reply_within(
@@ -177,10 +170,6 @@ pub(super) async fn send(
     commands: &Pipeline,
     bytes: usize,
 ) -> RedisResult<Vec<Value>> {
-    // The client refuses a pipeline without commands.
-    if commands.is_empty() {
-        return Ok(Vec::new());
-    }
     let timeout = TIMEOUT + Duration::from_secs((bytes / MIN_RATE) as u64);
     let replies = connection.send_packed_commands(commands, 0, commands.len());
     tokio::time::timeout(timeout, replies)
@@ -223,7 +212,26 @@ pub(super) fn channel() -> (Sender, Received) {
 pub(super) struct NotReceived;
 
 impl Sender {
-    fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
+    pub(super) fn send(&self, message: PushInfo) -> Result<(), NotReceived> {
+        let queued = self.queue(message);
+        if queued.is_err() {
+            // The receiver ends the connection when it sees this.
+            let end = PushInfo {
+                kind: PushKind::Disconnection,
+                data: Vec::new(),
+            };
+            self.bytes.fetch_add(cost(&end), Ordering::Relaxed);
+            let _ = self.sender.send(end);
+        }
+        queued
+    }
+
+    /// Queues a message.
+    ///
+    /// # Errors
+    ///
+    /// Fails if too many wait. The connection must be ended then.
+    pub(super) fn queue(&self, message: PushInfo) -> Result<(), NotReceived> {
         self.activity.fetch_add(1, Ordering::Relaxed);
         // Confirmations of subscriptions arrive as replies, too.
         if !matches!(
@@ -236,12 +244,8 @@ impl Sender {
         let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // One message may be longer.
         if waiting > 0 && waiting + bytes > MAX_RECEIVED {
-            // The receiver ends the connection when it sees this.
-            let end = PushInfo {
-                kind: PushKind::Disconnection,
-                data: Vec::new(),
-            };
-            let _ = self.sender.send(end);
+            // The other nodes of a Redis Cluster go on.
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(NotReceived);
         }
         self.sender.send(message).map_err(|_| NotReceived)

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_core::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisResult, ServerError, Value};
 
-use super::entries::{Ends, Entry, READ_TIMEOUT, ends, entries, id, text};
-use super::link::{refused, reply_within};
+use super::connection::{Connection, reply_within};
+use super::entries::{Ends, Entry, READ_TIMEOUT, ends, entries, id, text, time};
+use super::form::Form;
+use super::link::refused;
 use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::{Done, Envelope, Offset};
 use crate::hub::other_servers::Question;
@@ -125,22 +126,14 @@ impl Log {
     pub(super) async fn past(
         &self,
         window: Duration,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
     ) -> RedisResult<Past> {
         let Some(stream) = self.streams.first() else {
             return Err((ErrorKind::UnexpectedReturnType, "no stream").into());
         };
-        let time = reply_within(READ_TIMEOUT, connection, &redis::cmd("TIME")).await?;
-        let now = match &time {
-            Value::Array(time) => time
-                .first()
-                .and_then(text)
-                .and_then(|seconds| seconds.parse().ok()),
-            _ => None,
-        };
-        let now: u64 = now.ok_or((ErrorKind::UnexpectedReturnType, "not a reply to TIME"))?;
+        let now = time(&stream.name, connection).await?;
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        let from = Offset::new((now * 1_000).saturating_sub(window), 0);
+        let from = Offset::new(now.saturating_sub(window), 0);
         let Ends {
             first, is_whole, ..
         } = ends(&stream.name, connection).await?;
@@ -163,9 +156,11 @@ impl Log {
     /// Finds the ends of the streams, and which of the unconfirmed messages have arrived.
     pub(super) async fn connect(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
+        form: &dyn Form,
     ) -> RedisResult<()> {
-        let mut arrived = None;
+        // The last own entry in each stream: streams may be on several nodes of a Redis Cluster.
+        let mut arrived = HashMap::<&str, u64>::new();
         for stream in &mut self.streams {
             let Ends { first, last, .. } = ends(&stream.name, connection).await?;
             match stream.position {
@@ -200,8 +195,12 @@ impl Log {
                     for (id, entry) in &entries {
                         from = *id;
                         let sent = self.unconfirmed.front().map(|first| &first.envelope.from);
-                        if sent.is_some_and(|me| **me == *entry.uid) {
-                            arrived = arrived.max(entry.number);
+                        if let Some(number) = entry
+                            .number
+                            .filter(|_| sent.is_some_and(|me| **me == *entry.uid))
+                        {
+                            let last = arrived.entry(&stream.name).or_default();
+                            *last = number.max(*last);
                         }
                     }
                     if entries.len() < self.read_count {
@@ -212,12 +211,13 @@ impl Log {
             stream.confirmed = last;
         }
         // Redis handles the commands of a connection in their order.
-        while let (Some(first), Some(arrived)) = (self.unconfirmed.front(), arrived) {
-            if first.number > arrived {
-                break;
-            }
-            if let Some(message) = self.unconfirmed.pop_front() {
+        for message in std::mem::take(&mut self.unconfirmed) {
+            let stream = form.stream(message.envelope.namespace());
+            let last = stream.and_then(|name| arrived.get(&*name).copied());
+            if last.is_some_and(|last| message.number <= last) {
                 message.done.published();
+            } else {
+                self.unconfirmed.push_back(message);
             }
         }
         // They fail when a connection ends.
@@ -234,7 +234,7 @@ impl Log {
     /// Finds out whether entries after these positions were removed before they were read.
     pub(super) async fn check_gap(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         behind: Vec<(String, Offset)>,
     ) -> RedisResult<()> {
         for (name, position) in behind {
@@ -316,7 +316,7 @@ impl Log {
     /// Begins to read the next entries. `blocks` says whether Redis waits for one.
     pub(super) fn ask(
         &self,
-        connection: &MultiplexedConnection,
+        connection: &Connection,
         blocks: bool,
     ) -> BoxFuture<'static, RedisResult<Value>> {
         let (mut connection, read) = (connection.clone(), self.read(blocks));
@@ -552,7 +552,7 @@ impl Past {
     /// Returns the next entries. Returns `None` at the end.
     pub(super) async fn next(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
     ) -> RedisResult<Option<Vec<(Offset, Entry)>>> {
         if self.last >= self.end {
             return Ok(None);

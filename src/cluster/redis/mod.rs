@@ -11,16 +11,44 @@
 //! | [`form`] | what differs between the adapters |
 //! | [`classic`], [`sharded`], [`streams`] | the forms |
 //! | [`emitter`] | a sender without sockets |
+//! | [`connection`] | one server of Redis, or the nodes of a Redis Cluster |
+//!
+//! With the feature `redis-cluster`:
+//!
+//! | file | |
+//! |---|---|
+//! | `slots` | the slots of a Redis Cluster, and their masters |
+//! | `nodes` | the connections to all nodes |
+//! | `masters` | the commands that are sent to the masters of their slots |
+//! | `stream_reads` | reads of streams on several nodes |
+//! | `channels` | the subscriptions on each node |
+//! | `receiving` | makes them, and again when their slots move |
+//! | `pool` | the connections to the nodes |
 
 mod batch;
+#[cfg(feature = "redis-cluster")]
+mod channels;
 mod classic;
+mod connection;
 mod emitter;
 mod entries;
 mod form;
 mod link;
 mod log;
+#[cfg(feature = "redis-cluster")]
+mod masters;
+#[cfg(feature = "redis-cluster")]
+mod nodes;
+#[cfg(feature = "redis-cluster")]
+mod pool;
+#[cfg(feature = "redis-cluster")]
+mod receiving;
 mod run;
 mod sharded;
+#[cfg(feature = "redis-cluster")]
+mod slots;
+#[cfg(feature = "redis-cluster")]
+mod stream_reads;
 mod streams;
 mod subscribed;
 
@@ -28,12 +56,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
-use redis::Client;
+use redis::RedisResult;
 
 use self::classic::Classic;
+use self::connection::{Endpoint, Link};
 pub use self::emitter::Emitter;
 use self::form::{Form, SubscriptionKind};
-use self::link::Link;
 use self::sharded::{Channels, Sharded};
 use self::streams::StreamsForm;
 use super::backoff::Backoff;
@@ -63,7 +91,7 @@ use super::{Broker, ConnectError, Port};
 /// 50 ms to 5 s.
 #[derive(Clone)]
 pub struct Redis {
-    client: Client,
+    endpoint: Endpoint,
     form: Arc<dyn Form>,
 }
 
@@ -230,7 +258,8 @@ impl Mode {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RedisOptions {
-    url: String,
+    urls: Vec<String>,
+    is_cluster: bool,
     prefix: String,
     mode: Mode,
 }
@@ -249,15 +278,55 @@ impl Redis {
 
     /// Returns the default options for a URL.
     pub fn options(url: &str) -> RedisOptions {
-        RedisOptions {
-            url: url.to_owned(),
-            prefix: "socket.io".to_owned(),
-            mode: Mode::default(),
-        }
+        RedisOptions::new(vec![url.to_owned()])
+    }
+
+    /// Returns the default options for a Redis Cluster, with the URLs of some of its nodes. The others are
+    /// found. Needs the feature `redis-cluster`.
+    ///
+    /// The nodes are tried in their order. The user and the password of the first URL are those of all
+    /// nodes. A Redis Cluster has only the database 0.
+    ///
+    /// The broker finds the masters of the slots by `CLUSTER SHARDS`, and again every 30 seconds and
+    /// whenever a node refuses a command or is not there. The servers need to reach every node by the address
+    /// that the nodes announce.
+    ///
+    /// ```no_run
+    /// use tower_socketio::cluster::{Mode, Redis, Subscriptions};
+    ///
+    /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// let redis = Redis::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"])
+    ///     .mode(Mode::Sharded(Subscriptions::Dynamic))
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`Mode::Sharded`] spreads the messages over the masters: channels belong to slots. With
+    /// [`Subscriptions::Dynamic`] and [`Subscriptions::DynamicPrivate`] the rooms of one namespace are on
+    /// several masters, so messages to one room keep their order, but messages to different rooms may
+    /// overtake each other. A prefix in braces, `{chat}`, keeps all channels on one master, and their
+    /// order.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> RedisOptions {
+        let urls = urls.into_iter();
+        let urls = urls.map(|url| url.as_ref().to_owned()).collect();
+        let mut options = RedisOptions::new(urls);
+        options.is_cluster = true;
+        options
     }
 }
 
 impl RedisOptions {
+    fn new(urls: Vec<String>) -> Self {
+        Self {
+            urls,
+            is_cluster: false,
+            prefix: "socket.io".to_owned(),
+            mode: Mode::default(),
+        }
+    }
+
     /// Sets how messages are carried.
     ///
     /// Default: [`Mode::Classic`].
@@ -283,8 +352,12 @@ impl RedisOptions {
     pub async fn connect(self) -> Result<Redis, ConnectError> {
         let redis = self.connect_lazily()?;
         // Each server has connections of its own. This one checks the URL and the password.
-        let link = Link::connect(&redis.client, None).await;
-        link.map_err(ConnectError::redis)?;
+        let connected = match (&redis.endpoint, redis.endpoint.nodes()) {
+            (_, Some(nodes)) => nodes.find().await,
+            (Endpoint::One(client), None) => Link::connect(client, None).await.map(drop),
+            (Endpoint::Cluster(_), None) => Ok(()),
+        };
+        connected.map_err(ConnectError::redis)?;
         Ok(redis)
     }
 
@@ -295,16 +368,39 @@ impl RedisOptions {
     /// Fails if the URL is malformed.
     pub fn connect_lazily(self) -> Result<Redis, ConnectError> {
         Ok(Redis {
-            client: link::client(&self.url).map_err(ConnectError::redis)?,
+            endpoint: self.endpoint().map_err(ConnectError::redis)?,
             form: self.mode.form(&self.prefix),
         })
     }
+
+    fn endpoint(&self) -> RedisResult<Endpoint> {
+        match &self.urls[..] {
+            [url] if !self.is_cluster => Ok(Endpoint::One(link::client(url)?)),
+            urls => cluster_endpoint(urls),
+        }
+    }
+}
+
+#[cfg(feature = "redis-cluster")]
+fn cluster_endpoint(urls: &[String]) -> RedisResult<Endpoint> {
+    let seeds = nodes::ClusterSeeds::new(urls)?;
+    Ok(Endpoint::Cluster(Arc::new(seeds)))
+}
+
+#[cfg(not(feature = "redis-cluster"))]
+fn cluster_endpoint(_: &[String]) -> RedisResult<Endpoint> {
+    // Only the feature has a function for it.
+    Err((
+        redis::ErrorKind::InvalidClientConfig,
+        "a Redis Cluster needs the feature `redis-cluster`",
+    )
+        .into())
 }
 
 impl Broker for Redis {
     fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()> {
         let form = Arc::clone(&self.form);
-        Box::pin(run::run(self.client.clone(), form, port))
+        Box::pin(run::run(self.endpoint.clone(), form, port))
     }
 
     fn wants_rooms(&self) -> bool {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
-use redis::{Client, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use redis::{ErrorKind, Pipeline, PushInfo, PushKind, RedisResult, Value};
 
 use super::Backoff;
 use super::batch::Batch;
+use super::connection::{self, Connection, Endpoint, Link, Links, Nodes, NodesChange};
 use super::entries::Entry;
 use super::form::{Form, Pushed, Subscription};
-use super::link::{self, Id, Link, Received};
+use super::link::{self, Id, Received};
 use super::log::{self, Log};
 use super::subscribed::{Changes, Subscribed};
 use crate::clock::now;
@@ -32,8 +32,9 @@ const MAX_SUBSCRIPTIONS: usize = 1_000;
 const MAX_RECEIVED: usize = 64;
 
 /// Runs the broker of one server.
-pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
+pub(super) async fn run(endpoint: Endpoint, form: Arc<dyn Form>, mut port: Port) {
     let mut state = State {
+        nodes: endpoint.nodes(),
         subscribed: Subscribed::new(Arc::clone(&form), port.server_id()),
         log: Log::new(form.streams()),
         form,
@@ -48,14 +49,17 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
     let mut was_connected = false;
     loop {
         state.works = false;
-        let ended = match Connected::new(&client, &mut state, &mut former).await {
+        let ended = match Connected::new(&endpoint, &mut state, &mut former).await {
             Ok(connected) => {
                 // Gaps are counted first: an application may read the count when it is connected.
                 if was_connected && state.log.is_none() {
                     state.inbox.gap(&"Redis was not connected");
                 }
                 state.report_gap(None);
-                state.inbox.connected();
+                // A node that is not there yet is reported when it is.
+                if connected.subscriber.connection.has_all() {
+                    state.inbox.connected();
+                }
                 was_connected = true;
                 connected.serve(&mut port, &mut state).await
             }
@@ -95,6 +99,8 @@ pub(super) async fn run(client: Client, form: Arc<dyn Form>, mut port: Port) {
 /// What outlives a connection.
 struct State {
     form: Arc<dyn Form>,
+    /// The nodes of a Redis Cluster.
+    nodes: Option<Arc<dyn Nodes>>,
     subscribed: Subscribed,
     /// The streams. `None` if all messages use pub/sub.
     log: Option<Log>,
@@ -136,23 +142,25 @@ const CONNECTION_ENDED: (ErrorKind, &str) = (ErrorKind::Io, "the connection has 
 impl Connected {
     /// Connects, and makes all subscriptions.
     async fn new(
-        client: &Client,
+        endpoint: &Endpoint,
         state: &mut State,
         former: &mut Vec<Option<Id>>,
     ) -> RedisResult<Self> {
         let (sender, received) = link::channel();
         let heard = Arc::clone(&sender.activity);
-        let mut publisher = Link::connect(client, None).await?;
-        publisher.kill(former).await?;
-        former.push(publisher.take_id());
-        let mut subscriber = Link::connect(client, Some(sender)).await?;
-        former.push(subscriber.take_id());
-        let mut reader = None;
+        let reads = state.log.is_some();
+        let links = match (endpoint, &state.nodes) {
+            (_, Some(nodes)) => Links::to_cluster(nodes, sender, reads).await?,
+            (Endpoint::One(client), None) => Links::to_one(client, sender, reads, former).await?,
+            (Endpoint::Cluster(_), None) => return Err(CONNECTION_ENDED.into()),
+        };
+        let Links {
+            mut publisher,
+            subscriber,
+            reader,
+        } = links;
         if let Some(log) = &mut state.log {
-            let mut link = Link::connect(client, None).await?;
-            former.push(link.take_id());
-            reader = Some(link);
-            log.connect(&mut publisher.connection).await?;
+            log.connect(&mut publisher.connection, &*state.form).await?;
             if !state.is_past_read {
                 let past = state.read_past(&mut publisher.connection).await;
                 if let (Err(_), Some(log)) = (&past, &mut state.log) {
@@ -169,12 +177,14 @@ impl Connected {
             heard,
             reader,
         };
-        let subscribe = state.subscribed.all();
-        let changes = Changes {
-            subscribe,
-            unsubscribe: Vec::new(),
-        };
-        change(connected.subscriber.connection.clone(), changes).await?;
+        // The rooms come first: a server that is counted receives the messages for its rooms.
+        for subscribe in state.subscribed.all_in_order() {
+            let changes = Changes {
+                subscribe,
+                unsubscribe: Vec::new(),
+            };
+            change(connected.subscriber.connection.clone(), changes).await?;
+        }
         Ok(connected)
     }
 
@@ -203,6 +213,7 @@ impl Connected {
         let mut last_held = 0;
         // A batch in flight has a timeout of its own, so a late PONG behind it means nothing.
         let is_sending = Arc::new(AtomicBool::new(false));
+        let nodes = self.subscriber.connection.clone();
         let publisher = self.publisher.connection.clone();
         let sending = Arc::clone(&is_sending);
         let mut publisher_ended = pin!(Link::watch(publisher, move || {
@@ -237,6 +248,9 @@ impl Connected {
                     in_flight = None;
                     let replies = ended?;
                     state.subscribed.forget(std::mem::take(&mut ending));
+                    if !nodes.has_all() {
+                        batch.drop_synced();
+                    }
                     std::mem::take(&mut batch).finish(replies, state.log.as_mut())?;
                     state.works = true;
                 }
@@ -282,6 +296,7 @@ impl Connected {
                     }
                 }
                 () = until(timer) => self.beat(state).await?,
+                change = nodes.changed() => state.report(change),
                 error = &mut publisher_ended => return Err(error),
                 error = &mut subscriber_ended => return Err(error),
             }
@@ -339,7 +354,7 @@ impl Connected {
         let mut publisher = self.publisher.connection.clone();
         Box::pin(async move {
             change(subscriber, changes).await?;
-            link::send(&mut publisher, &commands, bytes).await
+            connection::send(&mut publisher, &commands, bytes).await
         })
     }
 
@@ -436,10 +451,7 @@ impl Connected {
                 return Ok(());
             }
             if !has_all {
-                // The answer comes after everything that was published before.
-                let mut ping = Pipeline::new();
-                ping.cmd("PING");
-                link::send(&mut self.subscriber.connection, &ping, 0).await?;
+                self.subscriber.connection.flush().await?;
                 while let Some(push) = self.received.try_next() {
                     state.receive(push).await?;
                 }
@@ -465,11 +477,23 @@ impl Connected {
             }
         }
         let connection = &mut self.publisher.connection;
-        link::send(connection, &pipeline, 0).await.map(drop)
+        connection::send(connection, &pipeline, 0).await.map(drop)
     }
 }
 
 impl State {
+    /// Reports a change of the connections to the nodes of a Redis Cluster.
+    fn report(&mut self, change: NodesChange) {
+        // What a stream has lost, its log finds.
+        if let Some(reason) = change.gap.filter(|_| self.log.is_none()) {
+            self.inbox.gap(&reason);
+        }
+        match change.problem {
+            None => self.inbox.connected(),
+            Some(reason) => self.inbox.disconnected(&reason),
+        }
+    }
+
     /// Reports entries that are missing, before the `first` one that was read.
     fn report_gap(&mut self, first: Option<Offset>) {
         if let Some(gap) = self.log.as_mut().and_then(Log::take_gap) {
@@ -489,7 +513,7 @@ impl State {
     }
 
     /// Keeps what came into the log before this server reads it, for clients that come back.
-    async fn read_past(&mut self, publisher: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn read_past(&mut self, publisher: &mut Connection) -> RedisResult<()> {
         let (Some(window), Some(log)) = (self.log_window, &self.log) else {
             return Ok(());
         };
@@ -563,7 +587,10 @@ impl State {
 }
 
 /// Makes and ends subscriptions.
-async fn change(mut connection: MultiplexedConnection, changes: Changes) -> RedisResult<()> {
+async fn change(mut connection: Connection, changes: Changes) -> RedisResult<()> {
+    let Some(changes) = connection.change_nodes(changes).await? else {
+        return Ok(());
+    };
     let Changes {
         subscribe,
         unsubscribe,
@@ -577,7 +604,7 @@ async fn change(mut connection: MultiplexedConnection, changes: Changes) -> Redi
         for command in chunk {
             pipeline.add_command(command.clone());
         }
-        for reply in link::send(&mut connection, &pipeline, 0).await? {
+        for reply in connection::send(&mut connection, &pipeline, 0).await? {
             if let Value::ServerError(error) = reply {
                 return Err(error.into());
             }

@@ -25,8 +25,8 @@ pub(super) struct StreamsForm {
 }
 
 impl StreamsForm {
-    /// Returns the stream of a namespace.
-    fn stream(&self, namespace: &str) -> String {
+    /// Returns the name of the stream of a namespace.
+    fn stream_of(&self, namespace: &str) -> String {
         match self.count {
             1 => self.name.clone(),
             count => format!("{}-{}", self.name, index(namespace, count)),
@@ -36,7 +36,7 @@ impl StreamsForm {
     /// Returns the command that adds an entry. Servers ignore fields that they do not know.
     pub(super) fn add(&self, namespace: &str, uid: &str, kind: u8) -> Cmd {
         let mut add = redis::cmd("XADD");
-        add.arg(self.stream(namespace));
+        add.arg(self.stream_of(namespace));
         add.arg("MAXLEN").arg("~").arg(self.max_len).arg("*");
         add.arg("uid").arg(uid).arg("nsp").arg(namespace);
         add.arg("type").arg(kind);
@@ -118,6 +118,10 @@ impl Form for StreamsForm {
         }
     }
 
+    fn stream(&self, namespace: &str) -> Option<String> {
+        Some(self.stream_of(namespace))
+    }
+
     fn has_log(&self) -> bool {
         // The offsets of several streams have no order.
         self.count == 1
@@ -125,7 +129,7 @@ impl Form for StreamsForm {
 
     fn gap(&self, namespace: &str, server: &str) -> Option<Cmd> {
         let mut add = redis::cmd("XADD");
-        add.arg(self.stream(namespace));
+        add.arg(self.stream_of(namespace));
         add.arg("MAXLEN").arg("~").arg(self.max_len).arg("*");
         add.arg("uid").arg(server).arg(GAP).arg(1);
         Some(add)
@@ -185,9 +189,9 @@ mod tests {
             max_len: 10,
             saved_prefix: "sio:session:".into(),
         };
-        assert_eq!(form(1).stream("/notifications"), "socket.io");
+        assert_eq!(form(1).stream_of("/notifications"), "socket.io");
         assert_eq!(form(1).streams(), ["socket.io"]);
-        assert_eq!(form(4).stream("/notifications"), "socket.io--3");
+        assert_eq!(form(4).stream_of("/notifications"), "socket.io--3");
         let streams = ["socket.io--1", "socket.io-0", "socket.io-1"];
         assert_eq!(form(2).streams(), streams);
     }

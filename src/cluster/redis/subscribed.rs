@@ -72,13 +72,20 @@ impl Subscribed {
 
     /// Returns all wanted subscriptions, and forgets the others.
     pub(super) fn all(&mut self) -> Vec<Subscription> {
+        self.all_in_order().into_iter().flatten().collect()
+    }
+
+    /// Returns all wanted subscriptions, those of rooms first, and forgets the others.
+    pub(super) fn all_in_order(&mut self) -> [Vec<Subscription>; 2] {
         self.sources.retain(|_, source| source.wanted > 0);
-        let mut all: Vec<_> = self.sources.values().collect();
-        // The rooms come first: a server that is counted receives the messages for its rooms.
-        all.sort_by_key(|source| !source.is_of_room);
-        all.into_iter()
-            .map(|source| source.subscription.clone())
-            .collect()
+        let (rooms, namespaces): (Vec<_>, Vec<_>) =
+            self.sources.values().partition(|source| source.is_of_room);
+        [rooms, namespaces].map(|sources| {
+            let subscriptions = sources.into_iter();
+            subscriptions
+                .map(|source| source.subscription.clone())
+                .collect()
+        })
     }
 
     /// Opens a namespace.
