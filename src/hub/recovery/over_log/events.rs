@@ -45,12 +45,10 @@ impl LiveNamespace {
             return Err(ClusterError::CLOSED);
         };
         let (others, mut confirm) = (self.others(), confirm);
+        // One that was removed meanwhile does not get the operation back, and has no sockets.
+        let departs = !self.is_removed();
         let sent = match others.filter(|_| !local) {
-            // The log is read without a namespace that was removed meanwhile.
-            Some(others) => {
-                let departs = !self.is_removed();
-                others.send(&self.name, target, &operation, confirm.take(), departs)
-            }
+            Some(others) => others.send(&self.name, target, &operation, confirm.take(), departs),
             None => Ok(Sent {
                 number: None,
                 dropped: None,
@@ -68,8 +66,8 @@ impl LiveNamespace {
             other => Some(other.clone()),
         };
         let is_connected = others.is_some_and(|others| others.is_connected());
-        // An operation on sockets that no server logs has no place among the departed ones.
-        if number.is_some() || rest.is_none() {
+        // An operation on rooms that does not come back is done, and needs no place.
+        if departs && (number.is_some() || rest.is_none()) {
             let steps = over_log.change(|departures| {
                 departures.depart(number, local, target.clone(), operation, now());
                 match is_connected {
@@ -140,8 +138,8 @@ impl LiveNamespace {
         drop(store);
     }
 
-    /// Does an operation of another server, at its place in the log.
-    /// Returns `false` if the namespace has been removed.
+    /// Does an operation of another server, at its place in the log. Returns `false` if the namespace has
+    /// been removed.
     pub(super) fn apply_at(
         self: &Arc<Self>,
         target: &Target,
