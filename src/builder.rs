@@ -571,13 +571,23 @@ impl SocketIoBuilder {
     ///
     /// Panics if the paths of two namespaces conflict, as `/a/{x}` and `/a/{y}` do, or if the
     /// parameters of a path are malformed. Panics if there is a [cluster](Self::cluster) and the call
-    /// is not made in a tokio runtime.
+    /// is not made in a tokio runtime, or if the broker [refuses](crate::cluster::Broker::refuses) a
+    /// namespace.
     #[track_caller]
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let sessions = Arc::new(Sessions::new(self.max_connections));
         let recovery = self.recovery.map(|recovery| recovery.within);
         let start = |broker| Arc::new(Cluster::start(broker, recovery)) as Arc<dyn OtherServers>;
+        if let Some(broker) = &self.broker {
+            // The name of one with parameters is not known yet.
+            let paths = self.namespaces.iter().map(|(path, _)| path);
+            for path in paths.filter(|path| !path.contains('{')) {
+                if let Some(reason) = broker.refuses(path) {
+                    panic!("the cluster cannot have the namespace {path}: {reason}");
+                }
+            }
+        }
         let others = self.broker.map(start);
         let hub = Arc::new(Hub::new(
             Arc::clone(&sessions),

@@ -121,6 +121,16 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Returns why the broker cannot carry the messages of a namespace, or `None` if it can.
+    /// [`SocketIoBuilder::build`](crate::SocketIoBuilder::build) panics with that reason if the namespace
+    /// has no parameters. A namespace with parameters, or of
+    /// [`namespace_if`](crate::SocketIoBuilder::namespace_if), opens all the same.
+    ///
+    /// The default is `None`.
+    fn refuses(&self, _namespace: &str) -> Option<String> {
+        None
+    }
+
     /// Returns whether the broker has a log: a list of the messages of all servers, in one order for each
     /// namespace, in which a server can read what it has missed. Clients then
     /// [recover](crate::Recovery) on any server.
@@ -141,7 +151,15 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct BoxBroker {
     wants_rooms: bool,
     has_log: bool,
+    refuses: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
     run: Box<dyn FnOnce(Port) -> BoxFuture<'static, ()> + Send>,
+}
+
+impl BoxBroker {
+    /// See [`Broker::refuses`].
+    pub(crate) fn refuses(&self, namespace: &str) -> Option<String> {
+        (self.refuses)(namespace)
+    }
 }
 
 pub(crate) fn boxed(broker: impl Broker) -> BoxBroker {
@@ -149,6 +167,10 @@ pub(crate) fn boxed(broker: impl Broker) -> BoxBroker {
     BoxBroker {
         wants_rooms: broker.wants_rooms(),
         has_log: broker.has_log(),
+        refuses: {
+            let broker = Arc::clone(&broker);
+            Box::new(move |namespace| broker.refuses(namespace))
+        },
         run: Box::new(move |port| broker.run(port)),
     }
 }
@@ -182,6 +204,7 @@ impl Cluster {
             wants_rooms,
             has_log,
             run,
+            ..
         } = broker;
         let log_window = recovery.filter(|_| has_log);
         let inner = Inner::new(runtime.clone(), Limits::default(), wants_rooms, log_window);

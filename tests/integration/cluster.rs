@@ -755,3 +755,36 @@ async fn a_server_has_one_broker() {
         .cluster(Memory::new())
         .cluster(Memory::new());
 }
+
+/// A broker that has no room for long names.
+#[derive(Debug)]
+struct Short;
+
+impl Broker for Short {
+    fn refuses(&self, namespace: &str) -> Option<String> {
+        (namespace.len() > 20).then(|| "use a shorter name".to_owned())
+    }
+
+    fn run(self: Arc<Self>, _port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_with_parameters_may_be_one_that_the_broker_refuses() {
+    let (_layer, _io) = SocketIo::builder()
+        .namespace("/a-long-name/with/a/{parameter}", Namespace::new())
+        .cluster(Short)
+        .build();
+}
+
+#[tokio::test]
+#[should_panic(
+    expected = "the cluster cannot have the namespace /a-long-name-without-parameters: use a shorter name"
+)]
+async fn a_namespace_that_the_broker_refuses_is_a_mistake() {
+    let (_layer, _io) = SocketIo::builder()
+        .namespace("/a-long-name-without-parameters", Namespace::new())
+        .cluster(Short)
+        .build();
+}

@@ -65,8 +65,9 @@ use super::{Broker, ConnectError, Port};
 /// # Limits
 ///
 /// - The name of a channel is the [prefix](PostgresOptions::prefix), `#`, and the name of the namespace.
-///   It may have 63 bytes. A namespace with a longer one works on its own server only, which logs an
-///   error when it begins.
+///   It may have 63 bytes. [`build`](crate::SocketIoBuilder::build) panics for a namespace with a longer
+///   one. If the namespace has parameters it works on its own server only, which logs an error when it
+///   begins.
 /// - PostgreSQL does not say who listens. The servers of a namespace are known by their heartbeats, so a
 ///   server that is killed counts for up to 11 seconds more. A server that has just opened a namespace,
 ///   or has connected again, counts the others one second later.
@@ -289,6 +290,17 @@ impl Broker for Postgres {
     fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()> {
         Box::pin(run::run(Arc::clone(&self.settings), port))
     }
+
+    fn refuses(&self, namespace: &str) -> Option<String> {
+        match self.settings.channel(namespace) {
+            Some(_) => None,
+            None => Some(format!(
+                "the name of its channel, {:?} and `#` and its own, has more than the 63 bytes of \
+                 PostgreSQL or contains a zero: shorten the namespace or the prefix",
+                self.settings.prefix
+            )),
+        }
+    }
 }
 
 impl fmt::Debug for Postgres {
@@ -322,13 +334,17 @@ mod tests {
     #[test]
     fn a_channel_has_at_most_63_bytes() {
         let postgres = options().prefix("é").connect_lazily();
-        let settings = postgres.expect("it is a URL").settings;
+        let postgres = postgres.expect("it is a URL");
+        let settings = &postgres.settings;
         assert_eq!(settings.channel("/").as_deref(), Some("é#/"));
         let longest = format!("/{}", "x".repeat(59));
         let channel = settings.channel(&longest).expect("a channel");
         assert_eq!(channel.len(), 63);
         assert_eq!(settings.channel(&format!("{longest}x")), None);
         assert_eq!(settings.channel("/\0"), None);
+        assert_eq!(postgres.refuses(&longest), None);
+        let reason = postgres.refuses(&format!("{longest}x"));
+        assert!(reason.is_some_and(|reason| reason.contains("shorten the namespace")));
     }
 
     #[test]
