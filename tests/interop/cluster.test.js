@@ -13,14 +13,14 @@ const DRIVERS = ["node-redis", "ioredis"];
 const OLDER_DRIVERS = ["node-redis 5", "ioredis 5"];
 
 /** What only some adapters of Node and some examples have. */
-const CLASSIC = ["redis", "all rooms", "emitter", "emitter of this crate", "example"];
+const CLASSIC = ["redis", "all rooms", "emitter", "emitter of this crate"];
 const PARTS = {
   classic: CLASSIC,
   "classic-specific": CLASSIC,
   sharded: ["redis"],
   "sharded-dynamic": ["redis"],
   "sharded-dynamic-private": ["redis"],
-  streams: ["redis", "stream", "streams emitter"],
+  streams: ["redis", "stream", "streams emitter", "example"],
   "streams-sharded": ["redis", "stream", "streams emitter"],
 };
 
