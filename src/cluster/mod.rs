@@ -151,9 +151,11 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct BoxBroker {
     wants_rooms: bool,
     has_log: bool,
-    refuses: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    refuses: Refuses,
     run: Box<dyn FnOnce(Port) -> BoxFuture<'static, ()> + Send>,
 }
+
+type Refuses = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 impl BoxBroker {
     /// See [`Broker::refuses`].
