@@ -21,7 +21,8 @@ class ClusterNode {
     node.folder = mkdtempSync(path.join(tmpdir(), "redis-cluster-"));
     const options = ["--port", node.port, "--cluster-port", node.busPort, "--bind", "127.0.0.1"];
     options.push("--save", "", "--appendonly", "no", "--cluster-enabled", "yes");
-    options.push("--cluster-node-timeout", 1_000, "--dir", node.folder);
+    // A busy machine may stop a node for a second.
+    options.push("--cluster-node-timeout", 3_000, "--dir", node.folder);
     node.child = run("redis-server", options, { stdio: "ignore" });
     node.exited = once(node.child, "exit");
     node.admin = createClient({ url: node.url, commandOptions: PATIENT });
