@@ -259,9 +259,12 @@ function recovery() {
     const [clients, first] = await listening(5);
     await lose(clients);
     const before = await emit(servers[0]);
-    await redis.move("socket.io");
-    for (const { key } of clients) await redis.move(key);
+    for (const name of ["socket.io", ...clients.map(({ key }) => key)]) {
+      await redis.move(name);
+      await redis.agrees();
+    }
     const after = await emit(servers[1]);
+    for (const server of servers) assert.ok((await server.ask("status")).is_connected);
     await comeBack(clients, servers[1]);
     for (const client of clients) await check(client, [first, before, after]);
   });
