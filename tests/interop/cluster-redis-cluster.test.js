@@ -259,10 +259,11 @@ function recovery() {
     const [clients, first] = await listening(5);
     await lose(clients);
     const before = await emit(servers[0]);
-    await redis.move("socket.io");
-    for (const { key } of clients) await redis.move(key);
+    for (const name of ["socket.io", ...clients.map(({ key }) => key)]) {
+      await redis.move(name);
+      await redis.agrees();
+    }
     const after = [await emit(servers[1]), await emit(servers[0])];
-    // A server whose stream has moved connects anew. Meanwhile it restores nobody.
     for (const server of servers) {
       await until(async () => (await server.ask("status")).is_connected, "a connection");
     }

@@ -141,6 +141,20 @@ export class RedisCluster {
     for (const node of [to, from, ...others]) await node.command("CLUSTER", "SETSLOT", slot, "NODE", to.id);
   }
 
+  /**
+   * Waits until all nodes have the same masters for all slots. Two moves before that may lose keys: two
+   * nodes may claim a slot then with one epoch.
+   */
+  async agrees() {
+    const view = async (node) => {
+      const lines = (await node.command("CLUSTER", "NODES")).trim().split("\n");
+      const fields = lines.map((line) => line.split(" "));
+      const masters = fields.map(([id, , , , , , epoch, , ...slots]) => [id, epoch, slots]);
+      return JSON.stringify(masters.sort());
+    };
+    await until(async () => new Set(await Promise.all(this.nodes.map(view))).size === 1, "one view of all nodes");
+  }
+
   /** The number of connections that are subscribed to a channel of either kind, on all nodes. */
   async subscribers(channel) {
     const count = async (node) => {

@@ -39,7 +39,7 @@ const MAX_WAIT_FOR_SAVED: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// How many times in a row commands are sent again at once, to the node that another one has named.
-const MAX_REDIRECTS: usize = 5;
+pub(super) const MAX_REDIRECTS: usize = 5;
 
 /// How long the slots of an answer are taken for the present ones.
 const FRESH: Duration = Duration::from_millis(50);

@@ -10,7 +10,7 @@ use std::task::Poll;
 use futures_core::future::BoxFuture;
 use redis::{Arg, Cmd, ConnectionInfo, Pipeline, RedisResult, Value};
 
-use super::masters::{Masters, no_master};
+use super::masters::{MAX_REDIRECTS, Masters, no_master};
 use super::pool::{Key, Pool};
 use super::slots::{Redirect, slot};
 use crate::sync::Mutex;
@@ -118,6 +118,7 @@ impl StreamReads {
     /// Waits for entries of a stream.
     async fn wait(self: Arc<Self>, part: Part) -> RedisResult<Value> {
         let mut ask = None;
+        let mut moves = 0;
         // A stream that is being moved is asked for at most once at its new owner.
         loop {
             let owner = match ask.clone() {
@@ -163,7 +164,13 @@ impl StreamReads {
                 Some(Redirect::Ask(node)) if ask.is_none() => ask = Some(node),
                 Some(Redirect::Moved(slot, owner)) => {
                     self.masters.moved(slot, owner);
-                    return Ok(reply);
+                    // It is read on there, from the same entry. Nodes that do not agree yet may send a
+                    // reader to and fro.
+                    moves += 1;
+                    if moves > MAX_REDIRECTS {
+                        return Ok(reply);
+                    }
+                    ask = None;
                 }
                 _ => return Ok(reply),
             }
