@@ -150,7 +150,7 @@ pub struct Done {
     counters: Option<Arc<Counters>>,
     confirm: Option<Confirm>,
     reported: bool,
-    /// What is called with the number of a message that does not come into the log.
+    /// The callback for a message that does not come into the log. It gets the number of the message.
     lost: Option<Lost>,
     number: u64,
 }
@@ -180,7 +180,7 @@ impl Done {
         }
     }
 
-    /// Sets what is called if the message does not come into the log.
+    /// Sets the callback for a message that does not come into the log.
     pub(super) fn or_lost(mut self, lost: Lost) -> Self {
         self.lost = Some(lost);
         self

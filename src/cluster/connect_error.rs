@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// An error of `Redis::connect` and `Postgres::connect`. Its source says what is wrong.
+/// An error of `Redis::connect` and `Postgres::connect`. Its source is the reason.
 #[derive(Debug)]
 pub struct ConnectError {
     service: &'static str,

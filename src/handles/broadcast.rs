@@ -87,7 +87,8 @@ impl Broadcast {
     /// Selects only the sockets that are connected to this process, and not those of the other
     /// servers of the cluster.
     ///
-    /// Without a [cluster](crate::cluster) this has no effect.
+    /// Without a [cluster](crate::cluster) this has no effect. If its broker has a
+    /// [log](crate::cluster::Broker::has_log), [recovery](crate::Recovery) does not keep the event.
     pub fn local(mut self) -> Self {
         self.local = true;
         self

@@ -113,8 +113,8 @@ pub(crate) const MAX_ACK_WAIT: Duration = Duration::from_secs(3600);
 /// The sender of a broker's confirmation.
 pub(crate) type Confirm = oneshot::Sender<Result<(), ClusterError>>;
 
-/// What is dropped after the caller has released its locks: the sender of a message that was dropped gets
-/// to know it.
+/// A value that the caller drops after it has released its locks. Its destructor reports dropped messages
+/// to their senders.
 pub(crate) type Dropped = Option<Box<dyn Any + Send>>;
 
 /// An operation that was sent.

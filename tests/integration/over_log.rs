@@ -344,7 +344,7 @@ async fn an_event_is_delivered_when_it_comes_back_and_acknowledgements_are_behin
     let (mut other, _) = connect(&app).await;
     client.send(r#"421["emit","news"]"#).await;
     held.waits_for(1).await;
-    // What is not for the same client does not wait.
+    // Packets for other clients do not wait.
     assert_eq!(other.ask(r#"422["leave","x"]"#).await, "432[]");
     assert!(client.buffered().next().is_none());
     held.pass(1).await;

@@ -13,7 +13,7 @@ import { io } from "socket.io-client";
 import { Redis } from "./cluster.js";
 import { Proxy } from "./proxy.js";
 import { Client, Emitter, HAS_OURS, LOSSES, Log, Server, saved, session } from "./streams.js";
-import { freePort, until } from "./support.js";
+import { freePort, until, within } from "./support.js";
 
 const ROWS = [
   ["node-redis", "ours"],
@@ -143,7 +143,7 @@ async function isNew(client, id) {
   await client.ask("me");
 }
 
-/** On all servers, waits until a socket has so many owners. */
+/** Waits until this number of servers have a socket. */
 async function owners(id, count) {
   const all = async () => {
     const owned = await Promise.all(Object.values(servers).map((server) => server.owns(id)));
@@ -758,9 +758,11 @@ async function claim({ socket: { _pid, _lastOffset } }, ...urls) {
     open.add({ close: () => socket.disconnect() });
     return socket;
   });
-  const connected = clients.map((client) => once(client, "connect"));
+  // A later claim may end the connection of an earlier one before its CONNECT.
+  const ends = (client) => Promise.race([once(client, "connect"), once(client.io, "close")]);
+  const ended = clients.map((client) => within(ends(client), "answer to a claim"));
   clients.forEach((client) => client.connect());
-  await Promise.all(connected);
+  await Promise.all(ended);
   return clients;
 }
 

@@ -25,7 +25,7 @@ const OFFSET = /^\d+-\d+$/;
 
 /** The senders and the rooms. */
 export class Load {
-  /** Each of the senders, as `senders()` returns them, sends so many events a second. */
+  /** Each of the senders, as `senders()` returns them, sends this number of events a second. */
   constructor(log, chance, senders, { rooms = 10, rate = 15 } = {}) {
     this.log = log;
     this.chance = chance;

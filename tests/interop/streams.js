@@ -90,7 +90,7 @@ export class Server {
   }
 }
 
-/** What is in a stream, as it comes. */
+/** Reads the entries of a stream. */
 export class Log {
   static async run(redis) {
     const log = new Log();

@@ -51,7 +51,7 @@ enum Command {
     },
 }
 
-/// Who gets the result of a message.
+/// The receiver of the result of a message.
 pub(super) enum Reply {
     Published(Done),
     /// A question.

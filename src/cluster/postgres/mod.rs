@@ -68,7 +68,7 @@ use super::{Broker, ConnectError, Port};
 ///   It may have 63 bytes. [`build`](crate::SocketIoBuilder::build) panics for a namespace with a longer
 ///   one. If the namespace has parameters it works on its own server only, which logs an error when it
 ///   begins.
-/// - PostgreSQL does not say who listens. The servers of a namespace are known by their heartbeats, so a
+/// - PostgreSQL cannot list the listeners of a channel. The servers of a namespace are known by their heartbeats, so a
 ///   server that is killed counts for up to 11 seconds more. A server that has just opened a namespace,
 ///   or has connected again, counts the others one second later.
 /// - A notification has less than 8 000 bytes. Longer messages, and those with binary values, go

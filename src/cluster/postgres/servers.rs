@@ -1,6 +1,6 @@
 //! The servers of each namespace, by their messages: a pure data structure.
 //!
-//! PostgreSQL cannot say who listens, so each server says in each namespace that it is alive: when it
+//! PostgreSQL cannot list the listeners of a channel, so each server says in each namespace that it is alive: when it
 //! begins, five seconds after its last message at the latest, and when it leaves.
 
 use std::collections::HashMap;

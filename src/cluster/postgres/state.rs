@@ -327,7 +327,7 @@ impl State {
         self.held_until.map_or(tick, |held| held.min(tick))
     }
 
-    /// Does what is due.
+    /// Handles the timers that have expired.
     pub(super) fn wake(&mut self, now: Instant) {
         if self.held_until.is_some_and(|held| held <= now) {
             self.count_held();

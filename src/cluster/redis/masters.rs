@@ -69,7 +69,7 @@ struct View {
     next: usize,
 }
 
-/// What is wrong with the connections.
+/// The trouble with the connections.
 #[derive(Debug, Default)]
 pub(super) struct Status {
     pub(super) gap: Option<String>,
@@ -597,7 +597,7 @@ impl Masters {
 /// The result of sending commands once.
 #[derive(Default)]
 struct Round {
-    /// What is to be sent again.
+    /// The commands that are sent again.
     left: Vec<Group>,
     /// Why a while should pass before.
     error: Option<RedisError>,

@@ -88,7 +88,7 @@ impl Receiving {
         OpenChanges { begin, end }
     }
 
-    /// Returns whether all changes are made or have trouble, and forgets those that are.
+    /// Returns whether each change is made or has trouble. Forgets the changes that are made.
     fn are_done(&self, open: &mut OpenChanges) -> bool {
         let channels = &self.channels;
         let begin = &mut open.begin;

@@ -27,7 +27,8 @@ pub(super) fn slot(name: &[u8]) -> u16 {
     crc16(hashed(name)) % SLOTS as u16
 }
 
-/// Returns the part of a name that is hashed: what is in its first braces, unless that is nothing.
+/// Returns the part of a name that is hashed: the text in its first braces, or the whole name if there is
+/// none.
 fn hashed(name: &[u8]) -> &[u8] {
     let Some(open) = name.iter().position(|byte| *byte == b'{') else {
         return name;

@@ -76,7 +76,7 @@ impl Departed {
     }
 }
 
-/// What is to be done next, in order.
+/// The next step. Steps are done in their order.
 #[derive(Debug)]
 pub(crate) enum Step<M> {
     /// Deliver an operation that has come back, with its offset.
@@ -267,7 +267,7 @@ impl<M> Departures<M> {
         steps
     }
 
-    /// Returns what is to be done when the message with a number has come back.
+    /// Returns the steps after the message with a number has come back.
     pub(super) fn returned(&mut self, number: u64, offset: Offset) -> Vec<Step<M>> {
         let mut steps = Vec::new();
         // Messages come back in their order, so earlier ones are lost.
@@ -298,7 +298,7 @@ impl<M> Departures<M> {
         steps
     }
 
-    /// Returns what is to be done when the message with a number does not come into the log.
+    /// Returns the steps after the message with a number was lost: it does not come into the log.
     pub(super) fn lost(&mut self, number: u64, last: Offset) -> Vec<Step<M>> {
         if self.late.remove(&number).is_some() {
             self.settled = self.settled.max(last);
@@ -315,8 +315,7 @@ impl<M> Departures<M> {
         steps
     }
 
-    /// Returns what is to be done to deliver the operations that were sent up to `until` without their
-    /// offsets.
+    /// Returns the steps that deliver the operations which were sent up to `until`, without offsets.
     pub(super) fn release(&mut self, until: Instant) -> Vec<Step<M>> {
         self.release_while(|departed, _| departed.since <= until)
     }

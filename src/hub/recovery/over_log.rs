@@ -154,7 +154,7 @@ impl OverLog {
     }
 }
 
-/// What is left to do when no lock is held any more.
+/// Work that is done after all locks are released.
 struct Later {
     namespace: Arc<LiveNamespace>,
     has_queued: bool,

@@ -79,8 +79,8 @@ impl fmt::Display for NotRestored {
 }
 
 impl SavedSocket {
-    /// Returns the key under which the socket is saved. It is a secret of the client: who knows it can
-    /// take the socket over.
+    /// Returns the key under which the socket is saved. It is a secret of the client: anybody with
+    /// the key can take the socket over.
     #[must_use]
     pub fn key(&self) -> &str {
         self.private_id.expose()

@@ -108,7 +108,7 @@ impl SharedLog {
         self.start.is_some()
     }
 
-    /// Returns what is notified when an entry was read.
+    /// Returns the notification that an entry was read.
     pub(super) fn progress(&self) -> Arc<Notify> {
         Arc::clone(&self.progress)
     }

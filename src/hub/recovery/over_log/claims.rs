@@ -94,7 +94,7 @@ impl LiveNamespace {
     /// Saves a connected socket.
     pub(super) fn save_connected(&self, member: &Member) {
         let dropped = self.store().and_then(|store| {
-            // What is queued for it counts as sent.
+            // Packets in the broadcast queue count as sent.
             member.catch_up();
             let recovery = member.recovery.as_ref()?;
             let is_lost = !member.is_connected() || recovery.is_unnumbered();
