@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_core::future::BoxFuture;
 
 use super::Hub;
+use super::observer::Definition;
 use super::room_event::{RoomChange, RoomEvent};
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
@@ -21,6 +22,8 @@ pub(crate) struct Hooks<M> {
     pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
     /// The handler of all other server events.
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
+    /// The definition of the namespace, for observers.
+    pub(crate) definition: Arc<Definition>,
 }
 
 impl<M> Default for Hooks<M> {
@@ -30,6 +33,7 @@ impl<M> Default for Hooks<M> {
             outgoing: None,
             server_events: HashMap::new(),
             server_event_fallback: None,
+            definition: Arc::default(),
         }
     }
 }
