@@ -398,9 +398,9 @@ pub use self::{
     builder::SocketIoBuilder,
     handles::{
         AckError, AckStream, Broadcast, Confirmation, Counts, EmitError, EmitWithAck, Handshake,
-        Partial, RemoteSocket, Socket, SocketIo, Volatile,
+        Partial, RemoteSocket, Shutdown, Socket, SocketIo, Volatile,
     },
-    hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent},
+    hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent, ShutdownReport},
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{

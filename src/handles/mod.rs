@@ -9,6 +9,7 @@ mod handshake;
 mod io;
 mod remote;
 mod scope;
+mod shutdown;
 mod socket;
 
 pub(crate) use self::ack_stream::AskedClients;
@@ -21,5 +22,6 @@ pub use self::{
     handshake::Handshake,
     io::{Counts, SocketIo},
     remote::RemoteSocket,
+    shutdown::Shutdown,
     socket::{EmitError, Socket, Volatile},
 };

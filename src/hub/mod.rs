@@ -3,6 +3,8 @@
 //! | file | |
 //! |---|---|
 //! | [`sessions`] | the sessions by their secret id, and the shutdown of all of them |
+//! | [`shutdown`] | the shutdown of all sessions, spread over a time, and its report |
+//! | [`shutdown_task`] | the task that does it |
 //! | [`session`] | one session, which several tasks share |
 //! | [`request`] | the handshake request of a session |
 //! | [`budget`] | the bytes that a connection keeps until it ends |
@@ -48,6 +50,8 @@ mod rooms;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
+mod shutdown;
+mod shutdown_task;
 mod yield_now;
 
 pub use self::cluster_error::ClusterError;
@@ -59,6 +63,7 @@ pub use self::recovery::Recovery;
 use self::recovery::{RecoveryBudget, SharedLog};
 pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
+pub use self::shutdown::ShutdownReport;
 
 /// The live namespaces of a server, and its sessions.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 //! | [`task`] | the session's task, and the reader of its events |
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -48,6 +48,9 @@ pub(crate) struct SharedSession {
     pub(crate) budget: Budget,
     /// The [`End`] that the session's task has to carry out, or 0.
     end: AtomicU8,
+    is_cut: AtomicBool,
+    /// The number of handlers that the cut has dropped.
+    handlers_cut: AtomicU32,
 }
 
 /// The state that the lock of a [`SharedSession`] protects.
@@ -74,6 +77,8 @@ pub(crate) enum End {
     DisconnectAll = 1,
     /// The server shuts down.
     Shutdown,
+    /// The server has shut down, and the session has not ended in time.
+    Cut,
 }
 
 /// A WebSocket that the session's task has not taken over yet.
@@ -124,6 +129,8 @@ impl SharedSession {
             params,
             budget: Budget::default(),
             end: AtomicU8::new(0),
+            is_cut: AtomicBool::new(false),
+            handlers_cut: AtomicU32::new(0),
         }
     }
 

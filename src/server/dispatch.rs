@@ -11,7 +11,6 @@ use super::queued::Queued;
 use super::socket_driver::SocketDriver;
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
-use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
@@ -424,14 +423,38 @@ impl Dispatch {
     }
 
     /// Drops the pending connect requests and the queued events. The session closes when the
-    /// running handlers have answered, or after the `close_timeout`.
+    /// running handlers have answered, or at the deadline.
     fn begin_shutdown(&mut self) {
         self.drop_pending();
         for driver in &mut self.drivers {
             driver.drop_queue(&mut self.consumed);
         }
-        let now = now();
-        self.shutdown_deadline = Some(deadline(now, self.session.config.close_timeout));
+        let timeout = self.session.config.close_timeout;
+        let deadline = self.server.hub.sessions.answer_deadline(now(), timeout);
+        let earlier = self.shutdown_deadline.map(|earlier| earlier.min(deadline));
+        self.shutdown_deadline = Some(earlier.unwrap_or(deadline));
+    }
+
+    fn end_shutdown(&mut self) {
+        self.shutdown_deadline = None;
+        // Broadcasts that are still queued were sent before.
+        for driver in &self.drivers {
+            driver.member().catch_up();
+        }
+        self.session.close(CloseReason::Shutdown);
+    }
+
+    /// Ends the session now. Its sockets leave because the server shuts down, their handlers are
+    /// dropped, and their disconnect handlers do not run.
+    fn cut(&mut self) {
+        self.end_shutdown();
+        self.handle_closed(CloseReason::Shutdown);
+        let handlers = self.drivers.iter().map(SocketDriver::running_count).sum();
+        self.session.set_handlers_cut(handlers);
+        for driver in self.drivers.drain(..) {
+            // A destructor of the application may run here.
+            let _ = guarded(move || drop(driver));
+        }
     }
 
     /// Polls the pending connect requests and all sockets. Returns whether anything happened.
@@ -468,8 +491,13 @@ impl SessionApp for Dispatch {
         }
         loop {
             let end = self.session.take_end();
-            if end == Some(End::DisconnectAll) {
-                self.disconnect_all();
+            match end {
+                Some(End::DisconnectAll) => self.disconnect_all(),
+                Some(End::Cut) => {
+                    self.cut();
+                    return Poll::Ready(());
+                }
+                Some(End::Shutdown) | None => {}
             }
             // Messages that arrived before the shutdown are handled.
             has_events |= end == Some(End::Shutdown);
@@ -504,8 +532,7 @@ impl SessionApp for Dispatch {
             if self.shutdown_deadline.is_some()
                 && !self.drivers.iter().any(SocketDriver::is_handling)
             {
-                self.shutdown_deadline = None;
-                self.session.close(CloseReason::Shutdown);
+                self.end_shutdown();
                 has_events = true;
                 continue;
             }
@@ -543,8 +570,7 @@ impl SessionApp for Dispatch {
             .shutdown_deadline
             .is_some_and(|deadline| deadline <= now)
         {
-            self.shutdown_deadline = None;
-            self.session.close(CloseReason::Shutdown);
+            self.end_shutdown();
         }
     }
 }

@@ -116,6 +116,19 @@ impl SocketDriver {
         matches!(self.phase, Phase::Connecting(_) | Phase::Opening(_)) || !self.running.is_empty()
     }
 
+    /// Returns the number of handlers that run, those for connect and disconnect too.
+    pub(super) fn running_count(&self) -> usize {
+        let other = match self.phase {
+            Phase::Connecting(_)
+            | Phase::Opening(_)
+            | Phase::DisconnectLayers(..)
+            | Phase::LayersEnded(_)
+            | Phase::Disconnecting(_) => 1,
+            Phase::Open | Phase::Ended => 0,
+        };
+        self.running.len() + other
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
     }

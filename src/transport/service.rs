@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::options::{HttpOptions, RequestKind};
 use super::polling::{PostRequest, ResponseFormat};
-use super::refusal::{ConnectionError, WRONG_VERSION};
+use super::refusal::{ConnectionError, SERVER_CLOSES, WRONG_VERSION};
 use super::task::{SessionApp, SessionTask};
 use super::{polling, websocket};
 use crate::engine_io::{
@@ -306,10 +306,18 @@ impl HttpService {
         if StoredRequest::len(parts) > self.config.max_handshake {
             return Err(ConnectionError::new(Refusal::HeadTooLong, "the head"));
         }
-        if self.sessions.is_full() {
-            return Err(FULL);
+        self.check_room()
+    }
+
+    /// Checks whether the server accepts one more session.
+    fn check_room(&self) -> Result<(), ConnectionError> {
+        if self.sessions.is_closing() {
+            return Err(CLOSING);
         }
-        Ok(())
+        match self.sessions.is_full() {
+            true => Err(FULL),
+            false => Ok(()),
+        }
     }
 
     /// Returns the response to an upgrade request, with the accepted extension and the chosen
@@ -358,8 +366,8 @@ impl HttpService {
         async move {
             let refused = match allowed.await {
                 Err(message) => Some(ConnectionError::with_message(message, "allow_request")),
-                // Other sessions may have been opened in the meantime.
-                Ok(()) => service.sessions.is_full().then_some(FULL),
+                // Other sessions may have been opened in the meantime, or the server closes.
+                Ok(()) => service.check_room().err(),
             };
             match refused {
                 Some(error) => service.refuse(&parts, &error),
@@ -448,10 +456,8 @@ impl Drop for HttpService {
 const TRANSPORT_OFF: ConnectionError =
     ConnectionError::new(Refusal::UnknownTransport, "the transport is off");
 const BAD_METHOD: ConnectionError = ConnectionError::new(Refusal::BadMethod, "the method");
-const FULL: ConnectionError = ConnectionError::new(
-    Refusal::Unavailable,
-    "too many sessions, or the server closes",
-);
+const FULL: ConnectionError = ConnectionError::new(Refusal::Unavailable, "too many sessions");
+const CLOSING: ConnectionError = ConnectionError::new(Refusal::Unavailable, SERVER_CLOSES);
 
 /// Returns the upgrade that a response has accepted.
 fn accepted_upgrade(stream: OnUpgrade, response: &Response) -> Upgrade {

@@ -146,6 +146,12 @@ impl SharedSession {
         self.request_end(End::Shutdown);
     }
 
+    /// Requests that the session's task ends now: it drops its handlers and its connection.
+    pub(in crate::hub) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.request_end(End::Cut);
+    }
+
     fn request_end(&self, end: End) {
         self.end.store(end as u8, Ordering::Release);
         self.wake();
