@@ -400,7 +400,7 @@ pub use self::{
         AckError, AckStream, Broadcast, Confirmation, Counts, EmitError, EmitWithAck, Handshake,
         Partial, RemoteSocket, Socket, SocketIo, Volatile,
     },
-    hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent},
+    hub::{ClusterError, DisconnectReason, Expiry, Recovery, RoomChange, RoomEvent},
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{

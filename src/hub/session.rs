@@ -7,7 +7,7 @@
 //! | [`task`] | the session's task, and the reader of its events |
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -44,6 +44,8 @@ pub(crate) struct SharedSession {
     pub(crate) budget: Budget,
     /// The [`End`] that the session's task has to carry out, or 0.
     end: AtomicU8,
+    /// Whether a socket of the session has, or had, a deadline.
+    has_deadlines: AtomicBool,
 }
 
 /// The state that the lock of a [`SharedSession`] protects.
@@ -117,6 +119,7 @@ impl SharedSession {
             params,
             budget: Budget::default(),
             end: AtomicU8::new(0),
+            has_deadlines: AtomicBool::new(false),
         }
     }
 
