@@ -409,5 +409,8 @@ pub use self::{
     },
 };
 
+#[cfg(feature = "rate-limit")]
+pub use self::routing::rate_limit;
+
 pub use self::engine_io::{SocketId, Transport};
 pub use self::transport::{ConnectionError, Cors, HttpOptions, Origins, SameSite, SessionCookie};

@@ -20,7 +20,14 @@ impl Socket {
     ///
     /// ```
     /// use std::time::Duration;
+    ///
+    /// use serde::Deserialize;
     /// use tower_socketio::{Auth, Data, ErrorReply, Expiry, Namespace, Socket};
+    ///
+    /// #[derive(Deserialize)]
+    /// struct SignIn {
+    ///     token: String,
+    /// }
     ///
     /// /// Returns the rest of the token's time.
     /// fn check(token: &str) -> Result<Duration, ErrorReply> {
@@ -30,12 +37,14 @@ impl Socket {
     ///     }
     /// }
     ///
-    /// async fn connect(socket: Socket, Auth(token): Auth<String>) -> Result<(), ErrorReply> {
-    ///     sign_in(socket, Data(token)).await
+    /// // `io(url, { auth: { token } })`
+    /// async fn connect(socket: Socket, Auth(auth): Auth<SignIn>) -> Result<(), ErrorReply> {
+    ///     sign_in(socket, Data(auth)).await
     /// }
     ///
-    /// async fn sign_in(socket: Socket, Data(token): Data<String>) -> Result<(), ErrorReply> {
-    ///     let rest = check(&token)?;
+    /// // `await socket.emitWithAck("sign_in", { token })`
+    /// async fn sign_in(socket: Socket, Data(auth): Data<SignIn>) -> Result<(), ErrorReply> {
+    ///     let rest = check(&auth.token)?;
     ///     let minute = Duration::from_secs(60);
     ///     socket.set_expiry(Expiry::after(rest).reminder("sign_in_again", minute));
     ///     Ok(())

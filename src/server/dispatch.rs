@@ -420,7 +420,9 @@ impl Dispatch {
             return None;
         }
         let members = self.drivers.iter().map(SocketDriver::member);
-        members.filter_map(|member| member.next_deadline()).min()
+        let next = members.filter_map(|member| member.next_deadline()).min();
+        // One that has passed while its socket was connecting is due now, and not late.
+        next.map(|next| next.max(now()))
     }
 
     /// Drops the pending connect requests and the queued events. The session closes when the
