@@ -289,6 +289,7 @@
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
 //! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
+//! | `rate-limit` | adds `rate_limit::RateLimitLayer`, which limits how often clients may send |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
 //! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |

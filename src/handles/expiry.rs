@@ -56,7 +56,7 @@ impl Socket {
     /// A later call replaces the deadline and its events. `None` removes the deadline. If it passes
     /// in the connect handler, the client is connected, and disconnected at once.
     ///
-    /// The deadline is one of the timers of the client's session: it needs no task, and about 200
+    /// The deadline is one of the timers of the client's session. It needs no task, and a few hundred
     /// bytes.
     ///
     /// A restored socket keeps its deadline, and the time while it was away counts. If another server

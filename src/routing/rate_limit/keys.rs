@@ -79,7 +79,7 @@ impl fmt::Debug for KeyLimiter {
     }
 }
 
-/// How often keys are removed. An event that finds keys to remove takes about 10 ns for each.
+/// How often keys are looked for that can be removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 fn as_millis(duration: Duration) -> u64 {
