@@ -289,6 +289,7 @@
 //! |-----------|---------------------------------------------------------------------|
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
 //! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
+//! | `rate-limit` | adds `rate_limit::RateLimitLayer`, which limits how often clients may send |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
 //! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
@@ -400,7 +401,9 @@ pub use self::{
         AckError, AckStream, Broadcast, Confirmation, Counts, EmitError, EmitWithAck, Handshake,
         Partial, RemoteSocket, Shutdown, Socket, SocketIo, Volatile,
     },
-    hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent, ShutdownReport},
+    hub::{
+        ClusterError, DisconnectReason, Expiry, Recovery, RoomChange, RoomEvent, ShutdownReport,
+    },
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
@@ -408,6 +411,9 @@ pub use self::{
         Params, Reply, Route, ServerEvent, extract, middleware,
     },
 };
+
+#[cfg(feature = "rate-limit")]
+pub use self::routing::rate_limit;
 
 pub use self::engine_io::{SocketId, Transport};
 pub use self::transport::{ConnectionError, Cors, HttpOptions, Origins, SameSite, SessionCookie};

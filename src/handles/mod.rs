@@ -5,6 +5,7 @@ mod ack;
 mod ack_stream;
 mod broadcast;
 mod cluster;
+mod expiry;
 mod handshake;
 mod io;
 mod remote;

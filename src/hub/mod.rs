@@ -12,6 +12,7 @@
 //! | [`member`] | one socket in one namespace |
 //! | [`acks`] | the receivers of acknowledgements |
 //! | [`disconnect_reason`] | the reasons why a socket leaves |
+//! | [`expiry`] | the time at which a socket is disconnected |
 //! | [`rooms`] | sockets ↔ rooms |
 //! | [`selection`] | the target of a broadcast, and its recipients |
 //! | [`queue`] | the broadcasts to many sockets that wait to be delivered |
@@ -35,6 +36,7 @@ pub(crate) mod acks;
 pub(crate) mod budget;
 mod cluster_error;
 mod disconnect_reason;
+pub(crate) mod expiry;
 mod fanout;
 pub(crate) mod hooks;
 pub(crate) mod id_hash;
@@ -56,6 +58,7 @@ mod yield_now;
 
 pub use self::cluster_error::ClusterError;
 pub use self::disconnect_reason::DisconnectReason;
+pub use self::expiry::Expiry;
 use self::hooks::NamespaceHook;
 use self::namespace::{Hooks, LiveNamespace};
 use self::other_servers::OtherServers;

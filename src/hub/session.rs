@@ -51,6 +51,8 @@ pub(crate) struct SharedSession {
     is_cut: AtomicBool,
     /// The number of handlers that the cut has dropped.
     handlers_cut: AtomicU32,
+    /// Whether a socket of the session has, or had, a deadline.
+    has_deadlines: AtomicBool,
 }
 
 /// The state that the lock of a [`SharedSession`] protects.
@@ -131,6 +133,7 @@ impl SharedSession {
             end: AtomicU8::new(0),
             is_cut: AtomicBool::new(false),
             handlers_cut: AtomicU32::new(0),
+            has_deadlines: AtomicBool::new(false),
         }
     }
 

@@ -525,26 +525,10 @@ where
     /// # Errors of layers
     ///
     /// The error of a layer is a reply, like the `Err` of a handler: its type implements
-    /// [`IntoReply`]. The error of many layers of Tower is a boxed error. It is logged, and the
-    /// client receives "internal error". A middleware can answer with a text instead:
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use tower_socketio::middleware::{self, Next};
-    /// use tower_socketio::{ErrorReply, Event, Namespace, Reply};
-    ///
-    /// async fn limit_time(event: Event, next: Next) -> Result<Reply, ErrorReply> {
-    ///     let reply = tokio::time::timeout(Duration::from_secs(5), next.run(event)).await;
-    ///     reply.map_err(|_| ErrorReply::new("the handler took too long"))
-    /// }
-    ///
-    /// async fn report() {}
-    ///
-    /// let namespace: Namespace = Namespace::new()
-    ///     .on("report", report)
-    ///     .layer(middleware::from_fn(limit_time));
-    /// ```
+    /// [`IntoReply`]. The error of many layers of Tower is a boxed error: after a timeout the client
+    /// receives "timed out", for an event that a load shed refuses "overloaded". Any other boxed
+    /// error is logged, and the client receives "internal error". [`middleware`](crate::middleware)
+    /// shows these layers, and how to answer with another text.
     ///
     /// # Disconnects
     ///

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::credit::Credit;
+use super::expiry::handle_deadline;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect, Waiting};
 use super::queued::Queued;
 use super::socket_driver::SocketDriver;
@@ -422,6 +423,17 @@ impl Dispatch {
         }
     }
 
+    /// Returns when a socket has to be reminded of its deadline, or disconnected.
+    fn next_deadline(&self) -> Option<Instant> {
+        if !self.session.has_deadlines() {
+            return None;
+        }
+        let members = self.drivers.iter().map(SocketDriver::member);
+        let next = members.filter_map(|member| member.next_deadline()).min();
+        // One that has passed while its socket was connecting is due now, and not late.
+        next.map(|next| next.max(now()))
+    }
+
     /// Drops the pending connect requests and the queued events. The session closes when the
     /// running handlers have answered, or at the deadline.
     fn begin_shutdown(&mut self) {
@@ -555,10 +567,16 @@ impl SessionApp for Dispatch {
             .into_iter()
             .chain(self.partial)
             .chain(self.shutdown_deadline)
+            .chain(self.next_deadline())
             .min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        if self.session.has_deadlines() {
+            for driver in &self.drivers {
+                handle_deadline(driver.member(), now);
+            }
+        }
         if let Err(ProtocolError(what)) = self.peer.handle_timeout(now) {
             self.violation(&what);
         }

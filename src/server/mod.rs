@@ -5,6 +5,7 @@
 //! | [`dispatch`] | the packets of one session, passed to its sockets |
 //! | [`pending_connect`] | connect requests that wait for a predicate |
 //! | [`socket_driver`] | the handlers of one socket |
+//! | [`expiry`] | the deadlines of sockets |
 //! | [`queued`] | an event that waits for its handler |
 //! | [`credit`] | the credit of flow control |
 
@@ -24,6 +25,7 @@ use crate::transport::{Application, SessionApp};
 
 mod credit;
 mod dispatch;
+mod expiry;
 mod pending_connect;
 mod queued;
 mod socket_driver;

@@ -286,14 +286,8 @@ impl SocketDriver {
     }
 
     fn handle_leave(&mut self, peer: &mut Peer, consumed: &mut Credit) {
-        let by_client = self.member().reason().is_none_or(|reason| {
-            use DisconnectReason as R;
-            !matches!(
-                reason,
-                R::ServerNamespaceDisconnect | R::ForcedServerClose | R::ServerShuttingDown
-            )
-        });
-        if !by_client {
+        let reason = self.member().reason();
+        if reason.is_some_and(DisconnectReason::is_by_server) {
             self.drop_queue(consumed);
         }
         if let Some(slot) = self.slot.take() {

@@ -516,6 +516,7 @@ impl Member {
         let before = std::mem::replace(&mut *own, extensions);
         drop(own);
         drop(before);
+        self.watch_deadline();
     }
 
     /// Takes the missed packets, which are sent before CONNECT.

@@ -152,6 +152,12 @@ impl SharedSession {
         self.request_end(End::Cut);
     }
 
+    /// Makes the session's task watch the deadlines of its sockets.
+    pub(in crate::hub) fn watch_deadlines(&self) {
+        self.has_deadlines.store(true, Ordering::Release);
+        self.wake();
+    }
+
     fn request_end(&self, end: End) {
         self.end.store(end as u8, Ordering::Release);
         self.wake();

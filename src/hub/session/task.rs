@@ -38,6 +38,12 @@ impl SharedSession {
         ready.into_iter().for_each(Waker::wake);
     }
 
+    /// Returns whether a socket of the session may have a deadline.
+    #[inline]
+    pub(crate) fn has_deadlines(&self) -> bool {
+        self.has_deadlines.load(Ordering::Acquire)
+    }
+
     /// Returns the end that was requested since the last call.
     pub(crate) fn take_end(&self) -> Option<End> {
         if self.end.load(Ordering::Acquire) == 0 {
