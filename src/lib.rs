@@ -281,20 +281,7 @@
 //!
 #![doc = include_str!("docs/coming_from_javascript.md")]
 //!
-//! # Features
-//!
-//! No feature is enabled by default.
-//!
-//! | feature   | effect                                                              |
-//! |-----------|---------------------------------------------------------------------|
-//! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
-//! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
-//! | `rate-limit` | adds `rate_limit::RateLimitLayer`, which limits how often clients may send |
-//! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
-//! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
-//! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
-//! | `wire`    | adds `cluster::Envelope::to_bytes` and `from_bytes`, for brokers of your own |
-//! | `zlib-rs` | compresses with `zlib-rs`, which is faster, and not `miniz_oxide`   |
+#![doc = include_str!("docs/features.md")]
 //!
 //! # Delivery and order
 //!
@@ -321,6 +308,9 @@
 //! handled, in order, unless the server disconnected the client. The disconnect handler runs last.
 //! A panic ends only the handler that panics. A loop that lasts as long as the connection belongs
 //! in a task, started with `tokio::spawn`, and not in a connect handler.
+
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod cluster;
 pub mod engine;
