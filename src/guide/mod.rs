@@ -25,7 +25,9 @@ pub mod authentication {}
 #[doc = include_str!("layers.md")]
 pub mod layers {}
 
-#[doc = include_str!("testing.md")]
+// Its snippets need the feature.
+#[cfg_attr(any(not(doctest), feature = "testing"), doc = include_str!("testing.md"))]
+#[cfg_attr(all(doctest, not(feature = "testing")), doc = "Testing.")]
 pub mod testing {}
 
 #[doc = include_str!("observability.md")]
