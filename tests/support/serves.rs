@@ -1,4 +1,4 @@
-// Used by the snippets of the guide: checks that an app serves Socket.IO at a path.
+// Used by the snippets of src/guide/layers.md: checks that an app serves Socket.IO at a path.
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
