@@ -1,5 +1,37 @@
 //! A Socket.IO server as a Tower layer for axum.
 //!
+//! The official JavaScript clients, versions 3 and 4, connect to it over long-polling and WebSocket.
+//! Socket.IO 2 clients connect if [`SocketIoBuilder::allow_eio3`] is set. Handlers are async functions
+//! of extractors, a handler's return value is the acknowledgement of its event, and Tower layers wrap
+//! handlers, as in axum.
+//!
+//! This page is a guide. Read it from top to bottom: each section adds one thing to an app. The
+//! [manual](guide) has a page for each topic behind it.
+//!
+//! # Table of contents
+//!
+//! - [Hello](#hello)
+//! - [Namespaces](#namespaces)
+//! - [Events and acknowledgements](#events-and-acknowledgements)
+//! - [Extractors](#extractors)
+//! - [State](#state)
+//! - [Errors](#errors)
+//! - [Rooms and broadcasts](#rooms-and-broadcasts)
+//! - [Typed events](#typed-events)
+//! - [Middleware](#middleware)
+//! - [Testing](#testing)
+//! - [Shutdown](#shutdown)
+//! - [Where to go on](#where-to-go-on)
+//! - [Features](#features)
+//! - [Not supported yet](#not-supported-yet)
+//!
+//! # Hello
+//!
+//! ```sh
+//! cargo add tower-socketio axum
+//! cargo add tokio --features full
+//! ```
+//!
 //! ```no_run
 //! use axum::{Router, routing::get};
 //! use tower_socketio::{Data, Namespace, Socket, SocketIo};
@@ -23,41 +55,34 @@
 //! }
 //! ```
 //!
-//! The official JavaScript clients, versions 3 and 4, connect to it over long-polling and
-//! WebSocket. Socket.IO 2 clients connect if [`SocketIoBuilder::allow_eio3`] is set.
+//! A client in Node, after `npm install socket.io-client`, in a file `client.mjs`:
 //!
-//! # Table of contents
+//! ```js
+//! import { io } from "socket.io-client";
 //!
-//! - [Overview](#overview)
-//!   - [Namespaces and handlers](#namespaces-and-handlers)
-//!   - [Extractors](#extractors)
-//!   - [Acknowledgements](#acknowledgements)
-//!   - [Rooms and broadcasts](#rooms-and-broadcasts)
-//!   - [State](#state)
-//!   - [Middleware](#middleware)
-//!   - [Errors](#errors)
-//!   - [Shutdown](#shutdown)
-//! - [Not supported yet](#not-supported-yet)
-//! - [Coming from JavaScript](#coming-from-javascript)
-//! - [Features](#features)
-//! - [Delivery and order](#delivery-and-order)
-//! - [Cancel safety](#cancel-safety)
-//!
-//! # Overview
+//! const socket = io("http://localhost:3000");
+//! socket.on("message", (text) => console.log(text));
+//! socket.emit("message", "hello");
+//! ```
 //!
 //! [`SocketIo::builder`] sets up a server: its namespaces, its limits and its HTTP options.
-//! [`build`](SocketIoBuilder::build) returns the [`SocketIoLayer`], which serves the clients, and
-//! the [`SocketIo`] handle, which sends to them. In a handler, [`Socket`] is a handle to one
-//! client, and [`Broadcast`] selects many.
+//! [`build`](SocketIoBuilder::build) returns two things. The [`SocketIoLayer`] serves the clients on
+//! the path `/socket.io` and passes every other request on to the app. The [`SocketIo`] handle sends
+//! to the clients. In a handler, [`Socket`] is a handle to one client.
 //!
-//! ## Namespaces and handlers
+//! A page of another origin, such as one of a development server, needs
+//! [`cors`](SocketIoBuilder::cors): see [authentication and origins](guide::authentication#origins).
+//! If the app has a fallback or nested routers, see [layers and router shapes](guide::layers).
 //!
-//! A [`Namespace`] routes events to handlers, as an axum `Router` routes requests. A handler is an
-//! async function. Handlers are registered once, before the server runs.
+//! # Namespaces
+//!
+//! A [`Namespace`] routes events to handlers, as an axum `Router` routes requests. Handlers are
+//! registered once, before the server runs, and not for each socket.
 //!
 //! ```
 //! use tower_socketio::{Data, DisconnectReason, Namespace, Socket, SocketIo};
 //!
+//! /// Runs when a client joins the namespace. The client is connected when it returns.
 //! async fn connect(socket: Socket) {
 //!     socket.emit("welcome", "hello");
 //! }
@@ -66,6 +91,7 @@
 //!     socket.broadcast().emit("said", text);
 //! }
 //!
+//! /// Runs last, for each socket that was connected.
 //! async fn leave(socket: Socket, reason: DisconnectReason) {
 //!     socket.broadcast().emit("left", reason.as_str());
 //! }
@@ -80,43 +106,15 @@
 //!     .build();
 //! ```
 //!
-//! A namespace may have [parameters in its path](SocketIoBuilder::namespace), or [a
-//! predicate](SocketIoBuilder::namespace_if) for its name. See [`TypedEvent`] for events that are
-//! Rust types.
+//! A client joins it with `io("http://localhost:3000/chat")`. A namespace may have [parameters in its
+//! path](SocketIoBuilder::namespace), as `/orders/{shop}`, or [a
+//! predicate](SocketIoBuilder::namespace_if) for its name.
 //!
-//! ## Extractors
+//! # Events and acknowledgements
 //!
-//! The arguments of a handler are extractors: of the event's arguments, of the client's `auth`, of
-//! the socket, and more. Any axum extractor works in a connect handler. See [`extract`] for a list.
-//!
-//! ```
-//! use axum::Extension;
-//! use axum::http::HeaderMap;
-//! use serde::Deserialize;
-//! use tower_socketio::{Args, Auth, Namespace, Socket};
-//!
-//! #[derive(Clone, Deserialize)]
-//! struct User {
-//!     name: String,
-//! }
-//!
-//! // `io(url, { auth: { name: "ada" } })`
-//! async fn connect(socket: Socket, headers: HeaderMap, Auth(user): Auth<User>) {
-//!     socket.insert(user);
-//! }
-//!
-//! // `socket.emit("go", 3, 4)`
-//! async fn go(Extension(user): Extension<User>, Args((x, y)): Args<(i32, i32)>) {
-//!     println!("{} goes to {x}, {y}", user.name);
-//! }
-//!
-//! let namespace: Namespace = Namespace::new().on_connect(connect).on("go", go);
-//! ```
-//!
-//! ## Acknowledgements
-//!
-//! The return value of a handler is the acknowledgement of its event. [`IntoReply`] lists the types
-//! that a handler can return. In the other direction, [`Socket::emit_with_ack`] asks a client, and
+//! A handler reads the arguments of its event with [`Data`], the first argument, or [`Args`], all of
+//! them. Its return value is the acknowledgement: [`IntoReply`] lists the types that a handler can
+//! return. In the other direction, [`Socket::emit_with_ack`] asks a client, and
 //! [`Broadcast::emit_with_ack`] asks many.
 //!
 //! ```
@@ -140,37 +138,50 @@
 //! let namespace: Namespace = Namespace::new().on("add", add).on("quiz", quiz);
 //! ```
 //!
-//! ## Rooms and broadcasts
+//! A value is one argument, and so is a tuple: it is an array in JavaScript. `Args((a, b))` are two
+//! arguments, and `()` is none. Values of the type `bytes::Bytes` are binary in JavaScript. The events
+//! of one socket run one after another, in the order in which they arrive: see [delivery and
+//! order](guide::delivery).
 //!
-//! A room is a named set of sockets. Sockets join and leave rooms on the server. A [`Broadcast`]
-//! sends to all sockets of a namespace, or to those in some rooms. [`SocketIo`] is an extractor in
-//! axum handlers too, so routes can send to clients.
+//! # Extractors
+//!
+//! The arguments of a handler are extractors: of the event's arguments, of the client's `auth`, of the
+//! socket, and more. Any axum extractor works in a connect handler, on the request with which the
+//! client connected. [`extract`] has a list, and shows how to write one.
 //!
 //! ```
-//! use tower_socketio::{Args, Data, Namespace, Socket, SocketIo};
+//! use axum::Extension;
+//! use axum::http::HeaderMap;
+//! use serde::Deserialize;
+//! use tower_socketio::{Args, Auth, Namespace, Socket};
 //!
-//! async fn join(socket: Socket, Data(room): Data<String>) {
-//!     socket.join(room);
+//! #[derive(Clone, Deserialize)]
+//! struct User {
+//!     name: String,
 //! }
 //!
-//! /// Sends to the other sockets in the room.
-//! async fn say(socket: Socket, Args((room, text)): Args<(String, String)>) {
-//!     socket.to(room).emit("said", text);
+//! // `io(url, { auth: { name: "ada" } })`
+//! async fn connect(socket: Socket, headers: HeaderMap, Auth(user): Auth<User>) {
+//!     // From here on, each handler of this socket can extract the user.
+//!     socket.insert(user);
 //! }
 //!
-//! /// An axum handler.
-//! async fn publish(io: SocketIo, body: String) {
-//!     io.to("news").emit("news", body);
+//! // `socket.emit("go", 3, 4)`
+//! async fn go(Extension(user): Extension<User>, Args((x, y)): Args<(i32, i32)>) {
+//!     println!("{} goes to {x}, {y}", user.name);
 //! }
 //!
-//! let namespace: Namespace = Namespace::new().on("join", join).on("say", say);
+//! let namespace: Namespace = Namespace::new().on_connect(connect).on("go", go);
 //! ```
 //!
-//! ## State
+//! If the compiler says that a function is not a handler, [`debug_handler!`] around the function says
+//! why.
 //!
-//! Handlers share state with axum's `State`, as routes do. [`SocketIoBuilder::with_state`] provides
-//! the state of all namespaces, and [`Namespace::with_state`] that of one. Values that belong to
-//! one socket are kept with [`Socket::insert`] and [`Socket::set_data`].
+//! # State
+//!
+//! Handlers share state with axum's `State`, as routes do. [`SocketIoBuilder::with_state`] provides the
+//! state of all namespaces, and [`Namespace::with_state`] that of one. Values that belong to one socket
+//! are kept with [`Socket::insert`] and [`Socket::set_data`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -189,36 +200,13 @@
 //!     .build();
 //! ```
 //!
-//! ## Middleware
+//! # Errors
 //!
-//! Tower layers wrap [one handler](Handler::layer) or [all handlers of a
-//! namespace](Namespace::layer), and [`middleware::from_fn`] creates a layer from a function.
-//! Layers of axum's `Router` wrap the HTTP requests.
-//!
-//! ```
-//! use tower_socketio::middleware::{self, Next};
-//! use tower_socketio::{Event, Namespace, Reply};
-//!
-//! async fn log(event: Event, next: Next) -> Reply {
-//!     let name = event.name().to_owned();
-//!     let reply = next.run(event).await;
-//!     println!("{name} failed: {}", reply.is_err());
-//!     reply
-//! }
-//!
-//! async fn report() {}
-//!
-//! let namespace: Namespace = Namespace::new()
-//!     .on("report", report)
-//!     .layer(middleware::from_fn(log));
-//! ```
-//!
-//! ## Errors
-//!
-//! If a connect handler returns an `Err`, the client is refused, and its `connect_error` listener
-//! gets the error. If an event handler returns an `Err`, the client's callback gets an object with
-//! the field `error`. [`ErrorReply`] is an error with a text and data. Implement [`IntoReply`] for
-//! error types of your own.
+//! If a connect handler returns an `Err`, the client is refused, and its `connect_error` listener gets
+//! the error. If an event handler returns an `Err`, the client's callback gets an object with the field
+//! `error`. [`ErrorReply`] is an error with a text and data. Implement [`IntoReply`] for error types of
+//! your own. If an extractor rejects, the handler does not run, and the client gets the rejection in
+//! the same way.
 //!
 //! ```
 //! use serde::Deserialize;
@@ -244,10 +232,150 @@
 //! let namespace: Namespace = Namespace::new().on_connect(connect).on("divide", divide);
 //! ```
 //!
-//! ## Shutdown
+//! A boxed error, as `?` makes it of any error, is logged, and the client gets "internal error". A
+//! panic ends only the handler that panics.
 //!
-//! [`SocketIo::close`] disconnects all clients and waits until their handlers have ended. Call it
-//! in the shutdown signal of the HTTP server:
+//! # Rooms and broadcasts
+//!
+//! A room is a named set of sockets. Sockets join and leave rooms on the server. A [`Broadcast`] sends
+//! to all sockets of a namespace, or to those in some rooms. [`SocketIo`] is an extractor in axum
+//! handlers too, so routes can send to clients.
+//!
+//! ```
+//! use axum::{Router, extract::Path, routing::post};
+//! use tower_socketio::{Args, Data, Namespace, Socket, SocketIo};
+//!
+//! async fn join(socket: Socket, Data(room): Data<String>) {
+//!     socket.join(room);
+//! }
+//!
+//! /// Sends to the other sockets in the room.
+//! async fn say(socket: Socket, Args((room, text)): Args<(String, String)>) {
+//!     socket.to(room).emit("said", text);
+//! }
+//!
+//! /// An axum handler: sends to all sockets in the room.
+//! async fn publish(Path(room): Path<String>, io: SocketIo, body: String) {
+//!     io.to(room).emit("said", body);
+//! }
+//!
+//! let namespace = Namespace::new().on("join", join).on("say", say);
+//! let (layer, _io) = SocketIo::builder().namespace("/", namespace).build();
+//! let app: Router = Router::new()
+//!     .route("/rooms/{room}", post(publish))
+//!     .layer(layer);
+//! ```
+//!
+//! | call | goes to |
+//! |---|---|
+//! | `socket.emit(…)` | this client |
+//! | `socket.broadcast().emit(…)` | the other sockets of the namespace |
+//! | `socket.to("room").emit(…)` | the other sockets in the room |
+//! | `socket.everyone().to("room").emit(…)` | all sockets in the room |
+//! | `io.emit(…)`, `io.of("/chat").emit(…)` | all sockets of `/`, or of another namespace |
+//! | `io.to("a").to("b").except("c").emit(…)` | those in `a` or `b`, and not in `c`, each once |
+//! | `io.to(id).emit(…)` | the socket with this id |
+//!
+//! # Typed events
+//!
+//! [`TypedEvent`] gives an event one place: its name, the type of its argument and the type of its
+//! reply. [`Namespace::on_typed`] registers a handler for it, `send` sends it, and `ask` sends it and
+//! waits for the reply. A wrong name or a wrong type does not compile.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use tower_socketio::{Namespace, Socket, TypedEvent};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Typing {
+//!     room: String,
+//! }
+//!
+//! impl TypedEvent for Typing {
+//!     const NAME: &'static str = "typing";
+//!     type Reply = ();
+//! }
+//!
+//! async fn typing(event: Typing, socket: Socket) {
+//!     socket.to(&event.room).send(event);
+//! }
+//!
+//! let namespace: Namespace = Namespace::new().on_typed(typing);
+//! ```
+//!
+//! # Middleware
+//!
+//! Tower layers wrap [one handler](Handler::layer) or [all handlers of a namespace](Namespace::layer),
+//! and [`middleware::from_fn`] creates a layer from a function. A layer sees the event before the
+//! handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use tower::timeout::TimeoutLayer;
+//! use tower_socketio::middleware::{self, Next};
+//! use tower_socketio::{Event, Handler, Namespace, Reply};
+//!
+//! async fn log(event: Event, next: Next) -> Reply {
+//!     let name = event.name().to_owned();
+//!     let reply = next.run(event).await;
+//!     println!("{name} failed: {}", reply.is_err());
+//!     reply
+//! }
+//!
+//! async fn report() {}
+//!
+//! let namespace: Namespace = Namespace::new()
+//!     .on("report", report.layer(TimeoutLayer::new(Duration::from_secs(60))))
+//!     .layer(middleware::from_fn(log));
+//! ```
+//!
+//! [Layers and router shapes](guide::layers) says which layers work where.
+//!
+//! # Testing
+//!
+//! The feature `testing` has a client that needs no network and no port, so tests are quick and can
+//! use virtual time. It speaks to the app as an official client does over WebSocket.
+//!
+//! ```
+//! use axum::Router;
+//! # #[cfg(feature = "testing")]
+//! use tower_socketio::testing::Client;
+//! use tower_socketio::{Data, Namespace, SocketIo};
+//!
+//! fn app() -> Router {
+//!     let namespace = Namespace::new().on("double", double);
+//!     let (layer, _io) = SocketIo::builder().namespace("/", namespace).build();
+//!     Router::new().layer(layer)
+//! }
+//!
+//! async fn double(Data(n): Data<u32>) -> u32 {
+//!     2 * n
+//! }
+//!
+//! #[tokio::test]
+//! # async fn the_attribute_is_for_this_function() {}
+//! # #[cfg(feature = "testing")]
+//! async fn a_number_is_doubled() {
+//!     let client = Client::connect(&app(), "/").await.unwrap();
+//!     let n: u32 = client.emit_with_ack("double", 21).await.unwrap();
+//!     assert_eq!(n, 42);
+//! }
+//! # #[cfg(feature = "testing")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! #     a_number_is_doubled().await;
+//! # }
+//! # #[cfg(not(feature = "testing"))]
+//! # fn main() {}
+//! ```
+//!
+//! [Testing](guide::testing) has more: several clients, refusals, virtual time, official clients.
+//!
+//! # Shutdown
+//!
+//! [`SocketIo::close`] disconnects all clients and waits until their handlers have ended. Call it in
+//! the shutdown signal of the HTTP server:
 //!
 //! ```no_run
 //! use axum::Router;
@@ -269,51 +397,26 @@
 //! }
 //! ```
 //!
-//! # Not supported yet
+//! Without `close`, the HTTP server waits for its connections, and those of clients do not end by
+//! themselves.
 //!
-//! - Several servers over MongoDB. Redis, Redis Cluster and PostgreSQL are supported: see
-//!   [`cluster`].
-//!   Recovery works within one process.
-//! - WebTransport.
-//! - The Admin UI.
-//! - Metrics and spans for Prometheus or OpenTelemetry. There are log lines and
-//!   [`SocketIo::counts`].
+//! # Where to go on
 //!
-#![doc = include_str!("docs/coming_from_javascript.md")]
+#![doc = include_str!("guide/contents.md")]
+//!
+//! The repository has runnable examples of most of this: `cargo run --example chat` starts
+//! a chat at `http://localhost:3000`.
 //!
 #![doc = include_str!("docs/features.md")]
 //!
-//! # Delivery and order
-//!
-//! - The events of one socket start in the order in which they arrive. By default the handler of
-//!   one completes before that of the next starts; [`Namespace::max_concurrent_events`] and
-//!   [`Handler::concurrent`] change that. Acknowledgements do not wait for earlier events. Events
-//!   that are emitted in a namespace, to one client or to many, are sent in the order of the calls.
-//!   Both orders also hold while a client upgrades from polling to WebSocket.
-//! - A handler that waits for *another event* of the same socket waits for ever, unless it is
-//!   concurrent. A handler may wait for an *acknowledgement*. While it waits, the server reads up
-//!   to four times as many bytes of events as [`SocketIoBuilder::max_pending`] allows. If a client
-//!   sends more before it answers, and no handler completes for a while, its connection is closed.
-//!   Set a [timeout](EmitWithAck::timeout) to continue without the answer.
-//! - A packet is delivered, or the connection ends with a [`DisconnectReason`]. Only volatile
-//!   events may be dropped. With [`Recovery`], a client that comes back in time receives the events
-//!   that it missed.
-//! - No event is lost while a client connects. Events that arrive while the connect handler runs
-//!   wait until it completes. Events that are emitted to the socket in that time are sent
-//!   afterwards.
-//!
-//! # Cancel safety
-//!
-//! A running handler is not cancelled when its client leaves. Events that arrived before are still
-//! handled, in order, unless the server disconnected the client. The disconnect handler runs last.
-//! A panic ends only the handler that panics. A loop that lasts as long as the connection belongs
-//! in a task, started with `tokio::spawn`, and not in a connect handler.
+#![doc = include_str!("docs/not_supported.md")]
 
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod cluster;
 pub mod engine;
+pub mod guide;
 pub mod protocol;
 
 mod builder;
