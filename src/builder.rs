@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 
 use crate::cluster::{self, BoxBroker, Broker, Cluster};
+#[cfg(feature = "schema")]
+use crate::contract::{Contract, Watch};
 use crate::engine_io::{Config, Transport, check_time};
 use crate::handles::SocketIo;
 use crate::hub::hooks::NamespaceHook;
@@ -556,6 +558,36 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
             parser: self.parser,
             observers: self.observers,
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl<S> SocketIoBuilder<S> {
+    /// Returns the contract of the server: the events that its namespaces declare, with
+    /// [`receives`](Namespace::receives) and [`sends`](Namespace::sends).
+    ///
+    /// Only namespaces that were added before are in it. See [`contract`](crate::contract).
+    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+    #[must_use]
+    pub fn contract(&self) -> Contract {
+        let named = self.namespaces.iter();
+        let named = named.map(|(path, namespace)| namespace.contract(Some(path)));
+        let matched = self.matched.iter();
+        let matched = matched.map(|(_, namespace)| namespace.contract(None));
+        Contract::new(named.chain(matched))
+    }
+
+    /// Watches, in a test, whether the namespaces that were added before send only the events that
+    /// they declare. See [`Watch`].
+    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+    pub fn watch_contract(mut self, watch: &Watch) -> Self {
+        for (path, namespace) in &mut self.namespaces {
+            namespace.watch(Some(path), watch);
+        }
+        for (_, namespace) in &mut self.matched {
+            namespace.watch(None, watch);
+        }
+        self
     }
 }
 

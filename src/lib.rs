@@ -419,6 +419,13 @@ pub mod engine;
 pub mod guide;
 pub mod protocol;
 
+#[cfg(feature = "schema")]
+pub mod contract;
+#[cfg(not(feature = "schema"))]
+mod no_contract;
+#[cfg(not(feature = "schema"))]
+use self::no_contract as contract;
+
 mod builder;
 mod calendar;
 mod clock;

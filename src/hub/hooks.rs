@@ -10,6 +10,7 @@ use futures_core::future::BoxFuture;
 use super::Hub;
 use super::observer::Definition;
 use super::room_event::{RoomChange, RoomEvent};
+use crate::contract::Emitted;
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 use crate::sync::{Mutex, MutexGuard};
@@ -18,6 +19,8 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) struct Hooks<M> {
     pub(crate) room: Option<Box<RoomHook<'static>>>,
     pub(crate) outgoing: Option<Box<OutgoingHook<M>>>,
+    /// Whether a test watches the events that are sent.
+    pub(crate) emitted: Emitted,
     /// The handlers of the events of other servers.
     pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
     /// The handler of all other server events.
@@ -31,6 +34,7 @@ impl<M> Default for Hooks<M> {
         Self {
             room: None,
             outgoing: None,
+            emitted: Emitted::default(),
             server_events: HashMap::new(),
             server_event_fallback: None,
             definition: Arc::default(),

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "schema")]
+mod declare;
+
 use super::handler::{OnConnect, OnEvent, OnTyped};
 use super::server_event::{self, PendingHandler};
 use super::{Event, Handler, IntoReply, Route, ServerEventHandler};
+use crate::contract::Declarations;
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
 use crate::hub::id_hash::IdHash;
@@ -58,6 +62,7 @@ pub struct Namespace<S = ()> {
     server_events: HashMap<Box<str>, PendingHandler<S>>,
     server_event_fallback: Option<PendingHandler<S>>,
     hooks: Hooks,
+    declared: Declarations,
 }
 
 /// A handler that still needs its state to become a route.
@@ -139,6 +144,7 @@ where
             server_events: HashMap::new(),
             server_event_fallback: None,
             hooks: Hooks::default(),
+            declared: Declarations::default(),
         }
     }
 
@@ -194,12 +200,13 @@ where
     ///
     /// Panics as [`on`](Self::on) does.
     #[track_caller]
-    pub fn on_typed<H, E, T>(self, handler: H) -> Self
+    pub fn on_typed<H, E, T>(mut self, handler: H) -> Self
     where
         H: Handler<OnTyped<(E, T)>, S>,
         E: TypedEvent,
         T: 'static,
     {
+        self.declared.handles::<E>();
         self.insert(E::NAME, handler)
     }
 
@@ -692,6 +699,7 @@ impl<S> Namespace<S> {
             server_events: HashMap::new(),
             server_event_fallback: None,
             hooks: self.hooks,
+            declared: self.declared,
         }
     }
 }
