@@ -445,6 +445,7 @@ mod handles;
 mod hub;
 mod layer;
 mod notice;
+mod presence;
 mod random;
 mod routing;
 mod server;
@@ -505,6 +506,7 @@ pub use self::{
         ClusterError, DisconnectReason, Expiry, Recovery, RoomChange, RoomEvent, ShutdownReport,
     },
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
+    presence::{Presence, PresenceDiff, PresenceError, PresenceState},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
         AckSender, Auth, ErrorReply, Event, Handler, IntoReply, Namespace, NamespaceRequest,

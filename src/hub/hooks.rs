@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use super::Hub;
 use super::observer::Definition;
 use super::room_event::{RoomChange, RoomEvent};
+use super::{DisconnectReason, Hub};
 use crate::contract::Emitted;
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
@@ -27,6 +27,23 @@ pub(crate) struct Hooks<M> {
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
     /// The definition of the namespace, for observers.
     pub(crate) definition: Arc<Definition>,
+    pub(crate) trackers: Vec<Arc<dyn Tracker<M>>>,
+}
+
+/// Follows in which rooms the sockets of a namespace are. Its methods are called under no lock, after the
+/// change: by then another thread may have made the next one.
+pub(crate) trait Tracker<M>: Send + Sync {
+    /// A namespace was created in this process.
+    fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName);
+
+    /// A socket was restored, with its rooms.
+    fn restored(&self, socket: &M);
+
+    /// A socket has left a room, but not the namespace.
+    fn left_room(&self, socket: &M, room: &str);
+
+    /// A socket has left the namespace.
+    fn left(&self, socket: &M, reason: DisconnectReason);
 }
 
 impl<M> Default for Hooks<M> {
@@ -38,6 +55,7 @@ impl<M> Default for Hooks<M> {
             server_events: HashMap::new(),
             server_event_fallback: None,
             definition: Arc::default(),
+            trackers: Vec::new(),
         }
     }
 }
