@@ -410,7 +410,6 @@
 #![doc = include_str!("docs/features.md")]
 //!
 #![doc = include_str!("docs/not_supported.md")]
-
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
