@@ -276,8 +276,6 @@
 //!   Recovery works within one process.
 //! - WebTransport.
 //! - The Admin UI.
-//! - Metrics and spans for Prometheus or OpenTelemetry. There are log lines and
-//!   [`SocketIo::counts`].
 //!
 #![doc = include_str!("docs/coming_from_javascript.md")]
 //!
@@ -287,6 +285,7 @@
 //!
 //! | feature   | effect                                                              |
 //! |-----------|---------------------------------------------------------------------|
+//! | `metrics` | adds [`SocketIoBuilder::metrics`](metrics), metrics through the `metrics` facade |
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
 //! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
@@ -343,6 +342,8 @@ mod guard;
 mod handles;
 mod hub;
 mod layer;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod notice;
 mod random;
 mod routing;

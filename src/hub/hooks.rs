@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_core::future::BoxFuture;
 
 use super::Hub;
-use super::observer::Definition;
+use super::definition::Definition;
 use super::room_event::{RoomChange, RoomEvent};
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};

@@ -15,6 +15,9 @@
 //! | [`queue`] | the broadcasts to many sockets that wait to be delivered |
 //! | [`fanout`] | the task that delivers them |
 //! | [`hooks`] | the hooks of the application |
+//! | [`definition`] | the definition of a namespace, for observers and spans |
+//! | [`outcome`] | how a handler has ended |
+//! | [`spans`] | the spans for `tracing` |
 //! | [`observer`] | the observers: parts of this crate that hear what happens |
 //! | [`room_event`] | the events of the room hook |
 //! | [`recovery`] | connection state recovery |
@@ -32,6 +35,7 @@ use crate::sync::{Mutex, RwLock};
 pub(crate) mod acks;
 pub(crate) mod budget;
 mod cluster_error;
+pub(crate) mod definition;
 mod disconnect_reason;
 mod fanout;
 pub(crate) mod hooks;
@@ -40,6 +44,7 @@ pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod observer;
 pub(crate) mod other_servers;
+pub(crate) mod outcome;
 mod queue;
 pub(crate) mod recovery;
 pub(crate) mod request;
@@ -48,6 +53,7 @@ mod rooms;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
+pub(crate) mod spans;
 mod yield_now;
 
 pub use self::cluster_error::ClusterError;

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tower::BoxError;
 
 use crate::handles::{AckError, EmitError, EmitErrorKind};
-use crate::hub::observer::Outcome;
+use crate::hub::outcome::Outcome;
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
 /// The reply of a handler: arguments, or an error.

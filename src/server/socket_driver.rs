@@ -15,10 +15,12 @@ use super::queued::Queued;
 use crate::engine_io::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
+use crate::hub::definition::EventIndex;
 use crate::hub::member::Member;
 use crate::hub::namespace::Membership;
-use crate::hub::observer::{EventIndex, since};
+use crate::hub::observer::since;
 use crate::hub::recovery::Handover;
+use crate::hub::spans::OptionalSpan;
 use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
@@ -36,6 +38,8 @@ pub(super) struct SocketDriver {
     /// The credit of the CONNECT, while the connect handler runs.
     connect_credit: Credit,
     running: Vec<Running>,
+    /// The span of the socket.
+    span: OptionalSpan,
 }
 
 enum Phase {
@@ -62,10 +66,10 @@ struct Running {
     observed: Observed,
 }
 
-/// What the observers get when a handler has ended.
-#[derive(Clone, Copy)]
+/// What observes the handler of an event.
 struct Observed {
     event: EventIndex,
+    span: OptionalSpan,
     /// `None` if there is no observer.
     started: Option<Instant>,
 }
@@ -83,10 +87,18 @@ impl SocketDriver {
         routes: Arc<Routes>,
     ) -> Self {
         let event = Event::connect(Socket::new(Arc::clone(&membership.0)), request.auth);
-        let connecting = match membership.0.handover() {
+        let member = &membership.0;
+        let span = member.session.span.connect(
+            &member.namespace.name,
+            &routes.hooks.definition,
+            member.auth.as_deref(),
+        );
+        let entered = span.enter();
+        let connecting = match member.handover() {
             None => call(&routes.connect, event),
             Some(handover) => recover(Arc::clone(handover), Arc::clone(&routes), event),
         };
+        drop(entered);
         Self {
             slot: Some(request.slot),
             phase: Phase::Connecting(connecting),
@@ -95,6 +107,7 @@ impl SocketDriver {
             queue: request.queue,
             connect_credit: request.credit,
             running: Vec::new(),
+            span,
         }
     }
 
@@ -143,7 +156,7 @@ impl SocketDriver {
     ) -> bool {
         match &mut self.phase {
             Phase::Connecting(future) | Phase::Opening(future) => {
-                let Poll::Ready(reply) = poll(future, cx) else {
+                let Poll::Ready(reply) = poll(&self.span, future, cx) else {
                     return false;
                 };
                 self.connect_handler_ended(reply, peer, consumed);
@@ -151,7 +164,7 @@ impl SocketDriver {
             }
             Phase::Open => self.run_events(cx, peer, consumed),
             Phase::DisconnectLayers(future, handler_reached) => {
-                let ended = poll(future, cx).is_ready();
+                let ended = poll(&self.span, future, cx).is_ready();
                 if ended {
                     let next = handler_reached
                         .take()
@@ -175,7 +188,7 @@ impl SocketDriver {
                 true
             }
             Phase::Disconnecting(future) => {
-                let ended = poll(future, cx).is_ready();
+                let ended = poll(&self.span, future, cx).is_ready();
                 if ended {
                     self.set_phase(Phase::Ended);
                 }
@@ -299,7 +312,7 @@ impl SocketDriver {
         let mut progress = false;
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
-            match poll(&mut running.future, cx) {
+            match poll(&running.observed.span, &mut running.future, cx) {
                 Poll::Pending => at += 1,
                 Poll::Ready(reply) => {
                     let Running {
@@ -308,7 +321,7 @@ impl SocketDriver {
                         observed,
                         ..
                     } = self.running.remove(at);
-                    self.notify_ended(observed, &reply);
+                    self.notify_ended(&observed, &reply);
                     // A destructor of the application may run here.
                     let _ = guarded(move || drop(future));
                     self.answer(ack, reply);
@@ -354,11 +367,13 @@ impl SocketDriver {
         let observed = self.notify_received(found.index, &queued.payload);
         let socket = Socket::new(Arc::clone(self.member()));
         let event = Event::event(socket, queued.payload, queued.ack);
+        let entered = observed.span.enter();
         let mut future = call(&found.route, event);
+        drop(entered);
         let is_concurrent = found.is_concurrent;
-        match poll(&mut future, cx) {
+        match poll(&observed.span, &mut future, cx) {
             Poll::Ready(reply) => {
-                self.notify_ended(observed, &reply);
+                self.notify_ended(&observed, &reply);
                 let _ = guarded(move || drop(future));
                 self.answer(queued.ack, reply);
             }
@@ -377,11 +392,18 @@ impl SocketDriver {
         let observers = &member.session.observers;
         observers.each(|observer| observer.event_received(member, event, payload));
         let started = observers.started();
-        Observed { event, started }
+        let (namespace, definition) = (&member.namespace.name, &self.routes.hooks.definition);
+        let span = self.span.event(namespace, definition, event, payload);
+        Observed {
+            event,
+            span,
+            started,
+        }
     }
 
     #[inline]
-    fn notify_ended(&self, observed: Observed, reply: &Reply) {
+    fn notify_ended(&self, observed: &Observed, reply: &Reply) {
+        observed.span.ended(reply.outcome());
         let Some(started) = observed.started else {
             return;
         };
@@ -500,7 +522,14 @@ fn call(route: &Route, event: Event) -> BoxFuture<'static, Reply> {
     guarded(|| route.call(event)).unwrap_or_else(|_| Box::pin(std::future::ready(panicked())))
 }
 
-fn poll(future: &mut BoxFuture<'static, Reply>, cx: &mut Context<'_>) -> Poll<Reply> {
+/// Polls a handler within its span.
+#[inline]
+fn poll(
+    span: &OptionalSpan,
+    future: &mut BoxFuture<'static, Reply>,
+    cx: &mut Context<'_>,
+) -> Poll<Reply> {
+    let _entered = span.enter();
     guarded(|| future.as_mut().poll(cx)).unwrap_or_else(|_| Poll::Ready(panicked()))
 }
 
