@@ -30,12 +30,17 @@ const OTHER: &str = "_other";
 
 /// A span, or nothing if no subscriber wants it. It is one pointer wide, because each session and
 /// each socket has one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct OptionalSpan(Option<Box<Span>>);
 
 impl OptionalSpan {
     fn new(span: Span) -> Self {
         Self((!span.is_disabled()).then(|| Box::new(span)))
+    }
+
+    #[inline]
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Creates the span of a session, within the current span: that of the request.
@@ -94,7 +99,6 @@ impl OptionalSpan {
     }
 
     /// Creates the span of an event, within that of its socket.
-    #[inline]
     pub(crate) fn event(
         &self,
         namespace: &str,
@@ -102,18 +106,12 @@ impl OptionalSpan {
         event: EventIndex,
         payload: &Payload,
     ) -> Self {
-        match &self.0 {
-            None => Self::default(),
-            Some(parent) => {
-                let name = event.and_then(|index| definition.events.get(index));
-                Self::new(event_span(
-                    parent,
-                    namespace,
-                    name.map_or(OTHER, |name| name),
-                    payload,
-                ))
-            }
-        }
+        let Some(parent) = &self.0 else {
+            return Self::default();
+        };
+        let name = event.and_then(|index| definition.events.get(index));
+        let name = name.map_or(OTHER, |name| name);
+        Self::new(event_span(parent, namespace, name, payload))
     }
 
     /// Records how the handler of an event has ended.
@@ -134,7 +132,6 @@ impl OptionalSpan {
     }
 }
 
-#[cold]
 fn event_span(parent: &Span, namespace: &str, name: &str, payload: &Payload) -> Span {
     let attachments = payload.attachments().map(|each| each.len());
     let size = payload.json().len() + attachments.sum::<usize>();

@@ -5,6 +5,8 @@
 //! | [`dispatch`] | the packets of one session, passed to its sockets |
 //! | [`pending_connect`] | connect requests that wait for a predicate |
 //! | [`socket_driver`] | the handlers of one socket |
+//! | [`calls`] | calls of handlers, and their panics |
+//! | [`observed`] | a handler that is observed |
 //! | [`queued`] | an event that waits for its handler |
 //! | [`credit`] | the credit of flow control |
 
@@ -22,8 +24,10 @@ use crate::protocol::NamespaceName;
 use crate::routing::{NamespaceRequest, Predicate, Routes};
 use crate::transport::{Application, SessionApp};
 
+mod calls;
 mod credit;
 mod dispatch;
+mod observed;
 mod pending_connect;
 mod queued;
 mod socket_driver;

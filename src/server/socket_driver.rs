@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::calls::{call, poll};
 use super::credit::Credit;
+use super::observed::{HandlerInSpan, ObservedHandler};
 use super::pending_connect::ConnectRequest;
 use super::queued::Queued;
 use crate::engine_io::Revision;
@@ -18,13 +20,12 @@ use crate::hub::DisconnectReason;
 use crate::hub::definition::EventIndex;
 use crate::hub::member::Member;
 use crate::hub::namespace::Membership;
-use crate::hub::observer::since;
 use crate::hub::recovery::Handover;
 use crate::hub::spans::OptionalSpan;
 use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
-use crate::routing::{ErrorReply, Event, Reply, Route, Routes};
+use crate::routing::{ErrorReply, Event, Reply, Routes};
 use crate::transport::guarded;
 
 /// A socket and its handlers. The socket leaves its namespace when the driver is dropped.
@@ -40,6 +41,8 @@ pub(super) struct SocketDriver {
     running: Vec<Running>,
     /// The span of the socket.
     span: OptionalSpan,
+    /// Whether there is a span or an observer.
+    is_observed: bool,
 }
 
 enum Phase {
@@ -63,15 +66,6 @@ struct Running {
     ack: Option<u64>,
     /// Whether other handlers need not wait for this one.
     is_concurrent: bool,
-    observed: Observed,
-}
-
-/// What observes the handler of an event.
-struct Observed {
-    event: EventIndex,
-    span: OptionalSpan,
-    /// `None` if there is no observer.
-    started: Option<Instant>,
 }
 
 /// How long a client waits for CONNECT while a broker opens its namespace and its rooms.
@@ -93,12 +87,11 @@ impl SocketDriver {
             &routes.hooks.definition,
             member.auth.as_deref(),
         );
-        let entered = span.enter();
-        let connecting = match member.handover() {
+        let is_observed = !span.is_none() || !member.session.observers.is_empty();
+        let connecting = HandlerInSpan::wrap(&span, || match member.handover() {
             None => call(&routes.connect, event),
             Some(handover) => recover(Arc::clone(handover), Arc::clone(&routes), event),
-        };
-        drop(entered);
+        });
         Self {
             slot: Some(request.slot),
             phase: Phase::Connecting(connecting),
@@ -107,6 +100,7 @@ impl SocketDriver {
             queue: request.queue,
             connect_credit: request.credit,
             running: Vec::new(),
+            is_observed,
             span,
         }
     }
@@ -156,7 +150,7 @@ impl SocketDriver {
     ) -> bool {
         match &mut self.phase {
             Phase::Connecting(future) | Phase::Opening(future) => {
-                let Poll::Ready(reply) = poll(&self.span, future, cx) else {
+                let Poll::Ready(reply) = poll(future, cx) else {
                     return false;
                 };
                 self.connect_handler_ended(reply, peer, consumed);
@@ -164,7 +158,7 @@ impl SocketDriver {
             }
             Phase::Open => self.run_events(cx, peer, consumed),
             Phase::DisconnectLayers(future, handler_reached) => {
-                let ended = poll(&self.span, future, cx).is_ready();
+                let ended = poll(future, cx).is_ready();
                 if ended {
                     let next = handler_reached
                         .take()
@@ -188,7 +182,7 @@ impl SocketDriver {
                 true
             }
             Phase::Disconnecting(future) => {
-                let ended = poll(&self.span, future, cx).is_ready();
+                let ended = poll(future, cx).is_ready();
                 if ended {
                     self.set_phase(Phase::Ended);
                 }
@@ -312,16 +306,10 @@ impl SocketDriver {
         let mut progress = false;
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
-            match poll(&running.observed.span, &mut running.future, cx) {
+            match poll(&mut running.future, cx) {
                 Poll::Pending => at += 1,
                 Poll::Ready(reply) => {
-                    let Running {
-                        future,
-                        ack,
-                        observed,
-                        ..
-                    } = self.running.remove(at);
-                    self.notify_ended(&observed, &reply);
+                    let Running { future, ack, .. } = self.running.remove(at);
                     // A destructor of the application may run here.
                     let _ = guarded(move || drop(future));
                     self.answer(ack, reply);
@@ -355,25 +343,30 @@ impl SocketDriver {
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
         let name = queued.payload.name_bytes().unwrap_or_default();
         let Some(found) = self.routes.find(name) else {
-            let member = self.member();
-            let observers = &member.session.observers;
-            observers.each(|observer| observer.event_received(member, None, &queued.payload));
+            if self.is_observed {
+                self.notify_received(None, &queued.payload);
+            }
             self.log_missing_handler(queued.payload.name());
             return self.answer(
                 queued.ack,
                 Err(ErrorReply::new("no handler for this event")).into(),
             );
         };
-        let observed = self.notify_received(found.index, &queued.payload);
+        let span = match self.is_observed {
+            true => Some(self.notify_received(found.index, &queued.payload)),
+            false => None,
+        };
         let socket = Socket::new(Arc::clone(self.member()));
         let event = Event::event(socket, queued.payload, queued.ack);
-        let entered = observed.span.enter();
-        let mut future = call(&found.route, event);
-        drop(entered);
+        let mut future = match span {
+            None => call(&found.route, event),
+            Some(span) => {
+                ObservedHandler::call(&found.route, self.member(), found.index, span, event)
+            }
+        };
         let is_concurrent = found.is_concurrent;
-        match poll(&observed.span, &mut future, cx) {
+        match poll(&mut future, cx) {
             Poll::Ready(reply) => {
-                self.notify_ended(&observed, &reply);
                 let _ = guarded(move || drop(future));
                 self.answer(queued.ack, reply);
             }
@@ -381,36 +374,18 @@ impl SocketDriver {
                 future,
                 ack: queued.ack,
                 is_concurrent,
-                observed,
             }),
         }
     }
 
-    #[inline]
-    fn notify_received(&self, event: EventIndex, payload: &Payload) -> Observed {
+    /// Reports an event to the observers, and returns its span.
+    #[inline(never)]
+    fn notify_received(&self, event: EventIndex, payload: &Payload) -> OptionalSpan {
         let member = self.member();
         let observers = &member.session.observers;
         observers.each(|observer| observer.event_received(member, event, payload));
-        let started = observers.started();
         let (namespace, definition) = (&member.namespace.name, &self.routes.hooks.definition);
-        let span = self.span.event(namespace, definition, event, payload);
-        Observed {
-            event,
-            span,
-            started,
-        }
-    }
-
-    #[inline]
-    fn notify_ended(&self, observed: &Observed, reply: &Reply) {
-        observed.span.ended(reply.outcome());
-        let Some(started) = observed.started else {
-            return;
-        };
-        let (event, outcome, took) = (observed.event, reply.outcome(), since(started));
-        let member = self.member();
-        let observers = &member.session.observers;
-        observers.each(|observer| observer.handler_ended(member, event, outcome, took));
+        self.span.event(namespace, definition, event, payload)
     }
 
     fn log_missing_handler(&self, event: Option<&str>) {
@@ -442,10 +417,8 @@ impl SocketDriver {
             Some(Some(layered)) => {
                 let mut event = self.disconnect_event();
                 let handler_reached = event.handler_reached();
-                self.set_phase(Phase::DisconnectLayers(
-                    call(layered, event),
-                    Some(handler_reached),
-                ));
+                let layers = HandlerInSpan::wrap(&self.span, || call(layered, event));
+                self.set_phase(Phase::DisconnectLayers(layers, Some(handler_reached)));
             }
             Some(None) => self.disconnect_past_layers(),
             None => self.set_phase(Phase::Ended),
@@ -454,7 +427,8 @@ impl SocketDriver {
 
     fn disconnect_past_layers(&mut self) {
         if let Some(route) = &self.routes.disconnect {
-            let handler = call(&route.bare, self.disconnect_event());
+            let event = self.disconnect_event();
+            let handler = HandlerInSpan::wrap(&self.span, || call(&route.bare, event));
             self.set_phase(Phase::Disconnecting(handler));
         }
     }
@@ -516,25 +490,4 @@ fn recover(
         }
         call(&routes.connect, event).await
     })
-}
-
-fn call(route: &Route, event: Event) -> BoxFuture<'static, Reply> {
-    guarded(|| route.call(event)).unwrap_or_else(|_| Box::pin(std::future::ready(panicked())))
-}
-
-/// Polls a handler within its span.
-#[inline]
-fn poll(
-    span: &OptionalSpan,
-    future: &mut BoxFuture<'static, Reply>,
-    cx: &mut Context<'_>,
-) -> Poll<Reply> {
-    let _entered = span.enter();
-    guarded(|| future.as_mut().poll(cx)).unwrap_or_else(|_| Poll::Ready(panicked()))
-}
-
-/// Returns the reply of a handler that panicked. The panic hook has reported the panic already.
-fn panicked() -> Reply {
-    tracing::error!("a handler panicked");
-    Reply::panicked()
 }

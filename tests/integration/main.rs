@@ -19,6 +19,8 @@ mod handlers;
 mod handshake;
 mod layers;
 mod limits;
+#[cfg(all(feature = "metrics", feature = "testing"))]
+mod metrics;
 mod namespaces;
 mod over_log;
 mod parsers;
@@ -26,6 +28,7 @@ mod polling;
 mod promises;
 mod recovery;
 mod routers;
+mod spans;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;

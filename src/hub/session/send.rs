@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use super::{End, Shared, SharedSession, register, wake};
+use super::{End, SharedSession, register, wake};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, Message, Session, Transport};
 use crate::hub::queue::Outgoing;
@@ -16,10 +16,11 @@ impl SharedSession {
         let snapshot = shared.snapshot();
         let sent = shared.session.send_all(messages, now);
         let wakers = shared.take_wakers_since(&snapshot);
-        let buffered = self.buffered_for_polling(&mut shared);
         drop(shared);
-        self.notify_buffered(buffered);
         wake(wakers);
+        if !self.observers.is_empty() {
+            self.notify_buffered_for_polling();
+        }
         sent
     }
 
@@ -40,21 +41,28 @@ impl SharedSession {
             shared.session.send_all(outgoing.packet.clone(), now);
         }
         let wakers = shared.take_wakers_since(&snapshot);
-        let buffered = self.buffered_for_polling(&mut shared);
         drop(shared);
-        self.notify_buffered(buffered);
         wake(wakers);
+        if !self.observers.is_empty() {
+            self.notify_buffered_for_polling();
+        }
         dropped
     }
 
-    /// Returns by how much the buffered bytes of a polling session have changed. Those of a WebSocket
-    /// are reported when its task has written what it can.
-    #[inline]
-    fn buffered_for_polling(&self, shared: &mut Shared) -> i64 {
-        if self.observers.is_empty() || shared.session.transport() != Transport::Polling {
-            return 0;
+    /// Reports the buffered bytes of a session that began with polling. Those of a WebSocket are
+    /// reported when its task has written what it can.
+    #[cold]
+    fn notify_buffered_for_polling(&self) {
+        if self.params.transport != Transport::Polling {
+            return;
         }
-        shared.take_buffered_change()
+        let mut shared = self.lock();
+        if shared.session.transport() != Transport::Polling {
+            return;
+        }
+        let change = shared.take_buffered_change();
+        drop(shared);
+        self.notify_buffered(change);
     }
 
     /// Queues the packets that a restored client has missed, and then its CONNECT packet.
