@@ -591,6 +591,18 @@ impl<S> SocketIoBuilder<S> {
     }
 }
 
+impl<S> SocketIoBuilder<S> {
+    /// Adds an observer of the server.
+    #[cfg_attr(
+        not(feature = "metrics"),
+        allow(dead_code, reason = "the observers are behind features")
+    )]
+    pub(crate) fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+}
+
 impl SocketIoBuilder {
     /// Builds the layer and the handle.
     ///

@@ -443,6 +443,8 @@ mod guard;
 mod handles;
 mod hub;
 mod layer;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod notice;
 mod presence;
 mod random;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use super::observer::Definition;
+use super::definition::Definition;
 use super::room_event::{RoomChange, RoomEvent};
 use super::{DisconnectReason, Hub};
 use crate::contract::Emitted;

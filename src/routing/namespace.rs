@@ -18,10 +18,10 @@ use crate::contract::Declarations;
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
 use crate::hub::hooks::{ServerEventHandler as ServerEventFn, Tracker};
+use crate::hub::definition::{Definition, EventIndex};
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
 use crate::hub::namespace::Hooks;
-use crate::hub::observer::{Definition, EventIndex};
 use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, for all its sockets.

@@ -6,6 +6,8 @@
 //! | [`pending_connect`] | connect requests that wait for a predicate |
 //! | [`socket_driver`] | the handlers of one socket |
 //! | [`expiry`] | the deadlines of sockets |
+//! | [`calls`] | calls of handlers, and their panics |
+//! | [`observed`] | a handler that is observed |
 //! | [`queued`] | an event that waits for its handler |
 //! | [`credit`] | the credit of flow control |
 
@@ -23,9 +25,11 @@ use crate::protocol::NamespaceName;
 use crate::routing::{NamespaceRequest, Predicate, Routes};
 use crate::transport::{Application, SessionApp};
 
+mod calls;
 mod credit;
 mod dispatch;
 mod expiry;
+mod observed;
 mod pending_connect;
 mod queued;
 mod socket_driver;

@@ -28,6 +28,7 @@ use crate::engine_io::{
 use crate::hub::request::StoredRequest;
 use crate::hub::session::{SharedSession, Upgrade};
 use crate::hub::sessions::Sessions;
+use crate::hub::spans::OptionalSpan;
 use crate::notice::notice;
 use crate::random::random;
 use crate::websocket::{DEFLATE_ACCEPTED, accept_key, accepts_deflate, is_valid_key};
@@ -421,15 +422,19 @@ impl HttpService {
         parts: Parts,
         upgrade: Option<Upgrade>,
     ) -> Arc<SharedSession> {
-        let session = Arc::new(SharedSession::open(
+        let number = self.sessions.next_number();
+        let span = OptionalSpan::connection(number, params.transport, &parts.headers);
+        let mut session = SharedSession::open(
             Arc::clone(&self.config),
             Arc::clone(&self.sessions.notices),
             self.sessions.observers.clone(),
             session_id(params),
-            self.sessions.next_number(),
+            number,
             params,
             StoredRequest::new(parts),
-        ));
+        );
+        session.span = span;
+        let session = Arc::new(session);
         tracing::debug!(session = session.number, transport = %params.transport, "opened");
         let guard = self.sessions.insert(Arc::clone(&session));
         let observers = &session.observers;

@@ -23,6 +23,8 @@ mod layers;
 mod limits;
 #[cfg(feature = "testing")]
 mod middleware;
+#[cfg(all(feature = "metrics", feature = "testing"))]
+mod metrics;
 mod namespaces;
 mod over_log;
 mod parsers;
@@ -32,6 +34,7 @@ mod promises;
 mod rate_limit;
 mod recovery;
 mod routers;
+mod spans;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;
