@@ -275,7 +275,6 @@
 //!   [`cluster`].
 //!   Recovery works within one process.
 //! - WebTransport.
-//! - The Admin UI.
 //! - Metrics and spans for Prometheus or OpenTelemetry. There are log lines and
 //!   [`SocketIo::counts`].
 //!
@@ -287,6 +286,7 @@
 //!
 //! | feature   | effect                                                              |
 //! |-----------|---------------------------------------------------------------------|
+//! | `admin-ui` | adds `admin::AdminUi`, for the official Admin UI                      |
 //! | `msgpack` | adds `protocol::MsgpackParser`, for clients that use that parser    |
 //! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
@@ -321,6 +321,8 @@
 //! A panic ends only the handler that panics. A loop that lasts as long as the connection belongs
 //! in a task, started with `tokio::spawn`, and not in a connect handler.
 
+#[cfg(feature = "admin-ui")]
+pub mod admin;
 pub mod cluster;
 pub mod engine;
 pub mod protocol;

@@ -21,6 +21,8 @@ pub(crate) struct Hooks<M> {
     pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
     /// The handler of all other server events.
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
+    /// Whether recovery has no effect on the namespace, even if it is on.
+    pub(crate) skips_recovery: bool,
 }
 
 impl<M> Default for Hooks<M> {
@@ -30,6 +32,7 @@ impl<M> Default for Hooks<M> {
             outgoing: None,
             server_events: HashMap::new(),
             server_event_fallback: None,
+            skips_recovery: false,
         }
     }
 }

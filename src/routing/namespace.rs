@@ -627,6 +627,13 @@ where
         })
     }
 
+    /// Exempts the namespace from recovery: its clients always get new sockets.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn without_recovery(mut self) -> Self {
+        self.hooks.skips_recovery = true;
+        self
+    }
+
     /// Provides the state of the handlers, and converts them into routes.
     pub(crate) fn build(mut self, state: &S) -> Routes {
         self.bind_server_events(state);
