@@ -10,6 +10,7 @@ use crate::cluster::{self, BoxBroker, Broker, Cluster};
 use crate::engine_io::{Config, Transport, check_time};
 use crate::handles::SocketIo;
 use crate::hub::hooks::NamespaceHook;
+use crate::hub::observer::{Observer, Observers};
 use crate::hub::other_servers::OtherServers;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
@@ -55,6 +56,7 @@ pub struct SocketIoBuilder<S = ()> {
     recovery: Option<Recovery>,
     broker: Option<BoxBroker>,
     parser: Arc<dyn Parser>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 impl<S> SocketIoBuilder<S> {
@@ -72,6 +74,7 @@ impl<S> SocketIoBuilder<S> {
             recovery: None,
             broker: None,
             parser: Arc::new(JsonParser::default()),
+            observers: Vec::new(),
         }
     }
 
@@ -502,6 +505,13 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Adds an observer.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
     /// Sets the parser, which encodes and decodes packets. Clients must use the same one.
     ///
     /// The [`protocol`](crate::protocol) module has a parser for MessagePack. [`Parser`] shows how
@@ -551,6 +561,7 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
             recovery: self.recovery,
             broker: self.broker,
             parser: self.parser,
+            observers: self.observers,
         }
     }
 }
@@ -576,9 +587,14 @@ impl SocketIoBuilder {
     #[track_caller]
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
-        let sessions = Arc::new(Sessions::new(self.max_connections));
+        let observers = Observers::new(self.observers);
+        let sessions = Sessions::new(self.max_connections).with_observers(observers.clone());
+        let sessions = Arc::new(sessions);
         let recovery = self.recovery.map(|recovery| recovery.within);
-        let start = |broker| Arc::new(Cluster::start(broker, recovery)) as Arc<dyn OtherServers>;
+        let start = |broker| {
+            let cluster = Cluster::start(broker, recovery, observers.clone());
+            Arc::new(cluster) as Arc<dyn OtherServers>
+        };
         if let Some(broker) = &self.broker {
             // The name of one with parameters is not known yet.
             let paths = self.namespaces.iter().map(|(path, _)| path);
@@ -603,10 +619,14 @@ impl SocketIoBuilder {
         let io = SocketIo::new(&hub);
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {
+            let namespace = namespace.define(namespaces.len(), Some(&path));
             namespaces.push((path, namespace.build(&())));
         }
         let matched = self.matched.into_iter();
-        let matched = matched.map(|(predicate, namespace)| (predicate, namespace.build(&())));
+        let matched = matched.zip(namespaces.len()..);
+        let matched = matched.map(|((predicate, namespace), index)| {
+            (predicate, namespace.define(index, None).build(&()))
+        });
         let matched = matched.collect();
         let server = Server::new(hub, namespaces, matched, self.connect_timeout);
         let server = Arc::new(server);

@@ -229,7 +229,7 @@ impl EngineSocket {
             match poll_fn(|cx| self.session.poll_event(cx)).await {
                 SessionEvent::Message(message) => return Some(message),
                 SessionEvent::Closed(_) => return None,
-                SessionEvent::Upgraded => {}
+                SessionEvent::Upgraded | SessionEvent::UpgradeFailed => {}
             }
         }
     }

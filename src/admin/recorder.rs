@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -179,7 +179,7 @@ impl Observer for Recorder {
         }
     }
 
-    fn connection_closed(&self, _: &Arc<SharedSession>, reason: CloseReason) {
+    fn connection_closed(&self, _: &Arc<SharedSession>, reason: CloseReason, _: Duration) {
         if self.is_at_least(Level::Totals) {
             let reason = DisconnectReason::from(reason).as_str();
             self.totals.disconnected(reason, now_ms());

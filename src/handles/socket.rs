@@ -459,6 +459,7 @@ impl Volatile<'_> {
     pub fn emit(self, event: &str, args: impl IntoArgs) {
         let Socket { member } = self.socket;
         if !member.is_writable() {
+            member.notify_dropped(1);
             return;
         }
         match Payload::event(event, member.namespace.name.len(), args) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_core::future::BoxFuture;
 
 use super::Hub;
+use super::observer::Definition;
 use super::room_event::{RoomChange, RoomEvent};
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
@@ -23,6 +24,8 @@ pub(crate) struct Hooks<M> {
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
     /// Whether recovery has no effect on the namespace, even if it is on.
     pub(crate) skips_recovery: bool,
+    /// The definition of the namespace, for observers.
+    pub(crate) definition: Arc<Definition>,
 }
 
 impl<M> Default for Hooks<M> {
@@ -33,6 +36,7 @@ impl<M> Default for Hooks<M> {
             server_events: HashMap::new(),
             server_event_fallback: None,
             skips_recovery: false,
+            definition: Arc::default(),
         }
     }
 }

@@ -15,6 +15,7 @@
 //! | [`queue`] | the broadcasts to many sockets that wait to be delivered |
 //! | [`fanout`] | the task that delivers them |
 //! | [`hooks`] | the hooks of the application |
+//! | [`observer`] | the observers: parts of this crate that hear what happens |
 //! | [`room_event`] | the events of the room hook |
 //! | [`recovery`] | connection state recovery |
 //! | [`other_servers`] | the other servers of a cluster, as a namespace sees them |
@@ -37,6 +38,7 @@ pub(crate) mod hooks;
 pub(crate) mod id_hash;
 pub(crate) mod member;
 pub(crate) mod namespace;
+pub(crate) mod observer;
 pub(crate) mod other_servers;
 mod queue;
 pub(crate) mod recovery;
@@ -46,7 +48,7 @@ mod rooms;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
-mod yield_now;
+pub(crate) mod yield_now;
 
 pub use self::cluster_error::ClusterError;
 pub use self::disconnect_reason::DisconnectReason;

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 pub(crate) use self::task::{AfterRound, RoundStart};
 use super::budget::Budget;
+use super::observer::Observers;
 use super::request::StoredRequest;
 use crate::clock::now;
 use crate::engine_io::{Config, Session, SessionId, SessionParams};
@@ -38,6 +39,9 @@ pub(crate) struct SharedSession {
     pub(super) runtime: Handle,
     pub(crate) config: Arc<Config>,
     pub(crate) notices: Arc<Notices>,
+    pub(crate) observers: Observers,
+    /// When the session was opened.
+    pub(crate) opened: Instant,
     pub(crate) request: StoredRequest,
     pub(crate) params: SessionParams,
     /// The bytes that the session's sockets keep.
@@ -85,6 +89,7 @@ impl SharedSession {
     pub(crate) fn open(
         config: Arc<Config>,
         notices: Arc<Notices>,
+        observers: Observers,
         sid: SessionId,
         number: u64,
         params: SessionParams,
@@ -113,6 +118,8 @@ impl SharedSession {
             runtime: Handle::current(),
             config,
             notices,
+            observers,
+            opened: now,
             request,
             params,
             budget: Budget::default(),

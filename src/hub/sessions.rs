@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 use super::id_hash::IdHash;
+use super::observer::Observers;
 use super::session::SharedSession;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
@@ -28,6 +29,8 @@ pub(crate) struct Sessions {
     max: Option<usize>,
     /// The kinds of notices that this server has logged.
     pub(crate) notices: Arc<Notices>,
+    /// The observers of the server.
+    pub(crate) observers: Observers,
 }
 
 /// The number of the next session. All servers of the process share the numbers, which start at 1.
@@ -44,6 +47,10 @@ impl Sessions {
             max,
             ..Self::default()
         }
+    }
+
+    pub(crate) fn with_observers(self, observers: Observers) -> Self {
+        Self { observers, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<SharedSession>, IdHash>> {

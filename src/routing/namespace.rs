@@ -16,6 +16,7 @@ use crate::hub::RoomEvent;
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
 use crate::hub::namespace::Hooks;
+use crate::hub::observer::{Definition, EventIndex};
 use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, for all its sockets.
@@ -95,6 +96,7 @@ impl<S> EventHandler<S> {
         EventRoute {
             route: (self.handler)(state),
             is_concurrent: self.is_concurrent,
+            index: None,
         }
     }
 }
@@ -635,16 +637,31 @@ where
     }
 
     /// Provides the state of the handlers, and converts them into routes.
+    /// Describes the namespace for observers. `index` is the position among the definitions of the
+    /// server, and `pattern` the path.
+    pub(crate) fn define(mut self, index: usize, pattern: Option<&str>) -> Self {
+        let mut events: Vec<Box<str>> = self.events.keys().cloned().collect();
+        events.sort_unstable();
+        self.hooks.definition = Arc::new(Definition {
+            index,
+            pattern: pattern.map(Into::into),
+            events: events.into(),
+        });
+        self
+    }
+
     pub(crate) fn build(mut self, state: &S) -> Routes {
         self.bind_server_events(state);
+        let definition = Arc::clone(&self.hooks.definition);
+        let event_route = |(name, handler): (Box<str>, EventHandler<S>)| {
+            let index = definition.position(&name);
+            let route = handler.into_route(state);
+            (name.into(), EventRoute { index, ..route })
+        };
         Routes {
             connect: (self.connect)(state),
             disconnect: self.disconnect.map(|handler| handler.into_route(state)),
-            events: self
-                .events
-                .into_iter()
-                .map(|(name, handler)| (name.into(), handler.into_route(state)))
-                .collect(),
+            events: self.events.into_iter().map(event_route).collect(),
             fallback: self.fallback.map(|handler| handler.into_route(state)),
             max_concurrent: self.max_concurrent,
             hooks: Arc::new(self.hooks),
@@ -743,6 +760,8 @@ pub(crate) struct EventRoute {
     pub(crate) route: Route,
     /// Whether other handlers need not wait for this one.
     pub(crate) is_concurrent: bool,
+    /// The index of the event for observers.
+    pub(crate) index: EventIndex,
 }
 
 /// A disconnect handler.

@@ -22,6 +22,7 @@ use serde_json::Value;
 use tower::BoxError;
 
 use crate::handles::{AckError, EmitError, EmitErrorKind};
+use crate::hub::observer::Outcome;
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
 /// The reply of a handler: arguments, or an error.
@@ -33,6 +34,8 @@ pub struct Reply {
     result: Result<Payload, ErrorReply>,
     /// Whether an [`AckSender`](super::AckSender) sends the acknowledgement, in place of this reply.
     is_deferred: bool,
+    /// Whether the handler panicked.
+    has_panicked: bool,
 }
 
 impl Reply {
@@ -88,6 +91,23 @@ impl Reply {
         self.is_deferred
     }
 
+    /// Creates the reply of a handler that panicked.
+    pub(crate) fn panicked() -> Self {
+        Self {
+            has_panicked: true,
+            ..Self::from(Err(ErrorReply::internal()))
+        }
+    }
+
+    /// Returns how the handler has ended.
+    pub(crate) const fn outcome(&self) -> Outcome {
+        match (self.has_panicked, &self.result) {
+            (true, _) => Outcome::Panic,
+            (false, Ok(_)) => Outcome::Ok,
+            (false, Err(_)) => Outcome::Error,
+        }
+    }
+
     /// Returns the error, if the reply is one.
     pub(super) fn error(&self) -> Option<&ErrorReply> {
         self.result.as_ref().err()
@@ -110,6 +130,7 @@ impl From<Result<Payload, ErrorReply>> for Reply {
         Self {
             result,
             is_deferred: false,
+            has_panicked: false,
         }
     }
 }

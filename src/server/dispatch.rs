@@ -15,6 +15,7 @@ use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
+use crate::hub::observer::{Observer, since};
 use crate::hub::recovery::{Claimed, JoinRequest, PrivateId};
 use crate::hub::session::{End, SharedSession};
 use crate::notice::notice;
@@ -388,12 +389,21 @@ impl Dispatch {
         }
         tracing::debug!(session = self.session.number, %reason, "closed");
         self.closed = Some(reason);
+        self.notify_closed(reason);
         self.shutdown_deadline = None;
         self.partial = None;
         self.pending = Vec::new();
         for driver in &self.drivers {
             driver.member().leave(reason.into());
         }
+    }
+
+    fn notify_closed(&self, reason: CloseReason) {
+        let session = &self.session;
+        let notify = |observer: &dyn Observer| {
+            observer.connection_closed(session, reason, since(session.opened));
+        };
+        session.observers.each(notify);
     }
 
     /// Disconnects all sockets and closes the session, as [`End::DisconnectAll`] asks for.
@@ -440,6 +450,17 @@ impl Dispatch {
     }
 }
 
+impl Drop for Dispatch {
+    /// Reports the end of a session whose runtime has dropped its task.
+    fn drop(&mut self) {
+        if self.closed.is_none() {
+            let reason = self.session.close_reason();
+            let reason = reason.unwrap_or(CloseReason::TransportClose);
+            self.notify_closed(reason);
+        }
+    }
+}
+
 impl SessionApp for Dispatch {
     fn poll(&mut self, cx: &mut Context<'_>, mut has_events: bool) -> Poll<()> {
         if std::mem::take(&mut self.joins_main) {
@@ -463,7 +484,15 @@ impl SessionApp for Dispatch {
                         self.handle_message(message, cx);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
-                    SessionEvent::Message(_) | SessionEvent::Upgraded => {}
+                    SessionEvent::Upgraded => {
+                        let observers = &self.session.observers;
+                        observers.each(|observer| observer.upgraded(&self.session));
+                    }
+                    SessionEvent::UpgradeFailed => {
+                        let observers = &self.session.observers;
+                        observers.each(|observer| observer.upgrade_failed(&self.session));
+                    }
+                    SessionEvent::Message(_) => {}
                 }
             }
             if self.inbox.capacity() > 32 {

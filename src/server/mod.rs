@@ -55,6 +55,12 @@ impl Server {
         predicates: Vec<(Predicate, Routes)>,
         connect_timeout: Duration,
     ) -> Self {
+        let of_paths = namespaces.iter().map(|(_, routes)| routes);
+        let routes = of_paths.chain(predicates.iter().map(|(_, routes)| routes));
+        let definitions = routes.map(|routes| Arc::clone(&routes.hooks.definition));
+        let definitions = definitions.collect::<Vec<_>>();
+        let observers = &hub.sessions.observers;
+        observers.each(|observer| observer.defined(&definitions));
         let mut router = matchit::Router::new();
         for (path, routes) in namespaces {
             let is_static = !path.contains('{');

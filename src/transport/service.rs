@@ -161,7 +161,7 @@ impl HttpService {
         }
         match self.plan(&parts, upgrade.is_some()) {
             Err(error) => {
-                let mut answer = self.http.refuse(&parts, &error);
+                let mut answer = self.refuse(&parts, &error);
                 if error.refusal() == Refusal::HeadTooLong && parts.version < Version::HTTP_2 {
                     // Otherwise the HTTP connection keeps a buffer of the length of the head.
                     let close = HeaderValue::from_static("close");
@@ -199,6 +199,12 @@ impl HttpService {
                 self.open(params, parts, upgrade, response),
             ),
         }
+    }
+
+    fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
+        let observers = &self.sessions.observers;
+        observers.each(|observer| observer.refused(error.code()));
+        self.http.refuse(parts, error)
     }
 
     fn plan(&self, parts: &Parts, has_upgrade: bool) -> Result<Plan, ConnectionError> {
@@ -356,7 +362,7 @@ impl HttpService {
                 Ok(()) => service.sessions.is_full().then_some(FULL),
             };
             match refused {
-                Some(error) => service.http.refuse(&parts, &error),
+                Some(error) => service.refuse(&parts, &error),
                 None => {
                     service
                         .open_and_respond(params, parts, upgrade, response)
@@ -410,6 +416,7 @@ impl HttpService {
         let session = Arc::new(SharedSession::open(
             Arc::clone(&self.config),
             Arc::clone(&self.sessions.notices),
+            self.sessions.observers.clone(),
             session_id(params),
             self.sessions.next_number(),
             params,
@@ -417,6 +424,8 @@ impl HttpService {
         ));
         tracing::debug!(session = session.number, transport = %params.transport, "opened");
         let guard = self.sessions.insert(Arc::clone(&session));
+        let observers = &session.observers;
+        observers.each(|observer| observer.connection_opened(&session));
         let app = self.application.open(&session);
         let task = SessionTask::new(Arc::clone(&session), guard, app, upgrade);
         tokio::spawn(task);
