@@ -43,11 +43,18 @@ pub(super) fn describe(socket: &Socket, server: u64, has_head: bool) -> Option<B
 
 /// Returns the data of a socket. Without data they are an empty object.
 pub(super) fn data_of(data: Option<&Value>) -> Cow<'_, Value> {
-    data.map_or_else(|| Cow::Owned(Value::Object(Default::default())), Cow::Borrowed)
+    data.map_or_else(
+        || Cow::Owned(Value::Object(Default::default())),
+        Cow::Borrowed,
+    )
 }
 
 /// Returns the id by which the page knows the connection of a client, 12 characters: a part of the
 /// server's number, and the number of the session. The id of the session is a secret.
 pub(super) fn client_id(session: &SharedSession, server: u64) -> String {
-    format!("{:06x}{:06x}", server & 0xff_ffff, session.number & 0xff_ffff)
+    format!(
+        "{:06x}{:06x}",
+        server & 0xff_ffff,
+        session.number & 0xff_ffff
+    )
 }

@@ -70,10 +70,10 @@ impl Login {
         if session.is_some_and(|id| self.has_session(id)) {
             return Ok(Accepted::BySession);
         }
-        // Whoever does not get one need not wait behind those that a stranger sends.
-        let busy = |_| ErrorReply::new("too many logins at a time: try again");
-        let _login = self.logins.try_acquire().map_err(busy)?;
-        let _check = self.checks.acquire().await.map_err(busy)?;
+        let busy = || ErrorReply::new("too many logins at a time: try again");
+        let _login = self.logins.try_acquire().map_err(|_| busy())?;
+        // The semaphore is never closed.
+        let _check = self.checks.acquire().await.map_err(|_| busy())?;
         if let Some(id) = session {
             if is_known_elsewhere(id.to_owned()).await {
                 self.sessions.lock().insert(id.to_owned(), now());
@@ -113,7 +113,9 @@ fn check_hash(hash: &str) -> Result<(), String> {
         .map_err(|error: bcrypt::BcryptError| error.to_string())?;
     match parts.get_cost() {
         4..=MAX_COST => Ok(()),
-        cost => Err(format!("its cost is {cost}, and must be from 4 to {MAX_COST}")),
+        cost => Err(format!(
+            "its cost is {cost}, and must be from 4 to {MAX_COST}"
+        )),
     }
 }
 
@@ -224,7 +226,11 @@ mod tests {
     #[tokio::test]
     async fn the_hashes_of_all_versions_are_accepted() {
         let parts = bcrypt::hash_with_salt("sesame", 4, [7; 16]).expect("a hash");
-        for version in [bcrypt::Version::TwoA, bcrypt::Version::TwoB, bcrypt::Version::TwoY] {
+        for version in [
+            bcrypt::Version::TwoA,
+            bcrypt::Version::TwoB,
+            bcrypt::Version::TwoY,
+        ] {
             let login = Login::new("ada".to_owned(), parts.format_for_version(version));
             let good = check(&login, json!({ "username": "ada", "password": "sesame" })).await;
             assert!(good.is_ok());
@@ -235,7 +241,9 @@ mod tests {
     async fn a_session_of_another_server_is_known_from_then_on() {
         let login = login();
         let auth = json!({ "sessionId": "0123456789abcdef" });
-        let known = login.check(&auth, async |id| id == "0123456789abcdef").await;
+        let known = login
+            .check(&auth, async |id| id == "0123456789abcdef")
+            .await;
         assert!(known.is_ok_and(|accepted| accepted == Accepted::BySession));
         assert_eq!(check(&login, auth).await, Ok(Accepted::BySession));
     }
@@ -251,7 +259,10 @@ mod tests {
             waiting.push(check);
         }
         let refused = check(&login, auth.clone()).await;
-        assert_eq!(refused, Err("too many logins at a time: try again".to_owned()));
+        assert_eq!(
+            refused,
+            Err("too many logins at a time: try again".to_owned())
+        );
         drop(waiting);
         let refused = check(&login, auth.clone()).await;
         assert_eq!(refused, Err("invalid credentials".to_owned()));

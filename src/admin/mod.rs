@@ -6,17 +6,32 @@
 //!
 //! ```
 //! use tower_socketio::admin::AdminUi;
-//! use tower_socketio::{Cors, Namespace, SocketIo};
+//! use tower_socketio::{Cors, Namespace, Origins, SocketIo};
 //!
 //! // `htpasswd -nbB admin sesame` writes the name and such a hash.
-//! let hash = "$2b$10$heqvAkYMez.Va6Et2uXInOnkCT6/uQj1brkrbyG3LpopDklcq7ZOS";
+//! let hash = "$2y$10$kYPjM2qh08bRiF2.2U5ff.tZXhB0jeravKkTbLU3/jvKLmp1lVRxK";
 //! let (layer, io) = SocketIo::builder()
 //!     .namespace("/", Namespace::new())
 //!     .admin(AdminUi::basic("admin", hash))
 //!     // For the page at admin.socket.io. It is not needed for a page of the same origin.
-//!     .cors(Cors::origins(["https://admin.socket.io"]).credentials(true))
+//!     .cors(Cors::new(Origins::list(["https://admin.socket.io"])).allow_credentials(true))
 //!     .build();
 //! ```
+//!
+//! # Serving the page
+//!
+//! If the app serves the page itself, the server needs no CORS headers:
+//!
+//! ```text
+//! npm install @socket.io/admin-ui
+//! Router::new().nest_service("/admin-ui", ServeDir::new("node_modules/@socket.io/admin-ui/ui/dist"))
+//! ```
+//!
+//! The page asks for the address of the server, such as `https://api.example`, and sends cookies, so
+//! that it works behind a proxy with sticky sessions. The page at <https://admin.socket.io> is of
+//! another origin: it needs [`Cors`](crate::Cors) with that origin and credentials, as above, and a
+//! server with TLS. If the server has [another parser](SocketIoBuilder::parser), choose it in the
+//! advanced options.
 //!
 //! # What it shows
 //!
@@ -59,7 +74,7 @@ use self::watch::{Beat, Watch};
 use crate::builder::SocketIoBuilder;
 use crate::clock::now;
 use crate::engine_io::Transport;
-use crate::handles::{Socket, SocketIo};
+use crate::handles::{Partial, Socket, SocketIo};
 use crate::hub::Hub;
 use crate::protocol::Data;
 use crate::random::random;
@@ -411,9 +426,9 @@ async fn is_known_elsewhere(socket: Socket, session: String) -> bool {
     if socket.member.namespace.others().is_none() {
         return false;
     }
-    let asked = socket.everyone();
-    let asked = asked.server_side_emit_with_ack::<bool>(SESSION, session);
-    let known = asked.await.unwrap_or_else(|partial| partial.into_got());
+    let everywhere = socket.everyone();
+    let asked = everywhere.server_side_emit_with_ack::<bool>(SESSION, session);
+    let known = asked.await.unwrap_or_else(Partial::into_got);
     known.contains(&true)
 }
 
@@ -424,11 +439,12 @@ async fn handle_session(State(admin): State<Arc<Admin>>, Data(session): Data<Str
 
 async fn handle_beat(io: SocketIo, State(admin): State<Arc<Admin>>, Data(beat): Data<Beat>) {
     let watches = beat.watches;
-    let is_new = admin.watch.lock().handle_beat(beat, now());
+    let mut watch = admin.watch.lock();
+    let is_new = watch.handle_beat(beat, now());
+    admin.recorder.set_level(watch.level());
+    drop(watch);
     if watches {
-        let level = admin.watch.lock().level();
         admin.wake_reporter(&io, |state| state.answers |= is_new);
-        admin.recorder.set_level(level);
     }
 }
 

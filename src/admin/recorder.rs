@@ -59,6 +59,11 @@ impl Recorder {
         }
     }
 
+    /// Returns whether anything is recorded.
+    pub(super) fn is_on(&self) -> bool {
+        self.level() > Level::Nothing
+    }
+
     fn level(&self) -> Level {
         match self.level.load(Ordering::Relaxed) {
             0 => Level::Nothing,
@@ -102,7 +107,9 @@ impl Recorder {
         let mut members = Vec::new();
         for namespace in namespaces {
             let all = namespace.select(&Target::default());
-            let its = all.iter().filter(|each| Arc::ptr_eq(&each.session, session));
+            let its = all
+                .iter()
+                .filter(|each| Arc::ptr_eq(&each.session, session));
             members.extend(its.cloned());
         }
         members
@@ -134,16 +141,15 @@ impl Recorder {
     }
 
     /// Changes the queue, and wakes the reporter if it was empty.
-    fn push_with(&self, push: impl FnOnce(&mut Queue) -> Result<(), Report>) {
+    fn push_with(&self, push: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue.lock();
         let was_empty = queue.is_empty();
-        let refused = push(&mut queue).err();
+        push(&mut queue);
         drop(queue);
         // A reporter that has not emptied the queue is awake.
         if was_empty {
             self.wake.notify_one();
         }
-        drop(refused);
     }
 
     fn report(&self, event: &'static str, args: &impl Serialize) {
@@ -163,10 +169,9 @@ impl Recorder {
             Level::Nothing => {}
             Level::Totals => self.count(1),
             Level::Events => {
-                let report = |queue: &mut Queue| {
-                    queue.push_event(event, namespace, member.id, payload, timestamp)
-                };
-                self.push_with(report);
+                self.push_with(|queue| {
+                    queue.push_event(event, namespace, member.id, payload, timestamp);
+                });
             }
         }
     }
@@ -231,7 +236,10 @@ impl Observer for Recorder {
         }
         let at = timestamp();
         let nsp = &*member.namespace.name;
-        self.report("socket_disconnected", &(nsp, member.id, reason.as_str(), &at));
+        self.report(
+            "socket_disconnected",
+            &(nsp, member.id, reason.as_str(), &at),
+        );
         self.report("room_left", &(nsp, member.id, member.id, &at));
     }
 
@@ -240,10 +248,11 @@ impl Observer for Recorder {
         if !self.is_at_least(Level::Events) || !member.is_connected() {
             return;
         }
+        let data = member.data();
         let update = DataUpdate {
             id: member.id,
             nsp: &member.namespace.name,
-            data: data_of(member.data().as_deref()),
+            data: data_of(data.as_deref()),
         };
         self.report("socket_updated", &(update,));
     }

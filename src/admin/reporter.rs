@@ -11,8 +11,9 @@ use super::Admin;
 use super::describe::describe;
 use super::queue::ReportArgs;
 use super::watch::Level;
+
 use crate::clock::now;
-use crate::handles::{Broadcast, Socket, SocketIo};
+use crate::handles::{Broadcast, Partial, Socket, SocketIo};
 use crate::hub::Hub;
 use crate::hub::yield_now::yield_now;
 use crate::protocol::{Args, Data, Nested};
@@ -74,10 +75,8 @@ impl Reporter {
         if pages > 0 {
             self.patience = PATIENCE;
         }
-        let has_changed = self.admin.watch.lock().update(pages, sockets(&hub), now());
-        let level = self.admin.watch.lock().level();
-        self.admin.recorder.set_level(level);
-        if level == Level::Nothing {
+        let has_changed = self.update(pages, &hub);
+        if !self.admin.recorder.is_on() {
             self.patience = self.patience.saturating_sub(1);
             if self.patience == 0 && self.admin.try_end() {
                 // From here on another reporter may run.
@@ -100,6 +99,14 @@ impl Reporter {
             }
         }
         true
+    }
+
+    /// Decides what the pages show and what is recorded. Returns whether the pages have to change.
+    fn update(&self, pages: usize, hub: &Hub) -> bool {
+        let mut watch = self.admin.watch.lock();
+        let has_changed = watch.update(pages, sockets(hub), now());
+        self.admin.recorder.set_level(watch.level());
+        has_changed
     }
 
     /// Looks whether there were more events than can be reported.
@@ -138,10 +145,7 @@ impl Reporter {
         };
         self.patience = PATIENCE;
         let pages = self.pages().len().max(new.len());
-        let mut watch = self.admin.watch.lock();
-        let has_changed = watch.update(pages, sockets(&hub), now());
-        self.admin.recorder.set_level(watch.level());
-        drop(watch);
+        let has_changed = self.update(pages, &hub);
         self.send_beat();
         let stats = self.admin.stats(&self.io, &hub, false);
         for page in &new {
@@ -163,7 +167,9 @@ impl Reporter {
         self.send_config(pages, has_events);
         if self.admin.has_events && !has_events {
             // A page keeps the sockets that it has shown.
-            pages.iter().for_each(|page| page.emit("all_sockets", Data(NO_SOCKETS)));
+            pages
+                .iter()
+                .for_each(|page| page.emit("all_sockets", Data(NO_SOCKETS)));
         }
         if !has_events {
             return;
@@ -174,13 +180,13 @@ impl Reporter {
         let all = self.all_sockets().await;
         let max = first.member.session.config.max_buffered / 2;
         if all.get().len() <= max {
-            pages.iter().for_each(|page| page.emit("all_sockets", Data(&all)));
+            pages
+                .iter()
+                .for_each(|page| page.emit("all_sockets", Data(&all)));
             return;
         }
         let Some(hub) = self.io.hub() else { return };
-        let mut watch = self.admin.watch.lock();
-        watch.limit_sockets(sockets(&hub) / 2);
-        drop(watch);
+        self.admin.watch.lock().limit_sockets(sockets(&hub) / 2);
         tracing::info!(
             bytes = all.get().len(),
             "the Admin UI shows numbers only: the description of all sockets is too long"
@@ -191,7 +197,9 @@ impl Reporter {
         let config = Config {
             supported_features: self.admin.features(has_events),
         };
-        pages.iter().for_each(|page| page.emit("config", Data(&config)));
+        pages
+            .iter()
+            .for_each(|page| page.emit("config", Data(&config)));
     }
 
     /// Returns the descriptions of the sockets of all servers, as a JSON list.
@@ -209,11 +217,10 @@ impl Reporter {
         if self.io.hub().is_none_or(|hub| hub.others.is_none()) {
             return Vec::new();
         }
-        let asked = self
-            .everywhere()
-            .server_side_emit_with_ack::<String>(SOCKETS, ());
+        let everywhere = self.everywhere();
+        let asked = everywhere.server_side_emit_with_ack::<String>(SOCKETS, ());
         // A server that is silent, or one of Node, has no part in the answer.
-        let lists = asked.await.unwrap_or_else(|partial| partial.into_got());
+        let lists = asked.await.unwrap_or_else(Partial::into_got);
         let read = |list: &String| serde_json::from_str(list).ok();
         lists.iter().filter_map(read).collect()
     }
@@ -287,7 +294,10 @@ pub(super) async fn own_sockets(admin: &Admin, io: &SocketIo) -> Vec<Box<RawValu
 
 /// Returns the number of sockets in all namespaces.
 fn sockets(hub: &Hub) -> usize {
-    hub.namespaces().iter().map(|each| each.member_count()).sum()
+    hub.namespaces()
+        .iter()
+        .map(|each| each.member_count())
+        .sum()
 }
 
 #[derive(Serialize)]

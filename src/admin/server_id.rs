@@ -8,7 +8,11 @@ pub(super) fn hostname() -> String {
     let file = files
         .iter()
         .find_map(|file| std::fs::read_to_string(file).ok());
-    let variable = || ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let variable = || {
+        ["HOSTNAME", "COMPUTERNAME"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())
+    };
     let name = file.or_else(variable).unwrap_or_default();
     match name.trim() {
         "" => "localhost".to_owned(),

@@ -45,7 +45,8 @@ impl Totals {
 
     pub(super) fn sent(&self, traffic: Traffic) {
         let Traffic { packets, bytes } = traffic;
-        self.packets_out.fetch_add(packets as u64, Ordering::Relaxed);
+        self.packets_out
+            .fetch_add(packets as u64, Ordering::Relaxed);
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

@@ -127,11 +127,6 @@ impl Watch {
         self.wants_events
     }
 
-    /// Returns whether more sockets exist than the pages show.
-    pub(super) const fn has_pages(&self) -> bool {
-        self.pages > 0
-    }
-
     /// Returns what this server records.
     pub(super) fn level(&self) -> Level {
         let mut watching = self.others.values().filter(|other| other.beat.watches);

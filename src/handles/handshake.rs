@@ -122,7 +122,11 @@ impl Socket {
             secure: scheme.as_ref().or(uri.scheme()) == Some(&Scheme::HTTPS),
             issued,
             url: uri.path_and_query().map_or("/", |url| url.as_str()),
-            query: if has_head { query(&uri) } else { BTreeMap::new() },
+            query: if has_head {
+                query(&uri)
+            } else {
+                BTreeMap::new()
+            },
             auth,
         };
         // It can always be written.

@@ -32,8 +32,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::protocol::{Args, Payload};
     use crate::protocol::tests::json;
+    use crate::protocol::{Args, Payload};
 
     #[test]
     fn an_event_is_one_argument_and_keeps_its_attachments() {
