@@ -45,14 +45,14 @@ impl Reporter {
     pub(super) async fn run(mut self) {
         let mut next_tick = Instant::now();
         loop {
+            self.answer_beats();
+            self.welcome().await;
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + SECOND;
                 if !self.tick().await {
                     return;
                 }
             }
-            self.answer_beats();
-            self.welcome().await;
             if self.admin.recorder.has_reports() {
                 self.send_reports().await;
                 // Leaves time for the pages to show them, and for everything else.
