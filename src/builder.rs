@@ -507,6 +507,13 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Adds an observer.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
     /// Sets the parser, which encodes and decodes packets. Clients must use the same one.
     ///
     /// The [`protocol`](crate::protocol) module has a parser for MessagePack. [`Parser`] shows how

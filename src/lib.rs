@@ -413,6 +413,8 @@
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "admin-ui")]
+pub mod admin;
 pub mod cluster;
 pub mod engine;
 pub mod guide;

@@ -60,7 +60,7 @@ pub(crate) mod sessions;
 mod shutdown;
 mod shutdown_task;
 pub(crate) mod spans;
-mod yield_now;
+pub(crate) mod yield_now;
 
 pub use self::cluster_error::ClusterError;
 pub use self::disconnect_reason::DisconnectReason;

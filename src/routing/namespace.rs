@@ -639,6 +639,13 @@ where
         })
     }
 
+    /// Exempts the namespace from recovery: its clients always get new sockets.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn without_recovery(mut self) -> Self {
+        self.hooks.skips_recovery = true;
+        self
+    }
+
     /// Provides the state of the handlers, and converts them into routes.
     /// Describes the namespace for observers. `index` is the position among the definitions of the
     /// server, and `pattern` the path.

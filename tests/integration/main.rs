@@ -5,6 +5,8 @@ mod objects;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(all(feature = "admin-ui", feature = "testing"))]
+mod admin;
 mod broadcast;
 mod closing;
 #[cfg(feature = "testing")]
