@@ -291,6 +291,7 @@
 //! | `postgres` | adds `cluster::Postgres`, which connects several servers                  |
 //! | `redis`   | adds `cluster::Redis`, which connects several servers; needs Rust 1.88 |
 //! | `redis-cluster` | adds `cluster::Redis::cluster`, for a Redis Cluster              |
+//! | `schema`  | adds `contract`, which writes the events for TypeScript and as AsyncAPI |
 //! | `testing` | adds `testing::Client`, a client for tests that needs no network, and `testing::conformance` for brokers |
 //! | `wire`    | adds `cluster::Envelope::to_bytes` and `from_bytes`, for brokers of your own |
 //! | `zlib-rs` | compresses with `zlib-rs`, which is faster, and not `miniz_oxide`   |
