@@ -42,7 +42,7 @@ mod other {
     use super::{Deserialize, JsonSchema, Serialize, TypedEvent};
 
     #[derive(Serialize, Deserialize, JsonSchema)]
-    pub(super) struct Say(u32);
+    pub(super) struct Say(pub(super) u32);
     event!(Say, "say", u32);
 }
 
