@@ -574,7 +574,6 @@ impl<S> SocketIoBuilder<S> {
     /// [`receives`](Namespace::receives) and [`sends`](Namespace::sends).
     ///
     /// Only namespaces that were added before are in it. See [`contract`](crate::contract).
-    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
     #[must_use]
     pub fn contract(&self) -> Contract {
         let named = self.namespaces.iter();
@@ -586,7 +585,6 @@ impl<S> SocketIoBuilder<S> {
 
     /// Watches, in a test, whether the namespaces that were added before send only the events that
     /// they declare. See [`Watch`].
-    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
     pub fn watch_contract(mut self, watch: &Watch) -> Self {
         for (path, namespace) in &mut self.namespaces {
             namespace.watch(Some(path), watch);

@@ -72,6 +72,7 @@ fn acks() {
     takes_a_client("acks");
 }
 
+#[cfg(feature = "schema")]
 #[test]
 fn typed() {
     takes_a_client("typed");
