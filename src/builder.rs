@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -18,6 +19,8 @@ use crate::protocol::{JsonParser, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate};
 use crate::server::Server;
 use crate::transport::{Cors, HttpOptions, HttpService, server_path};
+
+mod summary;
 
 impl SocketIo {
     /// Returns a builder for a server.
@@ -576,7 +579,7 @@ impl SocketIoBuilder {
     #[track_caller]
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
-        let sessions = Arc::new(Sessions::new(self.max_connections));
+        let sessions = Arc::new(Sessions::new(self.max_connections, &self.path));
         let recovery = self.recovery.map(|recovery| recovery.within);
         let start = |broker| Arc::new(Cluster::start(broker, recovery)) as Arc<dyn OtherServers>;
         if let Some(broker) = &self.broker {
@@ -601,6 +604,12 @@ impl SocketIoBuilder {
             others.attach(&hub);
         }
         let io = SocketIo::new(&hub);
+        let paths: Vec<_> = self
+            .namespaces
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect();
+        let (predicates, has_cluster) = (self.matched.len(), hub.others.is_some());
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {
             namespaces.push((path, namespace.build(&())));
@@ -616,7 +625,9 @@ impl SocketIoBuilder {
             http: Arc::new(self.http),
             application: Arc::new(server),
             path: self.path,
+            is_wrapped: AtomicBool::default(),
         });
+        summary::log(&service, &paths, predicates, recovery, has_cluster);
         (SocketIoLayer::new(service, io.clone()), io)
     }
 }

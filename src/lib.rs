@@ -343,6 +343,7 @@ mod guard;
 mod handles;
 mod hub;
 mod layer;
+mod nearest;
 mod notice;
 mod random;
 mod routing;

@@ -17,6 +17,7 @@ mod fanout;
 mod front;
 mod handlers;
 mod handshake;
+mod help;
 mod layers;
 mod limits;
 mod namespaces;
@@ -26,6 +27,7 @@ mod polling;
 mod promises;
 mod recovery;
 mod routers;
+mod shutdown;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;
