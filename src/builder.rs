@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -21,6 +22,8 @@ use crate::protocol::{JsonParser, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate};
 use crate::server::Server;
 use crate::transport::{Cors, HttpOptions, HttpService, server_path};
+
+mod summary;
 
 impl SocketIo {
     /// Returns a builder for a server.
@@ -630,7 +633,7 @@ impl SocketIoBuilder {
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let observers = Observers::new(self.observers);
-        let sessions = Sessions::new(self.max_connections).with_observers(observers.clone());
+        let sessions = Sessions::new(self.max_connections, &self.path).with_observers(observers.clone());
         let sessions = Arc::new(sessions);
         let recovery = self.recovery.map(|recovery| recovery.within);
         let start = |broker| {
@@ -659,6 +662,12 @@ impl SocketIoBuilder {
             others.attach(&hub);
         }
         let io = SocketIo::new(&hub);
+        let paths: Vec<_> = self
+            .namespaces
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect();
+        let (predicates, has_cluster) = (self.matched.len(), hub.others.is_some());
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {
             let namespace = namespace.define(namespaces.len(), Some(&path));
@@ -678,7 +687,9 @@ impl SocketIoBuilder {
             http: Arc::new(self.http),
             application: Arc::new(server),
             path: self.path,
+            is_wrapped: AtomicBool::default(),
         });
+        summary::log(&service, &paths, predicates, recovery, has_cluster);
         (SocketIoLayer::new(service, io.clone()), io)
     }
 }

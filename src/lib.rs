@@ -447,6 +447,7 @@ mod hub;
 mod layer;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod nearest;
 mod notice;
 mod presence;
 mod random;

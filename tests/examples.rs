@@ -58,6 +58,11 @@ fn hello() {
 }
 
 #[test]
+fn graceful_shutdown() {
+    takes_a_client("graceful_shutdown");
+}
+
+#[test]
 fn recovery() {
     takes_a_client("recovery");
 }

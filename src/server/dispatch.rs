@@ -274,8 +274,15 @@ impl Dispatch {
                 request,
                 waiting: Waiting::Decision(Decision::new(decision)),
             }),
-            None => self.reject_connect(request, INVALID),
+            None => self.reject_missing(request),
         }
+    }
+
+    /// Refuses a client because the namespace does not exist.
+    fn reject_missing(&mut self, request: ConnectRequest) {
+        self.server
+            .log_missing_namespace(&request.name, self.session.number);
+        self.reject_connect(request, INVALID);
     }
 
     /// Continues with the connect requests that are decided now. Returns whether there were any.
@@ -314,7 +321,7 @@ impl Dispatch {
             }
             // The namespace is open now: only the definition that opened it decides.
             Some(Opened::OwnedByAnother) => self.connect(request),
-            Some(Opened::TooMany) | None => self.reject_connect(request, INVALID),
+            Some(Opened::TooMany) | None => self.reject_missing(request),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::hub::member::Member;
 use crate::hub::namespace::Membership;
 use crate::hub::recovery::Handover;
 use crate::hub::spans::OptionalSpan;
+use crate::nearest::{nearest, shortened};
 use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
@@ -400,9 +401,12 @@ impl SocketDriver {
         let Some(notices) = Socket::new(Arc::clone(member)).notices() else {
             return;
         };
+        let names = self.routes.events.keys();
+        let names = names.filter_map(|name| std::str::from_utf8(name).ok());
         notice!(
             notices.no_handler,
-            event,
+            event = event.map(shortened),
+            did_you_mean = event.and_then(|event| nearest(event, names)),
             namespace = &*member.namespace.name,
             socket = %member.id,
             "an event has no handler: register one with `Namespace::on`, or a `fallback` for all"

@@ -21,6 +21,7 @@ mod fanout;
 mod front;
 mod handlers;
 mod handshake;
+mod help;
 mod layers;
 mod limits;
 #[cfg(feature = "testing")]
@@ -37,6 +38,7 @@ mod rate_limit;
 mod recovery;
 mod routers;
 mod spans;
+mod shutdown;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;
