@@ -455,10 +455,6 @@
 //! The repository has runnable examples of most of this: `cargo run --example chat` starts
 //! a chat at `http://localhost:3000`.
 //!
-//! # Features
-//!
-//! No feature is enabled by default.
-//!
 #![doc = include_str!("docs/features.md")]
 //!
 #![doc = include_str!("docs/not_supported.md")]
