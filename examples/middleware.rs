@@ -1,12 +1,19 @@
 //! Tower layers around events and around HTTP requests: `cargo run --example middleware`
 //!
-//! An admin connects with `io("http://localhost:3000/admin", { auth: { token: "sesame" } })`.
+//! An admin connects with `io("http://localhost:3000/admin", { auth: { token: "sesame" } })`. A
+//! report takes as many milliseconds as the client asks for: `await socket.emitWithAck("report", 500)`.
+//! While 2 reports run, a further one gets `{ error: "overloaded" }`, and one that takes more than
+//! 2 seconds `{ error: "timed out" }`.
+//!
+//! The layers need the features `limit`, `load-shed` and `timeout` of `tower`.
 
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use serde::Deserialize;
-use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::ServiceBuilder;
+use tower::limit::ConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
 use tower_http::{cors::CorsLayer, trace::TraceLayer};
 use tower_socketio::middleware::{self, Next};
@@ -22,18 +29,22 @@ struct Admin;
 
 #[tokio::main]
 async fn main() {
+    // An event passes them from top to bottom.
+    let busy = ServiceBuilder::new()
+        // refuses an event at once, which would wait for the limit otherwise
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(2))
+        .layer(TimeoutLayer::new(Duration::from_secs(2)));
+
     let admin = Namespace::new()
         // around one event
-        .on(
-            "report",
-            report.layer(TimeoutLayer::new(Duration::from_secs(60))),
-        )
+        .on("report", report.layer(busy))
         .on("ban", ban)
         // around the events above
         .layer(middleware::from_fn(require_admin))
         .on_connect(connect)
         // around the events and the connect handler
-        .layer(GlobalConcurrencyLimitLayer::new(64))
+        .layer(TimeoutLayer::new(Duration::from_secs(30)))
         .layer(middleware::from_fn(log));
     let (layer, _io) = SocketIo::builder().namespace("/admin", admin).build();
 
@@ -75,7 +86,8 @@ async fn connect(socket: Socket, Auth(login): Auth<Login>) {
     }
 }
 
-async fn report(io: SocketIo) -> u64 {
+async fn report(io: SocketIo, Data(milliseconds): Data<u64>) -> u64 {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
     io.counts().sockets as u64
 }
 

@@ -7,9 +7,12 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 
 use crate::cluster::{self, BoxBroker, Broker, Cluster};
+#[cfg(feature = "schema")]
+use crate::contract::{Contract, Watch};
 use crate::engine_io::{Config, Transport, check_time};
 use crate::handles::SocketIo;
 use crate::hub::hooks::NamespaceHook;
+use crate::hub::observer::{Observer, Observers};
 use crate::hub::other_servers::OtherServers;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
@@ -55,6 +58,7 @@ pub struct SocketIoBuilder<S = ()> {
     recovery: Option<Recovery>,
     broker: Option<BoxBroker>,
     parser: Arc<dyn Parser>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 impl<S> SocketIoBuilder<S> {
@@ -72,6 +76,7 @@ impl<S> SocketIoBuilder<S> {
             recovery: None,
             broker: None,
             parser: Arc::new(JsonParser::default()),
+            observers: Vec::new(),
         }
     }
 
@@ -551,7 +556,38 @@ impl<S: Clone + Send + Sync + 'static> SocketIoBuilder<S> {
             recovery: self.recovery,
             broker: self.broker,
             parser: self.parser,
+            observers: self.observers,
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl<S> SocketIoBuilder<S> {
+    /// Returns the contract of the server: the events that its namespaces declare, with
+    /// [`receives`](Namespace::receives) and [`sends`](Namespace::sends).
+    ///
+    /// Only namespaces that were added before are in it. See [`contract`](crate::contract).
+    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+    #[must_use]
+    pub fn contract(&self) -> Contract {
+        let named = self.namespaces.iter();
+        let named = named.map(|(path, namespace)| namespace.contract(Some(path)));
+        let matched = self.matched.iter();
+        let matched = matched.map(|(_, namespace)| namespace.contract(None));
+        Contract::new(named.chain(matched))
+    }
+
+    /// Watches, in a test, whether the namespaces that were added before send only the events that
+    /// they declare. See [`Watch`].
+    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+    pub fn watch_contract(mut self, watch: &Watch) -> Self {
+        for (path, namespace) in &mut self.namespaces {
+            namespace.watch(Some(path), watch);
+        }
+        for (_, namespace) in &mut self.matched {
+            namespace.watch(None, watch);
+        }
+        self
     }
 }
 
@@ -576,9 +612,14 @@ impl SocketIoBuilder {
     #[track_caller]
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
-        let sessions = Arc::new(Sessions::new(self.max_connections));
+        let observers = Observers::new(self.observers);
+        let sessions = Sessions::new(self.max_connections).with_observers(observers.clone());
+        let sessions = Arc::new(sessions);
         let recovery = self.recovery.map(|recovery| recovery.within);
-        let start = |broker| Arc::new(Cluster::start(broker, recovery)) as Arc<dyn OtherServers>;
+        let start = |broker| {
+            let cluster = Cluster::start(broker, recovery, observers.clone());
+            Arc::new(cluster) as Arc<dyn OtherServers>
+        };
         if let Some(broker) = &self.broker {
             // The name of one with parameters is not known yet.
             let paths = self.namespaces.iter().map(|(path, _)| path);
@@ -603,10 +644,14 @@ impl SocketIoBuilder {
         let io = SocketIo::new(&hub);
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {
+            let namespace = namespace.define(namespaces.len(), Some(&path));
             namespaces.push((path, namespace.build(&())));
         }
         let matched = self.matched.into_iter();
-        let matched = matched.map(|(predicate, namespace)| (predicate, namespace.build(&())));
+        let matched = matched.zip(namespaces.len()..);
+        let matched = matched.map(|((predicate, namespace), index)| {
+            (predicate, namespace.define(index, None).build(&()))
+        });
         let matched = matched.collect();
         let server = Server::new(hub, namespaces, matched, self.connect_timeout);
         let server = Arc::new(server);

@@ -15,7 +15,8 @@ use crate::engine_io::{
     CloseReason, Config, Message, Revision, SessionEvent, SessionId, Transport,
 };
 use crate::guard::guarded;
-use crate::hub::session::SharedSession;
+use crate::handles::Shutdown;
+use crate::hub::session::{End, SharedSession};
 use crate::hub::sessions::Sessions;
 use crate::layer::SocketIoService;
 use crate::transport::{Application, HttpOptions, HttpService, SessionApp, server_path};
@@ -103,6 +104,23 @@ impl EngineLayer {
         for session in self.service.sessions.all() {
             session.send([message.clone()]);
         }
+    }
+
+    /// Shuts the server down as [`SocketIo::shutdown`](crate::SocketIo::shutdown) does: refuses new
+    /// sessions, closes the others one after another, and waits until all handlers have ended, up to
+    /// a deadline. A handler sees that [`EngineSocket::recv`] returns `None`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_socketio::engine::EngineLayer;
+    ///
+    /// async fn stop(layer: EngineLayer) {
+    ///     let report = layer.shutdown().spread(Duration::from_secs(2)).await;
+    ///     println!("{report}");
+    /// }
+    /// ```
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown::of_sessions(Arc::clone(&self.service.sessions))
     }
 
     /// Closes all sessions, refuses new ones, and waits until all handlers have ended. In a handler
@@ -229,7 +247,7 @@ impl EngineSocket {
             match poll_fn(|cx| self.session.poll_event(cx)).await {
                 SessionEvent::Message(message) => return Some(message),
                 SessionEvent::Closed(_) => return None,
-                SessionEvent::Upgraded => {}
+                SessionEvent::Upgraded | SessionEvent::UpgradeFailed => {}
             }
         }
     }
@@ -322,8 +340,14 @@ struct RunningHandler {
 impl SessionApp for RunningHandler {
     fn poll(&mut self, cx: &mut Context<'_>, _has_events: bool) -> Poll<()> {
         self.session.wake_reader(cx);
-        if self.session.take_end().is_some() {
+        let end = self.session.take_end();
+        if end.is_some() {
             self.session.close(CloseReason::Shutdown);
+        }
+        if end == Some(End::Cut) {
+            self.session.set_handlers_cut(self.handler.iter().len());
+            let handler = self.handler.take();
+            let _ = guarded(move || drop(handler));
         }
         let Some(handler) = &mut self.handler else {
             return Poll::Ready(());

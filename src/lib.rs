@@ -458,11 +458,20 @@
 #![doc = include_str!("docs/features.md")]
 //!
 #![doc = include_str!("docs/not_supported.md")]
+// docs.rs marks the items that need a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod cluster;
 pub mod engine;
 pub mod guide;
 pub mod protocol;
+
+#[cfg(feature = "schema")]
+pub mod contract;
+#[cfg(not(feature = "schema"))]
+mod no_contract;
+#[cfg(not(feature = "schema"))]
+use self::no_contract as contract;
 
 mod builder;
 mod calendar;
@@ -483,6 +492,7 @@ mod handles;
 mod hub;
 mod layer;
 mod notice;
+mod presence;
 mod random;
 mod routing;
 mod server;
@@ -537,16 +547,22 @@ pub use self::{
     builder::SocketIoBuilder,
     handles::{
         AckError, AckStream, Broadcast, Confirmation, Counts, EmitError, EmitWithAck, Handshake,
-        Partial, RemoteSocket, Socket, SocketIo, Volatile,
+        Partial, RemoteSocket, Shutdown, Socket, SocketIo, Volatile,
     },
-    hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent},
+    hub::{
+        ClusterError, DisconnectReason, Expiry, Recovery, RoomChange, RoomEvent, ShutdownReport,
+    },
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
+    presence::{Presence, PresenceDiff, PresenceError, PresenceState},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
         AckSender, Auth, ErrorReply, Event, Handler, IntoReply, Namespace, NamespaceRequest,
         Params, Reply, Route, ServerEvent, extract, middleware,
     },
 };
+
+#[cfg(feature = "rate-limit")]
+pub use self::routing::rate_limit;
 
 pub use self::engine_io::{SocketId, Transport};
 pub use self::transport::{ConnectionError, Cors, HttpOptions, Origins, SameSite, SessionCookie};

@@ -25,6 +25,12 @@ pub(crate) struct Notices {
     pub(crate) no_handler: Notice,
     /// The arguments of an event do not fit its handler, and the client expects no acknowledgement.
     pub(crate) wrong_args: Notice,
+    /// A client went on sending over its rate limit.
+    #[cfg_attr(
+        not(feature = "rate-limit"),
+        allow(dead_code, reason = "used by `rate_limit`")
+    )]
+    pub(crate) rate_limited: Notice,
 }
 
 /// Whether a line of one kind was logged before.

@@ -86,3 +86,19 @@ fn state_and_auth() {
 fn middleware() {
     takes_a_client("middleware");
 }
+
+#[test]
+fn session_expiry() {
+    takes_a_client("session_expiry");
+}
+
+#[test]
+fn audit() {
+    takes_a_client("audit");
+}
+
+#[cfg(feature = "rate-limit")]
+#[test]
+fn rate_limit() {
+    takes_a_client("rate_limit");
+}

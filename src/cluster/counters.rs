@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::clock::now;
+use crate::hub::observer::{ClusterDrop, Direction, Observers};
 use crate::hub::other_servers::ClaimOutcome;
 use crate::sync::Mutex;
 
@@ -27,6 +28,7 @@ pub(super) struct Counters {
     pub(super) connection: Mutex<Connection>,
     /// When malformed and dropped messages were logged last.
     logged: Mutex<[Option<Instant>; 2]>,
+    observers: Observers,
 }
 
 /// The state of the broker's connection.
@@ -41,8 +43,8 @@ pub(super) struct Connection {
 /// How often a kind of log line is written at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-impl Default for Counters {
-    fn default() -> Self {
+impl Counters {
+    pub(super) fn new(observers: Observers) -> Self {
         Self {
             published: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
@@ -57,26 +59,44 @@ impl Default for Counters {
             changes: watch::Sender::new(0),
             connection: Mutex::default(),
             logged: Mutex::default(),
+            observers,
         }
     }
-}
 
-impl Counters {
     pub(super) fn published(&self) {
         self.published.fetch_add(1, Ordering::Relaxed);
+        self.message(Direction::Sent);
     }
 
     pub(super) fn received(&self) {
         self.received.fetch_add(1, Ordering::Relaxed);
+        self.message(Direction::Received);
+    }
+
+    fn message(&self, direction: Direction) {
+        let observers = &self.observers;
+        observers.each(|observer| observer.cluster_message(direction));
+    }
+
+    fn lost(&self, reason: ClusterDrop) {
+        let observers = &self.observers;
+        observers.each(|observer| observer.cluster_dropped(reason));
+    }
+
+    fn up(&self, is_up: bool) {
+        let observers = &self.observers;
+        observers.each(|observer| observer.cluster_up(is_up));
     }
 
     pub(super) fn unconfirmed(&self) {
         self.unconfirmed.fetch_add(1, Ordering::Relaxed);
+        self.lost(ClusterDrop::Unconfirmed);
         self.changed();
     }
 
     pub(super) fn dropped(&self) {
         let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        self.lost(ClusterDrop::NotSent);
         self.changed();
         if self.may_log(0) {
             tracing::error!(
@@ -89,6 +109,7 @@ impl Counters {
 
     pub(super) fn malformed(&self, reason: &dyn fmt::Display) {
         let malformed = self.malformed.fetch_add(1, Ordering::Relaxed) + 1;
+        self.lost(ClusterDrop::Malformed);
         if self.may_log(1) {
             tracing::warn!(
                 target: "tower_socketio::cluster",
@@ -110,6 +131,7 @@ impl Counters {
 
     pub(super) fn gap(&self) {
         self.gaps.fetch_add(1, Ordering::Relaxed);
+        self.lost(ClusterDrop::Gap);
         self.changed();
     }
 
@@ -122,6 +144,7 @@ impl Counters {
         connection.since = Some(now());
         connection.reason = String::new();
         drop(connection);
+        self.up(true);
         self.changed();
         if was_down {
             tracing::error!(
@@ -142,6 +165,7 @@ impl Counters {
         }
         connection.reason = reason.to_string();
         drop(connection);
+        self.up(false);
         if is_first {
             self.changed();
             tracing::error!(

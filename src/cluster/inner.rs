@@ -106,6 +106,7 @@ impl Inner {
         limits: Limits,
         wants_rooms: bool,
         log_window: Option<Duration>,
+        counters: Counters,
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak| Self {
             weak: Weak::clone(weak),
@@ -122,7 +123,7 @@ impl Inner {
             elsewhere: Mutex::default(),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
-            counters: Arc::default(),
+            counters: Arc::new(counters),
             ended: watch::Sender::new(false),
             limits,
             log_window,

@@ -77,6 +77,7 @@ use tokio::runtime::Handle;
 pub use self::command::{Command, Done, Expect, Synced, Taken};
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub use self::connect_error::ConnectError;
+use self::counters::Counters;
 use self::inner::{Inner, Limits};
 pub use self::memory::Memory;
 pub use self::message::Envelope;
@@ -92,6 +93,7 @@ pub use self::status::{ClusterHealth, ClusterStatus};
 pub use self::wire::classic::rewrite as rewrite_classic;
 use crate::engine_io::SocketId;
 use crate::handles::SocketIo;
+use crate::hub::observer::Observers;
 use crate::hub::other_servers::{
     Answers, ClaimOutcome, Confirm, Dropped, Operation, OtherServers, Question, Sent,
 };
@@ -198,7 +200,11 @@ impl Cluster {
     ///
     /// Panics if it is not called in a tokio runtime.
     #[track_caller]
-    pub(crate) fn start(broker: BoxBroker, recovery: Option<Duration>) -> Self {
+    pub(crate) fn start(
+        broker: BoxBroker,
+        recovery: Option<Duration>,
+        observers: Observers,
+    ) -> Self {
         let Ok(runtime) = Handle::try_current() else {
             panic!("a server with a cluster must be built in a tokio runtime");
         };
@@ -209,7 +215,13 @@ impl Cluster {
             ..
         } = broker;
         let log_window = recovery.filter(|_| has_log);
-        let inner = Inner::new(runtime.clone(), Limits::default(), wants_rooms, log_window);
+        let inner = Inner::new(
+            runtime.clone(),
+            Limits::default(),
+            wants_rooms,
+            log_window,
+            Counters::new(observers),
+        );
         let port = Port {
             inner: Arc::clone(&inner),
         };

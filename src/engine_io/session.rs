@@ -17,6 +17,8 @@ pub enum SessionEvent {
     Message(Message),
     /// The session has upgraded to WebSocket.
     Upgraded,
+    /// An upgrade has failed. The session goes on with polling.
+    UpgradeFailed,
     /// The session has ended. This is the last event.
     Closed(CloseReason),
 }
@@ -502,7 +504,7 @@ impl Session {
     /// Handles the end of a transport. If it is the session's own, the session ends too.
     pub fn handle_transport_closed(&mut self, via: Transport, now: Instant) {
         if via != self.transport {
-            self.end_probe(now);
+            self.fail_probe(now);
             return;
         }
         self.close(CloseReason::TransportClose, now);
@@ -526,7 +528,7 @@ impl Session {
                 Timer::Pong => self.handle_missing_pong(now),
                 Timer::Post => self.handle_post_timeout(now),
                 Timer::Stall => self.close(CloseReason::PingTimeout, now),
-                Timer::Upgrade => self.end_probe(now),
+                Timer::Upgrade => self.fail_probe(now),
                 Timer::Release => self.release_poll(),
                 Timer::Close => self.end(),
             }
@@ -887,7 +889,7 @@ impl Session {
             }
             (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) => self.complete_upgrade(now),
             (_, Probe::None) => {}
-            _ => self.end_probe(now),
+            _ => self.fail_probe(now),
         }
     }
 
@@ -904,6 +906,14 @@ impl Session {
             self.timers
                 .set(Timer::Pong, deadline(now, self.config.ping_timeout));
         }
+    }
+
+    /// Ends an upgrade that has failed.
+    fn fail_probe(&mut self, now: Instant) {
+        if self.probe != Probe::None && self.is_open() {
+            self.push_event(SessionEvent::UpgradeFailed);
+        }
+        self.end_probe(now);
     }
 
     /// Ends an upgrade. A WebSocket that is not the session's transport is [`Session::finished`]

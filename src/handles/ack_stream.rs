@@ -138,6 +138,9 @@ impl AskedClients {
         for (namespace, payload) in namespaces.iter().zip(payloads) {
             let ack = namespace.next_ack();
             let sent = OutgoingEvent::capture(&namespace.hooks, &payload);
+            let observers = &namespace.observers;
+            let observed = (!observers.is_empty()).then(|| payload.clone());
+            let mut recipients = 0;
             let packet = encode(namespace, Kind::Event, Some(ack), payload);
             for member in namespace.select(target).iter() {
                 let waiter = ManyWaiter::new(member.id, sender.clone());
@@ -147,9 +150,16 @@ impl AskedClients {
                 if let Some(sent) = &sent {
                     sent.notify(member);
                 }
+                recipients += 1;
+                if let Some(payload) = &observed {
+                    observers.each_recipient(member, payload);
+                }
                 member.send(packet.clone());
                 let member = Arc::clone(member);
                 missing.insert(member.id, AckGuard { member, ack });
+            }
+            if let Some(payload) = &observed {
+                observers.each(|observer| observer.broadcast(namespace, recipients, payload));
             }
         }
         Self { answers, missing }

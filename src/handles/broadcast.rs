@@ -14,7 +14,7 @@ use crate::hub::ClusterError;
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::{Answer, Answers, MAX_ACK_WAIT, Operation, Question};
 use crate::hub::selection::Target;
-use crate::protocol::{IntoArgs, Payload, TypedEvent};
+use crate::protocol::{IntoArgs, Payload, TypedArgs, TypedEvent};
 
 /// A set of sockets, in one namespace or in several, and the operations on it.
 ///
@@ -195,14 +195,17 @@ impl Broadcast {
         let Some(longest) = longest.or_else(elsewhere) else {
             return Ok(None);
         };
-        Payload::event(event, longest, args)
-            .map(Some)
-            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))
+        let payload = Payload::event(event, longest, args)
+            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))?;
+        for namespace in namespaces {
+            namespace.hooks.emitted.record(&payload);
+        }
+        Ok(Some(payload))
     }
 
     /// Sends a typed event to the selected sockets. [`TypedEvent::NAME`] is its name.
     pub fn send<E: TypedEvent>(&self, event: E) {
-        self.emit(E::NAME, crate::Data(event));
+        self.emit(E::NAME, TypedArgs(event));
     }
 
     /// Sends an event that asks each of the selected sockets for an acknowledgement.

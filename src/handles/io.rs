@@ -9,7 +9,7 @@ use http::request::Parts;
 
 use super::cluster::REQUEST_TIMEOUT;
 use super::scope::Scope;
-use super::{Broadcast, EmitError, Partial, RemoteSocket, Socket};
+use super::{Broadcast, EmitError, Partial, RemoteSocket, Shutdown, Socket};
 use crate::hub::member::Member;
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::{ClusterError, Hub};
@@ -194,9 +194,34 @@ impl SocketIo {
         }
     }
 
-    /// Shuts the server down.
+    /// Shuts the server down, spread over a time, with a deadline and a report. See [`Shutdown`].
     ///
-    /// The server refuses new clients, begins no further event, and disconnects each client.
+    /// Nothing happens until the result is awaited.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_socketio::SocketIo;
+    ///
+    /// async fn stop(io: SocketIo) {
+    ///     let report = io
+    ///         .shutdown()
+    ///         .spread(Duration::from_secs(10))
+    ///         .deadline(Duration::from_secs(25))
+    ///         .await;
+    ///     println!("{report}");
+    /// }
+    /// ```
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown::of_server(self.hub(), self.within)
+    }
+
+    /// Shuts the server down at once, and waits for all handlers, however long they run.
+    ///
+    /// [`shutdown`](Self::shutdown) spreads the closing over a time, and has a deadline. During a
+    /// shutdown, `close` closes what is left at once, and the deadline stays.
+    ///
+    /// The server refuses new clients, begins no further event, and closes the connection of each
+    /// client. The official clients see `transport close`, and try to connect again by themselves.
     /// Packets that are queued are sent as far as the client reads them. Disconnect handlers run.
     /// Running handlers may answer and emit for 5 seconds. Then their connection closes.
     ///
@@ -245,11 +270,16 @@ impl SocketIo {
         if let Some(hub) = self.hub.upgrade() {
             hub.namespaces().iter().for_each(|each| each.flush());
             hub.sessions.close(self.within).await;
-            if let Some(others) = &hub.others {
-                hub.departed().await;
-                others.close().await;
-            }
+            leave_cluster(hub).await;
         }
+    }
+}
+
+/// Sends what waits for the other servers of a cluster, for a few seconds, and leaves the cluster.
+pub(super) async fn leave_cluster(hub: Arc<Hub>) {
+    if let Some(others) = &hub.others {
+        hub.departed().await;
+        others.close().await;
     }
 }
 

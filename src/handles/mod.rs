@@ -5,10 +5,12 @@ mod ack;
 mod ack_stream;
 mod broadcast;
 mod cluster;
+mod expiry;
 mod handshake;
 mod io;
 mod remote;
 mod scope;
+mod shutdown;
 mod socket;
 
 pub(crate) use self::ack_stream::AskedClients;
@@ -21,5 +23,6 @@ pub use self::{
     handshake::Handshake,
     io::{Counts, SocketIo},
     remote::RemoteSocket,
+    shutdown::Shutdown,
     socket::{EmitError, Socket, Volatile},
 };

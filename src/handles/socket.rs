@@ -13,7 +13,7 @@ use crate::hub::member::Member;
 use crate::hub::other_servers::SocketDescription;
 use crate::hub::{ClusterError, DisconnectReason};
 use crate::notice::Notices;
-use crate::protocol::{EncodeError, IntoArgs, Payload, TypedEvent};
+use crate::protocol::{EncodeError, IntoArgs, Payload, TypedArgs, TypedEvent};
 
 /// A handle to one client in one namespace.
 ///
@@ -170,7 +170,7 @@ impl Socket {
 
     /// Sends a typed event to the client. [`TypedEvent::NAME`] is its name.
     pub fn send<E: TypedEvent>(&self, event: E) {
-        self.emit(E::NAME, crate::Data(event));
+        self.emit(E::NAME, TypedArgs(event));
     }
 
     /// Sends an event that asks the client for an acknowledgement.
@@ -201,12 +201,14 @@ impl Socket {
     /// Sends a typed event that asks the client for an acknowledgement, of the type
     /// [`TypedEvent::Reply`]. See [`emit_with_ack`](Self::emit_with_ack).
     pub fn ask<E: TypedEvent>(&self, event: E) -> EmitWithAck<E::Reply> {
-        self.emit_with_ack(E::NAME, crate::Data(event))
+        self.emit_with_ack(E::NAME, TypedArgs(event))
     }
 
     fn event(&self, event: &str, args: impl IntoArgs) -> Result<Payload, EmitError> {
-        Payload::event(event, self.namespace().len(), args)
-            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))
+        let payload = Payload::event(event, self.namespace().len(), args)
+            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))?;
+        self.member.namespace.hooks.emitted.record(&payload);
+        Ok(payload)
     }
 
     /// Waits until all packets that are queued for the client have been passed to its transport, or
@@ -459,17 +461,21 @@ impl Volatile<'_> {
     pub fn emit(self, event: &str, args: impl IntoArgs) {
         let Socket { member } = self.socket;
         if !member.is_writable() {
+            member.notify_dropped(1);
             return;
         }
         match Payload::event(event, member.namespace.name.len(), args) {
-            Ok(payload) => member.emit_volatile(payload),
+            Ok(payload) => {
+                member.namespace.hooks.emitted.record(&payload);
+                member.emit_volatile(payload);
+            }
             Err(error) => not_emitted(event, &error),
         }
     }
 
     /// Sends a typed event, or drops it if the client is not ready. This never waits.
     pub fn send<E: TypedEvent>(self, event: E) {
-        self.emit(E::NAME, crate::Data(event));
+        self.emit(E::NAME, TypedArgs(event));
     }
 }
 

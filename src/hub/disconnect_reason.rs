@@ -38,11 +38,16 @@ pub enum DisconnectReason {
     /// acknowledgement that may lie behind them: see
     /// [`max_pending`](crate::SocketIoBuilder::max_pending).
     EventBacklog,
+    /// The client went on sending after its events had been refused: see `close_after` of the rate
+    /// limit.
+    RateLimited,
+    /// The deadline of the socket has passed: see [`Socket::set_expiry`](crate::Socket::set_expiry).
+    Expired,
 }
 
 impl DisconnectReason {
-    /// Returns the words of the reference implementation. It has none for `slow consumer` and
-    /// `event backlog`, which are this crate's own.
+    /// Returns the words of the reference implementation. It has none for `slow consumer`,
+    /// `event backlog`, `rate limited` and `expired`, which are this crate's own.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,6 +61,8 @@ impl DisconnectReason {
             Self::ServerNamespaceDisconnect => "server namespace disconnect",
             Self::SlowConsumer => "slow consumer",
             Self::EventBacklog => "event backlog",
+            Self::RateLimited => "rate limited",
+            Self::Expired => "expired",
         }
     }
 }
@@ -77,8 +84,23 @@ impl DisconnectReason {
             Self::ServerShuttingDown => is_saved,
             Self::ParseError
             | Self::ClientNamespaceDisconnect
-            | Self::ServerNamespaceDisconnect => false,
+            | Self::ServerNamespaceDisconnect
+            | Self::RateLimited
+            | Self::Expired => false,
         }
+    }
+
+    /// Returns whether the server made the socket leave. The events that wait for their handlers are
+    /// then dropped.
+    pub(crate) const fn is_by_server(self) -> bool {
+        matches!(
+            self,
+            Self::ServerNamespaceDisconnect
+                | Self::ForcedServerClose
+                | Self::ServerShuttingDown
+                | Self::RateLimited
+                | Self::Expired
+        )
     }
 }
 

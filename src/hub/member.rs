@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
 use serde_json::Value;
@@ -14,6 +14,7 @@ use super::budget::of_data;
 use super::hooks::OutgoingEvent;
 use super::id_hash::IdHash;
 use super::namespace::LiveNamespace;
+use super::observer::{AckOutcome, Sent, since};
 use super::other_servers::Dropped;
 use super::queue::Outgoing;
 use super::recovery::{Behind, OverLog, Recoverable, StoreGuard};
@@ -43,17 +44,27 @@ pub(crate) struct Member {
     pub(crate) extensions: RwLock<Extensions>,
     /// `None` if recovery is off.
     pub(crate) recovery: Option<Box<Recoverable>>,
+    /// The bytes that trackers count in the session's budget.
+    tracked: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     held: Option<Box<Held>>,
-    acks: HashMap<u64, AckWaiter, IdHash>,
+    acks: HashMap<u64, ExpectedAck, IdHash>,
     left: Option<Box<Left>>,
     /// The data that the application has set. Other servers of a cluster can read it.
     data: Option<Arc<Value>>,
     /// The bytes that `data` counts in the session's budget.
     data_bytes: usize,
+}
+
+/// An acknowledgement that is awaited.
+#[derive(Debug)]
+struct ExpectedAck {
+    waiter: AckWaiter,
+    /// When the event was sent. `None` if there is no observer.
+    since: Option<Instant>,
 }
 
 /// Packets that were sent while the socket was connecting.
@@ -68,6 +79,7 @@ struct Held {
 struct Left {
     reason: DisconnectReason,
     rooms: Vec<Arc<str>>,
+    was_connected: bool,
 }
 
 impl State {
@@ -105,7 +117,8 @@ impl Drop for Member {
         drop(state.take_held(&self.session));
         let rooms = state.left.take().map(|left| left.rooms);
         let names = rooms.iter().flatten().map(|room| room.len());
-        let kept = state.data_bytes + names.sum::<usize>();
+        let tracked = self.tracked.load(Ordering::Relaxed);
+        let kept = tracked + state.data_bytes + names.sum::<usize>();
         let own = cost(&self.namespace.name, self.auth.as_deref());
         self.session.budget.release(own + kept);
         let extensions = std::mem::take(&mut self.extensions);
@@ -139,6 +152,7 @@ impl Member {
             state: Mutex::default(),
             extensions: RwLock::default(),
             recovery: None,
+            tracked: AtomicUsize::new(0),
         }
     }
 
@@ -161,9 +175,7 @@ impl Member {
 
     /// Sends an event.
     pub(crate) fn emit(self: &Arc<Self>, ack: Option<u64>, payload: Payload) -> bool {
-        if let Some(sent) = OutgoingEvent::capture(&self.namespace.hooks, &payload) {
-            sent.notify(self);
-        }
+        self.notify_outgoing(&payload);
         if ack.is_none() && self.recovery.is_some() {
             return self.emit_recoverable(payload);
         }
@@ -177,10 +189,26 @@ impl Member {
             self.emit(None, payload);
             return;
         }
-        if let Some(sent) = OutgoingEvent::capture(&self.namespace.hooks, &payload) {
+        self.notify_outgoing(&payload);
+        self.emit_unrecoverable(payload);
+    }
+
+    /// Calls the hook and the observers for an event to this socket.
+    #[inline]
+    fn notify_outgoing(self: &Arc<Self>, payload: &Payload) {
+        if let Some(sent) = OutgoingEvent::capture(&self.namespace.hooks, payload) {
             sent.notify(self);
         }
-        self.emit_unrecoverable(payload);
+        let observers = &self.session.observers;
+        if !observers.is_empty() && !self.has_left() {
+            observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload));
+        }
+    }
+
+    /// Reports to the observers that an event was dropped because the client was not ready.
+    pub(crate) fn notify_dropped(&self, count: usize) {
+        let observers = &self.session.observers;
+        observers.each(|observer| observer.volatile_dropped(count));
     }
 
     /// Sends the acknowledgement of an event.
@@ -230,6 +258,7 @@ impl Member {
         // Packets in the broadcast queue have lower offsets.
         self.catch_up();
         if outgoing.volatile && !(self.is_connected() && self.session.is_writable()) {
+            self.notify_dropped(1);
             return;
         }
         self.record(outgoing.mark);
@@ -257,19 +286,26 @@ impl Member {
         }
         let new = packets.filter(|(number, _)| *number > before);
         let packets = new.map(|(_, outgoing)| outgoing);
+        let mut dropped = 0;
         match self.phase.load(Ordering::Acquire) {
-            CONNECTED => self
-                .session
-                .send_queued(packets.inspect(|outgoing| self.record(outgoing.mark))),
-            CONNECTING => packets
-                .filter(|outgoing| !outgoing.volatile)
-                .for_each(|outgoing| {
+            CONNECTED => {
+                let packets = packets.inspect(|outgoing| self.record(outgoing.mark));
+                dropped = self.session.send_queued(packets);
+            }
+            CONNECTING => packets.for_each(|outgoing| match outgoing.volatile {
+                true => dropped += 1,
+                false => {
                     self.record(outgoing.mark);
                     state.hold(outgoing.packet.clone(), &self.session);
-                }),
+                }
+            }),
             _ => {}
         }
         self.last_delivered.store(last, Ordering::Release);
+        drop(state);
+        if dropped > 0 {
+            self.notify_dropped(dropped);
+        }
     }
 
     pub(super) fn last_delivered(&self) -> u64 {
@@ -282,7 +318,7 @@ impl Member {
     }
 
     /// Sends CONNECT and the held packets. Returns `false` if the socket has left already.
-    pub(crate) fn accept(&self, connect: Encoded) -> bool {
+    pub(crate) fn accept(self: &Arc<Self>, connect: Encoded) -> bool {
         // First, because queued volatile packets are dropped for a socket that is still connecting.
         self.catch_up();
         let mut state = self.lock();
@@ -299,6 +335,8 @@ impl Member {
         self.namespace.record_connected(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
         drop(state);
+        let observers = &self.session.observers;
+        observers.each(|observer| observer.socket_connected(self));
         self.namespace.notify(&self.session, 2);
         true
     }
@@ -310,21 +348,43 @@ impl Member {
 
     /// Makes the socket leave its namespace and all rooms. Returns `false` if it has left already:
     /// the first reason stays. The socket cannot join again, whatever handlers do.
-    pub(crate) fn leave(&self, reason: DisconnectReason) -> bool {
+    pub(crate) fn leave(self: &Arc<Self>, reason: DisconnectReason) -> bool {
         let mut store = self.namespace.store();
         let dropped = self.leave_from(reason, store.as_mut());
         drop(store);
         let left = dropped.is_some();
         drop(dropped);
-        if left && self.namespace.hooks.room.is_some() {
+        if left {
+            self.notify_left();
+        }
+        if left && self.namespace.observes_rooms() {
             // The socket's own room changes too.
             let rooms = 1 + self.rooms().len();
             self.namespace.notify(&self.session, 2 * rooms);
         }
+        if left {
+            self.namespace
+                .each_tracker(|tracker| tracker.left(self, reason));
+        }
         left
     }
 
-    /// Makes the socket leave, but does not call the room hook. Returns `None` if it has left already.
+    /// Reports to the observers that the socket has left, if it was connected.
+    pub(super) fn notify_left(self: &Arc<Self>) {
+        let observers = &self.session.observers;
+        if observers.is_empty() {
+            return;
+        }
+        let state = self.lock();
+        let left = state.left.as_ref().filter(|left| left.was_connected);
+        let reason = left.map(|left| left.reason);
+        drop(state);
+        if let Some(reason) = reason {
+            observers.each(|observer| observer.socket_disconnected(self, reason));
+        }
+    }
+
+    /// Makes the socket leave, but calls neither the room hook nor the observers. Returns `None` if it has left already.
     pub(super) fn leave_from(
         &self,
         reason: DisconnectReason,
@@ -340,20 +400,31 @@ impl Member {
             return None;
         }
         let rooms = self.namespace.remove(self, phase == CONNECTED);
-        state.left = Some(Box::new(Left { reason, rooms }));
+        state.left = Some(Box::new(Left {
+            reason,
+            rooms,
+            was_connected: phase == CONNECTED,
+        }));
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {
             self.session.acks_done(acks.len());
         }
         drop(state);
+        let ended = acks
+            .values()
+            .filter_map(|ack| ack.since)
+            .collect::<Vec<_>>();
         drop(acks);
+        for since in ended {
+            self.notify_ack(since, AckOutcome::Disconnected);
+        }
         let dropped = store.and_then(|store| self.suspend(store, reason, phase == CONNECTED));
         self.session.wake();
         Some(dropped)
     }
 
     /// Makes the socket leave, and sends DISCONNECT to a connected client.
-    pub(crate) fn disconnect(&self, reason: DisconnectReason) {
+    pub(crate) fn disconnect(self: &Arc<Self>, reason: DisconnectReason) {
         let was_connected = self.is_connected();
         if was_connected {
             self.namespace.flush_departed(self);
@@ -385,7 +456,7 @@ impl Member {
     }
 
     /// Sets the data. Returns `false` if the connection would keep more than `max` bytes.
-    pub(crate) fn set_data(&self, data: Option<Arc<Value>>, max: usize) -> bool {
+    pub(crate) fn set_data(self: &Arc<Self>, data: Option<Arc<Value>>, max: usize) -> bool {
         let bytes = data.as_deref().map_or(0, of_data);
         let mut state = self.lock();
         let more = bytes.saturating_sub(state.data_bytes);
@@ -399,7 +470,30 @@ impl Member {
         drop(state);
         drop(former);
         self.namespace.save_early(&self.id);
+        let observers = &self.session.observers;
+        observers.each(|observer| observer.data_changed(self));
         true
+    }
+
+    /// Counts bytes of a tracker until the socket is dropped. Returns `false` if the connection would keep
+    /// more than `max` bytes.
+    pub(crate) fn reserve_tracked(&self, bytes: usize, max: usize) -> bool {
+        let is_reserved = self.session.budget.try_reserve(bytes, max);
+        if is_reserved {
+            self.tracked.fetch_add(bytes, Ordering::Relaxed);
+        }
+        is_reserved
+    }
+
+    /// Counts bytes of a tracker no longer.
+    pub(crate) fn release_tracked(&self, bytes: usize) {
+        let less = |tracked: usize| Some(tracked.saturating_sub(bytes));
+        let before = self
+            .tracked
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        // `less` never fails.
+        let before = before.unwrap_or_default();
+        self.session.budget.release(bytes.min(before));
     }
 
     /// Returns the bytes that the data counts in the session's budget.
@@ -420,29 +514,41 @@ impl Member {
             drop(state);
             return false;
         }
-        state.acks.insert(ack, waiter);
+        let since = self.session.observers.started();
+        state.acks.insert(ack, ExpectedAck { waiter, since });
         self.session.ack_requested();
         true
     }
 
     pub(crate) fn forget_ack(&self, ack: u64) {
         let mut state = self.lock();
-        let waiter = state.acks.remove(&ack);
+        let expected = state.acks.remove(&ack);
         if state.acks.is_empty() {
             state.acks = HashMap::default();
         }
-        if waiter.is_some() {
+        if expected.is_some() {
             self.session.acks_done(1);
         }
         drop(state);
-        drop(waiter);
+        if let Some(since) = expected.and_then(|expected| expected.since) {
+            self.notify_ack(since, AckOutcome::Timeout);
+        }
+    }
+
+    fn notify_ack(&self, started: Instant, outcome: AckOutcome) {
+        let took = since(started);
+        let observers = &self.session.observers;
+        observers.each(|observer| observer.ack_ended(self, outcome, took));
     }
 
     /// Passes an acknowledgement to its receiver. Without a receiver it is ignored.
     pub(crate) fn handle_ack(&self, ack: u64, payload: Payload) {
-        let waiter = self.lock().acks.remove(&ack);
-        if let Some(waiter) = waiter {
+        let expected = self.lock().acks.remove(&ack);
+        if let Some(ExpectedAck { waiter, since }) = expected {
             self.session.acks_done(1);
+            if let Some(since) = since {
+                self.notify_ack(since, AckOutcome::Answered);
+            }
             waiter.answer(payload);
         }
     }

@@ -3,6 +3,8 @@
 //! | file | |
 //! |---|---|
 //! | [`sessions`] | the sessions by their secret id, and the shutdown of all of them |
+//! | [`shutdown`] | the shutdown of all sessions, spread over a time, and its report |
+//! | [`shutdown_task`] | the task that does it |
 //! | [`session`] | one session, which several tasks share |
 //! | [`request`] | the handshake request of a session |
 //! | [`budget`] | the bytes that a connection keeps until it ends |
@@ -10,11 +12,13 @@
 //! | [`member`] | one socket in one namespace |
 //! | [`acks`] | the receivers of acknowledgements |
 //! | [`disconnect_reason`] | the reasons why a socket leaves |
+//! | [`expiry`] | the time at which a socket is disconnected |
 //! | [`rooms`] | sockets ↔ rooms |
 //! | [`selection`] | the target of a broadcast, and its recipients |
 //! | [`queue`] | the broadcasts to many sockets that wait to be delivered |
 //! | [`fanout`] | the task that delivers them |
 //! | [`hooks`] | the hooks of the application |
+//! | [`observer`] | the observers: parts of this crate that hear what happens |
 //! | [`room_event`] | the events of the room hook |
 //! | [`recovery`] | connection state recovery |
 //! | [`other_servers`] | the other servers of a cluster, as a namespace sees them |
@@ -32,11 +36,13 @@ pub(crate) mod acks;
 pub(crate) mod budget;
 mod cluster_error;
 mod disconnect_reason;
+pub(crate) mod expiry;
 mod fanout;
 pub(crate) mod hooks;
 pub(crate) mod id_hash;
 pub(crate) mod member;
 pub(crate) mod namespace;
+pub(crate) mod observer;
 pub(crate) mod other_servers;
 mod queue;
 pub(crate) mod recovery;
@@ -46,10 +52,13 @@ mod rooms;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
+mod shutdown;
+mod shutdown_task;
 mod yield_now;
 
 pub use self::cluster_error::ClusterError;
 pub use self::disconnect_reason::DisconnectReason;
+pub use self::expiry::Expiry;
 use self::hooks::NamespaceHook;
 use self::namespace::{Hooks, LiveNamespace};
 use self::other_servers::OtherServers;
@@ -57,6 +66,7 @@ pub use self::recovery::Recovery;
 use self::recovery::{RecoveryBudget, SharedLog};
 pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
+pub use self::shutdown::ShutdownReport;
 
 /// The live namespaces of a server, and its sessions.
 #[derive(Debug)]
@@ -188,6 +198,9 @@ impl Hub {
         }
         drop(namespaces);
         drop(dropped_later);
+        for tracker in &hooks.trackers {
+            tracker.namespace_opened(self, name);
+        }
         self.created.notify(name);
         Some(namespace)
     }

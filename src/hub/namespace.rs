@@ -5,12 +5,13 @@ use std::sync::{Arc, Weak};
 
 use super::budget::{ROOM, of_room};
 use super::fanout::Fanout;
-use super::hooks::{self, OutgoingEvent, RoomChanges};
+use super::hooks::{self, OutgoingEvent, RoomChanges, Tracker};
 use super::member::{Member, encode};
+use super::observer::{Observers, Sent};
 use super::other_servers::{Confirm, Operation, OtherServers};
 use super::queue::{BroadcastQueue, Outgoing};
 use super::recovery::{Handover, Mark, OverLog, RecoveryStore};
-use super::room_event::RoomChange;
+use super::room_event::{RoomChange, RoomEvent};
 use super::rooms::{ChangeLog, Rooms};
 use super::selection::{Selection, Target};
 use super::session::SharedSession;
@@ -45,6 +46,7 @@ pub(crate) struct LiveNamespace {
     max_kept: usize,
     /// The other servers of the cluster. `None` if there is no broker.
     others: Option<Arc<dyn OtherServers>>,
+    pub(crate) observers: Observers,
     /// Whether the broker is told which rooms begin and end.
     tells_rooms: bool,
     hub: Weak<Hub>,
@@ -81,6 +83,7 @@ impl LiveNamespace {
             max_rooms: hub.limits.rooms_per_socket,
             max_kept: hub.limits.kept,
             others: hub.others.clone(),
+            observers: hub.sessions.observers.clone(),
             tells_rooms: hub
                 .others
                 .as_ref()
@@ -149,7 +152,7 @@ impl LiveNamespace {
         entered.then(|| Membership(member))
     }
 
-    pub(super) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
+    pub(crate) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
         self.lock().rooms.get(id).cloned()
     }
 
@@ -158,7 +161,8 @@ impl LiveNamespace {
     /// The caller must call [`notify`](Self::notify) after it releases its locks. Each room that a
     /// socket joins or leaves makes at most two changes.
     fn change<R>(&self, change: impl FnOnce(&mut NamespaceState, ChangeLog<'_>) -> R) -> R {
-        if self.hooks.room.is_none() && !self.tells_rooms {
+        let records = self.hooks.room.is_some() || self.observers.wants_room_changes();
+        if !records && !self.tells_rooms {
             return change(&mut self.lock(), None);
         }
         let mut log = Vec::new();
@@ -171,7 +175,7 @@ impl LiveNamespace {
                 }
             }
         }
-        if self.hooks.room.is_some() {
+        if records {
             self.room_changes.push(&self.name, log);
         }
         result
@@ -187,10 +191,11 @@ impl LiveNamespace {
     /// Calls the room hook for pending changes, in order. `made` is the number of changes that the
     /// caller has made.
     pub(super) fn notify(self: &Arc<Self>, session: &SharedSession, made: usize) {
-        let Some(hook) = &self.hooks.room else {
+        if !self.observes_rooms() {
             return;
-        };
-        if self.room_changes.notify(hook, made) {
+        }
+        let notify = |event| self.notify_room_change(event);
+        if self.room_changes.notify(&notify, made) {
             let namespace = Arc::clone(self);
             let task = RoomEventTask {
                 namespace,
@@ -198,6 +203,39 @@ impl LiveNamespace {
             };
             session.spawn(task.run());
         }
+    }
+
+    /// Returns whether there is a room hook or an observer.
+    pub(super) fn observes_rooms(&self) -> bool {
+        self.hooks.room.is_some() || !self.observers.is_empty()
+    }
+
+    fn notify_room_change(self: &Arc<Self>, event: RoomEvent) {
+        self.observers
+            .each(|observer| observer.room_changed(self, &event));
+        if let Some(hook) = &self.hooks.room {
+            hook(event);
+        }
+    }
+
+    /// Calls the hook and the observers for an event to all recipients of a target. It is called
+    /// under no lock, and before the event has an offset.
+    pub(super) fn notify_broadcast(self: &Arc<Self>, target: &Target, payload: &Payload) {
+        let hook = OutgoingEvent::capture(&self.hooks, payload);
+        if hook.is_none() && self.observers.is_empty() {
+            return;
+        }
+        let selected = self.select(target);
+        if let Some(sent) = hook {
+            selected.iter().for_each(|member| sent.notify(member));
+        }
+        self.observers.each(|observer| {
+            if observer.wants_recipients() {
+                let recipients = selected.iter();
+                recipients.for_each(|member| observer.event_sent(member, Sent::ToMany, payload));
+            }
+            observer.broadcast(self, selected.len(), payload);
+        });
     }
 
     /// Records for the room hook that a socket is connected: its own room is created, and it joins
@@ -305,6 +343,9 @@ impl LiveNamespace {
         drop(store);
         self.save_early(id);
         self.notify(&member.session, 2);
+        if left {
+            self.each_tracker(|tracker| tracker.left_room(member, room));
+        }
         left
     }
 
@@ -314,6 +355,18 @@ impl LiveNamespace {
         // The lock of the store comes before that of the rooms.
         let has_suspended = self.store().is_some_and(|store| store.suspended() > 0);
         has_suspended || self.lock().rooms.has(room)
+    }
+
+    /// Returns whether a socket is in a room.
+    pub(crate) fn is_in(&self, id: &SocketId, room: &str) -> bool {
+        self.lock().rooms.is_in(id, room)
+    }
+
+    /// Calls `notify` with each tracker. The caller holds no lock.
+    pub(super) fn each_tracker(&self, notify: impl Fn(&dyn Tracker<Member>)) {
+        for tracker in &self.hooks.trackers {
+            notify(&**tracker);
+        }
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {
@@ -346,11 +399,7 @@ impl LiveNamespace {
 
     /// Encodes an event once, and sends it to all recipients of a target.
     pub(crate) fn broadcast(self: &Arc<Self>, target: &Target, payload: Payload, volatile: bool) {
-        if let Some(sent) = OutgoingEvent::capture(&self.hooks, &payload) {
-            // The hook runs under no lock, and before the event has an offset.
-            let selected = self.select(target);
-            selected.iter().for_each(|member| sent.notify(member));
-        }
+        self.notify_broadcast(target, &payload);
         // Without a place in the log.
         if self.over_log.is_some() {
             return self.send_unnumbered(target, payload, volatile);
@@ -416,10 +465,7 @@ impl LiveNamespace {
     ) -> Result<(), ClusterError> {
         if let Some(over_log) = self.over_log() {
             if let Operation::Emit { payload, .. } = &operation {
-                if let Some(sent) = OutgoingEvent::capture(&self.hooks, payload) {
-                    let selected = self.select(target);
-                    selected.iter().for_each(|member| sent.notify(member));
-                }
+                self.notify_broadcast(target, payload);
             }
             return self.depart(over_log, target, operation, local, confirm);
         }
@@ -495,8 +541,9 @@ pub(super) struct RoomEventTask {
 
 impl RoomEventTask {
     fn step(&mut self) -> bool {
-        let hook = self.namespace.hooks.room.as_deref();
-        self.ended = !hook.is_some_and(|hook| self.namespace.room_changes.notify_batch(hook));
+        let namespace = &self.namespace;
+        let notify = |event| namespace.notify_room_change(event);
+        self.ended = !namespace.room_changes.notify_batch(&notify);
         !self.ended
     }
 

@@ -7,7 +7,7 @@
 //! | [`task`] | the session's task, and the reader of its events |
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 pub(crate) use self::task::{AfterRound, RoundStart};
 use super::budget::Budget;
+use super::observer::Observers;
 use super::request::StoredRequest;
 use crate::clock::now;
 use crate::engine_io::{Config, Session, SessionId, SessionParams};
@@ -38,12 +39,20 @@ pub(crate) struct SharedSession {
     pub(super) runtime: Handle,
     pub(crate) config: Arc<Config>,
     pub(crate) notices: Arc<Notices>,
+    pub(crate) observers: Observers,
+    /// When the session was opened.
+    pub(crate) opened: Instant,
     pub(crate) request: StoredRequest,
     pub(crate) params: SessionParams,
     /// The bytes that the session's sockets keep.
     pub(crate) budget: Budget,
     /// The [`End`] that the session's task has to carry out, or 0.
     end: AtomicU8,
+    is_cut: AtomicBool,
+    /// The number of handlers that the cut has dropped.
+    handlers_cut: AtomicU32,
+    /// Whether a socket of the session has, or had, a deadline.
+    has_deadlines: AtomicBool,
 }
 
 /// The state that the lock of a [`SharedSession`] protects.
@@ -70,6 +79,8 @@ pub(crate) enum End {
     DisconnectAll = 1,
     /// The server shuts down.
     Shutdown,
+    /// The server has shut down, and the session has not ended in time.
+    Cut,
 }
 
 /// A WebSocket that the session's task has not taken over yet.
@@ -85,6 +96,7 @@ impl SharedSession {
     pub(crate) fn open(
         config: Arc<Config>,
         notices: Arc<Notices>,
+        observers: Observers,
         sid: SessionId,
         number: u64,
         params: SessionParams,
@@ -113,10 +125,15 @@ impl SharedSession {
             runtime: Handle::current(),
             config,
             notices,
+            observers,
+            opened: now,
             request,
             params,
             budget: Budget::default(),
             end: AtomicU8::new(0),
+            is_cut: AtomicBool::new(false),
+            handlers_cut: AtomicU32::new(0),
+            has_deadlines: AtomicBool::new(false),
         }
     }
 

@@ -4,11 +4,15 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::id_hash::IdHash;
+use super::observer::Observers;
 use super::session::SharedSession;
+use super::shutdown::Shutdown;
+use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
 use crate::sync::{Mutex, MutexGuard};
@@ -19,15 +23,20 @@ pub(crate) struct Sessions {
     /// The ids are random, so no client can choose ids that collide.
     map: Mutex<HashMap<SessionId, Arc<SharedSession>, IdHash>>,
     closing: AtomicBool,
+    /// Whether [`Sessions::close`] was called.
+    closes_now: AtomicBool,
+    shutdown: Mutex<Option<Arc<Shutdown>>>,
     /// Whether a session was opened, or a request passed through the layer.
     used: AtomicBool,
     /// The sessions whose handlers wait in [`Sessions::close`], and how often each of them does.
     closers: Mutex<HashMap<u64, usize>>,
-    /// Notified when [`Sessions::close`] has one session less to wait for.
+    /// Notified when a server that closes has one session less to wait for.
     changed: Notify,
     max: Option<usize>,
     /// The kinds of notices that this server has logged.
     pub(crate) notices: Arc<Notices>,
+    /// The observers of the server.
+    pub(crate) observers: Observers,
 }
 
 /// The number of the next session. All servers of the process share the numbers, which start at 1.
@@ -46,6 +55,10 @@ impl Sessions {
         }
     }
 
+    pub(crate) fn with_observers(self, observers: Observers) -> Self {
+        Self { observers, ..self }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<SharedSession>, IdHash>> {
         self.map.lock()
     }
@@ -56,9 +69,19 @@ impl Sessions {
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Returns whether the server accepts no further session.
+    /// Returns whether the server has as many sessions as it may have.
     pub(crate) fn is_full(&self) -> bool {
-        self.closing.load(Ordering::Acquire) || self.max.is_some_and(|max| self.len() >= max)
+        self.max.is_some_and(|max| self.len() >= max)
+    }
+
+    /// Returns whether the server accepts no further session because it closes or shuts down.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Accepts no further session.
+    pub(super) fn refuse_new(&self) {
+        self.closing.store(true, Ordering::Release);
     }
 
     /// Records that a request reached the server or passed through it.
@@ -70,7 +93,7 @@ impl Sessions {
 
     /// Returns whether no session was opened, no request passed, and the server was not closed.
     pub(crate) fn is_unused(&self) -> bool {
-        !self.used.load(Ordering::Relaxed) && !self.closing.load(Ordering::Acquire)
+        !self.used.load(Ordering::Relaxed) && !self.is_closing()
     }
 
     /// Adds a session, which is removed when the guard is dropped. If the server is closing, the
@@ -78,7 +101,7 @@ impl Sessions {
     pub(crate) fn insert(self: &Arc<Self>, session: Arc<SharedSession>) -> SessionGuard {
         self.lock()
             .insert(session.sid().clone(), Arc::clone(&session));
-        if self.closing.load(Ordering::Acquire) {
+        if self.is_closing() {
             session.close(CloseReason::Shutdown);
         }
         SessionGuard {
@@ -98,6 +121,10 @@ impl Sessions {
         self.lock().len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Returns all sessions.
     pub(crate) fn all(&self) -> Vec<Arc<SharedSession>> {
         self.lock().values().cloned().collect()
@@ -109,12 +136,15 @@ impl Sessions {
     /// handlers that wait here: those sessions end when the handlers do. `within` is the number of
     /// the session that the caller is known to belong to, wherever the caller runs.
     pub(crate) async fn close(&self, within: Option<u64>) {
-        self.closing.store(true, Ordering::Release);
+        self.closes_now.store(true, Ordering::Release);
+        self.refuse_new();
+        if let Some(shutdown) = self.shutdown() {
+            shutdown.close_now();
+        }
         for session in self.all() {
             session.shut_down();
         }
-        let closer = within.or_else(|| self.current());
-        let _closer = closer.map(|number| CloseCaller::new(self, number));
+        let closer = self.close_caller(within);
         loop {
             let changed = self.changed.notified();
             if self.has_ended(closer.is_some()) {
@@ -124,10 +154,55 @@ impl Sessions {
         }
     }
 
+    /// Records the session of the handler that calls, if a handler calls. Then no one waits for
+    /// that session until the result is dropped.
+    pub(super) fn close_caller(&self, within: Option<u64>) -> Option<CloseCaller<'_>> {
+        let closer = within.or_else(|| self.current());
+        closer.map(|number| CloseCaller::new(self, number))
+    }
+
+    /// Returns the shutdown that has begun.
+    pub(super) fn shutdown(&self) -> Option<Arc<Shutdown>> {
+        self.shutdown.lock().clone()
+    }
+
+    /// Returns the shutdown, and whether this call has begun it.
+    pub(super) fn shutdown_or_insert(
+        &self,
+        begin: impl FnOnce() -> Shutdown,
+    ) -> (Arc<Shutdown>, bool) {
+        let mut shutdown = self.shutdown.lock();
+        let is_first = shutdown.is_none();
+        let shutdown = shutdown.get_or_insert_with(|| Arc::new(begin()));
+        (Arc::clone(shutdown), is_first)
+    }
+
+    /// Returns until when the handlers of a session that is shut down may answer.
+    pub(crate) fn answer_deadline(&self, now: Instant, close_timeout: Duration) -> Instant {
+        let soon = deadline(now, close_timeout);
+        match self.shutdown() {
+            None => soon,
+            Some(shutdown) if self.closes_now.load(Ordering::Acquire) => {
+                soon.min(shutdown.times().deadline)
+            }
+            Some(shutdown) => shutdown.times().deadline,
+        }
+    }
+
+    /// Returns what is notified when a server that closes has one session less to wait for.
+    pub(super) fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    /// Returns whether all sessions have ended but those of handlers that wait for that.
+    pub(super) fn has_ended_but_for_closers(&self) -> bool {
+        self.has_ended(true)
+    }
+
     /// Returns whether [`Sessions::close`] has no session left to wait for.
     fn has_ended(&self, in_handler: bool) -> bool {
         if !in_handler {
-            return self.len() == 0;
+            return self.is_empty();
         }
         let closers = self.closers().keys().copied().collect::<Vec<_>>();
         let map = self.lock();
@@ -148,8 +223,8 @@ impl Sessions {
     }
 }
 
-/// A session whose handler waits in [`Sessions::close`].
-struct CloseCaller<'a> {
+/// A session whose handler waits until the other sessions have ended.
+pub(super) struct CloseCaller<'a> {
     sessions: &'a Sessions,
     number: u64,
 }
@@ -203,6 +278,11 @@ impl Drop for SessionGuard {
         // The runtime may have dropped the task before its end. Closing the session lets its
         // sockets and the tasks that wait for it see that.
         self.session.abandon();
+        let closing = self.sessions.is_closing();
+        let shutdown = closing.then(|| self.sessions.shutdown()).flatten();
+        if let Some(shutdown) = shutdown {
+            shutdown.count(&self.session);
+        }
         let mut map = self.sessions.lock();
         map.remove(self.session.sid());
         if map.capacity() > 64 && map.len() * 8 < map.capacity() {
@@ -210,7 +290,7 @@ impl Drop for SessionGuard {
             map.shrink_to(len * 2);
         }
         drop(map);
-        if self.sessions.closing.load(Ordering::Acquire) {
+        if self.sessions.is_closing() {
             self.sessions.changed.notify_waiters();
         }
     }

@@ -77,6 +77,7 @@ pub use self::payload::Payload;
 pub use self::read::ReadError;
 pub(crate) use self::read::read_json;
 pub(crate) use self::recovery::Claim;
+pub(crate) use self::typed::TypedArgs;
 pub use self::typed::TypedEvent;
 
 /// Writes packets as messages, and reads them.

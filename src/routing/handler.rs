@@ -20,7 +20,7 @@ use super::extract::{FromConnect, FromEvent, InvalidArgs};
 use super::route::{Erased, Route};
 use super::{Event, IntoReply, Reply};
 use crate::notice::notice;
-use crate::protocol::{Data, RawArgs, TypedEvent};
+use crate::protocol::{RawArgs, TypedArgs, TypedEvent};
 
 /// An async function whose arguments are extractors, and whose result implements [`IntoReply`].
 ///
@@ -216,7 +216,7 @@ macro_rules! impl_handler {
                 state: S,
             ) -> impl Future<Output = Reply> + Send + 'static {
                 async move {
-                    let Data(typed) = extract!(event, Data::<E>::from_event(&mut event, &state));
+                    let TypedArgs(typed) = extract!(event, TypedArgs::<E>::from_event(&mut event, &state));
                     $(let $t = extract!(event, $t::from_event(&mut event, &state));)*
                     let deferred = event.is_deferred();
                     drop((event, state));

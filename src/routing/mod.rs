@@ -16,6 +16,7 @@
 //! | `debug_handler`     | a macro that shows why a function is not a handler            |
 //! | `extract`           | extractors                                                    |
 //! | `middleware`        | layers from functions                                         |
+//! | `rate_limit`        | the layer that limits how often clients may send              |
 
 pub(crate) mod debug_handler;
 mod event;
@@ -25,6 +26,8 @@ pub(crate) mod handler;
 pub mod middleware;
 mod namespace;
 mod namespace_request;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
 mod reply;
 mod route;
 mod server_event;

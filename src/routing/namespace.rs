@@ -8,14 +8,20 @@ use std::sync::Arc;
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "schema")]
+mod declare;
+
 use super::handler::{OnConnect, OnEvent, OnTyped};
 use super::server_event::{self, PendingHandler};
 use super::{Event, Handler, IntoReply, Route, ServerEventHandler};
+use crate::contract::Declarations;
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
+use crate::hub::hooks::{ServerEventHandler as ServerEventFn, Tracker};
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
 use crate::hub::namespace::Hooks;
+use crate::hub::observer::{Definition, EventIndex};
 use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, for all its sockets.
@@ -57,6 +63,7 @@ pub struct Namespace<S = ()> {
     server_events: HashMap<Box<str>, PendingHandler<S>>,
     server_event_fallback: Option<PendingHandler<S>>,
     hooks: Hooks,
+    declared: Declarations,
 }
 
 /// A handler that still needs its state to become a route.
@@ -95,6 +102,7 @@ impl<S> EventHandler<S> {
         EventRoute {
             route: (self.handler)(state),
             is_concurrent: self.is_concurrent,
+            index: None,
         }
     }
 }
@@ -137,6 +145,7 @@ where
             server_events: HashMap::new(),
             server_event_fallback: None,
             hooks: Hooks::default(),
+            declared: Declarations::default(),
         }
     }
 
@@ -192,12 +201,13 @@ where
     ///
     /// Panics as [`on`](Self::on) does.
     #[track_caller]
-    pub fn on_typed<H, E, T>(self, handler: H) -> Self
+    pub fn on_typed<H, E, T>(mut self, handler: H) -> Self
     where
         H: Handler<OnTyped<(E, T)>, S>,
         E: TypedEvent,
         T: 'static,
     {
+        self.declared.handles::<E>();
         self.insert(E::NAME, handler)
     }
 
@@ -379,6 +389,24 @@ where
         self
     }
 
+    /// Adds a tracker, and the handler of the server event that it sends.
+    #[track_caller]
+    pub(crate) fn with_tracker(
+        mut self,
+        tracker: Arc<dyn Tracker<Member>>,
+        event: &str,
+        handler: Arc<ServerEventFn>,
+    ) -> Self {
+        let is_pending = self.server_events.contains_key(event);
+        let before = self.hooks.server_events.insert(event.into(), handler);
+        assert!(
+            before.is_none() && !is_pending,
+            "server event `{event}` already has a handler in this namespace"
+        );
+        self.hooks.trackers.push(tracker);
+        self
+    }
+
     /// Registers a hook that runs when a room is created, when a socket joins or leaves it, and
     /// when it is deleted.
     ///
@@ -523,26 +551,10 @@ where
     /// # Errors of layers
     ///
     /// The error of a layer is a reply, like the `Err` of a handler: its type implements
-    /// [`IntoReply`]. The error of many layers of Tower is a boxed error. It is logged, and the
-    /// client receives "internal error". A middleware can answer with a text instead:
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use tower_socketio::middleware::{self, Next};
-    /// use tower_socketio::{ErrorReply, Event, Namespace, Reply};
-    ///
-    /// async fn limit_time(event: Event, next: Next) -> Result<Reply, ErrorReply> {
-    ///     let reply = tokio::time::timeout(Duration::from_secs(5), next.run(event)).await;
-    ///     reply.map_err(|_| ErrorReply::new("the handler took too long"))
-    /// }
-    ///
-    /// async fn report() {}
-    ///
-    /// let namespace: Namespace = Namespace::new()
-    ///     .on("report", report)
-    ///     .layer(middleware::from_fn(limit_time));
-    /// ```
+    /// [`IntoReply`]. The error of many layers of Tower is a boxed error: after a timeout the client
+    /// receives "timed out", for an event that a load shed refuses "overloaded". Any other boxed
+    /// error is logged, and the client receives "internal error". [`middleware`](crate::middleware)
+    /// shows these layers, and how to answer with another text.
     ///
     /// # Disconnects
     ///
@@ -628,16 +640,31 @@ where
     }
 
     /// Provides the state of the handlers, and converts them into routes.
+    /// Describes the namespace for observers. `index` is the position among the definitions of the
+    /// server, and `pattern` the path.
+    pub(crate) fn define(mut self, index: usize, pattern: Option<&str>) -> Self {
+        let mut events: Vec<Box<str>> = self.events.keys().cloned().collect();
+        events.sort_unstable();
+        self.hooks.definition = Arc::new(Definition {
+            index,
+            pattern: pattern.map(Into::into),
+            events: events.into(),
+        });
+        self
+    }
+
     pub(crate) fn build(mut self, state: &S) -> Routes {
         self.bind_server_events(state);
+        let definition = Arc::clone(&self.hooks.definition);
+        let event_route = |(name, handler): (Box<str>, EventHandler<S>)| {
+            let index = definition.position(&name);
+            let route = handler.into_route(state);
+            (name.into(), EventRoute { index, ..route })
+        };
         Routes {
             connect: (self.connect)(state),
             disconnect: self.disconnect.map(|handler| handler.into_route(state)),
-            events: self
-                .events
-                .into_iter()
-                .map(|(name, handler)| (name.into(), handler.into_route(state)))
-                .collect(),
+            events: self.events.into_iter().map(event_route).collect(),
             fallback: self.fallback.map(|handler| handler.into_route(state)),
             max_concurrent: self.max_concurrent,
             hooks: Arc::new(self.hooks),
@@ -691,6 +718,7 @@ impl<S> Namespace<S> {
             server_events: HashMap::new(),
             server_event_fallback: None,
             hooks: self.hooks,
+            declared: self.declared,
         }
     }
 }
@@ -736,6 +764,8 @@ pub(crate) struct EventRoute {
     pub(crate) route: Route,
     /// Whether other handlers need not wait for this one.
     pub(crate) is_concurrent: bool,
+    /// The index of the event for observers.
+    pub(crate) index: EventIndex,
 }
 
 /// A disconnect handler.

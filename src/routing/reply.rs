@@ -8,6 +8,8 @@
 //! | `Err("no")`                       | `{ error: "no" }`                         |
 //! | `Err(Data(Problem { code: 7 }))`  | `{ error: "error", data: { code: 7 } }`   |
 //! | `Err(BoxError)`                   | `{ error: "internal error" }`, logged     |
+//! | the error of Tower's timeout      | `{ error: "timed out" }`                  |
+//! | the error of Tower's load shed    | `{ error: "overloaded" }`                 |
 //!
 //! If a connect handler returns an `Err`, the client's `connect_error` listener gets it, with its
 //! text as `message`. The `Ok` of a connect handler is not sent.
@@ -20,8 +22,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use tower::BoxError;
+use tower::load_shed::error::Overloaded;
+use tower::timeout::error::Elapsed;
 
 use crate::handles::{AckError, EmitError, EmitErrorKind};
+use crate::hub::observer::Outcome;
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
 /// The reply of a handler: arguments, or an error.
@@ -33,6 +38,8 @@ pub struct Reply {
     result: Result<Payload, ErrorReply>,
     /// Whether an [`AckSender`](super::AckSender) sends the acknowledgement, in place of this reply.
     is_deferred: bool,
+    /// Whether the handler panicked.
+    has_panicked: bool,
 }
 
 impl Reply {
@@ -82,14 +89,49 @@ impl Reply {
         self
     }
 
-    /// Returns whether an [`AckSender`](super::AckSender) sends the acknowledgement, in place of
-    /// this reply.
-    pub(crate) const fn is_deferred(&self) -> bool {
+    /// Returns whether an [`AckSender`](crate::extract::AckSender) sends the acknowledgement, in
+    /// place of this reply.
+    #[must_use]
+    pub const fn is_deferred(&self) -> bool {
         self.is_deferred
     }
 
+    /// Creates the reply of a handler that panicked.
+    pub(crate) fn panicked() -> Self {
+        Self {
+            has_panicked: true,
+            ..Self::from(Err(ErrorReply::internal()))
+        }
+    }
+
+    /// Returns how the handler has ended.
+    pub(crate) const fn outcome(&self) -> Outcome {
+        match (self.has_panicked, &self.result) {
+            (true, _) => Outcome::Panic,
+            (false, Ok(_)) => Outcome::Ok,
+            (false, Err(_)) => Outcome::Error,
+        }
+    }
+
     /// Returns the error, if the reply is one.
-    pub(super) fn error(&self) -> Option<&ErrorReply> {
+    ///
+    /// ```
+    /// use tower_socketio::middleware::{self, Next};
+    /// use tower_socketio::{Event, Namespace, Reply};
+    ///
+    /// async fn log(event: Event, next: Next) -> Reply {
+    ///     let name = event.name().to_owned();
+    ///     let reply = next.run(event).await;
+    ///     if let Some(error) = reply.error() {
+    ///         println!("{name} failed: {error}");
+    ///     }
+    ///     reply
+    /// }
+    ///
+    /// let namespace: Namespace = Namespace::new().layer(middleware::from_fn(log));
+    /// ```
+    #[must_use]
+    pub fn error(&self) -> Option<&ErrorReply> {
         self.result.as_ref().err()
     }
 
@@ -110,6 +152,7 @@ impl From<Result<Payload, ErrorReply>> for Reply {
         Self {
             result,
             is_deferred: false,
+            has_panicked: false,
         }
     }
 }
@@ -332,12 +375,31 @@ impl IntoReply for ErrorReply {
     }
 }
 
-/// The error is logged, and the client receives "internal error". It is the error of many layers of
-/// Tower.
+/// The error of many layers of Tower. The error is logged, and the client receives "internal error".
+///
+/// Two errors have texts of their own, so that a client can tell them apart and try again: for the
+/// [`Elapsed`] of a timeout it receives "timed out", for the [`Overloaded`] of a load shed
+/// "overloaded". They are logged at `debug`, because a busy server has many of them.
 impl IntoReply for BoxError {
     fn into_reply(self) -> Reply {
+        if let Some(message) = message_of_layer(&*self) {
+            tracing::debug!(
+                error = message,
+                "a layer refused an event, or ended its handler"
+            );
+            return ErrorReply::new(message).into_reply();
+        }
         tracing::error!(error = &*self as &dyn error::Error, "handler failed");
         ErrorReply::internal().into_reply()
+    }
+}
+
+/// Returns the text for an error of Tower's layers that the client may know.
+fn message_of_layer(error: &(dyn error::Error + 'static)) -> Option<&'static str> {
+    match error {
+        error if error.is::<Elapsed>() => Some("timed out"),
+        error if error.is::<Overloaded>() => Some("overloaded"),
+        _ => None,
     }
 }
 
@@ -465,6 +527,14 @@ mod tests {
             r#"[{"error":"internal error"}]"#
         );
         assert!(Err::<(), _>("no").into_reply().is_err());
+    }
+
+    #[test]
+    fn a_timeout_and_an_overload_have_texts_of_their_own() {
+        let elapsed = BoxError::from(Elapsed::new());
+        assert_eq!(ack(elapsed), r#"[{"error":"timed out"}]"#);
+        let overloaded = BoxError::from(Overloaded::new());
+        assert_eq!(ack(overloaded), r#"[{"error":"overloaded"}]"#);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl fmt::Debug for Route {
 
 /// The response future of a [`Route`].
 #[must_use = "futures do nothing unless polled"]
-pub struct RouteFuture(BoxFuture<'static, Reply>);
+pub struct RouteFuture(pub(super) BoxFuture<'static, Reply>);
 
 impl Future for RouteFuture {
     type Output = Result<Reply, Infallible>;

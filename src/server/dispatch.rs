@@ -6,15 +6,16 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::credit::Credit;
+use super::expiry::handle_deadline;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect, Waiting};
 use super::queued::Queued;
 use super::socket_driver::SocketDriver;
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
-use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
+use crate::hub::observer::{Observer, since};
 use crate::hub::recovery::{Claimed, JoinRequest, PrivateId};
 use crate::hub::session::{End, SharedSession};
 use crate::notice::notice;
@@ -388,12 +389,21 @@ impl Dispatch {
         }
         tracing::debug!(session = self.session.number, %reason, "closed");
         self.closed = Some(reason);
+        self.notify_closed(reason);
         self.shutdown_deadline = None;
         self.partial = None;
         self.pending = Vec::new();
         for driver in &self.drivers {
             driver.member().leave(reason.into());
         }
+    }
+
+    fn notify_closed(&self, reason: CloseReason) {
+        let session = &self.session;
+        let notify = |observer: &dyn Observer| {
+            observer.connection_closed(session, reason, since(session.opened));
+        };
+        session.observers.each(notify);
     }
 
     /// Disconnects all sockets and closes the session, as [`End::DisconnectAll`] asks for.
@@ -413,15 +423,50 @@ impl Dispatch {
         }
     }
 
+    /// Returns when a socket has to be reminded of its deadline, or disconnected.
+    fn next_deadline(&self) -> Option<Instant> {
+        if !self.session.has_deadlines() {
+            return None;
+        }
+        let members = self.drivers.iter().map(SocketDriver::member);
+        let next = members.filter_map(|member| member.next_deadline()).min();
+        // One that has passed while its socket was connecting is due now, and not late.
+        next.map(|next| next.max(now()))
+    }
+
     /// Drops the pending connect requests and the queued events. The session closes when the
-    /// running handlers have answered, or after the `close_timeout`.
+    /// running handlers have answered, or at the deadline.
     fn begin_shutdown(&mut self) {
         self.drop_pending();
         for driver in &mut self.drivers {
             driver.drop_queue(&mut self.consumed);
         }
-        let now = now();
-        self.shutdown_deadline = Some(deadline(now, self.session.config.close_timeout));
+        let timeout = self.session.config.close_timeout;
+        let deadline = self.server.hub.sessions.answer_deadline(now(), timeout);
+        let earlier = self.shutdown_deadline.map(|earlier| earlier.min(deadline));
+        self.shutdown_deadline = Some(earlier.unwrap_or(deadline));
+    }
+
+    fn end_shutdown(&mut self) {
+        self.shutdown_deadline = None;
+        // Broadcasts that are still queued were sent before.
+        for driver in &self.drivers {
+            driver.member().catch_up();
+        }
+        self.session.close(CloseReason::Shutdown);
+    }
+
+    /// Ends the session now. Its sockets leave because the server shuts down, their handlers are
+    /// dropped, and their disconnect handlers do not run.
+    fn cut(&mut self) {
+        self.end_shutdown();
+        self.handle_closed(CloseReason::Shutdown);
+        let handlers = self.drivers.iter().map(SocketDriver::running_count).sum();
+        self.session.set_handlers_cut(handlers);
+        for driver in self.drivers.drain(..) {
+            // A destructor of the application may run here.
+            let _ = guarded(move || drop(driver));
+        }
     }
 
     /// Polls the pending connect requests and all sockets. Returns whether anything happened.
@@ -440,6 +485,17 @@ impl Dispatch {
     }
 }
 
+impl Drop for Dispatch {
+    /// Reports the end of a session whose runtime has dropped its task.
+    fn drop(&mut self) {
+        if self.closed.is_none() {
+            let reason = self.session.close_reason();
+            let reason = reason.unwrap_or(CloseReason::TransportClose);
+            self.notify_closed(reason);
+        }
+    }
+}
+
 impl SessionApp for Dispatch {
     fn poll(&mut self, cx: &mut Context<'_>, mut has_events: bool) -> Poll<()> {
         if std::mem::take(&mut self.joins_main) {
@@ -447,8 +503,13 @@ impl SessionApp for Dispatch {
         }
         loop {
             let end = self.session.take_end();
-            if end == Some(End::DisconnectAll) {
-                self.disconnect_all();
+            match end {
+                Some(End::DisconnectAll) => self.disconnect_all(),
+                Some(End::Cut) => {
+                    self.cut();
+                    return Poll::Ready(());
+                }
+                Some(End::Shutdown) | None => {}
             }
             // Messages that arrived before the shutdown are handled.
             has_events |= end == Some(End::Shutdown);
@@ -463,7 +524,15 @@ impl SessionApp for Dispatch {
                         self.handle_message(message, cx);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
-                    SessionEvent::Message(_) | SessionEvent::Upgraded => {}
+                    SessionEvent::Upgraded => {
+                        let observers = &self.session.observers;
+                        observers.each(|observer| observer.upgraded(&self.session));
+                    }
+                    SessionEvent::UpgradeFailed => {
+                        let observers = &self.session.observers;
+                        observers.each(|observer| observer.upgrade_failed(&self.session));
+                    }
+                    SessionEvent::Message(_) => {}
                 }
             }
             if self.inbox.capacity() > 32 {
@@ -475,8 +544,7 @@ impl SessionApp for Dispatch {
             if self.shutdown_deadline.is_some()
                 && !self.drivers.iter().any(SocketDriver::is_handling)
             {
-                self.shutdown_deadline = None;
-                self.session.close(CloseReason::Shutdown);
+                self.end_shutdown();
                 has_events = true;
                 continue;
             }
@@ -499,10 +567,16 @@ impl SessionApp for Dispatch {
             .into_iter()
             .chain(self.partial)
             .chain(self.shutdown_deadline)
+            .chain(self.next_deadline())
             .min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
+        if self.session.has_deadlines() {
+            for driver in &self.drivers {
+                handle_deadline(driver.member(), now);
+            }
+        }
         if let Err(ProtocolError(what)) = self.peer.handle_timeout(now) {
             self.violation(&what);
         }
@@ -514,8 +588,7 @@ impl SessionApp for Dispatch {
             .shutdown_deadline
             .is_some_and(|deadline| deadline <= now)
         {
-            self.shutdown_deadline = None;
-            self.session.close(CloseReason::Shutdown);
+            self.end_shutdown();
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | [`dispatch`] | the packets of one session, passed to its sockets |
 //! | [`pending_connect`] | connect requests that wait for a predicate |
 //! | [`socket_driver`] | the handlers of one socket |
+//! | [`expiry`] | the deadlines of sockets |
 //! | [`queued`] | an event that waits for its handler |
 //! | [`credit`] | the credit of flow control |
 
@@ -24,6 +25,7 @@ use crate::transport::{Application, SessionApp};
 
 mod credit;
 mod dispatch;
+mod expiry;
 mod pending_connect;
 mod queued;
 mod socket_driver;
@@ -55,6 +57,12 @@ impl Server {
         predicates: Vec<(Predicate, Routes)>,
         connect_timeout: Duration,
     ) -> Self {
+        let of_paths = namespaces.iter().map(|(_, routes)| routes);
+        let routes = of_paths.chain(predicates.iter().map(|(_, routes)| routes));
+        let definitions = routes.map(|routes| Arc::clone(&routes.hooks.definition));
+        let definitions = definitions.collect::<Vec<_>>();
+        let observers = &hub.sessions.observers;
+        observers.each(|observer| observer.defined(&definitions));
         let mut router = matchit::Router::new();
         for (path, routes) in namespaces {
             let is_static = !path.contains('{');

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use crate::handles::Socket;
 use crate::hub::DisconnectReason;
 use crate::hub::member::Member;
 use crate::hub::namespace::Membership;
+use crate::hub::observer::{EventIndex, since};
 use crate::hub::recovery::Handover;
 use crate::notice::notice;
 use crate::protocol::peer::Peer;
@@ -58,6 +59,15 @@ struct Running {
     ack: Option<u64>,
     /// Whether other handlers need not wait for this one.
     is_concurrent: bool,
+    observed: Observed,
+}
+
+/// What the observers get when a handler has ended.
+#[derive(Clone, Copy)]
+struct Observed {
+    event: EventIndex,
+    /// `None` if there is no observer.
+    started: Option<Instant>,
 }
 
 /// How long a client waits for CONNECT while a broker opens its namespace and its rooms.
@@ -104,6 +114,19 @@ impl SocketDriver {
     /// Returns whether a connect handler or an event handler runs.
     pub(super) fn is_handling(&self) -> bool {
         matches!(self.phase, Phase::Connecting(_) | Phase::Opening(_)) || !self.running.is_empty()
+    }
+
+    /// Returns the number of handlers that run, those for connect and disconnect too.
+    pub(super) fn running_count(&self) -> usize {
+        let other = match self.phase {
+            Phase::Connecting(_)
+            | Phase::Opening(_)
+            | Phase::DisconnectLayers(..)
+            | Phase::LayersEnded(_)
+            | Phase::Disconnecting(_) => 1,
+            Phase::Open | Phase::Ended => 0,
+        };
+        self.running.len() + other
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -263,14 +286,8 @@ impl SocketDriver {
     }
 
     fn handle_leave(&mut self, peer: &mut Peer, consumed: &mut Credit) {
-        let by_client = self.member().reason().is_none_or(|reason| {
-            use DisconnectReason as R;
-            !matches!(
-                reason,
-                R::ServerNamespaceDisconnect | R::ForcedServerClose | R::ServerShuttingDown
-            )
-        });
-        if !by_client {
+        let reason = self.member().reason();
+        if reason.is_some_and(DisconnectReason::is_by_server) {
             self.drop_queue(consumed);
         }
         if let Some(slot) = self.slot.take() {
@@ -292,7 +309,13 @@ impl SocketDriver {
             match poll(&mut running.future, cx) {
                 Poll::Pending => at += 1,
                 Poll::Ready(reply) => {
-                    let Running { future, ack, .. } = self.running.remove(at);
+                    let Running {
+                        future,
+                        ack,
+                        observed,
+                        ..
+                    } = self.running.remove(at);
+                    self.notify_ended(observed, &reply);
                     // A destructor of the application may run here.
                     let _ = guarded(move || drop(future));
                     self.answer(ack, reply);
@@ -326,18 +349,23 @@ impl SocketDriver {
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
         let name = queued.payload.name_bytes().unwrap_or_default();
         let Some(found) = self.routes.find(name) else {
+            let member = self.member();
+            let observers = &member.session.observers;
+            observers.each(|observer| observer.event_received(member, None, &queued.payload));
             self.log_missing_handler(queued.payload.name());
             return self.answer(
                 queued.ack,
                 Err(ErrorReply::new("no handler for this event")).into(),
             );
         };
+        let observed = self.notify_received(found.index, &queued.payload);
         let socket = Socket::new(Arc::clone(self.member()));
         let event = Event::event(socket, queued.payload, queued.ack);
         let mut future = call(&found.route, event);
         let is_concurrent = found.is_concurrent;
         match poll(&mut future, cx) {
             Poll::Ready(reply) => {
+                self.notify_ended(observed, &reply);
                 let _ = guarded(move || drop(future));
                 self.answer(queued.ack, reply);
             }
@@ -345,8 +373,29 @@ impl SocketDriver {
                 future,
                 ack: queued.ack,
                 is_concurrent,
+                observed,
             }),
         }
+    }
+
+    #[inline]
+    fn notify_received(&self, event: EventIndex, payload: &Payload) -> Observed {
+        let member = self.member();
+        let observers = &member.session.observers;
+        observers.each(|observer| observer.event_received(member, event, payload));
+        let started = observers.started();
+        Observed { event, started }
+    }
+
+    #[inline]
+    fn notify_ended(&self, observed: Observed, reply: &Reply) {
+        let Some(started) = observed.started else {
+            return;
+        };
+        let (event, outcome, took) = (observed.event, reply.outcome(), since(started));
+        let member = self.member();
+        let observers = &member.session.observers;
+        observers.each(|observer| observer.handler_ended(member, event, outcome, took));
     }
 
     fn log_missing_handler(&self, event: Option<&str>) {
@@ -465,5 +514,5 @@ fn poll(future: &mut BoxFuture<'static, Reply>, cx: &mut Context<'_>) -> Poll<Re
 /// Returns the reply of a handler that panicked. The panic hook has reported the panic already.
 fn panicked() -> Reply {
     tracing::error!("a handler panicked");
-    Err(ErrorReply::internal()).into()
+    Reply::panicked()
 }

@@ -165,7 +165,9 @@ where
 {
     let request = connect.request()?;
     let stream = serve(connect.app);
-    let (websocket, _) = tokio_tungstenite::client_async(request, stream).await?;
+    let (websocket, _) = tokio_tungstenite::client_async(request, stream)
+        .await
+        .map_err(ConnectError::from_websocket)?;
     let (sink, stream) = websocket.split();
 
     let wire = Arc::new(Wire::new(connect.namespace, connect.parser));
@@ -276,8 +278,9 @@ impl ConnectError {
     }
 }
 
-impl From<tungstenite::Error> for ConnectError {
-    fn from(error: tungstenite::Error) -> Self {
+impl ConnectError {
+    // Not `From`, which would make tungstenite a part of the public interface.
+    fn from_websocket(error: tungstenite::Error) -> Self {
         let tungstenite::Error::Http(response) = error else {
             return Self::lost(error);
         };

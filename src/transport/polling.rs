@@ -19,7 +19,10 @@ use super::compress::Encoding;
 use super::options::{ErrorObserver, HttpOptions};
 use super::refusal::ConnectionError;
 use crate::engine_io::payload::Body as Payload;
-use crate::engine_io::{CloseReason, EnginePacket, Packets, Refusal, Revision, jsonp, payload};
+use crate::engine_io::{
+    CloseReason, EnginePacket, Packets, Refusal, Revision, Transport, jsonp, payload,
+};
+use crate::hub::observer::Traffic;
 use crate::hub::session::SharedSession;
 use crate::notice::notice;
 
@@ -105,6 +108,7 @@ pub(super) async fn get(
     );
     let limit = session.config.max_payload;
     let mut compressible = false;
+    let mut packets = 0;
     let mut timeout = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
     poll_fn(|cx| {
         let expired = timeout.take_if(|timeout| timeout.as_mut().poll(cx).is_ready());
@@ -112,6 +116,7 @@ pub(super) async fn get(
             session.release_poll();
         }
         session.poll_packets(cx, |packet| {
+            packets += 1;
             compressible |= match &packet {
                 EnginePacket::Message(message) => message.is_compressible(),
                 _ => true,
@@ -133,6 +138,10 @@ pub(super) async fn get(
         let index = session.request.query("j").unwrap_or_default();
         body = jsonp::script(&index, &body).into();
     }
+    let bytes = body.len();
+    let observers = &session.observers;
+    let traffic = Traffic { packets, bytes };
+    observers.each(|observer| observer.sent(&session, Transport::Polling, traffic));
     let content_type = match is_binary {
         true => &OCTETS,
         false => &TEXT,
@@ -174,6 +183,8 @@ impl PostRequest {
         } else {
             tracing::debug!(session = session.number, %error, "refused");
         }
+        let observers = &session.observers;
+        observers.each(|observer| observer.refused(error.code()));
         if let Some(observer) = &self.observer {
             observer.notify(&error);
         }
@@ -202,9 +213,14 @@ where
         session.end_post();
     }
     match packets {
-        Ok(mut packets) => {
+        Ok((packets, bytes)) => {
+            let mut traffic = Traffic { packets: 0, bytes };
+            let mut packets = packets.inspect(|_| traffic.packets += 1);
             let handled = poll_fn(|cx| session.poll_post(cx, &mut packets)).await;
             guard.defuse();
+            drop(packets);
+            let observers = &session.observers;
+            observers.each(|observer| observer.received(&session, Transport::Polling, traffic));
             if let Err(refusal) = handled {
                 return post.refuse(&session, refusal, "the session has ended");
             }
@@ -237,12 +253,12 @@ enum Failure {
     Unusable,
 }
 
-/// Reads a body and parses it as packets.
+/// Reads a body and parses it as packets. Returns the length of the body too.
 async fn read_packets<B>(
     session: &SharedSession,
     post: &PostRequest,
     body: B,
-) -> Result<Packets, Failure>
+) -> Result<(Packets, usize), Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -263,17 +279,19 @@ where
     if body.len() > limit && payload::client_counted_len(&body) > limit {
         return Err(Failure::TooLarge);
     }
+    let len = body.len();
     if session.params.jsonp {
         match jsonp::form(&body) {
             Some(inner) => body = inner,
-            None => return Ok(Packets::default()),
+            None => return Ok((Packets::default(), len)),
         }
     }
     let packets = match session.params.revision {
         Revision::V4 => Packets::new(body),
         Revision::V3 => Packets::with_lengths(body, post.is_binary),
     };
-    packets.map_err(|_| Failure::Malformed)
+    let packets = packets.map_err(|_| Failure::Malformed)?;
+    Ok((packets, len))
 }
 
 /// Reads a body of up to `limit` bytes, for up to `timeout`.

@@ -79,9 +79,19 @@ impl ConnectionError {
             let version = HeaderValue::from_static("13");
             headers.insert(header::SEC_WEBSOCKET_VERSION, version);
         }
+        if self.context == SERVER_CLOSES {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
         response
     }
 }
+
+/// The context of a handshake with a server that closes or shuts down.
+pub(super) const SERVER_CLOSES: &str = "the server closes";
+
+/// After how many seconds a client that was refused by a server that closes may try again: another
+/// server may be there at once.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The context of a refused version of WebSocket.
 pub(super) const WRONG_VERSION: &str = "WebSocket version";

@@ -19,7 +19,7 @@ use tower_service::Service;
 
 use super::options::{HttpOptions, RequestKind};
 use super::polling::{PostRequest, ResponseFormat};
-use super::refusal::{ConnectionError, WRONG_VERSION};
+use super::refusal::{ConnectionError, SERVER_CLOSES, WRONG_VERSION};
 use super::task::{SessionApp, SessionTask};
 use super::{polling, websocket};
 use crate::engine_io::{
@@ -161,7 +161,7 @@ impl HttpService {
         }
         match self.plan(&parts, upgrade.is_some()) {
             Err(error) => {
-                let mut answer = self.http.refuse(&parts, &error);
+                let mut answer = self.refuse(&parts, &error);
                 if error.refusal() == Refusal::HeadTooLong && parts.version < Version::HTTP_2 {
                     // Otherwise the HTTP connection keeps a buffer of the length of the head.
                     let close = HeaderValue::from_static("close");
@@ -199,6 +199,12 @@ impl HttpService {
                 self.open(params, parts, upgrade, response),
             ),
         }
+    }
+
+    fn refuse(&self, parts: &Parts, error: &ConnectionError) -> Response {
+        let observers = &self.sessions.observers;
+        observers.each(|observer| observer.refused(error.code()));
+        self.http.refuse(parts, error)
     }
 
     fn plan(&self, parts: &Parts, has_upgrade: bool) -> Result<Plan, ConnectionError> {
@@ -300,10 +306,18 @@ impl HttpService {
         if StoredRequest::len(parts) > self.config.max_handshake {
             return Err(ConnectionError::new(Refusal::HeadTooLong, "the head"));
         }
-        if self.sessions.is_full() {
-            return Err(FULL);
+        self.check_room()
+    }
+
+    /// Checks whether the server accepts one more session.
+    fn check_room(&self) -> Result<(), ConnectionError> {
+        if self.sessions.is_closing() {
+            return Err(CLOSING);
         }
-        Ok(())
+        match self.sessions.is_full() {
+            true => Err(FULL),
+            false => Ok(()),
+        }
     }
 
     /// Returns the response to an upgrade request, with the accepted extension and the chosen
@@ -352,11 +366,11 @@ impl HttpService {
         async move {
             let refused = match allowed.await {
                 Err(message) => Some(ConnectionError::with_message(message, "allow_request")),
-                // Other sessions may have been opened in the meantime.
-                Ok(()) => service.sessions.is_full().then_some(FULL),
+                // Other sessions may have been opened in the meantime, or the server closes.
+                Ok(()) => service.check_room().err(),
             };
             match refused {
-                Some(error) => service.http.refuse(&parts, &error),
+                Some(error) => service.refuse(&parts, &error),
                 None => {
                     service
                         .open_and_respond(params, parts, upgrade, response)
@@ -410,6 +424,7 @@ impl HttpService {
         let session = Arc::new(SharedSession::open(
             Arc::clone(&self.config),
             Arc::clone(&self.sessions.notices),
+            self.sessions.observers.clone(),
             session_id(params),
             self.sessions.next_number(),
             params,
@@ -417,6 +432,8 @@ impl HttpService {
         ));
         tracing::debug!(session = session.number, transport = %params.transport, "opened");
         let guard = self.sessions.insert(Arc::clone(&session));
+        let observers = &session.observers;
+        observers.each(|observer| observer.connection_opened(&session));
         let app = self.application.open(&session);
         let task = SessionTask::new(Arc::clone(&session), guard, app, upgrade);
         tokio::spawn(task);
@@ -439,10 +456,8 @@ impl Drop for HttpService {
 const TRANSPORT_OFF: ConnectionError =
     ConnectionError::new(Refusal::UnknownTransport, "the transport is off");
 const BAD_METHOD: ConnectionError = ConnectionError::new(Refusal::BadMethod, "the method");
-const FULL: ConnectionError = ConnectionError::new(
-    Refusal::Unavailable,
-    "too many sessions, or the server closes",
-);
+const FULL: ConnectionError = ConnectionError::new(Refusal::Unavailable, "too many sessions");
+const CLOSING: ConnectionError = ConnectionError::new(Refusal::Unavailable, SERVER_CLOSES);
 
 /// Returns the upgrade that a response has accepted.
 fn accepted_upgrade(stream: OnUpgrade, response: &Response) -> Upgrade {

@@ -216,6 +216,9 @@ impl SessionTask {
             *this.app_ended = this.app.poll(cx, round.has_events).is_ready();
         }
         this.io.poll_write(cx, this.session);
+        if *this.app_ended && this.session.is_cut() {
+            return AfterRound::Closed;
+        }
         let app_due = this.app.poll_timeout();
         let accepts_output = this.io.accepts_output();
         // A closed session ends the task, or at least its WebSocket.

@@ -17,6 +17,7 @@ use crate::clock::now;
 use crate::engine_io::{
     CloseReason, EnginePacket, Message, Revision, Session, Transport, payload, record,
 };
+use crate::hub::observer::Traffic;
 use crate::hub::session::{SharedSession, Upgrade};
 use crate::websocket::{
     FrameDecoder, Incoming, MessagePayload, close_frame, compressed_header, deflate, header,
@@ -53,6 +54,8 @@ pub(super) struct WebSocket {
     revision: Revision,
     /// The length in bytes from which messages are compressed. `None` if no message is compressed.
     deflate_threshold: Option<usize>,
+    /// The packets that were queued since the observers were last notified.
+    queued_packets: usize,
 }
 
 /// The result of a read.
@@ -93,6 +96,7 @@ impl WebSocket {
             base64: session.params.base64,
             revision: session.params.revision,
             deflate_threshold: session.config.deflate_threshold.filter(|_| deflate),
+            queued_packets: 0,
         }
     }
 
@@ -122,7 +126,7 @@ impl WebSocket {
         if !self.undecoded.is_empty() {
             let mut ahead = std::mem::take(&mut self.undecoded);
             let mut rest = &mut *ahead;
-            let read = self.decode(session, &mut rest);
+            let read = self.decode(session, &mut rest, 0);
             let rest = rest.len();
             if rest > 0 {
                 ahead.advance(ahead.len() - rest);
@@ -132,7 +136,7 @@ impl WebSocket {
         }
         if let Some(mut room) = self.decoder.read_buf() {
             return Poll::Ready(match ready!(pin!(self.io.read_buf(&mut room)).poll(cx)) {
-                Ok(1..) => self.decode(session, &mut &mut [][..]),
+                Ok(read @ 1..) => self.decode(session, &mut &mut [][..], read),
                 Ok(0) | Err(_) => Read::End,
             });
         }
@@ -143,7 +147,8 @@ impl WebSocket {
             return Poll::Ready(Read::End);
         }
         let mut rest = buf.filled_mut();
-        let read = self.decode(session, &mut rest);
+        let bytes = rest.len();
+        let read = self.decode(session, &mut rest, bytes);
         if !rest.is_empty() {
             self.undecoded = BytesMut::from(&*rest);
         }
@@ -151,13 +156,14 @@ impl WebSocket {
     }
 
     /// Decodes the bytes that were read, until the session wants no more input. The rest stays in
-    /// `input`.
-    fn decode(&mut self, session: &SharedSession, input: &mut &mut [u8]) -> Read {
+    /// `input`. `bytes` is the number of bytes that were read.
+    fn decode(&mut self, session: &SharedSession, input: &mut &mut [u8], bytes: usize) -> Read {
         let now = now();
         let is_blocked = self.is_blocked();
         let mut control = Vec::new();
         let mut end = false;
         let mut echo = None;
+        let mut packets = 0;
         let (result, event_count, wants_frames) = session.with_session(|session| {
             let result = self.decoder.decode_while(input, |incoming| {
                 match incoming {
@@ -175,6 +181,7 @@ impl WebSocket {
                         echo = close.map(|(code, reason)| (code, reason.to_owned()));
                     }
                     Incoming::Text(_) | Incoming::Binary(_) => {
+                        packets += 1;
                         receive(session, incoming, now);
                         return session.wants_frames();
                     }
@@ -186,6 +193,9 @@ impl WebSocket {
             }
             (result, session.event_count(), session.wants_frames())
         });
+        let traffic = Traffic { packets, bytes };
+        let observers = &session.observers;
+        observers.each(|observer| observer.received(session, Transport::WebSocket, traffic));
         if is_blocked && !control.is_empty() {
             self.pong = Some(control.into());
         } else if !control.is_empty() && !self.closing {
@@ -249,8 +259,21 @@ impl WebSocket {
             if !self.is_blocked() {
                 return Poll::Ready(Ok(Written { finished }));
             }
-            ready!(self.out.poll_flush(Pin::new(&mut self.io), cx))?;
+            let flushed = self.out.poll_flush(Pin::new(&mut self.io), cx);
+            self.notify_sent(session);
+            ready!(flushed)?;
         }
+    }
+
+    /// Reports what was written to the observers.
+    #[inline]
+    fn notify_sent(&mut self, session: &SharedSession) {
+        let traffic = Traffic {
+            packets: std::mem::take(&mut self.queued_packets),
+            bytes: self.out.take_sent(),
+        };
+        let observers = &session.observers;
+        observers.each(|observer| observer.sent(session, Transport::WebSocket, traffic));
     }
 
     /// Queues the close frame behind all other bytes.
@@ -276,6 +299,7 @@ impl WebSocket {
             let Some(packet) = session.poll_transmit(Transport::WebSocket) else {
                 return;
             };
+            self.queued_packets += 1;
             self.push_packet(packet);
         }
     }
@@ -289,6 +313,7 @@ impl WebSocket {
             else {
                 return;
             };
+            self.queued_packets += 1;
             if !self.push_compressed(&packet) {
                 self.push_packet(packet);
             }

@@ -755,7 +755,7 @@ async fn a_layer_wraps_one_event() {
     );
     let expected = [
         (r#"["slow"]"#, "[]"),
-        (r#"["timed"]"#, r#"[{"error":"internal error"}]"#),
+        (r#"["timed"]"#, r#"[{"error":"timed out"}]"#),
     ];
     assert_acks(namespace, &expected).await;
 }

@@ -13,17 +13,23 @@ mod connection;
 mod eio3;
 mod engine;
 #[cfg(feature = "testing")]
+mod expiry;
+#[cfg(feature = "testing")]
 mod fanout;
 mod front;
 mod handlers;
 mod handshake;
 mod layers;
 mod limits;
+#[cfg(feature = "testing")]
+mod middleware;
 mod namespaces;
 mod over_log;
 mod parsers;
 mod polling;
 mod promises;
+#[cfg(all(feature = "rate-limit", feature = "testing"))]
+mod rate_limit;
 mod recovery;
 mod routers;
 mod streams;

@@ -17,6 +17,7 @@ use crate::clock::now;
 use crate::engine_io::{CloseReason, SocketId};
 use crate::hub::member::{Member, encode};
 use crate::hub::namespace::{LiveNamespace, Membership};
+use crate::hub::observer::RecoveryResult;
 use crate::hub::other_servers::{Dropped, Operation};
 use crate::hub::queue::Outgoing;
 use crate::hub::selection::{Selection, Target};
@@ -168,8 +169,10 @@ impl LiveNamespace {
         };
         let claim = request.claim;
         let mut displaced = None;
+        let mut is_known = false;
         let restored = match (&mut request.claimed, claim) {
             (Some(claimed), Some(claim)) => {
+                is_known = claimed.id().is_some();
                 let offset = claim.offset.as_deref();
                 displaced = self.displace_claimed(&mut store, claimed);
                 let fits = session.budget.fits(claimed.cost(), self.max_kept());
@@ -178,6 +181,7 @@ impl LiveNamespace {
             }
             (None, Some(claim)) if self.over_log().is_none() => {
                 let found = store.find(claim);
+                is_known = found.is_some();
                 // The restored socket has to fit into the budget of the new connection.
                 let found = found.filter(|id| session.budget.fits(store.cost(id), self.max_kept()));
                 displaced = found.and_then(|id| self.displace(&mut store, &id));
@@ -211,7 +215,22 @@ impl LiveNamespace {
         drop(store);
         self.notify(session, 2 * rooms.len());
         if let Some(displaced) = displaced {
+            displaced.notify_left();
+            let reason = DisconnectReason::TransportClose;
+            self.each_tracker(|tracker| tracker.left(&displaced, reason));
             displaced.session.close(CloseReason::TransportClose);
+        }
+        if membership.is_some() && claim.is_some() {
+            let result = match (is_restored, is_known) {
+                (true, _) => RecoveryResult::Recovered,
+                (false, true) => RecoveryResult::Expired,
+                (false, false) => RecoveryResult::Unknown,
+            };
+            self.observers
+                .each(|observer| observer.recovery(self, result));
+        }
+        if let Some(Membership(member)) = membership.as_ref().filter(|_| is_restored) {
+            self.each_tracker(|tracker| tracker.restored(member));
         }
         if let (Some(_), Some(others), Some(_)) = (&membership, self.others(), self.over_log()) {
             if is_restored {
@@ -222,6 +241,11 @@ impl LiveNamespace {
             self.save_early(&id);
         }
         membership
+    }
+
+    /// Returns whether the store has a socket, connected or suspended.
+    pub(crate) fn has_stored(&self, id: &SocketId) -> bool {
+        self.store().is_some_and(|store| store.contains(id))
     }
 
     /// Returns whether a client that recovers skips the connect handler.
@@ -494,7 +518,7 @@ impl Member {
     }
 
     /// Copies the data and extensions of the suspended socket to this one.
-    pub(crate) fn restore_data(&self, handover: &Handover) {
+    pub(crate) fn restore_data(self: &Arc<Self>, handover: &Handover) {
         let SocketData { extensions, data } = handover.socket_data.lock().clone();
         // `admit` has checked that the data fits.
         self.set_data(data, usize::MAX);
@@ -502,6 +526,7 @@ impl Member {
         let before = std::mem::replace(&mut *own, extensions);
         drop(own);
         drop(before);
+        self.watch_deadline();
     }
 
     /// Takes the missed packets, which are sent before CONNECT.

@@ -21,12 +21,18 @@ impl SharedSession {
         sent
     }
 
-    /// Queues packets. Volatile packets are dropped if the client is not ready.
-    pub(in crate::hub) fn send_queued<'a>(&self, packets: impl Iterator<Item = &'a Outgoing>) {
+    /// Queues packets. Volatile packets are dropped if the client is not ready. Returns the number of
+    /// those.
+    pub(in crate::hub) fn send_queued<'a>(
+        &self,
+        packets: impl Iterator<Item = &'a Outgoing>,
+    ) -> usize {
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
+        let mut dropped = 0;
         for outgoing in packets {
             if outgoing.volatile && !shared.session.is_writable() {
+                dropped += 1;
                 continue;
             }
             shared.session.send_all(outgoing.packet.clone(), now);
@@ -34,6 +40,7 @@ impl SharedSession {
         let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
+        dropped
     }
 
     /// Queues the packets that a restored client has missed, and then its CONNECT packet.
@@ -137,6 +144,18 @@ impl SharedSession {
     /// handlers have answered.
     pub(crate) fn shut_down(&self) {
         self.request_end(End::Shutdown);
+    }
+
+    /// Requests that the session's task ends now: it drops its handlers and its connection.
+    pub(in crate::hub) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.request_end(End::Cut);
+    }
+
+    /// Makes the session's task watch the deadlines of its sockets.
+    pub(in crate::hub) fn watch_deadlines(&self) {
+        self.has_deadlines.store(true, Ordering::Release);
+        self.wake();
     }
 
     fn request_end(&self, end: End) {

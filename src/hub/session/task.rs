@@ -38,6 +38,12 @@ impl SharedSession {
         ready.into_iter().for_each(Waker::wake);
     }
 
+    /// Returns whether a socket of the session may have a deadline.
+    #[inline]
+    pub(crate) fn has_deadlines(&self) -> bool {
+        self.has_deadlines.load(Ordering::Acquire)
+    }
+
     /// Returns the end that was requested since the last call.
     pub(crate) fn take_end(&self) -> Option<End> {
         if self.end.load(Ordering::Acquire) == 0 {
@@ -46,8 +52,24 @@ impl SharedSession {
         match self.end.swap(0, Ordering::AcqRel) {
             end if end == End::DisconnectAll as u8 => Some(End::DisconnectAll),
             end if end == End::Shutdown as u8 => Some(End::Shutdown),
+            end if end == End::Cut as u8 => Some(End::Cut),
             _ => None,
         }
+    }
+
+    /// Returns whether the session's task has to end now.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Records the number of handlers that were dropped because the session was cut.
+    pub(crate) fn set_handlers_cut(&self, handlers: usize) {
+        let handlers = u32::try_from(handlers).unwrap_or(u32::MAX);
+        self.handlers_cut.store(handlers, Ordering::Relaxed);
+    }
+
+    pub(in crate::hub) fn handlers_cut(&self) -> usize {
+        self.handlers_cut.load(Ordering::Relaxed) as usize
     }
 
     /// Returns the next event, for a reader in any task.

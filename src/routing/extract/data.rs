@@ -8,6 +8,7 @@ use super::{
     Args, Data, FromConnect, FromEvent, InvalidArgs, InvalidAuth, NotADisconnect, RawArgs,
 };
 use crate::handles::Socket;
+use crate::protocol::{TypedArgs, TypedEvent};
 use crate::routing::{DisconnectReason, Event, IntoReply};
 
 impl<T: DeserializeOwned, S: Sync> FromEvent<S> for Data<T> {
@@ -24,6 +25,20 @@ impl<T: DeserializeOwned, S: Sync> FromEvent<S> for Args<T> {
 
     async fn from_event(event: &mut Event, _: &S) -> Result<Self, InvalidArgs> {
         let read = event.payload_mut().read_all();
+        read.map(Self).map_err(InvalidArgs)
+    }
+}
+
+impl<E: TypedEvent, S: Sync> FromEvent<S> for TypedArgs<E> {
+    type Rejection = InvalidArgs;
+
+    async fn from_event(event: &mut Event, _: &S) -> Result<Self, InvalidArgs> {
+        let payload = event.payload_mut();
+        let read = if E::SPREAD {
+            payload.read_all()
+        } else {
+            payload.read_one()
+        };
         read.map(Self).map_err(InvalidArgs)
     }
 }

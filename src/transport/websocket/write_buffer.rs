@@ -32,6 +32,8 @@ pub(super) struct WriteBuffer {
     unflushed: bool,
     /// Whether bytes were sent since the last [`WriteBuffer::take_progress`].
     progress: bool,
+    /// The number of bytes that were sent since the last [`WriteBuffer::take_sent`].
+    sent: usize,
 }
 
 impl WriteBuffer {
@@ -51,6 +53,12 @@ impl WriteBuffer {
     #[inline]
     pub(super) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
+    }
+
+    /// Returns the number of bytes that were sent since the last call.
+    #[inline]
+    pub(super) fn take_sent(&mut self) -> usize {
+        std::mem::take(&mut self.sent)
     }
 
     /// Returns whether the queued bytes are to be sent before more are queued.
@@ -132,6 +140,7 @@ impl WriteBuffer {
     #[inline]
     fn advance(&mut self, taken: usize) {
         self.progress = true;
+        self.sent += taken;
         let small = taken.min(self.small.len() - self.written);
         self.written += small;
         self.tail.advance(taken - small);

@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::{Later, MAX_DEPARTED, OverLog};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, SocketId};
-use crate::hub::hooks::OutgoingEvent;
 use crate::hub::member::{Member, encode};
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::{Confirm, Operation, Sent};
@@ -169,10 +168,7 @@ impl LiveNamespace {
             return true;
         };
         let (payload, volatile) = (payload.clone(), *volatile);
-        if let Some(sent) = OutgoingEvent::capture(&self.hooks, &payload) {
-            let selected = self.select(target);
-            selected.iter().for_each(|member| sent.notify(member));
-        }
+        self.notify_broadcast(target, &payload);
         let mut later = Later::new(self);
         let Some(mut store) = self.store() else {
             return true;
@@ -311,14 +307,13 @@ impl LiveNamespace {
         let Some(member) = member.filter(is_former) else {
             return;
         };
-        if member
-            .leave_from(DisconnectReason::TransportClose, None)
-            .is_some()
-        {
+        let reason = DisconnectReason::TransportClose;
+        if member.leave_from(reason, None).is_some() {
             store.forget(id);
         }
         drop(store);
         self.notify(&member.session, 2 * (1 + member.rooms().len()));
+        self.each_tracker(|tracker| tracker.left(&member, reason));
         member.session.close(CloseReason::TransportClose);
     }
 

@@ -1,0 +1,399 @@
+//! The types of TypeScript, as far as JSON needs them, and their making from a JSON Schema.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// A type.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Type {
+    Unknown,
+    Never,
+    Null,
+    Undefined,
+    Boolean,
+    Number,
+    String,
+    Literal(Value),
+    /// Bytes, which are not the same in both directions.
+    Bytes(View),
+    Array(Box<Self>),
+    Tuple(Vec<Element>),
+    Record(Box<Self>),
+    Object(Vec<Property>, Option<Box<Self>>),
+    Union(Vec<Documented>),
+    Intersection(Vec<Self>),
+    /// A definition, by its name in the schemas.
+    Ref(String),
+}
+
+/// An element of a tuple.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Element {
+    pub(super) label: Option<String>,
+    pub(super) ty: Type,
+}
+
+/// A property of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Property {
+    pub(super) name: String,
+    pub(super) optional: bool,
+    pub(super) value: Documented,
+}
+
+/// A type with its documentation.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Documented {
+    pub(super) docs: Vec<String>,
+    pub(super) ty: Type,
+}
+
+/// Who writes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum View {
+    /// The server, by `Serialize`.
+    FromServer,
+    /// A client. The server reads it by `Deserialize`.
+    ToServer,
+}
+
+impl View {
+    pub(super) const BOTH: [Self; 2] = [Self::FromServer, Self::ToServer];
+
+    /// The suffix of the names of types that differ between the views.
+    pub(super) const fn suffix(self) -> &'static str {
+        match self {
+            Self::FromServer => "FromServer",
+            Self::ToServer => "ToServer",
+        }
+    }
+}
+
+/// A schema that TypeScript cannot express.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Inexpressible {
+    /// The fields that lead to it, the innermost first.
+    path: Vec<String>,
+    reason: String,
+}
+
+impl Inexpressible {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            path: Vec::new(),
+            reason: reason.into(),
+        }
+    }
+
+    fn inside(mut self, field: &str) -> Self {
+        self.path.push(field.to_owned());
+        self
+    }
+
+    /// Writes the problem, for the type that it is in.
+    pub(super) fn of(&self, name: &str) -> String {
+        let mut path = self.path.clone();
+        path.reverse();
+        let reason = &self.reason;
+        match path.as_slice() {
+            [] => format!("`{name}` {reason}"),
+            path => format!("field `{}` of `{name}` {reason}", path.join(".")),
+        }
+    }
+}
+
+impl fmt::Display for Inexpressible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Documented {
+    /// Makes a type of a schema.
+    pub(super) fn from_schema(schema: &Value, view: View) -> Result<Self, Inexpressible> {
+        Ok(Self {
+            docs: docs(schema),
+            ty: Type::from_schema(schema, view)?,
+        })
+    }
+}
+
+impl Type {
+    /// Makes a type of a schema.
+    pub(super) fn from_schema(schema: &Value, view: View) -> Result<Self, Inexpressible> {
+        let Value::Object(schema) = schema else {
+            return Ok(match schema {
+                Value::Bool(false) => Self::Never,
+                _ => Self::Unknown,
+            });
+        };
+        let mut parts = Vec::new();
+        if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+            parts.push(reference_type(reference, view));
+        }
+        for key in ["oneOf", "anyOf"] {
+            if let Some(options) = list(schema, key) {
+                parts.push(union(options, view)?);
+            }
+        }
+        for part in list(schema, "allOf").unwrap_or_default() {
+            parts.push(Self::from_schema(part, view)?);
+        }
+        let own = own_type(schema, view)?;
+        // `{"type": "object"}` says nothing that the other parts do not say.
+        let is_vague = matches!(&own, Self::Record(value) if **value == Self::Unknown);
+        if !is_vague || parts.is_empty() {
+            parts.insert(0, own);
+        }
+        parts.retain(|part| *part != Self::Unknown);
+        Ok(match parts.len() {
+            0 => Self::Unknown,
+            1 => parts.remove(0),
+            _ => Self::Intersection(parts),
+        })
+    }
+
+    /// Calls a function for each definition that the type names.
+    pub(super) fn for_each_ref(&self, f: &mut impl FnMut(&str)) {
+        match self {
+            Self::Ref(name) => f(name),
+            Self::Array(inner) | Self::Record(inner) => inner.for_each_ref(f),
+            Self::Tuple(elements) => elements.iter().for_each(|each| each.ty.for_each_ref(f)),
+            Self::Object(properties, rest) => {
+                for property in properties {
+                    property.value.ty.for_each_ref(f);
+                }
+                if let Some(rest) = rest {
+                    rest.for_each_ref(f);
+                }
+            }
+            Self::Union(types) => types.iter().for_each(|each| each.ty.for_each_ref(f)),
+            Self::Intersection(types) => types.iter().for_each(|each| each.for_each_ref(f)),
+            Self::Unknown
+            | Self::Never
+            | Self::Null
+            | Self::Undefined
+            | Self::Boolean
+            | Self::Number
+            | Self::String
+            | Self::Literal(_)
+            | Self::Bytes(_) => {}
+        }
+    }
+}
+
+fn list<'a>(schema: &'a Map<String, Value>, key: &str) -> Option<&'a [Value]> {
+    schema.get(key)?.as_array().map(Vec::as_slice)
+}
+
+/// The name of bytes in the definitions: they are generated first, so no other type has it.
+pub(super) const BYTES: &str = "Bytes";
+
+/// Returns the name in a reference to a definition.
+pub(super) fn referenced(reference: &str) -> String {
+    let name = reference.rsplit('/').next().unwrap_or_default();
+    let name = percent_decode(name);
+    name.replace("~1", "/").replace("~0", "~")
+}
+
+fn percent_decode(text: &str) -> String {
+    // `+` is itself in a URI, but a space in a form.
+    let form = text.replace('+', "%2B");
+    form_urlencoded::parse(form.as_bytes())
+        .next()
+        .map_or_else(|| text.to_owned(), |(name, _)| name.into_owned())
+}
+
+fn reference_type(reference: &str, view: View) -> Type {
+    match referenced(reference) {
+        name if name == BYTES => Type::Bytes(view),
+        name => Type::Ref(name),
+    }
+}
+
+fn union(options: &[Value], view: View) -> Result<Type, Inexpressible> {
+    let mut types = Vec::new();
+    for option in options {
+        let option = Documented::from_schema(option, view)?;
+        match option.ty {
+            Type::Union(inner) if option.docs.is_empty() => types.extend(inner),
+            _ => types.push(option),
+        }
+    }
+    Ok(one_of(types))
+}
+
+fn one_of(mut types: Vec<Documented>) -> Type {
+    let mut unique: Vec<Documented> = Vec::new();
+    for each in types.drain(..) {
+        if !unique.iter().any(|other| other.ty == each.ty) {
+            unique.push(each);
+        }
+    }
+    match unique.len() {
+        0 => Type::Never,
+        1 if unique[0].docs.is_empty() => unique.remove(0).ty,
+        _ => Type::Union(unique),
+    }
+}
+
+fn plain(ty: Type) -> Documented {
+    Documented {
+        docs: Vec::new(),
+        ty,
+    }
+}
+
+/// Returns the type that the keywords of a schema say themselves, without references and
+/// combinations.
+fn own_type(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
+    if let Some(value) = schema.get("const") {
+        return Ok(Type::Literal(value.clone()));
+    }
+    if let Some(values) = list(schema, "enum") {
+        let values = values.iter().cloned().map(Type::Literal).map(plain);
+        return Ok(one_of(values.collect()));
+    }
+    match schema.get("type") {
+        Some(Value::String(name)) => named_type(name, schema, view),
+        Some(Value::Array(names)) => {
+            let mut types = Vec::new();
+            for name in names.iter().filter_map(Value::as_str) {
+                types.push(plain(named_type(name, schema, view)?));
+            }
+            Ok(one_of(types))
+        }
+        _ if schema.contains_key("properties") => object(schema, view),
+        _ => Ok(Type::Unknown),
+    }
+}
+
+fn named_type(name: &str, schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
+    let format = schema.get("format").and_then(Value::as_str);
+    match (name, format) {
+        ("integer", Some("int128" | "uint128")) => Err(Inexpressible::new(
+            "is a 128-bit integer, which is no number of JavaScript: make it a `String`, or a \
+             newtype that is written as one",
+        )),
+        ("integer" | "number", _) => Ok(Type::Number),
+        ("string", _) => Ok(Type::String),
+        ("boolean", _) => Ok(Type::Boolean),
+        ("null", _) => Ok(Type::Null),
+        ("array", _) => array(schema, view),
+        ("object", _) => object(schema, view),
+        _ => Ok(Type::Unknown),
+    }
+}
+
+fn array(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
+    let length = |key| schema.get(key).and_then(Value::as_u64);
+    if let Some(elements) = list(schema, "prefixItems") {
+        let elements = elements.iter().enumerate();
+        let elements = elements.map(|(n, element)| {
+            Ok(Element {
+                label: element.get("title").and_then(Value::as_str).map(Into::into),
+                ty: Type::from_schema(element, view)
+                    .map_err(|error| error.inside(&n.to_string()))?,
+            })
+        });
+        return Ok(Type::Tuple(elements.collect::<Result<_, _>>()?));
+    }
+    if length("maxItems") == Some(0) {
+        return Ok(Type::Tuple(Vec::new()));
+    }
+    let items = schema.get("items").unwrap_or(&Value::Bool(true));
+    let ty = Type::from_schema(items, view)?;
+    match (length("minItems"), length("maxItems")) {
+        (Some(min), Some(max)) if min == max && max <= MAX_TUPLE => {
+            let element = Element { label: None, ty };
+            Ok(Type::Tuple(vec![element; max as usize]))
+        }
+        _ => Ok(Type::Array(Box::new(ty))),
+    }
+}
+
+/// The longest array that is written as a tuple.
+const MAX_TUPLE: u64 = 8;
+
+fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
+    let required = list(schema, "required").unwrap_or_default();
+    let empty = Map::new();
+    let properties = schema.get("properties").and_then(Value::as_object);
+    // In the order of their names: another feature of serde_json would change that of the map.
+    let sorted: BTreeMap<_, _> = properties.unwrap_or(&empty).iter().collect();
+    let mut properties = Vec::new();
+    for (name, property) in sorted {
+        let value = Documented::from_schema(property, view);
+        properties.push(Property {
+            name: name.clone(),
+            optional: !required.iter().any(|other| other == name),
+            value: value.map_err(|error| error.inside(name))?,
+        });
+    }
+
+    let mut rest = Vec::new();
+    if let Some(patterns) = schema.get("patternProperties").and_then(Value::as_object) {
+        for value in patterns.values() {
+            rest.push(plain(Type::from_schema(value, view)?));
+        }
+    }
+    let is_closed = match schema.get("additionalProperties") {
+        Some(Value::Bool(is_open)) => !is_open,
+        Some(value) => {
+            rest.push(plain(Type::from_schema(value, view)?));
+            false
+        }
+        None => false,
+    };
+    Ok(match (properties.is_empty(), rest.is_empty()) {
+        (true, true) if is_closed => Type::Record(Box::new(Type::Never)),
+        (true, true) => Type::Record(Box::new(Type::Unknown)),
+        (true, false) => Type::Record(Box::new(one_of(rest))),
+        (false, true) => Type::Object(properties, None),
+        (false, false) => {
+            // All properties have to fit the index signature.
+            rest.extend(properties.iter().map(|each| plain(each.value.ty.clone())));
+            if properties.iter().any(|property| property.optional) {
+                rest.push(plain(Type::Undefined));
+            }
+            Type::Object(properties, Some(Box::new(one_of(rest))))
+        }
+    })
+}
+
+/// Returns the lines of a schema's documentation.
+fn docs(schema: &Value) -> Vec<String> {
+    let text = |key| schema.get(key).and_then(Value::as_str);
+    let mut lines: Vec<String> = text("description")
+        .map(|text| text.lines().map(str::to_owned).collect())
+        .unwrap_or_default();
+    let note = match text("format") {
+        Some("int64" | "uint64" | "int" | "uint") => {
+            Some("An integer of 64 bits. JavaScript has its exact value up to 2^53.".to_owned())
+        }
+        Some(format) if is_string(schema) => Some(format!("Format: `{format}`.")),
+        _ => None,
+    };
+    for note in note.into_iter().chain(deprecation(schema)) {
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        lines.push(note);
+    }
+    lines
+}
+
+fn deprecation(schema: &Value) -> Option<String> {
+    let is_deprecated = schema.get("deprecated") == Some(&Value::Bool(true));
+    is_deprecated.then(|| "@deprecated".to_owned())
+}
+
+fn is_string(schema: &Value) -> bool {
+    match schema.get("type") {
+        Some(Value::String(name)) => name == "string",
+        Some(Value::Array(names)) => names.iter().any(|name| name == "string"),
+        _ => false,
+    }
+}
