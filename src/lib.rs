@@ -279,10 +279,10 @@
 //!
 //! # Presence
 //!
-//! [`Presence`](guide) knows who is in a room: one entry for each user, however many tabs are open, on all
+//! [`Presence`] knows who is in a room: one entry for each user, however many tabs are open, on all
 //! servers of a cluster. The clients in the room get the state when they enter, and then each difference.
 //!
-//! ```rust,ignore
+//! ```
 //! use axum::extract::State;
 //! use serde::{Deserialize, Serialize};
 //! use tower_socketio::{Args, Namespace, Presence, PresenceError, Socket, SocketIo};
@@ -423,26 +423,27 @@
 //!
 //! # Shutdown
 //!
-//! `SocketIo::shutdown` refuses new clients, and closes the connections of the others one after another, so
+//! [`SocketIo::shutdown`] refuses new clients, and closes the connections of the others one after another, so
 //! that they do not all come back in the same moment. Await it in the shutdown signal of the HTTP server:
 //!
-//! ```rust,ignore
+//! ```no_run
 //! use axum::Router;
 //! use tower_socketio::{Namespace, SocketIo};
 //!
-//! # async fn compiled() {
-//! let (layer, io) = SocketIo::builder().namespace("/", Namespace::new()).build();
-//! let app = Router::new().layer(layer);
+//! #[tokio::main]
+//! async fn main() {
+//!     let (layer, io) = SocketIo::builder().namespace("/", Namespace::new()).build();
+//!     let app = Router::new().layer(layer);
 //!
-//! let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await.unwrap();
-//! axum::serve(listener, app)
-//!     .with_graceful_shutdown(async move {
-//!         tokio::signal::ctrl_c().await.unwrap();
-//!         println!("{}", io.shutdown().await);
-//!     })
-//!     .await
-//!     .unwrap();
-//! # }
+//!     let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await.unwrap();
+//!     axum::serve(listener, app)
+//!         .with_graceful_shutdown(async move {
+//!             tokio::signal::ctrl_c().await.unwrap();
+//!             println!("{}", io.shutdown().await);
+//!         })
+//!         .await
+//!         .unwrap();
+//! }
 //! ```
 //!
 //! Without it the HTTP server waits for its connections, and those of clients do not end by themselves.

@@ -25,7 +25,9 @@ pub mod recovery {}
 #[doc = include_str!("authentication.md")]
 pub mod authentication {}
 
-#[doc = include_str!("typescript.md")]
+// Its snippets need the feature.
+#[cfg_attr(any(not(doctest), feature = "schema"), doc = include_str!("typescript.md"))]
+#[cfg_attr(all(doctest, not(feature = "schema")), doc = "Events for TypeScript.")]
 pub mod typescript {}
 
 #[doc = include_str!("layers.md")]
