@@ -17,6 +17,7 @@
 //! - [State](#state)
 //! - [Errors](#errors)
 //! - [Rooms and broadcasts](#rooms-and-broadcasts)
+//! - [Presence](#presence)
 //! - [Typed events](#typed-events)
 //! - [Middleware](#middleware)
 //! - [Testing](#testing)
@@ -276,6 +277,49 @@
 //! | `io.to("a").to("b").except("c").emit(…)` | those in `a` or `b`, and not in `c`, each once |
 //! | `io.to(id).emit(…)` | the socket with this id |
 //!
+//! # Presence
+//!
+//! [`Presence`] knows who is in a room: one entry for each user, however many tabs are open, on all
+//! servers of a cluster. The clients in the room get the state when they enter, and then each difference.
+//!
+//! ```
+//! use axum::extract::State;
+//! use serde::{Deserialize, Serialize};
+//! use tower_socketio::{Args, Namespace, Presence, PresenceError, Socket, SocketIo};
+//!
+//! #[derive(Clone, Serialize, Deserialize)]
+//! struct User {
+//!     name: String,
+//! }
+//!
+//! /// Joins the room too. `socket.emitWithAck("enter", "lobby", "Ada")`
+//! async fn enter(
+//!     socket: Socket,
+//!     State(presence): State<Presence<User>>,
+//!     Args((room, name)): Args<(String, String)>,
+//! ) -> Result<(), PresenceError> {
+//!     presence.track(&socket, &room, &name.to_lowercase(), &User { name })
+//! }
+//!
+//! let presence = Presence::<User>::new();
+//! let chat = Namespace::new().on("enter", enter).presence(&presence);
+//! let (layer, io) = SocketIo::builder()
+//!     .namespace("/", chat)
+//!     .with_state(presence)
+//!     .build();
+//! ```
+//!
+//! ```js
+//! const rooms = {};
+//! socket.on("presence_state", ({ room, users }) => {
+//!   rooms[room] = users; // { ada: [{ name: "Ada" }] }
+//! });
+//! socket.on("presence_diff", ({ room, joins, updates, leaves }) => {
+//!   for (const key in leaves) delete rooms[room]?.[key];
+//!   Object.assign(rooms[room] ?? {}, joins, updates);
+//! });
+//! ```
+//!
 //! # Typed events
 //!
 //! [`TypedEvent`] gives an event one place: its name, the type of its argument and the type of its
@@ -302,6 +346,9 @@
 //!
 //! let namespace: Namespace = Namespace::new().on_typed(typing);
 //! ```
+//!
+//! From such types the feature `schema` writes the types of a TypeScript client: see [events for
+//! TypeScript](guide::typescript).
 //!
 //! # Middleware
 //!
@@ -330,7 +377,9 @@
 //!     .layer(middleware::from_fn(log));
 //! ```
 //!
-//! [Layers and router shapes](guide::layers) says which layers work where.
+//! The module [`middleware`] has a snippet for each layer that apps often need: a timeout, a concurrency
+//! limit, load shedding, a rate limit, sessions that expire, an audit log. [Layers and router
+//! shapes](guide::layers) says which layers work where.
 //!
 //! # Testing
 //!
@@ -374,8 +423,8 @@
 //!
 //! # Shutdown
 //!
-//! [`SocketIo::close`] disconnects all clients and waits until their handlers have ended. Call it in
-//! the shutdown signal of the HTTP server:
+//! [`SocketIo::shutdown`] refuses new clients, and closes the connections of the others one after another, so
+//! that they do not all come back in the same moment. Await it in the shutdown signal of the HTTP server:
 //!
 //! ```no_run
 //! use axum::Router;
@@ -390,15 +439,15 @@
 //!     axum::serve(listener, app)
 //!         .with_graceful_shutdown(async move {
 //!             tokio::signal::ctrl_c().await.unwrap();
-//!             io.close().await;
+//!             println!("{}", io.shutdown().await);
 //!         })
 //!         .await
 //!         .unwrap();
 //! }
 //! ```
 //!
-//! Without `close`, the HTTP server waits for its connections, and those of clients do not end by
-//! themselves.
+//! Without it the HTTP server waits for its connections, and those of clients do not end by themselves.
+//! [Deploying](guide::deploying#shutdown) has the version for service managers, with a deadline.
 //!
 //! # Where to go on
 //!
