@@ -633,7 +633,8 @@ impl SocketIoBuilder {
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let observers = Observers::new(self.observers);
-        let sessions = Sessions::new(self.max_connections, &self.path).with_observers(observers.clone());
+        let sessions =
+            Sessions::new(self.max_connections, &self.path).with_observers(observers.clone());
         let sessions = Arc::new(sessions);
         let recovery = self.recovery.map(|recovery| recovery.within);
         let start = |broker| {

@@ -24,10 +24,10 @@ mod handshake;
 mod help;
 mod layers;
 mod limits;
-#[cfg(feature = "testing")]
-mod middleware;
 #[cfg(all(feature = "metrics", feature = "testing"))]
 mod metrics;
+#[cfg(feature = "testing")]
+mod middleware;
 mod namespaces;
 mod over_log;
 mod parsers;
@@ -37,8 +37,8 @@ mod promises;
 mod rate_limit;
 mod recovery;
 mod routers;
-mod spans;
 mod shutdown;
+mod spans;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;
