@@ -16,9 +16,10 @@ use super::watch::Level;
 use crate::calendar::civil;
 use crate::engine_io::{CloseReason, SocketId, Transport};
 use crate::handles::{Socket, SocketIo};
+use crate::hub::definition::EventIndex;
 use crate::hub::member::Member;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::observer::{EventIndex, Observer, Sent, Traffic};
+use crate::hub::observer::{Observer, Sent, Traffic};
 use crate::hub::selection::Target;
 use crate::hub::session::SharedSession;
 use crate::hub::{DisconnectReason, RoomChange, RoomEvent};
@@ -184,7 +185,13 @@ impl Observer for Recorder {
         }
     }
 
-    fn connection_closed(&self, _: &Arc<SharedSession>, reason: CloseReason, _: Duration) {
+    fn connection_closed(
+        &self,
+        _: &Arc<SharedSession>,
+        _: Transport,
+        reason: CloseReason,
+        _: Duration,
+    ) {
         if self.is_at_least(Level::Totals) {
             let reason = DisconnectReason::from(reason).as_str();
             self.totals.disconnected(reason, now_ms());
