@@ -4,7 +4,7 @@ use crate::protocol::{Payload, TypedEvent};
 
 /// What a namespace declares: nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Declarations;
+pub(crate) struct Declarations(());
 
 impl Declarations {
     #[inline]
@@ -13,7 +13,7 @@ impl Declarations {
 
 /// Watches the events of a namespace: never.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Emitted;
+pub(crate) struct Emitted(());
 
 impl Emitted {
     #[inline]

@@ -397,3 +397,140 @@ fn is_string(schema: &Value) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(schema: &Value) -> Type {
+        Type::from_schema(schema, View::FromServer).expect("expressible")
+    }
+
+    fn problem(schema: &Value) -> String {
+        let error = Type::from_schema(schema, View::FromServer).expect_err("inexpressible");
+        error.of("Board")
+    }
+
+    #[test]
+    fn simple_types() {
+        for (schema, ty) in [
+            (json!(true), Type::Unknown),
+            (json!({}), Type::Unknown),
+            (json!(false), Type::Never),
+            (json!({"type": "null"}), Type::Null),
+            (json!({"type": "boolean"}), Type::Boolean),
+            (json!({"type": "integer", "format": "uint64"}), Type::Number),
+            (json!({"type": "string", "format": "uuid"}), Type::String),
+            (json!({"const": "a"}), Type::Literal(json!("a"))),
+            (json!({"enum": ["a"]}), Type::Literal(json!("a"))),
+            (json!({"$ref": "#/$defs/User"}), Type::Ref("User".into())),
+            (
+                json!({"$ref": "#/$defs/Page%3CA~1B%3E"}),
+                Type::Ref("Page<A/B>".into()),
+            ),
+            (
+                json!({"$ref": "#/$defs/Bytes"}),
+                Type::Bytes(View::FromServer),
+            ),
+            (json!({"anyOf": [{"type": "null"}]}), Type::Null),
+            (
+                json!({"type": "array", "maxItems": 0}),
+                Type::Tuple(Vec::new()),
+            ),
+            (
+                json!({"type": "array"}),
+                Type::Array(Box::new(Type::Unknown)),
+            ),
+            (
+                json!({"type": "object"}),
+                Type::Record(Box::new(Type::Unknown)),
+            ),
+            (
+                json!({"type": "object", "additionalProperties": false}),
+                Type::Record(Box::new(Type::Never)),
+            ),
+            (
+                json!({"type": "object", "patternProperties": {r"^\d+$": {"type": "string"}}}),
+                Type::Record(Box::new(Type::String)),
+            ),
+        ] {
+            assert_eq!(of(&schema), ty, "{schema}");
+        }
+    }
+
+    #[test]
+    fn an_index_signature_fits_all_properties() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"a": {"type": "string"}},
+            "additionalProperties": {"type": "integer"},
+        });
+        let Type::Object(properties, Some(rest)) = of(&schema) else {
+            panic!("no object");
+        };
+        assert!(properties[0].optional);
+        let types = [Type::Number, Type::String, Type::Undefined];
+        assert_eq!(*rest, Type::Union(types.map(plain).to_vec()));
+    }
+
+    #[test]
+    fn siblings_of_a_combination_are_an_intersection() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"a": {"type": "string"}},
+            "required": ["a"],
+            "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
+        });
+        let Type::Intersection(parts) = of(&schema) else {
+            panic!("no intersection");
+        };
+        assert!(matches!(
+            parts.as_slice(),
+            [Type::Object(..), Type::Union(_)]
+        ));
+        // The type alone adds nothing.
+        let schema = json!({"type": "object", "allOf": [{"$ref": "#/$defs/A"}]});
+        assert_eq!(of(&schema), Type::Ref("A".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_expressed_is_named_by_its_field() {
+        let large = json!({"type": "integer", "format": "uint128"});
+        assert!(problem(&large).starts_with("`Board` is a 128-bit integer"));
+        let nested = json!({
+            "type": "object",
+            "properties": {"a": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"b": large}},
+            }},
+        });
+        assert!(problem(&nested).starts_with("field `a.b` of `Board` is a 128-bit integer"));
+    }
+
+    #[test]
+    fn comments_have_the_format_and_the_deprecation() {
+        let schema = json!({
+            "type": ["string", "null"],
+            "format": "date-time",
+            "description": "The time.\nOf the server.",
+            "deprecated": true,
+        });
+        assert_eq!(
+            docs(&schema),
+            [
+                "The time.",
+                "Of the server.",
+                "",
+                "Format: `date-time`.",
+                "",
+                "@deprecated"
+            ]
+        );
+        assert_eq!(
+            docs(&json!({"type": "integer", "format": "uint32"})),
+            [""; 0]
+        );
+    }
+}

@@ -124,3 +124,68 @@ impl Shape<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::contract::model::{Element, View};
+
+    fn definitions() -> BTreeMap<String, Documented> {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "image": {"$ref": "#/$defs/Bytes"},
+                "next": {"anyOf": [{"$ref": "#/$defs/Item"}, {"type": "null"}]},
+                "pair": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}]},
+            },
+            "required": ["image", "next"],
+        });
+        let item = Documented::from_schema(&schema, View::FromServer).expect("expressible");
+        [("Item".to_owned(), item)].into()
+    }
+
+    fn check(value: Value) -> Result<(), String> {
+        let args = Args::One(Type::Ref("Item".into()));
+        check_args(&[value], &args, &definitions())
+    }
+
+    #[test]
+    fn values_of_the_type_fit() {
+        let bytes = json!({"_placeholder": true, "num": 0});
+        assert_eq!(check(json!({"image": bytes, "next": null})), Ok(()));
+        let inner = json!({"image": bytes, "next": null, "pair": ["a", 1.5], "more": 1});
+        assert_eq!(check(json!({"image": bytes, "next": inner})), Ok(()));
+    }
+
+    #[test]
+    fn the_place_of_another_type_is_named() {
+        let bytes = json!({"_placeholder": true, "num": 0});
+        let fails = |value| check(value).expect_err("another type");
+        assert_eq!(fails(json!(1)), "`data`");
+        assert_eq!(fails(json!({"image": bytes})), "`data.next`");
+        assert_eq!(
+            fails(json!({"image": [1, 2], "next": null})),
+            "`data.image`"
+        );
+        let pair = json!({"image": bytes, "next": null, "pair": ["a", "b"]});
+        assert_eq!(fails(pair), "`data.pair[1]`");
+        let pair = json!({"image": bytes, "next": null, "pair": ["a"]});
+        assert_eq!(fails(pair), "`data.pair`");
+    }
+
+    #[test]
+    fn several_arguments_are_counted() {
+        let element = Element {
+            label: None,
+            ty: Type::Number,
+        };
+        let args = Args::Spread(vec![element; 2]);
+        let check = |values: &[Value]| check_args(values, &args, &BTreeMap::new());
+        assert_eq!(check(&[json!(1), json!(2)]), Ok(()));
+        assert_eq!(check(&[json!(1), json!("a")]), Err("`arg2`".into()));
+        let few = "the number of arguments, 1 and not 2";
+        assert_eq!(check(&[json!(1)]), Err(few.into()));
+    }
+}
