@@ -7,6 +7,7 @@
 //! the password `sesame`. The page at https://admin.socket.io works too, if the server has TLS: a
 //! browser does not let a page with TLS connect to a server without.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use axum::Router;
@@ -60,6 +61,8 @@ async fn main() {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}"));
     let listener = listener.await.unwrap();
     eprintln!("listening on http://{}", listener.local_addr().unwrap());
+    // With the addresses of the clients, which the page shows.
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app).await.unwrap();
 }
 
