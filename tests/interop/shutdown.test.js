@@ -5,7 +5,7 @@ import { once } from "node:events";
 import net from "node:net";
 import { after, test } from "node:test";
 import { io } from "socket.io-client";
-import { PATIENCE, Server, until, within } from "./support.js";
+import { Server, until, within } from "./support.js";
 
 const EXAMPLE = "graceful_shutdown";
 
@@ -27,17 +27,18 @@ async function run() {
   return server;
 }
 
-/** Asks the server to end, and returns the report that it prints. */
+/** Asks the server to end. Returns when it has begun, a function that waits for the report. */
 async function terminate(server) {
   // Its end is no crash.
   server.killed = server.child;
   server.child.kill("SIGTERM");
   await until(() => server.output.includes("shutting down"), "beginning of the shutdown");
-  return server.ended.then((code) => {
+  return async () => {
+    const code = await within(server.ended, "end of the server");
     servers.delete(server);
     assert.equal(code, 0, server.output);
     return server.output.trim().split("\n").at(-1);
-  });
+  };
 }
 
 /** A TCP load balancer: all new connections go to one server. */
@@ -96,7 +97,7 @@ test("200 clients go to another server, one after another", async () => {
     await Promise.all(sockets.map(connected));
     const ids = new Set(sockets.map((socket) => socket.id));
     balancer.server = next;
-    const report = terminate(former);
+    const report = await terminate(former);
 
     await until(() => sockets.some((socket) => socket.losses.length > 0), "first close");
     // A client that asks the former server is refused, and may ask another.
@@ -116,41 +117,35 @@ test("200 clients go to another server, one after another", async () => {
     assert.ok(most(times, SPREAD / 10) <= 100, `${times}`);
     assert.ok(Math.max(...times) - Math.min(...times) >= SPREAD / 2, `${times}`);
 
-    assert.match(await (await report), /^200 sessions closed, 0 ended by themselves, 0 cut with 0 handlers, in /);
+    assert.match(await report(), /^200 sessions closed, 0 ended by themselves, 0 cut with 0 handlers, in /);
     await Promise.all(sockets.map((socket, at) => echoes(socket, `${at}`)));
   } finally {
     balancer.listener.close();
   }
 });
 
-for (const [name, transports] of [
-  ["polling only", ["polling"]],
-  ["websocket only", ["websocket"]],
-  ["polling, then websocket", ["polling", "websocket"]],
-]) {
-  test(`clients come back to a server that starts anew: ${name}`, async () => {
-    const server = await run();
-    const sockets = Array.from({ length: 10 }, () => client(server.url, transports));
-    await Promise.all(sockets.map(connected));
-    const last = transports.at(-1);
-    await until(() => sockets.every((socket) => socket.io.engine.transport.name === last), "transport");
-    const errors = [];
-    sockets.forEach((socket) => socket.io.on("reconnect_error", (error) => errors.push(error)));
+const WAYS = [["polling"], ["websocket"], ["polling", "websocket"]];
 
-    const report = await (await terminate(server));
-    assert.match(report, /^10 sessions closed, 0 ended by themselves, 0 cut with 0 handlers, in /);
-    await server.start();
-    servers.add(server);
+test("clients come back to a server that starts anew, over each transport", async () => {
+  const server = await run();
+  const sockets = Array.from({ length: 30 }, (_, at) => client(server.url, WAYS[at % 3]));
+  await Promise.all(sockets.map(connected));
+  const isLast = (socket, at) => socket.io.engine.transport.name === WAYS[at % 3].at(-1);
+  await until(() => sockets.every(isLast), "upgrade of each client");
+  const errors = [];
+  sockets.forEach((socket) => socket.io.on("reconnect_error", (error) => errors.push(error)));
 
-    await within(Promise.all(sockets.map(connected)), "connections", PATIENCE);
-    for (const { losses } of sockets) {
-      assert.deepEqual(losses.map(({ reason, active }) => [reason, active]), [["transport close", true]]);
-    }
-    // Meanwhile they were refused, or nobody listened.
-    const refusals = ["xhr poll error", "websocket error"];
-    for (const { message } of errors) assert.ok(refusals.includes(message), message);
-    await Promise.all(sockets.map((socket, at) => echoes(socket, `${at}`)));
-    await server.kill();
-    servers.delete(server);
-  });
-}
+  const report = await terminate(server);
+  assert.match(await report(), /^30 sessions closed, 0 ended by themselves, 0 cut with 0 handlers, in /);
+  await server.start();
+  servers.add(server);
+
+  await Promise.all(sockets.map(connected));
+  for (const { losses } of sockets) {
+    assert.deepEqual(losses.map(({ reason, active }) => [reason, active]), [["transport close", true]]);
+  }
+  // Meanwhile they were refused, or nobody listened.
+  const refusals = ["xhr poll error", "websocket error"];
+  for (const { message } of errors) assert.ok(refusals.includes(message), message);
+  await Promise.all(sockets.map((socket, at) => echoes(socket, `${at}`)));
+});
