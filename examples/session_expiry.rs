@@ -14,6 +14,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use tower_socketio::{Auth, Data, ErrorReply, Expiry, Namespace, Socket, SocketIo
 #[derive(Clone)]
 struct Tokens {
     valid_for: Duration,
+    next: Arc<AtomicU32>,
     issued: Arc<Mutex<HashMap<String, Token>>>,
 }
 
@@ -40,7 +42,7 @@ impl Tokens {
         let mut issued = self.issued.lock().unwrap();
         issued.retain(|_, token| token.expires > Instant::now());
         // A real one cannot be guessed.
-        let text = format!("{user}-{}", issued.len());
+        let text = format!("{user}-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let expires = Instant::now() + self.valid_for;
         issued.insert(text.clone(), Token { user, expires });
         text
@@ -73,6 +75,7 @@ async fn main() {
     let seconds = seconds.map_or(60, |seconds| seconds.parse().unwrap());
     let tokens = Tokens {
         valid_for: Duration::from_secs(seconds),
+        next: Arc::default(),
         issued: Arc::default(),
     };
 

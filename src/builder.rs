@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -21,6 +22,8 @@ use crate::protocol::{JsonParser, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate};
 use crate::server::Server;
 use crate::transport::{Cors, HttpOptions, HttpService, server_path};
+
+mod summary;
 
 impl SocketIo {
     /// Returns a builder for a server.
@@ -507,6 +510,13 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
+    /// Adds an observer.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+
     /// Sets the parser, which encodes and decodes packets. Clients must use the same one.
     ///
     /// The [`protocol`](crate::protocol) module has a parser for MessagePack. [`Parser`] shows how
@@ -567,7 +577,6 @@ impl<S> SocketIoBuilder<S> {
     /// [`receives`](Namespace::receives) and [`sends`](Namespace::sends).
     ///
     /// Only namespaces that were added before are in it. See [`contract`](crate::contract).
-    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
     #[must_use]
     pub fn contract(&self) -> Contract {
         let named = self.namespaces.iter();
@@ -579,7 +588,6 @@ impl<S> SocketIoBuilder<S> {
 
     /// Watches, in a test, whether the namespaces that were added before send only the events that
     /// they declare. See [`Watch`].
-    #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
     pub fn watch_contract(mut self, watch: &Watch) -> Self {
         for (path, namespace) in &mut self.namespaces {
             namespace.watch(Some(path), watch);
@@ -587,6 +595,18 @@ impl<S> SocketIoBuilder<S> {
         for (_, namespace) in &mut self.matched {
             namespace.watch(None, watch);
         }
+        self
+    }
+}
+
+impl<S> SocketIoBuilder<S> {
+    /// Adds an observer of the server.
+    #[cfg_attr(
+        not(feature = "metrics"),
+        allow(dead_code, reason = "the observers are behind features")
+    )]
+    pub(crate) fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
         self
     }
 }
@@ -613,7 +633,7 @@ impl SocketIoBuilder {
     #[must_use]
     pub fn build(self) -> (SocketIoLayer, SocketIo) {
         let observers = Observers::new(self.observers);
-        let sessions = Sessions::new(self.max_connections).with_observers(observers.clone());
+        let sessions = Sessions::new(self.max_connections, &self.path).with_observers(observers.clone());
         let sessions = Arc::new(sessions);
         let recovery = self.recovery.map(|recovery| recovery.within);
         let start = |broker| {
@@ -642,6 +662,12 @@ impl SocketIoBuilder {
             others.attach(&hub);
         }
         let io = SocketIo::new(&hub);
+        let paths: Vec<_> = self
+            .namespaces
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect();
+        let (predicates, has_cluster) = (self.matched.len(), hub.others.is_some());
         let mut namespaces = Vec::new();
         for (path, namespace) in self.namespaces {
             let namespace = namespace.define(namespaces.len(), Some(&path));
@@ -661,7 +687,9 @@ impl SocketIoBuilder {
             http: Arc::new(self.http),
             application: Arc::new(server),
             path: self.path,
+            is_wrapped: AtomicBool::default(),
         });
+        summary::log(&service, &paths, predicates, recovery, has_cluster);
         (SocketIoLayer::new(service, io.clone()), io)
     }
 }

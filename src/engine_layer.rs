@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -194,11 +195,12 @@ impl EngineLayerBuilder {
     pub fn build(self) -> EngineLayer {
         EngineLayer {
             service: Arc::new(HttpService {
-                sessions: Arc::new(Sessions::new(None)),
+                sessions: Arc::new(Sessions::new(None, &self.path)),
                 config: Arc::new(self.config),
                 http: Arc::new(self.http),
                 application: Arc::new(EngineApp(self.handler)),
                 path: self.path,
+                is_wrapped: AtomicBool::default(),
             }),
         }
     }

@@ -126,6 +126,7 @@ pub struct SocketIoService<S> {
 
 impl<S> SocketIoService<S> {
     pub(crate) fn new(service: Arc<HttpService>, inner: S, io: Option<SocketIo>) -> Self {
+        service.mark_wrapped();
         Self {
             service,
             inner,
@@ -179,7 +180,10 @@ where
             }
         });
         if let Some(io) = &self.io {
-            request.extensions_mut().insert(io.clone());
+            let outer = request.extensions_mut().insert(io.clone());
+            if outer.is_some_and(|outer| hides(&outer, io, &request)) {
+                self.service.log_same_path();
+            }
         }
         ResponseFuture {
             kind: Kind::Inner {
@@ -240,6 +244,15 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
+}
+
+/// Returns whether the requests for the path of a server never reach it: another server around it has
+/// the same path.
+fn hides<B>(outer: &SocketIo, inner: &SocketIo, request: &Request<B>) -> bool {
+    let original = request.extensions().get::<OriginalUri>();
+    let is_nested = original.is_some_and(|original| original.path() != request.uri().path());
+    // In a nested router, the same path is another one.
+    !is_nested && outer.has_path_of(inner)
 }
 
 /// A request of a Socket.IO client for a path that is not the server's.

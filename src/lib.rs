@@ -465,6 +465,8 @@
 // docs.rs marks the items that need a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "admin-ui")]
+pub mod admin;
 pub mod cluster;
 pub mod engine;
 pub mod guide;
@@ -495,6 +497,9 @@ mod guard;
 mod handles;
 mod hub;
 mod layer;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+mod nearest;
 mod notice;
 mod presence;
 mod random;

@@ -8,7 +8,6 @@ pub(crate) struct Declarations;
 
 impl Declarations {
     #[inline]
-    #[allow(clippy::unused_self, reason = "as with the feature")]
     pub(crate) const fn handles<E: TypedEvent>(&mut self) {}
 }
 
@@ -18,6 +17,5 @@ pub(crate) struct Emitted;
 
 impl Emitted {
     #[inline]
-    #[allow(clippy::unused_self, reason = "as with the feature")]
     pub(crate) const fn record(&self, _: &Payload) {}
 }

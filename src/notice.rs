@@ -8,7 +8,10 @@
 //! notice!(sessions.notices.origin, %origin, "a page … is refused: set `HttpOptions::origins`");
 //! ```
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sync::Mutex;
 
 /// The kinds of log lines of one server. The message of each kind names the option to set.
 #[derive(Debug, Default)]
@@ -21,6 +24,14 @@ pub(crate) struct Notices {
     pub(crate) too_big: Notice,
     /// A client has requested a path that nothing serves.
     pub(crate) path: Notice,
+    /// A client asks for a namespace that no path matches.
+    pub(crate) namespace: Notice,
+    /// A client asks for one more dynamic namespace than may exist.
+    pub(crate) too_many_namespaces: Notice,
+    /// Another layer with the same path is around this one.
+    pub(crate) same_path: Notice,
+    /// An extractor fails because of the server. One kind for each type.
+    pub(crate) extractor: NoticeOf,
     /// An event has no handler.
     pub(crate) no_handler: Notice,
     /// The arguments of an event do not fit its handler, and the client expects no acknowledgement.
@@ -41,6 +52,27 @@ impl Notice {
     /// Returns true for the first call only.
     pub(crate) fn is_first(&self) -> bool {
         !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// The names of those that were logged before. The names are of the program, so they are few.
+#[derive(Debug, Default)]
+pub(crate) struct NoticeOf(Mutex<HashSet<&'static str>>);
+
+impl NoticeOf {
+    /// Returns the kind of lines for a name.
+    pub(crate) fn of(&self, name: &'static str) -> NamedNotice<'_> {
+        NamedNotice(self, name)
+    }
+}
+
+/// Whether a line for one name was logged before.
+pub(crate) struct NamedNotice<'a>(&'a NoticeOf, &'static str);
+
+impl NamedNotice<'_> {
+    /// Returns true for the first call for this name only.
+    pub(crate) fn is_first(&self) -> bool {
+        self.0.0.lock().insert(self.1)
     }
 }
 
@@ -68,5 +100,8 @@ mod tests {
         assert!(!one.origin.is_first());
         assert!(one.upgrade.is_first());
         assert!(other.origin.is_first());
+        assert!(one.extractor.of("A").is_first());
+        assert!(!one.extractor.of("A").is_first());
+        assert!(one.extractor.of("B").is_first());
     }
 }

@@ -58,6 +58,11 @@ fn hello() {
 }
 
 #[test]
+fn graceful_shutdown() {
+    takes_a_client("graceful_shutdown");
+}
+
+#[test]
 fn recovery() {
     takes_a_client("recovery");
 }
@@ -72,6 +77,7 @@ fn acks() {
     takes_a_client("acks");
 }
 
+#[cfg(feature = "schema")]
 #[test]
 fn typed() {
     takes_a_client("typed");

@@ -83,7 +83,8 @@
 //! ```
 //!
 //! `UPDATE_CONTRACT=1 cargo test` writes the file. A [`Watch`] finds events that are sent and not
-//! declared, also those that are sent by their name, in any test that makes the server send:
+//! declared, and arguments of other types, also of events that are sent by their name, in any test that
+//! makes the server send:
 //!
 //! ```
 //! # use tower_socketio::{Namespace, SocketIo, SocketIoBuilder};
@@ -170,6 +171,7 @@ mod error;
 mod keys;
 mod model;
 mod names;
+mod shape;
 mod typescript;
 mod views;
 mod watch;

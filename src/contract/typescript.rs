@@ -203,31 +203,37 @@ impl<'a> Writer<'a> {
 
     /// Returns an object in one line, if it is short and has no comments.
     fn short_object(&self, properties: &[Property], rest: Option<&Type>, depth: usize) -> String {
-        let object = self.object(properties, rest, depth);
-        let line = object.split_whitespace().collect::<Vec<_>>().join(" ");
-        if line.len() > MAX_INLINE || line.contains("/**") {
-            return object;
+        let named = properties.iter().map(|property| self.property(property, 0));
+        let rest_text = rest.map(|rest| self.index(rest, 0));
+        let line = named.chain(rest_text).collect::<Vec<_>>().join("; ");
+        let has_docs = properties.iter().any(|each| !each.value.docs.is_empty());
+        if has_docs || line.contains('\n') || line.len() > MAX_INLINE {
+            return self.object(properties, rest, depth);
         }
-        line.replace("; }", " }")
+        format!("{{ {line} }}")
     }
 
+    fn property(&self, property: &Property, depth: usize) -> String {
+        let mark = if property.optional { "?" } else { "" };
+        let ty = self.text(&property.value.ty, depth);
+        format!("{}{mark}: {ty}", property_name(&property.name))
+    }
+
+    fn index(&self, rest: &Type, depth: usize) -> String {
+        format!("[key: string]: {}", self.text(rest, depth))
+    }
+
+    /// Returns an object with each property in a line of its own.
     fn object(&self, properties: &[Property], rest: Option<&Type>, depth: usize) -> String {
         let mut out = String::from("{\n");
-        for Property {
-            name,
-            optional,
-            value,
-        } in properties
-        {
-            docs(&mut out, depth + 1, &value.docs);
+        for property in properties {
+            docs(&mut out, depth + 1, &property.value.docs);
             indent(&mut out, depth + 1);
-            let mark = if *optional { "?" } else { "" };
-            let ty = self.text(&value.ty, depth + 1);
-            let _ = writeln!(out, "{}{mark}: {ty};", property_name(name));
+            let _ = writeln!(out, "{};", self.property(property, depth + 1));
         }
         if let Some(rest) = rest {
             indent(&mut out, depth + 1);
-            let _ = writeln!(out, "[key: string]: {};", self.text(rest, depth + 1));
+            let _ = writeln!(out, "{};", self.index(rest, depth + 1));
         }
         indent(&mut out, depth);
         out.push('}');

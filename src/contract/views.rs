@@ -221,7 +221,10 @@ impl Builder {
             ));
         }
         let schemas = self.generate(declaration);
-        let event_schema = schemas.event[&view].clone();
+        let mut event_schema = schemas.event[&view].clone();
+        if declaration.spread {
+            event_schema = self.schemas(view).resolve(&event_schema).clone();
+        }
         let reply_view = match view {
             View::FromServer => View::ToServer,
             View::ToServer => View::FromServer,
@@ -265,8 +268,7 @@ impl Builder {
         if !declaration.spread {
             return Args::One(self.convert(&owner, schema, view).ty);
         }
-        let schema = self.schemas(view).resolve(schema).clone();
-        match self.convert(&owner, &schema, view).ty {
+        match self.convert(&owner, schema, view).ty {
             Type::Tuple(elements) => Args::Spread(elements),
             Type::Null => Args::Spread(Vec::new()),
             _ => {

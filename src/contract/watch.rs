@@ -1,14 +1,20 @@
 //! Watches the events that a server sends, in a test.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::ContractError;
 use super::check::{NamespaceContract, place};
+use super::model::Documented;
+use super::shape::check_args;
+use super::views::{Args, model};
 use crate::protocol::Payload;
 use crate::sync::Mutex;
 
-/// Watches, in a test, whether a server sends only what its namespaces declare.
+/// Watches, in a test, whether a server sends only what its namespaces declare: the events, and
+/// arguments of the declared types.
 ///
 /// [`SocketIoBuilder::watch_contract`](crate::SocketIoBuilder::watch_contract) connects it to a
 /// server. It sees the events that handlers and other code of this process send in namespaces that
@@ -59,7 +65,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// Fails if an event was sent that its namespace does not declare.
+    /// Fails if an event was sent that its namespace does not declare, or with other arguments.
     pub fn check(&self) -> Result<(), ContractError> {
         let problems = self.problems.lock();
         ContractError::check(problems.iter().cloned().collect())
@@ -69,7 +75,7 @@ impl Watch {
     ///
     /// # Panics
     ///
-    /// Panics if an event was sent that its namespace does not declare.
+    /// Panics if an event was sent that its namespace does not declare, or with other arguments.
     #[track_caller]
     pub fn assert_kept(&self) {
         if let Err(error) = self.check() {
@@ -82,10 +88,19 @@ impl Watch {
         if contract.declared.is_empty() {
             return Emitted::default();
         }
-        let sent = contract.declared.sent.iter();
+        let model = match model(std::slice::from_ref(contract)) {
+            Ok(model) => model,
+            Err(error) => {
+                let problems = error.problems().map(str::to_owned);
+                self.problems.lock().extend(problems);
+                return Emitted::default();
+            }
+        };
+        let sent = model.namespaces.into_iter().flat_map(|each| each.sent);
         Emitted(Some(Arc::new(WatchedNamespace {
             place: place(contract.path.as_deref()),
-            declared: sent.map(|event| event.name).collect(),
+            sent: sent.map(|event| (event.name, event.args)).collect(),
+            definitions: model.from_server,
             watch: self.clone(),
         })))
     }
@@ -108,19 +123,34 @@ impl Emitted {
 #[derive(Debug)]
 struct WatchedNamespace {
     place: String,
-    declared: BTreeSet<&'static str>,
+    /// The arguments of the declared events, by their names.
+    sent: BTreeMap<&'static str, Args>,
+    definitions: BTreeMap<String, Documented>,
     watch: Watch,
 }
 
 impl WatchedNamespace {
     fn record(&self, event: &Payload) {
         let name = event.name().unwrap_or_default();
-        if !self.declared.contains(name) {
-            let problem = format!(
-                "event `{name}` was sent {}, but is not declared: add `.sends::<…>()` with its type",
-                self.place
-            );
-            self.watch.problems.lock().insert(problem);
-        }
+        let place = &self.place;
+        let problem = match self.sent.get(name) {
+            None => format!(
+                "event `{name}` was sent {place}, but is not declared: add `.sends::<…>()` with \
+                 its type"
+            ),
+            Some(args) => match self.check_args(event, args) {
+                Ok(()) => return,
+                Err(what) => format!(
+                    "event `{name}` was sent {place} with other arguments than declared: {what}"
+                ),
+            },
+        };
+        self.watch.problems.lock().insert(problem);
+    }
+
+    fn check_args(&self, event: &Payload, args: &Args) -> Result<(), String> {
+        let json = event.clone().into_args().to_json();
+        let values: Vec<Value> = serde_json::from_str(&json).unwrap_or_default();
+        check_args(&values, args, &self.definitions)
     }
 }

@@ -257,6 +257,12 @@ impl Session {
         self.out_bytes >= self.config.high_water
     }
 
+    /// Returns the bytes that are queued, or that the application holds back.
+    #[must_use]
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.out_bytes + self.held_bytes
+    }
+
     fn max_pending(&self) -> usize {
         match self.acks_awaited {
             0 => self.config.max_pending,

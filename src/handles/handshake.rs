@@ -79,25 +79,58 @@ impl Socket {
 impl Socket {
     /// Returns the handshake as JSON, in the form of `socket.handshake` in Node's server.
     pub(super) fn handshake_json(&self) -> Arc<str> {
+        let info = self.member.session.request.extension();
+        let address = info.map(|info: ConnectInfo<SocketAddr>| info.0.ip());
+        let auth = self.member.auth.as_deref().unwrap_or("{}");
+        let auth = serde_json::from_str::<&RawValue>(auth).ok();
+        self.node_handshake(self::address(address), Some(auth), true)
+            .into()
+    }
+
+    /// Returns the handshake as JSON without `auth`, and without the headers and the query unless
+    /// `has_head`. A header of a proxy may say what the client's address is.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn public_handshake_json(&self, has_head: bool) -> String {
+        let request = &self.member.session.request;
+        let of = |name| request.headers().find(|(each, _)| *each == name);
+        let proxied = of("cf-connecting-ip").or_else(|| of("x-forwarded-for"));
+        let address = proxied.map_or_else(
+            || {
+                let info = request.extension::<ConnectInfo<SocketAddr>>();
+                self::address(info.map(|info| info.0.ip()))
+            },
+            |(_, value)| latin1(value).into_owned(),
+        );
+        self.node_handshake(address, None::<()>, has_head)
+    }
+
+    fn node_handshake(
+        &self,
+        address: String,
+        auth: Option<impl Serialize>,
+        has_head: bool,
+    ) -> String {
         let request = &self.member.session.request;
         let issued = self.member.issued;
         let uri = request.uri();
         let scheme = request.extension::<Scheme>();
-        let info = request.extension::<ConnectInfo<SocketAddr>>();
-        let auth = self.member.auth.as_deref();
         let json = NodeHandshake {
-            headers: Headers(request.headers().collect()),
+            headers: Headers(request.headers().filter(|_| has_head).collect()),
             time: date(issued / 1000),
-            address: address(info.map(|info| info.0.ip())),
+            address,
             xdomain: request.headers().any(|(name, _)| name == header::ORIGIN),
             secure: scheme.as_ref().or(uri.scheme()) == Some(&Scheme::HTTPS),
             issued,
             url: uri.path_and_query().map_or("/", |url| url.as_str()),
-            query: query(&uri),
-            auth: serde_json::from_str::<&RawValue>(auth.unwrap_or("{}")).ok(),
+            query: if has_head {
+                query(&uri)
+            } else {
+                BTreeMap::new()
+            },
+            auth,
         };
         // It can always be written.
-        serde_json::to_string(&json).unwrap_or_default().into()
+        serde_json::to_string(&json).unwrap_or_default()
     }
 }
 
@@ -113,7 +146,8 @@ struct NodeHandshake<'a, Query, Auth> {
     issued: u64,
     url: &'a str,
     query: Query,
-    auth: Auth,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<Auth>,
 }
 
 fn address(address: Option<IpAddr>) -> String {
@@ -209,7 +243,7 @@ impl Serialize for Handshake {
             issued: self.issued_ms(),
             url: &self.url,
             query: &self.query,
-            auth: &self.auth,
+            auth: Some(&self.auth),
         };
         node.serialize(serializer)
     }

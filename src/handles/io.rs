@@ -55,6 +55,16 @@ impl SocketIo {
         self.hub.upgrade()
     }
 
+    /// Returns whether the handle belongs to another server with the same path.
+    pub(crate) fn has_path_of(&self, other: &Self) -> bool {
+        if Weak::ptr_eq(&self.hub, &other.hub) {
+            return false;
+        }
+        let (ours, theirs) = (self.hub(), other.hub());
+        ours.zip(theirs)
+            .is_some_and(|(ours, theirs)| ours.sessions.path == theirs.sessions.path)
+    }
+
     pub(crate) fn of_member(member: &Member) -> Self {
         Self {
             hub: member.namespace.weak_hub(),

@@ -31,7 +31,7 @@ use crate::hub::{Hub, ShutdownReport};
 ///
 /// The clients see a lost connection, `transport close`, and the official ones connect again by
 /// themselves. In a cluster with a log, their sockets are
-/// [recoverable](crate::cluster#recovery-between-servers) on the other servers.
+/// recoverable on the other servers: see [`Recovery`](crate::Recovery).
 ///
 /// # Graceful shutdown of the HTTP server
 ///
@@ -126,7 +126,9 @@ impl Shutdown {
     /// Sets the time after which what is left is cut, counted from the beginning of the shutdown.
     ///
     /// The default leaves a margin within the 30 s after which Kubernetes kills a process. A handler
-    /// that blocks its thread cannot be cut: the shutdown ends one second later without it. With a
+    /// that blocks its thread cannot be cut, and is not counted in
+    /// [`handlers_cut`](ShutdownReport::handlers_cut): the shutdown ends one second later without
+    /// it. With a
     /// [cluster](crate::cluster), the messages that wait take up to 6 s more.
     /// [`Duration::MAX`] waits for ever.
     ///

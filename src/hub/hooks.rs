@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use super::observer::Definition;
+use super::definition::Definition;
 use super::room_event::{RoomChange, RoomEvent};
 use super::{DisconnectReason, Hub};
 use crate::contract::Emitted;
@@ -25,6 +25,8 @@ pub(crate) struct Hooks<M> {
     pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
     /// The handler of all other server events.
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
+    /// Whether recovery has no effect on the namespace, even if it is on.
+    pub(crate) skips_recovery: bool,
     /// The definition of the namespace, for observers.
     pub(crate) definition: Arc<Definition>,
     pub(crate) trackers: Vec<Arc<dyn Tracker<M>>>,
@@ -54,6 +56,7 @@ impl<M> Default for Hooks<M> {
             emitted: Emitted::default(),
             server_events: HashMap::new(),
             server_event_fallback: None,
+            skips_recovery: false,
             definition: Arc::default(),
             trackers: Vec::new(),
         }

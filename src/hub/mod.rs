@@ -18,6 +18,9 @@
 //! | [`queue`] | the broadcasts to many sockets that wait to be delivered |
 //! | [`fanout`] | the task that delivers them |
 //! | [`hooks`] | the hooks of the application |
+//! | [`definition`] | the definition of a namespace, for observers and spans |
+//! | [`outcome`] | how a handler has ended |
+//! | [`spans`] | the spans for `tracing` |
 //! | [`observer`] | the observers: parts of this crate that hear what happens |
 //! | [`room_event`] | the events of the room hook |
 //! | [`recovery`] | connection state recovery |
@@ -35,6 +38,7 @@ use crate::sync::{Mutex, RwLock};
 pub(crate) mod acks;
 pub(crate) mod budget;
 mod cluster_error;
+pub(crate) mod definition;
 mod disconnect_reason;
 pub(crate) mod expiry;
 mod fanout;
@@ -44,6 +48,7 @@ pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod observer;
 pub(crate) mod other_servers;
+pub(crate) mod outcome;
 mod queue;
 pub(crate) mod recovery;
 pub(crate) mod request;
@@ -54,7 +59,8 @@ pub(crate) mod session;
 pub(crate) mod sessions;
 mod shutdown;
 mod shutdown_task;
-mod yield_now;
+pub(crate) mod spans;
+pub(crate) mod yield_now;
 
 pub use self::cluster_error::ClusterError;
 pub use self::disconnect_reason::DisconnectReason;

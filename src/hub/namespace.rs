@@ -71,6 +71,7 @@ impl LiveNamespace {
         hooks: Arc<Hooks>,
         hub: &Arc<Hub>,
     ) -> Self {
+        let recovers = !hooks.skips_recovery;
         Self {
             name,
             params,
@@ -78,8 +79,8 @@ impl LiveNamespace {
             parser: Arc::clone(&hub.parser),
             hooks,
             room_changes: RoomChanges::default(),
-            store: hub.new_store(),
-            over_log: hub.new_over_log(),
+            store: recovers.then(|| hub.new_store()).flatten(),
+            over_log: recovers.then(|| hub.new_over_log()).flatten(),
             max_rooms: hub.limits.rooms_per_socket,
             max_kept: hub.limits.kept,
             others: hub.others.clone(),

@@ -19,8 +19,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::DisconnectReason;
+use super::definition::{Definition, EventIndex};
 use super::member::Member;
 use super::namespace::LiveNamespace;
+use super::outcome::Outcome;
 use super::room_event::RoomEvent;
 use super::session::SharedSession;
 use crate::clock::now;
@@ -44,10 +46,13 @@ pub(crate) trait Observer: Send + Sync {
     /// The session's attempt to upgrade has failed. The session goes on with polling.
     fn upgrade_failed(&self, session: &Arc<SharedSession>) {}
 
-    /// The session has ended, after it was open for so long. Its sockets leave after this call.
+    /// The session has ended, after it was open for so long. `transport` is the last one that was
+    /// reported: that of the handshake, or WebSocket after [`upgraded`](Self::upgraded). Its sockets
+    /// leave after this call.
     fn connection_closed(
         &self,
         session: &Arc<SharedSession>,
+        transport: Transport,
         reason: CloseReason,
         lasted: Duration,
     ) {
@@ -63,6 +68,10 @@ pub(crate) trait Observer: Send + Sync {
     /// Packets were sent to the client: `bytes` of WebSocket frames or of the body that answers a
     /// poll. The bytes of a packet may be counted later than the packet.
     fn sent(&self, session: &SharedSession, transport: Transport, traffic: Traffic) {}
+
+    /// The bytes that are queued for all clients have changed by so many. They count as for
+    /// `max_buffered`.
+    fn buffered_changed(&self, change: i64) {}
 
     // Sockets
 
@@ -136,35 +145,6 @@ pub(crate) trait Observer: Send + Sync {
     fn cluster_up(&self, is_up: bool) {}
 }
 
-/// A definition of namespaces: those of one path, or of one predicate.
-#[derive(Debug, Default)]
-#[cfg_attr(
-    not(any(feature = "metrics", feature = "admin-ui")),
-    allow(dead_code, reason = "the observers of these features read it")
-)]
-pub(crate) struct Definition {
-    /// The position among the definitions of the server.
-    pub(crate) index: usize,
-    /// The path, which may have parameters. `None` for a predicate.
-    pub(crate) pattern: Option<Box<str>>,
-    /// The names of the events that have a handler, sorted. An [`EventIndex`] is a position in it.
-    pub(crate) events: Box<[Box<str>]>,
-}
-
-impl Definition {
-    /// Returns the index of an event's name.
-    pub(crate) fn position(&self, name: &str) -> EventIndex {
-        let found = self
-            .events
-            .binary_search_by(|event| event.as_ref().cmp(name));
-        found.ok()
-    }
-}
-
-/// The position of an event's name in [`Definition::events`]. `None` if the event has no handler of
-/// its own.
-pub(crate) type EventIndex = Option<usize>;
-
 /// Packets and bytes that were read or written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
@@ -179,14 +159,6 @@ pub(crate) enum Sent {
     ToOne,
     /// To the socket as a recipient of a broadcast.
     ToMany,
-}
-
-/// How a handler has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Ok,
-    Error,
-    Panic,
 }
 
 /// How the wait for an acknowledgement has ended.

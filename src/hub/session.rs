@@ -18,6 +18,7 @@ pub(crate) use self::task::{AfterRound, RoundStart};
 use super::budget::Budget;
 use super::observer::Observers;
 use super::request::StoredRequest;
+use super::spans::OptionalSpan;
 use crate::clock::now;
 use crate::engine_io::{Config, Session, SessionId, SessionParams};
 use crate::notice::Notices;
@@ -40,6 +41,8 @@ pub(crate) struct SharedSession {
     pub(crate) config: Arc<Config>,
     pub(crate) notices: Arc<Notices>,
     pub(crate) observers: Observers,
+    /// The span of the session.
+    pub(crate) span: OptionalSpan,
     /// When the session was opened.
     pub(crate) opened: Instant,
     pub(crate) request: StoredRequest,
@@ -70,6 +73,8 @@ struct Shared {
     /// The task that waits for an event in [`SharedSession::poll_event`].
     reader_waker: Option<Waker>,
     websocket: Option<Upgrade>,
+    /// The buffered bytes that the observers know of. `None` if the session has ended.
+    known_buffered: Option<usize>,
 }
 
 /// How the application ends a session and all its sockets.
@@ -119,6 +124,7 @@ impl SharedSession {
                 drain_wakers: Vec::new(),
                 reader_waker: None,
                 websocket: None,
+                known_buffered: Some(0),
             }),
             sid,
             number,
@@ -126,6 +132,7 @@ impl SharedSession {
             config,
             notices,
             observers,
+            span: OptionalSpan::default(),
             opened: now,
             request,
             params,
@@ -139,6 +146,14 @@ impl SharedSession {
 
     pub(crate) fn sid(&self) -> &SessionId {
         &self.sid
+    }
+
+    /// Reports a change of the buffered bytes to the observers.
+    fn notify_buffered(&self, change: i64) {
+        if change != 0 {
+            let observers = &self.observers;
+            observers.each(|observer| observer.buffered_changed(change));
+        }
     }
 
     #[inline]
@@ -160,6 +175,15 @@ impl SharedSession {
 }
 
 impl Shared {
+    /// Returns by how much the buffered bytes have changed since the last call.
+    fn take_buffered_change(&mut self) -> i64 {
+        let now = self.session.buffered_bytes();
+        match &mut self.known_buffered {
+            Some(known) => now as i64 - std::mem::replace(known, now) as i64,
+            None => 0,
+        }
+    }
+
     #[inline]
     fn snapshot(&self) -> Snapshot {
         Snapshot {

@@ -33,6 +33,8 @@ pub(crate) struct Sessions {
     /// Notified when a server that closes has one session less to wait for.
     changed: Notify,
     max: Option<usize>,
+    /// The path of the HTTP requests.
+    pub(crate) path: Box<str>,
     /// The kinds of notices that this server has logged.
     pub(crate) notices: Arc<Notices>,
     /// The observers of the server.
@@ -48,9 +50,10 @@ thread_local! {
 }
 
 impl Sessions {
-    pub(crate) fn new(max: Option<usize>) -> Self {
+    pub(crate) fn new(max: Option<usize>, path: &str) -> Self {
         Self {
             max,
+            path: path.into(),
             ..Self::default()
         }
     }

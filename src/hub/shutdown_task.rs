@@ -88,7 +88,12 @@ impl Run {
         let last_close = self.shutdown.times().last_close;
         let mut pace = Pace::new(self.shutdown.begun, last_close, sessions.len());
         loop {
-            let hurried = self.shutdown.hurried.notified();
+            let changed = pin!(self.sessions.changed().notified());
+            let hurried = pin!(self.shutdown.hurried.notified());
+            if self.sessions.has_ended_but_for_closers() {
+                sessions.iter().for_each(|session| session.shut_down());
+                return;
+            }
             let now = now();
             pace.hurry(now, self.shutdown.times().last_close);
             let next = loop {
@@ -103,8 +108,9 @@ impl Run {
             let Some(next) = next else {
                 return;
             };
-            // Either it is time for the next session, or the times have changed.
-            let _ = timeout_at(next.into(), hurried).await;
+            // Either it is time for the next session, or a session has ended, or the times have
+            // changed.
+            let _ = timeout_at(next.into(), select(changed, hurried)).await;
         }
     }
 

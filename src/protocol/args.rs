@@ -21,8 +21,12 @@ use serde::de::DeserializeOwned;
 use super::unit::is_unit;
 use super::{Payload, ReadError};
 
+#[cfg(feature = "admin-ui")]
+mod nested;
 mod writer;
 
+#[cfg(feature = "admin-ui")]
+pub(crate) use self::nested::Nested;
 pub(crate) use self::writer::ArgsWriter;
 pub use self::writer::EncodeError;
 use self::writer::after_first;
@@ -124,6 +128,15 @@ impl RawArgs {
         // No text is lost: the server wrote it, or checked it when it was read.
         json.push_str(&String::from_utf8_lossy(tail));
         json
+    }
+
+    /// Returns whether these are the arguments of an event, whose attachments are the same bytes in
+    /// memory.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn is_of(&self, event: &Payload) -> bool {
+        let place = |bytes: &Bytes| (bytes.as_ptr(), bytes.len());
+        let own = self.0.attachments().map(place);
+        self.0.json() == event.json() && own.eq(event.attachments().map(place))
     }
 
     /// Iterates over the attachments that were not read yet.

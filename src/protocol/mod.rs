@@ -66,6 +66,8 @@ use std::{error, fmt};
 use crate::engine_io::Message;
 
 pub(crate) use self::args::ArgsWriter;
+#[cfg(feature = "admin-ui")]
+pub(crate) use self::args::Nested;
 pub use self::args::{Args, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
 pub use self::json::JsonParser;
 #[cfg(feature = "msgpack")]

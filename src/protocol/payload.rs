@@ -139,6 +139,7 @@ impl Payload {
     /// # Errors
     ///
     /// Fails if an argument cannot be written as JSON, or if the JSON is longer than 2 GiB.
+    #[inline]
     pub fn args(namespace_len: usize, args: impl IntoArgs) -> Result<Self, EncodeError> {
         let mut out = ArgsWriter::new(Self::HEADROOM + namespace_len, args.len_hint());
         args.into_args(&mut out)?;

@@ -16,9 +16,12 @@ use serde::Serialize;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::extract::{FromConnect, FromEvent, InvalidArgs};
+use super::extract::{
+    FromConnect, FromEvent, HttpRejection, InvalidArgs, MissingExtension, NotADisconnect,
+};
 use super::route::{Erased, Route};
 use super::{Event, IntoReply, Reply};
+use crate::nearest::shortened;
 use crate::notice::notice;
 use crate::protocol::{RawArgs, TypedArgs, TypedEvent};
 
@@ -257,6 +260,7 @@ impl_handler!(@typed [T1 T2 T3 T4 T5 T6 T7]);
 /// Converts the rejection of an extractor into a reply, and logs the rejection. For example, the
 /// arguments do not fit the handler, or a value from a layer is missing.
 fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
+    log_mistake(event, &rejection);
     let invalid = (&rejection as &dyn Any).downcast_ref::<InvalidArgs>();
     let hint = invalid.and_then(InvalidArgs::hint);
     let is_unanswered = invalid.is_some() && !event.wants_ack();
@@ -285,6 +289,48 @@ fn rejected<R: IntoReply + 'static>(event: &Event, rejection: R) -> Reply {
         ),
     }
     reply
+}
+
+/// Logs a rejection that is a mistake of the server, with what to change.
+fn log_mistake(event: &Event, rejection: &dyn Any) {
+    let Some((missing, change)) = mistake(rejection) else {
+        return;
+    };
+    let socket = event.socket();
+    let Some(notices) = socket.notices() else {
+        return;
+    };
+    notice!(
+        notices.extractor.of(missing),
+        event = shortened(event.name()),
+        namespace = socket.namespace(),
+        missing,
+        "a handler cannot be called: {change}"
+    );
+}
+
+/// Returns the type that is missing, and what to change.
+fn mistake(rejection: &dyn Any) -> Option<(&'static str, &'static str)> {
+    if let Some(missing) = rejection.downcast_ref::<MissingExtension>() {
+        return Some((
+            missing.type_name(),
+            "store the extension with `Socket::insert` in the connect handler, or add a layer of \
+             axum's `Extension` to the router after the layer of Socket.IO",
+        ));
+    }
+    if rejection.is::<NotADisconnect>() {
+        return Some((
+            "DisconnectReason",
+            "only a handler of `Namespace::on_disconnect` has a reason",
+        ));
+    }
+    let http = rejection.downcast_ref::<HttpRejection>();
+    let http = http.filter(|http| http.status().is_server_error())?;
+    Some((
+        http.extractor(),
+        "what the extractor needs is missing: add the layer that provides it, such as axum's \
+         `Extension`, to the router after the layer of Socket.IO",
+    ))
 }
 
 /// A return type for the handler of a typed event. It is `R`, the event's [`TypedEvent::Reply`], or

@@ -18,10 +18,10 @@ use crate::contract::Declarations;
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
 use crate::hub::hooks::{ServerEventHandler as ServerEventFn, Tracker};
+use crate::hub::definition::{Definition, EventIndex};
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
 use crate::hub::namespace::Hooks;
-use crate::hub::observer::{Definition, EventIndex};
 use crate::protocol::{RawArgs, TypedEvent};
 
 /// The handlers of a namespace, for all its sockets.
@@ -637,6 +637,13 @@ where
             let route = handler(&state);
             Box::new(move |_: &S2| route)
         })
+    }
+
+    /// Exempts the namespace from recovery: its clients always get new sockets.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn without_recovery(mut self) -> Self {
+        self.hooks.skips_recovery = true;
+        self
     }
 
     /// Provides the state of the handlers, and converts them into routes.

@@ -26,7 +26,7 @@ use tower::load_shed::error::Overloaded;
 use tower::timeout::error::Elapsed;
 
 use crate::handles::{AckError, EmitError, EmitErrorKind};
-use crate::hub::observer::Outcome;
+use crate::hub::outcome::Outcome;
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
 /// The reply of a handler: arguments, or an error.

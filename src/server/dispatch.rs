@@ -12,7 +12,7 @@ use super::queued::Queued;
 use super::socket_driver::SocketDriver;
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
-use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId};
+use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId, Transport};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::observer::{Observer, since};
@@ -44,6 +44,8 @@ pub(super) struct Dispatch {
     consumed: Credit,
     /// The reason why the session has ended.
     closed: Option<CloseReason>,
+    /// The transport, as the observers know it.
+    transport: Transport,
     /// The deadline for handlers to answer, while the server shuts down.
     shutdown_deadline: Option<Instant>,
     /// Whether the session is to join `/` without a CONNECT.
@@ -65,6 +67,7 @@ impl Dispatch {
             inbox: VecDeque::new(),
             consumed: Credit::default(),
             closed: None,
+            transport: session.params.transport,
             shutdown_deadline: None,
             joins_main: session.params.revision == Revision::V3,
         }
@@ -271,8 +274,15 @@ impl Dispatch {
                 request,
                 waiting: Waiting::Decision(Decision::new(decision)),
             }),
-            None => self.reject_connect(request, INVALID),
+            None => self.reject_missing(request),
         }
+    }
+
+    /// Refuses a client because the namespace does not exist.
+    fn reject_missing(&mut self, request: ConnectRequest) {
+        self.server
+            .log_missing_namespace(&request.name, self.session.number);
+        self.reject_connect(request, INVALID);
     }
 
     /// Continues with the connect requests that are decided now. Returns whether there were any.
@@ -311,7 +321,7 @@ impl Dispatch {
             }
             // The namespace is open now: only the definition that opened it decides.
             Some(Opened::OwnedByAnother) => self.connect(request),
-            Some(Opened::TooMany) | None => self.reject_connect(request, INVALID),
+            Some(Opened::TooMany) | None => self.reject_missing(request),
         }
     }
 
@@ -400,8 +410,9 @@ impl Dispatch {
 
     fn notify_closed(&self, reason: CloseReason) {
         let session = &self.session;
+        session.span.closed(reason);
         let notify = |observer: &dyn Observer| {
-            observer.connection_closed(session, reason, since(session.opened));
+            observer.connection_closed(session, self.transport, reason, since(session.opened));
         };
         session.observers.each(notify);
     }
@@ -525,6 +536,7 @@ impl SessionApp for Dispatch {
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
                     SessionEvent::Upgraded => {
+                        self.transport = Transport::WebSocket;
                         let observers = &self.session.observers;
                         observers.each(|observer| observer.upgraded(&self.session));
                     }

@@ -6,6 +6,8 @@
 //! | [`pending_connect`] | connect requests that wait for a predicate |
 //! | [`socket_driver`] | the handlers of one socket |
 //! | [`expiry`] | the deadlines of sockets |
+//! | [`calls`] | calls of handlers, and their panics |
+//! | [`observed`] | a handler that is observed |
 //! | [`queued`] | an event that waits for its handler |
 //! | [`credit`] | the credit of flow control |
 
@@ -19,13 +21,17 @@ use crate::clock::now;
 use crate::hub::Hub;
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::session::SharedSession;
+use crate::nearest::nearest;
+use crate::notice::notice;
 use crate::protocol::NamespaceName;
 use crate::routing::{NamespaceRequest, Predicate, Routes};
 use crate::transport::{Application, SessionApp};
 
+mod calls;
 mod credit;
 mod dispatch;
 mod expiry;
+mod observed;
 mod pending_connect;
 mod queued;
 mod socket_driver;
@@ -36,6 +42,8 @@ pub(crate) struct Server {
     router: matchit::Router<Definition>,
     /// The predicates for names that match no path, in the order in which they run.
     predicates: Vec<(Predicate, Arc<Routes>)>,
+    /// The paths without parameters.
+    names: Vec<Box<str>>,
     pub(crate) connect_timeout: Duration,
 }
 
@@ -64,11 +72,13 @@ impl Server {
         let observers = &hub.sessions.observers;
         observers.each(|observer| observer.defined(&definitions));
         let mut router = matchit::Router::new();
+        let mut names = Vec::new();
         for (path, routes) in namespaces {
             let is_static = !path.contains('{');
             if is_static {
                 let name = NamespaceName::from(&*path);
                 hub.open(&name, Vec::new(), true, &routes.hooks);
+                names.push(Box::from(&*path));
             }
             let definition = Definition {
                 routes: Arc::new(routes),
@@ -85,7 +95,40 @@ impl Server {
                 .into_iter()
                 .map(|(predicate, routes)| (predicate, Arc::new(routes)))
                 .collect(),
+            names,
             connect_timeout,
+        }
+    }
+
+    /// Logs that a client is refused because the namespace does not exist. A predicate that refuses a
+    /// client does so on purpose.
+    fn log_missing_namespace(&self, name: &NamespaceName, session: u64) {
+        let notices = &self.hub.sessions.notices;
+        if self.router.at(name).is_ok() {
+            notice!(
+                notices.too_many_namespaces,
+                session,
+                namespace = &**name,
+                max = self.hub.limits.dynamic_namespaces,
+                "a client is refused: there are as many dynamic namespaces as \
+                 `max_dynamic_namespaces` allows",
+            );
+        } else if self.predicates.is_empty() {
+            let names = self.names.iter().map(|name| &**name);
+            notice!(
+                notices.namespace,
+                session,
+                namespace = &**name,
+                did_you_mean = nearest(name, names),
+                "a client asks for a namespace that does not exist: add it with \
+                 `SocketIoBuilder::namespace`, or correct the URL of the client",
+            );
+        } else {
+            tracing::debug!(
+                session,
+                namespace = &**name,
+                "no predicate accepts the client"
+            );
         }
     }
 

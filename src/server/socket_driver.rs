@@ -4,25 +4,29 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::calls::{call, poll};
 use super::credit::Credit;
+use super::observed::{HandlerInSpan, ObservedHandler};
 use super::pending_connect::ConnectRequest;
 use super::queued::Queued;
 use crate::engine_io::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
+use crate::hub::definition::EventIndex;
 use crate::hub::member::Member;
 use crate::hub::namespace::Membership;
-use crate::hub::observer::{EventIndex, since};
 use crate::hub::recovery::Handover;
+use crate::hub::spans::OptionalSpan;
+use crate::nearest::{nearest, shortened};
 use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
-use crate::routing::{ErrorReply, Event, Reply, Route, Routes};
+use crate::routing::{ErrorReply, Event, Reply, Routes};
 use crate::transport::guarded;
 
 /// A socket and its handlers. The socket leaves its namespace when the driver is dropped.
@@ -36,6 +40,10 @@ pub(super) struct SocketDriver {
     /// The credit of the CONNECT, while the connect handler runs.
     connect_credit: Credit,
     running: Vec<Running>,
+    /// The span of the socket.
+    span: OptionalSpan,
+    /// Whether there is a span or an observer.
+    is_observed: bool,
 }
 
 enum Phase {
@@ -59,15 +67,6 @@ struct Running {
     ack: Option<u64>,
     /// Whether other handlers need not wait for this one.
     is_concurrent: bool,
-    observed: Observed,
-}
-
-/// What the observers get when a handler has ended.
-#[derive(Clone, Copy)]
-struct Observed {
-    event: EventIndex,
-    /// `None` if there is no observer.
-    started: Option<Instant>,
 }
 
 /// How long a client waits for CONNECT while a broker opens its namespace and its rooms.
@@ -83,10 +82,17 @@ impl SocketDriver {
         routes: Arc<Routes>,
     ) -> Self {
         let event = Event::connect(Socket::new(Arc::clone(&membership.0)), request.auth);
-        let connecting = match membership.0.handover() {
+        let member = &membership.0;
+        let span = member.session.span.connect(
+            &member.namespace.name,
+            &routes.hooks.definition,
+            member.auth.as_deref(),
+        );
+        let is_observed = !span.is_none() || !member.session.observers.is_empty();
+        let connecting = HandlerInSpan::wrap(&span, || match member.handover() {
             None => call(&routes.connect, event),
             Some(handover) => recover(Arc::clone(handover), Arc::clone(&routes), event),
-        };
+        });
         Self {
             slot: Some(request.slot),
             phase: Phase::Connecting(connecting),
@@ -95,6 +101,8 @@ impl SocketDriver {
             queue: request.queue,
             connect_credit: request.credit,
             running: Vec::new(),
+            is_observed,
+            span,
         }
     }
 
@@ -309,13 +317,7 @@ impl SocketDriver {
             match poll(&mut running.future, cx) {
                 Poll::Pending => at += 1,
                 Poll::Ready(reply) => {
-                    let Running {
-                        future,
-                        ack,
-                        observed,
-                        ..
-                    } = self.running.remove(at);
-                    self.notify_ended(observed, &reply);
+                    let Running { future, ack, .. } = self.running.remove(at);
                     // A destructor of the application may run here.
                     let _ = guarded(move || drop(future));
                     self.answer(ack, reply);
@@ -349,23 +351,30 @@ impl SocketDriver {
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
         let name = queued.payload.name_bytes().unwrap_or_default();
         let Some(found) = self.routes.find(name) else {
-            let member = self.member();
-            let observers = &member.session.observers;
-            observers.each(|observer| observer.event_received(member, None, &queued.payload));
+            if self.is_observed {
+                self.notify_received(None, &queued.payload);
+            }
             self.log_missing_handler(queued.payload.name());
             return self.answer(
                 queued.ack,
                 Err(ErrorReply::new("no handler for this event")).into(),
             );
         };
-        let observed = self.notify_received(found.index, &queued.payload);
+        let span = match self.is_observed {
+            true => Some(self.notify_received(found.index, &queued.payload)),
+            false => None,
+        };
         let socket = Socket::new(Arc::clone(self.member()));
         let event = Event::event(socket, queued.payload, queued.ack);
-        let mut future = call(&found.route, event);
+        let mut future = match span {
+            None => call(&found.route, event),
+            Some(span) => {
+                ObservedHandler::call(&found.route, self.member(), found.index, span, event)
+            }
+        };
         let is_concurrent = found.is_concurrent;
         match poll(&mut future, cx) {
             Poll::Ready(reply) => {
-                self.notify_ended(observed, &reply);
                 let _ = guarded(move || drop(future));
                 self.answer(queued.ack, reply);
             }
@@ -373,29 +382,18 @@ impl SocketDriver {
                 future,
                 ack: queued.ack,
                 is_concurrent,
-                observed,
             }),
         }
     }
 
-    #[inline]
-    fn notify_received(&self, event: EventIndex, payload: &Payload) -> Observed {
+    /// Reports an event to the observers, and returns its span.
+    #[inline(never)]
+    fn notify_received(&self, event: EventIndex, payload: &Payload) -> OptionalSpan {
         let member = self.member();
         let observers = &member.session.observers;
         observers.each(|observer| observer.event_received(member, event, payload));
-        let started = observers.started();
-        Observed { event, started }
-    }
-
-    #[inline]
-    fn notify_ended(&self, observed: Observed, reply: &Reply) {
-        let Some(started) = observed.started else {
-            return;
-        };
-        let (event, outcome, took) = (observed.event, reply.outcome(), since(started));
-        let member = self.member();
-        let observers = &member.session.observers;
-        observers.each(|observer| observer.handler_ended(member, event, outcome, took));
+        let (namespace, definition) = (&member.namespace.name, &self.routes.hooks.definition);
+        self.span.event(namespace, definition, event, payload)
     }
 
     fn log_missing_handler(&self, event: Option<&str>) {
@@ -403,9 +401,12 @@ impl SocketDriver {
         let Some(notices) = Socket::new(Arc::clone(member)).notices() else {
             return;
         };
+        let names = self.routes.events.keys();
+        let names = names.filter_map(|name| std::str::from_utf8(name).ok());
         notice!(
             notices.no_handler,
-            event,
+            event = event.map(shortened),
+            did_you_mean = event.and_then(|event| nearest(event, names)),
             namespace = &*member.namespace.name,
             socket = %member.id,
             "an event has no handler: register one with `Namespace::on`, or a `fallback` for all"
@@ -427,10 +428,8 @@ impl SocketDriver {
             Some(Some(layered)) => {
                 let mut event = self.disconnect_event();
                 let handler_reached = event.handler_reached();
-                self.set_phase(Phase::DisconnectLayers(
-                    call(layered, event),
-                    Some(handler_reached),
-                ));
+                let layers = HandlerInSpan::wrap(&self.span, || call(layered, event));
+                self.set_phase(Phase::DisconnectLayers(layers, Some(handler_reached)));
             }
             Some(None) => self.disconnect_past_layers(),
             None => self.set_phase(Phase::Ended),
@@ -439,7 +438,8 @@ impl SocketDriver {
 
     fn disconnect_past_layers(&mut self) {
         if let Some(route) = &self.routes.disconnect {
-            let handler = call(&route.bare, self.disconnect_event());
+            let event = self.disconnect_event();
+            let handler = HandlerInSpan::wrap(&self.span, || call(&route.bare, event));
             self.set_phase(Phase::Disconnecting(handler));
         }
     }
@@ -501,18 +501,4 @@ fn recover(
         }
         call(&routes.connect, event).await
     })
-}
-
-fn call(route: &Route, event: Event) -> BoxFuture<'static, Reply> {
-    guarded(|| route.call(event)).unwrap_or_else(|_| Box::pin(std::future::ready(panicked())))
-}
-
-fn poll(future: &mut BoxFuture<'static, Reply>, cx: &mut Context<'_>) -> Poll<Reply> {
-    guarded(|| future.as_mut().poll(cx)).unwrap_or_else(|_| Poll::Ready(panicked()))
-}
-
-/// Returns the reply of a handler that panicked. The panic hook has reported the panic already.
-fn panicked() -> Reply {
-    tracing::error!("a handler panicked");
-    Reply::panicked()
 }

@@ -98,6 +98,10 @@ impl HttpOptions {
         self
     }
 
+    pub(crate) fn has_cors(&self) -> bool {
+        self.cors.is_some()
+    }
+
     /// Sets the pages that may connect, without CORS headers. Use it where another layer adds the
     /// headers.
     ///

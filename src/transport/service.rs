@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum_core::BoxError;
@@ -28,6 +29,7 @@ use crate::engine_io::{
 use crate::hub::request::StoredRequest;
 use crate::hub::session::{SharedSession, Upgrade};
 use crate::hub::sessions::Sessions;
+use crate::hub::spans::OptionalSpan;
 use crate::notice::notice;
 use crate::random::random;
 use crate::websocket::{DEFLATE_ACCEPTED, accept_key, accepts_deflate, is_valid_key};
@@ -45,6 +47,8 @@ pub(crate) struct HttpService {
     pub(crate) application: Arc<dyn Application>,
     /// The path of the server, without a slash at its end.
     pub(crate) path: Box<str>,
+    /// Whether a service was made of the layer.
+    pub(crate) is_wrapped: AtomicBool,
 }
 
 /// How a request is to be served. Making a plan changes nothing.
@@ -76,6 +80,30 @@ impl HttpService {
     pub(crate) fn serves(&self, path: &str) -> bool {
         path.strip_prefix(&*self.path)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Returns the path as a client sets it.
+    pub(crate) fn shown_path(&self) -> &str {
+        match &*self.path {
+            "" => "/",
+            path => path,
+        }
+    }
+
+    /// Records that a service was made of the layer.
+    pub(crate) fn mark_wrapped(&self) {
+        self.is_wrapped.store(true, Ordering::Relaxed);
+    }
+
+    /// Logs that a layer with the same path is around this one, and gets all requests for the path.
+    #[cold]
+    pub(crate) fn log_same_path(&self) {
+        notice!(
+            self.sessions.notices.same_path,
+            path = self.shown_path(),
+            "two servers have the same path, and the inner one gets no request: build one server \
+             with all namespaces, or set another `path`",
+        );
     }
 
     /// Returns a router that has `service` at the server's path and at all paths below it.
@@ -421,15 +449,19 @@ impl HttpService {
         parts: Parts,
         upgrade: Option<Upgrade>,
     ) -> Arc<SharedSession> {
-        let session = Arc::new(SharedSession::open(
+        let number = self.sessions.next_number();
+        let span = OptionalSpan::connection(number, params.transport, &parts.headers);
+        let mut session = SharedSession::open(
             Arc::clone(&self.config),
             Arc::clone(&self.sessions.notices),
             self.sessions.observers.clone(),
             session_id(params),
-            self.sessions.next_number(),
+            number,
             params,
             StoredRequest::new(parts),
-        ));
+        );
+        session.span = span;
+        let session = Arc::new(session);
         tracing::debug!(session = session.number, transport = %params.transport, "opened");
         let guard = self.sessions.insert(Arc::clone(&session));
         let observers = &session.observers;
@@ -443,12 +475,21 @@ impl HttpService {
 
 impl Drop for HttpService {
     fn drop(&mut self) {
-        if self.sessions.is_unused() {
-            tracing::warn!(
-                path = &*self.path,
+        if !self.sessions.is_unused() {
+            return;
+        }
+        match *self.is_wrapped.get_mut() {
+            true => tracing::warn!(
+                path = self.shown_path(),
                 "a server is dropped before any request has reached it: a fallback or a merge after \
-                 `Router::layer` replaces the service that the layer wraps; `into_router` works in any order",
-            );
+                 `Router::layer` replaces the service that the layer wraps, and a layer around it \
+                 with the same path gets its requests; `into_router` works in any order",
+            ),
+            false => tracing::warn!(
+                path = self.shown_path(),
+                "the layer of a server is dropped and was never added to a router: add it with \
+                 `Router::layer`, or merge its `into_router`; the handle does not keep the server",
+            ),
         }
     }
 }

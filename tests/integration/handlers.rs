@@ -744,6 +744,49 @@ async fn typed_events_are_named_by_their_type() {
     );
 }
 
+#[derive(Serialize, Deserialize)]
+struct Move(i32, Option<i32>);
+
+impl TypedEvent for Move {
+    const NAME: &'static str = "move";
+    const SPREAD: bool = true;
+    type Reply = i32;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Ready;
+
+impl TypedEvent for Ready {
+    const NAME: &'static str = "ready";
+    const SPREAD: bool = true;
+    type Reply = ();
+}
+
+#[tokio::test]
+async fn the_fields_of_a_typed_event_may_be_its_arguments() {
+    async fn go(Move(x, y): Move, socket: Socket) -> i32 {
+        socket.send(Move(x, y));
+        socket.everyone().send(Ready);
+        x + y.unwrap_or_default()
+    }
+    async fn ready(Ready: Ready) {}
+    let namespace = Namespace::new().on_typed(go).on_typed(ready);
+    let mut client = Polling::connect(&main_app(namespace).0).await;
+    let answer = client.ask(r#"421["move",3,4]"#).await;
+    assert_eq!(answer, r#"42["move",3,4]"#);
+    assert_eq!(client.next().await, r#"42["ready"]"#);
+    assert_eq!(client.next().await, "431[7]");
+    // As with `Args`, a missing argument is `null`, and surplus ones are ignored.
+    let answer = client.ask(r#"422["move",3]"#).await;
+    assert_eq!(answer, r#"42["move",3,null]"#);
+    assert_eq!(client.next().await, r#"42["ready"]"#);
+    assert_eq!(client.next().await, "432[3]");
+    let answer = client.ask(r#"423["move",[3,4]]"#).await;
+    assert!(answer.starts_with(r#"433[{"error":"#), "{answer}");
+    assert_eq!(client.ask(r#"424["ready"]"#).await, "434[]");
+    assert_eq!(client.ask(r#"425["ready",1]"#).await, "435[]");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_layer_wraps_one_event() {
     async fn slow() {

@@ -5,6 +5,8 @@ mod objects;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(all(feature = "admin-ui", feature = "testing"))]
+mod admin;
 mod broadcast;
 mod closing;
 #[cfg(feature = "testing")]
@@ -19,10 +21,13 @@ mod fanout;
 mod front;
 mod handlers;
 mod handshake;
+mod help;
 mod layers;
 mod limits;
 #[cfg(feature = "testing")]
 mod middleware;
+#[cfg(all(feature = "metrics", feature = "testing"))]
+mod metrics;
 mod namespaces;
 mod over_log;
 mod parsers;
@@ -32,6 +37,8 @@ mod promises;
 mod rate_limit;
 mod recovery;
 mod routers;
+mod spans;
+mod shutdown;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;

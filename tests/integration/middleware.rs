@@ -231,3 +231,44 @@ async fn a_middleware_sees_every_outcome() {
     ];
     assert_eq!(*seen.lock().expect("no panic"), expected);
 }
+
+/// Counts when it is dropped.
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destructor_in_a_middleware_runs_whatever_the_handler_does() {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let returned = Arc::new(AtomicUsize::new(0));
+    let audit = {
+        let (dropped, returned) = (Arc::clone(&dropped), Arc::clone(&returned));
+        move |event: Event, next: Next| {
+            let entry = Dropped(Arc::clone(&dropped));
+            let returned = Arc::clone(&returned);
+            async move {
+                let _entry = entry;
+                let reply = next.run(event).await;
+                returned.fetch_add(1, Ordering::SeqCst);
+                reply
+            }
+        }
+    };
+    let namespace = Namespace::new()
+        .on("panics", async || -> () { panic!("as the test wants") })
+        .on("hangs", async || pending::<()>().await)
+        .layer(middleware::from_fn(audit))
+        .layer(TimeoutLayer::new(SECOND))
+        .on_connect(async || ());
+    let (app, _io) = main_app(namespace);
+    let client = client(&app).await;
+    let answer = ask(&client, "panics").await;
+    assert_eq!(answer, json!({ "error": "internal error" }));
+    assert_eq!(ask(&client, "hangs").await, json!({ "error": "timed out" }));
+    assert_eq!(dropped.load(Ordering::SeqCst), 2);
+    assert_eq!(returned.load(Ordering::SeqCst), 0);
+}

@@ -209,6 +209,43 @@ async fn the_sockets_of_a_server_that_closes_are_saved() {
 }
 
 #[tokio::test]
+async fn the_sockets_of_a_server_that_shuts_down_are_saved() {
+    let [(app_a, a), (app_b, b)] = two().await;
+    let (client, mut seat) = connect(&app_a).await;
+    let poll = client.poll();
+    let report = a.shutdown().await;
+    assert_eq!(report.closed, 1);
+    assert_eq!(poll.await.expect("no panic").body(), "1");
+    b.emit("missed", 1);
+    let (_client, missed) = events_back(&app_b, &mut seat).await;
+    assert_eq!(names(&missed), ["missed"]);
+    // The server has left the cluster.
+    assert_eq!(b.server_count().await, Ok(1));
+}
+
+#[tokio::test]
+async fn the_sockets_that_a_shutdown_cuts_are_saved() {
+    let memory = Memory::with_log();
+    let recovery = Recovery::within(WITHIN);
+    let wait = Namespace::new().on("wait", std::future::pending::<()>);
+    let (layer, a) = builder(wait)
+        .recovery(recovery)
+        .cluster(memory.clone())
+        .build();
+    let app_a = app(layer);
+    let (app_b, b) = server(memory);
+    connected(&a).await;
+    connected(&b).await;
+    let (mut client, mut seat) = connect(&app_a).await;
+    client.send(r#"42["wait"]"#).await;
+    let report = a.shutdown().deadline(Duration::from_millis(100)).await;
+    assert_eq!((report.cut, report.handlers_cut), (1, 1));
+    b.emit("missed", 1);
+    let (_client, missed) = events_back(&app_b, &mut seat).await;
+    assert_eq!(names(&missed), ["missed"]);
+}
+
+#[tokio::test]
 async fn the_sockets_of_a_server_that_crashes_are_saved_early() {
     let memory = Memory::with_log();
     let early = || Recovery::within(WITHIN).save_early(true);

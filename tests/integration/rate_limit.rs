@@ -437,3 +437,16 @@ async fn a_handler_and_a_middleware_may_refuse_in_the_same_way() {
     assert_eq!(ask(&client, "say").await, refused(2_000));
     assert_eq!(ask(&client, "export").await, refused(2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_function_that_panics_ends_only_its_event() {
+    let key = |event: &Event| assert!(!event.args().to_json().contains("bad"), "as it wants");
+    let limit = RateLimitLayer::per_key(RateLimit::per_second(5), key);
+    let namespace = Namespace::new().on("say", async || 1).layer(limit.clone());
+    let (app, _io) = main_app(namespace);
+    let client = client(&app).await;
+    let answer: Value = client.emit_with_ack("say", "bad").await.expect("an answer");
+    assert_eq!(answer, json!({ "error": "internal error" }));
+    assert_eq!(ask(&client, "say").await, 1);
+    assert_eq!(limit.refused_count(), 0);
+}

@@ -607,20 +607,35 @@ describe("the window", () => {
     await Promise.all([ann, bob].map((page) => sees(page, ".message", "Hello from another window")));
   });
 
-  test("a duplicated window takes over the name, and the first window says so", async () => {
-    const ann = await user("Ann");
+  test("two tabs of one name are one entry, and closing one of them shows no leave", async () => {
+    const [ann, bob] = await pair();
+    // Of every list that Bob's page has shown.
+    await bob.evaluate(() => {
+      window.lists = [];
+      const names = () => [...document.querySelectorAll("#people li")].map((line) => line.textContent.trim());
+      const note = () => lists.push(names());
+      new MutationObserver(note).observe(document.getElementById("people"), { childList: true, subtree: true });
+    });
     // With an opener, a window starts with a copy of what the page has stored.
     await ann.locator("#about a").evaluate((link) => (link.rel = "opener"));
     const [copy] = await Promise.all([ann.context().waitForEvent("page"), ann.click("#about a")]);
     await sees(copy, "#people", "Ann (you)");
-    await sees(ann, "#refused", "Ann has moved to another window.");
-    assert.equal(await ann.inputValue("#name"), "Ann");
+    await join(copy, "tea");
+    await sees(bob, "#rooms", "# tea");
+    assert.equal(await bob.locator("#people li", { hasText: "Ann" }).count(), 1);
+    assert.equal(await copy.evaluate(() => everywhere.get("lobby").join()), "Ann,Bob");
 
-    await ann.click("#login button");
-    await sees(ann, "#people", "Ann (you)");
-    await sees(copy, "#refused", "Ann has moved to another window.");
-    await enter(copy, "Copy");
-    await sees(ann, "#people", "Copy");
+    // When the tab has gone, after its grace, the room that only it was in has, too.
+    await copy.close();
+    await seesNo(bob, '#rooms [data-room="tea"]', "tea");
+    await say(ann, "still here");
+    await sees(bob, ".message", "still here");
+    assert.equal(await bob.locator("#people li", { hasText: "Ann" }).count(), 1);
+    const without = await bob.evaluate(() => lists.filter((list) => !list.some((name) => name.includes("Ann"))));
+    assert.deepEqual(without, []);
+
+    await ann.context().close();
+    await seesNo(bob, "#people li", "Ann");
   });
 
   test("the name can be changed", async () => {
@@ -758,6 +773,29 @@ describe("the client's bundle", () => {
   });
 });
 
+/** The bytes of a picture of mountains. */
+async function landscape(page) {
+  const url = await page.evaluate(() => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 960, height: 540 });
+    const context = canvas.getContext("2d");
+    const sky = context.createLinearGradient(0, 0, 0, 540);
+    [["#26336d", 0], ["#e8798a", 0.55], ["#ffd08a", 1]].forEach(([color, at]) => sky.addColorStop(at, color));
+    const fill = (style, ...points) => {
+      context.fillStyle = style;
+      context.beginPath();
+      for (let at = 0; at < points.length; at += 2) context.lineTo(points[at], points[at + 1]);
+      context.fill();
+    };
+    fill(sky, 0, 0, 960, 0, 960, 540, 0, 540);
+    const sun = Array.from({ length: 64 }, (_, at) => (at / 32) * Math.PI);
+    fill("#fff3d6", ...sun.flatMap((angle) => [610 + 64 * Math.cos(angle), 220 + 64 * Math.sin(angle)]));
+    fill("#5c4680", 0, 360, 190, 220, 330, 330, 520, 150, 700, 370, 830, 270, 960, 360, 960, 540, 0, 540);
+    fill("#2d2450", 0, 470, 240, 380, 480, 460, 700, 390, 960, 480, 960, 540, 0, 540);
+    return canvas.toDataURL("image/png");
+  });
+  return Buffer.from(url.split(",")[1], "base64");
+}
+
 /** The texts in view whose contrast to the ground behind them is less than 4.5, as WCAG counts it. */
 function faint() {
   const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
@@ -854,6 +892,7 @@ describe("its look", () => {
     await state(ann, "connecting");
     await say(ann, "later");
     await ann.locator("[data-tick=waiting]").waitFor();
+    await sees(ann, "#offline", "The connection is lost");
     await look(ann);
     await server.start();
     await Promise.all([state(ann, "connected"), state(bob, "connected")]);
@@ -880,10 +919,10 @@ describe("its look", () => {
     }
   });
 
-  test("nothing overflows a screen of 390 pixels, even with the longest names", async () => {
+  test("nothing overflows a screen of 360 pixels, even with the longest names", async () => {
     const ann = await user("W".repeat(24));
     await join(ann, "M".repeat(24));
-    await ann.setViewportSize({ width: 390, height: 780 });
+    await ann.setViewportSize({ width: 360, height: 740 });
     const outside = () =>
       ann.evaluate(() => {
         return [...document.querySelectorAll("body *:not(.spoken)")]
@@ -906,31 +945,150 @@ describe("its look", () => {
     await ann.click("#menu");
     await server.kill();
     await state(ann, "connecting");
+    await sees(ann, "#offline", "The connection is lost");
     assert.deepEqual(await outside(), []);
+    const scrolls = () => {
+      const all = [document.documentElement, ...document.querySelectorAll("body *:not(.cut, .spoken, .from)")];
+      return all.filter((one) => one.scrollWidth > one.clientWidth && getComputedStyle(one).overflowX === "auto");
+    };
+    assert.equal((await ann.evaluate(scrolls)).length, 0);
+    assert.equal(await ann.evaluate(() => document.documentElement.scrollWidth), 360);
   });
 
+  test("all controls have a name, and can be reached by the Tab key", async () => {
+    const unnamed = (page) =>
+      page.evaluate(() => {
+        const named = (element) =>
+          element.getAttribute("aria-label") ?? (element.labels?.[0] ?? element).textContent.trim();
+        return [...document.querySelectorAll("a, button, input, textarea, [role=log], [role=region]")]
+          .filter((element) => element.checkVisibility() && !named(element) && !element.getAttribute("aria-labelledby"))
+          .map((element) => element.outerHTML.slice(0, 80));
+      });
+    /** The ids, or the texts, of what has the focus, until it comes round. */
+    const round = async (page) => {
+      const seen = [];
+      for (;;) {
+        await page.keyboard.press("Tab");
+        const at = await page.evaluate(() => {
+          const { activeElement: element } = document;
+          return element === document.body ? "" : element.id || element.textContent.trim().replace(/\s+/g, " ");
+        });
+        if (seen.includes(at)) return seen;
+        seen.push(at);
+        const outline = await page.evaluate(() => {
+          const ring = document.activeElement.closest("#say label") ?? document.activeElement;
+          return document.activeElement === document.body || getComputedStyle(ring).outlineStyle;
+        });
+        assert.notEqual(outline, "none", `a ring around ${at}`);
+      }
+    };
+    const door = await open();
+    assert.deepEqual(await unnamed(door), []);
+    assert.deepEqual((await round(door)).filter(Boolean).sort(), ["Enter", "name", "open a second window"]);
+
+    const [ann, bob] = await pair();
+    await say(bob, "Hello");
+    await sees(ann, ".message", "Hello");
+    assert.deepEqual(await unnamed(ann), []);
+    const reached = await round(ann);
+    for (const id of ["room", "+", "quit", "log", "image", "text", "Send"]) {
+      assert.ok(reached.includes(id), `${id} is among ${reached}`);
+    }
+    await ann.setViewportSize({ width: 360, height: 740 });
+    assert.ok((await round(ann)).includes("menu"));
+  });
+
+  test("a name or a text from right to left is shown so, and does not turn what is around it", async () => {
+    const [ann, bob] = [await user("دانا"), await user("Bob")];
+    await sees(bob, "#people", "دانا");
+    await say(ann, "שלום!");
+    await sees(bob, ".message", "שלום!");
+    const direction = (where) => bob.locator(where).first().evaluate((element) => getComputedStyle(element).direction);
+    assert.equal(await direction(".bubble"), "rtl");
+    assert.equal(await direction(".message .from span"), "rtl");
+    assert.equal(await direction(".message"), "ltr");
+    await say(bob, "Hello!");
+    await delivered(bob, "Hello!");
+    assert.equal(await direction(".mine .bubble"), "ltr");
+  });
+
+  test("messages in a row show the name once, and all of them have it", async () => {
+    const [ann, bob] = await pair();
+    for (const text of ["one", "two"]) await say(ann, text);
+    await sees(bob, ".message", "two");
+    await say(bob, "three");
+    await delivered(bob, "three");
+    await say(ann, "four");
+    await sees(bob, ".message", "four");
+    const messages = await bob.locator(".message:not(.mine)").evaluateAll((all) =>
+      all.map((one) => [
+        one.querySelector(".from .cut").textContent,
+        one.querySelector(".from").getBoundingClientRect().width > 1,
+      ]),
+    );
+    assert.deepEqual(messages, [["Ann", true], ["Ann", false], ["Ann", true]]);
+  });
+
+  test("addresses are links, and nothing else is", async () => {
+    const [ann, bob] = await pair();
+    await say(ann, "see https://example.org/a?b=c. <a href='javascript:alert()'>or</a> javascript:alert(1)");
+    const links = bob.locator(".bubble a");
+    await links.first().waitFor();
+    const found = await links.evaluateAll((all) => all.map((link) => [link.href, link.target, link.rel]));
+    assert.deepEqual(found, [["https://example.org/a?b=c", "_blank", "noopener noreferrer"]]);
+    await sees(bob, ".bubble", "<a href='javascript:alert()'>or</a>");
+  });
+
+  test("the title counts what has not been read", async () => {
+    const [ann, bob] = await pair();
+    assert.equal(await ann.title(), "# lobby · Chat");
+    await join(ann, "tea");
+    await say(bob, "in the lobby");
+    await ann.waitForFunction(() => document.title === "(1) # tea · Chat");
+    await ann.click('#rooms [data-room="lobby"]');
+    await ann.waitForFunction(() => document.title === "# lobby · Chat");
+    // Headless windows are never hidden.
+    const hide = (hidden) =>
+      ann.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    await hide(true);
+    await say(bob, "and while you look elsewhere");
+    await ann.waitForFunction(() => document.title === "(1) # lobby · Chat");
+    await hide(false);
+    await ann.waitForFunction(() => document.title === "# lobby · Chat");
+    await ann.click("#quit");
+    assert.equal(await ann.title(), "Chat");
+  });
+
+  // `docs/images/` has these pictures.
   test("two pages in a conversation, and one on a telephone", async () => {
     const [ann, bob] = await pair(WAYS["polling, then websocket"]);
     await join(bob, "tea");
     await bob.click('#rooms [data-room="lobby"]');
-    await say(ann, "Good morning! Has anybody seen the new build?");
+    await say(ann, "Good morning! Did you get up to the ridge after all?");
     await sees(bob, ".message", "Good morning");
-    await say(bob, "It is green. Here is how it looks:");
-    await bob.setInputFiles("#image", { name: "red.png", mimeType: "image/png", buffer: IMAGE });
-    await ann.locator(".message img").waitFor();
-    await say(ann, "Very red, I would say.");
-    await delivered(ann, "Very red");
-    await bob.type("#text", "Well");
+    await say(bob, "I did. Up before the sun, and worth every step 🥾");
+    await bob.setInputFiles("#image", { name: "ridge.png", mimeType: "image/png", buffer: await landscape(bob) });
+    await ann.locator(".message img").evaluate((img) => img.decode());
+    await say(ann, "Oh, that light 🤩");
+    await delivered(ann, "that light");
+    await bob.type("#text", "Next");
     await sees(ann, "#typing", "Bob is typing");
+    await ann.setViewportSize({ width: 1200, height: 800 });
+    await atEnd(ann);
     await ann.screenshot({ path: path.join(TARGET, "chat.png") });
     await ann.emulateMedia({ colorScheme: "dark" });
     await ann.screenshot({ path: path.join(TARGET, "chat-dark.png") });
 
-    await ann.setViewportSize({ width: 390, height: 780 });
+    await ann.setViewportSize({ width: 360, height: 640 });
     const wide = await ann.evaluate(() => document.documentElement.scrollWidth > innerWidth);
     assert.equal(wide, false);
-    await ann.screenshot({ path: path.join(TARGET, "chat-small-dark.png") });
+    await atEnd(ann);
+    await bob.press("#text", "!");
+    await ann.screenshot({ path: path.join(TARGET, "chat_narrow.png") });
     await ann.emulateMedia({ colorScheme: "light" });
-    await ann.screenshot({ path: path.join(TARGET, "chat-small.png") });
+    await ann.screenshot({ path: path.join(TARGET, "chat_narrow-light.png") });
   });
 });

@@ -45,12 +45,14 @@ impl SharedSession {
             return Poll::Pending;
         }
         shared.session.handle_poll_answered();
+        let buffered = shared.take_buffered_change();
         let ready = shared.take_ready_wakers();
         // The task must run if the session is closed now, or if it reads the input of a probe
         // again.
         let resumes = was_paused && shared.session.wants_read();
         let task = (resumes || shared.session.is_closed()).then(|| shared.task_waker.take());
         drop(shared);
+        self.notify_buffered(buffered);
         wake(task);
         ready.into_iter().for_each(Waker::wake);
         Poll::Ready(())

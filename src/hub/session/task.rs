@@ -124,6 +124,10 @@ impl SharedSession {
             AfterRound::Idle => {}
             other => return other,
         }
+        let buffered = match self.observers.is_empty() {
+            true => 0,
+            false => shared.take_buffered_change(),
+        };
         let ready = shared.take_ready_wakers();
         shared.task_waker = Some(cx.waker().clone());
         // The task may have released the poll: an upgrade packet, which the task reads, does so.
@@ -132,6 +136,7 @@ impl SharedSession {
             .has_poll_output()
             .then(|| shared.poll_waker.take());
         drop(shared);
+        self.notify_buffered(buffered);
         wake(poll);
         ready.into_iter().for_each(Waker::wake);
         AfterRound::Idle
@@ -145,7 +150,9 @@ impl SharedSession {
         let mut ready = std::mem::take(&mut shared.input_wakers);
         ready.append(&mut shared.drain_wakers);
         let others = [shared.poll_waker.take(), shared.reader_waker.take()];
+        let buffered = shared.known_buffered.take().unwrap_or_default();
         drop(shared);
+        self.notify_buffered(-(buffered as i64));
         wake(others);
         ready.into_iter().for_each(Waker::wake);
     }

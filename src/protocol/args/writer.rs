@@ -112,6 +112,16 @@ impl ArgsWriter {
         })
     }
 
+    /// Writes a whole event, its name and its arguments, as one argument.
+    #[cfg(feature = "admin-ui")]
+    pub(super) fn push_event(&mut self, mut event: Payload) -> Result<(), EncodeError> {
+        let mut attachments = std::mem::take(&mut event.attachments);
+        self.or_undo(|out| {
+            out.separate();
+            out.write_renumbered(event.json(), &mut attachments)
+        })
+    }
+
     /// Writes `args` and moves their attachments here. Their numbers continue those of the
     /// attachments that were written before.
     pub(in crate::protocol) fn write_renumbered(

@@ -122,7 +122,7 @@ where
         Ok(value) => return Ok(value),
         Err(rejection) => rejection.into_response(),
     };
-    Err(HttpRejection::read(rejection).await)
+    Err(HttpRejection::read(rejection, type_name::<T>()).await)
 }
 
 /// The rejection of an axum extractor that ran on the request of the handshake.
@@ -132,6 +132,8 @@ where
 /// the status: `{ status: 401 }`.
 #[derive(Debug)]
 pub struct HttpRejection {
+    /// The type of the extractor.
+    extractor: &'static str,
     status: StatusCode,
     message: String,
 }
@@ -143,10 +145,16 @@ impl HttpRejection {
         self.status
     }
 
-    async fn read(response: Response) -> Self {
+    /// Returns the type of the extractor.
+    pub(in crate::routing) const fn extractor(&self) -> &'static str {
+        self.extractor
+    }
+
+    async fn read(response: Response, extractor: &'static str) -> Self {
         let status = response.status();
         let message = read_text(response.into_body()).await;
         Self {
+            extractor,
             status,
             message: message
                 .unwrap_or_else(|| status.canonical_reason().unwrap_or("error").to_owned()),

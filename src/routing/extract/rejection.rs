@@ -88,6 +88,12 @@ impl error::Error for NotADisconnect {}
 #[derive(Debug)]
 pub struct MissingExtension(pub(super) &'static str);
 
+impl MissingExtension {
+    pub(in crate::routing) const fn type_name(&self) -> &'static str {
+        self.0
+    }
+}
+
 impl fmt::Display for MissingExtension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "extension `{}` is missing", self.0)
@@ -130,17 +136,16 @@ fn explain(what: &dyn fmt::Display, error: &ReadError) -> Reply {
     ErrorReply::new(message).into_reply()
 }
 
-/// Implements [`IntoReply`] for errors of the server. The error is logged, and the client receives
-/// "internal error".
-macro_rules! logged {
+/// Implements [`IntoReply`] for errors of the server. The client receives "internal error". Where a
+/// handler is not called because of it, the error is logged: see `rejected`.
+macro_rules! internal {
     ($($ty:ty)*) => {$(
         impl IntoReply for $ty {
             fn into_reply(self) -> Reply {
-                tracing::error!(error = %self, "handler cannot be called");
                 ErrorReply::internal().into_reply()
             }
         }
     )*};
 }
 
-logged!(NotADisconnect MissingExtension);
+internal!(NotADisconnect MissingExtension);

@@ -6,7 +6,6 @@ use super::{Namespace, check_name};
 use crate::contract::{NamespaceContract, Watch};
 use crate::protocol::TypedEvent;
 
-#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
 impl<S> Namespace<S> {
     /// Declares an event that clients send, for the [contract](crate::contract).
     ///

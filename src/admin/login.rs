@@ -1,0 +1,301 @@
+//! The login of the page: a user name and a password, and afterwards a session id.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::clock::now;
+use crate::random::random;
+use crate::routing::ErrorReply;
+use crate::sync::Mutex;
+
+/// The user name and the hash of the password, and the sessions of the logins.
+#[derive(Debug)]
+pub(super) struct Login {
+    username: String,
+    hash: Arc<str>,
+    /// One permit for each login that computes a hash, or asks the other servers.
+    checks: Semaphore,
+    /// One permit for each login that waits for `checks` or has got it.
+    logins: Semaphore,
+    sessions: Mutex<Sessions>,
+}
+
+/// A login that was accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    /// By its session id.
+    BySession,
+    /// By its password. The page gets this session id.
+    ByPassword(String),
+}
+
+impl Login {
+    /// # Panics
+    ///
+    /// Panics if the hash is not one of bcrypt.
+    #[track_caller]
+    pub(super) fn new(username: String, hash: String) -> Self {
+        if let Err(reason) = check_hash(&hash) {
+            panic!(
+                "the password of the Admin UI must be a bcrypt hash, such as `$2b$10$…` with 60 characters: {reason}"
+            );
+        }
+        Self {
+            username,
+            hash: hash.into(),
+            checks: Semaphore::new(MAX_CHECKS),
+            logins: Semaphore::new(MAX_LOGINS),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Checks the `auth` of a page. `is_known_elsewhere` asks the other servers for a session id.
+    ///
+    /// A login that fails takes as long for an unknown user as for a wrong password: a hash is
+    /// computed for both.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error for the page.
+    pub(super) async fn check<Fut: Future<Output = bool>>(
+        &self,
+        auth: &Value,
+        is_known_elsewhere: impl FnOnce(String) -> Fut,
+    ) -> Result<Accepted, ErrorReply> {
+        let session = auth["sessionId"].as_str().filter(|id| is_session_id(id));
+        if session.is_some_and(|id| self.has_session(id)) {
+            return Ok(Accepted::BySession);
+        }
+        let busy = || ErrorReply::new("too many logins at a time: try again");
+        let _login = self.logins.try_acquire().map_err(|_| busy())?;
+        // The semaphore is never closed.
+        let _check = self.checks.acquire().await.map_err(|_| busy())?;
+        if let Some(id) = session {
+            if is_known_elsewhere(id.to_owned()).await {
+                self.sessions.lock().insert(id.to_owned(), now());
+                return Ok(Accepted::BySession);
+            }
+        }
+        let username = auth["username"].as_str().unwrap_or_default();
+        let password = auth["password"].as_str().unwrap_or_default();
+        let is_user = is_same(username, &self.username);
+        let is_password = self.verify(password.to_owned()).await;
+        if !(is_user & is_password) {
+            return Err(ErrorReply::new("invalid credentials"));
+        }
+        let id = new_session_id();
+        self.sessions.lock().insert(id.clone(), now());
+        Ok(Accepted::ByPassword(id))
+    }
+
+    /// Returns whether the session id is known here.
+    pub(super) fn has_session(&self, id: &str) -> bool {
+        self.sessions.lock().has(id, now())
+    }
+
+    async fn verify(&self, password: String) -> bool {
+        let hash = Arc::clone(&self.hash);
+        let verify = tokio::task::spawn_blocking(move || {
+            bcrypt::verify(password, &hash).is_ok_and(|is_same| is_same)
+        });
+        verify.await.unwrap_or(false)
+    }
+}
+
+/// Checks the form of a hash, also its cost, which `bcrypt` checks only when it verifies.
+fn check_hash(hash: &str) -> Result<(), String> {
+    let parts: bcrypt::HashParts = hash
+        .parse()
+        .map_err(|error: bcrypt::BcryptError| error.to_string())?;
+    match parts.get_cost() {
+        4..=MAX_COST => Ok(()),
+        cost => Err(format!(
+            "its cost is {cost}, and must be from 4 to {MAX_COST}"
+        )),
+    }
+}
+
+/// The session ids, the oldest first, and when they expire.
+#[derive(Debug, Default)]
+struct Sessions(VecDeque<(String, Instant)>);
+
+impl Sessions {
+    fn insert(&mut self, id: String, now: Instant) {
+        self.expire(now);
+        if self.0.len() == MAX_SESSIONS {
+            self.0.pop_front();
+        }
+        self.0.push_back((id, now + SESSION));
+    }
+
+    /// Returns whether the id is known. It takes as long for each id.
+    fn has(&mut self, id: &str, now: Instant) -> bool {
+        self.expire(now);
+        let known = self.0.iter().map(|(known, _)| known);
+        known.fold(false, |found, known| found | is_same(known, id))
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while self.0.front().is_some_and(|(_, end)| *end <= now) {
+            self.0.pop_front();
+        }
+    }
+}
+
+/// Compares two texts in a time that depends on their lengths only.
+fn is_same(one: &str, other: &str) -> bool {
+    let bytes = one.bytes().zip(other.bytes());
+    let difference = bytes.fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
+    (one.len() == other.len()) & (difference == 0)
+}
+
+fn new_session_id() -> String {
+    let bytes: [u8; 8] = random();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_session_id(id: &str) -> bool {
+    id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// How many logins are checked at a time. A hash keeps one core busy, so strangers get no more of
+/// them.
+const MAX_CHECKS: usize = 2;
+
+/// How many logins may be under way at a time.
+const MAX_LOGINS: usize = 64;
+
+/// How many sessions a server knows. A further one replaces the oldest.
+const MAX_SESSIONS: usize = 1_000;
+
+/// How long a session is valid.
+const SESSION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The highest cost. A hash of it takes minutes.
+const MAX_COST: u32 = 20;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn login() -> Login {
+        // The least cost there is.
+        let hash = bcrypt::hash("sesame", 4).expect("a hash");
+        Login::new("ada".to_owned(), hash)
+    }
+
+    async fn check(login: &Login, auth: Value) -> Result<Accepted, String> {
+        let result = login.check(&auth, async |_| false).await;
+        result.map_err(|error| error.message().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_login_needs_the_user_and_the_password() {
+        let login = login();
+        let good = check(&login, json!({ "username": "ada", "password": "sesame" })).await;
+        let Ok(Accepted::ByPassword(id)) = good else {
+            panic!("it is refused");
+        };
+        assert!(is_session_id(&id), "{id}");
+        assert_eq!(
+            check(&login, json!({ "sessionId": id })).await,
+            Ok(Accepted::BySession)
+        );
+        for auth in [
+            json!({ "username": "ada", "password": "Sesame" }),
+            json!({ "username": "bob", "password": "sesame" }),
+            json!({ "username": "ada" }),
+            json!({ "username": "ada", "password": 7 }),
+            json!({ "username": "ada", "password": "sesame\0" }),
+            json!({ "sessionId": "0123456789abcdef" }),
+            json!({ "sessionId": "" }),
+            json!([]),
+            json!(null),
+        ] {
+            let refused = check(&login, auth.clone()).await;
+            assert_eq!(refused, Err("invalid credentials".to_owned()), "{auth}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_hashes_of_all_versions_are_accepted() {
+        let parts = bcrypt::hash_with_salt("sesame", 4, [7; 16]).expect("a hash");
+        for version in [
+            bcrypt::Version::TwoA,
+            bcrypt::Version::TwoB,
+            bcrypt::Version::TwoY,
+        ] {
+            let login = Login::new("ada".to_owned(), parts.format_for_version(version));
+            let good = check(&login, json!({ "username": "ada", "password": "sesame" })).await;
+            assert!(good.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_of_another_server_is_known_from_then_on() {
+        let login = login();
+        let auth = json!({ "sessionId": "0123456789abcdef" });
+        let known = login
+            .check(&auth, async |id| id == "0123456789abcdef")
+            .await;
+        assert!(known.is_ok_and(|accepted| accepted == Accepted::BySession));
+        assert_eq!(check(&login, auth).await, Ok(Accepted::BySession));
+    }
+
+    #[tokio::test]
+    async fn the_logins_under_way_are_bounded() {
+        let login = login();
+        let auth = json!({ "sessionId": "0123456789abcdef" });
+        let mut waiting = Vec::new();
+        for _ in 0..MAX_LOGINS {
+            let mut check = Box::pin(login.check(&auth, |_| std::future::pending()));
+            assert!(futures_util::poll!(&mut check).is_pending());
+            waiting.push(check);
+        }
+        let refused = check(&login, auth.clone()).await;
+        assert_eq!(
+            refused,
+            Err("too many logins at a time: try again".to_owned())
+        );
+        drop(waiting);
+        let refused = check(&login, auth.clone()).await;
+        assert_eq!(refused, Err("invalid credentials".to_owned()));
+    }
+
+    #[test]
+    fn the_sessions_are_bounded_and_expire() {
+        let mut sessions = Sessions::default();
+        let start = now();
+        for n in 0..=MAX_SESSIONS {
+            sessions.insert(format!("{n:016x}"), start);
+        }
+        assert!(!sessions.has(&format!("{:016x}", 0), start));
+        assert!(sessions.has(&format!("{:016x}", 1), start));
+        assert!(!sessions.has(&format!("{:016x}", 1), start + SESSION));
+        assert!(sessions.0.is_empty());
+    }
+
+    #[test]
+    fn a_hash_is_checked() {
+        for (hash, reason) in [
+            ("sesame", "expected 60 ASCII bytes"),
+            (
+                "$2b$31$eUfMS2YmC3vOgJ4dZF8DYuFZyrm2J0mwHAs2hLs4UrP3X9Jp8Kz3q",
+                "its cost is 31",
+            ),
+            (
+                "$1b$10$eUfMS2YmC3vOgJ4dZF8DYuFZyrm2J0mwHAs2hLs4UrP3X9Jp8Kz3q",
+                "not a bcrypt prefix",
+            ),
+        ] {
+            let error = check_hash(hash).expect_err("malformed");
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

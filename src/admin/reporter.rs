@@ -1,0 +1,335 @@
+//! The task that sends to the pages, while there is one in the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::Admin;
+use super::describe::describe;
+use super::queue::ReportArgs;
+use super::watch::Level;
+
+use crate::clock::now;
+use crate::handles::{Broadcast, Partial, Socket, SocketIo};
+use crate::hub::Hub;
+use crate::hub::yield_now::yield_now;
+use crate::protocol::{Args, Data, Nested};
+
+/// Sends the numbers every two seconds, and the reports as they come.
+///
+/// It ends when neither this server nor another has a page.
+pub(super) struct Reporter {
+    admin: Arc<Admin>,
+    io: SocketIo,
+    /// The seconds until the numbers are sent again.
+    stats_in: u32,
+    /// How often it looks for a page before it ends. A page that is about to connect is none yet.
+    patience: u32,
+    has_ended: bool,
+}
+
+impl Reporter {
+    pub(super) const fn new(admin: Arc<Admin>, io: SocketIo) -> Self {
+        Self {
+            admin,
+            io,
+            stats_in: 0,
+            patience: PATIENCE,
+            has_ended: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut next_tick = Instant::now();
+        loop {
+            self.answer_beats();
+            self.welcome().await;
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + SECOND;
+                if !self.tick().await {
+                    return;
+                }
+            }
+            if self.admin.recorder.has_reports() {
+                self.send_reports().await;
+                // Leaves time for the pages to show them, and for everything else.
+                sleep(PAUSE).await;
+                continue;
+            }
+            let woken = self.admin.recorder.wake.notified();
+            let _ = timeout_at(next_tick, woken).await;
+        }
+    }
+
+    /// Does what is due each second. Returns `false` when the task has ended.
+    async fn tick(&mut self) -> bool {
+        let Some(hub) = self.io.hub() else {
+            return false;
+        };
+        self.admin.recorder.roll();
+        self.note_load();
+        let pages = self.pages().len();
+        if pages > 0 {
+            self.patience = PATIENCE;
+        }
+        let has_changed = self.update(pages, &hub);
+        if !self.admin.recorder.is_on() {
+            self.patience = self.patience.saturating_sub(1);
+            if self.patience == 0 && self.admin.try_end() {
+                // From here on another reporter may run.
+                self.has_ended = true;
+                self.send_beat();
+                return false;
+            }
+        }
+        if has_changed {
+            self.send_beat();
+            self.show(&self.pages()).await;
+        }
+        match self.stats_in.checked_sub(1) {
+            Some(left) => self.stats_in = left,
+            None => {
+                self.stats_in = STATS_EVERY - 1;
+                self.send_beat();
+                let stats = self.admin.stats(&self.io, &hub, true);
+                self.everywhere().emit("server_stats", Data(stats));
+            }
+        }
+        true
+    }
+
+    /// Decides what the pages show and what is recorded. Returns whether the pages have to change.
+    fn update(&self, pages: usize, hub: &Hub) -> bool {
+        let mut watch = self.admin.watch.lock();
+        let has_changed = watch.update(pages, sockets(hub), now());
+        self.admin.recorder.set_level(watch.level());
+        has_changed
+    }
+
+    /// Looks whether there were more events than can be reported.
+    fn note_load(&self) {
+        let load = self.admin.recorder.take_load();
+        if load.dropped > 0 {
+            tracing::info!(
+                events = load.events,
+                "the Admin UI shows numbers only: there are more events than it can show"
+            );
+        }
+        let is_quiet = load.events < MAX_EVENTS_PER_SECOND / 2;
+        let mut watch = self.admin.watch.lock();
+        watch.set_busy(load.dropped > 0, is_quiet);
+    }
+
+    /// Sends a beat if another server has got a page and does not know this one.
+    fn answer_beats(&self) {
+        if self.admin.state.lock().take_answer() {
+            self.send_beat();
+        }
+    }
+
+    /// Tells the other servers what this one has.
+    fn send_beat(&self) {
+        let beat = self.admin.watch.lock().beat();
+        // There may be no other servers. The next beat follows anyway.
+        let _ = self.everywhere().server_side_emit(BEAT, Data(beat));
+    }
+
+    /// Sends to new pages what they show first.
+    async fn welcome(&mut self) {
+        let new = self.admin.state.lock().take_new();
+        let Some(hub) = self.io.hub().filter(|_| !new.is_empty()) else {
+            return;
+        };
+        self.patience = PATIENCE;
+        let pages = self.pages().len().max(new.len());
+        let has_changed = self.update(pages, &hub);
+        self.send_beat();
+        let stats = self.admin.stats(&self.io, &hub, false);
+        for page in &new {
+            page.emit("server_stats", Data(&stats));
+        }
+        // All pages change together.
+        let mut pages = match has_changed {
+            true => self.pages(),
+            false => Vec::new(),
+        };
+        pages.retain(|page| new.iter().all(|new| new.id() != page.id()));
+        pages.extend(new);
+        self.show(&pages).await;
+    }
+
+    /// Sends the pages the features, and the sockets if they show them.
+    async fn show(&self, pages: &[Socket]) {
+        let has_events = self.admin.watch.lock().wants_events();
+        self.send_config(pages, has_events);
+        if self.admin.has_events && !has_events {
+            // A page keeps the sockets that it has shown.
+            pages
+                .iter()
+                .for_each(|page| page.emit("all_sockets", Data(NO_SOCKETS)));
+        }
+        if !has_events {
+            return;
+        }
+        let Some(first) = pages.first() else { return };
+        // What happened before is sent before, as far as the page can take it.
+        self.send_reports().await;
+        let all = self.all_sockets().await;
+        let max = first.member.session.config.max_buffered / 2;
+        if all.get().len() <= max {
+            pages
+                .iter()
+                .for_each(|page| page.emit("all_sockets", Data(&all)));
+            return;
+        }
+        let Some(hub) = self.io.hub() else { return };
+        self.admin.watch.lock().limit_sockets(sockets(&hub) / 2);
+        tracing::info!(
+            bytes = all.get().len(),
+            "the Admin UI shows numbers only: the description of all sockets is too long"
+        );
+    }
+
+    fn send_config(&self, pages: &[Socket], has_events: bool) {
+        let config = Config {
+            supported_features: self.admin.features(has_events),
+        };
+        pages
+            .iter()
+            .for_each(|page| page.emit("config", Data(&config)));
+    }
+
+    /// Returns the descriptions of the sockets of all servers, as a JSON list.
+    async fn all_sockets(&self) -> Box<RawValue> {
+        let own = own_sockets(&self.admin, &self.io).await;
+        let mut all: Vec<Box<RawValue>> = own;
+        for other in self.others_sockets().await {
+            all.extend(other);
+        }
+        // A list of JSON texts can always be written.
+        serde_json::value::to_raw_value(&all).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
+
+    async fn others_sockets(&self) -> Vec<Vec<Box<RawValue>>> {
+        if self.io.hub().is_none_or(|hub| hub.others.is_none()) {
+            return Vec::new();
+        }
+        let everywhere = self.everywhere();
+        let asked = everywhere.server_side_emit_with_ack::<String>(SOCKETS, ());
+        // A server that is silent, or one of Node, has no part in the answer.
+        let lists = asked.await.unwrap_or_else(Partial::into_got);
+        let read = |list: &String| serde_json::from_str(list).ok();
+        lists.iter().filter_map(read).collect()
+    }
+
+    /// Sends some of the reports that wait, in order.
+    async fn send_reports(&self) {
+        let everywhere = self.everywhere();
+        for _ in 0..MAX_EVENTS_PER_SECOND / 20 {
+            let Some((event, args)) = self.admin.recorder.pop() else {
+                break;
+            };
+            match args {
+                ReportArgs::Args(args) => everywhere.emit(event, Args(args)),
+                ReportArgs::Event(namespace, socket, args, at) => {
+                    let before = (&*namespace, socket);
+                    let after = (at,);
+                    let event_of = Nested {
+                        before,
+                        event: args,
+                        after,
+                    };
+                    everywhere.emit(event, event_of);
+                }
+            }
+        }
+        // A page that does not read fast enough slows this task down, and no one else.
+        let drained = async {
+            for page in self.pages() {
+                page.drained().await;
+            }
+        };
+        let _ = timeout(SECOND, drained).await;
+    }
+
+    /// Selects the pages of all servers.
+    fn everywhere(&self) -> Broadcast {
+        self.io.of(&self.admin.recorder.namespace)
+    }
+
+    /// Returns the pages of this server.
+    fn pages(&self) -> Vec<Socket> {
+        self.everywhere().sockets()
+    }
+}
+
+impl Drop for Reporter {
+    /// The runtime may drop the task before its end. A new page then starts another one.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.admin.state.lock().reporter_ended();
+            self.admin.recorder.set_level(Level::Nothing);
+        }
+    }
+}
+
+/// Describes the sockets of this server, without their headers if they are many.
+pub(super) async fn own_sockets(admin: &Admin, io: &SocketIo) -> Vec<Box<RawValue>> {
+    let Some(hub) = io.hub() else {
+        return Vec::new();
+    };
+    let has_heads = sockets(&hub) <= MAX_HEADS;
+    let all = io.of_all(|_| true).sockets();
+    let mut described = Vec::with_capacity(all.len());
+    for some in all.chunks(64) {
+        let describe = |socket| describe(socket, admin.recorder.server, has_heads);
+        described.extend(some.iter().filter_map(describe));
+        yield_now().await;
+    }
+    described
+}
+
+/// Returns the number of sockets in all namespaces.
+fn sockets(hub: &Hub) -> usize {
+    hub.namespaces()
+        .iter()
+        .map(|each| each.member_count())
+        .sum()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    supported_features: Vec<&'static str>,
+}
+
+/// The name of the server event with a [`Beat`](super::watch::Beat).
+pub(super) const BEAT: &str = "tower_socketio:admin";
+
+/// The name of the server event that asks for the sockets of the other servers.
+pub(super) const SOCKETS: &str = "tower_socketio:admin_sockets";
+
+/// The name of the server event that asks whether a session id is known.
+pub(super) const SESSION: &str = "tower_socketio:admin_session";
+
+const NO_SOCKETS: [(); 0] = [];
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The seconds from one `server_stats` to the next.
+const STATS_EVERY: u32 = 2;
+
+/// The seconds without a page after which the task ends.
+const PATIENCE: u32 = 3;
+
+/// How many events are sent to the pages in one second. A page keeps the last 1 000.
+const MAX_EVENTS_PER_SECOND: usize = 1_280;
+
+/// How long the task rests after it has sent some events.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How many sockets are described with their headers: 1 KiB each.
+const MAX_HEADS: usize = 1_000;
