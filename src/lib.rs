@@ -148,7 +148,8 @@
 //!
 //! The arguments of a handler are extractors: of the event's arguments, of the client's `auth`, of the
 //! socket, and more. Any axum extractor works in a connect handler, on the request with which the
-//! client connected. [`extract`] has a list, and shows how to write one.
+//! client connected. [`extract`] has a list, and shows how to write one. Types that come from a client
+//! implement serde's `Deserialize`, those that go there `Serialize`: `cargo add serde --features derive`.
 //!
 //! ```
 //! use axum::Extension;
@@ -354,7 +355,8 @@
 //!
 //! Tower layers wrap [one handler](Handler::layer) or [all handlers of a namespace](Namespace::layer),
 //! and [`middleware::from_fn`] creates a layer from a function. A layer sees the event before the
-//! handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests.
+//! handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests. The layers of this
+//! example need `cargo add tower --features timeout`.
 //!
 //! ```
 //! use std::time::Duration;
@@ -384,7 +386,8 @@
 //! # Testing
 //!
 //! The feature `testing` has a client that needs no network and no port, so tests are quick and can
-//! use virtual time. It speaks to the app as an official client does over WebSocket.
+//! use virtual time. It speaks to the app as an official client does over WebSocket. Tests need it alone:
+//! `cargo add --dev tower-socketio --features testing`.
 //!
 //! ```
 //! use axum::Router;
