@@ -335,6 +335,7 @@ mod handles;
 mod hub;
 mod layer;
 mod notice;
+mod presence;
 mod random;
 mod routing;
 mod server;
@@ -393,6 +394,7 @@ pub use self::{
     },
     hub::{ClusterError, DisconnectReason, Recovery, RoomChange, RoomEvent},
     layer::{ResponseFuture, SocketIoLayer, SocketIoService},
+    presence::{Presence, PresenceDiff, PresenceError, PresenceState},
     protocol::{Args, Data, IntoArgs, RawArgs, TypedEvent, Uncompressed},
     routing::{
         AckSender, Auth, ErrorReply, Event, Handler, IntoReply, Namespace, NamespaceRequest,

@@ -4,20 +4,38 @@
 //! It uses the official client, which npm fetches at the first start. Without npm the browser loads
 //! the client from a CDN.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use std::{env, error::Error};
 
 use axum::{Extension, Router, extract::State, response::Html, routing::get};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tower_http::services::ServeFile;
-use tower_socketio::{Args, Auth, Data, ErrorReply, Namespace, Socket, SocketIo};
+use tower_socketio::{
+    Args, Auth, Data, ErrorReply, Namespace, Presence, PresenceError, Socket, SocketIo,
+};
 
 mod client;
 
-/// The users by name, each with its socket. The socket knows its rooms.
-type Seats = Arc<Mutex<BTreeMap<String, (User, Socket)>>>;
+#[derive(Clone)]
+struct App {
+    people: Presence<Tab>,
+    names: Names,
+}
+
+/// What the pages learn of each tab of a user. The presence's key is the user's name.
+#[derive(Clone, Default, Deserialize, Serialize)]
+struct Tab {
+    rooms: Vec<String>,
+}
+
+/// The names that are taken: each with its user's key, and the number of tabs.
+type Names = Arc<Mutex<HashMap<String, (String, usize)>>>;
+
+/// The room of all pages, in which the people are tracked. Users cannot enter it themselves.
+const EVERYBODY: &str = "everybody";
 
 /// The largest number of characters in a message, as in `index.html`. The limit of the whole event
 /// is `SocketIoBuilder::max_payload`, 1 MB. A client that exceeds it loses its connection.
@@ -44,16 +62,19 @@ struct Message {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let people = Presence::new().grace(Duration::from_secs(2));
     let chat = Namespace::new()
         .on_connect(enter)
         .on("join", join)
         .on("leave", leave)
         .on("say", say)
         .on("typing", typing)
-        .on_disconnect(exit);
+        .on_disconnect(exit)
+        .presence(&people);
+    let names = Names::default();
     let (layer, io) = SocketIo::builder()
         .namespace("/", chat)
-        .with_state(Seats::default())
+        .with_state(App { people, names })
         .build();
 
     let app = Router::new()
@@ -76,39 +97,58 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The page gets an `Err` as `connect_error`.
+/// The page gets an `Err` as `connect_error`. Several tabs of one user share the name.
 async fn enter(
     socket: Socket,
     Auth(user): Auth<User>,
-    State(seats): State<Seats>,
+    State(App { people, names }): State<App>,
 ) -> Result<(), ErrorReply> {
     if user.name.trim().is_empty() || user.name.chars().count() > 24 {
         return Err(ErrorReply::new("choose a name of 1 to 24 characters"));
     }
-    let mut seats = seats.lock().unwrap();
-    if let Some((other, old)) = seats.get(&user.name) {
-        if other.key != user.key {
-            return Err(ErrorReply::new(format!("the name {} is taken", user.name)));
-        }
-        old.emit("replaced", ());
-        old.disconnect();
+    let mut names = names.lock().unwrap();
+    let (key, tabs) = names
+        .entry(user.name.clone())
+        .or_insert_with(|| (user.key.clone(), 0));
+    if *key != user.key {
+        return Err(ErrorReply::new(format!("the name {} is taken", user.name)));
     }
-    seats.insert(user.name.clone(), (user.clone(), socket.clone()));
-    socket.emit("rooms", rooms(&seats));
+    people
+        .track(&socket, EVERYBODY, &user.name, &Tab::default())
+        .map_err(|error| ErrorReply::new(error.to_string()))?;
+    *tabs += 1;
     socket.insert(user);
     Ok(())
 }
 
-async fn join(socket: Socket, State(seats): State<Seats>, Data(room): Data<String>) {
-    if room.chars().count() <= 24 {
-        socket.join(room);
-        tell(&socket.io(), &seats);
+async fn join(
+    socket: Socket,
+    State(App { people, .. }): State<App>,
+    Data(room): Data<String>,
+) -> Result<(), PresenceError> {
+    if room == EVERYBODY || room.chars().count() > 24 {
+        return Ok(());
     }
+    socket.join(room);
+    people.update(&socket, EVERYBODY, &tab(&socket))
 }
 
-async fn leave(socket: Socket, State(seats): State<Seats>, Data(room): Data<String>) {
+async fn leave(
+    socket: Socket,
+    State(App { people, .. }): State<App>,
+    Data(room): Data<String>,
+) -> Result<(), PresenceError> {
+    if room == EVERYBODY {
+        return Ok(());
+    }
     socket.leave(room);
-    tell(&socket.io(), &seats);
+    people.update(&socket, EVERYBODY, &tab(&socket))
+}
+
+fn tab(socket: &Socket) -> Tab {
+    let mut rooms = socket.rooms();
+    rooms.retain(|room| room != EVERYBODY);
+    Tab { rooms }
 }
 
 /// Sends a message to its room. The acknowledgement says whether the message was accepted.
@@ -130,32 +170,13 @@ async fn typing(socket: Socket, Extension(user): Extension<User>, Data(room): Da
     socket.to(&room).emit("typing", Args((&room, user.name)));
 }
 
-/// Removes the user, unless a newer socket of the same page has the name now.
-async fn exit(socket: Socket, Extension(user): Extension<User>, State(seats): State<Seats>) {
-    let mut seats = seats.lock().unwrap();
-    if seats
-        .get(&user.name)
-        .is_some_and(|(_, owner)| owner.id() == socket.id())
-    {
-        seats.remove(&user.name);
-    }
-    socket.io().emit("rooms", rooms(&seats));
-}
-
-/// Sends the people in each room to everyone. It emits under the lock, so that the newest state is
-/// sent last.
-fn tell(io: &SocketIo, seats: &Seats) {
-    let seats = seats.lock().unwrap();
-    io.emit("rooms", rooms(&seats));
-}
-
-fn rooms(seats: &BTreeMap<String, (User, Socket)>) -> BTreeMap<String, BTreeSet<String>> {
-    let mut rooms = BTreeMap::new();
-    for (name, (_, socket)) in seats {
-        for room in socket.rooms() {
-            let people: &mut BTreeSet<_> = rooms.entry(room).or_default();
-            people.insert(name.clone());
+/// Frees the name when the last tab of its user has gone. The presence follows the socket by itself.
+async fn exit(Extension(user): Extension<User>, State(App { names, .. }): State<App>) {
+    let mut names = names.lock().unwrap();
+    if let Some((_, tabs)) = names.get_mut(&user.name) {
+        *tabs -= 1;
+        if *tabs == 0 {
+            names.remove(&user.name);
         }
     }
-    rooms
 }

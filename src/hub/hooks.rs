@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use super::Hub;
 use super::room_event::{RoomChange, RoomEvent};
+use super::{DisconnectReason, Hub};
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 use crate::sync::{Mutex, MutexGuard};
@@ -21,6 +21,23 @@ pub(crate) struct Hooks<M> {
     pub(crate) server_events: HashMap<Box<str>, Arc<ServerEventHandler>>,
     /// The handler of all other server events.
     pub(crate) server_event_fallback: Option<Arc<ServerEventHandler>>,
+    pub(crate) trackers: Vec<Arc<dyn Tracker<M>>>,
+}
+
+/// Follows in which rooms the sockets of a namespace are. Its methods are called under no lock, after the
+/// change: by then another thread may have made the next one.
+pub(crate) trait Tracker<M>: Send + Sync {
+    /// A namespace was created in this process.
+    fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName);
+
+    /// A socket was restored, with its rooms.
+    fn restored(&self, socket: &M);
+
+    /// A socket has left a room, but not the namespace.
+    fn left_room(&self, socket: &M, room: &str);
+
+    /// A socket has left the namespace.
+    fn left(&self, socket: &M, reason: DisconnectReason);
 }
 
 impl<M> Default for Hooks<M> {
@@ -30,6 +47,7 @@ impl<M> Default for Hooks<M> {
             outgoing: None,
             server_events: HashMap::new(),
             server_event_fallback: None,
+            trackers: Vec::new(),
         }
     }
 }

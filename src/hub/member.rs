@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
@@ -43,6 +43,8 @@ pub(crate) struct Member {
     pub(crate) extensions: RwLock<Extensions>,
     /// `None` if recovery is off.
     pub(crate) recovery: Option<Box<Recoverable>>,
+    /// The bytes that trackers count in the session's budget.
+    tracked: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +107,8 @@ impl Drop for Member {
         drop(state.take_held(&self.session));
         let rooms = state.left.take().map(|left| left.rooms);
         let names = rooms.iter().flatten().map(|room| room.len());
-        let kept = state.data_bytes + names.sum::<usize>();
+        let tracked = self.tracked.load(Ordering::Relaxed);
+        let kept = tracked + state.data_bytes + names.sum::<usize>();
         let own = cost(&self.namespace.name, self.auth.as_deref());
         self.session.budget.release(own + kept);
         let extensions = std::mem::take(&mut self.extensions);
@@ -139,6 +142,7 @@ impl Member {
             state: Mutex::default(),
             extensions: RwLock::default(),
             recovery: None,
+            tracked: AtomicUsize::new(0),
         }
     }
 
@@ -321,6 +325,10 @@ impl Member {
             let rooms = 1 + self.rooms().len();
             self.namespace.notify(&self.session, 2 * rooms);
         }
+        if left {
+            self.namespace
+                .each_tracker(|tracker| tracker.left(self, reason));
+        }
         left
     }
 
@@ -400,6 +408,27 @@ impl Member {
         drop(former);
         self.namespace.save_early(&self.id);
         true
+    }
+
+    /// Counts bytes of a tracker until the socket is dropped. Returns `false` if the connection would keep
+    /// more than `max` bytes.
+    pub(crate) fn reserve_tracked(&self, bytes: usize, max: usize) -> bool {
+        let is_reserved = self.session.budget.try_reserve(bytes, max);
+        if is_reserved {
+            self.tracked.fetch_add(bytes, Ordering::Relaxed);
+        }
+        is_reserved
+    }
+
+    /// Counts bytes of a tracker no longer.
+    pub(crate) fn release_tracked(&self, bytes: usize) {
+        let less = |tracked: usize| Some(tracked.saturating_sub(bytes));
+        let before = self
+            .tracked
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        // `less` never fails.
+        let before = before.unwrap_or_default();
+        self.session.budget.release(bytes.min(before));
     }
 
     /// Returns the bytes that the data counts in the session's budget.

@@ -188,6 +188,9 @@ impl Hub {
         }
         drop(namespaces);
         drop(dropped_later);
+        for tracker in &hooks.trackers {
+            tracker.namespace_opened(self, name);
+        }
         self.created.notify(name);
         Some(namespace)
     }

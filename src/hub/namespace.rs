@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use super::budget::{ROOM, of_room};
 use super::fanout::Fanout;
-use super::hooks::{self, OutgoingEvent, RoomChanges};
+use super::hooks::{self, OutgoingEvent, RoomChanges, Tracker};
 use super::member::{Member, encode};
 use super::other_servers::{Confirm, Operation, OtherServers};
 use super::queue::{BroadcastQueue, Outgoing};
@@ -149,7 +149,7 @@ impl LiveNamespace {
         entered.then(|| Membership(member))
     }
 
-    pub(super) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
+    pub(crate) fn find(&self, id: &SocketId) -> Option<Arc<Member>> {
         self.lock().rooms.get(id).cloned()
     }
 
@@ -305,6 +305,9 @@ impl LiveNamespace {
         drop(store);
         self.save_early(id);
         self.notify(&member.session, 2);
+        if left {
+            self.each_tracker(|tracker| tracker.left_room(member, room));
+        }
         left
     }
 
@@ -314,6 +317,18 @@ impl LiveNamespace {
         // The lock of the store comes before that of the rooms.
         let has_suspended = self.store().is_some_and(|store| store.suspended() > 0);
         has_suspended || self.lock().rooms.has(room)
+    }
+
+    /// Returns whether a socket is in a room.
+    pub(crate) fn is_in(&self, id: &SocketId, room: &str) -> bool {
+        self.lock().rooms.is_in(id, room)
+    }
+
+    /// Calls `notify` with each tracker. The caller holds no lock.
+    pub(super) fn each_tracker(&self, notify: impl Fn(&dyn Tracker<Member>)) {
+        for tracker in &self.hooks.trackers {
+            notify(&**tracker);
+        }
     }
 
     pub(crate) fn rooms_of(&self, id: &SocketId) -> Vec<Arc<str>> {

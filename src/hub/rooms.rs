@@ -236,7 +236,7 @@ impl<T: Clone> Rooms<T> {
     }
 
     /// Returns whether a socket is in a room, or the room is its own.
-    fn is_in(&self, id: &SocketId, room: &str) -> bool {
+    pub(crate) fn is_in(&self, id: &SocketId, room: &str) -> bool {
         let members = self.rooms.get(room);
         room == id.as_str() || members.is_some_and(|members| members.map.contains_key(id))
     }

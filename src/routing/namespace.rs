@@ -13,6 +13,7 @@ use super::server_event::{self, PendingHandler};
 use super::{Event, Handler, IntoReply, Route, ServerEventHandler};
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
+use crate::hub::hooks::{ServerEventHandler as ServerEventFn, Tracker};
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
 use crate::hub::namespace::Hooks;
@@ -376,6 +377,24 @@ where
             before.is_none() && !is_bound,
             "this namespace already has a fallback for server events"
         );
+        self
+    }
+
+    /// Adds a tracker, and the handler of the server event that it sends.
+    #[track_caller]
+    pub(crate) fn with_tracker(
+        mut self,
+        tracker: Arc<dyn Tracker<Member>>,
+        event: &str,
+        handler: Arc<ServerEventFn>,
+    ) -> Self {
+        let is_pending = self.server_events.contains_key(event);
+        let before = self.hooks.server_events.insert(event.into(), handler);
+        assert!(
+            before.is_none() && !is_pending,
+            "server event `{event}` already has a handler in this namespace"
+        );
+        self.hooks.trackers.push(tracker);
         self
     }
 

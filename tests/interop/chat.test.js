@@ -607,20 +607,35 @@ describe("the window", () => {
     await Promise.all([ann, bob].map((page) => sees(page, ".message", "Hello from another window")));
   });
 
-  test("a duplicated window takes over the name, and the first window says so", async () => {
-    const ann = await user("Ann");
+  test("two tabs of one name are one entry, and closing one of them shows no leave", async () => {
+    const [ann, bob] = await pair();
+    // Of every list that Bob's page has shown.
+    await bob.evaluate(() => {
+      window.lists = [];
+      const names = () => [...document.querySelectorAll("#people li")].map((line) => line.textContent.trim());
+      const note = () => lists.push(names());
+      new MutationObserver(note).observe(document.getElementById("people"), { childList: true, subtree: true });
+    });
     // With an opener, a window starts with a copy of what the page has stored.
     await ann.locator("#about a").evaluate((link) => (link.rel = "opener"));
     const [copy] = await Promise.all([ann.context().waitForEvent("page"), ann.click("#about a")]);
     await sees(copy, "#people", "Ann (you)");
-    await sees(ann, "#refused", "Ann has moved to another window.");
-    assert.equal(await ann.inputValue("#name"), "Ann");
+    await join(copy, "tea");
+    await sees(bob, "#rooms", "# tea");
+    assert.equal(await bob.locator("#people li", { hasText: "Ann" }).count(), 1);
+    assert.equal(await copy.evaluate(() => everywhere.get("lobby").join()), "Ann,Bob");
 
-    await ann.click("#login button");
-    await sees(ann, "#people", "Ann (you)");
-    await sees(copy, "#refused", "Ann has moved to another window.");
-    await enter(copy, "Copy");
-    await sees(ann, "#people", "Copy");
+    // When the tab has gone, after its grace, the room that only it was in has, too.
+    await copy.close();
+    await seesNo(bob, '#rooms [data-room="tea"]', "tea");
+    await say(ann, "still here");
+    await sees(bob, ".message", "still here");
+    assert.equal(await bob.locator("#people li", { hasText: "Ann" }).count(), 1);
+    const without = await bob.evaluate(() => lists.filter((list) => !list.some((name) => name.includes("Ann"))));
+    assert.deepEqual(without, []);
+
+    await ann.context().close();
+    await seesNo(bob, "#people li", "Ann");
   });
 
   test("the name can be changed", async () => {

@@ -211,7 +211,12 @@ impl LiveNamespace {
         drop(store);
         self.notify(session, 2 * rooms.len());
         if let Some(displaced) = displaced {
+            let reason = DisconnectReason::TransportClose;
+            self.each_tracker(|tracker| tracker.left(&displaced, reason));
             displaced.session.close(CloseReason::TransportClose);
+        }
+        if let Some(Membership(member)) = membership.as_ref().filter(|_| is_restored) {
+            self.each_tracker(|tracker| tracker.restored(member));
         }
         if let (Some(_), Some(others), Some(_)) = (&membership, self.others(), self.over_log()) {
             if is_restored {
@@ -222,6 +227,11 @@ impl LiveNamespace {
             self.save_early(&id);
         }
         membership
+    }
+
+    /// Returns whether the store has a socket, connected or suspended.
+    pub(crate) fn has_stored(&self, id: &SocketId) -> bool {
+        self.store().is_some_and(|store| store.contains(id))
     }
 
     /// Returns whether a client that recovers skips the connect handler.

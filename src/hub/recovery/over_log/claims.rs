@@ -268,6 +268,7 @@ impl LiveNamespace {
         drop(store);
         drop(dropped);
         self.notify(&former.session, 2 * (1 + former.rooms().len()));
+        self.each_tracker(|tracker| tracker.left(&former, reason));
         former.session.close(CloseReason::TransportClose);
         Some(id)
     }

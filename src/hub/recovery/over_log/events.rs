@@ -311,14 +311,13 @@ impl LiveNamespace {
         let Some(member) = member.filter(is_former) else {
             return;
         };
-        if member
-            .leave_from(DisconnectReason::TransportClose, None)
-            .is_some()
-        {
+        let reason = DisconnectReason::TransportClose;
+        if member.leave_from(reason, None).is_some() {
             store.forget(id);
         }
         drop(store);
         self.notify(&member.session, 2 * (1 + member.rooms().len()));
+        self.each_tracker(|tracker| tracker.left(&member, reason));
         member.session.close(CloseReason::TransportClose);
     }
 

@@ -1,0 +1,702 @@
+//! Who is in the rooms of one namespace, as one server knows it: a pure data structure. Time and ids
+//! are arguments.
+//!
+//! Each server owns the entries of its own sockets. It alone changes them, and numbers its changes.
+//! The others hold copies:
+//!
+//! ```text
+//!   Delta { clock: 5, … } ──▶ a copy at 4: applied      a copy at 5 or later: a duplicate, ignored
+//!                             an older copy: changes were lost ──▶ Ask ──▶ State, in parts
+//!   Alive { clock: 5 } ─────▶ an older copy ──▶ Ask        nothing for `SILENCE`: the copy is dropped
+//! ```
+//!
+//! So the copies agree with their owners once messages arrive again, whatever was lost, repeated or
+//! reordered. What clients see of a key is the union of its entries on all servers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::meta::Meta;
+
+/// How often a server says that it is there, and how long it waits before it asks again.
+pub(super) const PERIOD: Duration = Duration::from_secs(2);
+
+/// How long a server may be silent before its entries are dropped.
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
+
+/// The bytes of the entries whose sockets have lost their connection. Above it an entry ends at once.
+const MAX_LINGERING: usize = 16 << 20;
+
+/// The bytes of the entries in one part of a state.
+const PART: usize = 128 << 10;
+
+/// The bytes that an entry counts in addition to its texts: about the memory that it needs.
+const ENTRY: usize = 512;
+
+/// A message to the other servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// The change with the number `clock`.
+    Delta {
+        server: Box<str>,
+        clock: u64,
+        changes: Vec<Change>,
+    },
+    /// The server is there, and its last change has the number `clock`.
+    Alive { server: Box<str>, clock: u64 },
+    /// Asks a server for its state, or all of them.
+    Ask { of: Option<Box<str>> },
+    /// All entries of a server after its change `clock`, or a part of them.
+    State {
+        server: Box<str>,
+        clock: u64,
+        part: usize,
+        parts: usize,
+        entries: Vec<Entry>,
+    },
+}
+
+/// A change of one entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Change {
+    Put(Entry),
+    Remove { socket: Box<str>, room: Box<str> },
+}
+
+/// One socket in one room.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) socket: Box<str>,
+    pub(super) room: Box<str>,
+    pub(super) key: Box<str>,
+    pub(super) meta: Meta,
+    /// The connection is lost for longer than the grace, and the client may still restore the socket.
+    /// Clients do not see the entry.
+    pub(super) is_away: bool,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY + self.room.len() + self.key.len() + self.meta.bytes()
+    }
+
+    fn change(&self) -> Change {
+        Change::Put(self.clone())
+    }
+
+    fn removal(&self) -> Change {
+        Change::Remove {
+            socket: self.socket.clone(),
+            room: self.room.clone(),
+        }
+    }
+}
+
+/// What changed in one room for clients: the metadata of each key, before for those that left, after
+/// for the others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Diff {
+    pub(super) joins: Users,
+    pub(super) updates: Users,
+    pub(super) leaves: Users,
+}
+
+/// The metadata of each key in a room.
+pub(super) type Users = BTreeMap<Box<str>, Vec<Meta>>;
+
+/// The entries of one server, by socket and room.
+type Entries = BTreeMap<Box<str>, BTreeMap<Box<str>, Entry>>;
+
+/// A server and one of its sockets.
+type Tag = (Box<str>, Box<str>);
+
+/// The presence of one namespace.
+#[derive(Debug)]
+pub(super) struct Replica {
+    /// The id of this server, or rather of this replica: it is new whenever its clock begins again.
+    id: Box<str>,
+    clock: u64,
+    /// Whether there are other servers.
+    is_shared: bool,
+    entries: Entries,
+    /// The sockets that have lost their connection. At the time their grace is over.
+    lost: BTreeMap<Box<str>, Instant>,
+    graces: VecDeque<(Instant, Box<str>)>,
+    away: BTreeSet<Box<str>>,
+    /// The bytes of their entries.
+    lingering: usize,
+    others: BTreeMap<Box<str>, Copy>,
+    /// What clients see: room → key → socket.
+    rooms: BTreeMap<Box<str>, BTreeMap<Box<str>, BTreeMap<Tag, Meta>>>,
+    /// The metadata of the keys that were touched since the last [`take_diffs`](Self::take_diffs), from
+    /// before.
+    before: BTreeMap<(Box<str>, Box<str>), Vec<Meta>>,
+    messages: Vec<Message>,
+    changed_at: Instant,
+    ticked_at: Instant,
+    /// When the state was sent, and whether somebody has asked since.
+    state_sent: Option<Instant>,
+    is_asked: bool,
+}
+
+/// The copy of another server's entries.
+#[derive(Debug)]
+struct Copy {
+    clock: u64,
+    entries: Entries,
+    heard: Instant,
+    asked: Option<Instant>,
+    /// The parts of a newer state that have arrived.
+    parts: Option<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    clock: u64,
+    next: usize,
+    entries: Vec<Entry>,
+}
+
+impl Replica {
+    pub(super) fn new(id: Box<str>, is_shared: bool, now: Instant) -> Self {
+        Self {
+            id,
+            clock: 0,
+            is_shared,
+            entries: Entries::new(),
+            lost: BTreeMap::new(),
+            graces: VecDeque::new(),
+            away: BTreeSet::new(),
+            lingering: 0,
+            others: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+            before: BTreeMap::new(),
+            messages: Vec::new(),
+            changed_at: now,
+            ticked_at: now,
+            state_sent: None,
+            is_asked: false,
+        }
+    }
+
+    /// Returns the metadata of each key in a room. Equal metadata of several sockets are one.
+    pub(super) fn users(&self, room: &str) -> Users {
+        let keys = self.rooms.get(room).into_iter().flatten();
+        keys.map(|(key, metas)| (key.clone(), distinct(metas)))
+            .collect()
+    }
+
+    /// Returns the bytes that an entry counts.
+    pub(super) fn cost(room: &str, key: &str, meta: &Meta) -> usize {
+        ENTRY + room.len() + key.len() + meta.bytes()
+    }
+
+    /// Returns the key and the bytes of a socket's entry in a room.
+    pub(super) fn entry(&self, socket: &str, room: &str) -> Option<(&str, usize)> {
+        let entry = self.entries.get(socket)?.get(room)?;
+        Some((&entry.key, entry.bytes()))
+    }
+
+    /// Returns the rooms of a socket's entries, and their bytes.
+    pub(super) fn rooms_of(&self, socket: &str) -> (Vec<Box<str>>, usize) {
+        let entries = self.entries.get(socket).into_iter().flatten();
+        let (rooms, bytes): (Vec<_>, Vec<_>) = entries
+            .map(|(room, entry)| (room.clone(), entry.bytes()))
+            .unzip();
+        (rooms, bytes.iter().sum())
+    }
+
+    /// Puts an entry of a connected socket, or replaces it.
+    pub(super) fn track(&mut self, socket: &str, room: &str, key: &str, meta: Meta, now: Instant) {
+        let entry = Entry {
+            socket: socket.into(),
+            room: room.into(),
+            key: key.into(),
+            meta,
+            is_away: false,
+        };
+        let before = self
+            .entries
+            .get(socket)
+            .and_then(|entries| entries.get(room));
+        if before == Some(&entry) {
+            return;
+        }
+        let change = entry.change();
+        self.put_own(entry);
+        self.commit(vec![change], now);
+    }
+
+    /// Removes an entry. Returns its bytes.
+    pub(super) fn untrack(&mut self, socket: &str, room: &str, now: Instant) -> Option<usize> {
+        let entry = self.entries.get(socket)?.get(room)?.clone();
+        self.remove_own(&entry);
+        self.commit(vec![entry.removal()], now);
+        Some(entry.bytes())
+    }
+
+    /// Removes the entries of a socket that has left.
+    pub(super) fn leave(&mut self, socket: &str, now: Instant) {
+        let entries = self.entries.get(socket).into_iter().flatten();
+        let entries: Vec<_> = entries.map(|(_, entry)| entry.clone()).collect();
+        self.forget_lost(socket);
+        for entry in &entries {
+            self.remove_own(entry);
+        }
+        self.commit(entries.iter().map(Entry::removal).collect(), now);
+    }
+
+    /// Records that a socket has lost its connection. Its entries stay for `grace`.
+    pub(super) fn lose(&mut self, socket: &str, now: Instant, grace: Duration) {
+        let bytes = self.rooms_of(socket).1;
+        if bytes == 0 || self.lost.contains_key(socket) {
+            return;
+        }
+        let is_elsewhere = self
+            .others
+            .values()
+            .any(|copy| copy.entries.contains_key(socket));
+        if is_elsewhere || self.lingering + bytes > MAX_LINGERING {
+            return self.leave(socket, now);
+        }
+        let until = now.checked_add(grace).unwrap_or(now);
+        self.lingering += bytes;
+        self.lost.insert(socket.into(), until);
+        self.graces.push_back((until, socket.into()));
+    }
+
+    /// Records that a socket is restored here, in these rooms. Its entries of other servers become entries
+    /// of this one.
+    pub(super) fn restore(&mut self, socket: &str, rooms: &BTreeSet<Box<str>>, now: Instant) {
+        self.forget_lost(socket);
+        let own = self.entries.get(socket).into_iter().flatten();
+        let mut entries: Vec<_> = own
+            .map(|(_, entry)| entry)
+            .filter(|entry| entry.is_away)
+            .cloned()
+            .collect();
+        let others = self
+            .others
+            .values()
+            .filter_map(|copy| copy.entries.get(socket));
+        for (room, entry) in others.flatten() {
+            if rooms.contains(room) && self.entry(socket, room).is_none() {
+                entries.push(entry.clone());
+            }
+        }
+        for entry in &mut entries {
+            entry.is_away = false;
+            self.put_own(entry.clone());
+        }
+        self.commit(entries.iter().map(Entry::change).collect(), now);
+        let own = self.entries.get(socket).into_iter().flatten();
+        let left: Vec<_> = own
+            .map(|(room, _)| room.clone())
+            .filter(|room| !rooms.contains(room))
+            .collect();
+        for room in left {
+            self.untrack(socket, &room, now);
+        }
+    }
+
+    /// Returns the sockets whose grace is over. The caller finds out which of them can still be restored,
+    /// and calls [`settle`](Self::settle).
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Box<str>> {
+        let mut due = Vec::new();
+        while self.graces.front().is_some_and(|(until, _)| *until <= now) {
+            due.extend(self.graces.pop_front().map(|(_, socket)| socket));
+        }
+        due.retain(|socket| self.lost.contains_key(socket) && !self.away.contains(socket));
+        if self.is_tick(now) {
+            due.extend(self.away.iter().cloned());
+        }
+        due
+    }
+
+    /// Hides the entries of a lost socket that can still be restored, and removes those of another.
+    pub(super) fn settle(&mut self, socket: &str, is_kept: bool, now: Instant) {
+        if self.lost.get(socket).is_none_or(|until| *until > now) {
+            return;
+        }
+        if !is_kept {
+            return self.leave(socket, now);
+        }
+        if !self.away.insert(socket.into()) {
+            return;
+        }
+        let entries = self.entries.get(socket).into_iter().flatten();
+        let mut entries: Vec<_> = entries.map(|(_, entry)| entry.clone()).collect();
+        for entry in &mut entries {
+            entry.is_away = true;
+            self.put_own(entry.clone());
+        }
+        self.commit(entries.iter().map(Entry::change).collect(), now);
+    }
+
+    /// Says that this server is there, and drops the entries of servers that were silent for too long.
+    /// While this server `is_cut_off`, it cannot know, and drops none.
+    pub(super) fn tick(&mut self, now: Instant, is_cut_off: bool) {
+        if !self.is_tick(now) {
+            return;
+        }
+        self.ticked_at = now;
+        if self.is_shared && (!self.entries.is_empty() || self.has_changed_lately(now)) {
+            let (server, clock) = (self.id.clone(), self.clock);
+            self.messages.push(Message::Alive { server, clock });
+        }
+        if self.is_asked {
+            self.send_state(now);
+        }
+        if is_cut_off {
+            self.others.values_mut().for_each(|copy| copy.heard = now);
+        }
+        let is_silent = |copy: &Copy| now.saturating_duration_since(copy.heard) >= SILENCE;
+        let silent = self.others.iter().filter(|(_, copy)| is_silent(copy));
+        let silent: Vec<_> = silent.map(|(server, _)| server.clone()).collect();
+        for server in silent {
+            self.drop_copy(&server);
+        }
+    }
+
+    /// Returns when [`due`](Self::due) and [`tick`](Self::tick) are to be called next. Returns `None` if
+    /// nothing is left to do for this replica until it is used again.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let grace = self.graces.front().map(|(until, _)| *until);
+        let is_busy = self.is_shared && !self.is_idle(now) || !self.away.is_empty();
+        let tick = is_busy.then(|| self.ticked_at + PERIOD);
+        grace.into_iter().chain(tick).min()
+    }
+
+    /// Returns whether the replica has nothing that a new one would not have.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        let is_empty = self.entries.is_empty() && self.others.is_empty();
+        is_empty && !(self.is_shared && self.has_changed_lately(now))
+    }
+
+    /// Handles a message of another server.
+    pub(super) fn handle(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Delta {
+                server,
+                clock,
+                changes,
+            } if server != self.id => self.handle_delta(server, clock, changes, now),
+            Message::Alive { server, clock } if server != self.id => {
+                if self.copy(&server, now).clock < clock {
+                    self.ask(server, now);
+                }
+            }
+            Message::State {
+                server,
+                clock,
+                part,
+                parts,
+                entries,
+            } if server != self.id => {
+                if let Some(entries) = self.assemble(&server, clock, (part, parts), entries, now) {
+                    self.replace(&server, clock, entries, now);
+                }
+            }
+            Message::Ask { of } => {
+                if of.is_none_or(|of| of == self.id) {
+                    self.handle_ask(now);
+                }
+            }
+            // They are this server's own.
+            Message::Delta { .. } | Message::Alive { .. } | Message::State { .. } => {}
+        }
+    }
+
+    /// Takes the messages to the other servers.
+    pub(super) fn take_messages(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Takes what has changed for the clients of each room.
+    pub(super) fn take_diffs(&mut self) -> BTreeMap<Box<str>, Diff> {
+        let mut diffs = BTreeMap::<Box<str>, Diff>::new();
+        for ((room, key), before) in std::mem::take(&mut self.before) {
+            let metas = self.rooms.get(&room).and_then(|keys| keys.get(&key));
+            let after = metas.map(distinct).unwrap_or_default();
+            if before == after {
+                continue;
+            }
+            let diff = diffs.entry(room).or_default();
+            match (before.is_empty(), after.is_empty()) {
+                (true, _) => diff.joins.insert(key, after),
+                (_, true) => diff.leaves.insert(key, before),
+                (false, false) => diff.updates.insert(key, after),
+            };
+        }
+        diffs
+    }
+
+    fn is_tick(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.ticked_at) >= PERIOD
+    }
+
+    fn has_changed_lately(&self, now: Instant) -> bool {
+        self.clock > 0 && now.saturating_duration_since(self.changed_at) < 2 * PERIOD
+    }
+
+    fn commit(&mut self, changes: Vec<Change>, now: Instant) {
+        if changes.is_empty() {
+            return;
+        }
+        self.clock += 1;
+        self.changed_at = now;
+        if self.is_shared {
+            self.messages.push(Message::Delta {
+                server: self.id.clone(),
+                clock: self.clock,
+                changes,
+            });
+        }
+    }
+
+    /// Forgets that the connection of a socket is lost.
+    fn forget_lost(&mut self, socket: &str) {
+        if self.lost.remove(socket).is_some() {
+            self.lingering -= self.rooms_of(socket).1;
+            self.away.remove(socket);
+        }
+    }
+
+    fn put_own(&mut self, entry: Entry) {
+        let id = self.id.clone();
+        let room = self.entries.entry(entry.socket.clone()).or_default();
+        let before = room.insert(entry.room.clone(), entry.clone());
+        self.show(&id, before.as_ref(), Some(&entry));
+    }
+
+    fn remove_own(&mut self, entry: &Entry) {
+        let id = self.id.clone();
+        if remove(&mut self.entries, &entry.socket, &entry.room).is_some() {
+            if self.lost.contains_key(&entry.socket) {
+                self.lingering -= entry.bytes();
+            }
+            self.show(&id, Some(entry), None);
+        }
+    }
+
+    /// Updates what clients see of an entry.
+    fn show(&mut self, server: &str, before: Option<&Entry>, after: Option<&Entry>) {
+        let is_seen = |entry: &&Entry| !entry.is_away;
+        if let Some(entry) = before.filter(is_seen) {
+            self.touch(entry);
+            let tag = (server.into(), entry.socket.clone());
+            let keys = self.rooms.get_mut(&entry.room);
+            if let Some(metas) = keys.and_then(|keys| keys.get_mut(&entry.key)) {
+                metas.remove(&tag);
+            }
+        }
+        if let Some(entry) = after.filter(is_seen) {
+            self.touch(entry);
+            let tag = (server.into(), entry.socket.clone());
+            let keys = self.rooms.entry(entry.room.clone()).or_default();
+            let metas = keys.entry(entry.key.clone()).or_default();
+            metas.insert(tag, entry.meta.clone());
+        }
+        if let Some(entry) = before {
+            self.prune(entry);
+        }
+    }
+
+    /// Remembers what clients have seen of an entry's key.
+    fn touch(&mut self, entry: &Entry) {
+        let at = (entry.room.clone(), entry.key.clone());
+        let metas = self
+            .rooms
+            .get(&entry.room)
+            .and_then(|keys| keys.get(&entry.key));
+        self.before
+            .entry(at)
+            .or_insert_with(|| metas.map(distinct).unwrap_or_default());
+    }
+
+    /// Removes the key and the room of an entry if they are empty.
+    fn prune(&mut self, entry: &Entry) {
+        let Some(keys) = self.rooms.get_mut(&entry.room) else {
+            return;
+        };
+        if keys.get(&entry.key).is_some_and(BTreeMap::is_empty) {
+            keys.remove(&entry.key);
+        }
+        if keys.is_empty() {
+            self.rooms.remove(&entry.room);
+        }
+    }
+
+    /// Returns the copy of a server that has sent something.
+    fn copy(&mut self, server: &str, now: Instant) -> &mut Copy {
+        let copy = self.others.entry(server.into()).or_insert_with(|| Copy {
+            clock: 0,
+            entries: Entries::new(),
+            heard: now,
+            asked: None,
+            parts: None,
+        });
+        copy.heard = now;
+        copy
+    }
+
+    fn handle_delta(&mut self, server: Box<str>, clock: u64, changes: Vec<Change>, now: Instant) {
+        let copy = self.copy(&server, now);
+        if clock <= copy.clock {
+            return;
+        }
+        if clock > copy.clock + 1 {
+            return self.ask(server, now);
+        }
+        copy.clock = clock;
+        for change in changes {
+            self.apply(&server, change, now);
+        }
+    }
+
+    fn apply(&mut self, server: &str, change: Change, now: Instant) {
+        let Some(copy) = self.others.get_mut(server) else {
+            return;
+        };
+        match change {
+            Change::Put(entry) => {
+                let rooms = copy.entries.entry(entry.socket.clone()).or_default();
+                let before = rooms.insert(entry.room.clone(), entry.clone());
+                self.show(server, before.as_ref(), Some(&entry));
+                // The client is on that server now.
+                if self.lost.contains_key(&entry.socket) {
+                    self.leave(&entry.socket, now);
+                }
+            }
+            Change::Remove { socket, room } => {
+                let before = remove(&mut copy.entries, &socket, &room);
+                self.show(server, before.as_ref(), None);
+            }
+        }
+    }
+
+    fn ask(&mut self, server: Box<str>, now: Instant) {
+        let copy = self.copy(&server, now);
+        let is_waiting = |asked| now.saturating_duration_since(asked) < PERIOD;
+        if !copy.asked.is_some_and(is_waiting) {
+            copy.asked = Some(now);
+            self.messages.push(Message::Ask { of: Some(server) });
+        }
+    }
+
+    /// Sends the state to all servers. Several that ask in one period get it once, or twice.
+    fn handle_ask(&mut self, now: Instant) {
+        let is_recent = |sent| now.saturating_duration_since(sent) < PERIOD;
+        if self.clock == 0 {
+            return;
+        }
+        if self.state_sent.is_some_and(is_recent) {
+            self.is_asked = true;
+            return;
+        }
+        self.send_state(now);
+    }
+
+    fn send_state(&mut self, now: Instant) {
+        self.is_asked = false;
+        self.state_sent = Some(now);
+        let mut parts = vec![Vec::new()];
+        let mut bytes = 0;
+        for entry in self.entries.values().flat_map(BTreeMap::values) {
+            if bytes + entry.bytes() > PART && bytes > 0 {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += entry.bytes();
+            let last = parts.len() - 1;
+            parts[last].push(entry.clone());
+        }
+        let count = parts.len();
+        for (part, entries) in parts.into_iter().enumerate() {
+            self.messages.push(Message::State {
+                server: self.id.clone(),
+                clock: self.clock,
+                part,
+                parts: count,
+                entries,
+            });
+        }
+    }
+
+    /// Adds a part of a state. Returns all entries with the last part.
+    fn assemble(
+        &mut self,
+        server: &str,
+        clock: u64,
+        (part, parts): (usize, usize),
+        entries: Vec<Entry>,
+        now: Instant,
+    ) -> Option<Vec<Entry>> {
+        let copy = self.copy(server, now);
+        if clock <= copy.clock {
+            copy.parts = None;
+            return None;
+        }
+        let mut so_far = match copy.parts.take() {
+            Some(so_far) if so_far.clock == clock && so_far.next == part => so_far,
+            _ if part == 0 => Parts {
+                clock,
+                next: 0,
+                entries: Vec::new(),
+            },
+            // One before it was lost. The next `Alive` shows that.
+            _ => return None,
+        };
+        so_far.entries.extend(entries);
+        so_far.next += 1;
+        if so_far.next < parts {
+            copy.parts = Some(so_far);
+            return None;
+        }
+        Some(so_far.entries)
+    }
+
+    fn replace(&mut self, server: &str, clock: u64, entries: Vec<Entry>, now: Instant) {
+        self.drop_copy(server);
+        self.copy(server, now).clock = clock;
+        for entry in entries {
+            self.apply(server, Change::Put(entry), now);
+        }
+    }
+
+    fn drop_copy(&mut self, server: &str) {
+        let Some(copy) = self.others.remove(server) else {
+            return;
+        };
+        for entry in copy.entries.values().flat_map(BTreeMap::values) {
+            self.show(server, Some(entry), None);
+        }
+    }
+}
+
+/// Removes an entry, and its socket if that was the last one.
+fn remove(entries: &mut Entries, socket: &str, room: &str) -> Option<Entry> {
+    let rooms = entries.get_mut(socket)?;
+    let removed = rooms.remove(room);
+    if rooms.is_empty() {
+        entries.remove(socket);
+    }
+    removed
+}
+
+/// Returns the metadata of the sockets of one key, equal ones once. The order is the same on all
+/// servers.
+fn distinct(metas: &BTreeMap<Tag, Meta>) -> Vec<Meta> {
+    let mut distinct = Vec::<Meta>::new();
+    for meta in metas.values() {
+        if !distinct.contains(meta) {
+            distinct.push(meta.clone());
+        }
+    }
+    distinct
+}
+
+#[cfg(test)]
+mod tests;
