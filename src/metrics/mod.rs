@@ -40,7 +40,7 @@
 //! | `socketio_ack_duration_seconds` | histogram | `namespace`, `outcome` | how long the server waited for an acknowledgement: `answered`, `timeout`, `disconnected`. A wait that the application has abandoned counts as `timeout` |
 //! | `socketio_received_bytes_total` | counter | `transport` | the bytes of WebSocket frames and of POST bodies, as they were on the wire |
 //! | `socketio_sent_bytes_total` | counter | `transport` | the bytes of WebSocket frames, and of the bodies of polls before their compression |
-//! | `socketio_buffered_bytes` | gauge | | the bytes that wait for slow clients, as [`max_buffered`](crate::SocketIoBuilder::max_buffered) counts them |
+//! | `socketio_buffered_bytes` | gauge | | the bytes that wait for slow clients, as [`max_buffered`](crate::SocketIoBuilder::max_buffered) counts them. Those of a polling client may be counted up to `ping_interval` later |
 //! | `socketio_slow_consumers_total` | counter | | the connections that were closed at that limit |
 //! | `socketio_volatile_dropped_total` | counter | | the volatile events that were dropped |
 //! | `socketio_recoveries_total` | counter | `result` | the clients that have asked for their former socket, with [recovery](crate::Recovery): `recovered`, `expired` (packets that they have missed are gone), `unknown` (so is the socket) |

@@ -42,5 +42,5 @@ pub use self::route::Route;
 pub use self::server_event::{FromServerEvent, ServerEvent, ServerEventHandler};
 pub use crate::hub::DisconnectReason;
 
-pub(crate) use self::namespace::Routes;
+pub(crate) use self::namespace::{EventRoute, Routes};
 pub(crate) use self::namespace_request::Predicate;

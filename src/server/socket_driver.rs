@@ -17,7 +17,6 @@ use super::queued::Queued;
 use crate::engine_io::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
-use crate::hub::definition::EventIndex;
 use crate::hub::member::Member;
 use crate::hub::namespace::Membership;
 use crate::hub::recovery::Handover;
@@ -26,7 +25,7 @@ use crate::nearest::{nearest, shortened};
 use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
-use crate::routing::{ErrorReply, Event, Reply, Routes};
+use crate::routing::{ErrorReply, Event, EventRoute, Reply, Routes};
 use crate::transport::guarded;
 
 /// A socket and its handlers. The socket leaves its namespace when the driver is dropped.
@@ -351,49 +350,57 @@ impl SocketDriver {
     fn start(&mut self, queued: Queued, cx: &mut Context<'_>) {
         let name = queued.payload.name_bytes().unwrap_or_default();
         let Some(found) = self.routes.find(name) else {
-            if self.is_observed {
-                self.notify_received(None, &queued.payload);
-            }
-            self.log_missing_handler(queued.payload.name());
-            return self.answer(
-                queued.ack,
-                Err(ErrorReply::new("no handler for this event")).into(),
-            );
+            return self.handle_missing_handler(queued);
         };
-        let span = match self.is_observed {
-            true => Some(self.notify_received(found.index, &queued.payload)),
-            false => None,
-        };
-        let socket = Socket::new(Arc::clone(self.member()));
-        let event = Event::event(socket, queued.payload, queued.ack);
-        let mut future = match span {
-            None => call(&found.route, event),
-            Some(span) => {
-                ObservedHandler::call(&found.route, self.member(), found.index, span, event)
+        let ack = queued.ack;
+        let mut future = match self.is_observed {
+            true => self.call_observed(found, queued),
+            false => {
+                let socket = Socket::new(Arc::clone(self.member()));
+                call(&found.route, Event::event(socket, queued.payload, ack))
             }
         };
         let is_concurrent = found.is_concurrent;
         match poll(&mut future, cx) {
             Poll::Ready(reply) => {
                 let _ = guarded(move || drop(future));
-                self.answer(queued.ack, reply);
+                self.answer(ack, reply);
             }
             Poll::Pending => self.running.push(Running {
                 future,
-                ack: queued.ack,
+                ack,
                 is_concurrent,
             }),
         }
     }
 
-    /// Reports an event to the observers, and returns its span.
+    /// Calls the handler of an event within a span, and reports both to the observers.
+    // By value and not inlined, so that an event that nobody observes is not moved once more.
     #[inline(never)]
-    fn notify_received(&self, event: EventIndex, payload: &Payload) -> OptionalSpan {
+    fn call_observed(&self, found: &EventRoute, queued: Queued) -> BoxFuture<'static, Reply> {
         let member = self.member();
         let observers = &member.session.observers;
-        observers.each(|observer| observer.event_received(member, event, payload));
-        let (namespace, definition) = (&member.namespace.name, &self.routes.hooks.definition);
-        self.span.event(namespace, definition, event, payload)
+        observers.each(|observer| observer.event_received(member, found.index, &queued.payload));
+        let span = self.span.event(
+            &member.namespace.name,
+            &self.routes.hooks.definition,
+            found.index,
+            &queued.payload,
+        );
+        let socket = Socket::new(Arc::clone(member));
+        let event = Event::event(socket, queued.payload, queued.ack);
+        ObservedHandler::call(&found.route, member, found.index, span, event)
+    }
+
+    #[inline(never)]
+    fn handle_missing_handler(&self, queued: Queued) {
+        let Queued { ack, payload, .. } = queued;
+        let member = self.member();
+        let observers = &member.session.observers;
+        observers.each(|observer| observer.event_received(member, None, &payload));
+        self.log_missing_handler(payload.name());
+        let error = Err(ErrorReply::new("no handler for this event"));
+        self.answer(ack, error.into());
     }
 
     fn log_missing_handler(&self, event: Option<&str>) {

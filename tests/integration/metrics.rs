@@ -413,21 +413,24 @@ async fn bytes_count_as_they_are_on_the_wire() {
     assert_eq!(recording.value(sent), before_out + answer.len() as f64);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn buffered_bytes_count_while_a_client_does_not_read() {
     let mut recording = Recording::start();
     let (app, io) = server(Namespace::new());
     let mut polling = Polling::connect(&app).await;
     let buffered = "socketio_buffered_bytes{}";
     io.emit("big", "x".repeat(1000));
+    // A session that polls reports at the latest when its next ping is due.
+    tokio::time::sleep(Duration::from_secs(26)).await;
     let waiting = recording.value(buffered);
     assert!((1000.0..1200.0).contains(&waiting), "{waiting}");
     polling.next().await;
     assert_eq!(recording.value(buffered), 0.0);
     // What is never fetched is no longer buffered when the session has ended.
     io.emit("big", "x".repeat(1000));
+    polling.send("3").await;
+    tokio::time::sleep(Duration::from_secs(26)).await;
     assert_eq!(recording.value(buffered), waiting);
-    io.sockets()[0].close();
     polling.send_and_forget("1").await;
     recording.until(buffered, 0.0).await;
 

@@ -18,9 +18,6 @@ impl SharedSession {
         let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
-        if !self.observers.is_empty() {
-            self.notify_buffered_for_polling();
-        }
         sent
     }
 
@@ -43,26 +40,7 @@ impl SharedSession {
         let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);
         wake(wakers);
-        if !self.observers.is_empty() {
-            self.notify_buffered_for_polling();
-        }
         dropped
-    }
-
-    /// Reports the buffered bytes of a session that began with polling. Those of a WebSocket are
-    /// reported when its task has written what it can.
-    #[cold]
-    fn notify_buffered_for_polling(&self) {
-        if self.params.transport != Transport::Polling {
-            return;
-        }
-        let mut shared = self.lock();
-        if shared.session.transport() != Transport::Polling {
-            return;
-        }
-        let change = shared.take_buffered_change();
-        drop(shared);
-        self.notify_buffered(change);
     }
 
     /// Queues the packets that a restored client has missed, and then its CONNECT packet.
