@@ -17,10 +17,12 @@ use crate::sync::Mutex;
 pub(super) struct Login {
     username: String,
     hash: Arc<str>,
-    /// One permit for each login that computes a hash, or asks the other servers.
-    checks: Semaphore,
-    /// One permit for each login that waits for `checks` or has got it.
+    /// One permit for each login that is under way.
     logins: Semaphore,
+    /// One permit for each login that asks the other servers.
+    questions: Semaphore,
+    /// One permit for each login that computes a hash.
+    hashes: Semaphore,
     sessions: Mutex<Sessions>,
 }
 
@@ -47,8 +49,9 @@ impl Login {
         Self {
             username,
             hash: hash.into(),
-            checks: Semaphore::new(MAX_CHECKS),
             logins: Semaphore::new(MAX_LOGINS),
+            questions: Semaphore::new(MAX_QUESTIONS),
+            hashes: Semaphore::new(MAX_HASHES),
             sessions: Mutex::default(),
         }
     }
@@ -70,12 +73,12 @@ impl Login {
         if session.is_some_and(|id| self.has_session(id)) {
             return Ok(Accepted::BySession);
         }
-        let busy = || ErrorReply::new("too many logins at a time: try again");
-        let _login = self.logins.try_acquire().map_err(|_| busy())?;
-        // The semaphore is never closed.
-        let _check = self.checks.acquire().await.map_err(|_| busy())?;
+        let busy = |_| ErrorReply::new("too many logins at a time: try again");
+        let _login = self.logins.try_acquire().map_err(busy)?;
         if let Some(id) = session {
-            if is_known_elsewhere(id.to_owned()).await {
+            // If strangers use them all, a page has to send its password again.
+            let question = self.questions.try_acquire().ok();
+            if question.is_some() && is_known_elsewhere(id.to_owned()).await {
                 self.sessions.lock().insert(id.to_owned(), now());
                 return Ok(Accepted::BySession);
             }
@@ -98,6 +101,8 @@ impl Login {
     }
 
     async fn verify(&self, password: String) -> bool {
+        // The semaphore is never closed.
+        let _hash = self.hashes.acquire().await;
         let hash = Arc::clone(&self.hash);
         let verify = tokio::task::spawn_blocking(move || {
             bcrypt::verify(password, &hash).is_ok_and(|is_same| is_same)
@@ -162,9 +167,11 @@ fn is_session_id(id: &str) -> bool {
     id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// How many logins are checked at a time. A hash keeps one core busy, so strangers get no more of
-/// them.
-const MAX_CHECKS: usize = 2;
+/// How many hashes are computed at a time. Each keeps a core busy.
+const MAX_HASHES: usize = 2;
+
+/// How many logins may ask the other servers at a time.
+const MAX_QUESTIONS: usize = 8;
 
 /// How many logins may be under way at a time.
 const MAX_LOGINS: usize = 64;
@@ -252,8 +259,10 @@ mod tests {
     async fn the_logins_under_way_are_bounded() {
         let login = login();
         let auth = json!({ "sessionId": "0123456789abcdef" });
+        let hashes = login.hashes.acquire_many(MAX_HASHES as u32).await;
         let mut waiting = Vec::new();
         for _ in 0..MAX_LOGINS {
+            // The first ones ask the other servers, the rest wait for a hash.
             let mut check = Box::pin(login.check(&auth, |_| std::future::pending()));
             assert!(futures_util::poll!(&mut check).is_pending());
             waiting.push(check);
@@ -263,7 +272,7 @@ mod tests {
             refused,
             Err("too many logins at a time: try again".to_owned())
         );
-        drop(waiting);
+        drop((waiting, hashes));
         let refused = check(&login, auth.clone()).await;
         assert_eq!(refused, Err("invalid credentials".to_owned()));
     }

@@ -50,11 +50,15 @@
 //! In a [cluster](crate::cluster) the page shows the sockets and the events of all servers that have
 //! `AdminUi`, whichever server it is connected to. The servers must have the same credentials.
 //!
+//! With Node's servers in the cluster, connect the page to a server of this crate. The sockets of Node's
+//! servers are shown from their next event on, and the others five seconds after the page has connected.
+//!
 //! # What it costs
 //!
 //! Without a page that is connected to any server of the cluster, nothing is recorded. With one, each
 //! event of an application is copied for it, and sent by a task of its own. At most 4 096 events and
-//! 2 MiB wait for that task. What does not fit is dropped, and the page shows numbers.
+//! 2 MiB wait for that task. What does not fit is dropped, and the page shows numbers. Of an event of
+//! more than 16 KiB the page shows the length only.
 //!
 //! [`@socket.io/admin-ui`]: https://www.npmjs.com/package/@socket.io/admin-ui
 

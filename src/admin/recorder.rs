@@ -170,6 +170,8 @@ impl Recorder {
             Level::Nothing => {}
             Level::Totals => self.count(1),
             Level::Events => {
+                let short = without_long_args(payload);
+                let payload = short.as_ref().unwrap_or(payload);
                 self.push_with(|queue| {
                     queue.push_event(event, namespace, member.id, payload, timestamp);
                 });
@@ -293,6 +295,10 @@ impl Observer for Recorder {
         self.is_at_least(Level::Events)
     }
 
+    fn wants_broadcasts(&self) -> bool {
+        self.is_at_least(Level::Totals)
+    }
+
     fn broadcast(&self, namespace: &Arc<LiveNamespace>, recipients: usize, _: &Payload) {
         // With recipients, each of them was counted.
         if self.level() == Level::Totals && namespace.name != self.namespace {
@@ -300,6 +306,21 @@ impl Observer for Recorder {
         }
     }
 }
+
+/// Returns the event with a text in place of its arguments, if they are too long for the pages.
+fn without_long_args(event: &Payload) -> Option<Payload> {
+    let attached = event.attachments().map(|bytes| bytes.len());
+    let bytes = event.json().len() + attached.sum::<usize>();
+    if bytes <= MAX_ARGS {
+        return None;
+    }
+    let text = format!("{bytes} bytes are not shown");
+    Payload::event(event.name()?, 0, text).ok()
+}
+
+/// The longest event that is shown with its arguments, in bytes. A broadcast of it is shown once for
+/// each recipient.
+const MAX_ARGS: usize = 16 * 1024;
 
 #[derive(Serialize)]
 struct TransportUpdate<'a> {
@@ -340,6 +361,16 @@ fn iso(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_arguments_are_not_shown() {
+        let event = |text: &str| Payload::event("say", 1, text).expect("serializable");
+        assert!(without_long_args(&event("hello")).is_none());
+        let short = without_long_args(&event(&"x".repeat(MAX_ARGS))).expect("too long");
+        assert_eq!(short.name(), Some("say"));
+        let shown = short.into_args().to_json();
+        assert_eq!(shown, r#"["16394 bytes are not shown"]"#);
+    }
 
     #[test]
     fn a_time_is_written_as_by_javascript() {

@@ -223,7 +223,7 @@ impl LiveNamespace {
     /// under no lock, and before the event has an offset.
     pub(super) fn notify_broadcast(self: &Arc<Self>, target: &Target, payload: &Payload) {
         let hook = OutgoingEvent::capture(&self.hooks, payload);
-        if hook.is_none() && self.observers.is_empty() {
+        if hook.is_none() && !self.observers.wants_broadcasts() {
             return;
         }
         let selected = self.select(target);
@@ -235,7 +235,9 @@ impl LiveNamespace {
                 let recipients = selected.iter();
                 recipients.for_each(|member| observer.event_sent(member, Sent::ToMany, payload));
             }
-            observer.broadcast(self, selected.len(), payload);
+            if observer.wants_broadcasts() {
+                observer.broadcast(self, selected.len(), payload);
+            }
         });
     }
 

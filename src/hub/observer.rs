@@ -118,6 +118,11 @@ pub(crate) trait Observer: Send + Sync {
     /// [wants](Self::wants_recipients) to hear of them.
     fn event_sent(&self, member: &Arc<Member>, sent: Sent, payload: &Payload) {}
 
+    /// Whether [`broadcast`](Self::broadcast) is to be called. The answer may change.
+    fn wants_broadcasts(&self) -> bool {
+        true
+    }
+
     /// An event is sent to so many sockets of this process.
     fn broadcast(&self, namespace: &Arc<LiveNamespace>, recipients: usize, payload: &Payload) {}
 
@@ -236,6 +241,13 @@ impl Observers {
                 observer.event_sent(member, Sent::ToMany, payload);
             }
         });
+    }
+
+    /// Returns whether an observer wants to hear of broadcasts.
+    #[inline]
+    pub(crate) fn wants_broadcasts(&self) -> bool {
+        let observers = self.0.as_ref();
+        observers.is_some_and(|all| all.iter().any(|observer| observer.wants_broadcasts()))
     }
 
     /// Returns whether an observer wants to hear of room changes.

@@ -81,8 +81,17 @@ const sees = (page, text) => page.getByText(text).first().waitFor();
 const signedIn = (page) => page.locator(".v-dialog--active").waitFor({ state: "hidden" });
 const row = (page, text) => page.locator("tbody tr", { hasText: text });
 
-/** Goes to a part of the page by its link. */
-const go = (page, part) => page.locator(".v-navigation-drawer a", { hasText: part }).click();
+/** Goes to a part of the page by its link. The former part slides out. */
+async function go(page, part) {
+  await page.locator(".v-navigation-drawer a", { hasText: part }).click();
+  await page.waitForFunction(
+    (part) => {
+      const parts = [...document.querySelectorAll(".v-main .v-breadcrumbs")];
+      return parts.length === 1 && parts[0].textContent.trim() === part;
+    },
+    part,
+  );
+}
 
 async function screenshot(page, name) {
   const folder = process.env.SCREENSHOTS;
@@ -115,6 +124,7 @@ test("a socket is seen, joins a room and is disconnected", async () => {
   await screenshot(page, "socket");
   await go(page, "Rooms");
   await row(page, "tea").waitFor();
+  await screenshot(page, "rooms");
   await go(page, "Sockets");
   const left = once(ada, "disconnect");
   await row(page, ada.id).getByRole("button").click();
