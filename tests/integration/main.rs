@@ -32,6 +32,8 @@ mod namespaces;
 mod over_log;
 mod parsers;
 mod polling;
+#[cfg(feature = "testing")]
+mod presence;
 mod promises;
 #[cfg(all(feature = "rate-limit", feature = "testing"))]
 mod rate_limit;
