@@ -149,7 +149,8 @@
 //! The arguments of a handler are extractors: of the event's arguments, of the client's `auth`, of the
 //! socket, and more. Any axum extractor works in a connect handler, on the request with which the
 //! client connected. [`extract`] has a list, and shows how to write one. Types that come from a client
-//! implement serde's `Deserialize`, those that go there `Serialize`: `cargo add serde --features derive`.
+//! implement serde's `Deserialize`, those that go there `Serialize`. For that,
+//! `cargo add serde --features derive`.
 //!
 //! ```
 //! use axum::Extension;
@@ -281,7 +282,8 @@
 //! # Presence
 //!
 //! [`Presence`] knows who is in a room: one entry for each user, however many tabs are open, on all
-//! servers of a cluster. The clients in the room get the state when they enter, and then each difference.
+//! servers of a cluster. The clients in the room get the state when they enter, and then each
+//! difference.
 //!
 //! ```
 //! use axum::extract::State;
@@ -355,8 +357,8 @@
 //!
 //! Tower layers wrap [one handler](Handler::layer) or [all handlers of a namespace](Namespace::layer),
 //! and [`middleware::from_fn`] creates a layer from a function. A layer sees the event before the
-//! handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests. The layers of this
-//! example need `cargo add tower --features timeout`.
+//! handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests. The layers of
+//! this example need `cargo add tower --features timeout`.
 //!
 //! ```
 //! use std::time::Duration;
@@ -379,14 +381,14 @@
 //!     .layer(middleware::from_fn(log));
 //! ```
 //!
-//! The module [`middleware`] has a snippet for each layer that apps often need: a timeout, a concurrency
-//! limit, load shedding, a rate limit, sessions that expire, an audit log. [Layers and router
-//! shapes](guide::layers) says which layers work where.
+//! The module [`middleware`] has a snippet for each layer that apps often need: a timeout, a
+//! concurrency limit, load shedding, a rate limit, sessions that expire, an audit log. [Layers and
+//! router shapes](guide::layers) says which layers work where.
 //!
 //! # Testing
 //!
-//! The feature `testing` has a client that needs no network and no port, so tests are quick and can
-//! use virtual time. It speaks to the app as an official client does over WebSocket. Tests need it alone:
+//! The feature `testing` has a client that needs no network and no port, so tests are quick and can use
+//! virtual time. It speaks to the app as an official client does over WebSocket. Tests need it alone:
 //! `cargo add --dev tower-socketio --features testing`.
 //!
 //! ```
@@ -426,8 +428,9 @@
 //!
 //! # Shutdown
 //!
-//! [`SocketIo::shutdown`] refuses new clients, and closes the connections of the others one after another, so
-//! that they do not all come back in the same moment. Await it in the shutdown signal of the HTTP server:
+//! [`SocketIo::shutdown`] refuses new clients, and closes the connections of the others one after
+//! another, so that they do not all come back in the same moment. Await it in the shutdown signal of
+//! the HTTP server:
 //!
 //! ```no_run
 //! use axum::Router;

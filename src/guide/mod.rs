@@ -10,9 +10,6 @@
 //! another. A *socket* is one client in one namespace: a session has as many sockets as the client
 //! has joined namespaces.
 
-// To be removed when the items of the links exist.
-#![allow(rustdoc::broken_intra_doc_links)]
-
 #[doc = include_str!("delivery.md")]
 pub mod delivery {}
 
