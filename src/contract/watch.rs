@@ -43,10 +43,10 @@ use crate::sync::Mutex;
 ///
 /// let watch = Watch::new();
 /// let (layer, io) = server().watch_contract(&watch).build();
-/// io.send(News("it works".into()));
+/// io.of("/").send(News("it works".into()));
 /// watch.assert_kept();
 ///
-/// io.emit("olds", "not declared");
+/// io.of("/").emit("olds", "not declared");
 /// assert!(watch.check().is_err());
 /// ```
 #[derive(Clone, Debug, Default)]
