@@ -77,7 +77,7 @@ struct Shared {
     known_buffered: Option<usize>,
 }
 
-/// How the application ends a session and all its sockets.
+/// How the application ends a session and all its sockets. Later ones are stronger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The server disconnects all sockets of the session.
@@ -243,4 +243,38 @@ fn register(list: &mut Vec<Waker>, cx: &Context<'_>) {
 
 fn wake(wakers: impl IntoIterator<Item = Option<Waker>>) {
     wakers.into_iter().flatten().for_each(Waker::wake);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine_io::{Revision, Transport};
+
+    #[tokio::test]
+    async fn of_several_requested_ends_the_strongest_counts() {
+        let request = http::Request::new(()).into_parts().0;
+        let params = SessionParams {
+            transport: Transport::Polling,
+            revision: Revision::V4,
+            base64: false,
+            jsonp: false,
+        };
+        let session = SharedSession::open(
+            Arc::default(),
+            Arc::default(),
+            SessionId::new([0; 16]),
+            1,
+            params,
+            StoredRequest::new(request),
+        );
+        assert_eq!(session.take_end(), None);
+        session.disconnect_all();
+        assert_eq!(session.take_end(), Some(End::DisconnectAll));
+        session.cut();
+        session.shut_down();
+        session.disconnect_all();
+        assert_eq!(session.take_end(), Some(End::Cut));
+        assert_eq!(session.take_end(), None);
+        assert!(session.is_cut());
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
+use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
 use super::sessions::Sessions;
@@ -24,7 +25,7 @@ impl Sessions {
     ///
     /// # Panics
     ///
-    /// Panics if it is the first shutdown and the caller is in no runtime.
+    /// Panics if the caller is in no runtime.
     pub(crate) async fn shut_down(
         self: &Arc<Self>,
         within: Option<u64>,
@@ -49,6 +50,8 @@ impl Sessions {
         times: Times,
         finish: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Shutdown> {
+        // It panics before anything has begun.
+        let runtime = Handle::current();
         let (shutdown, is_first) = self.shutdown_or_insert(|| Shutdown::new(times));
         if !is_first {
             shutdown.hurry(times);
@@ -59,7 +62,7 @@ impl Sessions {
             sessions: Arc::clone(self),
             shutdown: Arc::clone(&shutdown),
         };
-        tokio::spawn(run.all(finish));
+        runtime.spawn(run.all(finish));
         shutdown
     }
 }

@@ -159,7 +159,8 @@ impl SharedSession {
     }
 
     fn request_end(&self, end: End) {
-        self.end.store(end as u8, Ordering::Release);
+        // The task may not have seen an earlier request. Of several, the strongest counts.
+        self.end.fetch_max(end as u8, Ordering::AcqRel);
         self.wake();
     }
 }
