@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -13,7 +13,7 @@ use tower_socketio::{Data, Namespace, Socket};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Instrument, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Instrument, Metadata, Subscriber};
 
 use crate::support::{Polling, app, builder, until};
 
@@ -36,8 +36,13 @@ struct Recorded {
     handles: usize,
 }
 
+/// A second subscriber. If a process has only one, `tracing` asks the thread that creates a span first,
+/// which may be one of another test, without a subscriber. It then never asks again.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Spans::default()));
+
 impl Spans {
     fn keep() -> (Self, DefaultGuard) {
+        LazyLock::force(&ANOTHER);
         let spans = Self::default();
         let guard = tracing::subscriber::set_default(spans.clone());
         (spans, guard)
