@@ -9,7 +9,7 @@ import path from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { chromium } from "playwright-core";
 import { io } from "socket.io-client";
-import { PATIENCE, Server, within } from "./support.js";
+import { PATIENCE, Server, until, within } from "./support.js";
 
 const FLAGS = [
   "--no-sandbox",
@@ -81,17 +81,18 @@ const sees = (page, text) => page.getByText(text).first().waitFor();
 const signedIn = (page) => page.locator(".v-dialog--active").waitFor({ state: "hidden" });
 const row = (page, text) => page.locator("tbody tr", { hasText: text });
 
-/** Goes to a part of the page by its link. The former part slides out. */
+/** Goes to a part of the page by its link. */
 async function go(page, part) {
   await page.locator(".v-navigation-drawer a", { hasText: part }).click();
-  await page.waitForFunction(
-    (part) => {
-      const parts = [...document.querySelectorAll(".v-main .v-breadcrumbs")];
-      return parts.length === 1 && parts[0].textContent.trim() === part;
-    },
-    part,
-  );
+  await shown(page, part);
 }
+
+/** Waits until a part is shown, and the former one has slid out. */
+const shown = (page, part) =>
+  page.waitForFunction((part) => {
+    const parts = [...document.querySelectorAll(".v-main .v-breadcrumbs")];
+    return parts.length === 1 && parts[0].textContent.trim().endsWith(part);
+  }, part);
 
 async function screenshot(page, name) {
   const folder = process.env.SCREENSHOTS;
@@ -110,12 +111,13 @@ test("wrong credentials are refused in the page's own words", async () => {
 
 test("a socket is seen, joins a room and is disconnected", async () => {
   const ada = await connect("ada");
-  await connect("bob");
+  const bob = await connect("bob");
   const page = await admin();
   await go(page, "Sockets");
   await row(page, ada.id).waitFor();
   await screenshot(page, "sockets");
   await row(page, ada.id).click();
+  await shown(page, "Socket details");
   await sees(page, "Initial HTTP request");
   await sees(page, '"name": "ada"');
   await page.getByLabel("Join a room").fill("tea");
@@ -129,7 +131,14 @@ test("a socket is seen, joins a room and is disconnected", async () => {
   const left = once(ada, "disconnect");
   await row(page, ada.id).getByRole("button").click();
   assert.equal((await within(left, "disconnect"))[0], "io server disconnect");
-  await row(page, ada.id).waitFor({ state: "detached" });
+  // A click on the button is one on its row, too: the page goes to the socket.
+  await shown(page, "Socket details");
+  await row(page, "Status").filter({ hasText: "disconnected" }).first().waitFor();
+  await go(page, "Sockets");
+  await until(async () => {
+    const text = await page.locator(".v-main").innerText();
+    return text.includes(bob.id) && !text.includes(ada.id);
+  }, "list without the socket");
   assert.deepEqual(page.problems, []);
 });
 
@@ -149,6 +158,7 @@ test("events are seen while they happen", async () => {
   await go(page, "Events");
   ada.emit("say", "hello");
   await row(page, "say").waitFor();
+  await shown(page, "Events");
   await screenshot(page, "events");
   assert.deepEqual(page.problems, []);
 });
