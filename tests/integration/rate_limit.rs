@@ -18,7 +18,7 @@ use tower_socketio::{
 
 use crate::recovery::{back, connect, lose};
 use crate::support::logs::Logs;
-use crate::support::{Polling, app, builder, main_app, until};
+use crate::support::{Polling, app, builder, main_app, until, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -273,12 +273,12 @@ async fn a_client_that_goes_on_is_closed_with_a_reason() {
         let told = client.ask(&events).await;
         let expected = format!("432[{}]", refused(30_000));
         assert_eq!(told, expected);
-        assert_eq!(client.next().await, expected);
+        assert_eq!(within(client.next()).await, expected);
         // The last one is answered too, and then the client is disconnected.
-        assert_eq!(client.next().await, expected);
-        assert_eq!(client.next().await, "41");
-        assert_eq!(client.next().await, "41/chat,");
-        assert_eq!(client.next().await, "1");
+        assert_eq!(within(client.next()).await, expected);
+        assert_eq!(within(client.next()).await, "41");
+        assert_eq!(within(client.next()).await, "41/chat,");
+        assert_eq!(within(client.next()).await, "1");
         let mut reasons = [left.recv().await, left.recv().await];
         reasons.sort_by_key(|left| left.map(|(name, _)| name));
         let expected = [
@@ -394,7 +394,7 @@ async fn the_replies_of_refused_events_are_in_order_with_the_others() {
     let events = [1, 2, 3, 4].map(|n| format!(r#"42{n}["slow"]"#));
     client.send(&events.join("\x1e")).await;
     for expected in ["431[1]", "432[1]", r#"433[{"error""#, r#"434[{"error""#] {
-        let answer = client.next().await;
+        let answer = within(client.next()).await;
         assert!(answer.starts_with(expected), "{answer}");
     }
 }
