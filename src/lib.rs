@@ -166,6 +166,8 @@
 //! let namespace: Namespace = Namespace::new().on("join", join).on("say", say);
 //! ```
 //!
+//! [`Presence`] tells the clients in a room who else is there.
+//!
 //! ## State
 //!
 //! Handlers share state with axum's `State`, as routes do. [`SocketIoBuilder::with_state`] provides

@@ -2,6 +2,7 @@
 //! PostgreSQL (Debian's package postgresql), and so run only with `--include-ignored`, as `tests/run`
 //! does.
 
+mod presence;
 mod programs;
 
 use std::error::Error as _;
@@ -144,6 +145,7 @@ async fn postgres_is_a_broker() {
     conformance(|| postgres.clone()).await;
     programs::check(|| postgres.clone(), 1_250, 10).await;
     programs::check(|| postgres.clone(), 10, 1_000).await;
+    presence::check(|| postgres.clone()).await;
 }
 
 /// All messages but the heartbeats go through the table.

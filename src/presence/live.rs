@@ -228,29 +228,29 @@ impl Live {
 
     /// Ends the change of a replica: sends the outbox, and wakes the task, or starts it.
     fn changed(&self, mut state: MutexGuard<'_, State>, name: &NamespaceName) {
-        let now = now();
-        if let Some(deadline) = state.deadline_of(name, now) {
-            match state.wakes_at {
-                Some(wakes_at) if wakes_at <= deadline => {}
-                Some(_) => self.changed.notify_one(),
-                None => self.start_task(&mut state, deadline),
-            }
+        let deadline = state.deadline_of(name, now());
+        let wakes_at = state.wakes_at;
+        // Outside of a runtime no task can start. Then the next change starts it.
+        let runtime = Handle::try_current().ok();
+        if wakes_at.is_none() && runtime.is_some() {
+            state.wakes_at = deadline;
         }
         drop(state);
+        match (deadline, wakes_at, runtime) {
+            (Some(deadline), Some(wakes_at), _) if deadline < wakes_at => self.changed.notify_one(),
+            // Under no lock: a runtime that ends drops the task at once.
+            (Some(_), None, Some(runtime)) => drop(runtime.spawn(self.task())),
+            _ => {}
+        }
         self.send();
     }
 
-    fn start_task(&self, state: &mut State, deadline: Instant) {
-        // Outside of a runtime no task can start. Then the next change starts it.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        state.wakes_at = Some(deadline);
+    fn task(&self) -> impl Future<Output = ()> + Send + use<> {
         let task = Task {
             live: Weak::clone(&self.weak),
             has_ended: false,
         };
-        runtime.spawn(task.run(Arc::clone(&self.changed)));
+        task.run(Arc::clone(&self.changed))
     }
 
     /// Sends the outbox, or leaves it to the thread that sends.

@@ -312,7 +312,6 @@ impl<S: Clone + Send + Sync + 'static> Namespace<S> {
     /// # Panics
     ///
     /// Panics if the namespace has a presence with the same [events](Presence::events).
-    #[must_use]
     #[track_caller]
     pub fn presence<User>(self, presence: &Presence<User>) -> Self {
         let live = &presence.live;

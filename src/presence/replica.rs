@@ -112,6 +112,9 @@ type Entries = BTreeMap<Box<str>, BTreeMap<Box<str>, Entry>>;
 /// A server and one of its sockets.
 type Tag = (Box<str>, Box<str>);
 
+/// The metadata of each socket, by key.
+type Keys = BTreeMap<Box<str>, BTreeMap<Tag, Meta>>;
+
 /// The presence of one namespace.
 #[derive(Debug)]
 pub(super) struct Replica {
@@ -129,7 +132,7 @@ pub(super) struct Replica {
     lingering: usize,
     others: BTreeMap<Box<str>, Copy>,
     /// What clients see: room → key → socket.
-    rooms: BTreeMap<Box<str>, BTreeMap<Box<str>, BTreeMap<Tag, Meta>>>,
+    rooms: BTreeMap<Box<str>, Keys>,
     /// The metadata of the keys that were touched since the last [`take_diffs`](Self::take_diffs), from
     /// before.
     before: BTreeMap<(Box<str>, Box<str>), Vec<Meta>>,
@@ -224,9 +227,8 @@ impl Replica {
         if before == Some(&entry) {
             return;
         }
-        let change = entry.change();
-        self.put_own(entry);
-        self.commit(vec![change], now);
+        self.put_own(&entry);
+        self.commit(vec![Change::Put(entry)], now);
     }
 
     /// Removes an entry. Returns its bytes.
@@ -288,7 +290,7 @@ impl Replica {
         }
         for entry in &mut entries {
             entry.is_away = false;
-            self.put_own(entry.clone());
+            self.put_own(entry);
         }
         self.commit(entries.iter().map(Entry::change).collect(), now);
         let own = self.entries.get(socket).into_iter().flatten();
@@ -330,7 +332,7 @@ impl Replica {
         let mut entries: Vec<_> = entries.map(|(_, entry)| entry.clone()).collect();
         for entry in &mut entries {
             entry.is_away = true;
-            self.put_own(entry.clone());
+            self.put_own(entry);
         }
         self.commit(entries.iter().map(Entry::change).collect(), now);
     }
@@ -464,11 +466,11 @@ impl Replica {
         }
     }
 
-    fn put_own(&mut self, entry: Entry) {
+    fn put_own(&mut self, entry: &Entry) {
         let id = self.id.clone();
-        let room = self.entries.entry(entry.socket.clone()).or_default();
-        let before = room.insert(entry.room.clone(), entry.clone());
-        self.show(&id, before.as_ref(), Some(&entry));
+        let rooms = self.entries.entry(entry.socket.clone()).or_default();
+        let before = rooms.insert(entry.room.clone(), entry.clone());
+        self.show(&id, before.as_ref(), Some(entry));
     }
 
     fn remove_own(&mut self, entry: &Entry) {

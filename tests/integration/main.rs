@@ -23,6 +23,8 @@ mod namespaces;
 mod over_log;
 mod parsers;
 mod polling;
+#[cfg(feature = "testing")]
+mod presence;
 mod promises;
 mod recovery;
 mod routers;

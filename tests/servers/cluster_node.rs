@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_socketio::cluster::{Mode, Postgres, Redis, Streams, Subscriptions};
 use tower_socketio::{
-    Args, Broadcast, Data, ErrorReply, Namespace, RawArgs, Recovery, ServerEvent, Socket, SocketIo,
+    Args, Broadcast, Data, ErrorReply, Namespace, Presence, RawArgs, Recovery, ServerEvent, Socket,
+    SocketIo,
 };
 
 #[tokio::main]
@@ -44,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => return Err(format!("unknown mode {mode}").into()),
     };
     let mut builder = SocketIo::builder()
-        .namespace("/", namespace())
+        .namespace("/", with_presence(namespace()))
         .namespace("/room-{n}", namespace());
     if let Some(mode) = mode {
         let redis = match url.contains(',') {
@@ -131,6 +132,20 @@ fn namespace() -> Namespace {
         .max_concurrent_events(64)
         .on_server_event("hey", async |_: RawArgs| "rust-pong")
         .server_event_fallback(pass_on)
+}
+
+/// With PRESENCE in the environment, adds a presence, and `track(room, key)` for clients.
+fn with_presence(namespace: Namespace) -> Namespace {
+    if std::env::var_os("PRESENCE").is_none() {
+        return namespace;
+    }
+    let presence = Presence::<Value>::new().grace(Duration::from_millis(200));
+    let namespace = namespace.presence(&presence);
+    let track = move |socket: Socket, Args((room, key)): Args<(String, String)>| {
+        let tracked = presence.track(&socket, room, key, &json!({ "on": "rust" }));
+        async move { tracked.map(|()| true) }
+    };
+    namespace.on("track", track)
 }
 
 async fn connect(socket: Socket) -> Result<(), ErrorReply> {

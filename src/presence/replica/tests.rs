@@ -7,6 +7,9 @@ use super::*;
 /// What a client of one server knows of each room.
 type Client = BTreeMap<Box<str>, Users>;
 
+/// The key and the metadata of a socket in each of its rooms.
+type Rooms = BTreeMap<Box<str>, (Box<str>, Meta)>;
+
 /// A server of the world.
 struct Server {
     replica: Replica,
@@ -23,7 +26,7 @@ struct World {
     random: u64,
     next_id: u64,
     /// The connected sockets: their server, and their entries by room.
-    sockets: BTreeMap<Box<str>, (usize, BTreeMap<Box<str>, (Box<str>, Meta)>)>,
+    sockets: BTreeMap<Box<str>, (usize, Rooms)>,
     /// The lost sockets that can be restored, on any server.
     suspended: BTreeSet<Box<str>>,
     loss: u64,
@@ -248,7 +251,7 @@ impl World {
 
     /// Returns what every server should list.
     fn expected(&self) -> Client {
-        let mut tags = BTreeMap::<Box<str>, BTreeMap<Box<str>, BTreeMap<Tag, Meta>>>::new();
+        let mut tags = BTreeMap::<Box<str>, Keys>::new();
         for (socket, (at, rooms)) in &self.sockets {
             for (room, (key, meta)) in rooms {
                 let tag = (self.servers[*at].replica.id.clone(), socket.clone());
