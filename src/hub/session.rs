@@ -262,6 +262,7 @@ mod tests {
         let session = SharedSession::open(
             Arc::default(),
             Arc::default(),
+            Observers::default(),
             SessionId::new([0; 16]),
             1,
             params,
