@@ -260,13 +260,15 @@ impl WebSocket {
                 return Poll::Ready(Ok(Written { finished }));
             }
             let flushed = self.out.poll_flush(Pin::new(&mut self.io), cx);
-            self.notify_sent(session);
+            if !session.observers.is_empty() {
+                self.notify_sent(session);
+            }
             ready!(flushed)?;
         }
     }
 
     /// Reports what was written to the observers.
-    #[inline]
+    #[cold]
     fn notify_sent(&mut self, session: &SharedSession) {
         let traffic = Traffic {
             packets: std::mem::take(&mut self.queued_packets),

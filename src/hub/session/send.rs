@@ -23,6 +23,7 @@ impl SharedSession {
 
     /// Queues packets. Volatile packets are dropped if the client is not ready. Returns the number of
     /// those.
+    #[inline]
     pub(in crate::hub) fn send_queued<'a>(
         &self,
         packets: impl Iterator<Item = &'a Outgoing>,
