@@ -66,7 +66,7 @@
 //! socket.emit("message", "hello");
 //! ```
 //!
-//! The snippets below have no `main`. Put their functions beside the one above, and what is not a
+//! Most snippets below have no `main`. Put their functions beside the one above, and what is not a
 //! function in place of its first statement.
 //!
 //! [`SocketIo::builder`] sets up a server: its namespaces, its limits and its HTTP options.

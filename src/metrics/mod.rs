@@ -67,9 +67,8 @@
 //!
 //! # Costs
 //!
-//! An event costs two looks at the clock, three counters and a histogram. See the benchmarks in
-//! `benches/README.md`. Without [`SocketIoBuilder::metrics`] it costs a few branches, whether or not
-//! the feature is enabled.
+//! An event costs two looks at the clock, three counters and a histogram. Without
+//! [`SocketIoBuilder::metrics`] it costs a few branches, whether or not the feature is enabled.
 
 use std::sync::Arc;
 
