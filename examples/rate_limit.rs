@@ -23,7 +23,7 @@ struct User {
 
 #[tokio::main]
 async fn main() {
-    // Each client: 20 events at once, and 10 in a second. Who goes on is disconnected.
+    // Each client: 20 events at once, and 10 in a second. A client that goes on is disconnected.
     let all = RateLimitLayer::per_socket(RateLimit::per_second(10).burst(20))
         .refusal_event("slow_down")
         .close_after(100, Duration::from_secs(10));

@@ -353,11 +353,12 @@ impl<S> SocketIoBuilder<S> {
     }
 
     /// Sets how many bytes the server keeps for one connection until it ends: the `auth`, the
-    /// namespace names, the rooms and the data of all its sockets.
+    /// namespace names, the rooms, the data and the [presence](crate::Presence) entries of all its
+    /// sockets.
     ///
     /// If the limit would be exceeded, a CONNECT is refused with a `connect_error`, a room is not
     /// joined, and [`Socket::set_data`](crate::Socket::set_data) fails. A room counts as the length
-    /// of its name and 512 bytes. Values of [`Socket::insert`](crate::Socket::insert) do not count,
+    /// of its name and 512 bytes, a presence entry as that of its texts and 512 bytes. Values of [`Socket::insert`](crate::Socket::insert) do not count,
     /// because their size is not known.
     ///
     /// Default: 512 KiB.

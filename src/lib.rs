@@ -66,6 +66,9 @@
 //! socket.emit("message", "hello");
 //! ```
 //!
+//! Most snippets below have no `main`. Put their functions beside the one above, and what is not a
+//! function in place of its first statement.
+//!
 //! [`SocketIo::builder`] sets up a server: its namespaces, its limits and its HTTP options.
 //! [`build`](SocketIoBuilder::build) returns two things. The [`SocketIoLayer`] serves the clients on
 //! the path `/socket.io` and passes every other request on to the app. The [`SocketIo`] handle sends
@@ -147,9 +150,9 @@
 //! # Extractors
 //!
 //! The arguments of a handler are extractors: of the event's arguments, of the client's `auth`, of the
-//! socket, and more. Any axum extractor works in a connect handler, on the request with which the
-//! client connected. [`extract`] has a list, and shows how to write one. Types that come from a client
-//! implement serde's `Deserialize`, those that go there `Serialize`. For that,
+//! socket, and more. Any axum extractor that does not read the body works in a connect handler, on the
+//! request with which the client connected. [`extract`] has a list, and shows how to write one. Types
+//! that come from a client implement serde's `Deserialize`, those that go there `Serialize`. For that,
 //! `cargo add serde --features derive`.
 //!
 //! ```
@@ -325,8 +328,8 @@
 //!
 //! # Typed events
 //!
-//! [`TypedEvent`] gives an event one place: its name, the type of its argument and the type of its
-//! reply. [`Namespace::on_typed`] registers a handler for it, `send` sends it, and `ask` sends it and
+//! [`TypedEvent`] says in one place what an event is: its name, the type of its argument and the type
+//! of its reply. [`Namespace::on_typed`] registers a handler for it, `send` sends it, and `ask` sends it and
 //! waits for the reply. A wrong name or a wrong type does not compile.
 //!
 //! ```

@@ -68,8 +68,8 @@
 //! # Costs
 //!
 //! An event costs two looks at the clock, three counters, a histogram and an allocation: about 3 % of
-//! the CPU of an echo over TCP. See `benches/README.md`. Without [`SocketIoBuilder::metrics`] it costs a few branches, whether or not
-//! the feature is enabled.
+//! the CPU of an echo over TCP. See `benches/README.md`. Without [`SocketIoBuilder::metrics`] it costs a
+//! few branches, whether or not the feature is enabled.
 
 use std::sync::Arc;
 

@@ -107,21 +107,8 @@
 //! # Rate limit
 //!
 //! With the feature `rate-limit`, `rate_limit::RateLimitLayer` limits the events of each socket, of
-//! each user or address, and how often clients may connect. The client gets `{ error: "too many
-//! requests", data: { retryAfterMs: 1500 } }`.
-#![cfg_attr(feature = "rate-limit", doc = "```")]
-#![cfg_attr(not(feature = "rate-limit"), doc = "```ignore")]
-//! use std::time::Duration;
-//!
-//! use tower_socketio::Namespace;
-//! use tower_socketio::rate_limit::{RateLimit, RateLimitLayer};
-//!
-//! async fn say() {}
-//!
-//! let limit = RateLimitLayer::per_socket(RateLimit::per_second(10).burst(20))
-//!     .close_after(100, Duration::from_secs(10));
-//! let namespace: Namespace = Namespace::new().on("say", say).layer(limit);
-//! ```
+//! each user or address, and how often clients may connect: see [rate
+//! limits](crate::guide::security#rate-limits).
 //!
 //! # Authentication
 //!
@@ -160,33 +147,8 @@
 //!
 //! # Sessions that expire
 //!
-//! A socket with an expiry is disconnected in time, unless its client signs in again by an event.
-//!
-//! ```
-//! use std::time::Duration;
-//!
-//! use tower_socketio::{Data, ErrorReply, Expiry, Namespace, Socket};
-//!
-//! fn expiry() -> Expiry {
-//!     Expiry::after(Duration::from_secs(60 * 60))
-//!         .reminder("sign_in_again", Duration::from_secs(60))
-//!         .last_event("signed_out")
-//! }
-//!
-//! async fn connect(socket: Socket) {
-//!     socket.set_expiry(expiry());
-//! }
-//!
-//! async fn sign_in(socket: Socket, Data(token): Data<String>) -> Result<(), ErrorReply> {
-//!     if token != "sesame" {
-//!         return Err(ErrorReply::new("not authorized"));
-//!     }
-//!     socket.set_expiry(expiry());
-//!     Ok(())
-//! }
-//!
-//! let namespace: Namespace = Namespace::new().on_connect(connect).on("sign_in", sign_in);
-//! ```
+//! A socket with an expiry is disconnected in time, unless its client signs in again by an event: see
+//! [`Socket::set_expiry`](crate::Socket::set_expiry).
 //!
 //! # Audit log
 //!

@@ -12,9 +12,12 @@
 //! | [`AckSender`]             |                     | ✔                 | a sender for a later acknowledgement         |
 //! | axum's `State<T>`         | ✔                   | ✔                 | the state, or a part of it                   |
 //! | axum's `Extension<T>`     | ✔                   | ✔                 | see below                                    |
-//! | [`FromHandshake<T>`]      |                     | ✔                 | any extractor of axum, on the handshake      |
-//! | any extractor of axum     | ✔                   |                   | a value from the request of the handshake    |
+//! | [`FromHandshake<T>`]      |                     | ✔                 | an extractor of axum, on the handshake       |
+//! | extractors of axum        | ✔                   |                   | see below                                    |
 //! | `Result<T, T::Rejection>` | ✔                   | ✔                 | the value, or the rejection, for the handler |
+//!
+//! Any axum extractor that does not read the body works in a connect handler, on the request with
+//! which the client connected.
 //!
 //! In an event handler, `Extension<T>` searches the extensions of the event, where layers put
 //! values, then those of the socket, and then those of the handshake's request. In a connect
