@@ -118,11 +118,14 @@ impl Channel<'_> {
 }
 
 fn channel_object(namespace: &NamespaceModel, messages: &Map<String, Value>) -> Value {
+    // AsyncAPI has no sign for a parameter that takes the rest of the path.
+    let address = namespace.path.as_deref();
+    let address = address.map(|path| path.replace("{*", "{"));
     let mut channel = json!({
-        "address": namespace.path,
+        "address": address,
         "messages": messages,
     });
-    let path = namespace.path.as_deref().unwrap_or_default();
+    let path = address.as_deref().unwrap_or_default();
     let parameters: Map<String, Value> = parameters(path)
         .map(|name| (name.to_owned(), json!({})))
         .collect();
@@ -136,7 +139,7 @@ fn channel_object(namespace: &NamespaceModel, messages: &Map<String, Value>) -> 
 fn parameters(path: &str) -> impl Iterator<Item = &str> {
     path.split('{')
         .skip(1)
-        .filter_map(|rest| Some(rest.split_once('}')?.0.trim_start_matches('*')))
+        .filter_map(|rest| Some(rest.split_once('}')?.0))
 }
 
 /// Converts a schema to draft 7, which is that of AsyncAPI, with the names of the contract.

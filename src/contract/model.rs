@@ -143,7 +143,9 @@ impl Type {
         }
         let own = own_type(schema, view)?;
         // `{"type": "object"}` says nothing that the other parts do not say.
-        let is_vague = matches!(&own, Self::Record(value) if **value == Self::Unknown);
+        let is_map = schema.get("additionalProperties") != Some(&Value::Bool(false))
+            && schema.contains_key("additionalProperties");
+        let is_vague = !is_map && matches!(own, Self::Record(_)) && !has_patterns(schema);
         if !is_vague || parts.is_empty() {
             parts.insert(0, own);
         }
@@ -151,8 +153,30 @@ impl Type {
         Ok(match parts.len() {
             0 => Self::Unknown,
             1 => parts.remove(0),
-            _ => Self::Intersection(parts),
+            _ => Self::Intersection(parts.into_iter().map(Self::widened).collect()),
         })
+    }
+
+    /// Makes the values of index signatures `unknown`, for a part of an intersection: a signature
+    /// applies to the properties of all parts, while a flattened map of Rust has only those that
+    /// no other part has.
+    fn widened(self) -> Self {
+        let unknown = || Box::new(Self::Unknown);
+        match self {
+            Self::Record(_) => Self::Record(unknown()),
+            Self::Object(properties, Some(_)) => Self::Object(properties, Some(unknown())),
+            Self::Union(types) => {
+                let widened = |each: Documented| Documented {
+                    ty: each.ty.widened(),
+                    ..each
+                };
+                Self::Union(types.into_iter().map(widened).collect())
+            }
+            Self::Intersection(parts) => {
+                Self::Intersection(parts.into_iter().map(Self::widened).collect())
+            }
+            other => other,
+        }
     }
 
     /// Calls a function for each definition that the type names.
@@ -317,6 +341,10 @@ fn array(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible>
 /// The longest array that is written as a tuple.
 const MAX_TUPLE: u64 = 8;
 
+fn has_patterns(schema: &Map<String, Value>) -> bool {
+    schema.contains_key("patternProperties")
+}
+
 fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
     let required = list(schema, "required").unwrap_or_default();
     let empty = Map::new();
@@ -340,7 +368,7 @@ fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible
         }
     }
     let is_closed = match schema.get("additionalProperties") {
-        Some(Value::Bool(is_open)) => !is_open,
+        Some(Value::Bool(false)) => true,
         Some(value) => {
             rest.push(plain(Type::from_schema(value, view)?));
             false
@@ -355,6 +383,9 @@ fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible
         (false, false) => {
             // All properties have to fit the index signature.
             rest.extend(properties.iter().map(|each| plain(each.value.ty.clone())));
+            if rest.iter().any(|each| each.ty == Type::Unknown) {
+                return Ok(Type::Object(properties, Some(Box::new(Type::Unknown))));
+            }
             if properties.iter().any(|property| property.optional) {
                 rest.push(plain(Type::Undefined));
             }
@@ -493,6 +524,36 @@ mod tests {
         // The type alone adds nothing.
         let schema = json!({"type": "object", "allOf": [{"$ref": "#/$defs/A"}]});
         assert_eq!(of(&schema), Type::Ref("A".into()));
+    }
+
+    #[test]
+    fn an_index_signature_in_an_intersection_fits_all_parts() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": {"type": "integer"},
+            "oneOf": [
+                {"$ref": "#/$defs/A"},
+                {"type": "object", "additionalProperties": {"type": "integer"}},
+            ],
+        });
+        let Type::Intersection(parts) = of(&schema) else {
+            panic!("no intersection");
+        };
+        let Type::Object(_, Some(rest)) = &parts[0] else {
+            panic!("no object with an index signature");
+        };
+        assert_eq!(**rest, Type::Unknown);
+        let types = [Type::Ref("A".into()), Type::Record(Box::new(Type::Unknown))];
+        assert_eq!(parts[1], Type::Union(types.map(plain).to_vec()));
+        // A map of anything is more than an object.
+        let schema = json!({
+            "type": "object",
+            "additionalProperties": true,
+            "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
+        });
+        assert!(matches!(of(&schema), Type::Intersection(_)));
     }
 
     #[test]
