@@ -146,6 +146,7 @@ fn parameters(path: &str) -> impl Iterator<Item = &str> {
 fn converted(schema: &Value, view: View, names: &Names) -> Value {
     let mut schema = schema.clone();
     rename(&mut schema, view, names);
+    open(&mut schema);
     let Ok(mut schema) = Schema::try_from(schema) else {
         return Value::Bool(true);
     };
@@ -153,6 +154,24 @@ fn converted(schema: &Value, view: View, names: &Names) -> Value {
     ReplaceUnevaluatedProperties::default().transform(&mut schema);
     ReplacePrefixItems::default().transform(&mut schema);
     schema.to_value()
+}
+
+/// Lets the properties of a flattened map beside an enum have any values: draft 7 has no keyword for
+/// those that no other part of the schema names.
+fn open(schema: &mut Value) {
+    match schema {
+        Value::Array(values) => values.iter_mut().for_each(open),
+        Value::Object(object) => {
+            if object
+                .get("unevaluatedProperties")
+                .is_some_and(Value::is_object)
+            {
+                object.remove("unevaluatedProperties");
+            }
+            object.values_mut().for_each(open);
+        }
+        _ => {}
+    }
 }
 
 /// Makes the references those of the document.

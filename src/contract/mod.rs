@@ -139,7 +139,7 @@
 //! - A map whose keys are structs, tuples, lists or variants with data cannot be written as JSON, and
 //!   is refused. It is not found within an internally tagged, an untagged or a flattened type.
 //!
-//! - A flattened map beside a flattened or a tagged enum has values of the type `unknown`: TypeScript
+//! - A flattened map beside a flattened enum, or in a variant of a tagged one, has values of the type `unknown`: TypeScript
 //!   cannot say "all other properties".
 //!
 //! # Arguments and replies

@@ -143,9 +143,7 @@ impl Type {
         }
         let own = own_type(schema, view)?;
         // `{"type": "object"}` says nothing that the other parts do not say.
-        let is_map = schema.get("additionalProperties") != Some(&Value::Bool(false))
-            && schema.contains_key("additionalProperties");
-        let is_vague = !is_map && matches!(own, Self::Record(_)) && !has_patterns(schema);
+        let is_vague = matches!(own, Self::Record(_)) && !is_map(schema);
         if !is_vague || parts.is_empty() {
             parts.insert(0, own);
         }
@@ -176,6 +174,41 @@ impl Type {
                 Self::Intersection(parts.into_iter().map(Self::widened).collect())
             }
             other => other,
+        }
+    }
+
+    /// Replaces definitions with an index signature in intersections by what they are, widened: see
+    /// [`widened`](Self::widened).
+    pub(super) fn widen_references(&mut self, definition: &impl Fn(&str) -> Option<Self>) {
+        match self {
+            Self::Array(inner) | Self::Record(inner) => inner.widen_references(definition),
+            Self::Tuple(elements) => {
+                let types = elements.iter_mut().map(|each| &mut each.ty);
+                types.for_each(|ty| ty.widen_references(definition));
+            }
+            Self::Object(properties, rest) => {
+                let types = properties.iter_mut().map(|each| &mut each.value.ty);
+                let types = types.chain(rest.as_deref_mut());
+                types.for_each(|ty| ty.widen_references(definition));
+            }
+            Self::Union(types) => {
+                let types = types.iter_mut().map(|each| &mut each.ty);
+                types.for_each(|ty| ty.widen_references(definition));
+            }
+            Self::Intersection(parts) => {
+                for part in parts {
+                    part.widen_references(definition);
+                    let Self::Ref(name) = part else { continue };
+                    let Some(own) = definition(name) else {
+                        continue;
+                    };
+                    let widened = own.clone().widened();
+                    if widened != own {
+                        *part = widened;
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -341,8 +374,17 @@ fn array(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible>
 /// The longest array that is written as a tuple.
 const MAX_TUPLE: u64 = 8;
 
-fn has_patterns(schema: &Map<String, Value>) -> bool {
+/// Returns the schema of the properties that a schema does not name. The second keyword is that of
+/// schemas with combinations.
+fn other_properties(schema: &Map<String, Value>) -> Option<&Value> {
+    let keys = ["additionalProperties", "unevaluatedProperties"];
+    keys.iter().find_map(|key| schema.get(*key))
+}
+
+/// Returns whether a schema says what other properties are.
+fn is_map(schema: &Map<String, Value>) -> bool {
     schema.contains_key("patternProperties")
+        || other_properties(schema).is_some_and(|value| *value != Value::Bool(false))
 }
 
 fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
@@ -367,7 +409,7 @@ fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible
             rest.push(plain(Type::from_schema(value, view)?));
         }
     }
-    let is_closed = match schema.get("additionalProperties") {
+    let is_closed = match other_properties(schema) {
         Some(Value::Bool(false)) => true,
         Some(value) => {
             rest.push(plain(Type::from_schema(value, view)?));
@@ -550,7 +592,7 @@ mod tests {
         // A map of anything is more than an object.
         let schema = json!({
             "type": "object",
-            "additionalProperties": true,
+            "unevaluatedProperties": true,
             "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
         });
         assert!(matches!(of(&schema), Type::Intersection(_)));

@@ -22,7 +22,7 @@ use crate::sync::Mutex;
 /// acknowledgements, volatile events for a client that is not ready, and those for a namespace that
 /// does not exist in this process. Events for other servers are not of the contract.
 ///
-/// It does not see what [presence](crate::presence) sends either. Its events are declared as others
+/// It does not see what [`Presence`](crate::Presence) sends either. Its events are declared as others
 /// are, `.sends::<PresenceState<User>>().sends::<PresenceDiff<User>>()`, if `User` implements
 /// `JsonSchema`.
 ///

@@ -426,6 +426,8 @@ test("the AsyncAPI document is valid", () => {
   assert.ok(!schema("Pair")(["a", 1, 2]));
   assert.ok(schema("Pair")(["a", 1]));
   assert.ok(schema("Internal")({ type: "other", room: "a" }));
+  assert.ok(schema("FlatBoth")({ name: "a", type: "other", room: "a", more: 1 }));
+  assert.ok(!schema("FlatBoth")({ name: "a", type: "other", more: 1 }));
   assert.ok(!schema("Internal")({ type: "other" }));
 });
 
