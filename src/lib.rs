@@ -481,9 +481,8 @@ pub mod protocol;
 #[cfg(feature = "schema")]
 pub mod contract;
 #[cfg(not(feature = "schema"))]
-mod no_contract;
-#[cfg(not(feature = "schema"))]
-use self::no_contract as contract;
+#[path = "contract/disabled.rs"]
+mod contract;
 
 mod builder;
 mod calendar;

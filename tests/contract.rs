@@ -10,9 +10,13 @@ use std::path::PathBuf;
 use axum::Router;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tower_socketio::cluster::Memory;
 use tower_socketio::contract::Watch;
+
 use tower_socketio::testing::Client;
-use tower_socketio::{Data, Namespace, Socket, SocketIo, SocketIoBuilder, TypedEvent};
+use tower_socketio::{
+    Data, Namespace, PresenceDiff, PresenceState, Socket, SocketIo, SocketIoBuilder, TypedEvent,
+};
 
 macro_rules! event {
     ($type:ty, $name:literal $(, $reply:ty)?) => {
@@ -322,4 +326,98 @@ async fn an_event_that_is_sent_and_not_declared_is_found() {
         1
     );
     drop(io);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_for_other_servers_are_not_of_the_contract() {
+    let memory = Memory::new();
+    let watch = Watch::new();
+    let (_layer, io) = server(declared())
+        .cluster(memory.clone())
+        .watch_contract(&watch)
+        .build();
+    let handled = declared().on_server_event("load", async || 1);
+    let (_other_layer, _other) = server(handled).cluster(memory).build();
+    let chat = io.of("/chat");
+    chat.server_side_emit("reload", ()).expect("a cluster");
+    let loads: Vec<u32> = chat
+        .server_side_emit_with_ack("load", ())
+        .await
+        .expect("an answer");
+    assert_eq!(loads, [1]);
+    watch.assert_kept();
+
+    // Questions to clients are of the contract.
+    drop(chat.emit_with_ack::<u32>("asked", ()));
+    assert_eq!(
+        watch.check().expect_err("not declared").problems().count(),
+        1
+    );
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Counts {
+    total: u32,
+    #[serde(flatten)]
+    counts: HashMap<String, u32>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type")]
+enum Report {
+    Counts(Counts),
+    Both {
+        #[serde(flatten)]
+        report: Inner,
+        #[serde(flatten)]
+        counts: HashMap<String, u32>,
+    },
+}
+event!(Report, "report");
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind")]
+enum Inner {
+    Text { text: String },
+}
+
+#[test]
+fn a_flattened_map_beside_a_tag_is_watched() {
+    let watch = Watch::new();
+    let namespace = Namespace::new().sends::<Report>();
+    let (_layer, io) = server(namespace).watch_contract(&watch).build();
+    let counts = || HashMap::from([("a".to_owned(), 1)]);
+    let chat = io.of("/chat");
+    chat.send(Report::Counts(Counts {
+        total: 1,
+        counts: counts(),
+    }));
+    let text = "a".to_owned();
+    chat.send(Report::Both {
+        report: Inner::Text { text },
+        counts: counts(),
+    });
+    watch.assert_kept();
+    chat.emit("report", HashMap::from([("type", "Counts")]));
+    assert!(watch.check().is_err());
+}
+
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+struct Reader {
+    name: String,
+}
+
+#[test]
+fn the_events_of_presence_can_be_declared() {
+    let namespace = Namespace::new()
+        .sends::<PresenceState<Reader>>()
+        .sends::<PresenceDiff<Reader>>();
+    let text = server(namespace).contract().typescript();
+    let text = text.expect("a contract");
+    for part in [
+        "presence_state: (data: PresenceState",
+        "users: { [key: string]: Reader[] };",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
 }

@@ -83,6 +83,12 @@ fn typed() {
     takes_a_client("typed");
 }
 
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics() {
+    takes_a_client("metrics");
+}
+
 #[test]
 fn state_and_auth() {
     takes_a_client("state_and_auth");

@@ -118,11 +118,14 @@ impl Channel<'_> {
 }
 
 fn channel_object(namespace: &NamespaceModel, messages: &Map<String, Value>) -> Value {
+    // AsyncAPI has no sign for a parameter that takes the rest of the path.
+    let address = namespace.path.as_deref();
+    let address = address.map(|path| path.replace("{*", "{"));
     let mut channel = json!({
-        "address": namespace.path,
+        "address": address,
         "messages": messages,
     });
-    let path = namespace.path.as_deref().unwrap_or_default();
+    let path = address.as_deref().unwrap_or_default();
     let parameters: Map<String, Value> = parameters(path)
         .map(|name| (name.to_owned(), json!({})))
         .collect();
@@ -136,13 +139,14 @@ fn channel_object(namespace: &NamespaceModel, messages: &Map<String, Value>) -> 
 fn parameters(path: &str) -> impl Iterator<Item = &str> {
     path.split('{')
         .skip(1)
-        .filter_map(|rest| Some(rest.split_once('}')?.0.trim_start_matches('*')))
+        .filter_map(|rest| Some(rest.split_once('}')?.0))
 }
 
 /// Converts a schema to draft 7, which is that of AsyncAPI, with the names of the contract.
 fn converted(schema: &Value, view: View, names: &Names) -> Value {
     let mut schema = schema.clone();
     rename(&mut schema, view, names);
+    open(&mut schema);
     let Ok(mut schema) = Schema::try_from(schema) else {
         return Value::Bool(true);
     };
@@ -150,6 +154,24 @@ fn converted(schema: &Value, view: View, names: &Names) -> Value {
     ReplaceUnevaluatedProperties::default().transform(&mut schema);
     ReplacePrefixItems::default().transform(&mut schema);
     schema.to_value()
+}
+
+/// Lets the properties of a flattened map beside an enum have any values: draft 7 has no keyword for
+/// those that no other part of the schema names.
+fn open(schema: &mut Value) {
+    match schema {
+        Value::Array(values) => values.iter_mut().for_each(open),
+        Value::Object(object) => {
+            if object
+                .get("unevaluatedProperties")
+                .is_some_and(Value::is_object)
+            {
+                object.remove("unevaluatedProperties");
+            }
+            object.values_mut().for_each(open);
+        }
+        _ => {}
+    }
 }
 
 /// Makes the references those of the document.

@@ -82,7 +82,7 @@ impl Contract {
     }
 
     /// Asserts, in a test, that a file has the contract as [`typescript`](Self::typescript) writes
-    /// it.
+    /// it. A relative path begins at the package's root, where `cargo test` runs.
     ///
     /// If the environment variable `UPDATE_CONTRACT` is set, and not to `0`, the file is written
     /// instead. Ends of lines may be those of Windows.

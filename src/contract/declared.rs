@@ -14,7 +14,7 @@ pub(crate) struct Declarations {
     pub(super) received: Vec<Declaration>,
     pub(super) sent: Vec<Declaration>,
     /// The types of `on_typed`, by the names of their events.
-    pub(super) typed_handlers: BTreeMap<&'static str, Type>,
+    pub(super) typed_handlers: BTreeMap<&'static str, RustType>,
 }
 
 impl Declarations {
@@ -38,7 +38,7 @@ impl Declarations {
 
     /// Notes the type of a handler.
     pub(crate) fn handles<E: TypedEvent>(&mut self) {
-        self.typed_handlers.insert(E::NAME, Type::of::<E>());
+        self.typed_handlers.insert(E::NAME, RustType::of::<E>());
     }
 
     /// Returns whether the namespace is in the contract.
@@ -49,12 +49,12 @@ impl Declarations {
 
 /// A type, and its name for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Type {
+pub(super) struct RustType {
     id: TypeId,
     pub(super) name: &'static str,
 }
 
-impl Type {
+impl RustType {
     fn of<T: 'static>() -> Self {
         Self {
             id: TypeId::of::<T>(),
@@ -67,7 +67,7 @@ impl Type {
 #[derive(Clone, Debug)]
 pub(super) struct Declaration {
     pub(super) name: &'static str,
-    pub(super) event: Type,
+    pub(super) event: RustType,
     /// Whether the fields of the type are the arguments.
     pub(super) spread: bool,
     pub(super) event_schema: fn(&mut SchemaGenerator) -> Schema,
@@ -86,7 +86,7 @@ impl Declaration {
     {
         Self {
             name: E::NAME,
-            event: Type::of::<E>(),
+            event: RustType::of::<E>(),
             spread: E::SPREAD,
             event_schema: SchemaGenerator::subschema_for::<E>,
             reply_schema: SchemaGenerator::subschema_for::<E::Reply>,

@@ -181,6 +181,26 @@ impl<'a> Probe<'a> {
     fn is_deep(self) -> bool {
         self.depth > MAX_DEPTH || self.trace.0.borrow().values_read > MAX_VALUES
     }
+
+    fn read_enum<'de, V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        is_key: bool,
+        visitor: V,
+    ) -> Result<V::Value, Refused> {
+        if self.is_deep() {
+            return Err(Refused);
+        }
+        self.trace.variant(name, variants, |variant| {
+            visitor.visit_enum(Variant {
+                probe: self.inner(),
+                name,
+                variant,
+                is_key,
+            })
+        })
+    }
 }
 
 impl<'de> Deserializer<'de> for Probe<'_> {
@@ -300,16 +320,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
-        if self.is_deep() {
-            return Err(Refused);
-        }
-        self.trace.variant(name, variants, |variant| {
-            visitor.visit_enum(Variant {
-                probe: self.inner(),
-                name,
-                variant,
-            })
-        })
+        self.read_enum(name, variants, false, visitor)
     }
 
     visit_one! {
@@ -402,6 +413,17 @@ struct Variant<'a> {
     probe: Probe<'a>,
     name: &'static str,
     variant: &'static str,
+    /// Whether the enum is the key of a map: then only the name of the variant can be written.
+    is_key: bool,
+}
+
+impl Variant<'_> {
+    /// Notes that the variant has data.
+    fn report_data(&self) {
+        if self.is_key {
+            self.probe.trace.report();
+        }
+    }
 }
 
 impl<'a, 'de> EnumAccess<'de> for Variant<'a> {
@@ -422,6 +444,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Refused> {
+        self.report_data();
         let field = (self.name, self.variant);
         self.probe
             .trace
@@ -429,6 +452,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Refused> {
+        self.report_data();
         let field = (self.name, self.variant);
         self.probe
             .trace
@@ -440,6 +464,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        self.report_data();
         self.probe.deserialize_struct(self.variant, fields, visitor)
     }
 }
@@ -502,7 +527,7 @@ impl<'de> Deserializer<'de> for Key<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
-        self.0.deserialize_enum(name, variants, visitor)
+        self.0.read_enum(name, variants, true, visitor)
     }
 }
 
@@ -589,6 +614,39 @@ mod tests {
         cells: BTreeMap<Point, String>,
     }
 
+    /// Variants with data are no strings.
+    #[derive(Deserialize, PartialEq, Eq, Hash)]
+    #[allow(dead_code, reason = "only its form matters")]
+    enum Paint {
+        None,
+        Named(String),
+    }
+
+    #[derive(Deserialize, PartialEq, Eq, Hash)]
+    #[allow(dead_code, reason = "only its form matters")]
+    enum Mix {
+        None,
+        Two(u8, u8),
+    }
+
+    #[derive(Deserialize, PartialEq, Eq, Hash)]
+    #[allow(dead_code, reason = "only its form matters")]
+    enum Shade {
+        None,
+        Gray { light: u8 },
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code, reason = "only its form matters")]
+    struct Palette {
+        colors: HashMap<Color, u32>,
+        paints: HashMap<Paint, u32>,
+        mixes: HashMap<Mix, u32>,
+        shades: HashMap<Shade, u32>,
+        /// As values they may have data.
+        all: HashMap<String, Paint>,
+    }
+
     #[derive(Deserialize)]
     #[allow(dead_code, reason = "only its form matters")]
     enum Shape {
@@ -610,6 +668,18 @@ mod tests {
     fn keys_that_are_strings_are_allowed() {
         assert_eq!(structured_keys::<Simple>(), Vec::<String>::new());
         assert_eq!(structured_keys::<()>(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_enum_with_data_is_no_key() {
+        assert_eq!(
+            structured_keys::<Palette>(),
+            [
+                "the map in field `mixes` of `Palette`",
+                "the map in field `paints` of `Palette`",
+                "the map in field `shades` of `Palette`",
+            ]
+        );
     }
 
     #[test]

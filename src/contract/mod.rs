@@ -125,7 +125,7 @@
 //! | `bytes::Bytes`                        | `ArrayBuffer \| Uint8Array` | `ArrayBuffer \| Uint8Array \| Blob` |
 //! | `Vec<u8>`, for serde a list of numbers | `number[]`                | the same                   |
 //! | lists and sets, tuples                | `T[]`, `[A, B]`            | the same                   |
-//! | maps; keys are strings in JSON        | `Record<string, T>`        | the same                   |
+//! | maps; keys are strings in JSON        | `{ [key: string]: T }`     | the same                   |
 //! | enums                                 | unions of strings and objects | the same                |
 //! | `serde_json::Value`                   | `unknown`                  | the same                   |
 //! | types of `chrono`, `uuid` and `url`   | `string`                   | the same                   |
@@ -136,8 +136,11 @@
 //!   `url2`. A field with `serde(with = …)` needs `schemars(with = "…")`, which names a type of the
 //!   same form. For bytes in a `Vec<u8>` that `serde_bytes` writes, that is `bytes::Bytes`.
 //! - In Node.js, `Uint8Array` is a `Buffer`. `new Uint8Array(bytes)` reads both forms.
-//! - A map whose keys are structs, tuples or lists cannot be written as JSON, and is refused. It is
-//!   not found within an internally tagged, an untagged or a flattened type.
+//! - A map whose keys are structs, tuples, lists or variants with data cannot be written as JSON, and
+//!   is refused. It is not found within an internally tagged, an untagged or a flattened type.
+//!
+//! - A flattened map beside a flattened enum, or in a variant of a tagged one, has values of the type `unknown`: TypeScript
+//!   cannot say "all other properties".
 //!
 //! # Arguments and replies
 //!

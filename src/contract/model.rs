@@ -143,7 +143,7 @@ impl Type {
         }
         let own = own_type(schema, view)?;
         // `{"type": "object"}` says nothing that the other parts do not say.
-        let is_vague = matches!(&own, Self::Record(value) if **value == Self::Unknown);
+        let is_vague = matches!(own, Self::Record(_)) && !is_map(schema);
         if !is_vague || parts.is_empty() {
             parts.insert(0, own);
         }
@@ -151,8 +151,65 @@ impl Type {
         Ok(match parts.len() {
             0 => Self::Unknown,
             1 => parts.remove(0),
-            _ => Self::Intersection(parts),
+            _ => Self::Intersection(parts.into_iter().map(Self::widened).collect()),
         })
+    }
+
+    /// Makes the values of index signatures `unknown`, for a part of an intersection: a signature
+    /// applies to the properties of all parts, while a flattened map of Rust has only those that
+    /// no other part has.
+    fn widened(self) -> Self {
+        let unknown = || Box::new(Self::Unknown);
+        match self {
+            Self::Record(_) => Self::Record(unknown()),
+            Self::Object(properties, Some(_)) => Self::Object(properties, Some(unknown())),
+            Self::Union(types) => {
+                let widened = |each: Documented| Documented {
+                    ty: each.ty.widened(),
+                    ..each
+                };
+                Self::Union(types.into_iter().map(widened).collect())
+            }
+            Self::Intersection(parts) => {
+                Self::Intersection(parts.into_iter().map(Self::widened).collect())
+            }
+            other => other,
+        }
+    }
+
+    /// Replaces definitions with an index signature in intersections by what they are, widened: see
+    /// [`widened`](Self::widened).
+    pub(super) fn widen_references(&mut self, definition: &impl Fn(&str) -> Option<Self>) {
+        match self {
+            Self::Array(inner) | Self::Record(inner) => inner.widen_references(definition),
+            Self::Tuple(elements) => {
+                let types = elements.iter_mut().map(|each| &mut each.ty);
+                types.for_each(|ty| ty.widen_references(definition));
+            }
+            Self::Object(properties, rest) => {
+                let types = properties.iter_mut().map(|each| &mut each.value.ty);
+                let types = types.chain(rest.as_deref_mut());
+                types.for_each(|ty| ty.widen_references(definition));
+            }
+            Self::Union(types) => {
+                let types = types.iter_mut().map(|each| &mut each.ty);
+                types.for_each(|ty| ty.widen_references(definition));
+            }
+            Self::Intersection(parts) => {
+                for part in parts {
+                    part.widen_references(definition);
+                    let Self::Ref(name) = part else { continue };
+                    let Some(own) = definition(name) else {
+                        continue;
+                    };
+                    let widened = own.clone().widened();
+                    if widened != own {
+                        *part = widened;
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Calls a function for each definition that the type names.
@@ -317,6 +374,19 @@ fn array(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible>
 /// The longest array that is written as a tuple.
 const MAX_TUPLE: u64 = 8;
 
+/// Returns the schema of the properties that a schema does not name. The second keyword is that of
+/// schemas with combinations.
+fn other_properties(schema: &Map<String, Value>) -> Option<&Value> {
+    let keys = ["additionalProperties", "unevaluatedProperties"];
+    keys.iter().find_map(|key| schema.get(*key))
+}
+
+/// Returns whether a schema says what other properties are.
+fn is_map(schema: &Map<String, Value>) -> bool {
+    schema.contains_key("patternProperties")
+        || other_properties(schema).is_some_and(|value| *value != Value::Bool(false))
+}
+
 fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible> {
     let required = list(schema, "required").unwrap_or_default();
     let empty = Map::new();
@@ -339,8 +409,8 @@ fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible
             rest.push(plain(Type::from_schema(value, view)?));
         }
     }
-    let is_closed = match schema.get("additionalProperties") {
-        Some(Value::Bool(is_open)) => !is_open,
+    let is_closed = match other_properties(schema) {
+        Some(Value::Bool(false)) => true,
         Some(value) => {
             rest.push(plain(Type::from_schema(value, view)?));
             false
@@ -355,6 +425,9 @@ fn object(schema: &Map<String, Value>, view: View) -> Result<Type, Inexpressible
         (false, false) => {
             // All properties have to fit the index signature.
             rest.extend(properties.iter().map(|each| plain(each.value.ty.clone())));
+            if rest.iter().any(|each| each.ty == Type::Unknown) {
+                return Ok(Type::Object(properties, Some(Box::new(Type::Unknown))));
+            }
             if properties.iter().any(|property| property.optional) {
                 rest.push(plain(Type::Undefined));
             }
@@ -493,6 +566,36 @@ mod tests {
         // The type alone adds nothing.
         let schema = json!({"type": "object", "allOf": [{"$ref": "#/$defs/A"}]});
         assert_eq!(of(&schema), Type::Ref("A".into()));
+    }
+
+    #[test]
+    fn an_index_signature_in_an_intersection_fits_all_parts() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"name": {"type": "string"}},
+            "required": ["name"],
+            "additionalProperties": {"type": "integer"},
+            "oneOf": [
+                {"$ref": "#/$defs/A"},
+                {"type": "object", "additionalProperties": {"type": "integer"}},
+            ],
+        });
+        let Type::Intersection(parts) = of(&schema) else {
+            panic!("no intersection");
+        };
+        let Type::Object(_, Some(rest)) = &parts[0] else {
+            panic!("no object with an index signature");
+        };
+        assert_eq!(**rest, Type::Unknown);
+        let types = [Type::Ref("A".into()), Type::Record(Box::new(Type::Unknown))];
+        assert_eq!(parts[1], Type::Union(types.map(plain).to_vec()));
+        // A map of anything is more than an object.
+        let schema = json!({
+            "type": "object",
+            "unevaluatedProperties": true,
+            "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
+        });
+        assert!(matches!(of(&schema), Type::Intersection(_)));
     }
 
     #[test]

@@ -124,17 +124,23 @@ pub(super) fn unique(name: &str, taken: &mut BTreeSet<String>) -> String {
 /// Returns the first part of the names of a namespace's interfaces: `OrdersShop` for
 /// `/orders/{shop}`, and nothing for `/`.
 pub(super) fn namespace(path: &str) -> String {
-    let words = path.split(|c: char| !c.is_alphanumeric());
+    let words = path.split(|c: char| !is_word(c));
     let mut name = String::new();
     for word in words.filter(|word| !word.is_empty()) {
         let mut chars = word.chars();
         name.extend(chars.next().into_iter().flat_map(char::to_uppercase));
         name.push_str(chars.as_str());
     }
-    if name.starts_with(|c: char| c.is_numeric()) {
+    if name.starts_with(|c: char| c.is_ascii_digit()) {
         name.insert(0, '_');
     }
     name
+}
+
+/// Returns whether a character may be in a name. Other digits than those of ASCII, such as `²`, may
+/// not.
+fn is_word(c: char) -> bool {
+    c.is_alphabetic() || c.is_ascii_digit()
 }
 
 /// Makes an identifier of any text.
@@ -168,11 +174,10 @@ const fn is_part(c: char) -> bool {
 }
 
 /// Names that a declaration must not have, or that the file uses itself.
-const RESERVED: [&str; 66] = [
+const RESERVED: [&str; 71] = [
     "Array",
     "ArrayBuffer",
     "Blob",
-    "Record",
     "Uint8Array",
     "abstract",
     "any",
@@ -206,8 +211,11 @@ const RESERVED: [&str; 66] = [
     "implements",
     "import",
     "in",
+    "infer",
     "instanceof",
     "interface",
+    "intrinsic",
+    "keyof",
     "let",
     "never",
     "new",
@@ -218,6 +226,7 @@ const RESERVED: [&str; 66] = [
     "private",
     "protected",
     "public",
+    "readonly",
     "return",
     "static",
     "string",
@@ -230,11 +239,13 @@ const RESERVED: [&str; 66] = [
     "try",
     "typeof",
     "undefined",
+    "unique",
     "unknown",
     "var",
     "void",
     "while",
     "with",
+    "yield",
 ];
 
 #[cfg(test)]
@@ -275,7 +286,7 @@ mod tests {
         let definitions: Definitions = [
             ("Page<User>".into(), Type::String),
             ("Page_User_".into(), Type::Number),
-            ("Record".into(), Type::Number),
+            ("Blob".into(), Type::Number),
             ("3D".into(), Type::Number),
         ]
         .into();
@@ -283,7 +294,7 @@ mod tests {
         let names = Names::new(&definitions, &Definitions::new(), taken);
         assert_eq!(names.get(FromServer, "Page<User>"), "Page_User_");
         assert_eq!(names.get(FromServer, "Page_User_"), "Page_User_2");
-        assert_eq!(names.get(FromServer, "Record"), "Record2");
+        assert_eq!(names.get(FromServer, "Blob"), "Blob2");
         assert_eq!(names.get(FromServer, "3D"), "_3D2");
     }
 
@@ -307,5 +318,6 @@ mod tests {
         assert_eq!(namespace("/orders/{shop}"), "OrdersShop");
         assert_eq!(namespace("/live-scores_2"), "LiveScores2");
         assert_eq!(namespace("/2"), "_2");
+        assert_eq!(namespace("/größe-m²"), "GrößeM");
     }
 }

@@ -167,7 +167,7 @@ impl<'a> Writer<'a> {
                 _ => format!("{}[]", self.text(inner, depth)),
             },
             Type::Tuple(elements) => self.tuple(elements, depth),
-            Type::Record(inner) => format!("Record<string, {}>", self.text(inner, depth)),
+            Type::Record(inner) => format!("{{ {} }}", self.index(inner, depth)),
             Type::Object(properties, rest) => self.short_object(properties, rest.as_deref(), depth),
             Type::Union(types) => self.union(types, depth),
             Type::Intersection(types) => {
@@ -242,7 +242,9 @@ impl<'a> Writer<'a> {
 
     fn union(&self, types: &[Documented], depth: usize) -> String {
         let part = |each: &Documented| match each.ty {
-            Type::Intersection(_) => format!("({})", self.text(&each.ty, depth + 2)),
+            Type::Intersection(_) | Type::Union(_) => {
+                format!("({})", self.text(&each.ty, depth + 2))
+            }
             _ => self.text(&each.ty, depth + 2),
         };
         if types.iter().all(|each| each.docs.is_empty()) {

@@ -309,7 +309,7 @@ impl Builder {
             }
             todo.extend(others.iter().filter_map(|event| event.reply.clone()));
         }
-        let mut found = BTreeMap::new();
+        let mut found: BTreeMap<String, Documented> = BTreeMap::new();
         while let Some(ty) = todo.pop() {
             self.bytes |= has_bytes(&ty);
             let mut references = Vec::new();
@@ -323,6 +323,11 @@ impl Builder {
                 todo.push(definition.ty.clone());
                 found.insert(name, definition);
             }
+        }
+        let before = found.clone();
+        let definition = |name: &str| Some(before.get(name)?.ty.clone());
+        for own in found.values_mut() {
+            own.ty.widen_references(&definition);
         }
         found
     }

@@ -20,7 +20,11 @@ use crate::sync::Mutex;
 /// server. It sees the events that handlers and other code of this process send in namespaces that
 /// declare events, to one client or to many, whether anybody receives them or not. It does not see
 /// acknowledgements, volatile events for a client that is not ready, and those for a namespace that
-/// does not exist in this process.
+/// does not exist in this process. Events for other servers are not of the contract.
+///
+/// It does not see what [`Presence`](crate::Presence) sends either. Its events are declared as others
+/// are, `.sends::<PresenceState<User>>().sends::<PresenceDiff<User>>()`, if `User` implements
+/// `JsonSchema`.
 ///
 /// ```
 /// use schemars::JsonSchema;

@@ -159,6 +159,7 @@ impl Broadcast {
             let Some(payload) = self.encode_event(namespaces, event, args)? else {
                 return Ok(());
             };
+            record(namespaces, &payload);
             let volatile = self.volatile;
             let mut sent = Ok(());
             if namespaces.is_empty() {
@@ -195,11 +196,8 @@ impl Broadcast {
         let Some(longest) = longest.or_else(elsewhere) else {
             return Ok(None);
         };
-        let payload = Payload::event(event, longest, args)
-            .map_err(|error| EmitError(EmitErrorKind::Encode(error)))?;
-        for namespace in namespaces {
-            namespace.hooks.emitted.record(&payload);
-        }
+        let payload = Payload::event(event, longest, args);
+        let payload = payload.map_err(|error| EmitError(EmitErrorKind::Encode(error)))?;
         Ok(Some(payload))
     }
 
@@ -239,6 +237,7 @@ impl Broadcast {
                     return AckStream::empty();
                 }
             };
+            record(namespaces, &payload);
             let elsewhere = self.scope.elsewhere().filter(|_| namespaces.is_empty());
             AckStream::send(namespaces, elsewhere, &self.target, payload, self.local)
         })
@@ -250,6 +249,7 @@ impl Broadcast {
             let not_sent = |error| AckError::from(EmitError(EmitErrorKind::Cluster(error)));
             let payload = self.encode_event(namespaces, event, args)?;
             let payload = payload.ok_or_else(|| not_sent(ClusterError::ALONE))?;
+            record(namespaces, &payload);
             let question = || Question::Event(self.target.clone(), payload.clone(), MAX_ACK_WAIT);
             let mut questions = self.ask(question).into_iter();
             let (_, answers) = questions
@@ -484,6 +484,14 @@ impl Broadcast {
                 let _ = others.send(name, &self.target, operation, None, false);
             }
         });
+    }
+}
+
+/// Shows an event for clients to the test that watches what is sent, if there is one.
+#[inline]
+fn record(namespaces: &[Arc<LiveNamespace>], payload: &Payload) {
+    for namespace in namespaces {
+        namespace.hooks.emitted.record(payload);
     }
 }
 

@@ -33,7 +33,7 @@
 //! | `socketio_upgrades_total` | counter | `result` | upgrades from polling to WebSocket: `upgraded`, `failed` |
 //! | `socketio_sockets` | gauge | `namespace` | the connected sockets |
 //! | `socketio_connects_total` | counter | `namespace` | the sockets that have connected |
-//! | `socketio_disconnects_total` | counter | `namespace`, `reason` | the sockets that have left, by [`DisconnectReason::as_str`](crate::DisconnectReason::as_str) |
+//! | `socketio_disconnects_total` | counter | `namespace`, `reason` | the sockets that have left, by [`DisconnectReason::as_str`](crate::DisconnectReason::as_str), with underscores: `ping_timeout` |
 //! | `socketio_events_received_total` | counter | `namespace`, `event` | the events whose handlers were called, and those without a handler |
 //! | `socketio_events_sent_total` | counter | `namespace`, `event` | the events that were sent, once for each recipient of a broadcast |
 //! | `socketio_handler_duration_seconds` | histogram | `namespace`, `event`, `outcome` | how long a handler took, with its layers: `ok`, `error`, `panic` |

@@ -324,7 +324,7 @@ impl Observer for MetricsObserver {
     fn socket_disconnected(&self, member: &Arc<Member>, reason: DisconnectReason) {
         if let Some(namespace) = self.namespace(&member.namespace) {
             namespace.sockets.decrement(1);
-            let (name, reason) = (namespace.name.clone(), reason.as_str());
+            let (name, reason) = (namespace.name.clone(), disconnect_name(reason));
             counter!(table::DISCONNECTS, "namespace" => name, "reason" => reason).increment(1);
         }
     }
@@ -410,6 +410,24 @@ fn transport_name(transport: Transport) -> &'static str {
     match transport {
         Transport::Polling => "polling",
         Transport::WebSocket => "websocket",
+    }
+}
+
+/// The words of [`DisconnectReason::as_str`], as a label.
+fn disconnect_name(reason: DisconnectReason) -> &'static str {
+    match reason {
+        DisconnectReason::TransportClose => "transport_close",
+        DisconnectReason::TransportError | DisconnectReason::TooBig => "transport_error",
+        DisconnectReason::PingTimeout => "ping_timeout",
+        DisconnectReason::ParseError => "parse_error",
+        DisconnectReason::ForcedServerClose => "forced_server_close",
+        DisconnectReason::ServerShuttingDown => "server_shutting_down",
+        DisconnectReason::ClientNamespaceDisconnect => "client_namespace_disconnect",
+        DisconnectReason::ServerNamespaceDisconnect => "server_namespace_disconnect",
+        DisconnectReason::SlowConsumer => "slow_consumer",
+        DisconnectReason::EventBacklog => "event_backlog",
+        DisconnectReason::RateLimited => "rate_limited",
+        DisconnectReason::Expired => "expired",
     }
 }
 

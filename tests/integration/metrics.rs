@@ -254,7 +254,7 @@ async fn sockets_connects_and_disconnects_count_by_the_pattern_of_the_namespace(
     recording
         .until("socketio_sockets{namespace=/orders/{shop}}", 0.0)
         .await;
-    for reason in ["server namespace disconnect", "client namespace disconnect"] {
+    for reason in ["server_namespace_disconnect", "client_namespace_disconnect"] {
         let series =
             format!("socketio_disconnects_total{{namespace=/orders/{{shop}},reason={reason}}}");
         assert_eq!(recording.value(&series), 1.0, "{reason}");
@@ -471,7 +471,7 @@ async fn slow_consumers_and_dropped_volatile_events_count() {
         .await;
     let lasted = "socketio_connection_duration_seconds{reason=slow_consumer,transport=polling}";
     assert_eq!(recording.values(lasted).len(), 1);
-    let reason = "socketio_disconnects_total{namespace=/,reason=slow consumer}";
+    let reason = "socketio_disconnects_total{namespace=/,reason=slow_consumer}";
     recording.until(reason, 1.0).await;
 }
 

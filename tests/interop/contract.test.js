@@ -178,6 +178,53 @@ const PITFALLS = {
       `socket.on("enums", ({ internal }) => takes<string>(internal.text));`,
     ],
   },
+  "flattened maps": {
+    good: [
+      `takes<events.FlatBoth>({ name: "a", type: "text", text: "b" });`,
+      `takes<events.FlatBoth>({ name: "a", type: "text", text: "b", other: 1 });`,
+      `takes<events.FlatAny>({ type: "text", text: "b", other: [1] });`,
+      `takes<events.FlatOpen>({ name: "a", other: [1] });`,
+      `takes<events.TaggedMap>({ type: "Counts", a: 1 });`,
+      `takes<events.TaggedMap>({ type: "Named", total: 1, a: 1 });`,
+      `socket.on("shapes", ({ flat_both: f }) => f.type === "text" && takes<string>(f.text + f.name));`,
+    ],
+    bad: [
+      `takes<events.FlatBoth>({ type: "text", text: "b", other: 1 });`,
+      `takes<events.FlatBoth>({ name: "a", type: "text", other: 1 });`,
+      `takes<events.FlatAny>({ type: "text", other: 1 });`,
+      `takes<events.FlatOpen>({ other: 1 });`,
+      `takes<events.TaggedMap>({ type: "Named", a: 1 });`,
+      `takes<events.TaggedMap>({ a: 1 });`,
+    ],
+  },
+  "maps that contain themselves": {
+    good: [
+      `takes<events.Json>("a");`,
+      `takes<events.Json>({ a: { b: ["c", { d: "e" }] } });`,
+    ],
+    bad: [
+      `takes<events.Json>(1);`,
+      `takes<events.Json>({ a: { b: ["c", { d: 1 }] } });`,
+    ],
+  },
+  "unions inside of unions": {
+    good: [
+      `takes<events.Nested>("First");`,
+      `takes<events.Nested>("Two");`,
+      `takes<events.Nested>(null);`,
+      `takes<events.Nested>(1);`,
+    ],
+    bad: [`takes<events.Nested>("Third");`, `takes<events.Nested>({});`],
+  },
+  "names of TypeScript": {
+    good: [
+      `takes<events.keyof2>({ a: 1 });`,
+      `takes<events.unique2>({ a: 1 });`,
+      `takes<events.Record>({ a: 1 });`,
+      `takes<Socket<events.MRestServerToClientEvents>>(io("/m²/a"));`,
+    ],
+    bad: [`takes<events.keyof2>({});`, `takes<events.Record>({ b: 1 });`],
+  },
   "serde's attributes": {
     good: [
       `socket.emit("attributes", { userName: "a", in: 1, email: "b", large: "1" });`,
@@ -348,6 +395,9 @@ test("the AsyncAPI document is valid", () => {
   const validate = ajv.compile(require("@asyncapi/specs/schemas/3.0.0.json"));
   assert.ok(validate(document), JSON.stringify(validate.errors, null, 2));
 
+  const addresses = Object.values(document.channels).map((channel) => channel.address);
+  assert.deepEqual(addresses.sort(), ["/", "/m²/{rest}", "/orders/{shop}", null]);
+
   // All references lead somewhere.
   const follow = (pointer) =>
     pointer
@@ -376,6 +426,8 @@ test("the AsyncAPI document is valid", () => {
   assert.ok(!schema("Pair")(["a", 1, 2]));
   assert.ok(schema("Pair")(["a", 1]));
   assert.ok(schema("Internal")({ type: "other", room: "a" }));
+  assert.ok(schema("FlatBoth")({ name: "a", type: "other", room: "a", more: 1 }));
+  assert.ok(!schema("FlatBoth")({ name: "a", type: "other", more: 1 }));
   assert.ok(!schema("Internal")({ type: "other" }));
 });
 

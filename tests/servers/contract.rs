@@ -162,6 +162,121 @@ struct FlatMap {
     rest: HashMap<String, u32>,
 }
 
+/// A flattened map, beside a flattened enum.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct FlatBoth {
+    name: String,
+    #[serde(flatten)]
+    internal: Internal,
+    #[serde(flatten)]
+    rest: HashMap<String, u32>,
+}
+
+/// The same with any values, and no other field.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct FlatAny {
+    #[serde(flatten)]
+    internal: Internal,
+    #[serde(flatten)]
+    rest: HashMap<String, serde_json::Value>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct FlatOpen {
+    name: String,
+    #[serde(flatten)]
+    rest: HashMap<String, serde_json::Value>,
+}
+
+/// A map within a tag.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type")]
+enum TaggedMap {
+    Counts(HashMap<String, u32>),
+    Named(FlatCounts),
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct FlatCounts {
+    total: u32,
+    #[serde(flatten)]
+    counts: HashMap<String, u32>,
+}
+
+/// A union with comments inside of another one.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Nested {
+    /// A number.
+    Number(u32),
+    /// Some text.
+    Text(Option<Described>),
+    #[schemars(with = "Inner")]
+    /// A union with comments.
+    Inner(Inner),
+}
+
+/// Has comments.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+enum Inner {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+enum Described {
+    /// One.
+    One,
+    /// Two.
+    Two,
+}
+
+/// Contains itself in maps and lists.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Json {
+    Text(String),
+    List(Vec<Self>),
+    Object(HashMap<String, Self>),
+}
+
+/// A type with a name of TypeScript.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "keyof")]
+struct Keyof {
+    a: u32,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "unique")]
+struct Unique {
+    a: u32,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Record")]
+struct Record {
+    a: u32,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Shapes {
+    flat_both: FlatBoth,
+    flat_any: FlatAny,
+    flat_open: FlatOpen,
+    tagged_map: TaggedMap,
+    nested: Nested,
+    json: Json,
+    keyof: Keyof,
+    unique: Unique,
+    record: Record,
+}
+event!(Shapes, "shapes");
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Enums {
     color: Color,
@@ -318,6 +433,7 @@ fn server() -> SocketIoBuilder {
         .receives::<Pair>()
         .receives::<Words>()
         .receives::<Enums>()
+        .receives::<Shapes>()
         .receives::<Attributes>()
         .receives::<Names>()
         .receives::<Joined>()
@@ -335,6 +451,7 @@ fn server() -> SocketIoBuilder {
         .sends::<Pair>()
         .sends::<Words>()
         .sends::<Enums>()
+        .sends::<Shapes>()
         .sends::<Attributes>()
         .sends::<Names>()
         .sends::<Joined>()
@@ -346,6 +463,7 @@ fn server() -> SocketIoBuilder {
     SocketIo::builder()
         .namespace("/", main)
         .namespace("/orders/{shop}", orders)
+        .namespace("/m²/{*rest}", Namespace::new().sends::<Typing>())
         .namespace("/untyped", Namespace::new().on("any", any))
         .namespace_if(async |_| true, matched)
 }
