@@ -511,13 +511,6 @@ impl<S> SocketIoBuilder<S> {
         self
     }
 
-    /// Adds an observer.
-    #[cfg(feature = "admin-ui")]
-    pub(crate) fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observers.push(observer);
-        self
-    }
-
     /// Sets the parser, which encodes and decodes packets. Clients must use the same one.
     ///
     /// The [`protocol`](crate::protocol) module has a parser for MessagePack. [`Parser`] shows how
@@ -600,12 +593,9 @@ impl<S> SocketIoBuilder<S> {
     }
 }
 
+#[cfg(any(feature = "admin-ui", feature = "metrics"))]
 impl<S> SocketIoBuilder<S> {
     /// Adds an observer of the server.
-    #[cfg_attr(
-        not(feature = "metrics"),
-        allow(dead_code, reason = "the observers are behind features")
-    )]
     pub(crate) fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
         self

@@ -71,10 +71,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::login::{Accepted, Login};
+use self::pages::{Beat, Pages};
 use self::recorder::Recorder;
 use self::reporter::{BEAT, Reporter, SESSION, SOCKETS, own_sockets};
 use self::totals::Total;
-use self::watch::{Beat, Watch};
 use crate::builder::SocketIoBuilder;
 use crate::clock::now;
 use crate::engine_io::Transport;
@@ -88,12 +88,12 @@ use crate::sync::Mutex;
 mod commands;
 mod describe;
 mod login;
+mod pages;
 mod queue;
 mod recorder;
 mod reporter;
 mod server_id;
 mod totals;
-mod watch;
 
 /// The options of the Admin UI: see the [module](self).
 ///
@@ -125,12 +125,16 @@ impl AdminUi {
     /// `$2a$`, `$2b$` or `$2y$`. `htpasswd -nbB NAME PASSWORD` writes one.
     ///
     /// A page that has logged in gets a session id, with which it comes back for one day. The
-    /// servers of a cluster know each other's session ids, so a page may come back to any of them.
-    /// A server forgets its session ids when it ends.
+    /// servers of a cluster with the same user name and hash know each other's session ids, so a page
+    /// may come back to any of them. A server knows 1 000 session ids: a further one replaces the
+    /// oldest. It forgets them when it ends.
     ///
     /// A wrong user name takes as long as a wrong password: a hash is computed for each. Two are
     /// computed at a time, on tokio's threads for blocking work, so logins cannot occupy all cores. A
-    /// cost of 10 is a good choice. While 64 logins are under way, further ones are refused.
+    /// cost of 10 is a good choice.
+    ///
+    /// A page that is refused shows `invalid credentials`, or, while 64 logins are under way,
+    /// `too many logins at a time: try again`.
     ///
     /// # Panics
     ///
@@ -214,7 +218,7 @@ impl AdminUi {
             hostname,
             started: now(),
             recorder: Arc::new(Recorder::new(server, (&*self.namespace).into())),
-            watch: Mutex::new(Watch::new(server, has_events, self.max_sockets)),
+            pages: Mutex::new(Pages::new(server, has_events, self.max_sockets)),
             state: Mutex::default(),
         }
     }
@@ -247,7 +251,8 @@ impl<S> SocketIoBuilder<S> {
     ///
     /// # Panics
     ///
-    /// Panics as [`namespace`](Self::namespace) does for the namespace of the Admin UI.
+    /// Panics if the namespace of the Admin UI has parameters, or as [`namespace`](Self::namespace)
+    /// does.
     #[track_caller]
     pub fn admin(self, ui: AdminUi) -> Self {
         let path = ui.namespace.clone();
@@ -268,7 +273,7 @@ impl<S> SocketIoBuilder<S> {
         };
         let recorder = Arc::clone(&admin.recorder);
         self.namespace(&path, namespace.with_state(admin))
-            .observer(recorder)
+            .observe(recorder)
     }
 }
 
@@ -283,7 +288,7 @@ struct Admin {
     hostname: String,
     started: Instant,
     recorder: Arc<Recorder>,
-    watch: Mutex<Watch>,
+    pages: Mutex<Pages>,
     state: Mutex<ReporterState>,
 }
 
@@ -444,10 +449,10 @@ async fn handle_session(State(admin): State<Arc<Admin>>, Data(session): Data<Str
 
 async fn handle_beat(io: SocketIo, State(admin): State<Arc<Admin>>, Data(beat): Data<Beat>) {
     let watches = beat.watches;
-    let mut watch = admin.watch.lock();
-    let is_new = watch.handle_beat(beat, now());
-    admin.recorder.set_level(watch.level());
-    drop(watch);
+    let mut pages = admin.pages.lock();
+    let is_new = pages.handle_beat(beat, now());
+    admin.recorder.set_level(pages.level());
+    drop(pages);
     if watches {
         admin.wake_reporter(&io, |state| state.answers |= is_new);
     }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::engine_io::SocketId;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
 
-/// What the pages are told about a socket, as an event of the admin namespace.
+/// What is sent to the pages about a socket, as an event of the admin namespace.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) event: &'static str,

@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::describe::{data_of, describe};
+use super::pages::Level;
 use super::queue::{Load, Queue, Report, ReportArgs};
 use super::totals::{Total, Totals};
-use super::watch::Level;
 use crate::calendar::civil;
 use crate::engine_io::{CloseReason, SocketId, Transport};
 use crate::handles::{Socket, SocketIo};

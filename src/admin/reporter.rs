@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Admin;
 use super::describe::describe;
+use super::pages::Level;
 use super::queue::ReportArgs;
-use super::watch::Level;
 
 use crate::clock::now;
 use crate::handles::{Broadcast, Partial, Socket, SocketIo};
@@ -103,9 +103,9 @@ impl Reporter {
 
     /// Decides what the pages show and what is recorded. Returns whether the pages have to change.
     fn update(&self, pages: usize, hub: &Hub) -> bool {
-        let mut watch = self.admin.watch.lock();
-        let has_changed = watch.update(pages, sockets(hub), now());
-        self.admin.recorder.set_level(watch.level());
+        let mut known = self.admin.pages.lock();
+        let has_changed = known.update(pages, sockets(hub), now());
+        self.admin.recorder.set_level(known.level());
         has_changed
     }
 
@@ -119,8 +119,8 @@ impl Reporter {
             );
         }
         let is_quiet = load.events < MAX_EVENTS_PER_SECOND / 2;
-        let mut watch = self.admin.watch.lock();
-        watch.set_busy(load.dropped > 0, is_quiet);
+        let mut pages = self.admin.pages.lock();
+        pages.set_busy(load.dropped > 0, is_quiet);
     }
 
     /// Sends a beat if another server has got a page and does not know this one.
@@ -132,7 +132,7 @@ impl Reporter {
 
     /// Tells the other servers what this one has.
     fn send_beat(&self) {
-        let beat = self.admin.watch.lock().beat();
+        let beat = self.admin.pages.lock().beat();
         // There may be no other servers. The next beat follows anyway.
         let _ = self.everywhere().server_side_emit(BEAT, Data(beat));
     }
@@ -163,7 +163,7 @@ impl Reporter {
 
     /// Sends the pages the features, and the sockets if they show them.
     async fn show(&self, pages: &[Socket]) {
-        let has_events = self.admin.watch.lock().wants_events();
+        let has_events = self.admin.pages.lock().wants_events();
         self.send_config(pages, has_events);
         if self.admin.has_events && !has_events {
             // A page keeps the sockets that it has shown.
@@ -186,7 +186,7 @@ impl Reporter {
             return;
         }
         let Some(hub) = self.io.hub() else { return };
-        self.admin.watch.lock().limit_sockets(sockets(&hub) / 2);
+        self.admin.pages.lock().limit_sockets(sockets(&hub) / 2);
         tracing::info!(
             bytes = all.get().len(),
             "the Admin UI shows numbers only: the description of all sockets is too long"
@@ -306,14 +306,14 @@ struct Config {
     supported_features: Vec<&'static str>,
 }
 
-/// The name of the server event with a [`Beat`](super::watch::Beat).
-pub(super) const BEAT: &str = "tower_socketio:admin";
+/// The name of the server event with a [`Beat`](super::pages::Beat).
+pub(super) const BEAT: &str = "tower-socketio:admin";
 
 /// The name of the server event that asks for the sockets of the other servers.
-pub(super) const SOCKETS: &str = "tower_socketio:admin_sockets";
+pub(super) const SOCKETS: &str = "tower-socketio:admin:sockets";
 
 /// The name of the server event that asks whether a session id is known.
-pub(super) const SESSION: &str = "tower_socketio:admin_session";
+pub(super) const SESSION: &str = "tower-socketio:admin:session";
 
 const NO_SOCKETS: [(); 0] = [];
 

@@ -35,7 +35,7 @@ pub(super) enum Level {
 
 /// The pages of this server and of the others.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Pages {
     server: u64,
     /// `false` in production mode.
     has_events: bool,
@@ -55,7 +55,7 @@ struct Other {
     until: Instant,
 }
 
-impl Watch {
+impl Pages {
     pub(super) fn new(server: u64, has_events: bool, max_sockets: usize) -> Self {
         Self {
             server,
@@ -164,8 +164,8 @@ const MAX_OTHERS: usize = 1_000;
 mod tests {
     use super::*;
 
-    fn watch() -> Watch {
-        Watch::new(1, true, 100)
+    fn pages() -> Pages {
+        Pages::new(1, true, 100)
     }
 
     fn beat(watches: bool, sockets: usize) -> Beat {
@@ -181,87 +181,87 @@ mod tests {
     #[test]
     fn without_a_page_nothing_is_recorded() {
         let now = Instant::now();
-        let mut watch = watch();
-        assert_eq!(watch.level(), Level::Nothing);
-        assert!(!watch.update(0, 7, now));
-        assert_eq!(watch.level(), Level::Nothing);
-        assert!(!watch.handle_beat(beat(false, 7), now));
-        assert_eq!(watch.level(), Level::Nothing);
+        let mut pages = pages();
+        assert_eq!(pages.level(), Level::Nothing);
+        assert!(!pages.update(0, 7, now));
+        assert_eq!(pages.level(), Level::Nothing);
+        assert!(!pages.handle_beat(beat(false, 7), now));
+        assert_eq!(pages.level(), Level::Nothing);
     }
 
     #[test]
     fn a_page_of_another_server_counts_until_its_beats_end() {
         let now = Instant::now();
-        let mut watch = watch();
-        assert!(watch.handle_beat(beat(true, 7), now));
-        assert!(!watch.handle_beat(beat(true, 7), now));
-        assert_eq!(watch.level(), Level::Events);
-        watch.update(0, 0, now + FORGET_AFTER);
-        assert_eq!(watch.level(), Level::Nothing);
-        assert!(watch.handle_beat(beat(true, 7), now));
-        watch.handle_beat(beat(false, 7), now);
-        assert_eq!(watch.level(), Level::Nothing);
+        let mut pages = pages();
+        assert!(pages.handle_beat(beat(true, 7), now));
+        assert!(!pages.handle_beat(beat(true, 7), now));
+        assert_eq!(pages.level(), Level::Events);
+        pages.update(0, 0, now + FORGET_AFTER);
+        assert_eq!(pages.level(), Level::Nothing);
+        assert!(pages.handle_beat(beat(true, 7), now));
+        pages.handle_beat(beat(false, 7), now);
+        assert_eq!(pages.level(), Level::Nothing);
     }
 
     #[test]
     fn above_the_limit_there_are_no_events_until_the_number_has_fallen() {
         let now = Instant::now();
-        let mut watch = watch();
-        watch.update(0, 0, now);
-        assert!(watch.update(1, 50, now));
-        assert!(!watch.update(1, 100, now));
-        watch.handle_beat(beat(false, 1), now);
-        assert!(watch.update(1, 100, now));
-        assert_eq!(watch.level(), Level::Totals);
-        assert!(!watch.update(1, 90, now));
-        assert!(watch.update(1, 89, now));
-        assert_eq!(watch.level(), Level::Events);
-        watch.limit_sockets(50);
-        assert!(watch.update(1, 51, now));
+        let mut pages = pages();
+        pages.update(0, 0, now);
+        assert!(pages.update(1, 50, now));
+        assert!(!pages.update(1, 100, now));
+        pages.handle_beat(beat(false, 1), now);
+        assert!(pages.update(1, 100, now));
+        assert_eq!(pages.level(), Level::Totals);
+        assert!(!pages.update(1, 90, now));
+        assert!(pages.update(1, 89, now));
+        assert_eq!(pages.level(), Level::Events);
+        pages.limit_sockets(50);
+        assert!(pages.update(1, 51, now));
     }
 
     #[test]
     fn a_busy_server_has_no_events_until_it_was_quiet_for_a_while() {
         let now = Instant::now();
-        let mut watch = watch();
-        watch.update(1, 1, now);
-        watch.set_busy(true, false);
-        assert!(watch.update(1, 1, now));
-        assert!(watch.beat().is_busy);
+        let mut pages = pages();
+        pages.update(1, 1, now);
+        pages.set_busy(true, false);
+        assert!(pages.update(1, 1, now));
+        assert!(pages.beat().is_busy);
         for _ in 1..QUIET_FOR {
-            watch.set_busy(false, true);
+            pages.set_busy(false, true);
         }
-        watch.set_busy(false, false);
+        pages.set_busy(false, false);
         for _ in 1..QUIET_FOR {
-            watch.set_busy(false, true);
-            assert!(!watch.update(1, 1, now));
+            pages.set_busy(false, true);
+            assert!(!pages.update(1, 1, now));
         }
-        watch.set_busy(false, true);
-        assert!(watch.update(1, 1, now));
+        pages.set_busy(false, true);
+        assert!(pages.update(1, 1, now));
         let busy = Beat {
             is_busy: true,
             ..beat(false, 1)
         };
-        watch.handle_beat(busy, now);
-        assert!(watch.update(1, 1, now));
+        pages.handle_beat(busy, now);
+        assert!(pages.update(1, 1, now));
     }
 
     #[test]
     fn in_production_there_are_only_numbers() {
         let now = Instant::now();
-        let mut watch = Watch::new(1, false, 100);
-        assert!(!watch.update(1, 1, now));
-        assert_eq!(watch.level(), Level::Totals);
-        watch.handle_beat(beat(true, 1), now);
-        assert_eq!(watch.level(), Level::Totals);
+        let mut pages = Pages::new(1, false, 100);
+        assert!(!pages.update(1, 1, now));
+        assert_eq!(pages.level(), Level::Totals);
+        pages.handle_beat(beat(true, 1), now);
+        assert_eq!(pages.level(), Level::Totals);
     }
 
     #[test]
     fn the_known_servers_are_bounded_and_the_own_beat_is_ignored() {
         let now = Instant::now();
-        let mut watch = watch();
+        let mut pages = pages();
         for server in 0..=2 * MAX_OTHERS as u64 {
-            watch.handle_beat(
+            pages.handle_beat(
                 Beat {
                     server,
                     ..beat(false, 1)
@@ -269,7 +269,7 @@ mod tests {
                 now,
             );
         }
-        assert_eq!(watch.others.len(), MAX_OTHERS);
-        assert!(!watch.others.contains_key(&1));
+        assert_eq!(pages.others.len(), MAX_OTHERS);
+        assert!(!pages.others.contains_key(&1));
     }
 }
