@@ -123,17 +123,33 @@ impl SocketDriver {
         matches!(self.phase, Phase::Connecting(_) | Phase::Opening(_)) || !self.running.is_empty()
     }
 
-    /// Returns the number of handlers that run, those for connect and disconnect too.
-    pub(super) fn running_count(&self) -> usize {
-        let other = match self.phase {
-            Phase::Connecting(_)
-            | Phase::Opening(_)
-            | Phase::DisconnectLayers(..)
-            | Phase::LayersEnded(_)
-            | Phase::Disconnecting(_) => 1,
-            Phase::Open | Phase::Ended => 0,
-        };
-        self.running.len() + other
+    /// Drops the handlers that run but for disconnect handlers, and returns their number.
+    pub(super) fn drop_handlers(&mut self) -> usize {
+        let running = std::mem::take(&mut self.running);
+        let mut count = running.len();
+        for each in running {
+            // A destructor of the application may run here.
+            let _ = guarded(move || drop(each));
+        }
+        match self.phase {
+            Phase::Connecting(_) => {
+                count += 1;
+                self.set_phase(Phase::Ended);
+            }
+            // The connect handler has ended, so the disconnect handler follows.
+            Phase::Opening(_) => self.set_phase(Phase::Open),
+            _ => {}
+        }
+        count
+    }
+
+    /// Returns the number of disconnect handlers that run.
+    pub(super) fn disconnecting_count(&self) -> usize {
+        let is_running = matches!(
+            self.phase,
+            Phase::DisconnectLayers(..) | Phase::LayersEnded(_) | Phase::Disconnecting(_)
+        );
+        usize::from(is_running)
     }
 
     pub(super) fn has_ended(&self) -> bool {
