@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::calls::{call, poll};
 use super::credit::Credit;
+use super::expiry::leave_if_expired;
 use super::observed::{HandlerInSpan, ObservedHandler};
 use super::pending_connect::ConnectRequest;
 use super::queued::Queued;
@@ -249,6 +250,7 @@ impl SocketDriver {
         consumed.add(self.connect_credit.take());
         match reply.into_result() {
             Ok(_) => {
+                leave_if_expired(&member);
                 let packet = member.encode(Kind::Connect, None, connect_payload(&member));
                 if !member.accept(packet.clone()) {
                     connect_then_disconnect(&member, packet);
@@ -495,10 +497,14 @@ impl serde::Serialize for ConnectPayload<'_> {
 }
 
 /// Sends CONNECT and then DISCONNECT, as the client expects, if the server disconnected the socket
-/// during its connect handler.
+/// during its connect handler, or if the socket expired while its client was away.
 fn connect_then_disconnect(member: &Member, connect: Encoded) {
     let (missed, held) = (member.take_missed(), member.take_held());
-    if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {
+    let is_told = matches!(
+        member.reason(),
+        Some(DisconnectReason::ServerNamespaceDisconnect | DisconnectReason::Expired)
+    );
+    if !is_told {
         return;
     }
     let leave = member.encode(Kind::Disconnect, None, Payload::default());
