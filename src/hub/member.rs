@@ -51,6 +51,8 @@ pub(crate) struct Member {
 #[derive(Debug, Default)]
 struct State {
     held: Option<Box<Held>>,
+    /// The events that the observers hear of when the socket is connected.
+    unreported: Vec<Payload>,
     acks: HashMap<u64, ExpectedAck, IdHash>,
     left: Option<Box<Left>>,
     /// The data that the application has set. Other servers of a cluster can read it.
@@ -209,8 +211,24 @@ impl Member {
             sent.notify(self);
         }
         let observers = &self.session.observers;
-        if !observers.is_empty() && !self.has_left() {
-            observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload));
+        if observers.is_empty() {
+            return;
+        }
+        match self.is_connected() {
+            true => observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload)),
+            false => self.report_later(payload),
+        }
+    }
+
+    /// Keeps an event to a socket that is still connecting for the observers, until the socket is
+    /// connected.
+    #[cold]
+    fn report_later(&self, payload: &Payload) {
+        let mut state = self.lock();
+        let is_connecting = self.phase.load(Ordering::Acquire) == CONNECTING;
+        // Too many held packets close the session, so their number has a limit.
+        if is_connecting && self.session.close_reason().is_none() {
+            state.unreported.push(payload.clone());
         }
     }
 
@@ -344,9 +362,13 @@ impl Member {
         }
         self.namespace.record_connected(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
+        let unreported = std::mem::take(&mut state.unreported);
         drop(state);
         let observers = &self.session.observers;
         observers.each(|observer| observer.socket_connected(self));
+        for payload in &unreported {
+            observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload));
+        }
         self.namespace.notify(&self.session, 2);
         true
     }
@@ -412,6 +434,7 @@ impl Member {
             return None;
         }
         let rooms = self.namespace.remove(self, phase == CONNECTED);
+        state.unreported = Vec::new();
         state.left = Some(Box::new(Left { reason, rooms }));
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {

@@ -266,7 +266,12 @@ async fn sockets_connects_and_disconnects_count_by_the_pattern_of_the_namespace(
 #[tokio::test]
 async fn a_socket_that_leaves_before_it_is_connected_is_not_counted() {
     let mut recording = Recording::start();
-    let main = Namespace::new().on_connect(async || Err::<(), _>("no"));
+    let main = Namespace::new().on_connect(async |socket: Socket, io: SocketIo| {
+        // The client receives neither.
+        socket.emit("said", 1);
+        io.emit("said", 1);
+        Err::<(), _>("no")
+    });
     let (app, _io) = server(main);
     assert!(Client::connect(&app, "/").await.is_err());
     recording
@@ -276,6 +281,23 @@ async fn a_socket_that_leaves_before_it_is_connected_is_not_counted() {
     assert_eq!(recording.value("socketio_connects_total{namespace=/}"), 0.0);
     let names = recording.names();
     assert!(!names.iter().any(|name| name.contains("disconnects")));
+    let sent = "socketio_events_sent_total{event=said,namespace=/}";
+    let count = recording.value(sent);
+    assert!(count.is_nan() || count == 0.0, "{count}");
+}
+
+#[tokio::test]
+async fn an_event_to_a_socket_that_is_connecting_counts_when_it_is_connected() {
+    let mut recording = Recording::start();
+    let main = Namespace::new().on_connect(async |socket: Socket| {
+        socket.emit("said", 1);
+        socket.emit("said", 2);
+    });
+    let (app, _io) = server(main);
+    let mut client = connect(&app).await;
+    client.expect("said").await;
+    let sent = "socketio_events_sent_total{event=said,namespace=/}";
+    assert_eq!(recording.value(sent), 2.0);
 }
 
 #[tokio::test]
