@@ -180,7 +180,7 @@
 //! let namespace: Namespace = Namespace::new().on_connect(connect).on("go", go);
 //! ```
 //!
-//! If the compiler says that a function is not a handler, [`debug_handler!`] around the function says
+//! If the compiler says that a function is not a handler, [`debug_handler!`] around its definition says
 //! why.
 //!
 //! # State
