@@ -3,8 +3,12 @@
 //! DIR has the files of the page: the folder `ui/dist` of the npm package `@socket.io/admin-ui`.
 //! Without DIR they are those that the tests of this repository install.
 //!
-//! Open http://localhost:3000/admin-ui/, and sign in with the server's address, the user `admin` and
-//! the password `sesame`. The page at https://admin.socket.io works too, if the server has TLS: a
+//! Open http://localhost:3000/admin-ui/, with the slash at the end: without it the page stays blank,
+//! because its files are relative. Sign in with the server's address, the user `admin` and the
+//! password `sesame`. The page loads its fonts and icons from `fonts.googleapis.com` and
+//! `cdn.jsdelivr.net`. Without them it works, but has no icons.
+//!
+//! The page at https://admin.socket.io works too, if the server has TLS: a
 //! browser does not let a page with TLS connect to a server without.
 
 use std::net::SocketAddr;

@@ -40,11 +40,9 @@ fn install_recorder() -> PrometheusHandle {
         let name = Matcher::Full(name.to_owned());
         builder = builder.set_buckets_for_metric(name, buckets).unwrap();
     }
-    let recorder = builder.build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).unwrap();
+    let handle = builder.install_recorder().unwrap();
 
-    // The exporter collects the values of histograms until it is told to add them up.
+    // The exporter keeps the values of histograms until it is told to add them up.
     let upkeep = handle.clone();
     tokio::spawn(async move {
         loop {

@@ -180,7 +180,7 @@
 //! let namespace: Namespace = Namespace::new().on_connect(connect).on("go", go);
 //! ```
 //!
-//! If the compiler says that a function is not a handler, [`debug_handler!`] around the function says
+//! If the compiler says that a function is not a handler, [`debug_handler!`] around its definition says
 //! why.
 //!
 //! # State
@@ -238,8 +238,8 @@
 //! let namespace: Namespace = Namespace::new().on_connect(connect).on("divide", divide);
 //! ```
 //!
-//! A boxed error, as `?` makes it of any error, is logged, and the client gets "internal error". A
-//! panic ends only the handler that panics.
+//! A handler that returns `Result<_, axum::BoxError>` can use `?` on any error: it is logged, and the
+//! client gets "internal error". A panic ends only the handler that panics.
 //!
 //! # Rooms and broadcasts
 //!
@@ -360,9 +360,9 @@
 //!
 //! # Middleware
 //!
-//! Tower layers wrap [one handler](Handler::layer) or [all handlers of a namespace](Namespace::layer),
-//! and [`middleware::from_fn`] creates a layer from a function. A layer sees the event before the
-//! handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests. The layers of
+//! Tower layers wrap [one handler](Handler::layer) or
+//! [all handlers that a namespace has so far](Namespace::layer), and [`middleware::from_fn`] creates
+//! a layer from a function. A layer sees the event before the handler, and the reply after it. Layers of axum's `Router` wrap the HTTP requests. The layers of
 //! this example need `cargo add tower --features timeout`.
 //!
 //! ```

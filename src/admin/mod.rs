@@ -22,10 +22,28 @@
 //!
 //! If the app serves the page itself, the server needs no CORS headers:
 //!
-//! ```text
+//! ```sh
 //! npm install @socket.io/admin-ui
-//! Router::new().nest_service("/admin-ui", ServeDir::new("node_modules/@socket.io/admin-ui/ui/dist"))
+//! cargo add tower-http --features fs
 //! ```
+//!
+//! ```
+//! use axum::Router;
+//! use axum::response::Redirect;
+//! use axum::routing::get;
+//! use tower_http::services::ServeDir;
+//!
+//! let files = ServeDir::new("node_modules/@socket.io/admin-ui/ui/dist");
+//! let app: Router = Router::new()
+//!     .route("/", get(Redirect::to("/admin-ui/")))
+//!     .nest_service("/admin-ui", files);
+//! ```
+//!
+//! Open it as `/admin-ui/`, with the slash: without it the page stays blank, because its files are
+//! relative. The redirect helps.
+//!
+//! The page loads its fonts and icons from `fonts.googleapis.com` and `cdn.jsdelivr.net`. Without
+//! them it works, but has no icons.
 //!
 //! The page asks for the address of the server, such as `https://api.example`, and sends cookies, so
 //! that it works behind a proxy with sticky sessions. The page at <https://admin.socket.io> is of

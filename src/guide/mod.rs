@@ -22,9 +22,15 @@ pub mod recovery {}
 #[doc = include_str!("authentication.md")]
 pub mod authentication {}
 
-// Its snippets need the feature.
-#[cfg_attr(any(not(doctest), feature = "schema"), doc = include_str!("typescript.md"))]
-#[cfg_attr(all(doctest, not(feature = "schema")), doc = "Events for TypeScript.")]
+// Its snippets need the features.
+#[cfg_attr(
+    any(not(doctest), all(feature = "schema", feature = "testing")),
+    doc = include_str!("typescript.md")
+)]
+#[cfg_attr(
+    all(doctest, not(all(feature = "schema", feature = "testing"))),
+    doc = "Events for TypeScript."
+)]
 pub mod typescript {}
 
 #[doc = include_str!("layers.md")]

@@ -3,6 +3,8 @@
 use std::{error, fmt};
 
 /// An error of an operation on the other servers of a cluster.
+///
+/// A handler may return it. It is then logged, and the client gets "internal error".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterError(ClusterErrorKind);
 

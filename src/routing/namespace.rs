@@ -27,8 +27,9 @@ use crate::protocol::{RawArgs, TypedEvent};
 /// The handlers of a namespace, for all its sockets.
 ///
 /// A `Namespace` routes events to handlers as axum's `Router` routes requests. Handlers are
-/// registered before the server runs. `S` is the state that the handlers still need;
-/// [`with_state`](Self::with_state) provides it.
+/// registered before the server runs. A `Namespace` is not `Clone`: for two namespaces with the same
+/// handlers, call a function that returns one for each. `S` is the state that the handlers still
+/// need; [`with_state`](Self::with_state) provides it.
 ///
 /// ```
 /// use tower_socketio::{Data, DisconnectReason, Namespace, Socket};

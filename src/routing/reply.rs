@@ -8,6 +8,7 @@
 //! | `Err("no")`                       | `{ error: "no" }`                         |
 //! | `Err(Data(Problem { code: 7 }))`  | `{ error: "error", data: { code: 7 } }`   |
 //! | `Err(BoxError)`                   | `{ error: "internal error" }`, logged     |
+//! | `Err(ClusterError)`               | `{ error: "internal error" }`, logged     |
 //! | the error of Tower's timeout      | `{ error: "timed out" }`                  |
 //! | the error of Tower's load shed    | `{ error: "overloaded" }`                 |
 //!
@@ -26,6 +27,7 @@ use tower::load_shed::error::Overloaded;
 use tower::timeout::error::Elapsed;
 
 use crate::handles::{AckError, EmitError, EmitErrorKind};
+use crate::hub::ClusterError;
 use crate::hub::outcome::Outcome;
 use crate::protocol::{Args, Data, EncodeError, IntoArgs, Payload, RawArgs};
 
@@ -308,7 +310,8 @@ impl error::Error for ErrorReply {}
 /// - [`Data<T>`](Data) for one argument of any type that implements [`Serialize`], such as a
 ///   struct, a map or a tuple;
 /// - [`Args`] and [`RawArgs`] for several arguments;
-/// - [`ErrorReply`], `BoxError`, and the errors of this crate that a handler may encounter;
+/// - [`ErrorReply`], `BoxError`, and the errors of this crate that a handler may encounter, such as
+///   [`AckError`], [`EmitError`] and [`ClusterError`];
 /// - `Result<T, E>`, if both types implement `IntoReply`.
 ///
 /// A struct is returned as `Data(value)`, because an implementation for every type that implements
@@ -423,6 +426,13 @@ impl IntoReply for EmitError {
     }
 }
 
+/// The error is logged, and the client receives "internal error".
+impl IntoReply for ClusterError {
+    fn into_reply(self) -> Reply {
+        BoxError::from(self).into_reply()
+    }
+}
+
 impl IntoReply for EncodeError {
     fn into_reply(self) -> Reply {
         BoxError::from(self).into_reply()
@@ -527,6 +537,14 @@ mod tests {
             r#"[{"error":"internal error"}]"#
         );
         assert!(Err::<(), _>("no").into_reply().is_err());
+    }
+
+    #[test]
+    fn the_state_of_the_cluster_stays_on_the_server() {
+        assert_eq!(
+            ack(Err::<(), _>(ClusterError::TIMEOUT)),
+            r#"[{"error":"internal error"}]"#
+        );
     }
 
     #[test]
