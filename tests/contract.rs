@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::Router;
 use schemars::JsonSchema;
@@ -332,12 +333,21 @@ async fn an_event_that_is_sent_and_not_declared_is_found() {
 async fn events_for_other_servers_are_not_of_the_contract() {
     let memory = Memory::new();
     let watch = Watch::new();
+    // The servers of a cluster are counted by the main namespace.
+    let server = |chat| server(chat).namespace("/", Namespace::new());
     let (_layer, io) = server(declared())
         .cluster(memory.clone())
         .watch_contract(&watch)
         .build();
     let handled = declared().on_server_event("load", async || 1);
     let (_other_layer, _other) = server(handled).cluster(memory).build();
+    let both = async {
+        while io.server_count().await != Ok(2) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let connected = tokio::time::timeout(Duration::from_secs(60), both).await;
+    connected.expect("two servers");
     let chat = io.of("/chat");
     chat.server_side_emit("reload", ()).expect("a cluster");
     let loads: Vec<u32> = chat

@@ -44,7 +44,7 @@ struct State {
     /// The fields that failed, and the type that each is in.
     failed: BTreeSet<Field>,
     /// The variants that need not be read again.
-    done: BTreeSet<Field>,
+    done: BTreeSet<ReadVariant>,
     /// Which of `TEXTS` each string of a run is.
     texts: Vec<usize>,
     /// What follows is of the present run: the number of its strings and values,
@@ -52,13 +52,16 @@ struct State {
     values_read: usize,
     /// the fields and variants that are being read, from the outside,
     open: Vec<Field>,
-    open_variants: Vec<Field>,
+    open_variants: Vec<ReadVariant>,
     /// and whether it has read a variant for the first time.
     has_news: bool,
 }
 
 /// A type, and a field or a variant of it.
 type Field = (&'static str, &'static str);
+
+/// A variant of an enum, and whether it was read as the key of a map.
+type ReadVariant = (Field, bool);
 
 impl Trace {
     fn start(&self) {
@@ -124,18 +127,19 @@ impl Trace {
         &self,
         name: &'static str,
         variants: &'static [&'static str],
+        is_key: bool,
         read: impl FnOnce(&'static str) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         let mut state = self.0.borrow_mut();
-        let is_new = |variant: &&&'static str| !state.done.contains(&(name, **variant));
+        let is_new = |variant: &&&'static str| !state.done.contains(&((name, **variant), is_key));
         let new = variants.iter().find(is_new);
         let variant = *new.or(variants.first()).ok_or(Refused)?;
-        state.open_variants.push((name, variant));
+        state.open_variants.push(((name, variant), is_key));
         drop(state);
         let value = read(variant)?;
         let state = &mut *self.0.borrow_mut();
         state.open_variants.pop();
-        state.has_news |= state.done.insert((name, variant));
+        state.has_news |= state.done.insert(((name, variant), is_key));
         Ok(value)
     }
 
@@ -192,7 +196,7 @@ impl<'a> Probe<'a> {
         if self.is_deep() {
             return Err(Refused);
         }
-        self.trace.variant(name, variants, |variant| {
+        self.trace.variant(name, variants, is_key, |variant| {
             visitor.visit_enum(Variant {
                 probe: self.inner(),
                 name,
