@@ -19,7 +19,7 @@ use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
 use crate::layer::SocketIoLayer;
 use crate::protocol::{JsonParser, Parser};
-use crate::routing::{Namespace, NamespaceRequest, Predicate};
+use crate::routing::{Namespace, NamespaceRequest, Predicate, Routes};
 use crate::server::Server;
 use crate::transport::{Cors, HttpOptions, HttpService, server_path};
 
@@ -632,14 +632,13 @@ impl SocketIoBuilder {
             let cluster = Cluster::start(broker, recovery, observers.clone());
             Arc::new(cluster) as Arc<dyn OtherServers>
         };
+        let paths: Vec<_> = self
+            .namespaces
+            .iter()
+            .map(|(path, _)| path.clone())
+            .collect();
         if let Some(broker) = &self.broker {
-            // The name of one with parameters is not known yet.
-            let paths = self.namespaces.iter().map(|(path, _)| path);
-            for path in paths.filter(|path| !path.contains('{')) {
-                if let Some(reason) = broker.refuses(path) {
-                    panic!("the cluster cannot have the namespace {path}: {reason}");
-                }
-            }
+            check_paths(broker, &paths);
         }
         let others = self.broker.map(start);
         let hub = Arc::new(Hub::new(
@@ -654,23 +653,8 @@ impl SocketIoBuilder {
             others.attach(&hub);
         }
         let io = SocketIo::new(&hub);
-        let paths: Vec<_> = self
-            .namespaces
-            .iter()
-            .map(|(path, _)| path.clone())
-            .collect();
         let (predicates, has_cluster) = (self.matched.len(), hub.others.is_some());
-        let mut namespaces = Vec::new();
-        for (path, namespace) in self.namespaces {
-            let namespace = namespace.define(namespaces.len(), Some(&path));
-            namespaces.push((path, namespace.build(&())));
-        }
-        let matched = self.matched.into_iter();
-        let matched = matched.zip(namespaces.len()..);
-        let matched = matched.map(|((predicate, namespace), index)| {
-            (predicate, namespace.define(index, None).build(&()))
-        });
-        let matched = matched.collect();
+        let (namespaces, matched) = define(self.namespaces, self.matched);
         let server = Server::new(hub, namespaces, matched, self.connect_timeout);
         let server = Arc::new(server);
         let service = Arc::new(HttpService {
@@ -684,6 +668,36 @@ impl SocketIoBuilder {
         summary::log(&service, &paths, predicates, recovery, has_cluster);
         (SocketIoLayer::new(service, io.clone()), io)
     }
+}
+
+/// Panics if the broker cannot have a namespace. The name of one with parameters is not known yet.
+#[track_caller]
+fn check_paths(broker: &BoxBroker, paths: &[String]) {
+    for path in paths.iter().filter(|path| !path.contains('{')) {
+        if let Some(reason) = broker.refuses(path) {
+            panic!("the cluster cannot have the namespace {path}: {reason}");
+        }
+    }
+}
+
+/// Numbers the definitions of the namespaces, and builds the routes of each.
+#[track_caller]
+#[allow(clippy::type_complexity, reason = "the arguments of `Server::new`")]
+fn define(
+    namespaces: Vec<(String, Namespace)>,
+    matched: Vec<(Predicate, Namespace)>,
+) -> (Vec<(String, Routes)>, Vec<(Predicate, Routes)>) {
+    let mut defined = Vec::new();
+    for (path, namespace) in namespaces {
+        let namespace = namespace.define(defined.len(), Some(&path));
+        defined.push((path, namespace.build(&())));
+    }
+    let matched = matched.into_iter().zip(defined.len()..);
+    let matched = matched.map(|((predicate, namespace), index)| {
+        (predicate, namespace.define(index, None).build(&()))
+    });
+    let matched = matched.collect();
+    (defined, matched)
 }
 
 impl<S> fmt::Debug for SocketIoBuilder<S> {

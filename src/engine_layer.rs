@@ -346,8 +346,8 @@ impl SessionApp for RunningHandler {
         if end.is_some() {
             self.session.close(CloseReason::Shutdown);
         }
-        if end == Some(End::Cut) {
-            self.session.set_handlers_cut(self.handler.iter().len());
+        if matches!(end, Some(End::Cut | End::Abort)) {
+            self.session.add_handlers_cut(self.handler.iter().len());
             let handler = self.handler.take();
             let _ = guarded(move || drop(handler));
         }

@@ -316,13 +316,15 @@
 //! ```
 //!
 //! ```js
-//! const rooms = {};
+//! const rooms = new Map();
 //! socket.on("presence_state", ({ room, users }) => {
-//!   rooms[room] = users; // { ada: [{ name: "Ada" }] }
+//!   rooms.set(room, new Map(Object.entries(users))); // "ada" → [{ name: "Ada" }]
 //! });
 //! socket.on("presence_diff", ({ room, joins, updates, leaves }) => {
-//!   for (const key in leaves) delete rooms[room]?.[key];
-//!   Object.assign(rooms[room] ?? {}, joins, updates);
+//!   const present = rooms.get(room);
+//!   if (!present) return;
+//!   for (const key in leaves) present.delete(key);
+//!   for (const [key, metas] of Object.entries({ ...joins, ...updates })) present.set(key, metas);
 //! });
 //! ```
 //!

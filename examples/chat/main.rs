@@ -107,15 +107,16 @@ async fn enter(
         return Err(ErrorReply::new("choose a name of 1 to 24 characters"));
     }
     let mut names = names.lock().unwrap();
-    let (key, tabs) = names
-        .entry(user.name.clone())
-        .or_insert_with(|| (user.key.clone(), 0));
-    if *key != user.key {
+    let taken = names.get(&user.name);
+    if taken.is_some_and(|(key, _)| *key != user.key) {
         return Err(ErrorReply::new(format!("the name {} is taken", user.name)));
     }
     people
         .track(&socket, EVERYBODY, &user.name, &Tab::default())
         .map_err(|error| ErrorReply::new(error.to_string()))?;
+    let (_, tabs) = names
+        .entry(user.name.clone())
+        .or_insert_with(|| (user.key.clone(), 0));
     *tabs += 1;
     socket.insert(user);
     Ok(())

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::engine_io::SocketId;
-use crate::handles::Socket;
+use crate::handles::{Shown, Socket};
 use crate::hub::session::SharedSession;
 
 /// A socket, in the form that the page expects.
@@ -23,11 +23,38 @@ struct Description<'a> {
     rooms: Vec<String>,
 }
 
-/// Describes a socket as JSON, without the headers and the query unless `has_head`. Returns `None` if
-/// that cannot be written.
-pub(super) fn describe(socket: &Socket, server: u64, has_head: bool) -> Option<Box<RawValue>> {
+/// Describes sockets as JSON.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Describer {
+    /// The number of this server.
+    pub(super) server: u64,
+    /// Whether cookies and the like are shown.
+    pub(super) shows_credentials: bool,
+}
+
+impl Describer {
+    /// Describes a socket, without the headers and the query unless `has_head`, or if they are long: a
+    /// client chooses how long they are. Returns `None` if that cannot be written.
+    pub(super) fn describe(self, socket: &Socket, has_head: bool) -> Option<Box<RawValue>> {
+        let shown = Shown {
+            head: has_head && socket.head_len() <= MAX_HEAD,
+            credentials: self.shows_credentials,
+        };
+        let handshake = socket.public_handshake_json(shown);
+        describe(socket, self.server, handshake)
+    }
+}
+
+/// The longest headers and query that are shown, in bytes.
+const MAX_HEAD: usize = 4 * 1024;
+
+/// The room of the pages that show sockets and events. It is not shown.
+pub(super) const PAGES_WITH_EVENTS: &str = "tower-socketio:admin:events";
+
+fn describe(socket: &Socket, server: u64, handshake: String) -> Option<Box<RawValue>> {
     let mut rooms = vec![socket.id().to_string()];
-    rooms.extend(socket.rooms());
+    let others = socket.rooms().into_iter();
+    rooms.extend(others.filter(|room| room != PAGES_WITH_EVENTS));
     let data = socket.member.data();
     let description = Description {
         id: socket.id(),
@@ -35,7 +62,7 @@ pub(super) fn describe(socket: &Socket, server: u64, has_head: bool) -> Option<B
         transport: socket.transport().name(),
         nsp: socket.namespace(),
         data: data_of(data.as_deref()),
-        handshake: RawValue::from_string(socket.public_handshake_json(has_head)).ok()?,
+        handshake: RawValue::from_string(handshake).ok()?,
         rooms,
     };
     serde_json::value::to_raw_value(&description).ok()

@@ -1,9 +1,11 @@
 //! The login of the page: a user name and a password, and afterwards a session id.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -24,6 +26,14 @@ pub(super) struct Login {
     /// One permit for each login that computes a hash.
     hashes: Semaphore,
     sessions: Mutex<Sessions>,
+}
+
+/// Asks the other servers for a session id.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SessionQuestion {
+    id: String,
+    /// The digest of the user name and the hash.
+    credentials: u64,
 }
 
 /// A login that was accepted.
@@ -56,7 +66,8 @@ impl Login {
         }
     }
 
-    /// Checks the `auth` of a page. `is_known_elsewhere` asks the other servers for a session id.
+    /// Checks the `auth` of a page. `ask` asks the other servers for a session id, and returns how many
+    /// milliseconds it is still valid.
     ///
     /// A login that fails takes as long for an unknown user as for a wrong password: a hash is
     /// computed for both.
@@ -64,23 +75,29 @@ impl Login {
     /// # Errors
     ///
     /// Returns the error for the page.
-    pub(super) async fn check<Fut: Future<Output = bool>>(
+    pub(super) async fn check<Fut: Future<Output = Option<u64>>>(
         &self,
         auth: &Value,
-        is_known_elsewhere: impl FnOnce(String) -> Fut,
+        ask: impl FnOnce(SessionQuestion) -> Fut,
     ) -> Result<Accepted, ErrorReply> {
         let session = auth["sessionId"].as_str().filter(|id| is_session_id(id));
-        if session.is_some_and(|id| self.has_session(id)) {
+        if session.is_some_and(|id| self.remaining(id).is_some()) {
             return Ok(Accepted::BySession);
         }
         let busy = |_| ErrorReply::new("too many logins at a time: try again");
         let _login = self.logins.try_acquire().map_err(busy)?;
         if let Some(id) = session {
             // If strangers use them all, a page has to send its password again.
-            let question = self.questions.try_acquire().ok();
-            if question.is_some() && is_known_elsewhere(id.to_owned()).await {
-                self.sessions.lock().insert(id.to_owned(), now());
-                return Ok(Accepted::BySession);
+            if let Ok(_question) = self.questions.try_acquire() {
+                let question = SessionQuestion {
+                    id: id.to_owned(),
+                    credentials: self.credentials(),
+                };
+                if let Some(valid) = ask(question).await {
+                    let valid = Duration::from_millis(valid).min(SESSION);
+                    self.sessions.lock().insert(id.to_owned(), valid, now());
+                    return Ok(Accepted::BySession);
+                }
             }
         }
         let username = auth["username"].as_str().unwrap_or_default();
@@ -91,13 +108,27 @@ impl Login {
             return Err(ErrorReply::new("invalid credentials"));
         }
         let id = new_session_id();
-        self.sessions.lock().insert(id.clone(), now());
+        self.sessions.lock().insert(id.clone(), SESSION, now());
         Ok(Accepted::ByPassword(id))
     }
 
-    /// Returns whether the session id is known here.
-    pub(super) fn has_session(&self, id: &str) -> bool {
-        self.sessions.lock().has(id, now())
+    /// Answers the question of another server: for how many milliseconds the session id is valid here.
+    /// With other credentials it is not, so that a changed password ends the sessions of the former one.
+    pub(super) fn answer(&self, question: &SessionQuestion) -> Option<u64> {
+        let remaining = self.remaining(&question.id)?;
+        let is_same = question.credentials == self.credentials();
+        is_same.then_some(remaining.as_millis() as u64)
+    }
+
+    fn remaining(&self, id: &str) -> Option<Duration> {
+        self.sessions.lock().remaining(id, now())
+    }
+
+    /// Returns a digest of the user name and the hash. The salt of the hash makes it useless to others.
+    fn credentials(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.username, &self.hash).hash(&mut hasher);
+        hasher.finish()
     }
 
     async fn verify(&self, password: String) -> bool {
@@ -124,24 +155,31 @@ fn check_hash(hash: &str) -> Result<(), String> {
     }
 }
 
-/// The session ids, the oldest first, and when they expire.
+/// The session ids and when they expire, the next to expire first.
 #[derive(Debug, Default)]
 struct Sessions(VecDeque<(String, Instant)>);
 
 impl Sessions {
-    fn insert(&mut self, id: String, now: Instant) {
+    fn insert(&mut self, id: String, valid: Duration, now: Instant) {
         self.expire(now);
+        self.0.retain(|(known, _)| *known != id);
         if self.0.len() == MAX_SESSIONS {
             self.0.pop_front();
         }
-        self.0.push_back((id, now + SESSION));
+        let end = now + valid;
+        let place = self.0.partition_point(|(_, other)| *other <= end);
+        self.0.insert(place, (id, end));
     }
 
-    /// Returns whether the id is known. It takes as long for each id.
-    fn has(&mut self, id: &str, now: Instant) -> bool {
+    /// Returns for how long the id is valid. It compares all ids.
+    fn remaining(&mut self, id: &str, now: Instant) -> Option<Duration> {
         self.expire(now);
-        let known = self.0.iter().map(|(known, _)| known);
-        known.fold(false, |found, known| found | is_same(known, id))
+        let known = self.0.iter();
+        let end = known.fold(None, |found, (known, end)| match is_same(known, id) {
+            true => Some(*end),
+            false => found,
+        });
+        end.map(|end| end.duration_since(now))
     }
 
     fn expire(&mut self, now: Instant) {
@@ -198,7 +236,7 @@ mod tests {
     }
 
     async fn check(login: &Login, auth: Value) -> Result<Accepted, String> {
-        let result = login.check(&auth, async |_| false).await;
+        let result = login.check(&auth, async |_| None).await;
         result.map_err(|error| error.message().to_owned())
     }
 
@@ -244,15 +282,43 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_session_of_another_server_is_known_from_then_on() {
         let login = login();
         let auth = json!({ "sessionId": "0123456789abcdef" });
         let known = login
-            .check(&auth, async |id| id == "0123456789abcdef")
+            .check(&auth, async |question| {
+                (question.id == "0123456789abcdef").then_some(5_000)
+            })
             .await;
         assert!(known.is_ok_and(|accepted| accepted == Accepted::BySession));
-        assert_eq!(check(&login, auth).await, Ok(Accepted::BySession));
+        assert_eq!(check(&login, auth.clone()).await, Ok(Accepted::BySession));
+        // It is not valid for longer than where it comes from.
+        tokio::time::advance(Duration::from_millis(5_001)).await;
+        let refused = check(&login, auth).await;
+        assert_eq!(refused, Err("invalid credentials".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_of_no_use_with_another_password() {
+        let old = login();
+        let good = check(&old, json!({ "username": "ada", "password": "sesame" })).await;
+        let Ok(Accepted::ByPassword(id)) = good else {
+            panic!("it is refused");
+        };
+        let ask = |login: &Login| SessionQuestion {
+            id: id.clone(),
+            credentials: login.credentials(),
+        };
+        tokio::time::advance(Duration::from_secs(60 * 60)).await;
+        let remaining = Duration::from_secs(23 * 60 * 60).as_millis() as u64;
+        let answer = old.answer(&ask(&old));
+        assert!(answer.is_some_and(|valid| valid.abs_diff(remaining) < 1_000));
+        // Each hash has a salt of its own.
+        let changed = login();
+        assert_eq!(old.answer(&ask(&changed)), None);
+        let renamed = Login::new("bob".to_owned(), old.hash.to_string());
+        assert_eq!(old.answer(&ask(&renamed)), None);
     }
 
     #[tokio::test]
@@ -282,11 +348,12 @@ mod tests {
         let mut sessions = Sessions::default();
         let start = now();
         for n in 0..=MAX_SESSIONS {
-            sessions.insert(format!("{n:016x}"), start);
+            sessions.insert(format!("{n:016x}"), SESSION, start);
         }
-        assert!(!sessions.has(&format!("{:016x}", 0), start));
-        assert!(sessions.has(&format!("{:016x}", 1), start));
-        assert!(!sessions.has(&format!("{:016x}", 1), start + SESSION));
+        let mut has = |n: usize, at| sessions.remaining(&format!("{n:016x}"), at).is_some();
+        assert!(!has(0, start));
+        assert!(has(1, start));
+        assert!(!has(1, start + SESSION));
         assert!(sessions.0.is_empty());
     }
 

@@ -80,6 +80,7 @@
 //!
 //! [`@socket.io/admin-ui`]: https://www.npmjs.com/package/@socket.io/admin-ui
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -88,7 +89,8 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::login::{Accepted, Login};
+use self::describe::Describer;
+use self::login::{Accepted, Login, SessionQuestion};
 use self::pages::{Beat, Pages};
 use self::recorder::Recorder;
 use self::reporter::{BEAT, Reporter, SESSION, SOCKETS, own_sockets};
@@ -111,6 +113,7 @@ mod queue;
 mod recorder;
 mod reporter;
 mod server_id;
+mod slow;
 mod totals;
 
 /// The options of the Admin UI: see the [module](self).
@@ -125,6 +128,7 @@ pub struct AdminUi {
     mode: Mode,
     server_id: Option<String>,
     max_sockets: usize,
+    shows_credentials: bool,
 }
 
 /// What the Admin UI shows.
@@ -175,6 +179,7 @@ impl AdminUi {
             mode: Mode::default(),
             server_id: None,
             max_sockets: 2_000,
+            shows_credentials: false,
         }
     }
 
@@ -214,8 +219,8 @@ impl AdminUi {
     /// there are more, it shows numbers.
     ///
     /// The page searches its list for each socket: it takes less than a second for 2 000 sockets, ten
-    /// seconds for 5 000, and more than a minute for 10 000. Of more than 1 000 sockets on a server, it
-    /// does not get the headers and the query.
+    /// seconds for 5 000, and more than a minute for 10 000. It does not get the headers and the query of
+    /// more than 1 000 sockets on a server, nor those that are longer than 4 KiB.
     ///
     /// Default: 2 000.
     pub const fn max_sockets(mut self, sockets: usize) -> Self {
@@ -223,8 +228,21 @@ impl AdminUi {
         self
     }
 
+    /// Shows the values of the headers `Cookie`, `Authorization` and `Proxy-Authorization` of each
+    /// client. Whoever has them can act as that client.
+    ///
+    /// Default: the page shows `…` in their place. The query and the data of a socket are always shown.
+    pub const fn show_credentials(mut self) -> Self {
+        self.shows_credentials = true;
+        self
+    }
+
     fn into_admin(self) -> Admin {
         let server = u64::from_le_bytes(random()) >> 11;
+        let describer = Describer {
+            server,
+            shows_credentials: self.shows_credentials,
+        };
         let hostname = server_id::hostname();
         let id = self.server_id;
         let has_events = self.mode == Mode::Development;
@@ -235,7 +253,8 @@ impl AdminUi {
             server_id: id.unwrap_or_else(|| server_id::server_id(&hostname)),
             hostname,
             started: now(),
-            recorder: Arc::new(Recorder::new(server, (&*self.namespace).into())),
+            max_sockets: self.max_sockets,
+            recorder: Arc::new(Recorder::new(describer, (&*self.namespace).into())),
             pages: Mutex::new(Pages::new(server, has_events, self.max_sockets)),
             state: Mutex::default(),
         }
@@ -250,6 +269,7 @@ impl fmt::Debug for AdminUi {
             .field("read_only", &self.read_only)
             .field("mode", &self.mode)
             .field("max_sockets", &self.max_sockets)
+            .field("shows_credentials", &self.shows_credentials)
             .finish_non_exhaustive()
     }
 }
@@ -304,6 +324,8 @@ struct Admin {
     has_events: bool,
     server_id: String,
     hostname: String,
+    /// The most sockets that the pages show.
+    max_sockets: usize,
     started: Instant,
     recorder: Arc<Recorder>,
     pages: Mutex<Pages>,
@@ -394,10 +416,28 @@ impl Admin {
                 true => self.recorder.take_totals(),
                 false => Vec::new(),
             },
-            namespaces: io.namespaces().into_iter().map(namespace).collect(),
+            namespaces: largest(io.namespaces().into_iter().map(namespace).collect()),
         }
     }
 }
+
+/// Keeps the namespaces with the most sockets, in their order, and adds the others up in one line.
+fn largest(mut all: Vec<NamespaceStats>) -> Vec<NamespaceStats> {
+    if all.len() <= MAX_NAMESPACES {
+        return all;
+    }
+    all.sort_by_key(|each| Reverse(each.sockets_count));
+    let rest = all.split_off(MAX_NAMESPACES);
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all.push(NamespaceStats {
+        name: format!("… {} more", rest.len()),
+        sockets_count: rest.iter().map(|each| each.sockets_count).sum(),
+    });
+    all
+}
+
+/// How many namespaces are shown one by one.
+const MAX_NAMESPACES: usize = 200;
 
 /// The commands of the page, without and with several sockets at once.
 const COMMANDS: [&str; 7] = [
@@ -440,8 +480,8 @@ async fn connect(
 ) -> Result<(), ErrorReply> {
     let io = socket.io();
     if let Some(login) = &admin.login {
-        let elsewhere = |id| is_known_elsewhere(socket.clone(), id);
-        if let Accepted::ByPassword(session) = login.check(&auth, elsewhere).await? {
+        let ask = |question| ask_others(socket.clone(), question);
+        if let Accepted::ByPassword(session) = login.check(&auth, ask).await? {
             socket.emit("session", session);
         }
     }
@@ -449,20 +489,22 @@ async fn connect(
     Ok(())
 }
 
-/// Asks the other servers whether one of them knows a session id.
-async fn is_known_elsewhere(socket: Socket, session: String) -> bool {
-    if socket.member.namespace.others().is_none() {
-        return false;
-    }
+/// Asks the other servers for a session id. Returns for how many milliseconds it is valid, or `None` if
+/// no server knows it.
+async fn ask_others(socket: Socket, question: SessionQuestion) -> Option<u64> {
+    socket.member.namespace.others()?;
     let everywhere = socket.everyone();
-    let asked = everywhere.server_side_emit_with_ack::<bool>(SESSION, session);
-    let known = asked.await.unwrap_or_else(Partial::into_got);
-    known.contains(&true)
+    let asked = everywhere.server_side_emit_with_ack::<Option<u64>>(SESSION, Data(question));
+    let answers = asked.await.unwrap_or_else(Partial::into_got);
+    answers.into_iter().flatten().min()
 }
 
-async fn handle_session(State(admin): State<Arc<Admin>>, Data(session): Data<String>) -> bool {
+async fn handle_session(
+    State(admin): State<Arc<Admin>>,
+    Data(question): Data<SessionQuestion>,
+) -> Data<Option<u64>> {
     let login = admin.login.as_ref();
-    login.is_some_and(|login| login.has_session(&session))
+    Data(login.and_then(|login| login.answer(&question)))
 }
 
 async fn handle_beat(io: SocketIo, State(admin): State<Arc<Admin>>, Data(beat): Data<Beat>) {
@@ -477,7 +519,10 @@ async fn handle_beat(io: SocketIo, State(admin): State<Arc<Admin>>, Data(beat): 
 }
 
 async fn handle_sockets(io: SocketIo, State(admin): State<Arc<Admin>>) -> String {
-    let own = own_sockets(&admin, &io).await;
+    let own = match admin.has_events {
+        true => own_sockets(&admin, &io).await,
+        false => Vec::new(),
+    };
     // A list of JSON texts can always be written.
     serde_json::to_string(&own).unwrap_or_default()
 }

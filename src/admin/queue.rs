@@ -29,6 +29,15 @@ enum Content {
     },
 }
 
+/// One event for the pages.
+#[derive(Debug)]
+pub(super) struct NextReport {
+    pub(super) event: &'static str,
+    pub(super) args: ReportArgs,
+    /// The length of the arguments.
+    pub(super) bytes: usize,
+}
+
 /// The arguments of one event for the pages.
 #[derive(Debug)]
 pub(super) enum ReportArgs {
@@ -139,8 +148,9 @@ impl Queue {
     }
 
     /// Takes the next event for the pages.
-    pub(super) fn pop(&mut self) -> Option<(&'static str, ReportArgs)> {
+    pub(super) fn pop(&mut self) -> Option<NextReport> {
         let report = self.reports.front_mut()?;
+        let (event, bytes) = (report.event, report.bytes);
         self.events = self.events.saturating_sub(1);
         if let Content::Event {
             namespace,
@@ -151,8 +161,8 @@ impl Queue {
         {
             if sockets.len() > 1 {
                 let socket = sockets.pop_front()?;
-                let event = ReportArgs::Event(namespace.clone(), socket, args.clone(), at.clone());
-                return Some((report.event, event));
+                let args = ReportArgs::Event(namespace.clone(), socket, args.clone(), at.clone());
+                return Some(NextReport { event, args, bytes });
             }
         }
         let report = self.reports.pop_front()?;
@@ -170,7 +180,7 @@ impl Queue {
                 None => return self.pop(),
             },
         };
-        Some((report.event, args))
+        Some(NextReport { event, args, bytes })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -203,8 +213,9 @@ mod tests {
         Report::new("room_joined", &("/", n)).expect("serializable")
     }
 
-    fn text((event, args): (&'static str, ReportArgs)) -> String {
-        match args {
+    fn text(report: NextReport) -> String {
+        let event = report.event;
+        match report.args {
             ReportArgs::Args(args) => format!("{event}{args}"),
             ReportArgs::Event(namespace, socket, args, at) => {
                 format!("{event} {} {socket} {} {at}", &*namespace, args.to_json())

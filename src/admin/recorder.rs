@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::describe::{data_of, describe};
+use super::describe::{Describer, PAGES_WITH_EVENTS, data_of};
 use super::pages::Level;
-use super::queue::{Load, Queue, Report, ReportArgs};
+use super::queue::{Load, NextReport, Queue, Report};
 use super::totals::{Total, Totals};
 use crate::calendar::civil;
 use crate::engine_io::{CloseReason, SocketId, Transport};
@@ -31,8 +31,7 @@ use crate::sync::Mutex;
 /// While there is no page, each function costs the load of an atomic.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    /// The number of this server.
-    pub(super) server: u64,
+    pub(super) describer: Describer,
     /// The namespace of the pages.
     pub(super) namespace: NamespaceName,
     /// The server, from the first page on.
@@ -47,9 +46,9 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(server: u64, namespace: NamespaceName) -> Self {
+    pub(super) fn new(describer: Describer, namespace: NamespaceName) -> Self {
         Self {
-            server,
+            describer,
             namespace,
             io: OnceLock::new(),
             level: AtomicU8::new(Level::Nothing as u8),
@@ -122,7 +121,7 @@ impl Recorder {
     }
 
     /// Takes the next event for the pages.
-    pub(super) fn pop(&self) -> Option<(&'static str, ReportArgs)> {
+    pub(super) fn pop(&self) -> Option<NextReport> {
         self.queue.lock().pop()
     }
 
@@ -234,7 +233,7 @@ impl Observer for Recorder {
         let nsp = &*member.namespace.name;
         self.report("room_joined", &(nsp, member.id, member.id, &at));
         let socket = Socket::new(Arc::clone(member));
-        if let Some(described) = describe(&socket, self.server, true) {
+        if let Some(described) = self.describer.describe(&socket, true) {
             self.report("socket_connected", &(described, at));
         }
     }
@@ -277,7 +276,8 @@ impl Observer for Recorder {
             _ => return,
         };
         // The room of a socket is reported with the socket.
-        if self.is_at_least(Level::Events) && *event.room != *id.as_str() {
+        let is_shown = *event.room != *id.as_str() && *event.room != *PAGES_WITH_EVENTS;
+        if self.is_at_least(Level::Events) && is_shown {
             let args = (&*namespace.name, &*event.room, id, timestamp());
             self.report(name, &args);
         }

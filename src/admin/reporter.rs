@@ -1,16 +1,20 @@
 //! The task that sends to the pages, while there is one in the cluster.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{Either, select, select_all};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Admin;
-use super::describe::describe;
+use super::describe::PAGES_WITH_EVENTS;
 use super::pages::Level;
 use super::queue::ReportArgs;
+use super::slow::SlowPages;
 
 use crate::clock::now;
 use crate::handles::{Broadcast, Partial, Socket, SocketIo};
@@ -24,6 +28,7 @@ use crate::protocol::{Args, Data, Nested};
 pub(super) struct Reporter {
     admin: Arc<Admin>,
     io: SocketIo,
+    slow: SlowPages,
     /// The seconds until the numbers are sent again.
     stats_in: u32,
     /// How often it looks for a page before it ends. A page that is about to connect is none yet.
@@ -32,10 +37,11 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) const fn new(admin: Arc<Admin>, io: SocketIo) -> Self {
+    pub(super) fn new(admin: Arc<Admin>, io: SocketIo) -> Self {
         Self {
             admin,
             io,
+            slow: SlowPages::default(),
             stats_in: 0,
             patience: PATIENCE,
             has_ended: false,
@@ -87,7 +93,13 @@ impl Reporter {
         }
         if has_changed {
             self.send_beat();
-            self.show(&self.pages()).await;
+        }
+        let changing = match has_changed {
+            true => self.pages(),
+            false => self.rested_pages(),
+        };
+        if !changing.is_empty() {
+            self.show(&changing).await;
         }
         match self.stats_in.checked_sub(1) {
             Some(left) => self.stats_in = left,
@@ -104,6 +116,9 @@ impl Reporter {
     /// Decides what the pages show and what is recorded. Returns whether the pages have to change.
     fn update(&self, pages: usize, hub: &Hub) -> bool {
         let mut known = self.admin.pages.lock();
+        if hub.others.is_some() {
+            known.set_cluster();
+        }
         let has_changed = known.update(pages, sockets(hub), now());
         self.admin.recorder.set_level(known.level());
         has_changed
@@ -118,9 +133,7 @@ impl Reporter {
                 "the Admin UI shows numbers only: there are more events than it can show"
             );
         }
-        let is_quiet = load.events < MAX_EVENTS_PER_SECOND / 2;
-        let mut pages = self.admin.pages.lock();
-        pages.set_busy(load.dropped > 0, is_quiet);
+        self.admin.pages.lock().set_load(load);
     }
 
     /// Sends a beat if another server has got a page and does not know this one.
@@ -162,19 +175,21 @@ impl Reporter {
     }
 
     /// Sends the pages the features, and the sockets if they show them.
-    async fn show(&self, pages: &[Socket]) {
-        let has_events = self.admin.pages.lock().wants_events();
-        self.send_config(pages, has_events);
-        if self.admin.has_events && !has_events {
-            // A page keeps the sockets that it has shown.
-            pages
-                .iter()
-                .for_each(|page| page.emit("all_sockets", Data(NO_SOCKETS)));
-        }
-        if !has_events {
+    async fn show(&mut self, pages: &[Socket]) {
+        if !self.admin.pages.lock().wants_events() {
+            self.show_numbers(pages);
             return;
         }
+        let is_resting = |page: &&Socket| self.slow.is_resting(page.id());
+        let pages: Vec<_> = pages.iter().filter(|page| !is_resting(page)).collect();
         let Some(first) = pages.first() else { return };
+        pages.iter().for_each(|page| page.join(PAGES_WITH_EVENTS));
+        // From then on the reports of the other servers arrive.
+        let _ = timeout(SECOND, first.synced()).await;
+        let config = self.config(true);
+        pages
+            .iter()
+            .for_each(|page| page.emit("config", Data(&config)));
         // What happened before is sent before, as far as the page can take it.
         self.send_reports().await;
         let all = self.all_sockets().await;
@@ -185,21 +200,29 @@ impl Reporter {
                 .for_each(|page| page.emit("all_sockets", Data(&all)));
             return;
         }
-        let Some(hub) = self.io.hub() else { return };
-        self.admin.pages.lock().limit_sockets(sockets(&hub) / 2);
+        self.admin.pages.lock().set_too_long(now());
         tracing::info!(
             bytes = all.get().len(),
             "the Admin UI shows numbers only: the description of all sockets is too long"
         );
     }
 
-    fn send_config(&self, pages: &[Socket], has_events: bool) {
-        let config = Config {
+    fn show_numbers(&self, pages: &[Socket]) {
+        let config = self.config(false);
+        for page in pages {
+            page.leave(PAGES_WITH_EVENTS);
+            page.emit("config", Data(&config));
+            if self.admin.has_events {
+                // A page keeps the sockets that it has shown.
+                page.emit("all_sockets", Data(NO_SOCKETS));
+            }
+        }
+    }
+
+    fn config(&self, has_events: bool) -> Config {
+        Config {
             supported_features: self.admin.features(has_events),
-        };
-        pages
-            .iter()
-            .for_each(|page| page.emit("config", Data(&config)));
+        }
     }
 
     /// Returns the descriptions of the sockets of all servers, as a JSON list.
@@ -219,21 +242,33 @@ impl Reporter {
         }
         let everywhere = self.everywhere();
         let asked = everywhere.server_side_emit_with_ack::<String>(SOCKETS, ());
+        let mut asked = std::pin::pin!(asked);
+        // The other servers must not forget this one while it waits for one that is silent.
+        let answers = loop {
+            match select(asked, std::pin::pin!(sleep(2 * SECOND))).await {
+                Either::Left((answers, _)) => break answers,
+                Either::Right(((), waiting)) => asked = waiting,
+            }
+            self.send_beat();
+        };
         // A server that is silent, or one of Node, has no part in the answer.
-        let lists = asked.await.unwrap_or_else(Partial::into_got);
+        let lists = answers.unwrap_or_else(Partial::into_got);
         let read = |list: &String| serde_json::from_str(list).ok();
         lists.iter().filter_map(read).collect()
     }
 
     /// Sends some of the reports that wait, in order.
-    async fn send_reports(&self) {
-        let everywhere = self.everywhere();
-        for _ in 0..MAX_EVENTS_PER_SECOND / 20 {
-            let Some((event, args)) = self.admin.recorder.pop() else {
+    async fn send_reports(&mut self) {
+        let watching = self.everywhere().to(PAGES_WITH_EVENTS);
+        let share = self.admin.pages.lock().share();
+        for _ in 0..(share / 20).max(1) {
+            let Some(report) = self.admin.recorder.pop() else {
                 break;
             };
-            match args {
-                ReportArgs::Args(args) => everywhere.emit(event, Args(args)),
+            self.slow.sent(report.bytes);
+            let event = report.event;
+            match report.args {
+                ReportArgs::Args(args) => watching.emit(event, Args(args)),
                 ReportArgs::Event(namespace, socket, args, at) => {
                     let before = (&*namespace, socket);
                     let after = (at,);
@@ -242,17 +277,38 @@ impl Reporter {
                         event: args,
                         after,
                     };
-                    everywhere.emit(event, event_of);
+                    watching.emit(event, event_of);
                 }
             }
         }
-        // A page that does not read fast enough slows this task down, and no one else.
-        let drained = async {
-            for page in self.pages() {
-                page.drained().await;
-            }
-        };
-        let _ = timeout(SECOND, drained).await;
+        // The page that reads fastest sets the pace.
+        let pages = watching.sockets();
+        if !pages.is_empty() {
+            let drained = pages.iter().map(|page| Box::pin(page.drained()));
+            let _ = timeout(SECOND, select_all(drained)).await;
+        }
+        self.rest_slow_pages(pages);
+    }
+
+    /// Changes the pages that do not read fast enough to numbers.
+    fn rest_slow_pages(&mut self, mut pages: Vec<Socket>) {
+        pages.retain(|page| {
+            let has_read_all = page.drained().now_or_never().is_some();
+            let max = page.member.session.config.max_buffered / 4;
+            self.slow.note(page.id(), has_read_all, max, now())
+        });
+        self.show_numbers(&pages);
+    }
+
+    /// Returns the pages that were too slow and have read all since.
+    fn rested_pages(&mut self) -> Vec<Socket> {
+        let mut pages = self.pages();
+        let ids: HashSet<_> = pages.iter().map(Socket::id).collect();
+        self.slow.retain(|page| ids.contains(page));
+        pages.retain(|page| {
+            page.drained().now_or_never().is_some() && self.slow.take_rested(page.id(), now())
+        });
+        pages
     }
 
     /// Selects the pages of all servers.
@@ -281,12 +337,20 @@ pub(super) async fn own_sockets(admin: &Admin, io: &SocketIo) -> Vec<Box<RawValu
     let Some(hub) = io.hub() else {
         return Vec::new();
     };
-    let has_heads = sockets(&hub) <= MAX_HEADS;
+    let count = sockets(&hub);
+    if count > admin.max_sockets {
+        return Vec::new();
+    }
     let all = io.of_all(|_| true).sockets();
     let mut described = Vec::with_capacity(all.len());
+    let mut bytes = 0;
     for some in all.chunks(64) {
-        let describe = |socket| describe(socket, admin.recorder.server, has_heads);
-        described.extend(some.iter().filter_map(describe));
+        // Without their headers the rest is short, whatever the clients have sent.
+        let has_heads = count <= MAX_HEADS && bytes <= MAX_BYTES_WITH_HEADS;
+        let describe = |socket| admin.recorder.describer.describe(socket, has_heads);
+        let some: Vec<_> = some.iter().filter_map(describe).collect();
+        bytes += some.iter().map(|each| each.get().len()).sum::<usize>();
+        described.extend(some);
         yield_now().await;
     }
     described
@@ -325,11 +389,11 @@ const STATS_EVERY: u32 = 2;
 /// The seconds without a page after which the task ends.
 const PATIENCE: u32 = 3;
 
-/// How many events are sent to the pages in one second. A page keeps the last 1 000.
-const MAX_EVENTS_PER_SECOND: usize = 1_280;
-
 /// How long the task rests after it has sent some events.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How many sockets are described with their headers: 1 KiB each.
 const MAX_HEADS: usize = 1_000;
+
+/// The length of the descriptions after which the rest is described without headers, in bytes.
+const MAX_BYTES_WITH_HEADS: usize = 1024 * 1024;

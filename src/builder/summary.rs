@@ -27,7 +27,7 @@ pub(super) fn log(
         eio3 = config.allow_eio3.then_some(true),
         recovery = recovery.map(tracing::field::debug),
         cluster = has_cluster,
-        "Socket.IO is served here, if the layer is added to a router"
+        "serving Socket.IO on this path, once the layer is added to a router"
     );
     if service.http.has_cors() {
         tracing::info!(

@@ -727,6 +727,15 @@ impl Inner {
 
     /// Starts the handler of a server event, after those of the namespace's earlier ones.
     fn handle_server_event(self: &Arc<Self>, namespace: &Arc<LiveNamespace>, event: ServerEvent) {
+        let name = event.payload.name().unwrap_or_default();
+        if let Some(handler) = namespace.hooks.tracker_event(name) {
+            // It does not wait, and must not be late because handlers of the application do.
+            let handle = std::panic::AssertUnwindSafe(|| handler(event.payload));
+            if std::panic::catch_unwind(handle).is_err() {
+                tracing::error!("a server event of a presence was not handled");
+            }
+            return;
+        }
         let mut events = self.server_events.lock();
         if let Some(waiting) = events.get_mut(&namespace.name) {
             if waiting.len() < MAX_SERVER_EVENTS {

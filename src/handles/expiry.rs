@@ -59,7 +59,9 @@ impl Socket {
     /// The deadline is one of the timers of the client's session. It needs no task, and a few hundred
     /// bytes.
     ///
-    /// A restored socket keeps its deadline, and the time while it was away counts. If another server
+    /// A restored socket keeps its deadline, and the time while it was away counts. If the deadline
+    /// has passed when its client comes back, and the connect handler sets no other one, the client
+    /// gets nothing of what it has missed, and is disconnected at once. If another server
     /// of a cluster restores it, only the connect handler sets one: do not combine
     /// [`skip_connect_handler`](crate::Recovery::skip_connect_handler) with an expiry there.
     pub fn set_expiry(&self, expiry: impl Into<Option<Expiry>>) {

@@ -83,14 +83,23 @@ impl Socket {
         let address = info.map(|info: ConnectInfo<SocketAddr>| info.0.ip());
         let auth = self.member.auth.as_deref().unwrap_or("{}");
         let auth = serde_json::from_str::<&RawValue>(auth).ok();
-        self.node_handshake(self::address(address), Some(auth), true)
+        self.node_handshake(self::address(address), Some(auth), Shown::ALL)
             .into()
     }
 
-    /// Returns the handshake as JSON without `auth`, and without the headers and the query unless
-    /// `has_head`. A header of a proxy may say what the client's address is.
+    /// Returns the length of the headers and the query, in bytes.
     #[cfg(feature = "admin-ui")]
-    pub(crate) fn public_handshake_json(&self, has_head: bool) -> String {
+    pub(crate) fn head_len(&self) -> usize {
+        let request = &self.member.session.request;
+        let headers = request.headers();
+        let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        headers + request.uri().query().map_or(0, str::len)
+    }
+
+    /// Returns the handshake as JSON without `auth`. A header of a proxy may say what the client's
+    /// address is.
+    #[cfg(feature = "admin-ui")]
+    pub(crate) fn public_handshake_json(&self, shown: Shown) -> String {
         let request = &self.member.session.request;
         let of = |name| request.headers().find(|(each, _)| *each == name);
         let proxied = of("cf-connecting-ip").or_else(|| of("x-forwarded-for"));
@@ -99,30 +108,36 @@ impl Socket {
                 let info = request.extension::<ConnectInfo<SocketAddr>>();
                 self::address(info.map(|info| info.0.ip()))
             },
-            |(_, value)| latin1(value).into_owned(),
+            |(_, value)| latin1(&value[..value.len().min(MAX_ADDRESS)]).into_owned(),
         );
-        self.node_handshake(address, None::<()>, has_head)
+        self.node_handshake(address, None::<()>, shown)
     }
 
     fn node_handshake(
         &self,
         address: String,
         auth: Option<impl Serialize>,
-        has_head: bool,
+        shown: Shown,
     ) -> String {
         let request = &self.member.session.request;
         let issued = self.member.issued;
         let uri = request.uri();
         let scheme = request.extension::<Scheme>();
         let json = NodeHandshake {
-            headers: Headers(request.headers().filter(|_| has_head).collect()),
+            headers: Headers {
+                list: request.headers().filter(|_| shown.head).collect(),
+                has_credentials: shown.credentials,
+            },
             time: date(issued / 1000),
             address,
             xdomain: request.headers().any(|(name, _)| name == header::ORIGIN),
             secure: scheme.as_ref().or(uri.scheme()) == Some(&Scheme::HTTPS),
             issued,
-            url: uri.path_and_query().map_or("/", |url| url.as_str()),
-            query: if has_head {
+            url: match uri.path_and_query() {
+                Some(url) if shown.head => url.as_str(),
+                _ => uri.path(),
+            },
+            query: if shown.head {
                 query(&uri)
             } else {
                 BTreeMap::new()
@@ -133,6 +148,26 @@ impl Socket {
         serde_json::to_string(&json).unwrap_or_default()
     }
 }
+
+/// Which parts of a handshake are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    /// The headers and the query.
+    pub(crate) head: bool,
+    /// The values of the headers in [`CREDENTIALS`].
+    pub(crate) credentials: bool,
+}
+
+impl Shown {
+    const ALL: Self = Self {
+        head: true,
+        credentials: true,
+    };
+}
+
+/// The longest address that a header of a proxy may say, in bytes. Clients can send that header too.
+#[cfg(feature = "admin-ui")]
+const MAX_ADDRESS: usize = 256;
 
 /// A handshake in the form of `socket.handshake` in Node's server.
 #[derive(Serialize)]
@@ -231,11 +266,12 @@ impl Serialize for Handshake {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let headers = self.headers.iter();
         let node = NodeHandshake {
-            headers: Headers(
-                headers
+            headers: Headers {
+                list: headers
                     .map(|(name, value)| (name.as_str(), value.as_bytes()))
                     .collect(),
-            ),
+                has_credentials: true,
+            },
             time: self.time(),
             address: address(self.address),
             xdomain: self.xdomain,
@@ -260,12 +296,19 @@ impl fmt::Debug for Handshake {
 }
 
 /// Headers in Node's form: one text for each name. Those with the same name stand together.
-struct Headers<'a>(Vec<(&'a str, &'a [u8])>);
+struct Headers<'a> {
+    list: Vec<(&'a str, &'a [u8])>,
+    /// Whether the values of the headers in [`CREDENTIALS`] are written.
+    has_credentials: bool,
+}
 
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.chunk_by(|a, b| a.0 == b.0).map(|same| {
+        serializer.collect_map(self.list.chunk_by(|a, b| a.0 == b.0).map(|same| {
             let (name, first) = same[0];
+            if !self.has_credentials && CREDENTIALS.iter().any(|each| each == name) {
+                return (name, "…".into());
+            }
             if same.len() == 1 || KEEPS_FIRST.iter().any(|each| each == name) {
                 return (name, latin1(first));
             }
@@ -285,6 +328,13 @@ fn latin1(value: &[u8]) -> Cow<'_, str> {
         None => value.iter().copied().map(char::from).collect(),
     }
 }
+
+/// The headers that let in whoever sends them.
+const CREDENTIALS: [HeaderName; 3] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+];
 
 /// The headers of which Node keeps only the first value:
 /// <https://nodejs.org/api/http.html#messageheaders>.
@@ -366,7 +416,11 @@ mod tests {
         );
         let headers = headers.iter();
         let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let json = serde_json::to_value(Headers(headers.collect())).expect("serializable");
+        let headers = Headers {
+            list: headers.collect(),
+            has_credentials: true,
+        };
+        let json = serde_json::to_value(headers).expect("serializable");
         let expected = serde_json::json!({
             "x-many": "1, 2", "cookie": "a=1; b=2", "host": "first", "x-latin": "é",
         });

@@ -204,6 +204,29 @@ impl SocketIo {
         }
     }
 
+    /// Returns whether the server refuses new clients, because [`shutdown`](Self::shutdown) or
+    /// [`close`](Self::close) has begun. A route that tells a load balancer whether the server is
+    /// ready may answer with status 503 then.
+    ///
+    /// It is `true` too when the server has been dropped.
+    ///
+    /// ```
+    /// use axum::{Router, http::StatusCode, routing::get};
+    /// use tower_socketio::{Namespace, SocketIo};
+    ///
+    /// let (layer, io) = SocketIo::builder().namespace("/", Namespace::new()).build();
+    /// let ready = async move || match io.is_closing() {
+    ///     true => StatusCode::SERVICE_UNAVAILABLE,
+    ///     false => StatusCode::OK,
+    /// };
+    /// let app: Router = Router::new().route("/ready", get(ready)).layer(layer);
+    /// ```
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        let hub = self.hub.upgrade();
+        hub.is_none_or(|hub| hub.sessions.is_closing())
+    }
+
     /// Shuts the server down, spread over a time, with a deadline and a report. See [`Shutdown`].
     ///
     /// Nothing happens until the result is awaited.

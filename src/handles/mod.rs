@@ -14,6 +14,8 @@ mod shutdown;
 mod socket;
 
 pub(crate) use self::ack_stream::AskedClients;
+#[cfg(feature = "admin-ui")]
+pub(crate) use self::handshake::Shown;
 pub(crate) use self::socket::EmitErrorKind;
 pub use self::{
     ack::{AckError, EmitWithAck},

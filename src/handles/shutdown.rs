@@ -14,7 +14,8 @@ use crate::hub::{Hub, ShutdownReport};
 /// The shutdown of a server, with its settings. `.await` begins it, and returns a
 /// [`ShutdownReport`].
 ///
-/// 1. The server refuses new clients at once: a handshake gets status 503 with `Retry-After`.
+/// 1. The server refuses new clients at once: a handshake gets status 503 with `Retry-After: 1`, in
+///    seconds.
 ///    Clients that are connected go on. They send and receive, join namespaces, and upgrade to
 ///    WebSocket.
 /// 2. The server closes their connections, one after another, evenly over the
@@ -25,7 +26,9 @@ use crate::hub::{Hub, ShutdownReport};
 ///    ends; its connection stays open until then. Disconnect handlers run, with
 ///    [`ServerShuttingDown`](crate::DisconnectReason::ServerShuttingDown).
 /// 4. At the [`deadline`](Self::deadline), what is left is cut: the handlers are dropped where they
-///    await, and the connections are closed. The disconnect handlers of such sockets do not run.
+///    await, the connections are closed, and the disconnect handlers run, for up to one second. Then
+///    they are dropped too. So a value that has to be cleaned up whatever happens needs a guard that
+///    does it when it is dropped.
 /// 5. With a [cluster](crate::cluster), messages that wait are sent, for a few seconds, and the other
 ///    servers no longer count this one.
 ///
@@ -68,7 +71,8 @@ use crate::hub::{Hub, ShutdownReport};
 /// # In a handler
 ///
 /// A handler may await the shutdown, as it may await [`close`](crate::SocketIo::close). The report
-/// is there when all other sessions have ended, and counts the session of the handler as closed.
+/// is there when all other sessions have ended, and counts the session of the handler as closed. The
+/// handler then has until the deadline, and at least one second. Then it is cut too.
 ///
 /// # Panics
 ///
@@ -76,8 +80,9 @@ use crate::hub::{Hub, ShutdownReport};
 ///
 /// # Cancel safety
 ///
-/// The first poll begins the shutdown, in a task of its own. Dropping the future afterwards does not
-/// stop it, and a further call returns its report.
+/// The first poll begins the shutdown, in a task of its own, in the runtime of the caller. Dropping
+/// the future afterwards does not stop it, and a further call returns its report. If that runtime
+/// ends before the shutdown, a call in another runtime begins it anew.
 #[must_use = "the server does not shut down unless this is awaited"]
 pub struct Shutdown {
     target: Target,
@@ -125,11 +130,12 @@ impl Shutdown {
 
     /// Sets the time after which what is left is cut, counted from the beginning of the shutdown.
     ///
-    /// The default leaves a margin within the 30 s after which Kubernetes kills a process. A handler
-    /// that blocks its thread cannot be cut, and is not counted in
-    /// [`handlers_cut`](ShutdownReport::handlers_cut): the shutdown ends one second later without
-    /// it. With a
-    /// [cluster](crate::cluster), the messages that wait take up to 6 s more.
+    /// The default leaves a margin within the 30 s after which Kubernetes kills a process.
+    /// Disconnect handlers of sockets that are cut take up to one second more. A handler that blocks
+    /// its thread cannot be cut, and is not counted in
+    /// [`handlers_cut`](ShutdownReport::handlers_cut): the shutdown ends two seconds after the
+    /// deadline without it. With a [cluster](crate::cluster), the messages that wait take up to 6 s
+    /// more.
     /// [`Duration::MAX`] waits for ever.
     ///
     /// Default: 20 s.
@@ -148,12 +154,12 @@ impl IntoFuture for Shutdown {
         match self.target {
             Target::None => Box::pin(std::future::ready(ShutdownReport::default())),
             Target::Sessions(sessions) => Box::pin(async move {
-                let finish = std::future::ready(());
+                let finish = || std::future::ready(());
                 sessions.shut_down(None, spread, deadline, finish).await
             }),
             Target::Server(hub, within) => Box::pin(async move {
                 let sessions = Arc::clone(&hub.sessions);
-                let finish = leave_cluster(hub);
+                let finish = || leave_cluster(Arc::clone(&hub));
                 sessions.shut_down(within, spread, deadline, finish).await
             }),
         }

@@ -44,6 +44,8 @@ struct Reminder {
 impl Expiry {
     /// Disconnects the socket when this time has passed. It begins with
     /// [`Socket::set_expiry`](crate::Socket::set_expiry).
+    ///
+    /// Zero disconnects at once. A time of more than thirty years counts as thirty years.
     pub const fn after(after: Duration) -> Self {
         Self {
             after,

@@ -30,11 +30,16 @@ pub(crate) struct Hooks<M> {
     /// The definition of the namespace, for observers.
     pub(crate) definition: Arc<Definition>,
     pub(crate) trackers: Vec<Arc<dyn Tracker<M>>>,
+    /// The handlers of the server events that the trackers of other servers send.
+    pub(crate) tracker_events: HashMap<Box<str>, Box<TrackerEventHandler>>,
 }
 
 /// Follows in which rooms the sockets of a namespace are. Its methods are called under no lock, after the
 /// change: by then another thread may have made the next one.
 pub(crate) trait Tracker<M>: Send + Sync {
+    /// The names of the events that it sends to clients.
+    fn events(&self) -> [&str; 2];
+
     /// A namespace was created in this process.
     fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName);
 
@@ -59,6 +64,7 @@ impl<M> Default for Hooks<M> {
             skips_recovery: false,
             definition: Arc::default(),
             trackers: Vec::new(),
+            tracker_events: HashMap::new(),
         }
     }
 }
@@ -67,7 +73,18 @@ impl<M> Hooks<M> {
     /// Returns the handler of an event of another server.
     pub(crate) fn server_event(&self, name: &str) -> Option<Arc<ServerEventHandler>> {
         let own = self.server_events.get(name);
-        own.or(self.server_event_fallback.as_ref()).cloned()
+        let fallback = self.server_event_fallback.as_ref();
+        // The application knows nothing of the events of trackers.
+        let fallback = fallback.filter(|_| !name.starts_with(TRACKER_EVENT));
+        own.or(fallback).cloned()
+    }
+
+    /// Returns the handler of a tracker's event of another server.
+    pub(crate) fn tracker_event(&self, name: &str) -> Option<&TrackerEventHandler> {
+        if self.tracker_events.is_empty() {
+            return None;
+        }
+        self.tracker_events.get(name).map(|handler| &**handler)
     }
 }
 
@@ -77,6 +94,12 @@ pub(crate) type RoomHook<'a> = dyn Fn(RoomEvent) + Send + Sync + 'a;
 /// A handler of the events of other servers. It returns the arguments of its reply.
 pub(crate) type ServerEventHandler =
     dyn Fn(&Arc<Hub>, Payload) -> BoxFuture<'static, Payload> + Send + Sync;
+
+/// How the names of the server events of trackers begin.
+pub(crate) const TRACKER_EVENT: &str = "tower-socketio:presence:";
+
+/// A handler of a server event of a tracker. It does not wait.
+pub(crate) type TrackerEventHandler = dyn Fn(Payload) + Send + Sync;
 
 /// A hook that is called for each event that is sent.
 pub(crate) type OutgoingHook<M> = dyn Fn(&Arc<M>, &str, &RawArgs) + Send + Sync;

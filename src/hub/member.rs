@@ -51,6 +51,8 @@ pub(crate) struct Member {
 #[derive(Debug, Default)]
 struct State {
     held: Option<Box<Held>>,
+    /// The events that the observers hear of when the socket is connected.
+    unreported: Vec<Payload>,
     acks: HashMap<u64, ExpectedAck, IdHash>,
     left: Option<Box<Left>>,
     /// The data that the application has set. Other servers of a cluster can read it.
@@ -79,7 +81,16 @@ struct Held {
 struct Left {
     reason: DisconnectReason,
     rooms: Vec<Arc<str>>,
+}
+
+/// What is left to do for a socket that has left: see [`Member::notify_left`].
+#[must_use]
+pub(super) struct Leaving {
+    reason: DisconnectReason,
     was_connected: bool,
+    /// When the events were sent whose acknowledgements do not arrive any more.
+    acks: Vec<Instant>,
+    dropped: Dropped,
 }
 
 impl State {
@@ -200,8 +211,24 @@ impl Member {
             sent.notify(self);
         }
         let observers = &self.session.observers;
-        if !observers.is_empty() && !self.has_left() {
-            observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload));
+        if observers.is_empty() {
+            return;
+        }
+        match self.is_connected() {
+            true => observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload)),
+            false => self.report_later(payload),
+        }
+    }
+
+    /// Keeps an event to a socket that is still connecting for the observers, until the socket is
+    /// connected.
+    #[cold]
+    fn report_later(&self, payload: &Payload) {
+        let mut state = self.lock();
+        let is_connecting = self.phase.load(Ordering::Acquire) == CONNECTING;
+        // Too many held packets close the session, so their number has a limit.
+        if is_connecting && self.session.close_reason().is_none() {
+            state.unreported.push(payload.clone());
         }
     }
 
@@ -335,9 +362,13 @@ impl Member {
         }
         self.namespace.record_connected(self.id);
         self.phase.store(CONNECTED, Ordering::Release);
+        let unreported = std::mem::take(&mut state.unreported);
         drop(state);
         let observers = &self.session.observers;
         observers.each(|observer| observer.socket_connected(self));
+        for payload in &unreported {
+            observers.each(|observer| observer.event_sent(self, Sent::ToOne, payload));
+        }
         self.namespace.notify(&self.session, 2);
         true
     }
@@ -351,46 +382,48 @@ impl Member {
     /// the first reason stays. The socket cannot join again, whatever handlers do.
     pub(crate) fn leave(self: &Arc<Self>, reason: DisconnectReason) -> bool {
         let mut store = self.namespace.store();
-        let dropped = self.leave_from(reason, store.as_mut());
+        let leaving = self.leave_from(reason, store.as_mut());
         drop(store);
-        let left = dropped.is_some();
+        let Some(leaving) = leaving else {
+            return false;
+        };
+        self.notify_left(leaving);
+        true
+    }
+
+    /// Calls the room hook, the observers and the trackers for a socket that has left. It is called
+    /// under no lock.
+    pub(super) fn notify_left(self: &Arc<Self>, leaving: Leaving) {
+        let Leaving {
+            reason,
+            was_connected,
+            acks,
+            dropped,
+        } = leaving;
         drop(dropped);
-        if left {
-            self.notify_left();
+        for since in acks {
+            self.notify_ack(since, AckOutcome::Disconnected);
         }
-        if left && self.namespace.observes_rooms() {
+        if was_connected {
+            let observers = &self.session.observers;
+            observers.each(|observer| observer.socket_disconnected(self, reason));
+        }
+        if self.namespace.observes_rooms() {
             // The socket's own room changes too.
             let rooms = 1 + self.rooms().len();
             self.namespace.notify(&self.session, 2 * rooms);
         }
-        if left {
-            self.namespace
-                .each_tracker(|tracker| tracker.left(self, reason));
-        }
-        left
+        self.namespace
+            .each_tracker(|tracker| tracker.left(self, reason));
     }
 
-    /// Reports to the observers that the socket has left, if it was connected.
-    pub(super) fn notify_left(self: &Arc<Self>) {
-        let observers = &self.session.observers;
-        if observers.is_empty() {
-            return;
-        }
-        let state = self.lock();
-        let left = state.left.as_ref().filter(|left| left.was_connected);
-        let reason = left.map(|left| left.reason);
-        drop(state);
-        if let Some(reason) = reason {
-            observers.each(|observer| observer.socket_disconnected(self, reason));
-        }
-    }
-
-    /// Makes the socket leave, but calls neither the room hook nor the observers. Returns `None` if it has left already.
+    /// Makes the socket leave. Returns `None` if it has left already. The caller must call
+    /// [`notify_left`](Self::notify_left) after it releases its locks.
     pub(super) fn leave_from(
         &self,
         reason: DisconnectReason,
         store: Option<&mut StoreGuard<'_>>,
-    ) -> Option<Dropped> {
+    ) -> Option<Leaving> {
         self.catch_up();
         if !self.has_left() {
             self.namespace.note_leaving(&self.id);
@@ -401,27 +434,24 @@ impl Member {
             return None;
         }
         let rooms = self.namespace.remove(self, phase == CONNECTED);
-        state.left = Some(Box::new(Left {
-            reason,
-            rooms,
-            was_connected: phase == CONNECTED,
-        }));
+        state.unreported = Vec::new();
+        state.left = Some(Box::new(Left { reason, rooms }));
         let acks = std::mem::take(&mut state.acks);
         if !acks.is_empty() {
             self.session.acks_done(acks.len());
         }
         drop(state);
-        let ended = acks
-            .values()
-            .filter_map(|ack| ack.since)
-            .collect::<Vec<_>>();
+        let since = acks.values().filter_map(|ack| ack.since).collect();
         drop(acks);
-        for since in ended {
-            self.notify_ack(since, AckOutcome::Disconnected);
-        }
-        let dropped = store.and_then(|store| self.suspend(store, reason, phase == CONNECTED));
+        let was_connected = phase == CONNECTED;
+        let dropped = store.and_then(|store| self.suspend(store, reason, was_connected));
         self.session.wake();
-        Some(dropped)
+        Some(Leaving {
+            reason,
+            was_connected,
+            acks: since,
+            dropped,
+        })
     }
 
     /// Makes the socket leave, and sends DISCONNECT to a connected client.

@@ -230,13 +230,14 @@ impl LiveNamespace {
         if let Some(sent) = hook {
             selected.iter().for_each(|member| sent.notify(member));
         }
+        // One that is still connecting may be refused, and then never receives it.
+        let connected = || selected.iter().filter(|member| member.is_connected());
         self.observers.each(|observer| {
             if observer.wants_recipients() {
-                let recipients = selected.iter();
-                recipients.for_each(|member| observer.event_sent(member, Sent::ToMany, payload));
+                connected().for_each(|member| observer.event_sent(member, Sent::ToMany, payload));
             }
             if observer.wants_broadcasts() {
-                observer.broadcast(self, selected.len(), payload);
+                observer.broadcast(self, connected().count(), payload);
             }
         });
     }

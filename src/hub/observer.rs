@@ -6,11 +6,14 @@
 //! | what | when the observer is called |
 //! |---|---|
 //! | a room change | in the order of the changes of the namespace, perhaps later and on another thread, as the room hook: see [`RoomChanges`](super::hooks::RoomChanges) |
-//! | an event that is sent | before the event is queued, so an observer that sends to others hears the events of one thread in their order |
+//! | an event that is sent | before the event is queued, so an observer that sends to others hears the events of one thread in their order; an event to a socket that is still connecting, when the socket is connected |
 //! | all else | when it has happened |
 //!
-//! It is called under no lock, but for room changes, which are reported under
-//! `RoomChanges::hook_lock`. Changes that two threads make at once may be reported in either order.
+//! Room changes are reported under `RoomChanges::hook_lock`. Volatile events that were dropped, and
+//! messages of the cluster, are reported under locks of the namespace: the store, and the delivery
+//! lock of the fan-out. All else is reported under no lock. So an observer must not call into the
+//! server in any of these calls, and neither must what it calls, such as a recorder of metrics.
+//! Changes that two threads make at once may be reported in either order.
 //!
 //! Without observers each call costs a branch. The clock is read for an observer only.
 
@@ -46,7 +49,7 @@ pub(crate) trait Observer: Send + Sync {
     /// The session's attempt to upgrade has failed. The session goes on with polling.
     fn upgrade_failed(&self, session: &Arc<SharedSession>) {}
 
-    /// The session has ended, after it was open for so long. `transport` is the last one that was
+    /// The session has ended. `lasted` is how long it was open. `transport` is the last one that was
     /// reported: that of the handshake, or WebSocket after [`upgraded`](Self::upgraded). Its sockets
     /// leave after this call.
     fn connection_closed(
@@ -69,7 +72,7 @@ pub(crate) trait Observer: Send + Sync {
     /// poll. The bytes of a packet may be counted later than the packet.
     fn sent(&self, session: &SharedSession, transport: Transport, traffic: Traffic) {}
 
-    /// The bytes that are queued for all clients have changed by so many. They count as for
+    /// The bytes that are queued for all clients have changed by `change`. They count as for
     /// `max_buffered`.
     fn buffered_changed(&self, change: i64) {}
 
@@ -123,7 +126,7 @@ pub(crate) trait Observer: Send + Sync {
         true
     }
 
-    /// An event is sent to so many sockets of this process.
+    /// An event is sent to `recipients` connected sockets of this process.
     fn broadcast(&self, namespace: &Arc<LiveNamespace>, recipients: usize, payload: &Payload) {}
 
     /// Whether [`event_sent`](Self::event_sent) is to be called for each recipient of a broadcast,
@@ -132,7 +135,7 @@ pub(crate) trait Observer: Send + Sync {
         false
     }
 
-    /// So many volatile events were dropped for a client that was not ready.
+    /// `count` volatile events were dropped for a client that was not ready.
     fn volatile_dropped(&self, count: usize) {}
 
     /// The wait for an acknowledgement has ended.

@@ -1,4 +1,4 @@
-//! How a handler has ended.
+//! The outcome of a handler.
 
 /// How a handler has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

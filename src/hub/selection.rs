@@ -81,16 +81,6 @@ impl<T> Selection<T> {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Shared(chunks, skip) => {
-                let all = chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
-                all - usize::from(skip.is_some())
-            }
-            Self::Owned(members) => members.len(),
-        }
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let (chunks, owned, skip) = match self {
             Self::Shared(chunks, skip) => (&chunks[..], &[][..], *skip),

@@ -52,7 +52,7 @@ pub(crate) struct SharedSession {
     /// The [`End`] that the session's task has to carry out, or 0.
     end: AtomicU8,
     is_cut: AtomicBool,
-    /// The number of handlers that the cut has dropped.
+    /// The number of handlers that were dropped because the session was cut.
     handlers_cut: AtomicU32,
     /// Whether a socket of the session has, or had, a deadline.
     has_deadlines: AtomicBool,
@@ -84,8 +84,11 @@ pub(crate) enum End {
     DisconnectAll = 1,
     /// The server shuts down.
     Shutdown,
-    /// The server has shut down, and the session has not ended in time.
+    /// The server has shut down, and the session has not ended in time: its handlers are dropped,
+    /// and its disconnect handlers run.
     Cut,
+    /// They have not ended in time either: they are dropped.
+    Abort,
 }
 
 /// A WebSocket that the session's task has not taken over yet.
@@ -275,6 +278,9 @@ mod tests {
         session.shut_down();
         session.disconnect_all();
         assert_eq!(session.take_end(), Some(End::Cut));
+        session.abort();
+        session.cut();
+        assert_eq!(session.take_end(), Some(End::Abort));
         assert_eq!(session.take_end(), None);
         assert!(session.is_cut());
     }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::id_hash::IdHash;
 use super::observer::Observers;
 use super::session::SharedSession;
-use super::shutdown::Shutdown;
+use super::shutdown::{EndedSession, OngoingShutdown};
 use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
@@ -25,7 +25,7 @@ pub(crate) struct Sessions {
     closing: AtomicBool,
     /// Whether [`Sessions::close`] was called.
     closes_now: AtomicBool,
-    shutdown: Mutex<Option<Arc<Shutdown>>>,
+    shutdown: Mutex<Option<Arc<OngoingShutdown>>>,
     /// Whether a session was opened, or a request passed through the layer.
     used: AtomicBool,
     /// The sessions whose handlers wait in [`Sessions::close`], and how often each of them does.
@@ -165,19 +165,43 @@ impl Sessions {
     }
 
     /// Returns the shutdown that has begun.
-    pub(super) fn shutdown(&self) -> Option<Arc<Shutdown>> {
+    pub(super) fn shutdown(&self) -> Option<Arc<OngoingShutdown>> {
         self.shutdown.lock().clone()
     }
 
     /// Returns the shutdown, and whether this call has begun it.
     pub(super) fn shutdown_or_insert(
         &self,
-        begin: impl FnOnce() -> Shutdown,
-    ) -> (Arc<Shutdown>, bool) {
+        begin: impl FnOnce() -> OngoingShutdown,
+    ) -> (Arc<OngoingShutdown>, bool) {
         let mut shutdown = self.shutdown.lock();
         let is_first = shutdown.is_none();
         let shutdown = shutdown.get_or_insert_with(|| Arc::new(begin()));
         (Arc::clone(shutdown), is_first)
+    }
+
+    /// Forgets a shutdown whose task was dropped, so that a further call begins another one.
+    pub(super) fn abandon_shutdown(&self, abandoned: &Arc<OngoingShutdown>) {
+        let mut shutdown = self.shutdown.lock();
+        let is_current = shutdown
+            .as_ref()
+            .is_some_and(|each| Arc::ptr_eq(each, abandoned));
+        if is_current {
+            *shutdown = None;
+        }
+        drop(shutdown);
+        abandoned.abandon();
+        self.changed.notify_waiters();
+    }
+
+    /// Completes the report of a shutdown with the sessions that have not ended: those that could
+    /// not be cut, and those of handlers that wait for the report.
+    pub(super) fn complete(&self, shutdown: &OngoingShutdown) {
+        let map = self.lock();
+        let cut = map.values().filter(|session| session.is_cut()).count();
+        shutdown.complete(cut, map.len() - cut);
+        drop(map);
+        self.changed.notify_waiters();
     }
 
     /// Returns until when the handlers of a session that is shut down may answer.
@@ -200,6 +224,14 @@ impl Sessions {
     /// Returns whether all sessions have ended but those of handlers that wait for that.
     pub(super) fn has_ended_but_for_closers(&self) -> bool {
         self.has_ended(true)
+    }
+
+    /// Returns all sessions but those of handlers that wait for the end of the others.
+    pub(super) fn all_but_closers(&self) -> Vec<Arc<SharedSession>> {
+        let closers = self.closers().keys().copied().collect::<Vec<_>>();
+        let mut sessions = self.all();
+        sessions.retain(|session| !closers.contains(&session.number));
+        sessions
     }
 
     /// Returns whether [`Sessions::close`] has no session left to wait for.
@@ -283,11 +315,12 @@ impl Drop for SessionGuard {
         self.session.abandon();
         let closing = self.sessions.is_closing();
         let shutdown = closing.then(|| self.sessions.shutdown()).flatten();
-        if let Some(shutdown) = shutdown {
-            shutdown.count(&self.session);
-        }
+        let ended = EndedSession::new(&self.session);
         let mut map = self.sessions.lock();
         map.remove(self.session.sid());
+        if let Some(shutdown) = shutdown {
+            shutdown.count(&ended);
+        }
         if map.capacity() > 64 && map.len() * 8 < map.capacity() {
             let len = map.len();
             map.shrink_to(len * 2);

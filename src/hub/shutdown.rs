@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -40,7 +41,8 @@ pub struct ShutdownReport {
     pub closed: usize,
     /// The sessions that had not ended at the deadline.
     pub cut: usize,
-    /// The handlers that had not ended at the deadline.
+    /// The handlers that were dropped: those that had not ended at the deadline, and disconnect
+    /// handlers that had not ended one second after it.
     pub handlers_cut: usize,
     /// The time from the first call to the end.
     pub duration: Duration,
@@ -65,12 +67,13 @@ impl fmt::Display for ShutdownReport {
 
 /// A shutdown that has begun.
 #[derive(Debug)]
-pub(super) struct Shutdown {
+pub(super) struct OngoingShutdown {
     pub(super) begun: Instant,
     times: Mutex<Times>,
     /// Notified when [`Times`] has changed.
     pub(super) hurried: Notify,
     progress: Mutex<Progress>,
+    is_abandoned: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +82,23 @@ struct Progress {
     report: ShutdownReport,
     /// Whether the report is complete.
     is_complete: bool,
+}
+
+/// How a session has ended.
+pub(super) struct EndedSession {
+    reason: Option<CloseReason>,
+    is_cut: bool,
+    handlers_cut: usize,
+}
+
+impl EndedSession {
+    pub(super) fn new(session: &SharedSession) -> Self {
+        Self {
+            reason: session.close_reason(),
+            is_cut: session.is_cut(),
+            handlers_cut: session.handlers_cut(),
+        }
+    }
 }
 
 /// When a shutdown is to have closed the last session, and when it cuts the rest.
@@ -145,13 +165,14 @@ impl Pace {
     }
 }
 
-impl Shutdown {
+impl OngoingShutdown {
     pub(super) fn new(times: Times) -> Self {
         Self {
             begun: now(),
             times: Mutex::new(times),
             hurried: Notify::new(),
             progress: Mutex::default(),
+            is_abandoned: AtomicBool::new(false),
         }
     }
 
@@ -178,21 +199,24 @@ impl Shutdown {
     }
 
     /// Counts a session that has ended.
-    pub(super) fn count(&self, session: &SharedSession) {
+    ///
+    /// The caller holds the lock of the sessions, from which it removes this one. So no session is
+    /// counted here and in [`complete`](Self::complete).
+    pub(super) fn count(&self, ended: &EndedSession) {
         let mut progress = self.progress.lock();
         if progress.is_complete {
             return;
         }
         let report = &mut progress.report;
-        report.handlers_cut += session.handlers_cut();
-        match session.close_reason() {
-            _ if session.is_cut() => report.cut += 1,
+        report.handlers_cut += ended.handlers_cut;
+        match ended.reason {
+            _ if ended.is_cut => report.cut += 1,
             Some(CloseReason::Shutdown) => report.closed += 1,
             _ => report.ended += 1,
         }
     }
 
-    /// Completes the report, once. `cut` and `closed` are the numbers of sessions that have not
+    /// Completes the report, once, under the lock of the sessions. `cut` and `closed` are the numbers of sessions that have not
     /// ended.
     pub(super) fn complete(&self, cut: usize, closed: usize) {
         let mut progress = self.progress.lock();
@@ -202,6 +226,15 @@ impl Shutdown {
             progress.report.closed += closed;
             progress.report.duration = now().duration_since(self.begun);
         }
+    }
+
+    /// Records that the task of the shutdown was dropped before its end.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Acquire)
     }
 
     /// Returns the report, if it is complete.
@@ -276,7 +309,7 @@ mod tests {
     #[test]
     fn times_only_become_earlier() {
         let begun = now();
-        let shutdown = Shutdown::new(Times::new(begun, 2 * SECOND, 10 * SECOND));
+        let shutdown = OngoingShutdown::new(Times::new(begun, 2 * SECOND, 10 * SECOND));
         shutdown.hurry(Times::new(begun, SECOND, 60 * SECOND));
         let expected = Times {
             last_close: begun + SECOND,

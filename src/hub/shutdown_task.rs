@@ -8,17 +8,21 @@ use futures_util::future::select;
 use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
+use super::session::SharedSession;
 use super::sessions::Sessions;
-use super::shutdown::{Pace, Shutdown, ShutdownReport, Times};
+use super::shutdown::{OngoingShutdown, Pace, ShutdownReport, Times};
 use crate::clock::now;
 
-/// How long a session may take to end after it was cut. A handler that blocks its thread takes
-/// longer.
+/// How long the disconnect handlers of a session that was cut may run. Then they are dropped.
+const DISCONNECT_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a session may take to end after its handlers were dropped. One that blocks its thread
+/// takes longer.
 const CUT_GRACE: Duration = Duration::from_secs(1);
 
 impl Sessions {
     /// Closes all sessions one after another, accepts no further one, and waits until their tasks
-    /// have ended. At the deadline, the rest is cut. Then `finish` runs.
+    /// have ended. At the deadline, the rest is cut. Then the future that `finish` returns runs.
     ///
     /// A shutdown that has begun goes on, and ends earlier if this call's times are earlier.
     /// `within` is that of [`Sessions::close`].
@@ -26,33 +30,44 @@ impl Sessions {
     /// # Panics
     ///
     /// Panics if the caller is in no runtime.
-    pub(crate) async fn shut_down(
+    pub(crate) async fn shut_down<F>(
         self: &Arc<Self>,
         within: Option<u64>,
         spread: Duration,
         deadline: Duration,
-        finish: impl Future<Output = ()> + Send + 'static,
-    ) -> ShutdownReport {
+        finish: impl Fn() -> F,
+    ) -> ShutdownReport
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let times = Times::new(now(), spread, deadline);
         let _closer = self.close_caller(within);
-        let shutdown = self.begin_shutdown(times, finish);
+        let mut shutdown = self.begin_shutdown(times, &finish);
         loop {
             let changed = self.changed().notified();
             if let Some(report) = shutdown.report() {
                 return report;
             }
+            if shutdown.is_abandoned() {
+                // The runtime of its task has ended, and this one goes on.
+                shutdown = self.begin_shutdown(times, &finish);
+                continue;
+            }
             changed.await;
         }
     }
 
-    fn begin_shutdown(
+    fn begin_shutdown<F>(
         self: &Arc<Self>,
         times: Times,
-        finish: impl Future<Output = ()> + Send + 'static,
-    ) -> Arc<Shutdown> {
+        finish: impl FnOnce() -> F,
+    ) -> Arc<OngoingShutdown>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         // It panics before anything has begun.
         let runtime = Handle::current();
-        let (shutdown, is_first) = self.shutdown_or_insert(|| Shutdown::new(times));
+        let (shutdown, is_first) = self.shutdown_or_insert(|| OngoingShutdown::new(times));
         if !is_first {
             shutdown.hurry(times);
             return shutdown;
@@ -62,26 +77,27 @@ impl Sessions {
             sessions: Arc::clone(self),
             shutdown: Arc::clone(&shutdown),
         };
-        runtime.spawn(run.all(finish));
+        runtime.spawn(run.all(finish()));
         shutdown
     }
 }
 
-/// The task of a shutdown. The shutdown ends with the task, also if the runtime drops the task.
+/// The task of a shutdown. If the runtime drops the task, the shutdown is abandoned.
 struct Run {
     sessions: Arc<Sessions>,
-    shutdown: Arc<Shutdown>,
+    shutdown: Arc<OngoingShutdown>,
 }
 
 impl Run {
     async fn all(self, finish: impl Future<Output = ()>) {
         self.close_spread().await;
-        self.end_by_deadline(Sessions::has_ended_but_for_closers)
-            .await;
+        let deadline = || self.shutdown.times().deadline;
+        self.end_by(deadline, Sessions::all_but_closers).await;
         finish.await;
-        self.publish();
+        self.sessions.complete(&self.shutdown);
         // The handlers that have waited for the shutdown end now.
-        self.end_by_deadline(Sessions::is_empty).await;
+        let deadline = deadline().max(now() + CUT_GRACE);
+        self.end_by(|| deadline, Sessions::all).await;
     }
 
     /// Closes the sessions one after another. The ids of sessions are random, and so is their order
@@ -117,22 +133,28 @@ impl Run {
         }
     }
 
-    /// Waits until all sessions have ended. Those that have not at the deadline are cut.
-    async fn end_by_deadline(&self, has_ended: impl Fn(&Sessions) -> bool) {
-        if self
-            .wait_until(|| self.shutdown.times().deadline, &has_ended)
-            .await
-        {
+    /// Waits until the sessions that `of` returns have ended. Those that have not at the deadline
+    /// are cut, and then aborted.
+    async fn end_by(
+        &self,
+        deadline: impl Fn() -> Instant,
+        of: impl Fn(&Sessions) -> Vec<Arc<SharedSession>>,
+    ) {
+        let have_ended = |sessions: &Sessions| of(sessions).is_empty();
+        if self.wait_until(deadline, have_ended).await {
             return;
         }
-        for session in self.sessions.all() {
-            session.cut();
+        of(&self.sessions).iter().for_each(|session| session.cut());
+        let grace = now() + DISCONNECT_GRACE;
+        if self.wait_until(|| grace, have_ended).await {
+            return;
         }
+        let left = of(&self.sessions);
+        left.iter().for_each(|session| session.abort());
         let grace = now() + CUT_GRACE;
-        if !self.wait_until(|| grace, Sessions::is_empty).await {
-            let sessions = self.sessions.len();
+        if !self.wait_until(|| grace, have_ended).await {
             tracing::error!(
-                sessions,
+                sessions = of(&self.sessions).len(),
                 "handlers block their threads, and cannot be cut at the deadline of the shutdown: \
                  use `tokio::task::spawn_blocking`"
             );
@@ -158,20 +180,12 @@ impl Run {
             let _ = timeout_at(deadline.into(), select(changed, hurried)).await;
         }
     }
-
-    /// Completes the report, and wakes those that wait for it.
-    fn publish(&self) {
-        // Sessions that could not be cut, and those of handlers that wait for the report, which end
-        // after it.
-        let left = self.sessions.all();
-        let cut = left.iter().filter(|session| session.is_cut()).count();
-        self.shutdown.complete(cut, left.len() - cut);
-        self.sessions.changed().notify_waiters();
-    }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.publish();
+        if self.shutdown.report().is_none() {
+            self.sessions.abandon_shutdown(&self.shutdown);
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::fmt;
 use crate::routing::{ErrorReply, IntoReply, Reply};
 
 /// An error of [`Presence::track`](super::Presence::track) and
-/// [`Presence::update`](super::Presence::update): nothing has changed.
+/// [`Presence::update`](super::Presence::update): the entry has not changed. After `track` the socket may
+/// have joined the room.
 ///
 /// A handler may return it. The client then gets its text; if the metadata could not be written, it
 /// gets "internal error", and the error is logged.
@@ -47,7 +48,7 @@ impl fmt::Display for PresenceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             PresenceErrorKind::Encode(_) => "the metadata cannot be written",
-            PresenceErrorKind::TooBig => "the metadata are too big",
+            PresenceErrorKind::TooBig => "the connection keeps too much: see max_kept",
             PresenceErrorKind::NotInRoom => "the socket is not in the room",
         })
     }

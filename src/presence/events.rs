@@ -46,7 +46,7 @@ pub struct PresenceDiff<User> {
     pub room: String,
     /// The users that were not there, with their metadata.
     pub joins: BTreeMap<String, Vec<User>>,
-    /// The users whose metadata have changed, with all metadata that they have now.
+    /// The users whose metadata has changed, with all metadata that they have now.
     pub updates: BTreeMap<String, Vec<User>>,
     /// The users that are no longer there, with the metadata that they had.
     pub leaves: BTreeMap<String, Vec<User>>,

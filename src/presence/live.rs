@@ -1,7 +1,9 @@
 //! Joins the replicas with the server, its sockets and its cluster.
 //!
 //! One lock protects the replicas and the outbox, so what is sent has the order of the changes. It is
-//! sent under no lock of this server, by one thread at a time. Lock order: this lock, then the rooms of a
+//! sent under no lock of this server, by one thread at a time. The thread that has made a change sends a
+//! few events, and the [`Sender`] sends the rest. The state of a room is read when it is sent, so what
+//! waits is small however many join at once. Lock order: this lock, then the rooms of a
 //! namespace.
 
 use std::cell::Cell;
@@ -21,10 +23,12 @@ use super::meta::Meta;
 use super::replica::{Diff, Message, Replica, Users};
 use crate::clock::now;
 use crate::engine_io::SocketId;
-use crate::hub::hooks::{ServerEventHandler, Tracker};
+use crate::hub::hooks::{TRACKER_EVENT, Tracker, TrackerEventHandler};
 use crate::hub::member::Member;
 use crate::hub::other_servers::Operation;
 use crate::hub::selection::Target;
+use crate::hub::session::SharedSession;
+use crate::hub::yield_now::yield_now;
 use crate::hub::{DisconnectReason, Hub};
 use crate::protocol::{Args, Data, NamespaceName, Payload};
 use crate::random::random;
@@ -47,6 +51,8 @@ pub(super) struct Live {
     state: Mutex<State>,
     /// Held while the outbox is sent.
     sending: Mutex<()>,
+    /// Held while one event is sent, inside of `sending`.
+    emitting: Mutex<()>,
     /// Notified when the next deadline may have changed.
     changed: Arc<Notify>,
 }
@@ -56,10 +62,29 @@ struct State {
     hub: Weak<Hub>,
     replicas: HashMap<NamespaceName, Replica>,
     outbox: VecDeque<Outgoing>,
-    /// The sockets whose state is not sent yet. Until then they get no differences.
-    entering: Vec<(NamespaceName, Box<str>, SocketId)>,
+    /// How many events were taken out of the outbox.
+    taken: u64,
+    /// Whether there is a [`Sender`].
+    has_sender: bool,
+    entering: Vec<Entry>,
     /// When the [`Task`] does what is due. `None` if there is none.
     wakes_at: Option<Instant>,
+}
+
+/// A socket that gets no differences of a room: its state is not sent yet, or has them already.
+struct Entry {
+    namespace: NamespaceName,
+    room: Box<str>,
+    socket: SocketId,
+    /// How many events were taken and waited when the state was sent: it has their differences. `None`
+    /// before that.
+    until: Option<u64>,
+}
+
+impl Entry {
+    fn is_of(&self, namespace: &str, room: &str) -> bool {
+        *self.room == *room && *self.namespace == *namespace
+    }
 }
 
 enum Outgoing {
@@ -67,13 +92,10 @@ enum Outgoing {
         namespace: NamespaceName,
         room: Box<str>,
         to: SocketId,
-        users: Users,
     },
     Diff {
         namespace: NamespaceName,
         room: Box<str>,
-        /// The socket whose state has the difference already.
-        except: Option<SocketId>,
         diff: Diff,
     },
     Message {
@@ -82,8 +104,25 @@ enum Outgoing {
     },
 }
 
-/// The number of outgoing events that may wait before a thread waits until they are sent.
+/// An outgoing event with what is read when it is sent.
+struct Taken {
+    outgoing: Outgoing,
+    hub: Arc<Hub>,
+    users: Users,
+    except: Vec<Arc<str>>,
+}
+
+/// The number of events that a thread sends at a time.
+const BATCH: usize = 32;
+
+/// The number of outgoing events that may wait before a thread waits for its turn to send some.
 const MAX_WAITING: usize = 4096;
+
+/// The number of namespaces that say at once that they are there.
+const MAX_TICKS: usize = 250;
+
+/// How long the next ones wait. All of them do it within one period.
+const TICK: Duration = Duration::from_millis(25);
 
 thread_local! {
     /// Whether this thread sends the outbox of a presence. Hooks of the application run meanwhile.
@@ -94,10 +133,11 @@ impl Live {
     pub(super) fn new(options: Options) -> Arc<Self> {
         Arc::new_cyclic(|weak| Self {
             weak: Weak::clone(weak),
-            server_event: format!("tower-socketio:presence:{}", options.diff_event).into(),
+            server_event: format!("{TRACKER_EVENT}{}", options.diff_event).into(),
             options,
             state: Mutex::default(),
             sending: Mutex::default(),
+            emitting: Mutex::default(),
             changed: Arc::default(),
         })
     }
@@ -133,20 +173,22 @@ impl Live {
         if !member.namespace.is_in(&member.id, room) || room == socket {
             return Err(PresenceError(PresenceErrorKind::NotInRoom));
         }
-        reserve(&state, member, room, key, &meta)?;
-        let replica = state.replica(name, now);
-        replica.track(socket, room, key, meta, now);
-        let users = replica.users(room);
+        state.attach(member);
+        let reserved = reserve(&state, member, room, key, &meta);
+        // Also without an entry: it is in the room, and has missed differences meanwhile.
         state.outbox.push_back(Outgoing::State {
             namespace: name.clone(),
             room: room.into(),
             to: member.id,
-            users,
         });
         entering.is_queued.set(true);
-        state.collect(name, Some((room, member.id)));
-        self.changed(state, name);
-        Ok(())
+        if reserved.is_ok() {
+            let replica = state.replica(name, now);
+            replica.track(socket, room, key, meta, now);
+        }
+        state.collect(name);
+        self.changed(state, name, Some(&member.session));
+        reserved
     }
 
     pub(super) fn update(
@@ -168,8 +210,8 @@ impl Live {
         state
             .replica(name, now)
             .track(socket, room, &key, meta, now);
-        state.collect(name, None);
-        self.changed(state, name);
+        state.collect(name);
+        self.changed(state, name, Some(&member.session));
         Ok(())
     }
 
@@ -184,8 +226,8 @@ impl Live {
         };
         if let Some(bytes) = replica.untrack(member.id.as_str(), room, now()) {
             member.release_tracked(bytes);
-            state.collect(name, None);
-            self.changed(state, name);
+            state.collect(name);
+            self.changed(state, name, Some(&member.session));
         }
     }
 
@@ -198,16 +240,12 @@ impl Live {
     }
 
     /// Returns the handler of the messages of other servers.
-    pub(super) fn server_event_handler(&self) -> Arc<ServerEventHandler> {
+    pub(super) fn server_event_handler(&self) -> Box<TrackerEventHandler> {
         let weak = Weak::clone(&self.weak);
-        Arc::new(move |_, payload| {
-            let live = weak.upgrade();
-            Box::pin(async move {
-                if let Some(live) = live {
-                    live.handle(payload);
-                }
-                Payload::default()
-            })
+        Box::new(move |payload| {
+            if let Some(live) = weak.upgrade() {
+                live.handle(payload);
+            }
         })
     }
 
@@ -221,28 +259,78 @@ impl Live {
         };
         let (name, now) = (NamespaceName::from(&*namespace), now());
         let mut state = self.state.lock();
-        state.replica(&name, now).handle(message, now);
-        state.collect(&name, None);
-        self.changed(state, &name);
+        let replica = state.replica(&name, now);
+        replica.handle(message, now);
+        let claims = replica.take_claims();
+        state.collect(&name);
+        let hub = state.hub.upgrade();
+        self.changed(state, &name, None);
+        let Some(namespace) = hub.and_then(|hub| hub.find(&name)) else {
+            return;
+        };
+        for socket in claims {
+            let id = SocketId::parse(&socket);
+            if let Some(member) = id.and_then(|id| namespace.find(&id)) {
+                self.restore(&member, false);
+            }
+        }
     }
 
-    /// Ends the change of a replica: sends the outbox, and wakes the task, or starts it.
-    fn changed(&self, mut state: MutexGuard<'_, State>, name: &NamespaceName) {
+    /// Takes over the entries of a restored socket. `is_first` unless some have arrived later.
+    fn restore(&self, member: &Member, is_first: bool) {
+        let mut state = self.state.lock();
+        let (name, now) = (&member.namespace.name, now());
+        state.attach(member);
+        let replica = state.replica(name, now);
+        let socket = member.id.as_str();
+        // What is kept here was counted on the former connection.
+        let counted = match is_first {
+            true => 0,
+            false => replica.rooms_of(socket).1,
+        };
+        let rooms = member.namespace.rooms_of(&member.id);
+        let rooms: BTreeSet<_> = rooms.iter().map(|room| Box::from(&**room)).collect();
+        replica.restore(socket, &rooms, now);
+        let after = replica.rooms_of(socket).1;
+        let here = rooms.into_iter().filter(|room| replica.has(room));
+        let here: Vec<_> = here.collect();
+        member.reserve_tracked(after.saturating_sub(counted), usize::MAX);
+        member.release_tracked(counted.saturating_sub(after));
+        state.collect(name);
+        // Also rooms in which it is not tracked: over the log of a cluster it has missed differences.
+        for room in here {
+            state.outbox.push_back(Outgoing::State {
+                namespace: name.clone(),
+                room,
+                to: member.id,
+            });
+        }
+        self.changed(state, name, Some(&member.session));
+    }
+
+    /// Ends the change of a replica: sends the outbox, and wakes the task, or starts it. A task starts in
+    /// the runtime of the session, or in the current one.
+    fn changed(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        name: &NamespaceName,
+        session: Option<&SharedSession>,
+    ) {
         let deadline = state.deadline_of(name, now());
         let wakes_at = state.wakes_at;
         // Outside of a runtime no task can start. Then the next change starts it.
-        let runtime = Handle::try_current().ok();
-        if wakes_at.is_none() && runtime.is_some() {
+        let can_spawn = can_spawn(session);
+        if wakes_at.is_none() && can_spawn {
             state.wakes_at = deadline;
         }
         drop(state);
-        match (deadline, wakes_at, runtime) {
-            (Some(deadline), Some(wakes_at), _) if deadline < wakes_at => self.changed.notify_one(),
+        match (deadline, wakes_at) {
+            (Some(deadline), Some(wakes_at)) if deadline < wakes_at => self.changed.notify_one(),
             // Under no lock: a runtime that ends drops the task at once.
-            (Some(_), None, Some(runtime)) => drop(runtime.spawn(self.task())),
+            (Some(_), None) if can_spawn => spawn(session, self.task()),
             _ => {}
         }
-        self.send();
+        self.send(session);
     }
 
     fn task(&self) -> impl Future<Output = ()> + Send + use<> {
@@ -253,8 +341,8 @@ impl Live {
         task.run(Arc::clone(&self.changed))
     }
 
-    /// Sends the outbox, or leaves it to the thread that sends.
-    fn send(&self) {
+    /// Sends a part of the outbox, and leaves the rest to the [`Sender`], or all to the thread that sends.
+    fn send(&self, session: Option<&SharedSession>) {
         loop {
             let waiting = self.state.lock().outbox.len();
             let sending = match waiting {
@@ -265,61 +353,107 @@ impl Live {
                 _ => Some(self.sending.lock()),
             };
             // The thread that holds the lock looks again after it has released it.
-            let Some(_sending) = sending else { return };
-            let _is_sending = IsSending::new();
-            while let Some(outgoing) = self.next() {
-                self.send_one(outgoing);
+            let Some(sending) = sending else { return };
+            self.send_batch();
+            drop(sending);
+            if can_spawn(session) {
+                return self.send_later(session);
             }
         }
     }
 
-    fn next(&self) -> Option<(Outgoing, Arc<Hub>, Vec<Arc<str>>)> {
+    /// Starts a [`Sender`] if something waits and there is none.
+    fn send_later(&self, session: Option<&SharedSession>) {
         let mut state = self.state.lock();
-        let hub = state.hub.upgrade();
-        let Some(hub) = hub else {
+        if !state.outbox.is_empty() && !std::mem::replace(&mut state.has_sender, true) {
+            drop(state);
+            let sender = Sender {
+                live: Weak::clone(&self.weak),
+                has_ended: false,
+            };
+            spawn(session, sender.run());
+        }
+    }
+
+    /// Sends some events for the [`Sender`]. Returns `false` if none are left: it is to end.
+    fn send_more(&self) -> bool {
+        let sending = self.sending.lock();
+        self.send_batch();
+        drop(sending);
+        let mut state = self.state.lock();
+        state.has_sender = !state.outbox.is_empty();
+        state.has_sender
+    }
+
+    /// Sends some events. The caller holds `sending`.
+    fn send_batch(&self) {
+        let _is_sending = IsSending::new();
+        for _ in 0..BATCH {
+            let _emitting = self.emitting.lock();
+            let Some(taken) = self.next() else { return };
+            self.send_one(taken);
+        }
+    }
+
+    fn next(&self) -> Option<Taken> {
+        let mut state = self.state.lock();
+        let Some(hub) = state.hub.upgrade() else {
             state.outbox.clear();
             return None;
         };
         let outgoing = state.outbox.pop_front()?;
-        let mut except = Vec::new();
+        state.taken += 1;
+        let (mut users, mut except) = (Users::new(), Vec::new());
         match &outgoing {
             Outgoing::State {
                 namespace,
                 room,
                 to,
-                ..
-            } => state.entered(namespace, room, to),
-            Outgoing::Diff {
-                namespace,
-                room,
-                except: has_it,
-                ..
             } => {
-                let is_here = |(name, each, _): &&(NamespaceName, Box<str>, SocketId)| {
-                    name == &**namespace && each == room
-                };
-                let entering = state.entering.iter().filter(is_here).map(|(_, _, id)| id);
-                except.extend(entering.chain(has_it).map(|id| Arc::from(id.as_str())));
+                let replica = state.replicas.get(namespace);
+                users = replica
+                    .map(|replica| replica.users(room))
+                    .unwrap_or_default();
+                state.entered(namespace, room, to);
+            }
+            Outgoing::Diff {
+                namespace, room, ..
+            } => {
+                let entering = state.entering.iter();
+                let here = entering.filter(|entry| entry.is_of(namespace, room));
+                except.extend(here.map(|entry| Arc::from(entry.socket.as_str())));
             }
             Outgoing::Message { .. } => {}
         }
-        Some((outgoing, hub, except))
+        let taken = state.taken;
+        let is_pending = |entry: &Entry| entry.until.is_none_or(|until| until > taken);
+        state.entering.retain(is_pending);
+        Some(Taken {
+            outgoing,
+            hub,
+            users,
+            except,
+        })
     }
 
-    fn send_one(&self, (outgoing, hub, except): (Outgoing, Arc<Hub>, Vec<Arc<str>>)) {
+    fn send_one(&self, taken: Taken) {
+        let Taken {
+            outgoing,
+            hub,
+            users,
+            except,
+        } = taken;
         match outgoing {
             Outgoing::State {
                 namespace,
                 room,
                 to,
-                users,
             } => {
                 let state = StateEvent {
                     room: &room,
                     users: &users,
                 };
-                let target = Target::of(&to);
-                emit(&hub, &namespace, &self.options.state_event, &target, state);
+                emit_state(&hub, &namespace, &self.options.state_event, &to, state);
             }
             Outgoing::Diff {
                 namespace,
@@ -381,49 +515,71 @@ impl Live {
             .collect();
         let is_cut_off = hub.others.as_ref().is_some_and(|each| !each.is_connected());
         let mut state = self.state.lock();
+        let mut changed = Vec::new();
         for (name, socket, is_kept) in settled {
             if let Some(replica) = state.replicas.get_mut(&name) {
                 replica.settle(&socket, is_kept, now);
+                changed.push(name);
             }
         }
-        let names: Vec<_> = state.replicas.keys().cloned().collect();
-        for name in names {
-            if let Some(replica) = state.replicas.get_mut(&name) {
+        // Each publishes. Those of one start do not do it all at once.
+        let replicas = state.replicas.iter();
+        let ticking = replicas.filter(|(_, replica)| replica.is_tick(now));
+        let ticking: Vec<_> = ticking.map(|(name, _)| name.clone()).collect();
+        let at_once = MAX_TICKS.max(state.replicas.len() / 40);
+        for name in ticking.iter().take(at_once) {
+            if let Some(replica) = state.replicas.get_mut(name) {
                 replica.tick(now, is_cut_off);
             }
-            state.collect(&name, None);
+        }
+        changed.extend(ticking.into_iter().take(at_once));
+        for name in changed {
+            state.collect(&name);
         }
         state.replicas.retain(|_, replica| !replica.is_idle(now));
-        let replicas = state.replicas.values();
-        let deadline = replicas.filter_map(|each| each.deadline(now)).min();
+        let graces = state.replicas.values().filter_map(Replica::grace_ends);
+        let ticks = state
+            .replicas
+            .values()
+            .filter_map(|each| each.ticks_at(now));
+        // With many namespaces some tick is always due.
+        let next_tick = ticks.min().map(|tick| tick.max(now + TICK));
+        let deadline = graces.chain(next_tick).min();
         state.wakes_at = deadline;
         drop(state);
-        self.send();
+        self.send(None);
         deadline
     }
 }
 
 impl State {
+    /// Sets the server of the sockets. A client may be faster than the notice that its namespace was
+    /// created.
+    fn attach(&mut self, member: &Member) {
+        if self.hub.strong_count() == 0 {
+            self.hub = member.namespace.weak_hub();
+        }
+    }
+
     fn replica(&mut self, name: &NamespaceName, now: Instant) -> &mut Replica {
         let hub = &self.hub;
         self.replicas.entry(name.clone()).or_insert_with(|| {
             let id = u64::from_be_bytes(random());
-            let is_shared = hub.upgrade().is_some_and(|hub| hub.others.is_some());
-            Replica::new(format!("{id:016x}").into(), is_shared, now)
+            let hub = hub.upgrade();
+            let is_shared = hub.as_ref().is_some_and(|hub| hub.others.is_some());
+            let within = hub.and_then(|hub| hub.recovers_within());
+            Replica::new(format!("{id:016x}").into(), is_shared, within, now)
         })
     }
 
-    /// Puts what a change of a replica has to send into the outbox. `entered` is the socket that gets the
-    /// state of a room with this change.
-    fn collect(&mut self, name: &NamespaceName, entered: Option<(&str, SocketId)>) {
+    /// Puts what a change of a replica has to send into the outbox.
+    fn collect(&mut self, name: &NamespaceName) {
         let Some(replica) = self.replicas.get_mut(name) else {
             return;
         };
         for (room, diff) in replica.take_diffs() {
-            let except = entered.filter(|(entered, _)| **entered == *room);
             self.outbox.push_back(Outgoing::Diff {
                 namespace: name.clone(),
-                except: except.map(|(_, id)| id),
                 room,
                 diff,
             });
@@ -436,12 +592,23 @@ impl State {
         }
     }
 
+    /// Records that the state of a room is sent to a socket.
     fn entered(&mut self, namespace: &NamespaceName, room: &str, id: &SocketId) {
-        let is_it = |(name, each, socket): &(NamespaceName, Box<str>, SocketId)| {
-            socket == id && **each == *room && name == &**namespace
-        };
-        if let Some(at) = self.entering.iter().position(is_it) {
-            self.entering.swap_remove(at);
+        // The state has the differences that wait.
+        let until = self.taken + self.outbox.len() as u64;
+        let entering = self.entering.iter_mut();
+        let mut known = false;
+        for entry in entering.filter(|entry| entry.socket == *id && entry.is_of(namespace, room)) {
+            entry.until = Some(until);
+            known = true;
+        }
+        if !known {
+            self.entering.push(Entry {
+                namespace: namespace.clone(),
+                room: room.into(),
+                socket: *id,
+                until: Some(until),
+            });
         }
     }
 
@@ -472,33 +639,15 @@ impl Tracker<Member> for Live {
             });
         }
         drop(state);
-        self.send();
+        self.send(None);
+    }
+
+    fn events(&self) -> [&str; 2] {
+        [&self.options.state_event, &self.options.diff_event]
     }
 
     fn restored(&self, member: &Member) {
-        let mut state = self.state.lock();
-        let (name, now) = (&member.namespace.name, now());
-        let Some(replica) = state.replicas.get_mut(name) else {
-            return;
-        };
-        let socket = member.id.as_str();
-        let rooms = member.namespace.rooms_of(&member.id);
-        let rooms: BTreeSet<_> = rooms.iter().map(|room| Box::from(&**room)).collect();
-        replica.restore(socket, &rooms, now);
-        let (tracked, bytes) = replica.rooms_of(socket);
-        let users: Vec<_> = tracked.iter().map(|room| replica.users(room)).collect();
-        // They were counted before, on the former connection.
-        member.reserve_tracked(bytes, usize::MAX);
-        state.collect(name, None);
-        for (room, users) in tracked.into_iter().zip(users) {
-            state.outbox.push_back(Outgoing::State {
-                namespace: name.clone(),
-                room,
-                to: member.id,
-                users,
-            });
-        }
-        self.changed(state, name);
+        self.restore(member, true);
     }
 
     fn left_room(&self, member: &Member, room: &str) {
@@ -521,8 +670,8 @@ impl Tracker<Member> for Live {
             true => replica.lose(socket, now, self.options.grace),
             false => replica.leave(socket, now),
         }
-        state.collect(name, None);
-        self.changed(state, name);
+        state.collect(name);
+        self.changed(state, name, Some(&member.session));
     }
 }
 
@@ -537,8 +686,17 @@ struct Entering<'a> {
 
 impl<'a> Entering<'a> {
     fn new(live: &'a Live, member: &'a Member, room: &'a str) -> Self {
-        let entering = (member.namespace.name.clone(), room.into(), member.id);
-        live.state.lock().entering.push(entering);
+        live.state.lock().entering.push(Entry {
+            namespace: member.namespace.name.clone(),
+            room: room.into(),
+            socket: member.id,
+            until: None,
+        });
+        // A difference that is being sent does not know of the socket. A hook that this thread runs must
+        // not wait for it.
+        if !IS_SENDING.get() {
+            drop(live.emitting.lock());
+        }
         Self {
             live,
             member,
@@ -551,8 +709,14 @@ impl<'a> Entering<'a> {
 impl Drop for Entering<'_> {
     fn drop(&mut self) {
         if !self.is_queued.get() {
-            let mut state = self.live.state.lock();
-            state.entered(&self.member.namespace.name, self.room, &self.member.id);
+            let (id, namespace) = (self.member.id, &self.member.namespace.name);
+            let entering = &mut self.live.state.lock().entering;
+            let is_it = |entry: &Entry| {
+                entry.until.is_none() && entry.socket == id && entry.is_of(namespace, self.room)
+            };
+            if let Some(at) = entering.iter().position(is_it) {
+                entering.swap_remove(at);
+            }
         }
     }
 }
@@ -606,6 +770,42 @@ impl Drop for Task {
     }
 }
 
+/// The task that sends what the threads that change something leave in the outbox.
+struct Sender {
+    live: Weak<Live>,
+    has_ended: bool,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        while self.live.upgrade().is_some_and(|live| live.send_more()) {
+            yield_now().await;
+        }
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Sender {
+    /// A runtime that ends drops the sender. The next change then starts another.
+    fn drop(&mut self) {
+        if let Some(live) = self.live.upgrade().filter(|_| !self.has_ended) {
+            live.state.lock().has_sender = false;
+        }
+    }
+}
+
+fn can_spawn(session: Option<&SharedSession>) -> bool {
+    session.is_some() || Handle::try_current().is_ok()
+}
+
+/// Spawns a task in the runtime of a session, or in the current one.
+fn spawn(session: Option<&SharedSession>, task: impl Future<Output = ()> + Send + 'static) {
+    match session {
+        Some(session) => session.spawn(task),
+        None => drop(Handle::try_current().map(|runtime| runtime.spawn(task))),
+    }
+}
+
 #[derive(Serialize)]
 struct StateEvent<'a> {
     room: &'a str,
@@ -618,6 +818,24 @@ struct DiffEvent<'a> {
     joins: &'a Users,
     updates: &'a Users,
     leaves: &'a Users,
+}
+
+/// Sends a state to a socket. Recovery does not keep it: a socket that is restored gets the state anew.
+fn emit_state(
+    hub: &Hub,
+    namespace: &NamespaceName,
+    event: &str,
+    to: &SocketId,
+    state: StateEvent<'_>,
+) {
+    let namespace = hub.find(namespace);
+    let Some(member) = namespace.and_then(|namespace| namespace.find(to)) else {
+        return;
+    };
+    match Payload::event(event, member.namespace.name.len(), Data(state)) {
+        Ok(payload) => member.emit_volatile(payload),
+        Err(error) => tracing::error!(%error, event, "a presence was not sent"),
+    }
 }
 
 /// Sends an event to sockets of this server.

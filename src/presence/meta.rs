@@ -21,6 +21,11 @@ impl Meta {
         User::deserialize(&*self.0)
     }
 
+    /// Returns the text in JSON. Equal metadata have equal texts.
+    pub(super) fn text(&self) -> Box<str> {
+        self.0.to_string().into()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         of_data(&self.0)
     }

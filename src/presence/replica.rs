@@ -18,7 +18,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use self::departed::Departed;
 use super::meta::Meta;
+use crate::engine_io::timer::deadline;
+
+mod departed;
 
 /// How often a server says that it is there, and how long it waits before it asks again.
 pub(super) const PERIOD: Duration = Duration::from_secs(2);
@@ -28,6 +32,9 @@ pub(super) const SILENCE: Duration = Duration::from_secs(15);
 
 /// The bytes of the entries whose sockets have lost their connection. Above it an entry ends at once.
 const MAX_LINGERING: usize = 16 << 20;
+
+/// How many different metadata of one key clients get.
+const MAX_METAS: usize = 64;
 
 /// The bytes of the entries in one part of a state.
 const PART: usize = 128 << 10;
@@ -109,11 +116,11 @@ pub(super) type Users = BTreeMap<Box<str>, Vec<Meta>>;
 /// The entries of one server, by socket and room.
 type Entries = BTreeMap<Box<str>, BTreeMap<Box<str>, Entry>>;
 
-/// A server and one of its sockets.
-type Tag = (Box<str>, Box<str>);
+/// The different metadata of one key, by their text, each with the number of its sockets.
+type Metas = BTreeMap<Box<str>, (Meta, usize)>;
 
-/// The metadata of each socket, by key.
-type Keys = BTreeMap<Box<str>, BTreeMap<Tag, Meta>>;
+/// The metadata by key.
+type Keys = BTreeMap<Box<str>, Metas>;
 
 /// The presence of one namespace.
 #[derive(Debug)]
@@ -124,14 +131,22 @@ pub(super) struct Replica {
     /// Whether there are other servers.
     is_shared: bool,
     entries: Entries,
-    /// The sockets that have lost their connection. At the time their grace is over.
-    lost: BTreeMap<Box<str>, Instant>,
+    /// The sockets that have lost their connection.
+    lost: BTreeMap<Box<str>, Lost>,
     graces: VecDeque<(Instant, Box<str>)>,
     away: BTreeSet<Box<str>>,
     /// The bytes of their entries.
     lingering: usize,
-    others: BTreeMap<Box<str>, Copy>,
-    /// What clients see: room → key → socket.
+    others: BTreeMap<Box<str>, Replicated>,
+    /// For how long a client may restore a socket. `None` if recovery is off.
+    recovers_within: Option<Duration>,
+    departed: Departed,
+    /// The sockets that were restored here lately, and until when entries of other servers that arrive
+    /// for them become entries of this one.
+    restored: BTreeMap<Box<str>, Instant>,
+    /// Those of them for which entries have arrived.
+    claims: BTreeSet<Box<str>>,
+    /// What clients see: room → key → metadata.
     rooms: BTreeMap<Box<str>, Keys>,
     /// The metadata of the keys that were touched since the last [`take_diffs`](Self::take_diffs), from
     /// before.
@@ -144,9 +159,18 @@ pub(super) struct Replica {
     is_asked: bool,
 }
 
+/// A socket that has lost its connection.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    /// When its grace is over.
+    until: Instant,
+    /// The bytes that its entries count in `lingering`.
+    bytes: usize,
+}
+
 /// The copy of another server's entries.
 #[derive(Debug)]
-struct Copy {
+struct Replicated {
     clock: u64,
     entries: Entries,
     heard: Instant,
@@ -163,7 +187,13 @@ struct Parts {
 }
 
 impl Replica {
-    pub(super) fn new(id: Box<str>, is_shared: bool, now: Instant) -> Self {
+    /// `recovers_within` is for how long a client may restore a socket, if there is recovery.
+    pub(super) fn new(
+        id: Box<str>,
+        is_shared: bool,
+        recovers_within: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             clock: 0,
@@ -174,6 +204,10 @@ impl Replica {
             away: BTreeSet::new(),
             lingering: 0,
             others: BTreeMap::new(),
+            recovers_within,
+            departed: Departed::default(),
+            restored: BTreeMap::new(),
+            claims: BTreeSet::new(),
             rooms: BTreeMap::new(),
             before: BTreeMap::new(),
             messages: Vec::new(),
@@ -184,11 +218,16 @@ impl Replica {
         }
     }
 
-    /// Returns the metadata of each key in a room. Equal metadata of several sockets are one.
+    /// Returns the metadata of each key in a room. Equal metadata of several sockets count once.
     pub(super) fn users(&self, room: &str) -> Users {
         let keys = self.rooms.get(room).into_iter().flatten();
         keys.map(|(key, metas)| (key.clone(), distinct(metas)))
             .collect()
+    }
+
+    /// Returns whether clients see somebody in a room.
+    pub(super) fn has(&self, room: &str) -> bool {
+        self.rooms.contains_key(room)
     }
 
     /// Returns the bytes that an entry counts.
@@ -233,6 +272,8 @@ impl Replica {
 
     /// Removes an entry. Returns its bytes.
     pub(super) fn untrack(&mut self, socket: &str, room: &str, now: Instant) -> Option<usize> {
+        // What is known of it elsewhere is older.
+        self.restored.remove(socket);
         let entry = self.entries.get(socket)?.get(room)?.clone();
         self.remove_own(&entry);
         self.commit(vec![entry.removal()], now);
@@ -244,6 +285,7 @@ impl Replica {
         let entries = self.entries.get(socket).into_iter().flatten();
         let entries: Vec<_> = entries.map(|(_, entry)| entry.clone()).collect();
         self.forget_lost(socket);
+        self.restored.remove(socket);
         for entry in &entries {
             self.remove_own(entry);
         }
@@ -252,6 +294,7 @@ impl Replica {
 
     /// Records that a socket has lost its connection. Its entries stay for `grace`.
     pub(super) fn lose(&mut self, socket: &str, now: Instant, grace: Duration) {
+        self.restored.remove(socket);
         let bytes = self.rooms_of(socket).1;
         if bytes == 0 || self.lost.contains_key(socket) {
             return;
@@ -263,14 +306,15 @@ impl Replica {
         if is_elsewhere || self.lingering + bytes > MAX_LINGERING {
             return self.leave(socket, now);
         }
-        let until = now.checked_add(grace).unwrap_or(now);
+        let until = deadline(now, grace);
         self.lingering += bytes;
-        self.lost.insert(socket.into(), until);
+        self.lost.insert(socket.into(), Lost { until, bytes });
         self.graces.push_back((until, socket.into()));
     }
 
     /// Records that a socket is restored here, in these rooms. Its entries of other servers become entries
-    /// of this one.
+    /// of this one, also if those servers are gone. If they arrive later, because this server has just
+    /// begun, [`take_claims`](Self::take_claims) returns the socket.
     pub(super) fn restore(&mut self, socket: &str, rooms: &BTreeSet<Box<str>>, now: Instant) {
         self.forget_lost(socket);
         let own = self.entries.get(socket).into_iter().flatten();
@@ -283,8 +327,10 @@ impl Replica {
             .others
             .values()
             .filter_map(|copy| copy.entries.get(socket));
-        for (room, entry) in others.flatten() {
-            if rooms.contains(room) && self.entry(socket, room).is_none() {
+        let departed = self.departed.remove(socket);
+        for (room, entry) in others.flatten().chain(&departed) {
+            let is_new = entries.iter().all(|each| each.room != *room);
+            if is_new && rooms.contains(room) && self.entry(socket, room).is_none() {
                 entries.push(entry.clone());
             }
         }
@@ -301,6 +347,15 @@ impl Replica {
         for room in left {
             self.untrack(socket, &room, now);
         }
+        if self.is_shared {
+            self.restored.insert(socket.into(), now + SILENCE);
+        }
+    }
+
+    /// Takes the sockets that were restored here before the other servers' entries of them arrived. The
+    /// caller restores them again if they are still connected.
+    pub(super) fn take_claims(&mut self) -> BTreeSet<Box<str>> {
+        std::mem::take(&mut self.claims)
     }
 
     /// Returns the sockets whose grace is over. The caller finds out which of them can still be restored,
@@ -319,7 +374,7 @@ impl Replica {
 
     /// Hides the entries of a lost socket that can still be restored, and removes those of another.
     pub(super) fn settle(&mut self, socket: &str, is_kept: bool, now: Instant) {
-        if self.lost.get(socket).is_none_or(|until| *until > now) {
+        if self.lost.get(socket).is_none_or(|lost| lost.until > now) {
             return;
         }
         if !is_kept {
@@ -338,12 +393,15 @@ impl Replica {
     }
 
     /// Says that this server is there, and drops the entries of servers that were silent for too long.
-    /// While this server `is_cut_off`, it cannot know, and drops none.
+    /// While this server `is_cut_off`, or after it was paused, it cannot know, and drops none.
     pub(super) fn tick(&mut self, now: Instant, is_cut_off: bool) {
         if !self.is_tick(now) {
             return;
         }
+        let was_paused = now.saturating_duration_since(self.ticked_at) >= 2 * PERIOD;
         self.ticked_at = now;
+        self.departed.expire(now);
+        self.restored.retain(|_, until| *until > now);
         if self.is_shared && (!self.entries.is_empty() || self.has_changed_lately(now)) {
             let (server, clock) = (self.id.clone(), self.clock);
             self.messages.push(Message::Alive { server, clock });
@@ -351,29 +409,47 @@ impl Replica {
         if self.is_asked {
             self.send_state(now);
         }
-        if is_cut_off {
+        if is_cut_off || was_paused {
             self.others.values_mut().for_each(|copy| copy.heard = now);
         }
-        let is_silent = |copy: &Copy| now.saturating_duration_since(copy.heard) >= SILENCE;
+        let is_silent = |copy: &Replicated| now.saturating_duration_since(copy.heard) >= SILENCE;
         let silent = self.others.iter().filter(|(_, copy)| is_silent(copy));
         let silent: Vec<_> = silent.map(|(server, _)| server.clone()).collect();
         for server in silent {
-            self.drop_copy(&server);
+            let entries = self.drop_copy(&server);
+            // Its clients may come back to this server.
+            if let Some(within) = self.recovers_within {
+                self.departed.add(entries, deadline(now, within));
+            }
         }
     }
 
     /// Returns when [`due`](Self::due) and [`tick`](Self::tick) are to be called next. Returns `None` if
     /// nothing is left to do for this replica until it is used again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let grace = self.graces.front().map(|(until, _)| *until);
+        self.grace_ends()
+            .into_iter()
+            .chain(self.ticks_at(now))
+            .min()
+    }
+
+    /// Returns when the next grace is over.
+    pub(super) fn grace_ends(&self) -> Option<Instant> {
+        self.graces.front().map(|(until, _)| *until)
+    }
+
+    /// Returns when [`tick`](Self::tick) is to be called next.
+    pub(super) fn ticks_at(&self, now: Instant) -> Option<Instant> {
         let is_busy = self.is_shared && !self.is_idle(now) || !self.away.is_empty();
-        let tick = is_busy.then(|| self.ticked_at + PERIOD);
-        grace.into_iter().chain(tick).min()
+        is_busy.then(|| self.ticked_at + PERIOD)
     }
 
     /// Returns whether the replica has nothing that a new one would not have.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        let is_empty = self.entries.is_empty() && self.others.is_empty();
+        let is_empty = self.entries.is_empty()
+            && self.others.is_empty()
+            && self.departed.is_empty()
+            && self.restored.is_empty();
         is_empty && !(self.is_shared && self.has_changed_lately(now))
     }
 
@@ -435,7 +511,7 @@ impl Replica {
         diffs
     }
 
-    fn is_tick(&self, now: Instant) -> bool {
+    pub(super) fn is_tick(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.ticked_at) >= PERIOD
     }
 
@@ -460,46 +536,51 @@ impl Replica {
 
     /// Forgets that the connection of a socket is lost.
     fn forget_lost(&mut self, socket: &str) {
-        if self.lost.remove(socket).is_some() {
-            self.lingering -= self.rooms_of(socket).1;
+        if let Some(lost) = self.lost.remove(socket) {
+            self.lingering -= lost.bytes;
             self.away.remove(socket);
         }
     }
 
     fn put_own(&mut self, entry: &Entry) {
-        let id = self.id.clone();
         let rooms = self.entries.entry(entry.socket.clone()).or_default();
         let before = rooms.insert(entry.room.clone(), entry.clone());
-        self.show(&id, before.as_ref(), Some(entry));
+        self.show(before.as_ref(), Some(entry));
     }
 
     fn remove_own(&mut self, entry: &Entry) {
-        let id = self.id.clone();
         if remove(&mut self.entries, &entry.socket, &entry.room).is_some() {
-            if self.lost.contains_key(&entry.socket) {
-                self.lingering -= entry.bytes();
+            if let Some(lost) = self.lost.get_mut(&entry.socket) {
+                // An entry may be newer than the loss, and not counted.
+                let bytes = entry.bytes().min(lost.bytes);
+                lost.bytes -= bytes;
+                self.lingering -= bytes;
             }
-            self.show(&id, Some(entry), None);
+            self.show(Some(entry), None);
         }
     }
 
     /// Updates what clients see of an entry.
-    fn show(&mut self, server: &str, before: Option<&Entry>, after: Option<&Entry>) {
+    fn show(&mut self, before: Option<&Entry>, after: Option<&Entry>) {
         let is_seen = |entry: &&Entry| !entry.is_away;
         if let Some(entry) = before.filter(is_seen) {
             self.touch(entry);
-            let tag = (server.into(), entry.socket.clone());
             let keys = self.rooms.get_mut(&entry.room);
             if let Some(metas) = keys.and_then(|keys| keys.get_mut(&entry.key)) {
-                metas.remove(&tag);
+                let text = entry.meta.text();
+                let sockets = metas.get_mut(&text).map(|(_, sockets)| sockets);
+                match sockets {
+                    Some(sockets) if *sockets > 1 => *sockets -= 1,
+                    _ => drop(metas.remove(&text)),
+                }
             }
         }
         if let Some(entry) = after.filter(is_seen) {
             self.touch(entry);
-            let tag = (server.into(), entry.socket.clone());
             let keys = self.rooms.entry(entry.room.clone()).or_default();
             let metas = keys.entry(entry.key.clone()).or_default();
-            metas.insert(tag, entry.meta.clone());
+            let meta = metas.entry(entry.meta.text());
+            meta.or_insert_with(|| (entry.meta.clone(), 0)).1 += 1;
         }
         if let Some(entry) = before {
             self.prune(entry);
@@ -532,14 +613,17 @@ impl Replica {
     }
 
     /// Returns the copy of a server that has sent something.
-    fn copy(&mut self, server: &str, now: Instant) -> &mut Copy {
-        let copy = self.others.entry(server.into()).or_insert_with(|| Copy {
-            clock: 0,
-            entries: Entries::new(),
-            heard: now,
-            asked: None,
-            parts: None,
-        });
+    fn copy(&mut self, server: &str, now: Instant) -> &mut Replicated {
+        let copy = self
+            .others
+            .entry(server.into())
+            .or_insert_with(|| Replicated {
+                clock: 0,
+                entries: Entries::new(),
+                heard: now,
+                asked: None,
+                parts: None,
+            });
         copy.heard = now;
         copy
     }
@@ -566,7 +650,11 @@ impl Replica {
             Change::Put(entry) => {
                 let rooms = copy.entries.entry(entry.socket.clone()).or_default();
                 let before = rooms.insert(entry.room.clone(), entry.clone());
-                self.show(server, before.as_ref(), Some(&entry));
+                self.show(before.as_ref(), Some(&entry));
+                self.departed.remove(&entry.socket);
+                if self.restored.contains_key(&entry.socket) {
+                    self.claims.insert(entry.socket.clone());
+                }
                 // The client is on that server now.
                 if self.lost.contains_key(&entry.socket) {
                     self.leave(&entry.socket, now);
@@ -574,7 +662,7 @@ impl Replica {
             }
             Change::Remove { socket, room } => {
                 let before = remove(&mut copy.entries, &socket, &room);
-                self.show(server, before.as_ref(), None);
+                self.show(before.as_ref(), None);
             }
         }
     }
@@ -668,13 +756,15 @@ impl Replica {
         }
     }
 
-    fn drop_copy(&mut self, server: &str) {
+    /// Drops the copy of a server's entries, and returns them.
+    fn drop_copy(&mut self, server: &str) -> Entries {
         let Some(copy) = self.others.remove(server) else {
-            return;
+            return Entries::new();
         };
         for entry in copy.entries.values().flat_map(BTreeMap::values) {
-            self.show(server, Some(entry), None);
+            self.show(Some(entry), None);
         }
+        copy.entries
     }
 }
 
@@ -688,16 +778,11 @@ fn remove(entries: &mut Entries, socket: &str, room: &str) -> Option<Entry> {
     removed
 }
 
-/// Returns the metadata of the sockets of one key, equal ones once. The order is the same on all
-/// servers.
-fn distinct(metas: &BTreeMap<Tag, Meta>) -> Vec<Meta> {
-    let mut distinct = Vec::<Meta>::new();
-    for meta in metas.values() {
-        if !distinct.contains(meta) {
-            distinct.push(meta.clone());
-        }
-    }
-    distinct
+/// Returns the different metadata of one key. The order, and which are left out above the limit, is the
+/// same on all servers.
+fn distinct(metas: &Metas) -> Vec<Meta> {
+    let metas = metas.values().take(MAX_METAS);
+    metas.map(|(meta, _)| meta.clone()).collect()
 }
 
 #[cfg(test)]

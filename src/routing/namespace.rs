@@ -18,7 +18,7 @@ use crate::contract::Declarations;
 use crate::handles::Socket;
 use crate::hub::RoomEvent;
 use crate::hub::definition::{Definition, EventIndex};
-use crate::hub::hooks::{ServerEventHandler as ServerEventFn, Tracker};
+use crate::hub::hooks::{Tracker, TrackerEventHandler};
 use crate::hub::id_hash::IdHash;
 use crate::hub::member::Member;
 use crate::hub::namespace::Hooks;
@@ -396,14 +396,18 @@ where
         mut self,
         tracker: Arc<dyn Tracker<Member>>,
         event: &str,
-        handler: Arc<ServerEventFn>,
+        handler: Box<TrackerEventHandler>,
     ) -> Self {
-        let is_pending = self.server_events.contains_key(event);
-        let before = self.hooks.server_events.insert(event.into(), handler);
-        assert!(
-            before.is_none() && !is_pending,
-            "server event `{event}` already has a handler in this namespace"
-        );
+        let others = self.hooks.trackers.iter();
+        let taken: Vec<_> = others.flat_map(|other| other.events()).collect();
+        for name in tracker.events() {
+            assert!(
+                !taken.contains(&name),
+                "another presence of this namespace sends the event `{name}`: set other names by \
+                 `Presence::events`"
+            );
+        }
+        self.hooks.tracker_events.insert(event.into(), handler);
         self.hooks.trackers.push(tracker);
         self
     }

@@ -389,6 +389,9 @@ impl Dispatch {
     }
 
     fn handle_closed(&mut self, reason: CloseReason) {
+        if self.closed.is_some() {
+            return;
+        }
         if reason == CloseReason::TooBig {
             notice!(
                 self.session.notices.too_big,
@@ -467,13 +470,30 @@ impl Dispatch {
         self.session.close(CloseReason::Shutdown);
     }
 
-    /// Ends the session now. Its sockets leave because the server shuts down, their handlers are
-    /// dropped, and their disconnect handlers do not run.
+    /// Closes the session now and drops the handlers of its sockets. Sockets that have not left
+    /// leave because the server shuts down. The disconnect handlers run.
     fn cut(&mut self) {
         self.end_shutdown();
-        self.handle_closed(CloseReason::Shutdown);
-        let handlers = self.drivers.iter().map(SocketDriver::running_count).sum();
-        self.session.set_handlers_cut(handlers);
+        // The client may have closed it before.
+        let reason = self.session.close_reason();
+        self.handle_closed(reason.unwrap_or(CloseReason::Shutdown));
+        let mut handlers = 0;
+        for driver in &mut self.drivers {
+            driver.drop_queue(&mut self.consumed);
+            handlers += driver.drop_handlers();
+        }
+        self.session.add_handlers_cut(handlers);
+    }
+
+    /// Ends the session now, and drops its disconnect handlers too.
+    fn abort(&mut self) {
+        self.cut();
+        let handlers = self
+            .drivers
+            .iter()
+            .map(SocketDriver::disconnecting_count)
+            .sum();
+        self.session.add_handlers_cut(handlers);
         for driver in self.drivers.drain(..) {
             // A destructor of the application may run here.
             let _ = guarded(move || drop(driver));
@@ -516,8 +536,9 @@ impl SessionApp for Dispatch {
             let end = self.session.take_end();
             match end {
                 Some(End::DisconnectAll) => self.disconnect_all(),
-                Some(End::Cut) => {
-                    self.cut();
+                Some(End::Cut) => self.cut(),
+                Some(End::Abort) => {
+                    self.abort();
                     return Poll::Ready(());
                 }
                 Some(End::Shutdown) | None => {}

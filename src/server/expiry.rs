@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::clock::now;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
 use crate::hub::expiry::Due;
@@ -41,6 +42,24 @@ pub(super) fn handle_deadline(member: &Arc<Member>, now: Instant) {
         }
         None => {}
     }
+}
+
+/// Makes a restored socket leave whose deadline has passed while its client was away. The client
+/// gets nothing of what it has missed.
+pub(super) fn leave_if_expired(member: &Arc<Member>) {
+    if !member.is_recovered() {
+        return;
+    }
+    let now = now();
+    let Some(deadline) = member.deadline().filter(|each| each.rest(now).is_zero()) else {
+        return;
+    };
+    drop((member.take_missed(), member.take_held()));
+    if let Some(Due::Expired(Some(event))) = deadline.due(now) {
+        Socket::new(Arc::clone(member)).emit(event, ());
+    }
+    tracing::debug!(socket = %member.id, namespace = &*member.namespace.name, "expired");
+    member.leave(DisconnectReason::Expired);
 }
 
 fn milliseconds(duration: Duration) -> u64 {

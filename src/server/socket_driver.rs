@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::calls::{call, poll};
 use super::credit::Credit;
+use super::expiry::leave_if_expired;
 use super::observed::{HandlerInSpan, ObservedHandler};
 use super::pending_connect::ConnectRequest;
 use super::queued::Queued;
@@ -123,17 +124,33 @@ impl SocketDriver {
         matches!(self.phase, Phase::Connecting(_) | Phase::Opening(_)) || !self.running.is_empty()
     }
 
-    /// Returns the number of handlers that run, those for connect and disconnect too.
-    pub(super) fn running_count(&self) -> usize {
-        let other = match self.phase {
-            Phase::Connecting(_)
-            | Phase::Opening(_)
-            | Phase::DisconnectLayers(..)
-            | Phase::LayersEnded(_)
-            | Phase::Disconnecting(_) => 1,
-            Phase::Open | Phase::Ended => 0,
-        };
-        self.running.len() + other
+    /// Drops the handlers that run but for disconnect handlers, and returns their number.
+    pub(super) fn drop_handlers(&mut self) -> usize {
+        let running = std::mem::take(&mut self.running);
+        let mut count = running.len();
+        for each in running {
+            // A destructor of the application may run here.
+            let _ = guarded(move || drop(each));
+        }
+        match self.phase {
+            Phase::Connecting(_) => {
+                count += 1;
+                self.set_phase(Phase::Ended);
+            }
+            // The connect handler has ended, so the disconnect handler follows.
+            Phase::Opening(_) => self.set_phase(Phase::Open),
+            _ => {}
+        }
+        count
+    }
+
+    /// Returns the number of disconnect handlers that run.
+    pub(super) fn disconnecting_count(&self) -> usize {
+        let is_running = matches!(
+            self.phase,
+            Phase::DisconnectLayers(..) | Phase::LayersEnded(_) | Phase::Disconnecting(_)
+        );
+        usize::from(is_running)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -233,6 +250,7 @@ impl SocketDriver {
         consumed.add(self.connect_credit.take());
         match reply.into_result() {
             Ok(_) => {
+                leave_if_expired(&member);
                 let packet = member.encode(Kind::Connect, None, connect_payload(&member));
                 if !member.accept(packet.clone()) {
                     connect_then_disconnect(&member, packet);
@@ -479,10 +497,14 @@ impl serde::Serialize for ConnectPayload<'_> {
 }
 
 /// Sends CONNECT and then DISCONNECT, as the client expects, if the server disconnected the socket
-/// during its connect handler.
+/// during its connect handler, or if the socket expired while its client was away.
 fn connect_then_disconnect(member: &Member, connect: Encoded) {
     let (missed, held) = (member.take_missed(), member.take_held());
-    if member.reason() != Some(DisconnectReason::ServerNamespaceDisconnect) {
+    let is_told = matches!(
+        member.reason(),
+        Some(DisconnectReason::ServerNamespaceDisconnect | DisconnectReason::Expired)
+    );
+    if !is_told {
         return;
     }
     let leave = member.encode(Kind::Disconnect, None, Payload::default());

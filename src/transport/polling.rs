@@ -214,13 +214,12 @@ where
     }
     match packets {
         Ok((packets, bytes)) => {
-            let mut traffic = Traffic { packets: 0, bytes };
-            let mut packets = packets.inspect(|_| traffic.packets += 1);
+            let mut received = Received::new(&session, bytes);
+            let mut packets = packets.inspect(|_| received.traffic.packets += 1);
             let handled = poll_fn(|cx| session.poll_post(cx, &mut packets)).await;
             guard.defuse();
             drop(packets);
-            let observers = &session.observers;
-            observers.each(|observer| observer.received(&session, Transport::Polling, traffic));
+            drop(received);
             if let Err(refusal) = handled {
                 return post.refuse(&session, refusal, "the session has ended");
             }
@@ -240,6 +239,29 @@ where
         }
     }
     post.format.respond(&HTML, Bytes::from_static(b"ok"))
+}
+
+/// The traffic of a POST. The observers hear of it when it is dropped: the client may abort the
+/// request after some packets were handled.
+struct Received<'a> {
+    session: &'a SharedSession,
+    traffic: Traffic,
+}
+
+impl<'a> Received<'a> {
+    fn new(session: &'a SharedSession, bytes: usize) -> Self {
+        let traffic = Traffic { packets: 0, bytes };
+        Self { session, traffic }
+    }
+}
+
+impl Drop for Received<'_> {
+    fn drop(&mut self) {
+        let observers = &self.session.observers;
+        observers.each(|observer| {
+            observer.received(self.session, Transport::Polling, self.traffic);
+        });
+    }
 }
 
 enum Failure {

@@ -334,6 +334,103 @@ async fn a_socket_is_described_as_by_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_credentials_of_a_client_are_shown_on_request_only() {
+    for (ui, shown) in [
+        (AdminUi::without_auth(), false),
+        (AdminUi::without_auth().show_credentials(), true),
+    ] {
+        let server = Server::new(ui);
+        let client = Client::connect(&server.app, "/")
+            .header("cookie", "session=secret")
+            .header("authorization", "Bearer secret")
+            .header("proxy-authorization", "Basic secret")
+            .header("x-test", "1");
+        let client = client.await.expect("it is let in");
+        let (_page, sockets) = server.page_with_sockets().await;
+        let of = sockets.iter().find(|each| each["id"] == *client.id());
+        let headers = &of.expect("it is there")["handshake"]["headers"];
+        let expected = |value: &'static str| if shown { value } else { "…" };
+        assert_eq!(headers["cookie"], expected("session=secret"));
+        assert_eq!(headers["authorization"], expected("Bearer secret"));
+        assert_eq!(headers["proxy-authorization"], expected("Basic secret"));
+        assert_eq!(headers["x-test"], "1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_request_is_described_without_its_headers_and_query() {
+    let server = Server::new(AdminUi::without_auth());
+    let connect = || {
+        Client::connect(&server.app, "/")
+            .header("x-forwarded-for", &"7".repeat(1_000))
+            .query(&format!("name={}", "x".repeat(4_096)))
+    };
+    let before = connect().await.expect("it is let in");
+    let (mut page, sockets) = server.page_with_sockets().await;
+    let of = sockets.iter().find(|each| each["id"] == *before.id());
+    let of = of.expect("it is there").clone();
+    let after = connect().await.expect("it is let in");
+    let connected = loop {
+        let mut args = timed(&mut page, "socket_connected").await;
+        if args[0]["id"] == after.id() {
+            break args.swap_remove(0);
+        }
+    };
+    for described in [of, connected] {
+        let handshake = &described["handshake"];
+        assert_eq!(handshake["headers"], json!({}));
+        assert_eq!(handshake["query"], json!({}));
+        assert_eq!(handshake["url"], "/socket.io/");
+        assert_eq!(handshake["address"], "7".repeat(256));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_namespaces_the_largest_are_shown() {
+    let server = Server::new(AdminUi::without_auth());
+    let mut clients = Vec::new();
+    for shop in 0..210 {
+        clients.push(server.client(&format!("/orders/{shop}")).await);
+    }
+    clients.push(server.client("/orders/209").await);
+    let mut page = server.page().await;
+    let stats: Value = page.expect("server_stats").await.data();
+    let namespaces = stats["namespaces"].as_array().expect("a list");
+    assert_eq!(namespaces.len(), 201);
+    let of = |name: &str| namespaces.iter().find(|each| each["name"] == name);
+    assert_eq!(of("/orders/209").expect("it is large")["socketsCount"], 2);
+    // With `/`, which is empty, and `/admin` there are 212.
+    let rest = of("… 12 more").expect("the rest");
+    assert_eq!(rest["socketsCount"], 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_production_server_of_a_cluster_tells_and_shows_numbers_only() {
+    let broker = Memory::new();
+    let server = |ui: AdminUi| Server::of(builder(ui).cluster(broker.clone()));
+    let development = server(AdminUi::without_auth());
+    let production = server(AdminUi::without_auth().mode(Mode::Production));
+    while development.io.server_count().await != Ok(2) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let secret = production.client("/").await;
+    let mut numbers = production.page().await;
+    let (mut page, _) = development.page_with_sockets().await;
+    let sockets: Vec<Value> = page.expect("all_sockets").await.data();
+    assert!(!sockets.is_empty());
+    assert!(sockets.iter().all(|each| each["id"] != secret.id()));
+    let client = development.client("/").await;
+    client.emit("shout", "hello");
+    timed(&mut page, "event_received").await;
+    let mut names = BTreeSet::new();
+    for _ in 0..8 {
+        let received = numbers.recv().await.expect("an event");
+        names.insert(received.name().to_owned());
+    }
+    assert_eq!(names, ["config", "server_stats"].map(str::to_owned).into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_numbers_come_every_two_seconds() {
     let server = Server::new(AdminUi::without_auth());
     let _client = server.client("/").await;
@@ -663,7 +760,10 @@ async fn a_page_shows_the_sockets_and_numbers_of_all_servers() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let before = other.client("/orders/7").await;
+    // It shows numbers until the other server has told how many sockets it has.
     let (mut page, sockets) = one.page_with_sockets().await;
+    assert!(sockets.is_empty());
+    let sockets: Vec<Value> = page.expect("all_sockets").await.data();
     assert!(
         sockets.iter().any(|each| each["id"] == before.id()),
         "{sockets:?}"
@@ -703,6 +803,7 @@ async fn the_sockets_of_all_servers_count_for_the_limit() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut page = one.page().await;
+    assert_eq!(features(&mut page).await, ALL[..8]);
     assert_eq!(features(&mut page).await, ALL);
     let mut clients = Vec::new();
     for n in 0..10 {

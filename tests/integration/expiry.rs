@@ -214,7 +214,8 @@ async fn a_restored_socket_keeps_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_socket_that_expires_while_it_is_away_leaves_when_it_comes_back() {
-    let (namespace, mut reasons) = expiring(Expiry::after(20 * SECOND));
+    let expiry = Expiry::after(20 * SECOND).last_event("over");
+    let (namespace, mut reasons) = expiring(expiry);
     let (app, io) = recovering(namespace.on("hello", async |socket: Socket| {
         socket.emit("hello", ());
     }));
@@ -223,9 +224,14 @@ async fn a_socket_that_expires_while_it_is_away_leaves_when_it_comes_back() {
     seat.event(&hello);
     lose(client, &io).await;
     assert_eq!(reasons.recv().await, Some(DisconnectReason::TransportClose));
+    io.emit("secret", 1);
     tokio::time::sleep(30 * SECOND).await;
-    let (mut client, _, recovered) = back(&app, &mut seat).await;
+    let (mut client, missed, recovered) = back(&app, &mut seat).await;
     assert!(recovered);
+    // What was sent after the deadline is not for the client, nor what was sent before it.
+    assert!(missed.is_empty(), "{missed:?}");
+    assert!(within(client.next()).await.starts_with(r#"42["over""#));
     assert_eq!(within(client.next()).await, "41");
+    assert_eq!(reasons.recv().await, Some(DisconnectReason::Expired));
     until(|| io.counts().sockets == 0).await;
 }

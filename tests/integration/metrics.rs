@@ -266,7 +266,12 @@ async fn sockets_connects_and_disconnects_count_by_the_pattern_of_the_namespace(
 #[tokio::test]
 async fn a_socket_that_leaves_before_it_is_connected_is_not_counted() {
     let mut recording = Recording::start();
-    let main = Namespace::new().on_connect(async || Err::<(), _>("no"));
+    let main = Namespace::new().on_connect(async |socket: Socket, io: SocketIo| {
+        // The client receives neither.
+        socket.emit("said", 1);
+        io.emit("said", 1);
+        Err::<(), _>("no")
+    });
     let (app, _io) = server(main);
     assert!(Client::connect(&app, "/").await.is_err());
     recording
@@ -276,6 +281,23 @@ async fn a_socket_that_leaves_before_it_is_connected_is_not_counted() {
     assert_eq!(recording.value("socketio_connects_total{namespace=/}"), 0.0);
     let names = recording.names();
     assert!(!names.iter().any(|name| name.contains("disconnects")));
+    let sent = "socketio_events_sent_total{event=said,namespace=/}";
+    let count = recording.value(sent);
+    assert!(count.is_nan() || count == 0.0, "{count}");
+}
+
+#[tokio::test]
+async fn an_event_to_a_socket_that_is_connecting_counts_when_it_is_connected() {
+    let mut recording = Recording::start();
+    let main = Namespace::new().on_connect(async |socket: Socket| {
+        socket.emit("said", 1);
+        socket.emit("said", 2);
+    });
+    let (app, _io) = server(main);
+    let mut client = connect(&app).await;
+    client.expect("said").await;
+    let sent = "socketio_events_sent_total{event=said,namespace=/}";
+    assert_eq!(recording.value(sent), 2.0);
 }
 
 #[tokio::test]
@@ -647,6 +669,64 @@ async fn without_the_options_nothing_is_reported() {
     io.emit("said", 1);
     client.expect("said").await;
     assert_eq!(recording.names(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_a_shutdown_cuts_ends_once() {
+    let mut recording = Recording::start();
+    let wait = async || std::future::pending::<()>().await;
+    let (app, io) = server(Namespace::new().on("wait", wait));
+    let [left, closed] = [Polling::connect(&app).await, Polling::connect(&app).await];
+    for client in [&left, &closed] {
+        client.post(r#"42["wait"]"#).await;
+    }
+    // The handlers of both go on, of the second until the deadline.
+    left.post("1").await;
+    until(|| io.counts().sockets == 1).await;
+    let stopping = io.clone();
+    let close = tokio::spawn(async move { stopping.close().await });
+    let report = io.shutdown().deadline(Duration::from_secs(10)).await;
+    assert_eq!((report.cut, report.handlers_cut), (2, 2));
+    close.await.expect("no panic");
+    assert_eq!(
+        recording.value("socketio_connections{transport=polling}"),
+        0.0
+    );
+    for reason in ["transport_close", "shutdown"] {
+        let series =
+            format!("socketio_connection_duration_seconds{{reason={reason},transport=polling}}");
+        assert_eq!(recording.values(&series).len(), 1, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_moves_to_another_server_is_counted_once() {
+    let mut recording = Recording::start();
+    let memory = Memory::with_log();
+    let recovery = Recovery::within(Duration::from_secs(120));
+    let [(app_a, a), (app_b, b)] = [(); 2].map(|()| {
+        let builder = builder(Namespace::new()).recovery(recovery);
+        let (layer, io) = builder.cluster(memory.clone()).build();
+        (Router::new().layer(layer), io)
+    });
+    for io in [&a, &b] {
+        while io.server_count().await != Ok(2) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (first, mut seat) = crate::recovery::connect(&app_a).await;
+    // The former connections are not closed: the servers let them go.
+    let mut clients = vec![first];
+    for app in [&app_b, &app_a, &app_a, &app_b] {
+        let (client, _, recovered) = back(app, &mut seat).await;
+        assert!(recovered);
+        clients.push(client);
+    }
+    let sockets = "socketio_sockets{namespace=/}";
+    recording.until(sockets, 1.0).await;
+    lose(clients.pop().expect("the last one"), &b).await;
+    recording.until(sockets, 0.0).await;
+    assert_eq!(a.counts().sockets + b.counts().sockets, 0);
 }
 
 #[test]

@@ -223,7 +223,7 @@ async fn several_tabs_are_one_entry() {
     drop(c);
     assert_eq!(a.drain(Duration::from_secs(60)).await, 0, "no difference");
 
-    // Other metadata are one more, and one key has both.
+    // Other metadata is one more, and one key has both.
     let c = server.viewer().await;
     c.enter("room", "bob", 2).await;
     a.next().await;
@@ -301,7 +301,7 @@ async fn what_a_client_makes_the_server_keep_is_limited() {
         entered.await.expect("an answer")
     };
     let big = json!("x".repeat(20_000));
-    let too_big = json!({"error": "the metadata are too big"});
+    let too_big = json!({"error": "the connection keeps too much: see max_kept"});
     assert_eq!(enter("1", big.clone()).await, too_big);
     assert_eq!(enter("1", json!(1)).await, Value::Null);
     assert_eq!(enter("1", big).await, too_big);
@@ -359,9 +359,10 @@ async fn a_namespace_without_the_presence_tracks_nobody() {
 }
 
 #[test]
-#[should_panic(expected = "already has a handler")]
+#[should_panic(expected = "another presence of this namespace sends the event `presence_state`")]
 fn two_presences_of_a_namespace_need_different_events() {
-    let (a, b) = (Presence::<u32>::new(), Presence::<String>::new());
+    let a = Presence::<u32>::new();
+    let b = Presence::<String>::new().events("presence_state", "others_diff");
     let _ = Namespace::<()>::new().presence(&a).presence(&b);
 }
 
@@ -469,7 +470,172 @@ async fn a_client_that_recovers_on_another_server_is_tracked_there() {
     a.sees("room", &json!({"ada": [1]})).await;
 }
 
+/// Waits until two servers know each other.
+async fn until_together(servers: &[Server; 2]) {
+    for server in servers {
+        while server.io.server_count().await != Ok(2) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_server_has_shut_down_is_tracked_where_it_recovers() {
+    let memory = Memory::with_log();
+    let servers = [(); 2].map(|()| recovering(Some(memory.clone())));
+    until_together(&servers).await;
+    let mut a = servers[0].viewer().await;
+    a.enter("room", "ada", 1).await;
+    a.next().await;
+    let (mut client, mut seat) = connect(&servers[1].app).await;
+    let both = json!({"ada": [1], "bob": [1]});
+    assert_eq!(enter_by_polling(&mut client, "bob").await, both);
+    a.sees("room", &both).await;
+
+    servers[1].io.close().await;
+    drop(client);
+    a.sees("room", &json!({"ada": [1]})).await;
+    a.drain(Duration::from_secs(30)).await;
+    let (mut client, _, recovered) = back(&servers[0].app, &mut seat).await;
+    assert!(recovered);
+    assert_eq!(until_state(&mut client).await, both);
+    a.sees("room", &both).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn states_are_not_kept_for_recovery() {
+    let server = Server::build(|builder| {
+        let recovery = Recovery::within(Duration::from_secs(120));
+        builder.recovery(recovery.max_packet_bytes(4_000))
+    });
+    let (mut client, mut seat) = connect(&server.app).await;
+    client.send(r#"42["enter","room","bob",1]"#).await;
+    until_state(&mut client).await;
+    server.io.emit("last", 1);
+    loop {
+        let packet = client.next().await;
+        if let Some(event) = packet.strip_prefix("42") {
+            let event: Value = serde_json::from_str(event).expect("JSON");
+            if event[0] == "last" {
+                let offset = event.as_array().and_then(|event| event.last());
+                seat.offset = offset.and_then(Value::as_str).map(str::to_owned);
+                break;
+            }
+        }
+    }
+    lose(client, &server.io).await;
+    server.io.emit("missed", 1);
+    let a = server.viewer().await;
+    for _ in 0..50 {
+        a.enter("room", "ada", 1).await;
+    }
+    let (_, missed, recovered) = back(&server.app, &mut seat).await;
+    assert!(recovered);
+    assert!(
+        missed.iter().any(|packet| packet.contains("missed")),
+        "{missed:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_not_tracked_gets_the_state_of_the_room_that_it_has_joined() {
+    let server = Server::build(|builder| builder.max_kept(20_000));
+    let (a, mut b) = (server.viewer().await, server.viewer().await);
+    a.enter("room", "ada", 1).await;
+    let big = Args(("room", "bob", "x".repeat(20_000)));
+    let entered = b.client.emit_with_ack::<Value>("enter", big).await;
+    assert!(entered.expect("an answer")["error"].is_string());
+    b.sees("room", &json!({"ada": [1]})).await;
+    a.ask("update", Args(("room", 2))).await;
+    b.sees("room", &json!({"ada": [2]})).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_may_have_names_of_javascript() {
+    let server = Server::new();
+    let mut a = server.viewer().await;
+    a.enter("__proto__", "__proto__", "constructor").await;
+    a.sees("__proto__", &json!({"__proto__": ["constructor"]}))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_join_at_once_agree() {
+    let server = Server::new();
+    let mut viewers = Vec::new();
+    for _ in 0..300 {
+        viewers.push(server.viewer().await);
+    }
+    let tasks: Vec<_> = server
+        .io
+        .sockets()
+        .into_iter()
+        .map(|socket| {
+            let presence = server.presence.clone();
+            tokio::task::spawn_blocking(move || {
+                for round in 0..2 {
+                    let key = socket.id().to_string();
+                    let tracked = presence.track(&socket, "room", key, &json!(round));
+                    tracked.expect("it is tracked");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    let expected = json!(server.list("room"));
+    assert_eq!(server.list("room").len(), 300);
+    for viewer in &mut viewers {
+        viewer.sees("room", &expected).await;
+    }
+}
+
 // ---- Several servers.
+
+#[tokio::test(start_paused = true)]
+async fn handlers_of_the_application_do_not_delay_a_presence_nor_see_its_messages() {
+    let memory = Memory::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let (_without, io) = SocketIo::builder()
+        .namespace(
+            "/",
+            Namespace::<()>::new().server_event_fallback(
+                async move |event: tower_socketio::ServerEvent| {
+                    log.lock().expect("no panic").push(event.name().to_owned());
+                },
+            ),
+        )
+        .cluster(memory.clone())
+        .with_state(())
+        .build();
+    let one = Server::of(memory.clone());
+    let presence = Presence::new();
+    let stuck = namespace(&presence).on_server_event("wait", std::future::pending::<()>);
+    let (_two, two) = SocketIo::builder()
+        .namespace("/", stuck)
+        .cluster(memory)
+        .with_state(presence.clone())
+        .build();
+    while one.io.server_count().await != Ok(3) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for _ in 0..2_000 {
+        one.io.server_side_emit("wait", ()).expect("it is sent");
+        tokio::task::yield_now().await;
+    }
+    let a = one.viewer().await;
+    a.enter("room", "ada", 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(presence.list("room"), users(&json!({"ada": [1]})));
+    let seen = seen.lock().expect("no panic");
+    assert!(
+        !seen.is_empty() && seen.iter().all(|name| name == "wait"),
+        "{seen:?}"
+    );
+    drop((io, two));
+}
 
 /// A broker that connects the servers of one process, and can lose messages.
 #[derive(Clone, Debug, Default)]

@@ -259,8 +259,8 @@ async fn what_is_left_at_the_deadline_is_cut() {
     assert_eq!(begun.elapsed().as_secs(), 10);
     assert_eq!(numbers(report), [1, 0, 1, 1]);
     assert!(dropped.load(Ordering::Relaxed));
-    // That of the idle socket has run, and that of the socket that was cut has not.
-    assert_eq!(left.load(Ordering::Relaxed), 1);
+    // That of the idle socket, and that of the socket that was cut.
+    assert_eq!(left.load(Ordering::Relaxed), 2);
     assert_eq!(idle.await.expect("no panic").1.as_secs(), 0);
     // The client learns that its session has ended.
     assert_eq!(busy.await.expect("no panic").1.as_secs(), 10);
@@ -270,7 +270,7 @@ async fn what_is_left_at_the_deadline_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connect_and_disconnect_handlers_are_cut_too() {
+async fn connect_handlers_are_cut_too_and_disconnect_handlers_a_second_later() {
     let wait = async || std::future::pending::<()>().await;
     let (layer, io) = builder(Namespace::new().on_connect(wait))
         .namespace("/left", Namespace::new().on_disconnect(wait))
@@ -281,7 +281,28 @@ async fn connect_and_disconnect_handlers_are_cut_too() {
     client.send("40\x1e41/left,").await;
     let report = within(io.shutdown().into_future()).await;
     assert_eq!(numbers(report), [0, 0, 1, 2]);
-    assert_eq!(report.duration.as_secs(), 20);
+    assert_eq!(report.duration.as_secs(), 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_disconnect_handler_of_a_socket_that_is_cut_may_end() {
+    let (done, mut ended) = mpsc::unbounded_channel();
+    let leave = async move |reason: DisconnectReason| {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let _ = done.send(reason);
+    };
+    let wait = async || std::future::pending::<()>().await;
+    let namespace = Namespace::new().on("wait", wait).on_disconnect(leave);
+    let (app, io) = main_app(namespace);
+    let mut client = Polling::connect(&app).await;
+    // The second event never begins.
+    client.send("42[\"wait\"]\x1e42[\"wait\"]").await;
+    let report = within(io.shutdown().deadline(seconds(3)).into_future()).await;
+    assert_eq!(ended.try_recv(), Ok(DisconnectReason::ServerShuttingDown));
+    assert!(report.duration >= Duration::from_millis(3_500), "{report}");
+    assert!(report.duration < seconds(4), "{report}");
+    assert_eq!(numbers(report), [0, 0, 1, 1]);
+    assert_eq!(io.counts().sessions, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -508,6 +529,29 @@ async fn a_handler_may_shut_the_server_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_that_shuts_the_server_down_gets_its_report_when_others_are_cut() {
+    let (done, mut reports) = mpsc::unbounded_channel();
+    let stop = async move |io: SocketIo| {
+        let report = io.shutdown().deadline(seconds(10)).await;
+        // It may go on for a second.
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        let _ = done.send(report);
+    };
+    let wait = async || std::future::pending::<()>().await;
+    let (app, io) = main_app(Namespace::new().on("stop", stop).on("wait", wait));
+    let mut busy = Polling::connect(&app).await;
+    busy.send(r#"42["wait"]"#).await;
+    let mut client = Polling::connect(&app).await;
+    client.send(r#"42["stop"]"#).await;
+    let client = closed(client);
+    let report = within(reports.recv()).await.expect("a report");
+    assert_eq!(numbers(report), [1, 0, 1, 1]);
+    assert_eq!(report.duration.as_secs(), 10);
+    client.await.expect("no panic");
+    until(|| io.counts().sessions == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_does_not_end_after_it_has_shut_the_server_down_is_cut() {
     let dropped = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&dropped);
@@ -544,7 +588,7 @@ async fn a_handler_that_blocks_its_thread_does_not_delay_the_report_for_long() {
     let shutdown = shutdown.deadline(Duration::from_millis(200));
     let report = within(shutdown.into_future()).await;
     drop(release);
-    assert!(report.duration >= Duration::from_millis(1_200), "{report}");
+    assert!(report.duration >= Duration::from_millis(2_200), "{report}");
     // It is still running.
     assert_eq!(numbers(report), [0, 0, 1, 0]);
     until(|| io.counts().sessions == 0).await;
@@ -588,6 +632,50 @@ fn a_shutdown_ends_with_its_runtime() {
         within(second).await.expect("no panic");
     });
     drop(client);
+}
+
+#[test]
+fn a_shutdown_begins_anew_when_its_runtime_has_ended() {
+    let ours = tokio::runtime::Runtime::new().expect("a runtime");
+    // It does not run the task of the shutdown.
+    let theirs = tokio::runtime::Builder::new_current_thread().build();
+    let theirs = theirs.expect("a runtime");
+    let (app, io) = main_app(Namespace::new());
+    let client = ours.block_on(Polling::connect(&app));
+    theirs.block_on(async {
+        let wait = io.shutdown().spread(Duration::MAX).deadline(Duration::MAX);
+        let mut first = wait.into_future();
+        assert!((&mut first).now_or_never().is_none());
+    });
+    drop(theirs);
+    ours.block_on(async {
+        assert!(io.is_closing());
+        assert_eq!(io.counts().sessions, 1);
+        let client = closed(client);
+        let report = within(io.shutdown().into_future()).await;
+        assert_eq!(numbers(report), [1, 0, 0, 0]);
+        within(client).await.expect("no panic");
+        assert_eq!(io.counts().sessions, 0);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_tells_whether_it_closes() {
+    let (app, io) = main_app(Namespace::new());
+    let _clients = [
+        closed(Polling::connect(&app).await),
+        closed(Polling::connect(&app).await),
+    ];
+    assert!(!io.is_closing());
+    let shutdown = tokio::spawn(io.shutdown().into_future());
+    until(|| io.is_closing()).await;
+    assert!(!shutdown.is_finished());
+    within(shutdown).await.expect("no panic");
+    drop(app);
+    assert!(io.is_closing());
+    let (_app, other) = main_app(Namespace::new());
+    within(other.close()).await;
+    assert!(other.is_closing());
 }
 
 #[tokio::test(start_paused = true)]

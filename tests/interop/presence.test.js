@@ -13,20 +13,21 @@ process.env.PRESENCE = "1";
 /** An official client that applies the events as a page does. */
 async function viewer(server, key) {
   const client = await connect(server.url);
-  client.rooms = {};
+  client.rooms = new Map();
   client.left = [];
-  client.on("presence_state", ({ room, users }) => (client.rooms[room] = users));
+  client.on("presence_state", ({ room, users }) => client.rooms.set(room, new Map(Object.entries(users))));
   client.on("presence_diff", ({ room, joins, updates, leaves }) => {
     client.left.push(...Object.keys(leaves));
-    for (const key in leaves) delete client.rooms[room][key];
-    Object.assign(client.rooms[room], joins, updates);
+    const present = client.rooms.get(room);
+    for (const key in leaves) present.delete(key);
+    for (const [key, metas] of Object.entries({ ...joins, ...updates })) present.set(key, metas);
   });
   assert.equal(await client.emitWithAck("track", "room1", key), true);
   return client;
 }
 
 const sees = (client, ...keys) =>
-  until(() => Object.keys(client.rooms.room1 ?? {}).sort().join() === keys.join(), `${keys} in the room`);
+  until(() => [...(client.rooms.get("room1")?.keys() ?? [])].sort().join() === keys.join(), `${keys} in the room`);
 
 describe("presence", { concurrency: 3 }, () => {
   for (const mode of MODES) {
@@ -54,7 +55,7 @@ describe("presence", { concurrency: 3 }, () => {
         const bob = await viewer(servers[1], "bob");
         await Promise.all([sees(ada, "ada", "bob"), sees(bob, "ada", "bob")]);
         assert.deepEqual(ada.rooms, bob.rooms);
-        assert.deepEqual(ada.rooms.room1.ada, [{ on: "rust" }]);
+        assert.deepEqual(ada.rooms.get("room1").get("ada"), [{ on: "rust" }]);
 
         // Another tab, on the other server.
         const tab = await viewer(servers[1], "ada");
@@ -62,9 +63,12 @@ describe("presence", { concurrency: 3 }, () => {
         ada.close();
         const eve = await viewer(servers[0], "eve");
         await Promise.all([sees(bob, "ada", "bob", "eve"), sees(eve, "ada", "bob", "eve")]);
+        const hostile = await viewer(servers[0], "__proto__");
+        await Promise.all([bob, hostile].map((each) => sees(each, "__proto__", "ada", "bob", "eve")));
+        hostile.close();
         tab.close();
         await Promise.all([sees(bob, "bob", "eve"), sees(eve, "bob", "eve")]);
-        assert.deepEqual(bob.left, ["ada"]);
+        assert.deepEqual(bob.left.sort(), ["__proto__", "ada"]);
 
         // The cluster is as it was: Node's server asks all, and sends to all.
         assert.equal((await node.io.fetchSockets()).length, 3);

@@ -15,7 +15,7 @@ use super::store::{Packets, RecoveryStore, Restored};
 use super::{PrivateId, RecoveryBudget};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, SocketId};
-use crate::hub::member::{Member, encode};
+use crate::hub::member::{Leaving, Member, encode};
 use crate::hub::namespace::{LiveNamespace, Membership};
 use crate::hub::observer::RecoveryResult;
 use crate::hub::other_servers::{Dropped, Operation};
@@ -214,10 +214,10 @@ impl LiveNamespace {
         }
         drop(store);
         self.notify(session, 2 * rooms.len());
-        if let Some(displaced) = displaced {
-            displaced.notify_left();
-            let reason = DisconnectReason::TransportClose;
-            self.each_tracker(|tracker| tracker.left(&displaced, reason));
+        if let Some((displaced, leaving)) = displaced {
+            if let Some(leaving) = leaving {
+                displaced.notify_left(leaving);
+            }
             displaced.session.close(CloseReason::TransportClose);
         }
         if membership.is_some() && claim.is_some() {
@@ -272,11 +272,15 @@ impl LiveNamespace {
     }
 
     /// Makes a socket leave that is not suspended yet, because its client asks to restore it. The
-    /// caller must close the socket's session, and drop the socket under no lock.
-    fn displace(&self, store: &mut StoreGuard<'_>, id: &SocketId) -> Option<Arc<Member>> {
+    /// caller must report that it has left, close its session, and drop it, under no lock.
+    fn displace(
+        &self,
+        store: &mut StoreGuard<'_>,
+        id: &SocketId,
+    ) -> Option<(Arc<Member>, Option<Leaving>)> {
         let former = self.find(id)?;
-        former.leave_from(DisconnectReason::TransportClose, Some(store));
-        Some(former)
+        let leaving = former.leave_from(DisconnectReason::TransportClose, Some(store));
+        Some((former, leaving))
     }
 
     /// Does the same for a claimed socket that another server has given up. It is not suspended.
@@ -284,11 +288,11 @@ impl LiveNamespace {
         &self,
         store: &mut StoreGuard<'_>,
         claimed: &Claimed,
-    ) -> Option<Arc<Member>> {
+    ) -> Option<(Arc<Member>, Option<Leaving>)> {
         let former = self.find(&claimed.id()?)?;
-        former.leave_from(DisconnectReason::TransportClose, None);
+        let leaving = former.leave_from(DisconnectReason::TransportClose, None);
         store.forget(&former.id);
-        Some(former)
+        Some((former, leaving))
     }
 
     /// Does the same as [`send_to`](Self::send_to), and keeps the packet unless it is volatile.

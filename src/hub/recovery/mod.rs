@@ -174,6 +174,9 @@ impl Recovery {
     /// client recovers, and it may refuse such a client too: a token may have expired. Skip the
     /// handler if it is costly, and if the decision that it made before the loss is good enough.
     ///
+    /// A layer around the connect handler is skipped too. So a client that recovers does not count
+    /// against a rate limit of connects, such as `RateLimitLayer::connects_per_key`.
+    ///
     /// Default: `false`.
     pub const fn skip_connect_handler(mut self, enabled: bool) -> Self {
         self.skip_connect_handler = enabled;

@@ -147,10 +147,17 @@ impl SharedSession {
         self.request_end(End::Shutdown);
     }
 
-    /// Requests that the session's task ends now: it drops its handlers and its connection.
+    /// Requests that the session's task drops its handlers, and ends when the disconnect handlers
+    /// of its sockets have.
     pub(in crate::hub) fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
         self.request_end(End::Cut);
+    }
+
+    /// Requests that the session's task ends now.
+    pub(in crate::hub) fn abort(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.request_end(End::Abort);
     }
 
     /// Makes the session's task watch the deadlines of its sockets.

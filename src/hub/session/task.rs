@@ -53,19 +53,20 @@ impl SharedSession {
             end if end == End::DisconnectAll as u8 => Some(End::DisconnectAll),
             end if end == End::Shutdown as u8 => Some(End::Shutdown),
             end if end == End::Cut as u8 => Some(End::Cut),
+            end if end == End::Abort as u8 => Some(End::Abort),
             _ => None,
         }
     }
 
-    /// Returns whether the session's task has to end now.
+    /// Returns whether the session was cut.
     pub(crate) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    /// Records the number of handlers that were dropped because the session was cut.
-    pub(crate) fn set_handlers_cut(&self, handlers: usize) {
+    /// Counts handlers that were dropped because the session was cut.
+    pub(crate) fn add_handlers_cut(&self, handlers: usize) {
         let handlers = u32::try_from(handlers).unwrap_or(u32::MAX);
-        self.handlers_cut.store(handlers, Ordering::Relaxed);
+        self.handlers_cut.fetch_add(handlers, Ordering::Relaxed);
     }
 
     pub(in crate::hub) fn handlers_cut(&self) -> usize {

@@ -34,12 +34,14 @@ struct World {
 
 const GRACE: Duration = Duration::from_secs(5);
 
+const WITHIN: Duration = Duration::from_secs(20);
+
 fn meta(value: impl Serialize) -> Meta {
     Meta::new(&value).expect("JSON")
 }
 
 fn replica(id: &str, now: Instant) -> Replica {
-    Replica::new(id.into(), true, now)
+    Replica::new(id.into(), true, Some(WITHIN), now)
 }
 
 impl World {
@@ -74,7 +76,7 @@ impl World {
 
     fn server(&mut self) -> Server {
         Server {
-            replica: Replica::new(self.id("server"), true, self.now),
+            replica: Replica::new(self.id("server"), true, Some(WITHIN), self.now),
             client: Client::new(),
             inbox: VecDeque::new(),
             is_cut_off: false,
@@ -124,6 +126,9 @@ impl World {
         };
         if let Some(message) = message {
             self.servers[at].replica.handle(message, self.now);
+            for socket in self.servers[at].replica.take_claims() {
+                self.claim(at, &socket);
+            }
             self.collect(at);
         }
     }
@@ -205,8 +210,17 @@ impl World {
             }
             96..=97 => self.servers[at].is_cut_off ^= true,
             _ => {
-                // A crash. The clients of the server connect anew.
-                self.sockets.retain(|_, (server, _)| *server != at);
+                // A crash. The clients of the server connect anew, or restore their sockets.
+                let (gone, rest) = std::mem::take(&mut self.sockets)
+                    .into_iter()
+                    .partition(|(_, (server, _))| *server == at);
+                self.sockets = rest;
+                let gone: BTreeMap<_, _> = gone;
+                for socket in gone.into_keys() {
+                    if self.below(2) == 0 {
+                        self.suspended.insert(socket);
+                    }
+                }
                 self.servers[at] = self.server();
                 self.collect(at);
             }
@@ -218,15 +232,24 @@ impl World {
         let Some(socket) = self.suspended.pop_first() else {
             return;
         };
+        self.sockets.insert(socket.clone(), (at, Rooms::new()));
+        self.claim(at, &socket);
+        self.collect(at);
+    }
+
+    /// Restores a socket that is connected to a server, and records which entries the server has of it.
+    fn claim(&mut self, at: usize, socket: &str) {
+        let Some((server, known)) = self.sockets.get_mut(socket) else {
+            return;
+        };
+        assert_eq!(*server, at, "only the server that has a socket restores it");
         let rooms = (0..3).map(|n| format!("room{n}").into()).collect();
         let replica = &mut self.servers[at].replica;
-        replica.restore(&socket, &rooms, self.now);
-        let entries = replica.entries.get(&socket).into_iter().flatten();
-        let entries = entries
+        replica.restore(socket, &rooms, self.now);
+        let entries = replica.entries.get(socket).into_iter().flatten();
+        *known = entries
             .map(|(room, entry)| (room.clone(), (entry.key.clone(), entry.meta.clone())))
             .collect();
-        self.sockets.insert(socket, (at, entries));
-        self.collect(at);
     }
 
     /// Lets all messages arrive, and so much time pass that every loss is noticed.
@@ -251,21 +274,16 @@ impl World {
 
     /// Returns what every server should list.
     fn expected(&self) -> Client {
-        let mut tags = BTreeMap::<Box<str>, Keys>::new();
-        for (socket, (at, rooms)) in &self.sockets {
-            for (room, (key, meta)) in rooms {
-                let tag = (self.servers[*at].replica.id.clone(), socket.clone());
-                let keys = tags.entry(room.clone()).or_default();
-                let metas = keys.entry(key.clone()).or_default();
-                metas.insert(tag, meta.clone());
+        let mut expected = Client::new();
+        for (room, (key, meta)) in self.sockets.values().flat_map(|(_, rooms)| rooms) {
+            let users = expected.entry(room.clone()).or_default();
+            let metas = users.entry(key.clone()).or_default();
+            if !metas.contains(meta) {
+                metas.push(meta.clone());
+                metas.sort_by_key(Meta::text);
             }
         }
-        tags.iter()
-            .map(|(room, keys)| {
-                let users = keys.iter().map(|(key, tags)| (key.clone(), distinct(tags)));
-                (room.clone(), users.collect())
-            })
-            .collect()
+        expected
     }
 }
 
@@ -357,7 +375,7 @@ fn two_sockets_of_one_key_are_one_user() {
     replica.untrack("s1", "room", now);
     assert!(replica.take_diffs().is_empty());
     replica.track("s1", "room", "ada", meta(2), now);
-    let updates = users(json!({"ada": [2, 1]}));
+    let updates = users(json!({"ada": [1, 2]}));
     assert_eq!(replica.take_diffs()["room"].updates, updates);
     replica.leave("s1", now);
     replica.leave("s2", now);
@@ -405,7 +423,7 @@ fn a_socket_that_is_restored_late_is_back_on_any_server() {
         assert_eq!(a.take_diffs()["room"].leaves, left);
         assert_eq!(b.take_diffs()["room"].leaves, left);
 
-        let rooms = BTreeSet::from([Box::from("room")]);
+        let rooms = room();
         match elsewhere {
             false => a.restore("s1", &rooms, late),
             true => b.restore("s1", &rooms, late),
@@ -423,7 +441,7 @@ fn a_socket_that_is_restored_late_is_back_on_any_server() {
 fn a_crashed_server_leaves_after_its_silence_and_one_that_was_cut_off_comes_back() {
     let (mut a, mut b, now) = pair();
     let late = now + SILENCE;
-    b.tick(late - Duration::from_millis(1), false);
+    tick(&mut b, now, late);
     assert!(b.take_diffs().is_empty());
     b.tick(late + PERIOD, false);
     assert_eq!(b.take_diffs()["room"].leaves, users(json!({"ada": [1]})));
@@ -441,10 +459,125 @@ fn a_server_that_is_cut_off_itself_keeps_what_it_knows() {
     for n in 1..100 {
         b.tick(now + n * PERIOD, true);
     }
-    b.tick(now + 105 * PERIOD, false);
+    b.tick(now + 100 * PERIOD, false);
     assert!(b.take_diffs().is_empty());
-    b.tick(now + 200 * PERIOD, false);
+    tick(&mut b, now + 100 * PERIOD, now + 110 * PERIOD);
     assert_eq!(b.take_diffs().len(), 1);
+}
+
+/// Ticks each period, as a server does that is not paused.
+fn tick(replica: &mut Replica, from: Instant, to: Instant) {
+    let mut now = from + PERIOD;
+    while now < to {
+        replica.tick(now, false);
+        now += PERIOD;
+    }
+}
+
+#[test]
+fn a_server_that_was_paused_keeps_what_it_knows() {
+    let (mut a, mut b, now) = pair();
+    let late = now + 10 * SILENCE;
+    b.tick(late, false);
+    assert!(b.take_diffs().is_empty());
+    // The other one is there, and says so.
+    a.tick(late, false);
+    pass(&mut a, &mut b, late);
+    tick(&mut b, late, late + SILENCE - PERIOD);
+    assert!(b.take_diffs().is_empty());
+    tick(&mut b, late + SILENCE - PERIOD, late + 2 * SILENCE);
+    assert_eq!(b.take_diffs().len(), 1);
+}
+
+fn room() -> BTreeSet<Box<str>> {
+    BTreeSet::from([Box::from("room")])
+}
+
+#[test]
+fn a_socket_that_is_restored_before_the_entries_arrive_gets_them_later() {
+    for is_delta in [false, true] {
+        let now = Instant::now();
+        let (mut a, mut b) = (replica("a", now), replica("b", now));
+        a.track("s1", "room", "ada", meta(1), now);
+        let delta = a.take_messages();
+        a.lose("s1", now, GRACE);
+        b.restore("s1", &room(), now);
+        assert!(b.take_claims().is_empty());
+        match is_delta {
+            true => delta.into_iter().for_each(|each| b.handle(each, now)),
+            false => {
+                a.handle(Message::Ask { of: None }, now);
+                pass(&mut a, &mut b, now);
+            }
+        }
+        assert_eq!(b.take_claims(), BTreeSet::from([Box::from("s1")]));
+        b.restore("s1", &room(), now);
+        assert_eq!(b.rooms_of("s1").0, [Box::from("room")]);
+        pass(&mut b, &mut a, now);
+        assert!(a.entries.is_empty(), "one owner");
+        // Nothing is claimed once the socket has left.
+        b.leave("s1", now);
+        a.track("s1", "room", "ada", meta(1), now);
+        pass(&mut a, &mut b, now);
+        assert!(b.take_claims().is_empty());
+    }
+}
+
+#[test]
+fn a_socket_of_a_server_that_is_gone_is_restored_with_its_entries() {
+    let (_, mut b, now) = pair();
+    let late = now + SILENCE + PERIOD;
+    tick(&mut b, now, late);
+    let ada = users(json!({"ada": [1]}));
+    assert_eq!(b.take_diffs()["room"].leaves, ada);
+    assert!(!b.is_idle(late), "the entries are kept");
+    b.restore("s1", &room(), late);
+    assert_eq!(b.take_diffs()["room"].joins, ada);
+    assert!(b.departed.is_empty());
+
+    // One that does not come back in time is forgotten.
+    let (_, mut b, now) = pair();
+    tick(&mut b, now, now + SILENCE + WITHIN + 3 * PERIOD);
+    assert!(b.departed.is_empty());
+    assert!(b.is_idle(now + SILENCE + WITHIN + 3 * PERIOD));
+}
+
+#[test]
+fn an_entry_of_a_socket_that_is_lost_already_is_not_counted() {
+    let now = Instant::now();
+    let mut replica = replica("a", now);
+    replica.track("s1", "room", "ada", meta(1), now);
+    replica.lose("s1", now, GRACE);
+    replica.track("s1", "room2", "ada", meta(1), now);
+    replica.untrack("s1", "room2", now);
+    replica.track("s1", "room3", "ada", meta(1), now);
+    replica.leave("s1", now);
+    assert_eq!(replica.lingering, 0);
+}
+
+#[test]
+fn a_grace_may_be_zero_or_endless() {
+    let (mut a, _, now) = pair();
+    a.lose("s1", now, Duration::MAX);
+    assert!(a.due(now + 1_000_000 * SILENCE).is_empty());
+    let (mut a, _, now) = pair();
+    a.lose("s1", now, Duration::ZERO);
+    assert_eq!(a.due(now).len(), 1);
+}
+
+#[test]
+fn one_key_with_many_sockets_is_cheap_and_limited() {
+    let now = Instant::now();
+    let mut replica = replica("a", now);
+    for n in 0..20_000 {
+        let socket = format!("s{n}");
+        replica.track(&socket, "room", "ada", meta(n % 1000), now);
+    }
+    assert_eq!(replica.users("room")["ada"].len(), MAX_METAS);
+    for n in 0..20_000 {
+        replica.leave(&format!("s{n}"), now);
+    }
+    assert!(replica.rooms.is_empty());
 }
 
 #[test]

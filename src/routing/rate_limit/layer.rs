@@ -161,6 +161,9 @@ impl RateLimitLayer {
     /// `into_make_service_with_connect_info::<SocketAddr>()`. Behind a proxy the address of the client
     /// is in a header.
     ///
+    /// A client that recovers does not pass the layer, and does not count, if
+    /// [`skip_connect_handler`](crate::Recovery::skip_connect_handler) is set.
+    ///
     /// ```
     /// use std::net::{IpAddr, SocketAddr};
     ///

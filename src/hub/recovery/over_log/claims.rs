@@ -264,11 +264,11 @@ impl LiveNamespace {
             return Some(id);
         };
         let reason = DisconnectReason::TransportClose;
-        let dropped = former.leave_from(reason, Some(&mut store));
+        let leaving = former.leave_from(reason, Some(&mut store));
         drop(store);
-        drop(dropped);
-        self.notify(&former.session, 2 * (1 + former.rooms().len()));
-        self.each_tracker(|tracker| tracker.left(&former, reason));
+        if let Some(leaving) = leaving {
+            former.notify_left(leaving);
+        }
         former.session.close(CloseReason::TransportClose);
         Some(id)
     }

@@ -308,12 +308,14 @@ impl LiveNamespace {
             return;
         };
         let reason = DisconnectReason::TransportClose;
-        if member.leave_from(reason, None).is_some() {
+        let leaving = member.leave_from(reason, None);
+        if leaving.is_some() {
             store.forget(id);
         }
         drop(store);
-        self.notify(&member.session, 2 * (1 + member.rooms().len()));
-        self.each_tracker(|tracker| tracker.left(&member, reason));
+        if let Some(leaving) = leaving {
+            member.notify_left(leaving);
+        }
         member.session.close(CloseReason::TransportClose);
     }
 
