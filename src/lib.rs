@@ -180,8 +180,8 @@
 //! let namespace: Namespace = Namespace::new().on_connect(connect).on("go", go);
 //! ```
 //!
-//! If the compiler says that a function is not a handler, [`debug_handler!`] around its definition says
-//! why.
+//! If the compiler says that a function is not a handler, [`debug_handler!`] around its
+//! definition says why.
 //!
 //! # State
 //!

@@ -55,7 +55,7 @@ use crate::protocol::{RawArgs, TypedArgs, TypedEvent};
     message = "`{Self}` is not a handler here",
     label = "not a handler",
     note = "a handler is an `async fn` whose arguments are extractors, at most eight, and which returns a type that implements `IntoReply`",
-    note = "put `debug_handler!` around the definition of the function to see which part does not fit"
+    note = "put `debug_handler! {{ … }}` around the definition to see which part does not fit: `debug_handler! {{ async fn kick(…) {{ … }} }}`"
 )]
 pub trait Handler<K, S>: Clone + Send + Sync + Sized + 'static {
     /// Runs the extractors and the handler on an event.
