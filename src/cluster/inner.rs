@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     weak: Weak<Self>,
     pub(super) id: ServerId,
     hub: OnceLock<Weak<Hub>>,
+    /// Notified when the hub is attached. The broker starts then.
+    pub(super) attached: Notify,
     runtime: Handle,
     pub(super) queue: Mutex<Queue>,
     /// Notified when a command was added, or the queue was closed.
@@ -112,6 +114,7 @@ impl Inner {
             weak: Weak::clone(weak),
             id: hex_id(),
             hub: OnceLock::new(),
+            attached: Notify::new(),
             runtime,
             queue: Mutex::new(Queue::new(limits.queued, wants_rooms)),
             command_ready: Notify::new(),
@@ -133,6 +136,7 @@ impl Inner {
     pub(super) fn attach(&self, hub: &Arc<Hub>) {
         // The builder attaches one hub.
         let _ = self.hub.set(Arc::downgrade(hub));
+        self.attached.notify_one();
     }
 
     pub(super) fn hub(&self) -> Option<Arc<Hub>> {

@@ -228,6 +228,8 @@ impl Cluster {
         let ended = BrokerEnded(Arc::clone(&inner));
         runtime.spawn(async move {
             let _ended = ended;
+            // What the broker says first, such as where its log begins, is for the hub.
+            port.inner.attached.notified().await;
             run(port).await;
         });
         let weak = Arc::downgrade(&inner);
