@@ -70,7 +70,7 @@ impl Reporter {
         }
     }
 
-    /// Does what is due each second. Returns `false` when the task has ended.
+    /// Sends the numbers and the beat, once a second. Returns `false` when the task has ended.
     async fn tick(&mut self) -> bool {
         let Some(hub) = self.io.hub() else {
             return false;
@@ -113,7 +113,8 @@ impl Reporter {
         true
     }
 
-    /// Decides what the pages show and what is recorded. Returns whether the pages have to change.
+    /// Chooses between events and numbers for the pages, and sets the recording level.
+    /// Returns whether the pages have to change.
     fn update(&self, pages: usize, hub: &Hub) -> bool {
         let mut known = self.admin.pages.lock();
         if hub.others.is_some() {

@@ -251,7 +251,7 @@ impl SocketIo {
     /// Shuts the server down at once, and waits for all handlers, however long they run.
     ///
     /// [`shutdown`](Self::shutdown) spreads the closing over a time, and has a deadline. During a
-    /// shutdown, `close` closes what is left at once, and the deadline stays.
+    /// shutdown, `close` closes the remaining connections at once, and the deadline stays.
     ///
     /// The server refuses new clients, begins no further event, and closes the connection of each
     /// client. The official clients see `transport close`, and try to connect again by themselves.

@@ -25,7 +25,7 @@ use crate::hub::{Hub, ShutdownReport};
 ///    begins, and packets that are queued are sent. A handler that runs may emit and answer until it
 ///    ends; its connection stays open until then. Disconnect handlers run, with
 ///    [`ServerShuttingDown`](crate::DisconnectReason::ServerShuttingDown).
-/// 4. At the [`deadline`](Self::deadline), what is left is cut: the handlers are dropped where they
+/// 4. At the [`deadline`](Self::deadline), the remaining connections are cut: the handlers are dropped where they
 ///    await, the connections are closed, and the disconnect handlers run, for up to one second. Then
 ///    they are dropped too. So a value that has to be cleaned up whatever happens needs a guard that
 ///    does it when it is dropped.
@@ -65,7 +65,7 @@ use crate::hub::{Hub, ShutdownReport};
 ///
 /// A server shuts down once. A further call waits for the same report. It can only hurry the
 /// shutdown: if its spread or its deadline ends earlier, that counts. So does a call of
-/// [`SocketIo::close`](crate::SocketIo::close), which closes what is left at once, and waits for
+/// [`SocketIo::close`](crate::SocketIo::close), which closes the remaining connections at once, and waits for
 /// handlers up to the deadline of the shutdown.
 ///
 /// # In a handler
@@ -128,7 +128,8 @@ impl Shutdown {
         self
     }
 
-    /// Sets the time after which what is left is cut, counted from the beginning of the shutdown.
+    /// Sets the time after which the remaining connections are cut, counted from the
+    /// beginning of the shutdown.
     ///
     /// The default leaves a margin within the 30 s after which Kubernetes kills a process.
     /// Disconnect handlers of sockets that are cut take up to one second more. A handler that blocks

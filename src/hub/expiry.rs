@@ -117,7 +117,7 @@ impl Deadline {
         }
     }
 
-    /// Returns what has to be done now. Each reminder is returned once.
+    /// Returns the action that is due now. Each reminder is returned once.
     pub(crate) fn due(&self, now: Instant) -> Option<Due<'_>> {
         if self.at <= now {
             return Some(Due::Expired(self.expiry.last_event.as_deref()));

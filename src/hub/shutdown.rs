@@ -184,7 +184,7 @@ impl OngoingShutdown {
         self.hurried.notify_waiters();
     }
 
-    /// Closes what is left at once. The deadline stays.
+    /// Closes the remaining sessions at once. The deadline stays.
     pub(super) fn close_now(&self) {
         let deadline = self.times().deadline;
         let last_close = now();

@@ -104,7 +104,7 @@ enum Outgoing {
     },
 }
 
-/// An outgoing event with what is read when it is sent.
+/// An outgoing event, with the users that are read when it is sent.
 struct Taken {
     outgoing: Outgoing,
     hub: Arc<Hub>,
@@ -487,7 +487,8 @@ impl Live {
         }
     }
 
-    /// Does what is due, and returns when to call it again. Returns `None` if the task is to end.
+    /// Handles the deadlines that have passed, and returns when to call it again. Returns
+    /// `None` if the task is to end.
     fn tick(&self) -> Option<Instant> {
         let now = now();
         let mut state = self.state.lock();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::fields::{self, Room};
 use super::{MALFORMED, Text};
 use crate::engine_io::SocketId;
-use crate::hub::recovery::{History, Offset, Presence, PrivateId, RoomStay, SavedSocket};
+use crate::hub::recovery::{History, Offset, PrivateId, RoomHistory, RoomStay, SavedSocket};
 use crate::protocol::DecodeError;
 
 #[derive(Serialize)]
@@ -53,11 +53,11 @@ impl Serialize for Data<'_> {
 
 /// Writes a saved socket as MessagePack.
 pub(in crate::cluster) fn encode(socket: &SavedSocket) -> Vec<u8> {
-    let presence = &socket.presence;
-    let rooms = presence.rooms.keys().map(|room| &**room);
-    let since = presence.rooms.iter();
-    let former = presence.former_rooms.iter();
-    let except = presence.exceptions.iter();
+    let room_history = &socket.room_history;
+    let rooms = room_history.rooms.keys().map(|room| &**room);
+    let since = room_history.rooms.iter();
+    let former = room_history.former_rooms.iter();
+    let except = room_history.exceptions.iter();
     let history = socket.history;
     let written = Written {
         sid: socket.id.as_str(),
@@ -75,7 +75,7 @@ pub(in crate::cluster) fn encode(socket: &SavedSocket) -> Vec<u8> {
         except: except
             .map(|(offset, is_recipient)| (offset.to_string(), *is_recipient))
             .collect(),
-        floor: presence.floor.to_string(),
+        floor: room_history.floor.to_string(),
         base: history.map(|history| history.base.to_string()),
         sent: history.map(|history| history.sent.to_string()),
         left: history.map(|history| history.left.to_string()),
@@ -120,25 +120,27 @@ pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<SavedSocket, DecodeErr
     let private_id = PrivateId::parse(&read.pid).ok_or(MALFORMED)?;
     let offset = |text: String| Offset::parse(&text).ok_or(MALFORMED);
     let mut since = read.since.unwrap_or_default();
-    let mut presence = Presence::default();
+    let mut room_history = RoomHistory::default();
     for room in fields::names(Some(read.rooms)) {
         if *room != *id.as_str() {
             // A server of Node does not say it.
             let since = since.remove(&*room).map_or(Ok(Offset::default()), offset)?;
-            presence.rooms.insert(room, since);
+            room_history.rooms.insert(room, since);
         }
     }
     for (room, from, to) in read.former.into_iter().flatten() {
-        presence.former_rooms.push_back(RoomStay {
+        room_history.former_rooms.push_back(RoomStay {
             room: room.into(),
             from: offset(from)?,
             to: offset(to)?,
         });
     }
     for (at, is_recipient) in read.except.into_iter().flatten() {
-        presence.exceptions.push_back((offset(at)?, is_recipient));
+        room_history
+            .exceptions
+            .push_back((offset(at)?, is_recipient));
     }
-    presence.floor = read.floor.map_or(Ok(Offset::default()), offset)?;
+    room_history.floor = read.floor.map_or(Ok(Offset::default()), offset)?;
     let history = match (read.base, read.sent, read.left) {
         (Some(base), Some(sent), Some(left)) => Some(History {
             base: offset(base)?,
@@ -155,7 +157,7 @@ pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<SavedSocket, DecodeErr
         id,
         private_id,
         namespace: read.nsp.map(|name| name.as_str().into()),
-        presence,
+        room_history,
         data: data.map(Arc::new),
         is_connected: read.early.unwrap_or_default(),
         history,
@@ -197,7 +199,12 @@ mod tests {
         let socket = decode(&bytes.into()).expect("a session");
         assert_eq!(socket.id.as_str(), "1Aeaztznzy2uqV43AAAC");
         assert_eq!(socket.key(), "Cc90mFIMd74lNfkAAAAD");
-        let rooms: Vec<_> = socket.presence.rooms.keys().map(|room| &**room).collect();
+        let rooms: Vec<_> = socket
+            .room_history
+            .rooms
+            .keys()
+            .map(|room| &**room)
+            .collect();
         assert_eq!(rooms, ["room1", "room2", "j1", "j2", "e1"]);
         let data = json!({"user": "u-b", "n": 1, "d": "2023-11-14T22:13:20.000Z"});
         assert_eq!(socket.data.as_deref(), Some(&data));
@@ -207,22 +214,22 @@ mod tests {
     #[test]
     fn a_saved_socket_is_read_as_it_was_written() {
         let at = |low| Offset::new(1_700_000_000_000, low);
-        let mut presence = Presence {
+        let mut room_history = RoomHistory {
             floor: at(1),
-            ..Presence::default()
+            ..RoomHistory::default()
         };
-        presence.rooms.insert("room".into(), at(2));
-        presence.former_rooms.push_back(RoomStay {
+        room_history.rooms.insert("room".into(), at(2));
+        room_history.former_rooms.push_back(RoomStay {
             room: "former".into(),
             from: at(1),
             to: at(3),
         });
-        presence.exceptions.push_back((at(4), true));
+        room_history.exceptions.push_back((at(4), true));
         let socket = SavedSocket {
             id: SocketId::new([1; 15]),
             private_id: PrivateId::new([2; 16]),
             namespace: Some("/chat".into()),
-            presence,
+            room_history,
             data: Some(Arc::new(json!({"a": [1, "é"]}))),
             is_connected: true,
             history: Some(History {
@@ -238,8 +245,8 @@ mod tests {
         assert_eq!(read.data, socket.data);
         assert_eq!(read.is_connected, socket.is_connected);
         let [read, written] = [&read, &socket].map(|socket| {
-            let presence = &socket.presence;
-            format!("{presence:?} {:?}", socket.history)
+            let room_history = &socket.room_history;
+            format!("{room_history:?} {:?}", socket.history)
         });
         assert_eq!(read, written);
     }

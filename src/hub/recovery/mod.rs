@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`offset`] | the offset of a packet |
 //! | [`log`] | the packets of one namespace, by their offsets |
-//! | [`presence`] | the rooms of one socket, by offsets: for which packets it was a recipient |
+//! | [`room_history`] | the rooms of one socket, by offsets: for which packets it was a recipient |
 //! | [`store`] | the sockets of one namespace, and what each of them was sent |
 //! | [`handover`] | the data that a suspended socket passes to the restored one |
 //! | [`live`] | recovery in the namespace and its sockets |
@@ -38,7 +38,7 @@ mod live;
 mod log;
 mod offset;
 mod over_log;
-mod presence;
+mod room_history;
 mod saved;
 mod shared_log;
 mod store;
@@ -50,7 +50,7 @@ pub(crate) use self::offset::Mark;
 pub use self::offset::Offset;
 pub(crate) use self::over_log::{Claimed, LOG_TIMEOUT, OverLog};
 #[cfg(feature = "wire")]
-pub(crate) use self::presence::{Presence, RoomStay};
+pub(crate) use self::room_history::{RoomHistory, RoomStay};
 #[cfg(feature = "wire")]
 pub(crate) use self::saved::History;
 pub use self::saved::SavedSocket;

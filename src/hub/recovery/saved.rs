@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::PrivateId;
 use super::offset::Offset;
-use super::presence::Presence;
+use super::room_history::RoomHistory;
 use super::shared_log::{Content, LogEntry, SharedLog};
 use crate::engine_io::SocketId;
 use crate::hub::selection::Target;
@@ -20,7 +20,7 @@ pub struct SavedSocket {
     pub(crate) private_id: PrivateId,
     /// The namespace. `None` if a server of Node has saved the socket.
     pub(crate) namespace: Option<NamespaceName>,
-    pub(crate) presence: Presence,
+    pub(crate) room_history: RoomHistory,
     pub(crate) data: Option<Arc<Value>>,
     /// Whether it was saved while it was connected.
     pub(crate) is_connected: bool,
@@ -89,7 +89,7 @@ impl SavedSocket {
     /// Returns the bytes of the socket in memory, about.
     pub(crate) fn cost(&self) -> usize {
         let data = self.data.as_deref().map_or(0, crate::hub::budget::of_data);
-        size_of::<Self>() + self.presence.cost() + data
+        size_of::<Self>() + self.room_history.cost() + data
     }
 
     /// Returns the last entry of the log that a server must have read before it restores the socket:
@@ -146,7 +146,7 @@ impl SavedSocket {
         let left = self.history.map_or(received, |history| history.left);
         let from = received.min(left);
         // Changes of rooms are needed since the socket left, and packets since the last received one.
-        if !log.covers(from) || received.next() < self.presence.floor {
+        if !log.covers(from) || received.next() < self.room_history.floor {
             return Err(NotRestored::NotKept);
         }
         let mut sent = received;
@@ -154,7 +154,7 @@ impl SavedSocket {
         for entry in log.after(namespace, from) {
             let offset = entry.offset;
             if matches!(entry.content, Content::Packet(_) | Content::Event(_)) {
-                if offset > received && self.presence.is_selected(&id, offset, &entry.target) {
+                if offset > received && self.room_history.is_selected(&id, offset, &entry.target) {
                     sent = offset;
                     miss(entry);
                 }
@@ -166,12 +166,12 @@ impl SavedSocket {
             match &entry.content {
                 Content::Join(rooms) => {
                     for room in rooms.iter().filter(|room| ***room != *id.as_str()) {
-                        self.presence.join(room, offset);
+                        self.room_history.join(room, offset);
                     }
                 }
                 Content::Leave(rooms) => {
                     for room in rooms {
-                        self.presence.leave(room, offset, first);
+                        self.room_history.leave(room, offset, first);
                     }
                 }
                 Content::Disconnect => return Err(NotRestored::Disconnected),
@@ -183,8 +183,8 @@ impl SavedSocket {
 
     /// Returns whether an operation was meant for the socket, and was not done to it before it left.
     fn is_changed_by(&self, offset: Offset, target: &Target) -> bool {
-        self.presence.exception(offset).is_none()
-            && self.presence.is_selected(&self.id, offset, target)
+        self.room_history.exception(offset).is_none()
+            && self.room_history.is_selected(&self.id, offset, target)
     }
 }
 

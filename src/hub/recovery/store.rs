@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::log::{Entry, Log, Recipients};
 use super::offset::Offset;
-use super::presence::Presence;
+use super::room_history::RoomHistory;
 use super::saved::{History, SavedSocket};
 use super::shared_log::SharedLog;
 use super::{PrivateId, RecoveryBudget};
@@ -70,7 +70,7 @@ struct StoredSocket<T> {
     base: Offset,
     /// The offset of the last packet that was sent to the socket.
     sent: Offset,
-    presence: Presence,
+    room_history: RoomHistory,
     /// The bytes of the socket's data, as the recovery budget counts them.
     data: usize,
     suspended: Option<Suspended<T>>,
@@ -163,7 +163,7 @@ impl<T> RecoveryStore<T> {
             private_id,
             base,
             sent: base.before(),
-            presence: Presence::new(base),
+            room_history: RoomHistory::new(base),
             data: 0,
             suspended: None,
         };
@@ -174,14 +174,14 @@ impl<T> RecoveryStore<T> {
     pub(crate) fn join(&mut self, id: &SocketId, room: &str) {
         let next = self.packets.next();
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.presence.join(room, next);
+            socket.room_history.join(room, next);
         }
     }
 
     pub(crate) fn leave_room(&mut self, id: &SocketId, room: &str) {
         let (first, next) = (self.packets.first(), self.packets.next());
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.presence.leave(room, next, first);
+            socket.room_history.leave(room, next, first);
         }
     }
 
@@ -236,7 +236,7 @@ impl<T> RecoveryStore<T> {
             return self.dropped_later.push(handover);
         };
         socket.sent = socket.sent.max(sent);
-        socket.presence.floor = socket.presence.floor.max(floor);
+        socket.room_history.floor = socket.room_history.floor.max(floor);
         socket.data = data;
         let bytes = socket.cost();
         socket.suspended = Some(Suspended {
@@ -347,7 +347,7 @@ impl<T> RecoveryStore<T> {
         let socket = self.sockets.get_mut(&id)?;
         socket.sent = socket.sent.max(sent);
         let (private_id, sent) = (socket.private_id, socket.sent);
-        let rooms = socket.presence.rooms.keys().cloned().collect();
+        let rooms = socket.room_history.rooms.keys().cloned().collect();
         let suspended = socket.suspended.take()?;
         let handover = self.end_suspension(id, suspended);
         Some(Restored {
@@ -377,7 +377,7 @@ impl<T> RecoveryStore<T> {
             id: *id,
             private_id: socket.private_id,
             namespace: Some(namespace.clone()),
-            presence: socket.presence.clone(),
+            room_history: socket.room_history.clone(),
             data,
             is_connected: false,
             history: Some(History {
@@ -405,7 +405,7 @@ impl<T> RecoveryStore<T> {
             private_id: saved.private_id,
             base: saved.history.map_or(sent.next(), |history| history.base),
             sent,
-            presence: saved.presence.clone(),
+            room_history: saved.room_history.clone(),
             data: 0,
             suspended: None,
         };
@@ -423,7 +423,7 @@ impl<T> RecoveryStore<T> {
         is_recipient: bool,
     ) {
         let socket = self.sockets.get(id);
-        let says = |socket: &StoredSocket<T>| socket.presence.is_selected(id, offset, target);
+        let says = |socket: &StoredSocket<T>| socket.room_history.is_selected(id, offset, target);
         if socket.is_some_and(|socket| says(socket) != is_recipient) {
             self.except(id, offset, is_recipient);
         }
@@ -433,7 +433,7 @@ impl<T> RecoveryStore<T> {
     pub(super) fn except(&mut self, id: &SocketId, offset: Offset, is_recipient: bool) {
         let first = self.packets.first();
         if let Some(socket) = self.sockets.get_mut(id) {
-            socket.presence.except(offset, is_recipient, first);
+            socket.room_history.except(offset, is_recipient, first);
         }
     }
 
@@ -485,11 +485,11 @@ impl<T> StoredSocket<T> {
         } else {
             received.next()
         };
-        (from >= self.presence.floor && from >= log.first()).then_some(from)
+        (from >= self.room_history.floor && from >= log.first()).then_some(from)
     }
 
     fn cost(&self) -> usize {
-        SOCKET_BYTES + self.data + self.presence.cost()
+        SOCKET_BYTES + self.data + self.room_history.cost()
     }
 }
 
@@ -506,8 +506,9 @@ fn missed<T>(
     from: Offset,
 ) -> (Vec<Encoded>, Offset) {
     let (mut last, mut packets) = (socket.sent, Vec::new());
-    let is_for_socket =
-        |(offset, entry): &(Offset, &Entry)| socket.presence.is_recipient(id, *offset, &entry.to);
+    let is_for_socket = |(offset, entry): &(Offset, &Entry)| {
+        socket.room_history.is_recipient(id, *offset, &entry.to)
+    };
     for (offset, entry) in log.from(from).filter(is_for_socket) {
         last = offset;
         packets.push(entry.packet.clone());

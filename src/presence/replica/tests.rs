@@ -100,7 +100,7 @@ impl World {
         let messages = server.replica.take_messages();
         let from_cut_off = server.is_cut_off;
         for message in messages {
-            // What is written is what is read.
+            // Writing and reading a message does not change it.
             let text = serde_json::to_string(&message).expect("JSON");
             for to in 0..self.servers.len() {
                 let is_lost =

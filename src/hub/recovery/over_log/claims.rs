@@ -103,7 +103,7 @@ impl LiveNamespace {
             }
             let mut saved = store.saved(&member.id, &self.name, recovery.sent(), member.data())?;
             saved.is_connected = true;
-            saved.presence.floor = saved.presence.floor.max(recovery.floor());
+            saved.room_history.floor = saved.room_history.floor.max(recovery.floor());
             let within = store.budget.config.within;
             Some(self.others()?.save(saved, within))
         });
@@ -326,7 +326,7 @@ impl LiveNamespace {
         Some(Restored {
             id: saved.id,
             private_id: saved.private_id,
-            rooms: saved.presence.rooms.keys().cloned().collect(),
+            rooms: saved.room_history.rooms.keys().cloned().collect(),
             missed,
             sent,
             handover: Some(handover),

@@ -27,13 +27,13 @@ impl World {
         let budget = RecoveryBudget::new(Recovery::within(Duration::from_secs(60)));
         let mut log = SharedLog::new(Arc::new(budget));
         log.begin(at(5));
-        let mut presence = Presence::new(at(10));
-        presence.join("a", at(12));
+        let mut room_history = RoomHistory::new(at(10));
+        room_history.join("a", at(12));
         let socket = SavedSocket {
             id: SocketId::new([1; 15]),
             private_id: PrivateId::new([1; 16]),
             namespace: Some(NamespaceName::MAIN),
-            presence,
+            room_history,
             data: None,
             is_connected: false,
             history: Some(History {
@@ -115,7 +115,7 @@ fn what_was_done_before_it_left_is_not_done_again() {
     world.push(21, &["a"], Content::Leave(vec!["a".into()]));
     world.emit(22, &["a"]);
     assert_eq!(world.missed(Some(15)), Ok(vec![]));
-    world.socket.presence.except(at(21), false, at(5));
+    world.socket.room_history.except(at(21), false, at(5));
     assert_eq!(world.missed(Some(15)), Ok(vec![22]));
 }
 
@@ -125,8 +125,8 @@ fn an_exception_is_right_against_the_rooms() {
     world.emit(13, &["a"]);
     world.emit(14, &["b"]);
     world.emit(15, &["a"]);
-    world.socket.presence.except(at(13), false, at(5));
-    world.socket.presence.except(at(14), true, at(5));
+    world.socket.room_history.except(at(13), false, at(5));
+    world.socket.room_history.except(at(14), true, at(5));
     assert_eq!(world.missed(Some(12)), Ok(vec![14, 15]));
 }
 
@@ -166,8 +166,8 @@ fn a_socket_of_a_node_server_needs_an_offset() {
     let mut world = World::new();
     world.socket.history = None;
     world.socket.namespace = None;
-    world.socket.presence = Presence::default();
-    world.socket.presence.join("a", Offset::default());
+    world.socket.room_history = RoomHistory::default();
+    world.socket.room_history.join("a", Offset::default());
     world.emit(13, &["a"]);
     world.emit(14, &["b"]);
     world.push(15, &["a"], Content::Leave(vec!["a".into()]));

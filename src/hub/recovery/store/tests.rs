@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::Recovery;
-use super::super::presence::{MAX_FORMER_BYTES, MAX_FORMER_ROOMS, ROOM_BYTES};
+use super::super::room_history::{MAX_FORMER_BYTES, MAX_FORMER_ROOMS, ROOM_BYTES};
 use super::*;
 use crate::engine_io::Message;
 use crate::hub::selection::Target;
@@ -299,7 +299,7 @@ fn a_socket_with_too_many_former_rooms_is_not_restored() {
         world.store.leave_room(&id(1), &room);
     }
     assert_eq!(
-        world.store.sockets[&id(1)].presence.former_rooms.len(),
+        world.store.sockets[&id(1)].room_history.former_rooms.len(),
         MAX_FORMER_ROOMS
     );
     world.lose(1, sent);

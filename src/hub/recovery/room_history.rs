@@ -12,7 +12,7 @@ use crate::hub::selection::Target;
 
 /// The rooms of a socket, now and formerly.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Presence {
+pub(crate) struct RoomHistory {
     /// For packets before this offset, it is no longer known whether they were sent to the socket.
     pub(crate) floor: Offset,
     /// The rooms, each with the offset of the first packet after the join.
@@ -38,8 +38,8 @@ pub(super) const MAX_FORMER_BYTES: usize = 8 * 1024;
 /// The maximum number of exceptions.
 const MAX_EXCEPTIONS: usize = 64;
 
-impl Presence {
-    /// Creates the presence of a new socket. `next` is the offset of the next packet.
+impl RoomHistory {
+    /// Creates the history of a new socket. `next` is the offset of the next packet.
     pub(super) fn new(next: Offset) -> Self {
         Self {
             floor: next,
