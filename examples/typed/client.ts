@@ -31,11 +31,12 @@ const first = await text;
 console.log(first.number === number, first.answers, first.content);
 
 const image = posted(ann);
-bob.emit("post", {
+const sent = new Promise<number>((resolve) => bob.emit("post", {
   room: "tea",
   content: { kind: "image", bytes: new Uint8Array([1, 2, 3]) },
   answers: number,
-}, (receipt) => console.log(`sent as ${receipt.number}`));
+}, (receipt) => resolve(receipt.number)));
+console.log(`sent as ${await sent}`);
 const second = await image;
 if (second.content.kind === "image") {
   // An `ArrayBuffer` in a browser, a `Buffer` in Node.js.
