@@ -1,10 +1,10 @@
 //! Each mode of the broker Redis, on Redis servers that these tests start. They need `redis-server`
 //! (Debian's package redis-server), and so run only with `--include-ignored`, as `tests/run` does.
 
+mod ports;
 mod presence;
 mod programs;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = free.local_addr().expect("an address").port().to_string();
-        drop(free);
+        let port = ports::free_port().to_string();
         let process = Self::run(&port);
         let url = format!("redis://127.0.0.1:{port}");
-        let server = Self { process, port, url };
+        let mut server = Self { process, port, url };
         while Redis::connect(&server.url).await.is_err() {
+            let ended = server.process.try_wait().expect("a child");
+            assert!(ended.is_none(), "redis-server has ended: {ended:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         server

@@ -2,10 +2,11 @@
 //! `redis-cli` (Debian's package redis-server), and so run only with `--include-ignored`, as
 //! `tests/run` does.
 
+mod ports;
+mod presence;
 mod programs;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,11 +33,7 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
-        let [port, bus_port] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let [port, bus_port] = [port, bus_port].map(|free| {
-            let free = free.expect("a port");
-            free.local_addr().expect("an address").port()
-        });
+        let [port, bus_port] = [(); 2].map(|()| ports::free_port());
         // A replica writes what it gets into its folder, and a node reads what is there.
         let folder =
             std::env::temp_dir().join(format!("redis-cluster-{port}-{}", std::process::id()));
@@ -282,6 +279,7 @@ async fn check(mode: Mode, prefix: &str) {
     conformance(|| redis.clone()).await;
     programs::check(|| redis.clone(), 500, 10).await;
     programs::check(|| redis.clone(), 10, 500).await;
+    presence::check(|| redis.clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
