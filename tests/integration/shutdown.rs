@@ -1,11 +1,13 @@
 //! `SocketIo::shutdown`: sessions that are closed one after another, up to a deadline.
 
+use std::convert::Infallible;
 use std::future::IntoFuture;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
 use axum::routing::get as route;
 use futures_util::FutureExt;
@@ -20,8 +22,8 @@ use tower_socketio::{
 };
 
 use crate::support::{
-    Client, Got, Polling, app, builder, call, get, in_memory, main_app, raw_session_on, send_head,
-    text_frame, until, upgrade_head, within,
+    Client, Got, Polling, app, builder, call, get, in_memory, main_app, post, raw_session_on,
+    send_head, text_frame, until, upgrade_head, within,
 };
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
@@ -338,6 +340,26 @@ async fn a_client_over_websocket_gets_what_was_sent_before_and_code_1001() {
     assert_eq!(client.next().await, Got::End);
     let report = within(shutdown).await.expect("no panic");
     assert_eq!(numbers(report), [1, 0, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_delays_the_end_no_longer_than_its_session() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let (app, uri) = (app.clone(), client.uri.clone());
+    let client = closed(client);
+    let post = tokio::spawn(async move {
+        let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        post(&app, &uri, Body::from_stream(never)).await
+    });
+    settle().await;
+    let begun = Instant::now();
+    let report = within(io.shutdown().into_future()).await;
+    assert_eq!(numbers(report), [1, 0, 0, 0]);
+    client.await.expect("no panic");
+    let refused = within(post).await.expect("no panic");
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(begun.elapsed().as_secs(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -767,7 +789,7 @@ async fn a_preflight_is_answered_during_the_shutdown() {
     let (layer, io) = builder(Namespace::new()).http(http).build();
     let app = app(layer);
     within(io.shutdown().into_future()).await;
-    let request = axum::http::Request::options(OPEN).body(axum::body::Body::empty());
+    let request = axum::http::Request::options(OPEN).body(Body::empty());
     let answer = call(&app, request.expect("a request")).await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
 }
