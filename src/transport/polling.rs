@@ -344,7 +344,7 @@ where
     }
     let read = poll_fn(|cx| match read.as_mut().poll(cx) {
         Poll::Pending => session.poll_ended(cx).map(|()| Err(Failure::Ended)),
-        ready => ready,
+        ready @ Poll::Ready(_) => ready,
     });
     // Boxed, so that the timer does not enlarge the future of every POST.
     let read = Box::pin(tokio::time::timeout(timeout, read)).await;
