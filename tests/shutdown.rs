@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tower_socketio::{DisconnectReason, Namespace, ShutdownReport, Socket, SocketIo};
+use tower_socketio::{DisconnectReason, HttpOptions, Namespace, ShutdownReport, Socket, SocketIo};
 
 /// Longer than a test: what a client does not do in time is not what ends here.
 const LONG: Duration = Duration::from_secs(600);
@@ -164,6 +164,7 @@ impl Server {
             .ping_interval(LONG)
             .connect_timeout(LONG)
             .upgrade_timeout(LONG)
+            .http(HttpOptions::new().body_timeout(LONG))
             .build();
         let app = support::app(layer);
         let (served_app, end) = (app.clone(), end(io.clone()));
