@@ -259,8 +259,9 @@ impl SocketIo {
     /// Running handlers may answer and emit for 5 seconds. Then their connection closes.
     ///
     /// The future completes when the last connection and the last handler have ended. A client that
-    /// does not read delays it by at most 5 seconds. A handler delays it for as long as the handler
-    /// runs.
+    /// does not read delays it by at most 5 seconds, and one that has begun an upgrade by its
+    /// [`upgrade_timeout`](crate::SocketIoBuilder::upgrade_timeout) and 5 seconds. A handler delays it
+    /// for as long as the handler runs.
     ///
     /// # In a handler
     ///

@@ -72,6 +72,8 @@ struct Shared {
     drain_wakers: Vec<Waker>,
     /// The task that waits for an event in [`SharedSession::poll_event`].
     reader_waker: Option<Waker>,
+    /// The POST whose body is still arriving.
+    body_waker: Option<Waker>,
     websocket: Option<Upgrade>,
     /// The buffered bytes that the observers know of. `None` if the session has ended.
     known_buffered: Option<usize>,
@@ -126,6 +128,7 @@ impl SharedSession {
                 input_wakers: Vec::new(),
                 drain_wakers: Vec::new(),
                 reader_waker: None,
+                body_waker: None,
                 websocket: None,
                 known_buffered: Some(0),
             }),

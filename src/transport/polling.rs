@@ -233,6 +233,9 @@ where
             session.close(CloseReason::TransportError);
             return post.refuse(&session, Refusal::RequestTimeout, "`body_timeout`");
         }
+        Err(Failure::Ended) => {
+            return post.refuse(&session, Refusal::BadRequest, "the session has ended");
+        }
         Err(Failure::Unusable) => {
             session.close(CloseReason::TransportError);
             return post.refuse(&session, Refusal::BadRequest, "the body");
@@ -271,6 +274,8 @@ enum Failure {
     Malformed,
     /// The body did not arrive in time.
     TooSlow,
+    /// The session has ended before the body had arrived.
+    Ended,
     /// The body did not arrive, or its content type is not allowed.
     Unusable,
 }
@@ -297,7 +302,7 @@ where
         Revision::V4 if !session.params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
     };
-    let mut body = read_body(longest, post.timeout, body).await?;
+    let mut body = read_body(session, longest, post.timeout, body).await?;
     if body.len() > limit && payload::client_counted_len(&body) > limit {
         return Err(Failure::TooLarge);
     }
@@ -316,8 +321,13 @@ where
     Ok((packets, len))
 }
 
-/// Reads a body of up to `limit` bytes, for up to `timeout`.
-async fn read_body<B>(limit: usize, timeout: Duration, body: B) -> Result<Bytes, Failure>
+/// Reads a body of up to `limit` bytes, for up to `timeout`, and as long as the session lives.
+async fn read_body<B>(
+    session: &SharedSession,
+    limit: usize,
+    timeout: Duration,
+    body: B,
+) -> Result<Bytes, Failure>
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -332,8 +342,13 @@ where
     if let Poll::Ready(read) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return read;
     }
+    let read = poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Pending => session.poll_ended(cx).map(|()| Err(Failure::Ended)),
+        ready @ Poll::Ready(_) => ready,
+    });
     // Boxed, so that the timer does not enlarge the future of every POST.
     let read = Box::pin(tokio::time::timeout(timeout, read)).await;
+    session.forget_body();
     read.unwrap_or(Err(Failure::TooSlow))
 }
 

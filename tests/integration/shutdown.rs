@@ -1,27 +1,31 @@
 //! `SocketIo::shutdown`: sessions that are closed one after another, up to a deadline.
 
+use std::convert::Infallible;
 use std::future::IntoFuture;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
 use axum::routing::get as route;
+use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tower_socketio::cluster::{Broker, Port};
 use tower_socketio::engine::{CloseReason, EngineLayer, EngineSocket};
 use tower_socketio::{
-    DisconnectReason, HttpOptions, Namespace, Origins, ShutdownReport, Socket, SocketIo,
+    DisconnectReason, HttpOptions, Namespace, Origins, Recovery, ShutdownReport, Socket, SocketIo,
 };
 
 use crate::support::{
-    Client, Got, Polling, app, builder, call, get, in_memory, main_app, raw_session_on, send_head,
-    text_frame, until, upgrade_head, within,
+    Client, Got, Polling, app, builder, call, get, in_memory, main_app, post, raw_session_on,
+    send_head, text_frame, until, upgrade_head, within,
 };
 
 const OPEN: &str = "/socket.io/?EIO=4&transport=polling";
@@ -338,6 +342,114 @@ async fn a_client_over_websocket_gets_what_was_sent_before_and_code_1001() {
     assert_eq!(client.next().await, Got::End);
     let report = within(shutdown).await.expect("no panic");
     assert_eq!(numbers(report), [1, 0, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_delays_the_end_no_longer_than_its_session() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let (app, uri) = (app.clone(), client.uri.clone());
+    let client = closed(client);
+    let post = tokio::spawn(async move {
+        let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        post(&app, &uri, Body::from_stream(never)).await
+    });
+    settle().await;
+    let begun = Instant::now();
+    let report = within(io.shutdown().into_future()).await;
+    assert_eq!(numbers(report), [1, 0, 0, 0]);
+    client.await.expect("no panic");
+    let refused = within(post).await.expect("no panic");
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(begun.elapsed().as_secs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_that_is_not_completed_is_cut_at_the_deadline() {
+    let (app, io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let head = upgrade_head(&format!("&sid={}", client.sid));
+    let mut probe = in_memory(app.clone(), 4_096);
+    send_head(&mut probe, &head).await;
+    let sent = within(probe.write_all(&text_frame("2probe"))).await;
+    sent.expect("it is taken");
+    assert_eq!(crate::support::read_frame(&mut probe).await, "3probe");
+    // Its messages wait for the upgrade.
+    io.emit("news", 1);
+    let begun = Instant::now();
+    let report = within(io.shutdown().deadline(seconds(2)).into_future()).await;
+    assert_eq!(numbers(report), [0, 0, 1, 0]);
+    assert_eq!(begun.elapsed().as_secs(), 2);
+    let mut rest = Vec::new();
+    within(probe.read_to_end(&mut rest)).await.expect("an end");
+    assert_eq!(client.get().await.status(), StatusCode::BAD_REQUEST);
+}
+
+/// A broker that takes no command and does not end.
+#[derive(Debug)]
+struct Still {
+    connects: bool,
+    has_log: bool,
+}
+
+impl Broker for Still {
+    fn run(self: Arc<Self>, port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if self.connects {
+                port.inbox().connected();
+            }
+            std::future::pending().await
+        })
+    }
+
+    fn wants_rooms(&self) -> bool {
+        true
+    }
+
+    fn has_log(&self) -> bool {
+        self.has_log
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_stands_still_delays_the_end_for_six_seconds() {
+    for [connects, has_log] in [[false, false], [true, false], [false, true], [true, true]] {
+        let wait = async || std::future::pending::<()>().await;
+        let join = async |socket: Socket| socket.join("room");
+        let main = Namespace::new().on("wait", wait).on_connect(join);
+        let (layer, io) = builder(main)
+            .cluster(Still { connects, has_log })
+            .recovery(Recovery::within(seconds(100)))
+            .build();
+        let app = app(layer);
+        let mut busy = Polling::connect(&app).await;
+        busy.send(r#"42["wait"]"#).await;
+        let clients = [
+            closed(Polling::connect(&app).await),
+            closed(Polling::connect(&app).await),
+            closed(busy),
+        ];
+        io.to("room").emit("news", 1);
+
+        let begun = Instant::now();
+        let shutdown = io.shutdown().spread(seconds(2)).deadline(seconds(4));
+        let report = within(shutdown.into_future()).await;
+        assert_eq!(numbers(report), [2, 0, 1, 1]);
+        // The deadline of the clients, and the time for the messages of the cluster.
+        let (took, longest) = (begun.elapsed(), Duration::from_millis(10_050));
+        assert!(took >= seconds(9) && took <= longest, "{took:?}");
+        assert_eq!(report.duration.as_secs(), took.as_secs());
+        for client in clients {
+            // They do not wait for the cluster.
+            assert!(client.await.expect("no panic").1.as_secs() <= 4);
+        }
+        assert_eq!(io.counts().sessions, 0);
+        // It does not wait once more.
+        let begun = Instant::now();
+        assert_eq!(within(io.shutdown().into_future()).await, report);
+        within(io.close()).await;
+        assert!(begun.elapsed().as_secs() <= 6);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -767,7 +879,7 @@ async fn a_preflight_is_answered_during_the_shutdown() {
     let (layer, io) = builder(Namespace::new()).http(http).build();
     let app = app(layer);
     within(io.shutdown().into_future()).await;
-    let request = axum::http::Request::options(OPEN).body(axum::body::Body::empty());
+    let request = axum::http::Request::options(OPEN).body(Body::empty());
     let answer = call(&app, request.expect("a request")).await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
 }

@@ -76,6 +76,22 @@ impl SharedSession {
         })
     }
 
+    /// Ready when the session's task has ended, for the POST whose body is still arriving.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut shared = self.lock();
+        if shared.known_buffered.is_none() {
+            return Poll::Ready(());
+        }
+        shared.body_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Drops the waker of [`poll_ended`](Self::poll_ended): the body has arrived, or is given up.
+    pub(crate) fn forget_body(&self) {
+        let waker = self.lock().body_waker.take();
+        drop(waker);
+    }
+
     /// Ends a POST whose body is not passed to the session.
     pub(crate) fn end_post(&self) {
         self.update(Session::handle_post_end);

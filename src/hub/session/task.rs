@@ -150,7 +150,11 @@ impl SharedSession {
         let mut shared = self.lock();
         let mut ready = std::mem::take(&mut shared.input_wakers);
         ready.append(&mut shared.drain_wakers);
-        let others = [shared.poll_waker.take(), shared.reader_waker.take()];
+        let others = [
+            shared.poll_waker.take(),
+            shared.reader_waker.take(),
+            shared.body_waker.take(),
+        ];
         let buffered = shared.known_buffered.take().unwrap_or_default();
         drop(shared);
         self.notify_buffered(-(buffered as i64));
