@@ -1,0 +1,33 @@
+// A client with a good connection, beside those of chaos.test.js: it echoes all the time, in a thread of
+// its own. It posts `connected`, and when it gets a message how long its echoes took, in milliseconds.
+
+import { performance } from "node:perf_hooks";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parentPort, workerData } from "node:worker_threads";
+
+import { io } from "socket.io-client";
+
+const socket = io(`${workerData}/echo`, { transports: ["websocket"], reconnection: false });
+socket.once("connect", () => parentPort.postMessage("connected"));
+let reason;
+socket.on("disconnect", (text) => (reason = text));
+
+let isStopped = false;
+parentPort.once("message", () => (isStopped = true));
+
+const times = [];
+try {
+  while (!isStopped) {
+    const begin = performance.now();
+    const answer = await socket.emitWithAck("echo", times.length);
+    if (answer !== times.length) throw new Error(`${answer} in place of ${times.length}`);
+    times.push(performance.now() - begin);
+    await sleep(20);
+  }
+} catch (error) {
+  reason ??= error.message;
+}
+times.sort((a, b) => a - b);
+const at = (share) => Math.round(10 * times[Math.floor((times.length - 1) * share)]) / 10;
+parentPort.postMessage({ echoes: times.length, p50: at(0.5), p99: at(0.99), longest: at(1), reason });
+socket.disconnect();
