@@ -92,6 +92,7 @@ export class Clients {
   refused = 0;
   disconnects = 0;
   heard = 0;
+  forgotten = 0;
   asked = 0;
   answered = 0;
   unanswered = 0;
@@ -158,7 +159,10 @@ class Client {
       reconnectionDelay: 100,
       reconnectionDelayMax: 1_000,
       timeout: 5_000,
-      auth: (send) => send({ client: number, visit: ++this.visit, rooms: this.rooms }),
+      auth: (send) => {
+        this.#forget();
+        send({ client: number, visit: ++this.visit, rooms: this.rooms });
+      },
     });
     this.socket = socket;
     socket.io.on("reconnect_attempt", () => (socket.io.uri = place()));
@@ -184,6 +188,16 @@ class Client {
       this.#hear(life, "direct", n, load);
     });
     socket.on("ask", (life, visit, n, after, answer) => this.#answer(life, visit, n, after, answer));
+  }
+
+  /**
+   * The official client keeps events that it reads just after it has lost its connection, and hears them
+   * in its next one. A server with recovery sends them again, as their offsets are not those of the last
+   * event that it has heard.
+   */
+  #forget() {
+    this.clients.forgotten += this.socket.receiveBuffer.length;
+    this.socket.receiveBuffer = [];
   }
 
   fault(text) {
@@ -236,8 +250,11 @@ class Client {
   }
 
   #disconnected(reason) {
+    // The official client emits it also when it loses the connection before it is connected.
+    if (this.lastEnded === this.visit) this.fault("is disconnected twice");
+    this.lastEnded = this.visit;
+    if (!this.isConnected) return;
     this.clients.disconnects++;
-    if (!this.isConnected) this.fault("is disconnected twice");
     this.isConnected = false;
     if (reason === "io server disconnect") this.fault("is disconnected by the server");
   }

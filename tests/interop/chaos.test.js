@@ -89,7 +89,7 @@ async function chaos(t, lives, env, open) {
   const last = await reports();
 
   for (const client of clients.list) client.end();
-  const { connects, disconnects, recovered, told, refused, heard, asked, said, answered, unanswered } = clients;
+  const { connects, disconnects, recovered, told, refused, heard, forgotten, asked, said, answered, unanswered } = clients;
   const { lost, duplicated, reordered } = clients;
   const figures = {
     clients: CLIENTS,
@@ -99,7 +99,7 @@ async function chaos(t, lives, env, open) {
     told,
     refused,
     faults: { ...faults, killed },
-    down: { events: heard, questions: asked },
+    down: { events: heard, forgotten, questions: asked },
     up: { events: said, answered, unanswered },
     reasons: last.map(({ reasons }) => reasons),
     lost,

@@ -239,7 +239,7 @@ impl<'a> Direction<'a> {
         let is_early = chance.is(1);
         let (at, after) = match is_early {
             true => (3_600_000, chance.below(1_500) as usize),
-            false => (chance.wait(20_000), usize::MAX),
+            false => (chance.wait(12_000), usize::MAX),
         };
         let at = Instant::now() + Duration::from_millis(at);
         self.next = Some(Next {
