@@ -111,10 +111,13 @@ export class Clients {
   /** Waits until each client is connected and gets answers, then ends their events. */
   async settle() {
     const said = this.list.map((client) => client.said);
-    const isHeard = () => this.list.every((client, n) => client.socket.connected && client.answered >= said[n]);
-    await until(isHeard, "answer to each client");
-    clearInterval(this.timer);
-    await until(() => this.list.every((client) => client.open.size === 0), "end of all questions");
+    const isMute = (client) => !client.socket.connected || client.answered < said[client.number];
+    const waits = ({ open }) => open.size > 0;
+    for (const [lacks, what] of [[isMute, "has no answer"], [waits, "has a question that does not end"]]) {
+      const all = () => this.list.every((client) => !lacks(client));
+      await until(all, what).catch(() => this.list.filter(lacks).forEach((client) => client.fault(what)));
+      clearInterval(this.timer);
+    }
   }
 
   /** The highest numbers that a client has of the series of rooms. */
@@ -332,68 +335,91 @@ export class Innocent {
   }
 }
 
+/** Collects what differs from what is expected. */
+class Differences {
+  list = [];
+
+  same(what, actual, expected) {
+    if (actual !== expected) this.list.push(`${what}: ${actual} in place of ${expected}`);
+  }
+
+  sameIds(what, actual, expected) {
+    const [have, want] = [new Set(actual), new Set(expected)];
+    const [more, less] = [actual.filter((id) => !want.has(id)), expected.filter((id) => !have.has(id))];
+    if (more.length + less.length > 0) this.list.push(`${what}: has ${more.slice(0, 5)}, lacks ${less.slice(0, 5)}`);
+    this.same(`number of ${what}`, actual.length, expected.length);
+  }
+}
+
 /**
- * What differs between the clients and the servers' reports. `others` are clients that are connected
- * beside them, and `isWhole` says that the reports have each visit.
+ * What differs between what the clients have and the servers' reports. `others` are connected beside
+ * them, and `isWhole` says that no server was killed.
  */
 export function differences(clients, reports, others, isWhole) {
-  const found = [];
-  const same = (what, actual, expected) => {
-    if (actual !== expected) found.push(`${what}: ${actual} in place of ${expected}`);
-  };
-  const list = (ids) => ids.toSorted().join();
+  const found = new Differences();
   const sum = (number) => reports.reduce((sum, report) => sum + number(report), 0);
   const ids = (members) => members.map(({ socket }) => socket.id);
 
-  same("sockets", list(reports.flatMap(({ sockets }) => sockets)), list(ids(clients.list)));
+  found.sameIds("sockets", reports.flatMap(({ sockets }) => sockets), ids(clients.list));
   for (const room of Object.keys(reports[0].members)) {
     const members = clients.list.filter(({ rooms }) => rooms.includes(room));
-    same(room, list(reports.flatMap((report) => report.members[room])), list(ids(members)));
+    found.sameIds(room, reports.flatMap((report) => report.members[room]), ids(members));
   }
-  same("sessions", sum(({ counts }) => counts.sessions), clients.list.length + others);
-  same("all sockets", sum(({ counts }) => counts.sockets), clients.list.length + others);
+  found.same("sessions", sum(({ counts }) => counts.sessions), clients.list.length + others);
+  found.same("sockets of all namespaces", sum(({ counts }) => counts.sockets), clients.list.length + others);
   const used = ({ members }) => Object.values(members).filter(({ length }) => length > 0).length;
-  same("rooms", sum(({ counts }) => counts.rooms), sum(used));
+  found.same("rooms", sum(({ counts }) => counts.rooms), sum(used));
   const ended = ({ asks }) => asks.answered + asks.timed_out + asks.disconnected;
-  same("questions", sum(ended), sum(({ asks }) => asks.asked));
+  found.same("answered questions", sum(ended), sum(({ asks }) => asks.asked));
+  found.same("visits of now", sum(({ visits }) => visits.begun - visits.left), clients.list.length);
+  if (isWhole) found.same("visits", sum(({ visits }) => visits.begun) >= clients.connects, true);
 
   const highest = clients.highest();
   const next = (key) => {
     const report = reports.find(({ life }) => key.startsWith(`${life} `));
     return report ? report.rooms[key.slice(report.life.length + 1)] : highest.get(key);
   };
-  const seen = new Map(clients.list.map(({ number }) => [number, new Map()]));
-  for (const { life, clients: last, visits } of reports) {
-    for (const visit of visits) seen.get(visit.client).set(visit.visit, visit);
-    for (const { number, socket, session } of clients.list) {
+  for (const { number, socket, session } of clients.list) {
+    if (!session) continue;
+    for (const { life, clients: last } of reports) {
       if (last[number]?.id !== socket.id) continue;
-      same(`direct events of client ${number}`, session.series.get(`${life} direct`)?.next ?? 0, last[number].next);
+      const heard = session.series.get(`${life} direct`)?.next ?? 0;
+      found.same(`direct events of ${life} for client ${number}`, heard, last[number].next);
     }
-  }
-  for (const { number, session, visits, visit: last } of clients.list) {
     for (const [key, series] of session.series) {
       if (/ (direct|visit \d+)$/.test(key)) continue;
-      same(`${key} of client ${number}`, series.next ?? series.latest, next(key));
-    }
-    for (const [visit, sent] of visits) {
-      if (isWhole && !seen.get(number).has(visit)) found.push(`the server has no visit ${visit} of client ${number}`);
-      if (seen.get(number).has(visit)) checkVisit(seen.get(number).get(visit), sent, visit === last, same);
-    }
-    for (const { visit, disconnects } of seen.get(number).values()) {
-      same(`disconnects of visit ${visit} of client ${number}`, disconnects, visit === last ? 0 : 1);
+      found.same(`${key} of client ${number}`, series.next ?? series.latest, next(key));
     }
   }
-  return found;
+  return found.list;
 }
 
-/** Compares what a client has sent in a visit with what the server has heard. */
-function checkVisit({ client, visit, events }, sent, isLast, same) {
-  const name = `visit ${visit} of client ${client}`;
-  if (events.first !== null) same(`first event of ${name}`, events.first, sent.first);
-  same(`missing of ${name}`, events.missing.length, 0);
-  same(`duplicated of ${name}`, events.duplicated, 0);
-  same(`reordered of ${name}`, events.reordered, 0);
-  const heard = events.first === null ? sent.first - 1 : events.next - 1;
-  if (isLast) same(`last event of ${name}`, heard, sent.last);
-  else same(`events of ${name} within what was sent`, heard <= sent.last && heard >= (sent.answered ?? -1), true);
+/** What differs between what the clients have sent and what the servers have heard, in each visit. */
+export function visitDifferences(clients, visits, isWhole) {
+  const found = new Differences();
+  const heard = new Map(visits.map((visit) => [`${visit.client} ${visit.number}`, visit]));
+  for (const { number: client, visits: sent, visit: last } of clients.list) {
+    for (const [number, events] of sent) {
+      const visit = heard.get(`${client} ${number}`);
+      if (visit) checkVisit(visit, events, number === last, found);
+      else if (isWhole) found.list.push(`no server has visit ${number} of client ${client}`);
+    }
+  }
+  for (const { client, number, disconnects } of visits) {
+    const isLast = number === clients.list[client].visit;
+    found.same(`disconnects of visit ${number} of client ${client}`, disconnects, isLast ? 0 : 1);
+  }
+  return found.list;
+}
+
+function checkVisit({ client, number, events }, sent, isLast, found) {
+  const name = `visit ${number} of client ${client}`;
+  found.same(`missing events of ${name}`, events.missing.length, 0);
+  found.same(`duplicated events of ${name}`, events.duplicated, 0);
+  found.same(`reordered events of ${name}`, events.reordered, 0);
+  if (events.first !== null) found.same(`first event of ${name}`, events.first, sent.first);
+  const last = events.first === null ? sent.first - 1 : events.next - 1;
+  if (isLast) found.same(`last event of ${name}`, last, sent.last);
+  const isPossible = last >= (sent.answered ?? -1) && last <= sent.last;
+  found.same(`last event of ${name}, between ${sent.answered} and ${sent.last}`, isPossible, true);
 }

@@ -1,13 +1,13 @@
 // 200 official clients on a bad network: nothing is lost without a disconnect, doubled or out of order.
 //
 // Between the clients and their servers stands tests/servers/chaos_proxy.rs, which has a table of the
-// faults. Each test goes on for 15 seconds, and in its long form for ten minutes, with stalls of up to
-// a minute:
+// faults. The three tests together go on for 45 seconds, and in the long form for ten minutes, with
+// stalls of up to a minute:
 //
-//     SECONDS=600 node --test --test-timeout=900000 chaos.test.js
+//     SECONDS=600 node --test --test-timeout=1200000 chaos.test.js
 //
-// SEED=2 draws the same faults again, as far as the clients connect in the same order. The last line
-// of each test has its figures. What the tests promise after it is in `differences`, in chaos.js.
+// SEED=2 draws the same faults again, as far as the clients connect in the same order. Each test prints
+// a line of figures.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -15,22 +15,22 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Chance } from "./chance.js";
-import { Clients, Innocent, differences } from "./chaos.js";
+import { Clients, Innocent, differences, visitDifferences } from "./chaos.js";
 import { Redis } from "./cluster.js";
 import { Server, until, within } from "./support.js";
 
-const SECONDS = Number(process.env.SECONDS ?? 15);
+const SECONDS = Number(process.env.SECONDS ?? 45) / 3;
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 const CLIENTS = 200;
-const LONGEST_STALL = SECONDS < 120 ? 6_000 : 60_000;
+const LONGEST_STALL = SECONDS < 120 ? 8_000 : 60_000;
 
 /** How long after the first connects the memory of the servers is read for the first time. */
-const EARLY = Math.min(120, SECONDS / 2);
+const EARLY = Math.min(120, Math.round(SECONDS / 2));
 
 const TESTS = {
   "without recovery": { lives: ["a1"] },
-  "with recovery": { lives: ["a1"], env: { RECOVERY: 60 } },
-  "in a cluster with recovery, while a server is killed": { lives: ["a1", "b1"], env: { RECOVERY: 60 } },
+  "with recovery": { lives: ["a1"], env: { RECOVERY: 120 } },
+  "in a cluster with recovery, while a server is killed": { lives: ["a1", "b1"], env: { RECOVERY: 120 } },
 };
 
 for (const [title, { lives, env }] of Object.entries(TESTS)) {
@@ -75,18 +75,19 @@ async function chaos(t, lives, env, open) {
   const faults = JSON.parse(await until(() => proxy.output.match(/^\{.*\}\n/m)?.[0], "counts of the proxy"));
   await clients.settle();
   for (const server of servers) await fetch(`${server.url}/stop`, { method: "POST" });
+  const get = (route) => Promise.all(servers.map(async ({ url }) => (await fetch(url + route)).json()));
   let found;
-  const reports = () => Promise.all(servers.map(async ({ url }) => (await fetch(`${url}/report`)).json()));
   const isSettled = async () => {
-    found = differences(clients, await reports(), 1, !isCluster);
+    found = differences(clients, await get("/report"), 1, !isCluster);
     if (found.length > 0) await sleep(200);
     return found.length === 0;
   };
   // The assertion says what differs.
-  await until(isSettled, "end").catch(() => {});
+  await until(isSettled, "end").catch((error) => assert.match(error.message, /^no end within/));
+  found.push(...visitDifferences(clients, (await get("/visits")).flat(), !isCluster));
   const late = await memory(servers);
   const echoes = await innocent.stop();
-  const last = await reports();
+  const reports = await get("/report");
 
   for (const client of clients.list) client.end();
   const { connects, disconnects, recovered, told, refused, heard, forgotten, asked, said, answered, unanswered } = clients;
@@ -101,7 +102,7 @@ async function chaos(t, lives, env, open) {
     faults: { ...faults, killed },
     down: { events: heard, forgotten, questions: asked },
     up: { events: said, answered, unanswered },
-    reasons: last.map(({ reasons }) => reasons),
+    reasons: reports.map(({ reasons }) => reasons),
     lost,
     duplicated,
     reordered,
@@ -110,16 +111,15 @@ async function chaos(t, lives, env, open) {
   };
   t.diagnostic(JSON.stringify(figures));
 
-  assert.deepEqual(found, []);
-  assert.deepEqual(clients.faults, []);
+  assert.deepEqual([...clients.faults, ...found.slice(0, 30)], []);
   assert.deepEqual({ lost, duplicated, reordered }, { lost: 0, duplicated: 0, reordered: 0 });
   for (const { output } of [proxy, ...servers]) assert.doesNotMatch(output, /^fault: |panicked/m);
-  assert.equal(echoes.reason, undefined);
   // Each kind of faults has happened.
   for (const [kind, count] of Object.entries(faults)) assert.ok(count > 0, kind);
-  assert.ok(disconnects > CLIENTS / 2, `${disconnects} disconnects`);
-  if (mayRecover && !isCluster) assert.equal(told, 0, "clients that did not recover");
-  if (mayRecover) assert.ok(recovered > told, `${recovered} recovered, ${told} did not`);
+  assert.ok(disconnects > CLIENTS / 4, `${disconnects} disconnects`);
+  assert.equal(recovered > 0, mayRecover, `${recovered} recovered`);
+  // A server that is killed may not have saved a client that has just come.
+  if (mayRecover && !isCluster) assert.equal(told, 0, `${told} were told that they have not recovered`);
 }
 
 /** Kills a server and starts it again, until the end. Returns how often. */
@@ -139,11 +139,11 @@ async function kills(server, clients, end) {
   }
 }
 
-/** The resident memory of each server, in KiB. */
+/** The resident memory of each server that runs, in KiB. */
 async function memory(servers) {
   const read = async ({ child }) => {
     const status = await readFile(`/proc/${child.pid}/status`, "utf8").catch(() => "");
-    return Number(status.match(/VmRSS:\s+(\d+)/)?.[1] ?? 0);
+    return Number(status.match(/VmRSS:\s+(\d+)/)?.[1]);
   };
   return Promise.all(servers.map(read));
 }

@@ -1,4 +1,4 @@
-//! A server whose clients have a bad network: `LIFE=a1 [RECOVERY=60] [REDIS=redis://…] chaos PORT`.
+//! A server whose clients have a bad network: `LIFE=a1 [RECOVERY=120] [REDIS=redis://…] chaos PORT`.
 //!
 //! It numbers the events that it sends, and checks the numbers of those that it receives. LIFE is the
 //! name of this run of the program. RECOVERY is the number of seconds that clients may be away and
@@ -21,7 +21,8 @@
 //! | route | |
 //! |---|---|
 //! | `POST /stop` | sends no more numbered events |
-//! | `GET /report` | what there is, and what there was |
+//! | `GET /report` | what there is now |
+//! | `GET /visits` | what each connection has brought |
 //!
 //! A client of `/echo` gets each `echo` back as an acknowledgement.
 
@@ -42,8 +43,9 @@ use tower_socketio::{
     AckError, Args, Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Socket, SocketIo,
 };
 
-/// So that a stall is noticed after four seconds.
-const PING: Duration = Duration::from_secs(2);
+/// With these a stall is noticed after five seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a client may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,8 +76,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             "/echo",
             Namespace::new().on("echo", async |args: RawArgs| args),
         )
-        .ping_interval(PING)
-        .ping_timeout(PING);
+        .ping_interval(PING_INTERVAL)
+        .ping_timeout(PING_TIMEOUT);
     if let Some(seconds) = recovery {
         let recovery = Recovery::within(Duration::from_secs(seconds.parse()?));
         builder = builder.recovery(recovery.save_early(true));
@@ -94,6 +96,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new()
         .route("/stop", post(stop))
         .route("/report", get(report))
+        .route("/visits", get(visits))
         .layer(Extension(io))
         .with_state(chaos)
         .layer(layer);
@@ -133,6 +136,7 @@ struct Asks {
 }
 
 /// One connection of a client.
+#[derive(Serialize)]
 struct Visit {
     client: u64,
     number: u64,
@@ -437,18 +441,8 @@ async fn report(State(chaos): Shared, Extension(io): Extension<SocketIo>) -> Jso
             )
         })
         .collect();
-    let visits: Vec<_> = lock(&chaos.visits)
-        .values()
-        .map(|visit| {
-            json!({
-                "client": visit.client,
-                "visit": visit.number,
-                "id": visit.id,
-                "events": *lock(&visit.events),
-                "disconnects": visit.disconnects,
-            })
-        })
-        .collect();
+    let has_left = |visit: &&Arc<Visit>| visit.disconnects.load(Ordering::Relaxed) > 0;
+    let left = lock(&chaos.visits).values().filter(has_left).count();
     Json(json!({
         "life": chaos.life,
         "sockets": ids(io.sockets()),
@@ -462,7 +456,7 @@ async fn report(State(chaos): Shared, Extension(io): Extension<SocketIo>) -> Jso
         },
         "rooms": *lock(&chaos.rooms),
         "clients": clients,
-        "visits": visits,
+        "visits": { "begun": lock(&chaos.visits).len(), "left": left },
         "reasons": *lock(&chaos.reasons),
         "asks": {
             "asked": chaos.asks.asked,
@@ -472,4 +466,10 @@ async fn report(State(chaos): Shared, Extension(io): Extension<SocketIo>) -> Jso
         },
         "faults": *lock(&chaos.faults),
     }))
+}
+
+async fn visits(State(chaos): Shared) -> String {
+    let visits = lock(&chaos.visits);
+    let visits: Vec<&Visit> = visits.values().map(Arc::as_ref).collect();
+    serde_json::to_string(&visits).expect("numbers and texts can be written")
 }
