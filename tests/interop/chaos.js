@@ -124,7 +124,7 @@ export class Clients {
   highest() {
     const highest = new Map();
     for (const { session } of this.list) {
-      for (const [key, { next }] of session.series) highest.set(key, Math.max(next ?? 0, highest.get(key) ?? 0));
+      for (const [key, { next }] of session?.series ?? []) highest.set(key, Math.max(next ?? 0, highest.get(key) ?? 0));
     }
     return highest;
   }
@@ -194,9 +194,8 @@ class Client {
   }
 
   /**
-   * The official client keeps events that it reads just after it has lost its connection, and hears them
-   * in its next one. A server with recovery sends them again, as their offsets are not those of the last
-   * event that it has heard.
+   * The official client keeps events that come before it is connected, also for its next connection. A
+   * client that loses its connection while it comes back would hear what it has missed twice.
    */
   #forget() {
     this.clients.forgotten += this.socket.receiveBuffer.length;
@@ -380,7 +379,8 @@ export function differences(clients, reports, others, isWhole) {
     return report ? report.rooms[key.slice(report.life.length + 1)] : highest.get(key);
   };
   for (const { number, socket, session } of clients.list) {
-    if (!session) continue;
+    // The sockets differ then, until it is back.
+    if (!socket.connected) continue;
     for (const { life, clients: last } of reports) {
       if (last[number]?.id !== socket.id) continue;
       const heard = session.series.get(`${life} direct`)?.next ?? 0;

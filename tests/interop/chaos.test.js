@@ -25,7 +25,7 @@ const CLIENTS = 200;
 const LONGEST_STALL = SECONDS < 120 ? 8_000 : 60_000;
 
 /** How long after the first connects the memory of the servers is read for the first time. */
-const EARLY = Math.min(120, Math.round(SECONDS / 2));
+const EARLY = Math.min(120, Math.round(0.6 * SECONDS));
 
 const TESTS = {
   "without recovery": { lives: ["a1"] },
