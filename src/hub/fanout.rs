@@ -12,8 +12,9 @@
 //! before its rooms change, and before it leaves. The sockets of one client in several namespaces
 //! are independent, so a packet of another namespace may overtake a queued broadcast.
 
-use std::sync::Arc;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::member::Member;
 use super::namespace::{LiveNamespace, NamespaceState};
@@ -27,6 +28,8 @@ use crate::sync::Mutex;
 pub(super) struct Fanout {
     /// Whether a packet is queued. It changes under the lock of the namespace.
     busy: AtomicBool,
+    /// Whether the queue [is behind](BroadcastQueue::is_behind). It changes under the lock too.
+    behind: AtomicBool,
     /// Held during a delivery, so that all sockets get the packets in order.
     delivery_lock: Mutex<()>,
 }
@@ -35,6 +38,26 @@ impl Fanout {
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire)
     }
+
+    /// Records the state of the queue. The caller holds the lock of the namespace.
+    fn note(&self, queue: &BroadcastQueue<Arc<Member>>) {
+        self.busy.store(!queue.is_empty(), Ordering::Release);
+        self.behind.store(queue.is_behind(), Ordering::Release);
+    }
+}
+
+thread_local! {
+    /// A namespace to whose queue this thread has added while the queue was behind.
+    static BEHIND: Cell<Option<Weak<LiveNamespace>>> = const { Cell::new(None) };
+}
+
+/// Returns a namespace to whose broadcast queue this thread has added since the last call, while that
+/// queue was behind. The session whose handler did so waits until the queue has caught up: otherwise
+/// one client could queue work for seconds.
+#[inline]
+pub(crate) fn take_behind() -> Option<Weak<LiveNamespace>> {
+    // While the thread ends there is no session to hold.
+    BEHIND.try_with(Cell::take).ok().flatten()
 }
 
 impl LiveNamespace {
@@ -48,13 +71,21 @@ impl LiveNamespace {
         outgoing: Outgoing,
     ) {
         queue.push(many, target, outgoing);
-        self.fanout.busy.store(true, Ordering::Release);
+        self.fanout.note(queue);
+    }
+
+    /// Returns whether many packets are left to deliver.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.fanout.behind.load(Ordering::Acquire)
     }
 
     /// Spawns the fan-out task if there is none. If the queue is full, this call delivers all of it
     /// itself.
     pub(super) fn spawn_fanout(self: &Arc<Self>) {
         let mut state = self.lock();
+        if state.queue.is_behind() {
+            let _ = BEHIND.try_with(|behind| behind.set(Some(Arc::downgrade(self))));
+        }
         if state.queue.is_full() {
             drop(state);
             return self.flush();
@@ -103,8 +134,7 @@ impl LiveNamespace {
         }
         let mut state = self.lock();
         let ended = state.queue.end_delivery(&delivery);
-        let is_busy = !state.queue.is_empty();
-        self.fanout.busy.store(is_busy, Ordering::Release);
+        self.fanout.note(&state.queue);
         drop(state);
         drop(delivery_lock);
         // The last handle of a socket drops its values, whose destructors are the application's

@@ -10,6 +10,7 @@ use super::expiry::handle_deadline;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect, Waiting};
 use super::queued::Queued;
 use super::socket_driver::SocketDriver;
+use super::turn::{Turn, Turns};
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId, Transport};
@@ -18,6 +19,7 @@ use crate::hub::namespace::LiveNamespace;
 use crate::hub::observer::{Observer, since};
 use crate::hub::recovery::{Claimed, JoinRequest, PrivateId};
 use crate::hub::session::{End, SharedSession};
+use crate::hub::yield_now::wake_later;
 use crate::notice::notice;
 use crate::protocol::peer::{Action, Peer, ProtocolError};
 use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, legacy};
@@ -42,6 +44,7 @@ pub(super) struct Dispatch {
     inbox: VecDeque<SessionEvent>,
     /// The credit that is to return to the session.
     consumed: Credit,
+    turns: Turns,
     /// The reason why the session has ended.
     closed: Option<CloseReason>,
     /// The transport, as the observers know it.
@@ -66,6 +69,7 @@ impl Dispatch {
             drivers: Vec::new(),
             inbox: VecDeque::new(),
             consumed: Credit::default(),
+            turns: Turns::default(),
             closed: None,
             transport: session.params.transport,
             shutdown_deadline: None,
@@ -501,11 +505,12 @@ impl Dispatch {
     }
 
     /// Polls the pending connect requests and all sockets. Returns whether anything happened.
-    fn run(&mut self, cx: &mut Context<'_>) -> bool {
+    fn run(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
         let mut progress = !self.pending.is_empty() && self.poll_pending(cx);
         for driver in &mut self.drivers {
-            progress |= driver.run(cx, &mut self.peer, &mut self.consumed);
+            progress |= driver.run(cx, &mut self.peer, &mut self.consumed, turn);
         }
+        turn.look_behind();
         while let Some(at) = self.drivers.iter().position(SocketDriver::has_ended) {
             let ended = self.drivers.remove(at);
             // The data of a socket may have a destructor of the application.
@@ -532,6 +537,7 @@ impl SessionApp for Dispatch {
         if std::mem::take(&mut self.joins_main) {
             self.join_main();
         }
+        let mut turn = self.turns.begin(false);
         loop {
             let end = self.session.take_end();
             match end {
@@ -549,8 +555,14 @@ impl SessionApp for Dispatch {
                 let consumed = self.consumed.take().into_bytes();
                 self.session.take_events(&mut self.inbox, consumed);
             }
-            let progress = self.run(cx) || !self.inbox.is_empty();
-            while let Some(event) = self.inbox.pop_front() {
+            if end == Some(End::Shutdown) {
+                turn = self.turns.begin(true);
+            }
+            let progress = self.run(cx, &mut turn) || !self.inbox.is_empty();
+            while !turn.is_over() {
+                let Some(event) = self.inbox.pop_front() else {
+                    break;
+                };
                 match event {
                     SessionEvent::Message(message) if self.closed.is_none() => {
                         self.handle_message(message, cx);
@@ -567,8 +579,9 @@ impl SessionApp for Dispatch {
                     }
                     SessionEvent::Message(_) => {}
                 }
+                turn.count();
             }
-            if self.inbox.capacity() > 32 {
+            if self.inbox.is_empty() && self.inbox.capacity() > 32 {
                 self.inbox = VecDeque::new();
             }
             if end == Some(End::Shutdown) {
@@ -581,9 +594,12 @@ impl SessionApp for Dispatch {
                 has_events = true;
                 continue;
             }
-            if !progress && self.consumed.is_empty() {
+            if turn.is_over() || (!progress && self.consumed.is_empty()) {
                 break;
             }
+        }
+        if self.turns.end(turn) {
+            wake_later(cx);
         }
         if self.closed.is_some() && self.drivers.is_empty() {
             return Poll::Ready(());

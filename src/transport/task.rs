@@ -14,6 +14,7 @@ use crate::clock::now;
 use crate::engine_io::{CloseReason, Transport};
 use crate::hub::session::{AfterRound, RoundStart, SharedSession, Upgrade};
 use crate::hub::sessions::SessionGuard;
+use crate::hub::yield_now::wake_later;
 use crate::notice::notice;
 
 /// The application of a session, which runs in the session's task.
@@ -157,7 +158,7 @@ impl Future for SessionTask {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        wake_later(cx);
         Poll::Pending
     }
 }

@@ -7,6 +7,7 @@ mod support;
 
 #[cfg(all(feature = "admin-ui", feature = "testing"))]
 mod admin;
+mod advisories;
 mod broadcast;
 mod closing;
 #[cfg(feature = "testing")]
