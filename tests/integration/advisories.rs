@@ -373,7 +373,7 @@ async fn ghsa_c6g7_r2mf_pf5g_nesting_has_a_limit() {
     let answer = client.ask(&deep(126)).await;
     assert!(answer.starts_with("431[[[["));
     let deeper = [deep(127), deep(4_157), deep(400_000)];
-    assert_closes(&[&deeper[0], &deeper[1], &deeper[2]], 1002).await;
+    assert_closes(&[&deeper[0], &deeper[1], &deeper[2]], 1009).await;
 }
 
 #[cfg(feature = "msgpack")]
