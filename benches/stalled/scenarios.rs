@@ -444,8 +444,7 @@ async fn shut_down(meter: Meter) {
     let mut clients = crowd(&app, 10_000).await;
     meter.start().await;
     let handle = io.clone();
-    let spread = Duration::from_millis(500);
-    let ended = tokio::spawn(async move { handle.shutdown().spread(spread).await });
+    let ended = tokio::spawn(async move { handle.shutdown().await });
     for client in &mut clients {
         client.end().await;
     }

@@ -15,6 +15,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 
 use super::member::Member;
 use super::namespace::{LiveNamespace, NamespaceState};
@@ -74,9 +75,19 @@ impl LiveNamespace {
         self.fanout.note(queue);
     }
 
-    /// Returns whether many packets are left to deliver.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.fanout.behind.load(Ordering::Acquire)
+    /// Waits until the queue is no longer behind. The task is woken once, however often it asks.
+    pub(crate) fn poll_caught_up(&self, cx: &Context<'_>, is_registered: &mut bool) -> Poll<()> {
+        if !self.fanout.behind.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let mut state = self.lock();
+        if !state.queue.is_behind() {
+            return Poll::Ready(());
+        }
+        if !std::mem::replace(is_registered, true) {
+            state.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Spawns the fan-out task if there is none. If the queue is full, this call delivers all of it
@@ -135,8 +146,13 @@ impl LiveNamespace {
         let mut state = self.lock();
         let ended = state.queue.end_delivery(&delivery);
         self.fanout.note(&state.queue);
+        let waiting = match state.queue.is_behind() {
+            true => Vec::new(),
+            false => std::mem::take(&mut state.waiting),
+        };
         drop(state);
         drop(delivery_lock);
+        waiting.into_iter().for_each(Waker::wake);
         // The last handle of a socket drops its values, whose destructors are the application's
         // code.
         drop((delivery, ended));
@@ -152,7 +168,7 @@ impl LiveNamespace {
     /// Delivers all packets that are queued for a socket.
     pub(super) fn flush_to(&self, member: &Member) {
         let state = self.lock();
-        let NamespaceState { rooms, queue } = &*state;
+        let NamespaceState { rooms, queue, .. } = &*state;
         let last = queue.last_number();
         if member.last_delivered() >= last {
             return;

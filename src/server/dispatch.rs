@@ -537,7 +537,7 @@ impl SessionApp for Dispatch {
         if std::mem::take(&mut self.joins_main) {
             self.join_main();
         }
-        let mut turn = self.turns.begin(false);
+        let mut turn = self.turns.begin(false, cx);
         loop {
             let end = self.session.take_end();
             match end {
@@ -556,7 +556,7 @@ impl SessionApp for Dispatch {
                 self.session.take_events(&mut self.inbox, consumed);
             }
             if end == Some(End::Shutdown) {
-                turn = self.turns.begin(true);
+                turn = self.turns.begin(true, cx);
             }
             let progress = self.run(cx, &mut turn) || !self.inbox.is_empty();
             while !turn.is_over() {

@@ -1,6 +1,7 @@
 //! How many events a session's task handles before other tasks run.
 
 use std::sync::Weak;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::clock::now;
@@ -11,13 +12,14 @@ use crate::hub::namespace::LiveNamespace;
 ///
 /// A client can send thousands of events at once, and a handler may need a millisecond for each. So a
 /// turn ends after [`TURN`], and the task is polled again after the other ready tasks. A turn also ends
-/// when a handler has added to a broadcast queue that is [behind](LiveNamespace::is_behind).
+/// when a handler has added to a broadcast queue that is [behind](LiveNamespace::poll_caught_up).
 #[derive(Default)]
 pub(super) struct Turn {
     events: u32,
     begin: Option<Instant>,
     is_endless: bool,
     is_over: bool,
+    waits: bool,
     behind: Option<Weak<LiveNamespace>>,
 }
 
@@ -36,10 +38,11 @@ impl Turn {
         }
     }
 
-    /// A turn that handles no event.
-    fn over() -> Self {
+    /// A turn that handles no event, because the session waits for a queue.
+    fn waiting() -> Self {
         Self {
             is_over: true,
+            waits: true,
             ..Self::default()
         }
     }
@@ -85,22 +88,18 @@ impl Turn {
 #[derive(Default)]
 pub(super) struct Turns {
     behind: Option<Weak<LiveNamespace>>,
-    polls: u32,
+    is_registered: bool,
 }
-
-/// How often a session is polled that waits for a queue, before it goes on in any case. The queue may
-/// belong to a runtime that does not run.
-const MAX_POLLS: u32 = 10_000;
 
 impl Turns {
     /// Begins a turn, which is endless if the session is about to end.
     #[inline]
-    pub(super) fn begin(&mut self, is_last: bool) -> Turn {
+    pub(super) fn begin(&mut self, is_last: bool, cx: &Context<'_>) -> Turn {
         // A task that ran on this thread before may have left its mark.
         drop(take_behind());
         match is_last {
             true => Turn::endless(),
-            false if self.behind.is_some() && self.must_wait() => Turn::over(),
+            false if self.behind.is_some() && self.must_wait(cx) => Turn::waiting(),
             false => Turn::default(),
         }
     }
@@ -110,20 +109,22 @@ impl Turns {
     pub(super) fn end(&mut self, turn: Turn) -> bool {
         if let Some(behind) = turn.behind {
             self.behind = Some(behind);
-            self.polls = 0;
+            self.is_registered = false;
         }
-        turn.is_over
+        turn.is_over && !turn.waits
     }
 
     #[cold]
-    fn must_wait(&mut self) -> bool {
-        self.polls += 1;
+    fn must_wait(&mut self, cx: &Context<'_>) -> bool {
         let queue = self.behind.as_ref().and_then(Weak::upgrade);
-        let is_behind = queue.is_some_and(|queue| queue.is_behind());
-        if is_behind && self.polls < MAX_POLLS {
-            return true;
+        let waits = queue.is_some_and(|queue| {
+            queue
+                .poll_caught_up(cx, &mut self.is_registered)
+                .is_pending()
+        });
+        if !waits {
+            *self = Self::default();
         }
-        *self = Self::default();
-        false
+        waits
     }
 }

@@ -45,5 +45,6 @@ mod spans;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;
+mod turns;
 mod upgrade;
 mod websocket;
