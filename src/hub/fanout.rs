@@ -47,6 +47,9 @@ impl Fanout {
     }
 }
 
+/// The number of waiting sessions that a delivery wakes.
+const WOKEN_AT_ONCE: usize = 4;
+
 thread_local! {
     /// A namespace to whose queue this thread has added while the queue was behind.
     static BEHIND: Cell<Option<Weak<LiveNamespace>>> = const { Cell::new(None) };
@@ -85,7 +88,7 @@ impl LiveNamespace {
             return Poll::Ready(());
         }
         if !std::mem::replace(is_registered, true) {
-            state.waiting.push(cx.waker().clone());
+            state.waiting.push_back(cx.waker().clone());
         }
         Poll::Pending
     }
@@ -146,10 +149,13 @@ impl LiveNamespace {
         let mut state = self.lock();
         let ended = state.queue.end_delivery(&delivery);
         self.fanout.note(&state.queue);
-        let waiting = match state.queue.is_behind() {
-            true => Vec::new(),
-            false => std::mem::take(&mut state.waiting),
+        let woken = match &state.queue {
+            queue if queue.is_behind() => 0,
+            queue if queue.is_empty() => state.waiting.len(),
+            // Each of them may add to the queue again.
+            _ => WOKEN_AT_ONCE.min(state.waiting.len()),
         };
+        let waiting: Vec<_> = state.waiting.drain(..woken).collect();
         drop(state);
         drop(delivery_lock);
         waiting.into_iter().for_each(Waker::wake);

@@ -1,5 +1,6 @@
 //! One namespace: its sockets, and broadcasts to them.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -63,7 +64,7 @@ pub(super) struct NamespaceState {
     pub(super) rooms: Rooms<Arc<Member>>,
     pub(super) queue: BroadcastQueue<Arc<Member>>,
     /// The sessions that wait until the queue is no longer behind.
-    pub(super) waiting: Vec<Waker>,
+    pub(super) waiting: VecDeque<Waker>,
 }
 
 impl LiveNamespace {

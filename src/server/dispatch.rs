@@ -19,7 +19,6 @@ use crate::hub::namespace::LiveNamespace;
 use crate::hub::observer::{Observer, since};
 use crate::hub::recovery::{Claimed, JoinRequest, PrivateId};
 use crate::hub::session::{End, SharedSession};
-use crate::hub::yield_now::wake_later;
 use crate::notice::notice;
 use crate::protocol::peer::{Action, Peer, ProtocolError};
 use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, legacy};
@@ -45,6 +44,8 @@ pub(super) struct Dispatch {
     /// The credit that is to return to the session.
     consumed: Credit,
     turns: Turns,
+    /// Whether the last turn has ended before all events were handled.
+    is_busy: bool,
     /// The reason why the session has ended.
     closed: Option<CloseReason>,
     /// The transport, as the observers know it.
@@ -70,6 +71,7 @@ impl Dispatch {
             inbox: VecDeque::new(),
             consumed: Credit::default(),
             turns: Turns::default(),
+            is_busy: false,
             closed: None,
             transport: session.params.transport,
             shutdown_deadline: None,
@@ -77,7 +79,7 @@ impl Dispatch {
         }
     }
 
-    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>) {
+    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>, turn: &mut Turn) {
         let credit = Credit::of(&message);
         match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
@@ -87,7 +89,7 @@ impl Dispatch {
                     legacy::move_query_to_auth(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
-                    Ok(action) => return self.handle_action(action, credit, earlier, cx),
+                    Ok(action) => return self.handle_action(action, credit, earlier, cx, turn),
                     Err(ProtocolError(what)) => self.violation(&what),
                 }
             }
@@ -127,6 +129,7 @@ impl Dispatch {
         mut credit: Credit,
         earlier: usize,
         cx: &mut Context<'_>,
+        turn: &mut Turn,
     ) {
         match action {
             // The server shuts down: see `begin_shutdown`.
@@ -142,8 +145,9 @@ impl Dispatch {
                     payload,
                     credit,
                 };
+                let waits = turn.ends_with(queued.credit.bytes());
                 if let Some(driver) = self.driver(slot) {
-                    let consumed = driver.handle_event(queued, cx);
+                    let consumed = driver.handle_event(queued, waits, cx);
                     return self.consumed.add(consumed);
                 }
                 if let Some(pending) = self.pending_at(slot) {
@@ -565,7 +569,7 @@ impl SessionApp for Dispatch {
                 };
                 match event {
                     SessionEvent::Message(message) if self.closed.is_none() => {
-                        self.handle_message(message, cx);
+                        self.handle_message(message, cx, &mut turn);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
                     SessionEvent::Upgraded => {
@@ -598,13 +602,15 @@ impl SessionApp for Dispatch {
                 break;
             }
         }
-        if self.turns.end(turn) {
-            wake_later(cx);
-        }
+        self.is_busy = self.turns.end(turn);
         if self.closed.is_some() && self.drivers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -158,10 +158,15 @@ impl SocketDriver {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Starts the handler of an event, or queues the event behind others. Returns the credit of
-    /// an event whose handler was started.
-    pub(super) fn handle_event(&mut self, mut event: Queued, cx: &mut Context<'_>) -> Credit {
-        let is_idle = self.queue.is_empty() && self.running.is_empty();
+    /// Starts the handler of an event, or queues the event behind others, or because it `waits` for
+    /// the next turn. Returns the credit of an event whose handler was started.
+    pub(super) fn handle_event(
+        &mut self,
+        mut event: Queued,
+        waits: bool,
+        cx: &mut Context<'_>,
+    ) -> Credit {
+        let is_idle = self.queue.is_empty() && self.running.is_empty() && !waits;
         if !is_idle || !matches!(self.phase, Phase::Open) || self.member().has_left() {
             self.queue.push_back(event);
             return Credit::default();

@@ -26,6 +26,9 @@ pub(super) struct Turn {
 /// The time of a turn.
 const TURN: Duration = Duration::from_millis(1);
 
+/// The length of a message whose decoding is a turn of its own.
+const LARGE: usize = 64 * 1024;
+
 /// After how many events the clock is read.
 const EVENTS: u32 = 4;
 
@@ -59,6 +62,16 @@ impl Turn {
             self.look();
         }
         self.look_behind();
+    }
+
+    /// Ends the turn if a message of this many bytes was decoded, and returns whether it did. Its
+    /// handler then runs in the next turn.
+    #[inline]
+    pub(super) fn ends_with(&mut self, bytes: usize) -> bool {
+        if bytes > LARGE {
+            self.end();
+        }
+        self.is_over
     }
 
     /// Ends the turn if a handler has added to a queue that is behind.

@@ -5,7 +5,7 @@
 //! not read is the server's.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -98,11 +98,19 @@ impl Unread {
             writers.push(std::thread::spawn(move || write_on(&client, &bytes)));
         }
         self.expect(reason, WEBSOCKET);
-        drop(clients);
+        end(&clients);
         for writer in writers {
             writer.join().expect("no panic");
         }
         self.expect_nothing_left();
+    }
+}
+
+/// Ends connections whose handles other threads have too.
+fn end(clients: &[TcpStream]) {
+    for client in clients {
+        // The server may have ended it.
+        let _ = client.shutdown(Shutdown::Both);
     }
 }
 
@@ -369,7 +377,7 @@ fn files_of_the_client() {
 #[test]
 fn polls_over_http_2() {
     const STREAMS: usize = 50;
-    let unread = Unread::new(|it| it.ping_interval(TIMEOUT));
+    let unread = Unread::new(|it| it.ping_interval(Duration::from_secs(2)));
     let server = &unread.server;
     let sessions: Vec<_> = (0..STREAMS).map(|_| Polling::connect(server, "")).collect();
     let stream = server.open();
@@ -447,7 +455,7 @@ fn the_admin_ui() {
     }
     // The queue of the application's events, and that of the reports.
     assert!(most <= 8 * 1024 * 1024, "{most} bytes for each page");
-    drop(pages);
+    end(&pages);
     for writer in writers {
         writer.join().expect("no panic");
     }
