@@ -22,8 +22,9 @@ const CLIENTS: usize = 3;
 const TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What the server holds at most for a client that asks over a WebSocket: queued answers up to the
-/// length at which no more input is read, what is being written, and pending events.
-const WEBSOCKET: usize = 768 * 1024;
+/// length at which no more input is read, what is being written, and pending events. Small answers need
+/// a few times their length.
+const WEBSOCKET: usize = 2560 * 1024;
 
 /// The same for a client that asks by long-polling: also the body of a POST, and one poll's.
 const POLLING: usize = 3 * 1024 * 1024;
@@ -202,12 +203,16 @@ impl<'a> Polling<'a> {
         request(&stream, "GET", &uri, "");
         // In a script its quotes are escaped.
         wait_for(&stream, b"sid");
-        let bytes = (&stream).bytes().map(|byte| byte.expect("it goes on"));
-        let is_quote = |byte: &u8| b"\\\":".contains(byte);
-        let sid = bytes
-            .skip_while(is_quote)
-            .take_while(|byte| !is_quote(byte));
-        let sid = String::from_utf8(sid.collect()).expect("UTF-8");
+        let mut sid = String::new();
+        loop {
+            let mut byte = [0];
+            (&stream).read_exact(&mut byte).expect("it goes on");
+            match byte[0] {
+                b'\\' | b'"' | b':' if sid.is_empty() => {}
+                b'\\' | b'"' => break,
+                byte => sid.push(byte.into()),
+            }
+        }
         let client = Self {
             server,
             uri: format!("{uri}&sid={sid}"),
