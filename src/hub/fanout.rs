@@ -151,7 +151,8 @@ impl LiveNamespace {
         self.fanout.note(&state.queue);
         let woken = match &state.queue {
             queue if queue.is_behind() => 0,
-            queue if queue.is_empty() => state.waiting.len(),
+            // There is no task that would wake the rest.
+            queue if queue.is_empty() && !queue.has_task() => state.waiting.len(),
             // Each of them may add to the queue again.
             _ => WOKEN_AT_ONCE.min(state.waiting.len()),
         };
@@ -165,10 +166,18 @@ impl LiveNamespace {
         true
     }
 
-    /// Returns whether the fan-out task may end, because the queue is empty. The next packet needs
-    /// another task then.
+    /// Returns whether the fan-out task may end, because the queue is empty and no session waits for
+    /// it. The next packet needs another task then.
     fn release_task(&self) -> bool {
-        self.lock().queue.release_task()
+        let mut state = self.lock();
+        if !state.queue.is_empty() || state.waiting.is_empty() {
+            return state.queue.release_task();
+        }
+        let woken = WOKEN_AT_ONCE.min(state.waiting.len());
+        let waiting: Vec<_> = state.waiting.drain(..woken).collect();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        false
     }
 
     /// Delivers all packets that are queued for a socket.

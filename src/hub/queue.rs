@@ -195,6 +195,11 @@ impl<T> BroadcastQueue<T> {
         !std::mem::replace(&mut self.has_task, true)
     }
 
+    /// Returns whether there is a fan-out task.
+    pub(super) fn has_task(&self) -> bool {
+        self.has_task
+    }
+
     /// Returns whether the fan-out task may end, because the queue is empty. In this case, records
     /// that there is no fan-out task: the next packet needs another task.
     pub(super) fn release_task(&mut self) -> bool {
