@@ -2,6 +2,8 @@
 //! with the table in SECURITY.md.
 
 mod support;
+#[path = "memory/unread.rs"]
+mod unread;
 
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -14,7 +16,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use support::builder;
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
-use tower_socketio::{Args, Data, Namespace, RawArgs, Socket, SocketIo};
+use tower_socketio::{Args, Data, Namespace, RawArgs, Socket, SocketIo, SocketIoBuilder};
 
 /// The longest wait for something that happens in a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,7 +103,11 @@ impl Server {
             .on("wait", wait)
             .on("keep", keep)
             .on("event", async |_: RawArgs| {});
-        let (layer, io) = builder(main).namespace("/{name}", Namespace::new()).build();
+        Self::of(builder(main).namespace("/{name}", Namespace::new()))
+    }
+
+    fn of(builder: SocketIoBuilder) -> Self {
+        let (layer, io) = builder.build();
         let mut runtime = Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -121,6 +127,16 @@ impl Server {
 
     /// Opens a WebSocket session. The client side allocates nothing that would be counted.
     fn connect(&self, query: &str) -> TcpStream {
+        let stream = self.open();
+        (&stream)
+            .write_all(support::upgrade_head(query).as_bytes())
+            .expect("the server takes it");
+        wait_for(&stream, b"\"maxPayload\"");
+        stream
+    }
+
+    /// Opens a TCP connection with a small buffer.
+    fn open(&self) -> TcpStream {
         let stream = self.runtime.block_on(async {
             let socket = TcpSocket::new_v4().expect("a socket");
             socket.set_recv_buffer_size(8 * 1024).expect("a size");
@@ -131,10 +147,6 @@ impl Server {
         let patience = Some(PATIENCE);
         stream.set_write_timeout(patience).expect("a timeout");
         stream.set_read_timeout(patience).expect("a timeout");
-        (&stream)
-            .write_all(support::upgrade_head(query).as_bytes())
-            .expect("the server takes it");
-        wait_for(&stream, b"\"maxPayload\"");
         stream
     }
 

@@ -12,8 +12,10 @@
 //! before its rooms change, and before it leaves. The sockets of one client in several namespaces
 //! are independent, so a packet of another namespace may overtake a queued broadcast.
 
-use std::sync::Arc;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 
 use super::member::Member;
 use super::namespace::{LiveNamespace, NamespaceState};
@@ -27,6 +29,8 @@ use crate::sync::Mutex;
 pub(super) struct Fanout {
     /// Whether a packet is queued. It changes under the lock of the namespace.
     busy: AtomicBool,
+    /// Whether the queue [is behind](BroadcastQueue::is_behind). It changes under the lock too.
+    behind: AtomicBool,
     /// Held during a delivery, so that all sockets get the packets in order.
     delivery_lock: Mutex<()>,
 }
@@ -35,6 +39,29 @@ impl Fanout {
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire)
     }
+
+    /// Records the state of the queue. The caller holds the lock of the namespace.
+    fn note(&self, queue: &BroadcastQueue<Arc<Member>>) {
+        self.busy.store(!queue.is_empty(), Ordering::Release);
+        self.behind.store(queue.is_behind(), Ordering::Release);
+    }
+}
+
+/// The number of waiting sessions that a delivery wakes.
+const WOKEN_AT_ONCE: usize = 4;
+
+thread_local! {
+    /// A namespace to whose queue this thread has added while the queue was behind.
+    static BEHIND: Cell<Option<Weak<LiveNamespace>>> = const { Cell::new(None) };
+}
+
+/// Returns a namespace to whose broadcast queue this thread has added since the last call, while that
+/// queue was behind. The session whose handler did so waits until the queue has caught up: otherwise
+/// one client could queue work for seconds.
+#[inline]
+pub(crate) fn take_behind() -> Option<Weak<LiveNamespace>> {
+    // While the thread ends there is no session to hold.
+    BEHIND.try_with(Cell::take).ok().flatten()
 }
 
 impl LiveNamespace {
@@ -48,13 +75,31 @@ impl LiveNamespace {
         outgoing: Outgoing,
     ) {
         queue.push(many, target, outgoing);
-        self.fanout.busy.store(true, Ordering::Release);
+        self.fanout.note(queue);
+    }
+
+    /// Waits until the queue is no longer behind. The task is woken once, however often it asks.
+    pub(crate) fn poll_caught_up(&self, cx: &Context<'_>, is_registered: &mut bool) -> Poll<()> {
+        if !self.fanout.behind.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let mut state = self.lock();
+        if !state.queue.is_behind() {
+            return Poll::Ready(());
+        }
+        if !std::mem::replace(is_registered, true) {
+            state.waiting.push_back(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Spawns the fan-out task if there is none. If the queue is full, this call delivers all of it
     /// itself.
     pub(super) fn spawn_fanout(self: &Arc<Self>) {
         let mut state = self.lock();
+        if state.queue.is_behind() {
+            let _ = BEHIND.try_with(|behind| behind.set(Some(Arc::downgrade(self))));
+        }
         if state.queue.is_full() {
             drop(state);
             return self.flush();
@@ -103,26 +148,42 @@ impl LiveNamespace {
         }
         let mut state = self.lock();
         let ended = state.queue.end_delivery(&delivery);
-        let is_busy = !state.queue.is_empty();
-        self.fanout.busy.store(is_busy, Ordering::Release);
+        self.fanout.note(&state.queue);
+        let woken = match &state.queue {
+            queue if queue.is_behind() => 0,
+            // There is no task that would wake the rest.
+            queue if queue.is_empty() && !queue.has_task() => state.waiting.len(),
+            // Each of them may add to the queue again.
+            _ => WOKEN_AT_ONCE.min(state.waiting.len()),
+        };
+        let waiting: Vec<_> = state.waiting.drain(..woken).collect();
         drop(state);
         drop(delivery_lock);
+        waiting.into_iter().for_each(Waker::wake);
         // The last handle of a socket drops its values, whose destructors are the application's
         // code.
         drop((delivery, ended));
         true
     }
 
-    /// Returns whether the fan-out task may end, because the queue is empty. The next packet needs
-    /// another task then.
+    /// Returns whether the fan-out task may end, because the queue is empty and no session waits for
+    /// it. The next packet needs another task then.
     fn release_task(&self) -> bool {
-        self.lock().queue.release_task()
+        let mut state = self.lock();
+        if !state.queue.is_empty() || state.waiting.is_empty() {
+            return state.queue.release_task();
+        }
+        let woken = WOKEN_AT_ONCE.min(state.waiting.len());
+        let waiting: Vec<_> = state.waiting.drain(..woken).collect();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        false
     }
 
     /// Delivers all packets that are queued for a socket.
     pub(super) fn flush_to(&self, member: &Member) {
         let state = self.lock();
-        let NamespaceState { rooms, queue } = &*state;
+        let NamespaceState { rooms, queue, .. } = &*state;
         let last = queue.last_number();
         if member.last_delivered() >= last {
             return;

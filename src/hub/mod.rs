@@ -41,7 +41,7 @@ mod cluster_error;
 pub(crate) mod definition;
 mod disconnect_reason;
 pub(crate) mod expiry;
-mod fanout;
+pub(crate) mod fanout;
 pub(crate) mod hooks;
 pub(crate) mod id_hash;
 pub(crate) mod member;

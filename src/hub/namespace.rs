@@ -1,7 +1,9 @@
 //! One namespace: its sockets, and broadcasts to them.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 
 use super::budget::{ROOM, of_room};
 use super::fanout::Fanout;
@@ -61,6 +63,8 @@ pub(crate) struct LiveNamespace {
 pub(super) struct NamespaceState {
     pub(super) rooms: Rooms<Arc<Member>>,
     pub(super) queue: BroadcastQueue<Arc<Member>>,
+    /// The sessions that wait until the queue is no longer behind.
+    pub(super) waiting: VecDeque<Waker>,
 }
 
 impl LiveNamespace {
@@ -133,7 +137,7 @@ impl LiveNamespace {
         member: Arc<Member>,
         joins: &[Arc<str>],
     ) -> Option<Membership> {
-        let entered = self.change(|NamespaceState { rooms, queue }, mut log| {
+        let entered = self.change(|NamespaceState { rooms, queue, .. }, mut log| {
             if self.removed.load(Ordering::Relaxed) {
                 return false;
             }

@@ -21,6 +21,10 @@ const PACKETS_AT_ONCE: usize = 4096;
 /// a broadcaster delivers the whole queue itself.
 const MAX_BYTES: usize = 1024 * 1024;
 
+/// The deliveries that may be left before a session whose handlers add more must wait. They are some
+/// milliseconds of work.
+const MAX_DELIVERIES: usize = 16 * PACKETS_AT_ONCE;
+
 /// A packet for one socket or for many.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
@@ -60,6 +64,8 @@ pub(super) struct BroadcastQueue<T> {
     /// The number of the last packet that was queued.
     last: u64,
     bytes: usize,
+    /// The packets that are left to deliver, each of them once for each of its sockets.
+    deliveries: usize,
     /// Whether there is a [`FanoutTask`](super::fanout).
     has_task: bool,
 }
@@ -70,6 +76,7 @@ impl<T> Default for BroadcastQueue<T> {
             batches: VecDeque::new(),
             last: 0,
             bytes: 0,
+            deliveries: 0,
             has_task: false,
         }
     }
@@ -97,6 +104,7 @@ impl<T> BroadcastQueue<T> {
             skip,
         };
         self.bytes += bytes;
+        self.deliveries += count(&to);
         let fits = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
         if let Some(batch) = self.batches.back_mut().filter(fits) {
             // While a delivery shares the packets, no packet can be added to them.
@@ -158,8 +166,8 @@ impl<T> BroadcastQueue<T> {
     pub(super) fn end_delivery(&mut self, delivery: &Delivery<T>) -> Option<Batch<T>> {
         let batch = self.batches.front_mut()?;
         batch.done = delivery.first + delivery.range.end;
-        let last = batch.to.last().map_or(0, |chunk| chunk.len());
-        if batch.done < (batch.to.len() - 1) * CHUNK + last {
+        self.deliveries -= delivery.packets.len() * delivery.range.len();
+        if batch.done < count(&batch.to) {
             return None;
         }
         let ended = self.batches.pop_front()?;
@@ -176,10 +184,20 @@ impl<T> BroadcastQueue<T> {
         self.bytes > MAX_BYTES
     }
 
+    /// Returns whether more than [`MAX_DELIVERIES`] are left.
+    pub(super) fn is_behind(&self) -> bool {
+        self.deliveries > MAX_DELIVERIES
+    }
+
     /// Records that there is a fan-out task. Returns `true` if there was none: the caller must
     /// spawn the task.
     pub(super) fn claim_task(&mut self) -> bool {
         !std::mem::replace(&mut self.has_task, true)
+    }
+
+    /// Returns whether there is a fan-out task.
+    pub(super) fn has_task(&self) -> bool {
+        self.has_task
     }
 
     /// Returns whether the fan-out task may end, because the queue is empty. In this case, records
@@ -227,6 +245,12 @@ impl<T> Delivery<T> {
             .filter(move |packet| packet.skip != Some(at));
         packets.map(|packet| (packet.number, &packet.outgoing))
     }
+}
+
+/// Returns the number of sockets in chunks.
+fn count<T>(chunks: &Chunks<T>) -> usize {
+    let last = chunks.last().map_or(0, |chunk| chunk.len());
+    chunks.len().saturating_sub(1) * CHUNK + last
 }
 
 fn cost(outgoing: &Outgoing) -> usize {

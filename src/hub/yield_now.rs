@@ -1,7 +1,8 @@
-//! A yield that lets all ready tasks of a worker run.
+//! Yields that let all ready tasks of a worker run.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 /// Yields to all tasks that were ready before.
 pub(crate) async fn yield_now() {
@@ -14,4 +15,12 @@ pub(crate) async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+/// Wakes the task that calls, after the worker has looked at its input and output and its timers.
+///
+/// A task that wakes itself directly may be polled sixty times before the worker looks at them.
+pub(crate) fn wake_later(cx: &mut Context<'_>) {
+    // tokio's future wakes the task in this way when it is polled for the first time.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }

@@ -10,6 +10,7 @@ use super::expiry::handle_deadline;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect, Waiting};
 use super::queued::Queued;
 use super::socket_driver::SocketDriver;
+use super::turn::{Turn, Turns};
 use super::{Opened, Server, partial_deadline};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId, Transport};
@@ -42,6 +43,9 @@ pub(super) struct Dispatch {
     inbox: VecDeque<SessionEvent>,
     /// The credit that is to return to the session.
     consumed: Credit,
+    turns: Turns,
+    /// Whether the last turn has ended before all events were handled.
+    is_busy: bool,
     /// The reason why the session has ended.
     closed: Option<CloseReason>,
     /// The transport, as the observers know it.
@@ -66,6 +70,8 @@ impl Dispatch {
             drivers: Vec::new(),
             inbox: VecDeque::new(),
             consumed: Credit::default(),
+            turns: Turns::default(),
+            is_busy: false,
             closed: None,
             transport: session.params.transport,
             shutdown_deadline: None,
@@ -73,7 +79,7 @@ impl Dispatch {
         }
     }
 
-    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>) {
+    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>, turn: &mut Turn) {
         let credit = Credit::of(&message);
         match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
@@ -83,7 +89,7 @@ impl Dispatch {
                     legacy::move_query_to_auth(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
-                    Ok(action) => return self.handle_action(action, credit, earlier, cx),
+                    Ok(action) => return self.handle_action(action, credit, earlier, cx, turn),
                     Err(ProtocolError(what)) => self.violation(&what),
                 }
             }
@@ -123,6 +129,7 @@ impl Dispatch {
         mut credit: Credit,
         earlier: usize,
         cx: &mut Context<'_>,
+        turn: &mut Turn,
     ) {
         match action {
             // The server shuts down: see `begin_shutdown`.
@@ -138,8 +145,9 @@ impl Dispatch {
                     payload,
                     credit,
                 };
+                let waits = turn.ends_with(queued.credit.bytes());
                 if let Some(driver) = self.driver(slot) {
-                    let consumed = driver.handle_event(queued, cx);
+                    let consumed = driver.handle_event(queued, waits, cx);
                     return self.consumed.add(consumed);
                 }
                 if let Some(pending) = self.pending_at(slot) {
@@ -501,11 +509,12 @@ impl Dispatch {
     }
 
     /// Polls the pending connect requests and all sockets. Returns whether anything happened.
-    fn run(&mut self, cx: &mut Context<'_>) -> bool {
+    fn run(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
         let mut progress = !self.pending.is_empty() && self.poll_pending(cx);
         for driver in &mut self.drivers {
-            progress |= driver.run(cx, &mut self.peer, &mut self.consumed);
+            progress |= driver.run(cx, &mut self.peer, &mut self.consumed, turn);
         }
+        turn.look_behind();
         while let Some(at) = self.drivers.iter().position(SocketDriver::has_ended) {
             let ended = self.drivers.remove(at);
             // The data of a socket may have a destructor of the application.
@@ -532,6 +541,7 @@ impl SessionApp for Dispatch {
         if std::mem::take(&mut self.joins_main) {
             self.join_main();
         }
+        let mut turn = self.turns.begin(false, cx);
         loop {
             let end = self.session.take_end();
             match end {
@@ -549,11 +559,17 @@ impl SessionApp for Dispatch {
                 let consumed = self.consumed.take().into_bytes();
                 self.session.take_events(&mut self.inbox, consumed);
             }
-            let progress = self.run(cx) || !self.inbox.is_empty();
-            while let Some(event) = self.inbox.pop_front() {
+            if end == Some(End::Shutdown) {
+                turn = self.turns.begin(true, cx);
+            }
+            let progress = self.run(cx, &mut turn) || !self.inbox.is_empty();
+            while !turn.is_over() {
+                let Some(event) = self.inbox.pop_front() else {
+                    break;
+                };
                 match event {
                     SessionEvent::Message(message) if self.closed.is_none() => {
-                        self.handle_message(message, cx);
+                        self.handle_message(message, cx, &mut turn);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
                     SessionEvent::Upgraded => {
@@ -567,8 +583,9 @@ impl SessionApp for Dispatch {
                     }
                     SessionEvent::Message(_) => {}
                 }
+                turn.count();
             }
-            if self.inbox.capacity() > 32 {
+            if self.inbox.is_empty() && self.inbox.capacity() > 32 {
                 self.inbox = VecDeque::new();
             }
             if end == Some(End::Shutdown) {
@@ -581,14 +598,19 @@ impl SessionApp for Dispatch {
                 has_events = true;
                 continue;
             }
-            if !progress && self.consumed.is_empty() {
+            if turn.is_over() || (!progress && self.consumed.is_empty()) {
                 break;
             }
         }
+        self.is_busy = self.turns.end(turn);
         if self.closed.is_some() && self.drivers.is_empty() {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

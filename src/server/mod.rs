@@ -10,6 +10,7 @@
 //! | [`observed`] | a handler that is observed |
 //! | [`queued`] | an event that waits for its handler |
 //! | [`credit`] | the credit of flow control |
+//! | [`turn`] | how many events are handled before other tasks run |
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ mod observed;
 mod pending_connect;
 mod queued;
 mod socket_driver;
+mod turn;
 
 /// The registered namespaces of a server.
 pub(crate) struct Server {

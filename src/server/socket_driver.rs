@@ -15,6 +15,7 @@ use super::expiry::leave_if_expired;
 use super::observed::{HandlerInSpan, ObservedHandler};
 use super::pending_connect::ConnectRequest;
 use super::queued::Queued;
+use super::turn::Turn;
 use crate::engine_io::Revision;
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
@@ -157,10 +158,15 @@ impl SocketDriver {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Starts the handler of an event, or queues the event behind others. Returns the credit of
-    /// an event whose handler was started.
-    pub(super) fn handle_event(&mut self, mut event: Queued, cx: &mut Context<'_>) -> Credit {
-        let is_idle = self.queue.is_empty() && self.running.is_empty();
+    /// Starts the handler of an event, or queues the event behind others, or because it `waits` for
+    /// the next turn. Returns the credit of an event whose handler was started.
+    pub(super) fn handle_event(
+        &mut self,
+        mut event: Queued,
+        waits: bool,
+        cx: &mut Context<'_>,
+    ) -> Credit {
+        let is_idle = self.queue.is_empty() && self.running.is_empty() && !waits;
         if !is_idle || !matches!(self.phase, Phase::Open) || self.member().has_left() {
             self.queue.push_back(event);
             return Credit::default();
@@ -177,6 +183,7 @@ impl SocketDriver {
         cx: &mut Context<'_>,
         peer: &mut Peer,
         consumed: &mut Credit,
+        turn: &mut Turn,
     ) -> bool {
         match &mut self.phase {
             Phase::Connecting(future) | Phase::Opening(future) => {
@@ -186,7 +193,7 @@ impl SocketDriver {
                 self.connect_handler_ended(reply, peer, consumed);
                 true
             }
-            Phase::Open => self.run_events(cx, peer, consumed),
+            Phase::Open => self.run_events(cx, peer, consumed, turn),
             Phase::DisconnectLayers(future, handler_reached) => {
                 let ended = poll(future, cx).is_ready();
                 if ended {
@@ -286,18 +293,25 @@ impl SocketDriver {
     }
 
     #[inline]
-    fn run_events(&mut self, cx: &mut Context<'_>, peer: &mut Peer, consumed: &mut Credit) -> bool {
+    fn run_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        peer: &mut Peer,
+        consumed: &mut Credit,
+        turn: &mut Turn,
+    ) -> bool {
         let has_left = self.member().has_left();
         if has_left {
             self.handle_leave(peer, consumed);
         }
         let mut progress = self.poll_running(cx);
-        while self.can_start() {
+        while !turn.is_over() && self.can_start() {
             let Some(mut queued) = self.queue.pop_front() else {
                 break;
             };
             consumed.add(queued.credit.take());
             self.start(queued, cx);
+            turn.count();
             progress = true;
         }
         if self.queue.is_empty() && self.queue.capacity() > 16 {

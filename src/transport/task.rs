@@ -14,6 +14,7 @@ use crate::clock::now;
 use crate::engine_io::{CloseReason, Transport};
 use crate::hub::session::{AfterRound, RoundStart, SharedSession, Upgrade};
 use crate::hub::sessions::SessionGuard;
+use crate::hub::yield_now::wake_later;
 use crate::notice::notice;
 
 /// The application of a session, which runs in the session's task.
@@ -21,6 +22,11 @@ pub(crate) trait SessionApp: Send {
     /// Polls the running handlers, and handles the session's events if it `has_events`. Ready when
     /// the session has ended and no handler runs any more.
     fn poll(&mut self, cx: &mut Context<'_>, has_events: bool) -> Poll<()>;
+
+    /// Returns whether it has more to do, after other tasks have run.
+    fn is_busy(&self) -> bool {
+        false
+    }
 
     /// Returns when [`SessionApp::handle_timeout`] is to be called.
     fn poll_timeout(&self) -> Option<std::time::Instant> {
@@ -43,6 +49,8 @@ pin_project! {
         sleep_until: SleepUntil,
         // How often the deadline that has passed was put off because there is more to read.
         put_off: u8,
+        // Whether the next poll only lets other tasks run.
+        yields: bool,
         guard: SessionGuard,
     }
 }
@@ -126,6 +134,7 @@ impl SessionTask {
             sleep: tokio::time::sleep_until(Instant::now()),
             sleep_until: SleepUntil::Unset,
             put_off: 0,
+            yields: false,
             guard,
         }
     }
@@ -135,14 +144,21 @@ impl Future for SessionTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(self.as_mut().project().yields) {
+            // tokio polls a task that `wake_later` has woken before those that the worker's input and
+            // timers have woken just before. This puts the task behind them.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let _current = self.guard.run();
         let mut is_set = !matches!(self.sleep_until, SleepUntil::Unset);
         let mut reads = READS;
         for _ in 0..ROUNDS {
             let is_due = std::mem::take(&mut is_set) && self.as_mut().poll_sleep(cx);
             match self.as_mut().round(cx, is_due, &mut reads) {
-                AfterRound::Idle => return Poll::Pending,
-                AfterRound::Busy if reads == 0 => break,
+                AfterRound::Idle if !self.is_busy() => return Poll::Pending,
+                AfterRound::Idle => break,
+                AfterRound::Busy if reads == 0 || self.is_busy() => break,
                 AfterRound::Busy => {}
                 AfterRound::Due(due) => {
                     self.as_mut().set_sleep(due, SleepUntil::Deadline(due));
@@ -157,12 +173,18 @@ impl Future for SessionTask {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        *self.as_mut().project().yields = true;
+        wake_later(cx);
         Poll::Pending
     }
 }
 
 impl SessionTask {
+    /// Returns whether the application has more to do, after other tasks have run.
+    fn is_busy(&self) -> bool {
+        !self.app_ended && self.app.is_busy()
+    }
+
     /// Sets `sleep` to `due`, which `sleep_until` describes.
     #[inline]
     fn set_sleep(self: Pin<&mut Self>, due: std::time::Instant, sleep_until: SleepUntil) {

@@ -7,6 +7,7 @@ mod support;
 
 #[cfg(all(feature = "admin-ui", feature = "testing"))]
 mod admin;
+mod advisories;
 mod broadcast;
 mod closing;
 #[cfg(feature = "testing")]
@@ -44,5 +45,6 @@ mod spans;
 mod streams;
 #[cfg(feature = "testing")]
 mod testing;
+mod turns;
 mod upgrade;
 mod websocket;

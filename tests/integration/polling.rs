@@ -172,6 +172,14 @@ async fn a_body_declared_as_too_long_is_not_read() {
     assert_eq!(response.body(), "");
     // The server has handled no part of the body, so the session lives.
     assert_eq!(client.ask(r#"42["echo","a"]"#).await, r#"42["echo","a"]"#);
+    // The answer does not wait for the body.
+    let stream = tokio::net::TcpStream::connect(support::serve(app).await).await;
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: test\r\ncontent-length: 101\r\n\r\n",
+        client.uri
+    );
+    let answer = support::send_head(&mut stream.expect("a connection"), &head).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Shared, SharedSession, Upgrade, register, wake};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, EnginePacket, ParseError, Refusal, Session, Transport};
+use crate::hub::yield_now::wake_later;
 
 impl SharedSession {
     /// Returns the transport, if the session accepts requests.
@@ -106,11 +107,11 @@ impl SharedSession {
     /// ends it.
     pub(crate) fn poll_post(
         &self,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
         packets: &mut impl Iterator<Item = Result<EnginePacket, ParseError>>,
     ) -> Poll<Result<(), Refusal>> {
         let now = now();
-        loop {
+        for _ in 0..BATCHES {
             let mut shared = self.lock();
             let snapshot = shared.snapshot();
             let polled = shared.handle_packets(cx, packets, now);
@@ -121,6 +122,8 @@ impl SharedSession {
                 return polled;
             }
         }
+        wake_later(cx);
+        Poll::Pending
     }
 
     /// Passes a WebSocket to the session's task. Returns it as an error if the session has one
@@ -142,6 +145,10 @@ impl SharedSession {
 
 /// The number of packets of a body that are handled under one lock.
 const BATCH: usize = 64;
+
+/// The number of batches that a POST handles before it lets other tasks run. Packets that no handler
+/// gets cause no backpressure.
+const BATCHES: usize = 16;
 
 impl Shared {
     /// Handles up to [`BATCH`] packets of a body. Returns `None` if the body may have more packets,

@@ -1,0 +1,104 @@
+//! A client that makes the server work does not keep it from the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tower_socketio::{Namespace, SocketIo};
+
+use crate::support::{Polling, main_app, until, within};
+
+/// Counts the turns of another task of the same thread, and the most that was done between two of
+/// them.
+#[derive(Default)]
+struct Bystander {
+    turns: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Bystander {
+    /// Watches a counter until the runtime ends.
+    fn watch(done: &Arc<AtomicUsize>) -> Arc<Self> {
+        let bystander = Arc::new(Self::default());
+        let (own, done) = (Arc::clone(&bystander), Arc::clone(done));
+        tokio::spawn(async move {
+            loop {
+                let before = done.load(Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                let more = done.load(Ordering::Relaxed) - before;
+                own.most.fetch_max(more, Ordering::Relaxed);
+                own.turns.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        bystander
+    }
+
+    /// Returns the most that was done between two turns, those before this call.
+    async fn most(&self) -> usize {
+        let turns = self.turns.load(Ordering::Relaxed);
+        until(|| self.turns.load(Ordering::Relaxed) > turns + 1).await;
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn slow_handlers_of_one_client_take_turns_with_other_tasks() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let slow = async move || {
+        // It blocks its thread, as a handler that computes does.
+        std::thread::sleep(Duration::from_millis(1));
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let (app, _io) = main_app(Namespace::new().on("slow", slow));
+    let mut client = Polling::connect(&app).await;
+    let bystander = Bystander::watch(&done);
+    client.send(&[r#"42["slow"]"#; 200].join("\x1e")).await;
+    until(|| done.load(Ordering::Relaxed) == 200).await;
+    let most = bystander.most().await;
+    assert!(most <= 16, "{most} handlers in a row");
+}
+
+/// The clock stands still, so that no turn ends because of its time.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_broadcasts_waits_until_its_broadcasts_are_delivered() {
+    const CLIENTS: usize = 300;
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let all = async move |io: SocketIo| {
+        io.emit("text", 1);
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let (app, io) = main_app(Namespace::new().on("all", all));
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Polling::connect(&app).await);
+    }
+    let bystander = Bystander::watch(&done);
+    clients[0].send(&[r#"42["all"]"#; 2_000].join("\x1e")).await;
+    until(|| done.load(Ordering::Relaxed) == 2_000).await;
+    let most = bystander.most().await;
+    // 65 536 deliveries are under way at most, and a few turns pass before the bystander's.
+    assert!(most <= 1_000, "{most} broadcasts in a row");
+    // None of them is lost.
+    io.emit("end", ());
+    let mut packets = 0;
+    while clients[1].next().await != r#"42["end"]"# {
+        packets += 1;
+    }
+    assert_eq!(packets, 2_000);
+}
+
+#[tokio::test]
+async fn a_body_of_many_small_packets_takes_turns_with_other_tasks() {
+    let (app, _io) = main_app(Namespace::new());
+    let client = Polling::connect(&app).await;
+    let bystander = Bystander::watch(&Arc::default());
+    tokio::task::yield_now().await;
+    let before = bystander.turns.load(Ordering::Relaxed);
+    let response = within(client.post(["6"; 100_000].join("\x1e"))).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let turns = bystander.turns.load(Ordering::Relaxed) - before;
+    assert!(turns >= 90, "{turns} turns of another task");
+}
