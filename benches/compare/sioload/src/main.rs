@@ -14,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 
 use report::{Ctx, Result};
-use scenario::{binary, churn, echo, fairness, groups, idle, membership, polling};
+use scenario::{binary, churn, echo, fairness, fleet, groups, idle, membership, polling, storm};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -122,6 +122,42 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         conns: usize,
     },
+    /// The server is killed and started again, and all clients come back.
+    Storm {
+        #[arg(long, default_value_t = 19_500)]
+        conns: usize,
+        /// So many come back first, and send echoes from then on.
+        #[arg(long, default_value_t = 100)]
+        echoers: usize,
+        /// Milliseconds between two echoes of one client.
+        #[arg(long, default_value_t = 50)]
+        echo_every: u64,
+        /// Seconds from the death of the server to the start of the next one.
+        #[arg(long, default_value_t = 0.0)]
+        down: f64,
+        /// The server's command, which is run twice.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Connections are cut now and then, while all clients are sent numbered messages.
+    Jitter {
+        #[arg(long, default_value_t = 10_000)]
+        conns: usize,
+        #[arg(long, default_value_t = 60)]
+        messages: u64,
+        /// Milliseconds between two messages.
+        #[arg(long, default_value_t = 500)]
+        message_every: u64,
+        /// Seconds between two cuts of one client, on average.
+        #[arg(long, default_value_t = 15.0)]
+        cut_every: f64,
+        /// Seconds for which a stalled connection is not read.
+        #[arg(long, default_value_t = 1.0)]
+        stall: f64,
+        /// The server's command.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Acknowledged events with a binary attachment.
     Binary {
         #[arg(long, default_value_t = 8)]
@@ -133,8 +169,15 @@ enum Command {
     },
 }
 
+fn program(cli: &Cli, command: &[String]) -> storm::Program {
+    storm::Program {
+        command: command.to_vec(),
+        cores: cli.server_cores.clone(),
+    }
+}
+
 fn run(cli: &Cli) -> Result<()> {
-    probe::pin_to(cli.core)?;
+    probe::pin_to(&[cli.core])?;
     probe::raise_nofile()?;
     let ctx = Ctx {
         server: cli.server.clone(),
@@ -210,6 +253,42 @@ fn run(cli: &Cli) -> Result<()> {
         ),
         Command::Polling { conns } => polling::run(&ctx, conns),
         Command::Binary { conns, depth, size } => binary::run(&ctx, conns, depth, size),
+        Command::Storm {
+            conns,
+            echoers,
+            echo_every,
+            down,
+            ref command,
+        } => storm::run(
+            &ctx,
+            &storm::Options {
+                conns,
+                echoers,
+                echo_every: Duration::from_millis(echo_every),
+                down: Duration::from_secs_f64(down),
+                program: program(cli, command),
+            },
+        ),
+        Command::Jitter {
+            conns,
+            messages,
+            message_every,
+            cut_every,
+            stall,
+            ref command,
+        } => storm::run_jitter(
+            &ctx,
+            &storm::JitterOptions {
+                conns,
+                messages,
+                every: Duration::from_millis(message_every),
+                cuts: fleet::Cuts {
+                    every: Duration::from_secs_f64(cut_every),
+                    stall: Duration::from_secs_f64(stall),
+                },
+                program: program(cli, command),
+            },
+        ),
     }
 }
 

@@ -34,7 +34,7 @@ enum Phase {
     Upgrading,
     /// Waiting for the Engine.IO open packet.
     SessionParams,
-    /// Waiting for the namespace's connect packet.
+    /// Waiting for the namespace's connect packet. Events that a client has missed may come before.
     Joining,
     Ready,
     /// We sent our close frame.
@@ -51,6 +51,8 @@ struct Conn {
     wbuf: Vec<u8>,
     written: usize,
     dirty: bool,
+    /// Nothing is read.
+    paused: bool,
     fragments: Vec<u8>,
     fragment_opcode: u8,
     started: Instant,
@@ -58,6 +60,14 @@ struct Conn {
 
 /// What a scenario does with what arrives.
 pub trait Driver {
+    /// What the client sends with its connect packet, as JSON.
+    fn auth(&mut self, _c: ConnId) -> String {
+        String::new()
+    }
+    /// The server has answered the connect packet with this JSON.
+    fn on_connect(&mut self, net: &mut Net, c: ConnId, _answer: &[u8]) {
+        self.on_ready(net, c);
+    }
     /// A WebSocket connection has joined the namespace.
     fn on_ready(&mut self, _net: &mut Net, _c: ConnId) {}
     /// A text frame with a Socket.IO packet, the Engine.IO type included.
@@ -93,6 +103,10 @@ pub struct Net {
     pub now: Instant,
     /// Engine.IO pings that were answered.
     pub pings: u64,
+    /// When the first TCP connection was established, since this was last emptied.
+    pub first_established: Option<Instant>,
+    /// The events that were handled.
+    pub handled: u64,
     /// Poll without ever sleeping. A sleeping client is woken by the server's
     /// `send`, and the server is charged for that; the slower it is, the more
     /// often. A client on another machine costs it nothing of the kind.
@@ -120,6 +134,8 @@ impl Net {
             events: Some(Events::with_capacity(events)),
             now: Instant::now(),
             pings: 0,
+            first_established: None,
+            handled: 0,
             spin: false,
             idle_since: None,
             idle: Duration::ZERO,
@@ -168,6 +184,7 @@ impl Net {
             wbuf: Vec::new(),
             written: 0,
             dirty: false,
+            paused: false,
             fragments: Vec::new(),
             fragment_opcode: 0,
             started: Instant::now(),
@@ -204,6 +221,29 @@ impl Net {
             // Closing the descriptor also takes it out of the epoll set.
             self.poll.registry().deregister(&mut conn.stream).ok();
             self.free.push(c);
+        }
+    }
+
+    /// Drops a connection with a reset: what the server has sent and was not read is gone.
+    pub fn reset_conn(&mut self, c: ConnId) {
+        if let Some(conn) = self.conns.get(c).and_then(Option::as_ref) {
+            let socket = socket2::SockRef::from(&conn.stream);
+            socket.set_linger(Some(Duration::ZERO)).ok();
+        }
+        self.drop_conn(c);
+    }
+
+    /// Reads nothing of a connection until [`resume`](Self::resume).
+    pub fn pause(&mut self, c: ConnId) {
+        if let Some(conn) = self.conns.get_mut(c).and_then(Option::as_mut) {
+            conn.paused = true;
+        }
+    }
+
+    pub fn resume(&mut self, driver: &mut dyn Driver, c: ConnId) {
+        if let Some(conn) = self.conns.get_mut(c).and_then(Option::as_mut) {
+            conn.paused = false;
+            self.on_readable(driver, c, true);
         }
     }
 
@@ -251,6 +291,7 @@ impl Net {
             };
         }
         for event in &events {
+            self.handled += 1;
             let c = event.token().0;
             if event.is_writable() {
                 self.on_writable(driver, c);
@@ -325,6 +366,7 @@ impl Net {
                 Ok(None) => {}
                 Ok(Some(e)) | Err(e) => return self.lose(driver, c, format!("connect: {e}")),
             }
+            self.first_established.get_or_insert_with(Instant::now);
             conn.phase = Phase::Upgrading;
             write!(
                 conn.wbuf,
@@ -345,6 +387,9 @@ impl Net {
     fn on_readable(&mut self, driver: &mut dyn Driver, c: ConnId, ended: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
         while let Some(conn) = self.conns.get_mut(c).and_then(Option::as_mut) {
+            if conn.paused {
+                break;
+            }
             let n = match conn.stream.read(&mut scratch) {
                 Ok(0) => {
                     self.end_of_stream(driver, c);
@@ -489,11 +534,15 @@ impl Net {
             }
             (Phase::SessionParams, ws::TEXT) if data.starts_with(b"0{") => {
                 conn.phase = Phase::Joining;
-                self.send_frame(c, ws::TEXT, &[b"40"]);
+                let auth = driver.auth(c);
+                self.send_frame(c, ws::TEXT, &[b"40", auth.as_bytes()]);
             }
             (Phase::Joining, ws::TEXT) if data.starts_with(b"40{\"sid\":") => {
                 conn.phase = Phase::Ready;
-                driver.on_ready(self, c);
+                driver.on_connect(self, c, &data[2..]);
+            }
+            (Phase::Joining, ws::TEXT) if data.starts_with(b"42[") => {
+                driver.on_text(self, c, data);
             }
             (Phase::Ready, ws::TEXT) => driver.on_text(self, c, data),
             (Phase::Ready, ws::BINARY) => driver.on_binary(self, c, data),

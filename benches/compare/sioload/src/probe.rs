@@ -183,12 +183,14 @@ pub fn counter_delta(
         .collect()
 }
 
-/// Pins the calling thread to one core.
-pub fn pin_to(core: usize) -> io::Result<()> {
+/// Pins the calling thread to these cores.
+pub fn pin_to(cores: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is valid and empty; the kernel only reads it.
     let rc = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
+        for core in cores {
+            libc::CPU_SET(*core, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
     };
     if rc == 0 {

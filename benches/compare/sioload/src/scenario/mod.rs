@@ -5,10 +5,12 @@ pub mod churn;
 pub mod crowd;
 pub mod echo;
 pub mod fairness;
+pub mod fleet;
 pub mod groups;
 pub mod idle;
 pub mod membership;
 pub mod polling;
+pub mod storm;
 
 use std::time::{Duration, Instant};
 
