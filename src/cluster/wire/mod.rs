@@ -14,13 +14,16 @@
 
 #[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod captured;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "unstable-internals"))]
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the fuzz targets rewrite"))]
 pub(super) mod classic;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "unstable-internals"))]
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the fuzz targets rewrite"))]
 pub(super) mod entry;
 pub(super) mod envelope;
 mod fields;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "unstable-internals"))]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the fuzz targets rewrite"))]
 pub(super) mod notification;
 mod saved;
 
