@@ -30,6 +30,8 @@ pub struct Client {
     token: String,
     pub sid: Option<String>,
     pub is_base_revision: bool,
+    /// Whether the last poll was refused.
+    is_refused: bool,
     polls: VecDeque<(u32, JoinHandle<Answer>)>,
     posts: Vec<(u32, JoinHandle<Answer>)>,
     pieces: Option<mpsc::UnboundedSender<io::Result<Bytes>>>,
@@ -63,6 +65,7 @@ impl Client {
             token: String::new(),
             sid: None,
             is_base_revision: true,
+            is_refused: false,
             polls: VecDeque::new(),
             posts: Vec::new(),
             pieces: None,
@@ -109,6 +112,7 @@ impl Client {
         self.connection = connection;
         self.token = self.record.lock().connect(connection);
         self.sid = None;
+        self.is_refused = false;
         self.has_upgraded = false;
     }
 
@@ -131,9 +135,11 @@ impl Client {
         self.polls.extend(poll.map(|poll| (connection, poll)));
     }
 
-    /// Polls, unless a poll waits. Returns `None` if it does not poll.
+    /// Polls, unless a poll waits or the last one was refused. Returns `None` if it does not poll.
+    ///
+    /// After an upgrade the poll is refused, but an upgrade may have failed.
     pub fn poll_once(&mut self) -> Option<()> {
-        let polls = self.sid.is_some() && self.polls.is_empty() && !self.has_upgraded;
+        let polls = self.sid.is_some() && self.polls.is_empty() && !self.is_refused;
         polls.then(|| self.poll(""))
     }
 
@@ -262,7 +268,8 @@ impl Client {
     }
 
     fn polled(&mut self, connection: u32, answer: &Answer) {
-        if answer.status != StatusCode::OK {
+        self.is_refused = answer.status != StatusCode::OK;
+        if self.is_refused {
             return;
         }
         let is_new = self.sid.is_none() && self.connection == connection;
@@ -296,16 +303,6 @@ impl Client {
             let offset = rest.iter().take_while(|byte| **byte != b'"');
             self.claim.1 = offset.map(|byte| char::from(*byte)).collect();
         }
-    }
-
-    /// Returns the connections whose output the client reads.
-    pub fn connections(&self) -> impl Iterator<Item = u32> {
-        let stream = self.stream.as_ref();
-        let stream = stream.filter(|stream| stream.frames.is_some() && !stream.has_ended);
-        stream
-            .map(|stream| stream.connection)
-            .into_iter()
-            .chain([self.connection])
     }
 
     /// Returns the number of requests without an answer.

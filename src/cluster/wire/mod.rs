@@ -15,15 +15,24 @@
 #[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod captured;
 #[cfg(any(feature = "redis", feature = "unstable-internals"))]
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the fuzz targets rewrite"))]
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "for the fuzz targets")
+)]
 pub(super) mod classic;
 #[cfg(any(feature = "redis", feature = "unstable-internals"))]
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "the fuzz targets rewrite"))]
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "for the fuzz targets")
+)]
 pub(super) mod entry;
 pub(super) mod envelope;
 mod fields;
 #[cfg(any(feature = "postgres", feature = "unstable-internals"))]
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the fuzz targets rewrite"))]
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "for the fuzz targets")
+)]
 pub(super) mod notification;
 mod saved;
 
