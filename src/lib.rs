@@ -549,9 +549,12 @@ pub mod private {
 #[doc(hidden)]
 #[cfg(feature = "unstable-internals")]
 pub mod internals {
-    #[cfg(feature = "redis")]
-    pub use crate::cluster::rewrite_classic;
+    #[cfg(feature = "wire")]
+    pub use crate::cluster::{rewrite_classic, rewrite_entry, rewrite_notification};
+    pub use crate::engine_io::raw::{decode_frame, encode_payload, jsonp_script};
     pub use crate::engine_io::{EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent};
+    pub use crate::handles::held_bytes;
+    pub use crate::transport::{PayloadForm, read_payload};
     pub use crate::websocket::{
         DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError,
         accept_key, accepts_deflate, close_frame, compressed_header, deflate, header, is_valid_key,

@@ -1,11 +1,16 @@
 //! A MessagePack packet: decoded, encoded, and decoded again.
+//!
+//! - The JSON of a packet is valid, and at most seven times as long as the message: a control character
+//!   is one byte, and `\u0001` in JSON.
+//! - What was read and is written again is read as the same.
+//! - An error is final.
 
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tower_socketio::engine::Message;
-use tower_socketio::protocol::{MsgpackParser, Packet, Parser};
+use tower_socketio::protocol::{Kind, MsgpackParser, Packet, Parser, Payload};
 
 /// The start of an EVENT packet, up to the value of `data`.
 const EVENT: &[u8] = b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data";
@@ -19,20 +24,30 @@ fn check(data: &[u8]) {
     let Some(packet) = decode(Bytes::copy_from_slice(data)) else {
         return;
     };
-    let attached = packet.payload.attachments().count();
-    let json = packet.payload.json().to_vec();
-    assert!(json.len() <= 7 * data.len() + 50 * attached);
+    let (kind, ack, namespace) = (packet.kind, packet.ack, packet.namespace.clone());
+    let attachments: Vec<Bytes> = packet.payload.attachments().cloned().collect();
+    let json = Bytes::copy_from_slice(packet.payload.json());
+    assert!(json.len() <= 7 * data.len() + 50 * attachments.len());
+    assert!(attachments.iter().map(Bytes::len).sum::<usize>() <= data.len());
+    if matches!(kind, Kind::Event | Kind::Ack) {
+        let same = Payload::from_json(kind, json.clone(), attachments.clone());
+        assert_eq!(same.expect("valid JSON").name(), packet.payload.name());
+    }
     let mut written = MsgpackParser::default().encode(packet).into_iter();
     let Some(Message::Binary(message)) = written.next() else {
         panic!("not one message of bytes");
     };
     assert!(written.next().is_none());
     let again = decode(message).expect("what was written");
+    assert_eq!((again.kind, again.ack), (kind, ack));
+    assert_eq!(again.namespace, namespace);
     assert_eq!(again.payload.json(), json);
-    assert_eq!(again.payload.attachments().count(), attached);
+    assert!(again.payload.attachments().eq(&attachments));
 }
 
 fn decode(message: Bytes) -> Option<Packet> {
     let mut decoder = MsgpackParser::default().decoder();
-    decoder.decode(Message::Binary(message)).ok().flatten()
+    let decoded = decoder.decode(Message::Binary(message));
+    assert!(!decoder.is_partial());
+    decoded.ok().flatten()
 }

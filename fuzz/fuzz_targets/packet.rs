@@ -1,38 +1,119 @@
-//! A Socket.IO packet as text with attachments: decoded, encoded, and decoded again.
+//! Socket.IO packets as text with attachments, through the decoder of one connection.
+//!
+//! The messages are separated by the byte `ff`, which no text has. A message that begins with `!` is a
+//! text, and so is the first one; another one is binary.
+//!
+//! - The decoder says when attachments are missing, keeps to its limits, and an error is final.
+//! - The payload of a packet is valid JSON, as another parser reads it.
+//! - What was read and is written again is read as the same, and written as the same.
 
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 use tower_socketio::engine::{Message, Text};
-use tower_socketio::protocol::{Decoder, JsonParser, Packet, Parser};
+use tower_socketio::protocol::{Decoder, JsonParser, Kind, Packet, Parser};
 
-fuzz_target!(|messages: Vec<&[u8]>| {
-    let parser = JsonParser::default();
+const MAX_ATTACHMENTS: usize = 5;
+const MAX_BYTES: usize = 600;
+
+fuzz_target!(|input: &[u8]| {
+    let parser = JsonParser::default()
+        .max_attachments(MAX_ATTACHMENTS)
+        .max_attachment_bytes(MAX_BYTES);
     let mut decoder = parser.decoder();
-    let messages = messages.into_iter().enumerate().map(|(n, data)| match n {
-        0 => Message::Text(Text::received(Bytes::copy_from_slice(data))),
-        _ => Message::Binary(Bytes::copy_from_slice(data)),
-    });
-    let Some(packet) = decode(&mut *decoder, messages) else {
-        return;
-    };
-    let (kind, ack) = (packet.kind, packet.ack);
-    let json = packet.payload.json().to_vec();
-    let written = parser.encode(packet);
-    let again = decode(&mut *parser.decoder(), written.into_iter()).expect("what was written");
-    assert_eq!((again.kind, again.ack), (kind, ack));
-    assert_eq!(again.payload.json(), json);
-});
-
-/// Decodes the first packet in the messages. Returns `None` if there is none.
-fn decode(decoder: &mut dyn Decoder, messages: impl Iterator<Item = Message>) -> Option<Packet> {
-    for message in messages {
+    let mut has_failed = false;
+    let mut waits = 0;
+    for (nth, data) in input.split(|byte| *byte == 0xff).enumerate() {
+        let message = match data {
+            [b'!', text @ ..] => text_message(text),
+            text if nth == 0 => text_message(text),
+            data => Message::Binary(Bytes::copy_from_slice(data)),
+        };
         match decoder.decode(message) {
-            Ok(Some(packet)) => return Some(packet),
-            Ok(None) => assert!(decoder.is_partial()),
-            Err(_) => return None,
+            Ok(packet) => {
+                assert!(!has_failed, "the error is not final");
+                waits = if decoder.is_partial() { waits + 1 } else { 0 };
+                assert!(waits <= MAX_ATTACHMENTS);
+                assert_eq!(packet.is_none(), decoder.is_partial());
+                if let Some(packet) = packet {
+                    check(&parser, packet, input.len());
+                }
+            }
+            Err(_) => {
+                has_failed = true;
+                assert!(!decoder.is_partial());
+            }
         }
     }
-    None
+});
+
+fn text_message(text: &[u8]) -> Message {
+    Message::Text(Text::received(Bytes::copy_from_slice(text)))
+}
+
+fn check(parser: &JsonParser, packet: Packet, limit: usize) {
+    let (kind, ack, namespace) = (packet.kind, packet.ack, packet.namespace.clone());
+    let json = packet.payload.json().to_vec();
+    let name = packet.payload.name().map(str::to_owned);
+    let attachments: Vec<_> = packet.payload.attachments().cloned().collect();
+    assert!(attachments.len() <= MAX_ATTACHMENTS);
+    assert!(attachments.iter().map(Bytes::len).sum::<usize>() <= MAX_BYTES);
+    assert!(namespace.starts_with('/') && !namespace.contains(','));
+    check_json(kind, &json, name.as_deref());
+
+    let written: Vec<Message> = parser.encode(packet).into_iter().collect();
+    // A namespace may be written with a comma after it that was left out.
+    assert!(written.iter().map(len).sum::<usize>() <= limit + 1);
+    let again = decode(&mut *parser.decoder(), &written);
+    assert_eq!((again.kind, again.ack), (kind, ack));
+    assert_eq!(again.namespace, namespace);
+    assert_eq!(again.payload.json(), json);
+    assert_eq!(again.payload.name(), name.as_deref());
+    assert!(again.payload.attachments().eq(&attachments));
+    let rewritten: Vec<Message> = parser.encode(again).into_iter().collect();
+    assert_eq!(written, rewritten);
+}
+
+fn check_json(kind: Kind, json: &[u8], name: Option<&str>) {
+    if json.is_empty() {
+        return;
+    }
+    let text = std::str::from_utf8(json).expect("UTF-8");
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Array(values)) if kind == Kind::Event => {
+            // The name of an event may be a number.
+            let first = values.first().expect("a name");
+            assert!(first.as_str() == name || first.is_number());
+        }
+        Ok(Value::Array(_)) => assert_eq!(kind, Kind::Ack),
+        Ok(value) => {
+            assert!(value.is_object());
+            assert!(matches!(kind, Kind::Connect | Kind::ConnectError));
+        }
+        // A `Value` holds neither halves of surrogate pairs nor numbers that are too large.
+        Err(_) => {
+            let raw: Result<&serde_json::value::RawValue, _> = serde_json::from_str(text);
+            raw.expect("JSON");
+        }
+    }
+}
+
+fn len(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.as_str().len(),
+        Message::Binary(data) => data.len(),
+        _ => panic!("a message that says that it is uncompressed"),
+    }
+}
+
+fn decode(decoder: &mut dyn Decoder, messages: &[Message]) -> Packet {
+    let (last, before) = messages.split_last().expect("a message");
+    for message in before {
+        let packet = decoder.decode(message.clone()).expect("what was written");
+        assert!(packet.is_none() && decoder.is_partial());
+    }
+    let packet = decoder.decode(last.clone()).expect("what was written");
+    packet.expect("a whole packet")
 }

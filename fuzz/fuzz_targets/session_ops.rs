@@ -92,6 +92,8 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
         assert_eq!(closed, !session.is_open(), "the end is told, once");
         assert!(closed || waiting <= limit, "more waits than may");
     }
+    // The driver ends a POST whose body does not arrive.
+    session.handle_post_end(now);
     // After any operations, the session of a silent client ends.
     for _ in 0..1000 {
         let Some(at) = session.poll_timeout() else {

@@ -88,9 +88,12 @@ pub use self::postgres::{Postgres, PostgresOptions};
 #[cfg(feature = "redis")]
 pub use self::redis::{Emitter, Mode, Redis, RedisOptions, Streams, Subscriptions};
 pub use self::status::{ClusterHealth, ClusterStatus};
-#[cfg(all(feature = "redis", feature = "unstable-internals"))]
+#[cfg(all(feature = "wire", feature = "unstable-internals"))]
 #[doc(hidden)]
-pub use self::wire::classic::rewrite as rewrite_classic;
+pub use self::wire::{
+    classic::rewrite as rewrite_classic, entry::rewrite as rewrite_entry,
+    notification::rewrite as rewrite_notification,
+};
 use crate::engine_io::SocketId;
 use crate::handles::SocketIo;
 use crate::hub::observer::Observers;

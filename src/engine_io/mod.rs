@@ -22,6 +22,8 @@ mod message;
 mod packet;
 pub(crate) mod payload;
 mod payload_eio3;
+#[cfg(feature = "unstable-internals")]
+pub(crate) mod raw;
 pub(crate) mod record;
 mod session;
 pub(crate) mod timer;

@@ -263,6 +263,12 @@ impl Session {
         self.out_bytes + self.held_bytes
     }
 
+    /// Returns the bytes of the received messages that are not consumed.
+    #[cfg(feature = "unstable-internals")]
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
     fn max_pending(&self) -> usize {
         match self.acks_awaited {
             0 => self.config.max_pending,

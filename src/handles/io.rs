@@ -335,6 +335,20 @@ pub struct Counts {
     pub recovery_bytes: usize,
 }
 
+/// Returns, for each session of a server, the bytes that are buffered for its client and those that
+/// wait for handlers. For the fuzz targets.
+#[cfg(feature = "unstable-internals")]
+#[must_use]
+pub fn held_bytes(io: &SocketIo) -> Vec<(usize, usize)> {
+    let sessions = io.hub().map(|hub| hub.sessions.all()).unwrap_or_default();
+    let held =
+        |session: &crate::engine_io::Session| (session.buffered_bytes(), session.pending_bytes());
+    sessions
+        .iter()
+        .map(|session| session.with_session(|session| held(session)))
+        .collect()
+}
+
 impl<S: Sync> FromRequestParts<S> for SocketIo {
     type Rejection = (StatusCode, &'static str);
 

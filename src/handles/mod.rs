@@ -16,6 +16,8 @@ mod socket;
 pub(crate) use self::ack_stream::AskedClients;
 #[cfg(feature = "admin-ui")]
 pub(crate) use self::handshake::Shown;
+#[cfg(feature = "unstable-internals")]
+pub use self::io::held_bytes;
 pub(crate) use self::socket::EmitErrorKind;
 pub use self::{
     ack::{AckError, EmitWithAck},

@@ -271,7 +271,10 @@ impl Payload {
 
     /// Returns `json`, a piece of the payload's JSON, with what `JSON.stringify` makes of a `Buffer` in
     /// place of bytes.
-    #[cfg(feature = "redis")]
+    #[cfg(any(
+        feature = "redis",
+        all(feature = "wire", feature = "unstable-internals")
+    ))]
     pub(crate) fn with_buffers(&self, json: &[u8]) -> Vec<u8> {
         self.with_bytes(json, [r#"{"type":"Buffer","data":"#, "}"])
     }

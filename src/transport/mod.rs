@@ -31,6 +31,8 @@ mod stream;
 mod task;
 mod websocket;
 
+#[cfg(feature = "unstable-internals")]
+pub use self::polling::raw::{PayloadForm, read_payload};
 pub use self::{
     cookie::{SameSite, SessionCookie},
     cors::Cors,

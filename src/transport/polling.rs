@@ -20,7 +20,7 @@ use super::options::{ErrorObserver, HttpOptions};
 use super::refusal::ConnectionError;
 use crate::engine_io::payload::Body as Payload;
 use crate::engine_io::{
-    CloseReason, EnginePacket, Packets, Refusal, Revision, Transport, jsonp, payload,
+    CloseReason, EnginePacket, Packets, Refusal, Revision, SessionParams, Transport, jsonp, payload,
 };
 use crate::hub::observer::Traffic;
 use crate::hub::session::SharedSession;
@@ -207,7 +207,8 @@ where
         session.close(CloseReason::TransportError);
         session.end_post();
     });
-    let packets = read_packets(&session, &post, body).await;
+    let limit = session.config.max_payload;
+    let packets = read_packets(session.params, limit, &post, body).await;
     if packets.is_err() {
         guard.defuse();
         session.end_post();
@@ -280,9 +281,11 @@ enum Failure {
     Unusable,
 }
 
-/// Reads a body and parses it as packets. Returns the length of the body too.
+/// Reads a body and parses it as packets. Returns the length of the body too. `limit` is the
+/// session's `max_payload`.
 async fn read_packets<B>(
-    session: &SharedSession,
+    params: SessionParams,
+    limit: usize,
     post: &PostRequest,
     body: B,
 ) -> Result<(Packets, usize), Failure>
@@ -291,15 +294,14 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    if post.is_binary && session.params.revision == Revision::V4 {
+    if post.is_binary && params.revision == Revision::V4 {
         // Only revision 3 has binary bodies.
         return Err(Failure::Unusable);
     }
-    let limit = session.config.max_payload;
     // Only clients of revision 4 receive `maxPayload`. They count the base64 of binary messages as
     // shorter than it is; see `payload::client_counted_len`.
-    let longest = match session.params.revision {
-        Revision::V4 if !session.params.jsonp => payload::longest_body(limit),
+    let longest = match params.revision {
+        Revision::V4 if !params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
     };
     let mut body = read_body(session, longest, post.timeout, body).await?;
@@ -307,13 +309,13 @@ where
         return Err(Failure::TooLarge);
     }
     let len = body.len();
-    if session.params.jsonp {
+    if params.jsonp {
         match jsonp::form(&body) {
             Some(inner) => body = inner,
             None => return Ok((Packets::default(), len)),
         }
     }
-    let packets = match session.params.revision {
+    let packets = match params.revision {
         Revision::V4 => Packets::new(body),
         Revision::V3 => Packets::with_lengths(body, post.is_binary),
     };
@@ -425,5 +427,64 @@ impl Drop for AbortGuard<'_> {
         if let Some(session) = self.session {
             (self.on_drop)(session);
         }
+    }
+}
+
+/// A body without a session, for the fuzz targets.
+#[cfg(feature = "unstable-internals")]
+pub(super) mod raw {
+    use futures_util::FutureExt as _;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// The form of a body, as the session and its request determine it.
+    #[derive(Clone, Copy, Debug)]
+    #[allow(missing_docs, reason = "not part of the public interface")]
+    pub struct PayloadForm {
+        pub revision: Revision,
+        pub jsonp: bool,
+        /// Whether the content type of the request is that of a binary body.
+        pub is_binary: bool,
+        pub max_payload: usize,
+    }
+
+    /// Reads the body of a POST that arrives in pieces. Returns its packets up to the first error, and
+    /// whether there was none.
+    #[must_use]
+    pub fn read_payload(
+        form: PayloadForm,
+        pieces: impl Iterator<Item = Bytes> + Send + 'static,
+    ) -> (Vec<EnginePacket>, bool) {
+        let params = SessionParams {
+            transport: Transport::Polling,
+            revision: form.revision,
+            base64: false,
+            jsonp: form.jsonp,
+        };
+        let post = PostRequest {
+            format: ResponseFormat {
+                is_internet_explorer: false,
+                compress: None,
+            },
+            is_binary: form.is_binary,
+            timeout: Duration::MAX,
+            observer: None,
+        };
+        let pieces = pieces.map(|piece| Ok::<_, BoxError>(http_body::Frame::data(piece)));
+        let body = StreamBody::new(futures_util::stream::iter(pieces));
+        // All pieces are there, so the body is read at once.
+        let read = read_packets(params, form.max_payload, &post, body).now_or_never();
+        let Some(Ok((packets, _))) = read else {
+            return (Vec::new(), false);
+        };
+        let mut valid = Vec::new();
+        for packet in packets {
+            match packet {
+                Ok(packet) => valid.push(packet),
+                Err(_) => return (valid, false),
+            }
+        }
+        (valid, true)
     }
 }

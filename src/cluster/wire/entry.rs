@@ -48,3 +48,11 @@ pub(in crate::cluster) fn decode_entry(
     message(kind, data, &json, attachments)
         .map(|message| Some(Envelope::new(uid.into(), namespace.clone(), message?)))
 }
+
+/// Reads the data of an entry, and writes what was read.
+#[cfg(feature = "unstable-internals")]
+#[must_use]
+pub fn rewrite(kind: u8, data: &Bytes) -> Option<Vec<u8>> {
+    let read = decode_entry(kind, "uid", &NamespaceName::MAIN, data);
+    read.ok()?.map(|envelope| encode_data(&envelope.message))
+}

@@ -226,7 +226,7 @@ pub(super) struct Packet<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     id: Option<IgnoredAny>,
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "unstable-internals"))]
     #[serde(borrow)]
     nsp: Option<Cow<'a, str>>,
 }
@@ -239,7 +239,7 @@ impl Packet<'_> {
     }
 
     /// Returns the namespace, if the packet names one.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "unstable-internals"))]
     pub(super) fn namespace(&self) -> Option<&str> {
         self.nsp.as_deref()
     }

@@ -14,13 +14,25 @@
 
 #[cfg(all(test, any(feature = "postgres", feature = "redis")))]
 mod captured;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "unstable-internals"))]
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "for the fuzz targets")
+)]
 pub(super) mod classic;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "unstable-internals"))]
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(dead_code, reason = "for the fuzz targets")
+)]
 pub(super) mod entry;
 pub(super) mod envelope;
 mod fields;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "unstable-internals"))]
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "for the fuzz targets")
+)]
 pub(super) mod notification;
 mod saved;
 

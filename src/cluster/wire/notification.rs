@@ -155,5 +155,18 @@ impl<'a> Notification<'a> {
     }
 }
 
+/// Reads a notification, and writes what was read: as a notification, or as the row of a table.
+#[cfg(feature = "unstable-internals")]
+#[must_use]
+pub fn rewrite(bytes: &Bytes) -> Option<Vec<u8>> {
+    let notification = Notification::read(bytes).ok()?;
+    let _ = (notification.attachment(), notification.request_id());
+    let envelope = notification.message(bytes, &NamespaceName::MAIN).ok()??;
+    match encode(&envelope, 8000)? {
+        Encoded::Notification(text) => Some(text.into_bytes()),
+        Encoded::Attachment { payload, .. } => Some(payload),
+    }
+}
+
 #[cfg(test)]
 mod tests;

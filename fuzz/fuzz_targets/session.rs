@@ -1,0 +1,8 @@
+//! A whole session, and its server: see [`tower_socketio_fuzz::session`].
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tower_socketio_fuzz::session::play;
+
+fuzz_target!(|script: &[u8]| play(script));
