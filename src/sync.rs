@@ -1,9 +1,14 @@
-//! Locks that ignore poison. No application code runs under a lock, so a panic there leaves nothing
-//! half done.
+//! Locks that ignore poison, and what else the tasks of a server share. No application code runs
+//! under a lock, so a panic there leaves nothing half done.
+//!
+//! The models replace this file by `models/sync.rs`, which has the same names.
 
 use std::sync::PoisonError;
 
-pub(crate) use std::sync::MutexGuard;
+pub(crate) use std::sync::{MutexGuard, atomic};
+
+pub(crate) use tokio::runtime::Handle;
+pub(crate) use tokio::sync::{Notify, oneshot};
 
 /// A [`std::sync::Mutex`] that a panic does not poison.
 #[derive(Debug, Default)]

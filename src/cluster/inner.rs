@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Done, Expect, Queue, QueueState, Synced, Taken, drop_command};
@@ -30,7 +29,8 @@ use crate::hub::selection::Target;
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::{NamespaceName, Payload};
 use crate::random::random;
-use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, Notify, oneshot};
 
 /// The state that the server, its broker and the handles share.
 pub(crate) struct Inner {

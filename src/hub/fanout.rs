@@ -13,7 +13,6 @@
 //! are independent, so a packet of another namespace may overtake a queued broadcast.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::member::Member;
 use super::namespace::{LiveNamespace, NamespaceState};
@@ -21,6 +20,7 @@ use super::queue::{BroadcastQueue, Outgoing};
 use super::selection::{ManySockets, Target};
 use super::yield_now::yield_now;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// State of the background task that delivers queued broadcasts.
 #[derive(Debug, Default)]
