@@ -488,7 +488,7 @@ mod contract;
 
 mod builder;
 mod calendar;
-#[cfg_attr(model, path = "models/clock.rs")]
+#[cfg_attr(tower_socketio_model, path = "models/clock.rs")]
 mod clock;
 #[cfg_attr(
     not(feature = "unstable-internals"),
@@ -507,16 +507,16 @@ mod hub;
 mod layer;
 #[cfg(feature = "metrics")]
 pub mod metrics;
-#[cfg(model)]
+#[cfg(tower_socketio_model)]
 mod models;
 mod nearest;
 mod notice;
 mod presence;
-#[cfg_attr(model, path = "models/random.rs")]
+#[cfg_attr(tower_socketio_model, path = "models/random.rs")]
 mod random;
 mod routing;
 mod server;
-#[cfg_attr(model, path = "models/sync.rs")]
+#[cfg_attr(tower_socketio_model, path = "models/sync.rs")]
 mod sync;
 mod transport;
 mod utf8;

@@ -10,6 +10,18 @@ pub(crate) use std::sync::{MutexGuard, atomic};
 pub(crate) use tokio::runtime::Handle;
 pub(crate) use tokio::sync::{Notify, oneshot};
 
+/// Declares a static [`Cell`](std::cell::Cell) of which each thread has its own.
+macro_rules! thread_cell {
+    ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr) => {
+        ::std::thread_local! {
+            $(#[$attribute])*
+            static $name: ::std::cell::Cell<$type> = const { ::std::cell::Cell::new($value) };
+        }
+    };
+}
+
+pub(crate) use thread_cell;
+
 /// A [`std::sync::Mutex`] that a panic does not poison.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);

@@ -55,7 +55,7 @@ mod ended_rooms;
 mod inner;
 mod memory;
 mod message;
-#[cfg(model)]
+#[cfg(tower_socketio_model)]
 #[path = "../models/broker.rs"]
 mod model;
 mod new_rooms;

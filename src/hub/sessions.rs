@@ -1,6 +1,5 @@
 //! The sessions by their secret id.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard, Notify};
+use crate::sync::{Mutex, MutexGuard, Notify, thread_cell};
 
 /// All sessions of a server. A session is in the map as long as its task lives.
 #[derive(Debug, Default)]
@@ -42,9 +41,9 @@ pub(crate) struct Sessions {
 /// The number of the next session. All servers of the process share the numbers, which start at 1.
 static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 
-thread_local! {
+thread_cell! {
     /// The number of the session whose task runs on this thread, or 0.
-    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    static CURRENT: u64 = 0
 }
 
 impl Sessions {

@@ -58,7 +58,7 @@ fn end(socket: &Socket) {
 fn an_acknowledgement_is_resolved_once() {
     let model = || {
         let socket = connect();
-        let (asker, answerer, leaver) = (socket.clone(), socket.clone(), socket.clone());
+        let (asker, answerer) = (socket.clone(), socket.clone());
         let result = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&result);
         explore();
@@ -68,8 +68,8 @@ fn an_acknowledgement_is_resolved_once() {
             assert!(slot.lock().unwrap().replace(answer).is_none());
         });
         spawn(move || answer(&answerer));
-        spawn(move || leaver.disconnect());
-        join(3);
+        socket.disconnect();
+        join(2);
         loom::stop_exploring();
         end(&socket);
         result
@@ -88,7 +88,7 @@ fn an_acknowledgement_is_resolved_once() {
 fn an_acknowledgement_that_is_abandoned_is_forgotten() {
     let model = || {
         let socket = connect();
-        let (asker, answerer, leaver) = (socket.clone(), socket.clone(), socket.clone());
+        let (asker, answerer) = (socket.clone(), socket.clone());
         explore();
         spawn(move || {
             let answer = asker.emit_with_ack::<u32>("question", ());
@@ -99,8 +99,8 @@ fn an_acknowledgement_that_is_abandoned_is_forgotten() {
             }));
         });
         spawn(move || answer(&answerer));
-        spawn(move || leaver.disconnect());
-        join(3);
+        socket.disconnect();
+        join(2);
         loom::stop_exploring();
         end(&socket);
     };

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::executor::{block_on, check, explore, spawn};
 use super::server::{Client, socket_io};
+use crate::hub::session::SharedSession;
 use crate::sync::oneshot;
 use crate::{Namespace, Socket, SocketIo};
 
@@ -22,9 +23,8 @@ struct Calls {
 
 /// A server whose connect handler waits for the result.
 struct Model {
-    calls: Arc<Calls>,
     client: Client,
-    io: SocketIo,
+    end: End,
     connect: oneshot::Sender<()>,
 }
 
@@ -52,24 +52,35 @@ impl Model {
             });
         let (respond, io) = socket_io(namespace);
         let client = Client::open(respond);
+        let hub = io.hub().expect("the server");
+        let session = hub.sessions.all().pop().expect("a session");
+        let end = End { calls, io, session };
         Self {
-            calls,
             client,
-            io,
+            end,
             connect,
         }
     }
 }
 
-fn ended(calls: &Calls, io: &SocketIo) {
-    let connected = calls.connected.load(Ordering::Relaxed);
-    let disconnected = calls.disconnected.load(Ordering::Relaxed);
+/// What is looked at when all threads have ended.
+struct End {
+    calls: Arc<Calls>,
+    io: SocketIo,
+    session: Arc<SharedSession>,
+}
+
+fn check_end(end: &End) {
+    let connected = end.calls.connected.load(Ordering::Relaxed);
+    let disconnected = end.calls.disconnected.load(Ordering::Relaxed);
     assert!(connected <= 1);
     assert_eq!(connected, disconnected);
-    let hub = io.hub().expect("the server");
+    let hub = end.io.hub().expect("the server");
     let namespace = hub.find("/").expect("a namespace");
     assert_eq!((namespace.member_count(), namespace.room_count()), (0, 0));
     assert_eq!(hub.sessions.len(), 0);
+    let budget = &end.session.budget;
+    assert!(budget.fits(0, 0), "{budget:?}");
 }
 
 /// The client connects and closes the session, while the connect handler ends.
@@ -77,9 +88,8 @@ fn ended(calls: &Calls, io: &SocketIo) {
 fn a_client_that_closes_while_it_connects() {
     let model = || {
         let Model {
-            calls,
             client,
-            io,
+            end,
             connect,
         } = Model::new();
         explore();
@@ -89,9 +99,9 @@ fn a_client_that_closes_while_it_connects() {
         client.post("40");
         client.post("1");
         client.poll_to_end();
-        (calls, io, client)
+        (end, client)
     };
-    check(2, model, |(calls, io, _client)| ended(&calls, &io));
+    check(2, model, |(end, _client)| check_end(&end));
 }
 
 /// A broadcast disconnects all sockets, and ends their sessions, while the connect handler ends.
@@ -99,13 +109,12 @@ fn a_client_that_closes_while_it_connects() {
 fn a_server_that_disconnects_while_a_socket_connects() {
     let model = || {
         let Model {
-            calls,
             client,
-            io,
+            end,
             connect,
         } = Model::new();
         client.post("40");
-        let server = io.clone();
+        let server = end.io.clone();
         explore();
         spawn(move || {
             let _ = connect.send(());
@@ -118,9 +127,9 @@ fn a_server_that_disconnects_while_a_socket_connects() {
                 .for_each(|session| session.disconnect_all());
         });
         client.poll_to_end();
-        (calls, io, client)
+        (end, client)
     };
-    check(2, model, |(calls, io, _client)| ended(&calls, &io));
+    check(2, model, |(end, _client)| check_end(&end));
 }
 
 /// The server closes, and waits for the end of its sessions, while the connect handler ends.
@@ -128,20 +137,19 @@ fn a_server_that_disconnects_while_a_socket_connects() {
 fn a_server_that_closes_while_a_socket_connects() {
     let model = || {
         let Model {
-            calls,
             client,
-            io,
+            end,
             connect,
         } = Model::new();
         client.post("40");
-        let server = io.clone();
+        let server = end.io.clone();
         explore();
         spawn(move || {
             let _ = connect.send(());
         });
         spawn(move || block_on(server.close()));
         client.poll_to_end();
-        (calls, io, client)
+        (end, client)
     };
-    check(2, model, |(calls, io, _client)| ended(&calls, &io));
+    check(2, model, |(end, _client)| check_end(&end));
 }

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Release};
 use std::task::{Context, Poll, Wake, Waker};
 
-use loom::sync::{Condvar, Mutex};
-use loom::thread::{Builder, JoinHandle};
+use loom::sync::atomic::AtomicBool;
+use loom::thread::{Builder, JoinHandle, Thread};
 
 /// The size of a thread's stack, in words. The sessions' code needs more than loom's 32 KiB.
 const STACK: usize = 64 * 1024;
@@ -32,6 +33,7 @@ pub(crate) fn check<T: 'static>(
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
+    crate::clock::stop();
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(preemptions);
     builder.expect_explicit_explore = true;
@@ -40,7 +42,7 @@ pub(crate) fn check<T: 'static>(
     let count = Arc::clone(&schedules);
     builder.check(move || {
         count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        super::reset();
+        crate::random::reset();
         // loom's own thread has a small stack.
         let all = spawn_thread(move || {
             let result = model();
@@ -83,7 +85,7 @@ pub(crate) fn join(count: usize) {
 /// Polls a future until it is ready. The thread sleeps until the future's waker is woken, and never
 /// wakes by itself: a lost wake is a deadlock, which loom reports.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let parker = Arc::new(Parker::default());
+    let parker = Arc::new(Parker::new());
     let waker = Waker::from(Arc::clone(&parker));
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
@@ -95,25 +97,42 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-#[derive(Default)]
+/// Lets one thread sleep until it is woken. Each is one step that loom sees.
 struct Parker {
-    woken: Mutex<bool>,
-    condvar: Condvar,
+    thread: Thread,
+    woken: AtomicBool,
+    /// Whether the thread sleeps. loom does not see it: no other thread runs between the step before it
+    /// and the sleep.
+    sleeps: std::sync::atomic::AtomicBool,
 }
 
 impl Parker {
-    fn park(&self) {
-        let mut woken = self.woken.lock().expect("no poison");
-        while !*woken {
-            woken = self.condvar.wait(woken).expect("no poison");
+    fn new() -> Self {
+        Self {
+            thread: loom::thread::current(),
+            woken: AtomicBool::new(false),
+            sleeps: false.into(),
         }
-        *woken = false;
+    }
+
+    fn park(&self) {
+        while !self.woken.swap(false, AcqRel) {
+            self.sleeps.store(true, Release);
+            loom::thread::park();
+        }
     }
 }
 
 impl Wake for Parker {
     fn wake(self: Arc<Self>) {
-        *self.woken.lock().expect("no poison") = true;
-        self.condvar.notify_one();
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.swap(true, AcqRel);
+        // loom must not unpark a thread that waits for a lock.
+        if self.sleeps.swap(false, AcqRel) {
+            self.thread.unpark();
+        }
     }
 }

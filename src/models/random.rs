@@ -13,6 +13,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 }
 
 /// Begins again.
-pub(super) fn reset() {
+pub(crate) fn reset() {
     NEXT.set(0);
 }

@@ -4,6 +4,7 @@
 //! tokio's own: each use of one is a step that loom sees, by a counter beside it, and nothing comes
 //! between the step and the channel. So a channel behaves as one lock would.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::sync::PoisonError;
@@ -48,6 +49,39 @@ impl<T> RwLock<T> {
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Declares a static cell of which each thread of a model has its own. All of them run on one thread of
+/// the process.
+macro_rules! thread_cell {
+    ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr) => {
+        $(#[$attribute])*
+        static $name: $crate::sync::ThreadCell<$type> = {
+            loom::thread_local! {
+                static CELL: ::std::cell::Cell<$type> = ::std::cell::Cell::new($value)
+            }
+            $crate::sync::ThreadCell(&CELL)
+        };
+    };
+}
+
+pub(crate) use thread_cell;
+
+/// A cell of which each thread has its own.
+pub(crate) struct ThreadCell<T: 'static>(pub(crate) &'static loom::thread::LocalKey<Cell<T>>);
+
+impl<T: Copy> ThreadCell<T> {
+    pub(crate) fn get(&self) -> T {
+        self.0.with(Cell::get)
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        self.0.with(|cell| cell.set(value));
+    }
+
+    pub(crate) fn replace(&self, value: T) -> T {
+        self.0.with(|cell| cell.replace(value))
     }
 }
 
