@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 pub(crate) use std::sync::{MutexGuard, atomic};
 
 pub(crate) use tokio::runtime::Handle;
-pub(crate) use tokio::sync::{Notify, oneshot};
+pub(crate) use tokio::sync::{Notify, oneshot, watch};
 
 /// Declares a static [`Cell`](std::cell::Cell) of which each thread has its own.
 macro_rules! thread_cell {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Done, Expect, Queue, QueueState, Synced, Taken, drop_command};
@@ -30,7 +30,7 @@ use crate::hub::{ClusterError, Hub};
 use crate::protocol::{NamespaceName, Payload};
 use crate::random::random;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, Notify, oneshot};
+use crate::sync::{Mutex, Notify, oneshot, watch};
 
 /// The state that the server, its broker and the handles share.
 pub(crate) struct Inner {

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use futures_util::FutureExt as _;
 
-use super::executor::{block_on, check, explore, join, spawn};
+use super::executor::{block_on, check, explore, join, spawn, stop_exploring};
 use super::server::{Client, socket_io};
 use crate::engine_io::CloseReason;
 use crate::protocol::Payload;
@@ -70,7 +70,7 @@ fn an_acknowledgement_is_resolved_once() {
         spawn(move || answer(&answerer));
         socket.disconnect();
         join(2);
-        loom::stop_exploring();
+        stop_exploring();
         end(&socket);
         result
     };
@@ -101,7 +101,7 @@ fn an_acknowledgement_that_is_abandoned_is_forgotten() {
         spawn(move || answer(&answerer));
         socket.disconnect();
         join(2);
-        loom::stop_exploring();
+        stop_exploring();
         end(&socket);
     };
     check(3, model, |()| {});

@@ -1,6 +1,6 @@
 //! Runs models: their threads, and futures in them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use loom::thread::{Builder, JoinHandle, Thread};
 const STACK: usize = 64 * 1024;
 
 thread_local! {
+    static EXPLORES: Cell<bool> = const { Cell::new(false) };
     /// The threads of the model that run. All of them run on one thread of the process.
     static THREADS: RefCell<Vec<JoinHandle<()>>> = const { RefCell::new(Vec::new()) };
 }
@@ -47,7 +48,7 @@ pub(crate) fn check<T: 'static>(
         let all = spawn_thread(move || {
             let result = model();
             join(usize::MAX);
-            loom::stop_exploring();
+            stop_exploring();
             check(result);
         });
         all.join().expect("the model does not panic");
@@ -58,7 +59,15 @@ pub(crate) fn check<T: 'static>(
 
 /// Ends the set-up of a model: from here on all schedules are tried.
 pub(crate) fn explore() {
+    EXPLORES.set(true);
     loom::explore();
+}
+
+/// Ends what is explored, if that was not done before.
+pub(crate) fn stop_exploring() {
+    if EXPLORES.replace(false) {
+        loom::stop_exploring();
+    }
 }
 
 /// Spawns a thread of the model.

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::executor::{check, explore, join, spawn};
+use super::executor::{check, explore, join, spawn, stop_exploring};
 use super::server::{Client, socket_io};
 use crate::engine_io::CloseReason;
 use crate::hub::DisconnectReason;
@@ -64,11 +64,11 @@ fn a_socket_that_leaves_leaves_its_rooms() {
         let reason = DisconnectReason::ClientNamespaceDisconnect;
         socket.member.leave(reason);
         join(1);
-        loom::stop_exploring();
+        stop_exploring();
         let (_, session) = end(&client, socket);
-        (io, session, changes)
+        (client, io, session, changes)
     };
-    check(2, model, |(io, session, changes)| {
+    check(2, model, |(_client, io, session, changes)| {
         is_empty(&io, &session);
         match changes.lock().unwrap()[..] {
             [] => {}
@@ -103,11 +103,11 @@ fn a_broadcast_reaches_a_socket_once() {
         });
         socket.disconnect();
         join(2);
-        loom::stop_exploring();
+        stop_exploring();
         let (received, session) = end(&client, socket);
-        (io, session, received)
+        (client, io, session, received)
     };
-    check(2, model, |(io, session, received)| {
+    check(2, model, |(_client, io, session, received)| {
         is_empty(&io, &session);
         let is_event = |packet: &&String| packet.starts_with("42");
         let events: Vec<_> = received.iter().filter(is_event).collect();

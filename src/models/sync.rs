@@ -252,3 +252,61 @@ pub(crate) mod oneshot {
         }
     }
 }
+
+pub(crate) mod watch {
+    //! tokio's `watch`.
+
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
+    use super::Step;
+
+    pub(crate) struct Sender<T> {
+        sender: watch::Sender<T>,
+        step: Arc<Step>,
+    }
+
+    impl<T> Sender<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self {
+                sender: watch::Sender::new(value),
+                step: Arc::default(),
+            }
+        }
+
+        pub(crate) fn send_replace(&self, value: T) -> T {
+            self.step.take();
+            self.sender.send_replace(value)
+        }
+
+        pub(crate) fn subscribe(&self) -> Receiver<T> {
+            self.step.take();
+            Receiver {
+                receiver: self.sender.subscribe(),
+                step: Arc::clone(&self.step),
+            }
+        }
+    }
+
+    pub(crate) struct Receiver<T> {
+        receiver: watch::Receiver<T>,
+        step: Arc<Step>,
+    }
+
+    impl<T> Receiver<T> {
+        pub(crate) async fn wait_for(
+            &mut self,
+            is_met: impl FnMut(&T) -> bool,
+        ) -> Result<(), watch::error::RecvError> {
+            let mut met = pin!(self.receiver.wait_for(is_met));
+            let met = poll_fn(|cx| {
+                self.step.take();
+                met.as_mut().poll(cx)
+            });
+            met.await.map(drop)
+        }
+    }
+}
