@@ -488,6 +488,7 @@ mod contract;
 
 mod builder;
 mod calendar;
+#[cfg_attr(tower_socketio_model, path = "models/clock.rs")]
 mod clock;
 #[cfg_attr(
     not(feature = "unstable-internals"),
@@ -506,12 +507,16 @@ mod hub;
 mod layer;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg(tower_socketio_model)]
+mod models;
 mod nearest;
 mod notice;
 mod presence;
+#[cfg_attr(tower_socketio_model, path = "models/random.rs")]
 mod random;
 mod routing;
 mod server;
+#[cfg_attr(tower_socketio_model, path = "models/sync.rs")]
 mod sync;
 mod transport;
 mod utf8;

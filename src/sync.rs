@@ -1,9 +1,26 @@
-//! Locks that ignore poison. No application code runs under a lock, so a panic there leaves nothing
-//! half done.
+//! Locks that ignore poison, and what else the tasks of a server share. No application code runs
+//! under a lock, so a panic there leaves nothing half done.
+//!
+//! The models replace this file by `models/sync.rs`, which has the same names.
 
 use std::sync::PoisonError;
 
-pub(crate) use std::sync::MutexGuard;
+pub(crate) use std::sync::{MutexGuard, atomic};
+
+pub(crate) use tokio::runtime::Handle;
+pub(crate) use tokio::sync::{Notify, oneshot, watch};
+
+/// Declares a static [`Cell`](std::cell::Cell) of which each thread has its own.
+macro_rules! thread_cell {
+    ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr) => {
+        ::std::thread_local! {
+            $(#[$attribute])*
+            static $name: ::std::cell::Cell<$type> = const { ::std::cell::Cell::new($value) };
+        }
+    };
+}
+
+pub(crate) use thread_cell;
 
 /// A [`std::sync::Mutex`] that a panic does not poison.
 #[derive(Debug, Default)]

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use tokio::sync::oneshot;
 
 use super::counters::Counters;
 use super::ended_rooms::{EndedRooms, Room};
@@ -18,6 +17,7 @@ use crate::hub::ClusterError;
 use crate::hub::other_servers::{Confirm, Operation};
 use crate::hub::recovery::SavedSocket;
 use crate::protocol::NamespaceName;
+use crate::sync::oneshot;
 
 /// A command of a server to its [`Broker`](super::Broker).
 ///

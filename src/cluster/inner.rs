@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::command::{Command, Done, Expect, Queue, QueueState, Synced, Taken, drop_command};
@@ -23,7 +22,8 @@ use crate::hub::recovery::{Offset, PrivateId, SavedSocket};
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::NamespaceName;
 use crate::random::random;
-use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, Notify, oneshot, watch};
 
 mod incoming;
 

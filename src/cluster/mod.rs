@@ -55,6 +55,9 @@ mod ended_rooms;
 mod inner;
 mod memory;
 mod message;
+#[cfg(tower_socketio_model)]
+#[path = "../models/broker.rs"]
+mod model;
 mod new_rooms;
 mod port;
 #[cfg(feature = "postgres")]

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use super::EmitError;
 use super::socket::EmitErrorKind;
@@ -18,6 +17,7 @@ use crate::hub::acks::AckWaiter;
 use crate::hub::member::Member;
 use crate::hub::other_servers::{Answer, Answers};
 use crate::protocol::{EncodeError, Payload, ReadError};
+use crate::sync::oneshot;
 
 /// An event that was sent to one client and asks for an acknowledgement.
 ///

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::cluster::{Confirmation, Missing, Partial, REQUEST_TIMEOUT};
@@ -15,6 +14,7 @@ use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::{Answer, Answers, MAX_ACK_WAIT, Operation, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{IntoArgs, Payload, TypedArgs, TypedEvent};
+use crate::sync::oneshot;
 
 /// A set of sockets, in one namespace or in several, and the operations on it.
 ///

@@ -5,11 +5,11 @@ use std::time::Duration;
 use std::{error, fmt};
 
 use futures_core::future::BoxFuture;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::hub::ClusterError;
 use crate::hub::other_servers::{Answer, Answers};
+use crate::sync::oneshot;
 
 /// How long a question to other servers waits for their answers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,9 +1,10 @@
 //! The tasks that wait for acknowledgements.
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::engine_io::SocketId;
 use crate::protocol::Payload;
+use crate::sync::oneshot;
 
 /// The receiver of an acknowledgement. If it is dropped without one, the waiting task learns that
 /// none will come.

@@ -1,8 +1,8 @@
 //! The bytes that the server keeps for a connection until it ends.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use serde_json::Value;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the bytes that the sockets of one connection keep: the names of their namespaces, the
 /// `auth` of the client, rooms and data.

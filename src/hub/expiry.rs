@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::member::Member;
 use crate::engine_io::timer::deadline;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// When a socket is disconnected, and which events its client receives before.
 ///

@@ -13,7 +13,6 @@
 //! are independent, so a packet of another namespace may overtake a queued broadcast.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -23,6 +22,7 @@ use super::queue::{BroadcastQueue, Outgoing};
 use super::selection::{ManySockets, Target};
 use super::yield_now::yield_now;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// State of the background task that delivers queued broadcasts.
 #[derive(Debug, Default)]

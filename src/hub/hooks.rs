@@ -1,6 +1,5 @@
 //! The hooks that an application registers for namespaces, rooms and outgoing events.
 
-use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::{DisconnectReason, Hub};
 use crate::contract::Emitted;
 use crate::guard::guarded_hook;
 use crate::protocol::{NamespaceName, Payload, RawArgs};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, thread_cell};
 
 /// The hooks of a namespace. A hook that is not set costs a branch. `M` is the type of the sockets.
 pub(crate) struct Hooks<M> {
@@ -187,9 +186,9 @@ const BATCH: usize = 32;
 /// The number of changes that may be pending before a thread waits for the hook.
 pub(super) const MAX_PENDING: usize = 4096;
 
-thread_local! {
+thread_cell! {
     /// Whether a room hook runs on this thread.
-    static IN_HOOK: Cell<bool> = const { Cell::new(false) };
+    static IN_HOOK: bool = false
 }
 
 impl RoomChanges {

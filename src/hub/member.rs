@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::Extensions;
@@ -22,6 +21,7 @@ use super::session::SharedSession;
 use crate::engine_io::{Session, SocketId};
 use crate::guard::guarded_hook;
 use crate::protocol::{Encoded, Kind, Packet, Payload};
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// One socket in one namespace.

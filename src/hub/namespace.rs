@@ -1,7 +1,6 @@
 //! One namespace: its sockets, and broadcasts to them.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
@@ -21,6 +20,7 @@ use super::yield_now::yield_now;
 use super::{ClusterError, DisconnectReason, Hub};
 use crate::engine_io::SocketId;
 use crate::protocol::{Kind, NamespaceName, Parser, Payload};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The hooks of a namespace.

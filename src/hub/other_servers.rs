@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::recovery::{Offset, PrivateId, SavedSocket};
 use super::selection::Target;
 use super::{ClusterError, Hub};
 use crate::engine_io::SocketId;
 use crate::protocol::{NamespaceName, Payload};
+use crate::sync::oneshot;
 
 /// The other servers of a cluster. No method blocks.
 pub(crate) trait OtherServers: fmt::Debug + Send + Sync {

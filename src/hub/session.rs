@@ -7,12 +7,10 @@
 //! | [`task`] | the session's task, and the reader of its events |
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use hyper::upgrade::OnUpgrade;
-use tokio::runtime::Handle;
 
 pub(crate) use self::task::{AfterRound, RoundStart};
 use super::budget::Budget;
@@ -22,7 +20,8 @@ use super::spans::OptionalSpan;
 use crate::clock::now;
 use crate::engine_io::{Config, Session, SessionId, SessionParams};
 use crate::notice::Notices;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use crate::sync::{Handle, Mutex, MutexGuard};
 
 mod polling;
 mod send;

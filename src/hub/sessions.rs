@@ -1,12 +1,8 @@
 //! The sessions by their secret id.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 use super::id_hash::IdHash;
 use super::observer::Observers;
@@ -15,7 +11,8 @@ use super::shutdown::{EndedSession, OngoingShutdown};
 use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, Notify, thread_cell};
 
 /// All sessions of a server. A session is in the map as long as its task lives.
 #[derive(Debug, Default)]
@@ -42,11 +39,11 @@ pub(crate) struct Sessions {
 }
 
 /// The number of the next session. All servers of the process share the numbers, which start at 1.
-static NEXT: AtomicU64 = AtomicU64::new(1);
+static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 
-thread_local! {
+thread_cell! {
     /// The number of the session whose task runs on this thread, or 0.
-    static CURRENT: Cell<u64> = const { Cell::new(0) };
+    static CURRENT: u64 = 0
 }
 
 impl Sessions {

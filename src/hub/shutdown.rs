@@ -8,16 +8,14 @@
 //! ```
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 use super::session::SharedSession;
 use crate::clock::now;
 use crate::engine_io::CloseReason;
 use crate::engine_io::timer::deadline;
-use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, Notify};
 
 /// The result of a shutdown: how the sessions ended.
 ///

@@ -4,11 +4,11 @@ use std::fmt;
 
 use http::Extensions;
 use http::request::Parts;
-use tokio::sync::oneshot;
 
 use crate::handles::Socket;
 use crate::hub::DisconnectReason;
 use crate::protocol::{EncodeError, IntoArgs, Payload, RawArgs};
+use crate::sync::oneshot;
 
 /// The request of handlers and their layers: an event of the client, a connect, or a disconnect.
 ///

@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use tokio::sync::oneshot;
 
 use super::calls::{call, poll};
 use super::credit::Credit;
@@ -28,6 +27,7 @@ use crate::notice::notice;
 use crate::protocol::peer::Peer;
 use crate::protocol::{Encoded, Kind, Payload};
 use crate::routing::{ErrorReply, Event, EventRoute, Reply, Routes};
+use crate::sync::oneshot;
 use crate::transport::guarded;
 
 /// A socket and its handlers. The socket leaves its namespace when the driver is dropped.

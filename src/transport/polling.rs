@@ -4,7 +4,7 @@ use std::error::Error;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum_core::BoxError;
@@ -208,7 +208,15 @@ where
         session.end_post();
     });
     let limit = session.config.max_payload;
-    let packets = read_packets(session.params, limit, &post, body).await;
+    let mut has_waited = false;
+    let ended = |cx: &mut Context<'_>| {
+        has_waited = true;
+        session.poll_ended(cx)
+    };
+    let packets = read_packets(session.params, limit, &post, body, ended).await;
+    if has_waited {
+        session.forget_body();
+    }
     if packets.is_err() {
         guard.defuse();
         session.end_post();
@@ -282,12 +290,13 @@ enum Failure {
 }
 
 /// Reads a body and parses it as packets. Returns the length of the body too. `limit` is the
-/// session's `max_payload`.
+/// session's `max_payload`. `ended` is ready when the session has ended.
 async fn read_packets<B>(
     params: SessionParams,
     limit: usize,
     post: &PostRequest,
     body: B,
+    ended: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Result<(Packets, usize), Failure>
 where
     B: http_body::Body + Send + 'static,
@@ -304,7 +313,7 @@ where
         Revision::V4 if !params.jsonp => payload::longest_body(limit),
         Revision::V3 | Revision::V4 => limit,
     };
-    let mut body = read_body(session, longest, post.timeout, body).await?;
+    let mut body = read_body(longest, post.timeout, body, ended).await?;
     if body.len() > limit && payload::client_counted_len(&body) > limit {
         return Err(Failure::TooLarge);
     }
@@ -323,12 +332,12 @@ where
     Ok((packets, len))
 }
 
-/// Reads a body of up to `limit` bytes, for up to `timeout`, and as long as the session lives.
+/// Reads a body of up to `limit` bytes, for up to `timeout`, until the session has `ended`.
 async fn read_body<B>(
-    session: &SharedSession,
     limit: usize,
     timeout: Duration,
     body: B,
+    mut ended: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Result<Bytes, Failure>
 where
     B: http_body::Body + Send + 'static,
@@ -345,12 +354,11 @@ where
         return read;
     }
     let read = poll_fn(|cx| match read.as_mut().poll(cx) {
-        Poll::Pending => session.poll_ended(cx).map(|()| Err(Failure::Ended)),
+        Poll::Pending => ended(cx).map(|()| Err(Failure::Ended)),
         ready @ Poll::Ready(_) => ready,
     });
     // Boxed, so that the timer does not enlarge the future of every POST.
     let read = Box::pin(tokio::time::timeout(timeout, read)).await;
-    session.forget_body();
     read.unwrap_or(Err(Failure::TooSlow))
 }
 
@@ -474,7 +482,8 @@ pub(super) mod raw {
         let pieces = pieces.map(|piece| Ok::<_, BoxError>(http_body::Frame::data(piece)));
         let body = StreamBody::new(futures_util::stream::iter(pieces));
         // All pieces are there, so the body is read at once.
-        let read = read_packets(params, form.max_payload, &post, body).now_or_never();
+        let read =
+            read_packets(params, form.max_payload, &post, body, |_| Poll::Pending).now_or_never();
         let Some(Ok((packets, _))) = read else {
             return (Vec::new(), false);
         };

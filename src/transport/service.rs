@@ -468,7 +468,7 @@ impl HttpService {
         observers.each(|observer| observer.connection_opened(&session));
         let app = self.application.open(&session);
         let task = SessionTask::new(Arc::clone(&session), guard, app, upgrade);
-        tokio::spawn(task);
+        session.spawn(task);
         session
     }
 }

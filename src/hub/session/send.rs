@@ -1,12 +1,12 @@
 //! The functions for senders: the tasks that emit, read the state of a session, or end it.
 
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::{End, SharedSession, register, wake};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, Message, Session, Transport};
 use crate::hub::queue::Outgoing;
+use crate::sync::atomic::Ordering;
 
 impl SharedSession {
     /// Queues the messages of one packet. Returns `false` if the session is closed, or if too much

@@ -1,12 +1,12 @@
 //! The functions for the session's task, and for the reader of its events.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::{End, SharedSession, Upgrade, wake};
 use crate::engine_io::{CloseReason, Session, SessionEvent};
+use crate::sync::atomic::Ordering;
 
 impl SharedSession {
     /// Begins a round of the session's task. Drops the task's waker: a running task need not be

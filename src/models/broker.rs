@@ -1,0 +1,85 @@
+//! The queue of commands to a broker: publish, take, close.
+//!
+//! It is a module of [`cluster`](crate::cluster), whose inner types it uses.
+//!
+//! Preemptions: 2. Threads: those that publish, the broker, and one that closes the server.
+
+use std::sync::{Arc, Mutex};
+
+use super::command::Command;
+use super::counters::Counters;
+use super::inner::{Inner, Limits};
+use super::message::Message;
+use super::port::Port;
+use super::{BrokerEnded, ClusterError};
+use crate::hub::observer::Observers;
+use crate::models::executor::{block_on, check, explore, spawn};
+use crate::protocol::{NamespaceName, Payload};
+use crate::sync::oneshot;
+
+fn inner(limits: Limits) -> Arc<Inner> {
+    let runtime = tokio::runtime::Handle::current();
+    let counters = Counters::new(Observers::default());
+    let inner = Inner::new(runtime, limits, false, None, counters);
+    inner.set_connected();
+    inner
+}
+
+/// Publishes a message. Returns what its sender is told.
+fn publish(inner: &Arc<Inner>, text: &str) -> Result<(), ClusterError> {
+    let payload = Payload::args(1, text).expect("a text");
+    let (confirm, confirmed) = oneshot::channel();
+    let message = Message::ServerEvent(payload);
+    let sent = inner.publish(&NamespaceName::MAIN, message, Some(confirm), false)?;
+    drop(sent.dropped);
+    block_on(confirmed).expect("each message has a result")
+}
+
+/// Takes commands until there are no more, and confirms each. Returns the numbers of the messages.
+fn run_broker(inner: Arc<Inner>) -> Vec<u64> {
+    let _ended = BrokerEnded(Arc::clone(&inner));
+    let mut port = Port { inner };
+    let mut numbers = Vec::new();
+    while let Some(command) = block_on(port.next()) {
+        let Command::Publish { envelope, done } = command else {
+            continue;
+        };
+        numbers.push(envelope.number());
+        done.published();
+    }
+    numbers
+}
+
+/// Two threads publish, the broker takes the messages, and the server closes.
+///
+/// Each sender is told once what has become of its message: the broker has it, or the server was
+/// closed. The broker takes each message once, in the order of their numbers, and ends. No byte is left.
+#[test]
+fn each_message_is_taken_or_refused() {
+    let model = || {
+        let inner = inner(Limits::default());
+        let results = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        explore();
+        for text in ["a", "b"] {
+            let (inner, results) = (Arc::clone(&inner), Arc::clone(&results));
+            spawn(move || {
+                let result = publish(&inner, text);
+                results.lock().unwrap().push(result);
+            });
+        }
+        let (broker, numbers) = (Arc::clone(&inner), Arc::clone(&taken));
+        spawn(move || *numbers.lock().unwrap() = run_broker(broker));
+        inner.close();
+        block_on(Arc::clone(&inner).ended());
+        (inner, results, taken)
+    };
+    check(2, model, |(inner, results, taken)| {
+        let (results, taken) = (results.lock().unwrap(), taken.lock().unwrap());
+        assert_eq!(results.len(), 2);
+        let published = results.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(published, taken.len());
+        assert!(taken.is_sorted_by(|one, next| one < next));
+        assert_eq!(inner.queue.lock().waiting(), (0, 0));
+    });
+}

@@ -1,0 +1,148 @@
+//! The lock of a session and its wakers: send, sleep, wake, close.
+//!
+//! A wake that is lost leaves a thread asleep for ever, and loom reports that no thread can run.
+//!
+//! Preemptions: 2. Threads: the session's task, the client, and those that each model names.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use super::executor::{block_on, check, explore, spawn};
+use super::server::{Client, Record, engine};
+use crate::engine_io::{CloseReason, Config, Message, SessionEvent};
+use crate::hub::session::SharedSession;
+use crate::sync::oneshot;
+
+fn text(text: &str) -> [Message; 1] {
+    [Message::Text(text.into())]
+}
+
+fn buffered(session: &SharedSession) -> usize {
+    session.with_session(|session| session.buffered_bytes())
+}
+
+/// One thread sends, and another closes the session, while the client polls.
+///
+/// What `send` has accepted arrives, once and in order, before the close. Each poll is answered, the
+/// task ends, and no byte stays counted.
+#[test]
+fn what_is_sent_before_a_close_arrives() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let client = Client::open(respond);
+        let (sender, closer) = (record.session(), record.session());
+        let accepted = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = Arc::clone(&accepted);
+        explore();
+        spawn(move || {
+            for packet in ["a", "b"] {
+                if sender.send(text(packet)) {
+                    log.lock().unwrap().push(format!("4{packet}"));
+                }
+            }
+        });
+        spawn(move || closer.close(CloseReason::ServerClose));
+        (client.poll_to_end(), record, sessions, accepted)
+    };
+    check(2, model, |(mut received, record, sessions, accepted)| {
+        assert_eq!(received.pop().as_deref(), Some("1"));
+        assert_eq!(received, *accepted.lock().unwrap());
+        assert_eq!(record.lock().closed, [CloseReason::ServerClose]);
+        assert_eq!(sessions.len(), 0);
+        assert_eq!(buffered(&record.session()), 0);
+    });
+}
+
+/// A POST waits because its messages are not consumed. One thread consumes them, and another asks
+/// for an acknowledgement, which lets the session read on.
+///
+/// The POST is answered, and all its messages arrive once and in order.
+#[test]
+fn a_post_that_waits_is_continued() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        let config = Config {
+            max_pending: 1,
+            ..Config::default()
+        };
+        let (consume, consumed) = oneshot::channel();
+        let (respond, sessions) = engine(&record, Some(consumed), config);
+        let client = Client::open(respond);
+        let (asker, session) = (record.session(), record.session());
+        explore();
+        spawn(move || assert!(consume.send(()).is_ok()));
+        spawn(move || asker.ack_requested());
+        let status = client.post("4a\x1e4b\x1e4c");
+        session.close(CloseReason::TransportError);
+        (status, record, sessions)
+    };
+    check(2, model, |(status, record, sessions)| {
+        assert_eq!(status, 200);
+        assert_eq!(record.lock().messages, ["a", "b", "c"]);
+        assert_eq!(sessions.len(), 0);
+    });
+}
+
+/// A thread reads the events, while the client posts and the session is closed.
+///
+/// It gets each event once.
+#[test]
+fn a_reader_gets_each_event() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        // The reader takes the events in place of the application.
+        record.lock().is_read_elsewhere = true;
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let client = Client::open(respond);
+        let (session, reader) = (record.session(), record.session());
+        let events = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = Arc::clone(&events);
+        explore();
+        spawn(move || {
+            loop {
+                let event = block_on(poll_fn(|cx| reader.poll_event(cx)));
+                let is_last = matches!(event, SessionEvent::Closed(_));
+                log.lock().unwrap().push(event);
+                if is_last {
+                    return;
+                }
+            }
+        });
+        let status = client.post("4x");
+        session.close(CloseReason::TransportError);
+        (status, sessions, events)
+    };
+    check(2, model, |(status, sessions, events)| {
+        let message = SessionEvent::Message(Message::Text("x".into()));
+        let closed = SessionEvent::Closed(CloseReason::TransportError);
+        assert_eq!(status, 200);
+        assert_eq!(*events.lock().unwrap(), [message, closed]);
+        assert_eq!(sessions.len(), 0);
+    });
+}
+
+/// A thread sends, waits until all is sent, and closes the session, while the client polls.
+///
+/// It does not wait for ever, and the message arrives before the close.
+#[test]
+fn one_that_waits_for_the_output_is_woken() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let client = Client::open(respond);
+        let sender = record.session();
+        explore();
+        spawn(move || {
+            sender.send(text("a"));
+            block_on(poll_fn(|cx| sender.poll_drained(cx)));
+            sender.close(CloseReason::ServerClose);
+        });
+        (client.poll_to_end(), record, sessions)
+    };
+    check(2, model, |(received, record, sessions)| {
+        assert_eq!(received, ["4a", "1"]);
+        assert_eq!(sessions.len(), 0);
+        assert_eq!(buffered(&record.session()), 0);
+    });
+}
