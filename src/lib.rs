@@ -551,7 +551,9 @@ pub mod private {
 pub mod internals {
     #[cfg(feature = "redis")]
     pub use crate::cluster::rewrite_classic;
-    pub use crate::engine_io::{EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent};
+    pub use crate::engine_io::{
+        EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent, write_body,
+    };
     pub use crate::websocket::{
         DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError,
         accept_key, accepts_deflate, close_frame, compressed_header, deflate, header, is_valid_key,

@@ -28,6 +28,8 @@ pub(crate) mod timer;
 
 pub(crate) use self::config::check_time;
 pub(crate) use self::handshake::{HandshakeQuery, SessionParams};
+#[cfg(feature = "unstable-internals")]
+pub use self::payload::write_body;
 pub use self::{
     close_reason::CloseReason,
     config::Config,

@@ -221,6 +221,19 @@ impl Body {
     }
 }
 
+/// Writes packets as a polling body, for the tests of this repository. Returns the body, and whether it
+/// is binary.
+#[cfg(feature = "unstable-internals")]
+pub fn write_body(
+    packets: impl IntoIterator<Item = EnginePacket>,
+    revision: Revision,
+    base64: bool,
+) -> (Bytes, bool) {
+    let mut body = Body::new(revision, base64);
+    packets.into_iter().for_each(|packet| body.push(packet));
+    body.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
