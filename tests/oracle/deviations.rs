@@ -61,6 +61,19 @@ impl Difference<'_> {
         }
     }
 
+    /// Whether the bytes of a message have the key `__proto__`, whose value is not seen in theirs.
+    fn names_prototype(&self) -> bool {
+        let name = format!("{:x?}", b"__proto__");
+        self.text.contains(name.trim_matches(['[', ']']))
+    }
+
+    fn our_data(&self) -> Option<&Value> {
+        match self.ours {
+            Step::Packet(packet) => packet.data.as_ref().ok(),
+            _ => None,
+        }
+    }
+
     fn their_data(&self) -> Option<&Value> {
         self.their_packet()?.data.as_ref().ok()
     }
@@ -202,19 +215,12 @@ pub(crate) const JSON: &[Deviation] = &[
     Deviation {
         why: "a number beyond those of 64 bits cannot be read; Node reads `Infinity`",
         is_it: |it| {
-            let is_infinite =
-                |value: &Value| matches!(value, Value::Number(Number(n)) if n.is_infinite());
-            it.what == What::Data
-                && matches!(it.ours, Step::Packet(ours) if ours.data.is_err())
-                && it.their_data().is_some_and(|data| data.any(&is_infinite))
-        },
-    },
-    Deviation {
-        why: "an object with bytes below a first key `_placeholder` cannot be read, because the key may mean an attachment",
-        is_it: |it| {
+            let is_infinite = |number: f64| number.is_infinite();
             let mut found = false;
             if let Some(tree) = Tree::read(it.head().payload) {
-                tree.visit(true, &mut |value, _| found |= value.hides_bytes());
+                tree.visit(true, &mut |value, _| {
+                    found |= matches!(value, Tree::Scalar(n) if n.parse().is_ok_and(is_infinite));
+                });
             }
             found
                 && it.what == What::Data
@@ -277,9 +283,8 @@ pub(crate) const MSGPACK: &[Deviation] = &[
     Deviation {
         why: "values are at most 127 levels deep, as in JSON; Node has no limit",
         is_it: |it| {
-            // The name was taken out of the array.
             it.is_refused("payload is nested too deeply")
-                && it.their_data().is_some_and(|data| data.depth() > 127)
+                && (it.their_data().is_some_and(|data| data.depth() > 127) || it.names_prototype())
         },
     },
     Deviation {
@@ -328,7 +333,7 @@ pub(crate) const MSGPACK: &[Deviation] = &[
                 _ => false,
             };
             it.is_refused("placeholder does not name an attachment")
-                && it.their_data().is_some_and(|data| data.any(&looks_so))
+                && (it.their_data().is_some_and(|data| data.any(&looks_so)) || it.names_prototype())
         },
     },
     Deviation {
@@ -351,51 +356,53 @@ pub(crate) const MSGPACK: &[Deviation] = &[
     Deviation {
         why: "`__proto__` is a key like others; Node makes it the prototype of the object",
         is_it: |it| {
-            let has_it = |value: &Value| match value {
-                Value::Object(entries) => entries.contains_key(&Text::from("__proto__")),
-                _ => false,
-            };
             it.what == What::Data
-                && matches!(it.ours, Step::Packet(ours) if ours.data.as_ref().is_ok_and(|data| data.any(&has_it)))
+                && matches!(it.ours, Step::Packet(ours) if ours.data.as_ref().is_ok_and(|data| data.any(&has_prototype)))
         },
     },
     Deviation {
         why: "a number as a key is the text of its JSON: `1.0`, and `null` for NaN; Node writes `1` and `NaN`",
         is_it: |it| {
-            let number = |key: &Text| match String::from_utf16_lossy(&key.0).as_str() {
-                "null" | "NaN" | "Infinity" | "-Infinity" => Text::from("null"),
-                text => match text.parse::<f64>() {
-                    Ok(number) => Text::from((number + 0.0).to_string().as_str()),
-                    Err(_) => key.clone(),
-                },
-            };
-            let ours = match it.ours {
-                Step::Packet(ours) => ours.data.as_ref().ok(),
-                _ => None,
-            };
-            let same = |value: &Value| value.map(&|value| value, &number);
-            it.what == What::Data && ours.map(same) == it.their_data().map(same)
+            let same = |value: &Value| value.map(&|value| value, &canonical_key);
+            it.what == What::Data && it.our_data().map(same) == it.their_data().map(same)
         },
     },
     Deviation {
-        why: "an object with bytes below a first key `_placeholder` cannot be read, because the key may mean an attachment",
+        why: "the bytes of a CONNECT and of a refusal are lists of numbers, as these packets have no attachments",
         is_it: |it| {
-            let has_it = |value: &Value| match value {
-                Value::Object(entries) => {
-                    entries
-                        .get(&Text::from("_placeholder"))
-                        .is_some_and(|value| {
-                            value.any(&|value: &Value| matches!(value, Value::Bytes(_)))
-                        })
+            let list = |value| match value {
+                Value::Bytes(bytes) => {
+                    let numbers = bytes.into_iter().map(|byte| Value::number(byte.into()));
+                    Value::Array(numbers.collect())
                 }
-                _ => false,
+                value => value,
             };
+            let same = |value: &Value| value.map(&list, &canonical_key);
             it.what == What::Data
-                && matches!(it.ours, Step::Packet(ours) if ours.data.is_err())
-                && it.their_data().is_some_and(|data| data.any(&has_it))
+                && matches!(it.ours, Step::Packet(ours) if matches!(ours.kind, 0 | 4))
+                && it.our_data().map(same) == it.their_data().map(same)
         },
     },
 ];
+
+/// Returns whether the value is an object with a key that is a prototype in JavaScript.
+pub(crate) fn has_prototype(value: &Value) -> bool {
+    match value {
+        Value::Object(entries) => entries.contains_key(&Text::from("__proto__")),
+        _ => false,
+    }
+}
+
+/// Returns a key in one spelling, if it is a number.
+fn canonical_key(key: &Text) -> Text {
+    match String::from_utf16_lossy(&key.0).as_str() {
+        "null" | "NaN" | "Infinity" | "-Infinity" => Text::from("null"),
+        text => match text.parse::<f64>() {
+            Ok(number) => Text::from((number + 0.0).to_string().as_str()),
+            Err(_) => key.clone(),
+        },
+    }
+}
 
 /// An id that Node has rounded, and we have not.
 fn is_rounded_id(it: &Difference<'_>) -> bool {

@@ -308,6 +308,9 @@ fn any_body(chance: &mut Chance, revision: Revision) -> Vec<u8> {
         .collect();
     let (body, _) = write_body(packets, revision, true);
     let mut body = body.to_vec();
+    if chance.one_in(10) {
+        body.extend_from_slice("2:4😀".as_bytes());
+    }
     if chance.one_in(2) {
         let odd: [&[u8]; 8] = [
             b"b", b"bAQ", b"bAQI", b"bA-_=", b"b4AQ=", b"2probe!", b"7", b" 1:2",

@@ -85,20 +85,6 @@ impl Tree {
         self.get("_placeholder") == Some(&Self::Scalar("true".to_owned()))
     }
 
-    /// Returns whether this is an object whose first key is `_placeholder`, with an attachment below it,
-    /// but not a placeholder.
-    pub(crate) fn hides_bytes(&self) -> bool {
-        let Self::Object(entries) = self else {
-            return false;
-        };
-        let Some((key, value)) = entries.first() else {
-            return false;
-        };
-        let mut found = false;
-        value.visit(true, &mut |value, _| found |= value.is_placeholder());
-        found && *key == Text::from("_placeholder")
-    }
-
     /// Returns the value of a key: the last one.
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         let Self::Object(entries) = self else {
