@@ -1,4 +1,4 @@
-//! Frames and polling bodies without a session, for the fuzz targets.
+//! Frames and polling bodies without a session, for the tests of this repository.
 
 use bytes::Bytes;
 

@@ -6,11 +6,14 @@
 //!
 //! The decoder follows Node's parser. It is stricter where no client depends on the difference:
 //!
-//! - a count of attachments is digits, and not 0;
-//! - the id of an acknowledgement has at most 64 bits;
+//! - a type and a count of attachments are digits, and the count is not 0;
+//! - the id of an acknowledgement has at most 64 bits, and white space is no part of it;
 //! - a namespace has at most 255 bytes, and a query of at most 8 KiB;
-//! - an event has a payload;
-//! - no two placeholders name the same attachment.
+//! - an event, an acknowledgement and a `CONNECT_ERROR` have a payload;
+//! - JSON is at most 127 levels deep;
+//! - the number of an attachment is digits, and no two placeholders in the text name the same one.
+//!
+//! `tests/oracle/deviations.rs` lists all differences.
 
 use std::mem;
 

@@ -45,8 +45,8 @@ pub struct Payload {
     /// Whether the packet is sent uncompressed.
     pub(crate) uncompressed: bool,
     /// Whether the text may contain escapes of lone surrogates, or placeholders with other keys
-    /// than `_placeholder` and `num` in this order. The deserializers cannot read them;
-    /// [`Payload::readable`] replaces them.
+    /// than `_placeholder` and `num` in this order, or objects that begin like one. The deserializers
+    /// cannot read them; [`Payload::readable`] replaces them.
     may_be_irregular: bool,
 }
 
@@ -305,6 +305,9 @@ impl Payload {
             return Err(DecodeError::limit("payload is too long"));
         }
         let mut scanner = Scanner::new(&text, at);
+        // White space in front of the JSON would be a part of the id, if the payload is sent again.
+        scanner.peek();
+        let start = scanner.position();
         let mut name = Name::None;
         let mut args = text.len();
         match kind {
@@ -331,7 +334,7 @@ impl Payload {
         text.truncate(end);
         Ok(Self {
             text: Buffer::Shared(text),
-            json: at as u32,
+            json: start as u32,
             name,
             args: args.min(end) as u32,
             attachments: Vec::new(),

@@ -1,6 +1,8 @@
 //! The placeholders in a payload: finds them, checks them and makes them regular.
 //!
-//! A regular placeholder has the keys and the order of `{"_placeholder":true,"num":0}`.
+//! A regular placeholder has the keys and the order of `{"_placeholder":true,"num":0}`. In a regular
+//! text no other object begins with this key: where a value does, its first key is written with an
+//! escape.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -9,13 +11,17 @@ use std::ops::Range;
 use super::scan::{Invalid, Scanner};
 
 /// Checks that each placeholder in `json` names one of `count` attachments, and no two name the
-/// same. Returns whether all placeholders are regular.
+/// same. Returns whether the text is regular.
 ///
 /// `json` must be valid.
 pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<bool, Invalid> {
     let mut used = vec![false; count];
-    let mut regular = true;
-    for place in placeholders(json)? {
+    let Found {
+        placeholders,
+        lookalikes,
+    } = find(json)?;
+    let mut regular = lookalikes.is_empty();
+    for place in placeholders {
         let num = parse_num(&json[place.num]).ok_or(Invalid::Syntax)?;
         let used = used.get_mut(num).ok_or(Invalid::Syntax)?;
         if std::mem::replace(used, true) {
@@ -26,16 +32,20 @@ pub(super) fn check_placeholders(json: &[u8], count: usize) -> Result<bool, Inva
     Ok(regular)
 }
 
-/// Makes all placeholders regular, in place. Spaces fill the bytes that a regular placeholder does
+/// Makes a text regular. Placeholders stay where they are: spaces fill the bytes that a regular one does
 /// not need.
 ///
 /// `json` must be valid.
 pub(super) fn regularize(mut json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
-    let mut found = placeholders(&json).unwrap_or_default();
-    found.retain(|place| !place.is_regular);
+    let Found {
+        mut placeholders,
+        mut lookalikes,
+    } = find(&json).unwrap_or_default();
+    placeholders.retain(|place| !place.is_regular);
+    lookalikes.retain(|at| !placeholders.iter().any(|place| place.object.contains(at)));
     // From the last to the first, so that an outer placeholder overwrites those inside it.
-    found.sort_unstable_by_key(|place| Reverse(place.object.start));
-    for place in found {
+    placeholders.sort_unstable_by_key(|place| Reverse(place.object.start));
+    for place in placeholders {
         let object = [b"{\"_placeholder\":true,\"num\":", &json[place.num], b"}"].concat();
         // The regular form is the shortest one with both keys and this number.
         let place = json.to_mut()[place.object].split_at_mut_checked(object.len());
@@ -44,7 +54,26 @@ pub(super) fn regularize(mut json: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
             rest.fill(b' ');
         }
     }
-    json
+    if lookalikes.is_empty() {
+        return json;
+    }
+    Cow::Owned(escape_keys(&json, &lookalikes))
+}
+
+/// Writes the keys `_placeholder` at these positions, in their order, with an escape.
+fn escape_keys(json: &[u8], keys: &[usize]) -> Vec<u8> {
+    const ESCAPED: &[u8] = br"\u005f";
+
+    let mut text = Vec::with_capacity(json.len() + ESCAPED.len() * keys.len());
+    let mut done = 0;
+    for key in keys {
+        text.extend_from_slice(&json[done..=*key]);
+        text.extend_from_slice(ESCAPED);
+        // After the quote and the underscore.
+        done = key + 2;
+    }
+    text.extend_from_slice(&json[done..]);
+    text
 }
 
 /// Parses the number of an attachment, which is digits only.
@@ -59,7 +88,7 @@ pub(super) struct Placeholder {
     pub(super) object: Range<usize>,
     /// The digits of its `num`. Empty if there is no number.
     pub(super) num: Range<usize>,
-    /// Whether the object has two keys, and `_placeholder` is the first one.
+    /// Whether the object has two keys, and `_placeholder` is the first one, without an escape.
     is_regular: bool,
 }
 
@@ -67,23 +96,46 @@ pub(super) struct Placeholder {
 ///
 /// `json` must be valid.
 pub(super) fn placeholders(json: &[u8]) -> Result<Vec<Placeholder>, Invalid> {
+    find(json).map(|found| found.placeholders)
+}
+
+/// What [`find`] has found.
+#[derive(Default)]
+struct Found {
+    placeholders: Vec<Placeholder>,
+    /// The positions of first keys `_placeholder` of objects that are not placeholders.
+    lookalikes: Vec<usize>,
+}
+
+/// Finds the placeholders, in the order in which their numbers stand in the text, and what looks like
+/// them.
+fn find(json: &[u8]) -> Result<Found, Invalid> {
     let mut scanner = Scanner::new(json, 0);
     let mut objects: Vec<Object> = Vec::new();
-    let mut found = Vec::new();
+    let mut found = Found::default();
     while let Some(byte) = scanner.next() {
         match byte {
             b'{' => objects.push(Object::at(scanner.at - 1)),
-            b'}' => found.extend(objects.pop().and_then(|object| object.end(scanner.at))),
+            b'}' => {
+                if let Some(object) = objects.pop() {
+                    found.lookalikes.extend(object.lookalike());
+                    found.placeholders.extend(object.end(scanner.at));
+                }
+            }
             b'"' => {
+                let start = scanner.at - 1;
                 let key = scanner.key_or_string()?;
                 if let (Some(key), Some(object)) = (key, objects.last_mut()) {
-                    object.entry(key, json, scanner.at);
+                    object.entry(key, start, json, scanner.at);
                 }
             }
             _ => {}
         }
     }
-    found.sort_unstable_by_key(|place| place.num.start);
+    found
+        .placeholders
+        .sort_unstable_by_key(|place| place.num.start);
+    found.lookalikes.sort_unstable();
     Ok(found)
 }
 
@@ -136,8 +188,8 @@ struct Object {
     is_placeholder: bool,
     num: Range<usize>,
     keys: usize,
-    /// Whether `_placeholder` is the first key.
-    placeholder_is_first: bool,
+    /// The position of the first key, if it is `_placeholder` without an escape.
+    first: Option<usize>,
 }
 
 impl Object {
@@ -147,18 +199,21 @@ impl Object {
             is_placeholder: false,
             num: 0..0,
             keys: 0,
-            placeholder_is_first: false,
+            first: None,
         }
     }
 
-    /// Records the value that begins at `at`. If a key occurs twice, the last value counts, as in
-    /// JavaScript.
-    fn entry(&mut self, key: Key, json: &[u8], at: usize) {
+    /// Records a key that begins at `start`, and its value, which begins at `at`. If a key occurs twice,
+    /// the last value counts, as in JavaScript.
+    fn entry(&mut self, key: Key, start: usize, json: &[u8], at: usize) {
         let value = &json[at..];
         self.keys += 1;
         match key {
             Key::Placeholder => {
-                self.placeholder_is_first |= self.keys == 1;
+                let is_plain = json[start..].starts_with(b"\"_placeholder\"");
+                if self.keys == 1 && is_plain {
+                    self.first = Some(start);
+                }
                 self.is_placeholder = value.starts_with(b"true");
             }
             Key::Num => {
@@ -171,11 +226,16 @@ impl Object {
         }
     }
 
+    /// Returns the position of the first key, if it is `_placeholder`, but the object is no placeholder.
+    fn lookalike(&self) -> Option<usize> {
+        self.first.filter(|_| !self.is_placeholder)
+    }
+
     fn end(self, end: usize) -> Option<Placeholder> {
         self.is_placeholder.then_some(Placeholder {
             object: self.start..end,
             num: self.num,
-            is_regular: self.placeholder_is_first && self.keys == 2,
+            is_regular: self.first.is_some() && self.keys == 2,
         })
     }
 }
@@ -237,6 +297,34 @@ mod tests {
         let twice = br#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]"#;
         assert!(check_placeholders(twice, 2).is_err());
         assert!(check_placeholders(br#"{"_placeholder":true}"#, 2).is_err());
+    }
+
+    #[test]
+    fn an_object_that_begins_like_a_placeholder_gets_an_escape() {
+        for (json, expected) in [
+            (
+                r#"[{"_placeholder":false},{"_placeholder":true,"num":0}]"#,
+                r#"[{"\u005fplaceholder":false},{"_placeholder":true,"num":0}]"#,
+            ),
+            (
+                r#"{ "_placeholder":{"_placeholder":true,"num":1},"a":{"_placeholder":[]}}"#,
+                r#"{ "\u005fplaceholder":{"_placeholder":true,"num":1},"a":{"\u005fplaceholder":[]}}"#,
+            ),
+            (
+                r#"{"_placeholder":true,"_placeholder":1}"#,
+                r#"{"\u005fplaceholder":true,"_placeholder":1}"#,
+            ),
+            (
+                r#"{"x":{"_placeholder":0},"_placeholder":true,"num":0}"#,
+                r#"{"_placeholder":true,"num":0}                       "#,
+            ),
+            (r#"{"\u005fplaceholder":0}"#, r#"{"\u005fplaceholder":0}"#),
+        ] {
+            let is_regular = check_placeholders(json.as_bytes(), 2);
+            assert_eq!(is_regular, Ok(json == expected), "{json}");
+            let regular = regularize(json.as_bytes().into());
+            assert_eq!(String::from_utf8_lossy(&regular), expected);
+        }
     }
 
     #[test]

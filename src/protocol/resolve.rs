@@ -16,7 +16,8 @@
 //! So no type holds a placeholder in place of the bytes.
 //!
 //! [`Resolve`] must know whether an object is a placeholder before the type sees the object. The
-//! first key decides: `Payload::readable` makes placeholders regular, with `_placeholder` first.
+//! first key decides: `Payload::readable` makes the text regular, in which placeholders, and nothing
+//! else, begin with `_placeholder` without an escape.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -148,21 +149,15 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Resolve<'_, V> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<V::Value, A::Error> {
         let Self { inner, attachments } = self;
         let first = map.next_key_seed(FirstKeySeed)?;
-        let mut value = None;
-        if first.as_ref().is_some_and(|key| key.is("_placeholder")) {
-            let seed = Resolve::new(PhantomData::<Value>, &mut *attachments);
-            let flag = map.next_value_seed(seed)?;
-            if flag == Value::Bool(true) {
-                let attachment = take_attachment(&mut map, true, attachments)?;
-                let attachment = attachment.ok_or_else(|| A::Error::custom(NOT_A_PLACEHOLDER))?;
-                return inner.visit_byte_buf(attachment);
-            }
-            value = Some(flag);
+        if matches!(first, Some(FirstKey::Borrowed("_placeholder"))) {
+            let is_placeholder = map.next_value()?;
+            let attachment = take_attachment(&mut map, is_placeholder, attachments)?;
+            let attachment = attachment.ok_or_else(|| A::Error::custom(NOT_A_PLACEHOLDER))?;
+            return inner.visit_byte_buf(attachment);
         }
         inner.visit_map(Begun {
             is_raw_value: first.as_ref().is_some_and(|key| key.is(RAW_VALUE)),
             key: first,
-            value,
             rest: Resolve::new(map, attachments),
         })
     }
@@ -318,8 +313,6 @@ fn take_attachment<'de, A: MapAccess<'de>>(
 /// An object whose first key was already read.
 struct Begun<'a, 'de, A> {
     key: Option<FirstKey<'de>>,
-    /// The value of the first key, if the value was read too.
-    value: Option<Value>,
     /// Whether the value of the first key is the text of a `serde_json::value::RawValue`.
     is_raw_value: bool,
     rest: Resolve<'a, A>,
@@ -339,9 +332,6 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Begun<'_, 'de, A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        if let Some(value) = self.value.take() {
-            return seed.deserialize(value).map_err(A::Error::custom);
-        }
         if !std::mem::take(&mut self.is_raw_value) {
             return self.rest.next_value_seed(seed);
         }
