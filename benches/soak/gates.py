@@ -31,6 +31,8 @@ class Soak:
     clients: int
     # How many events the clients say in a second.
     says: float
+    # How many clients end in a second.
+    churn: float
     warmup: float
     # Gates that cannot be judged with few clients.
     without: frozenset = field(default_factory=frozenset)
@@ -76,7 +78,7 @@ def exactly(name, value, expected):
 
 
 def at_least(name, value, limit):
-    return Gate(name, value, f">= {limit:.0f}", value >= limit)
+    return Gate(name, value, f">= {limit:g}", value >= limit)
 
 
 def judge(soak):
@@ -87,11 +89,13 @@ def judge(soak):
     seconds = samples[-1]["at"] - samples[0]["at"]
     cpu = (samples[-1]["cpu"] - samples[0]["cpu"]) / seconds
     said = samples[-1]["said"] - samples[0]["said"]
+    opened = samples[-1]["opened"] - samples[0]["opened"]
     connected = min(sample["connected"] for sample in samples)
     gates = [growth(soak, what) for what in GROWTH]
     gates.append(Gate("CPU of the server, cores", cpu, "< 1", cpu < 1))
-    gates.append(at_least("clients that are connected, fewest", connected, 0.98 * soak.clients))
+    gates.append(at_least("clients that are connected, fewest", connected, 0.95 * soak.clients))
     gates.append(at_least("events of the clients in a second", said / seconds, 0.9 * soak.says))
+    gates.append(at_least("connections that begin in a second", opened / seconds, 0.9 * soak.churn))
     gates += [exactly(what.replace("_", " "), soak.totals[what], 0) for what in NOTHING]
     gates += [
         at_least(what.replace("_", " "), soak.totals[what], 1) for what in SOMETHING

@@ -20,7 +20,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::net::TcpListener;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::interval;
 use tower_socketio::{AckError, Args, Data, EmitWithAck, Namespace, Recovery, Socket, SocketIo};
 
 #[global_allocator]
@@ -34,7 +34,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 const BROADCASTS: Duration = Duration::from_millis(600);
 /// The same for one room, of all rooms by turns.
 const ROOM_BROADCASTS: Duration = Duration::from_millis(50);
-/// How often some sockets are asked. Each is asked once in ten seconds.
+/// Each socket is asked once in ten seconds, some of them every time.
 const ASKS: Duration = Duration::from_millis(10);
 const ASKS_PER_ROUND: usize = 1_000;
 /// After that time an acknowledgement is missing.
@@ -268,8 +268,8 @@ async fn enter(State(app): State<Arc<App>>, socket: Socket, Data(room): Data<usi
 /// recovery does not keep anything.
 async fn broadcast(io: SocketIo, app: Arc<App>) {
     let text = "all".repeat(20);
-    let mut all = every(BROADCASTS);
-    let mut rooms = every(ROOM_BROADCASTS);
+    let mut all = interval(BROADCASTS);
+    let mut rooms = interval(ROOM_BROADCASTS);
     let mut room = 0;
     loop {
         tokio::select! {
@@ -304,14 +304,16 @@ async fn broadcast(io: SocketIo, app: Arc<App>) {
 /// Asks one socket after the other for an acknowledgement.
 async fn ask(io: SocketIo, app: Arc<App>) {
     let totals = &app.totals;
-    let mut ticks = every(ASKS);
+    let mut ticks = interval(ASKS);
     let mut round = Vec::new();
     let mut share = 0;
+    let mut tick = 0;
     let mut answers = FuturesUnordered::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if round.is_empty() {
+                tick += 1;
+                if tick % ASKS_PER_ROUND == 0 {
                     round = io.sockets();
                     round.extend(io.of(SECOND).sockets());
                     share = round.len().div_ceil(ASKS_PER_ROUND);
@@ -349,12 +351,6 @@ fn ask_one(socket: &Socket, totals: &Totals, mut send: impl FnMut(u64, EmitWithA
         add(&totals.asked, 1);
         send(number, socket.emit_with_ack("ask", number));
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }
 
 fn stats(io: &SocketIo, totals: &Totals) -> Value {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{interval, sleep};
 
 use client::{Order, Role, Transport, play};
 
@@ -99,7 +99,6 @@ async fn churn_through(places: Vec<Sender<Order>>, churn: u64) {
         return;
     }
     let mut ticks = interval(Duration::from_secs(1) / churn as u32);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let [mut ending, mut moving] = [0; 2];
     loop {
         ticks.tick().await;
