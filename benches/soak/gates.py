@@ -104,6 +104,8 @@ def judge(soak):
         exactly(f"{what.replace('_', ' ')} at the end", soak.after[what], soak.before[what])
         for what in LEFT
     ]
+    slow = soak.totals["too_late"] / (soak.totals["upgraded"] + soak.totals["recovered"] or 1)
+    gates.append(Gate("upgrades and returns that took too long, of all", slow, "< 0.005", slow < 0.005))
     left = soak.after["heap"] - soak.before["heap"]
     gates.append(
         Gate("heap at the end, MiB more", left / MIB, f"< {HEAP_LEFT / MIB:g}", left < HEAP_LEFT)
@@ -115,7 +117,8 @@ def table(gates):
     """The gates as a table in Markdown."""
     lines = ["| gate | measured | limit | |", "|---|---:|---:|---|"]
     for gate in gates:
-        value = f"{gate.value:.2f}" if isinstance(gate.value, float) else f"{gate.value}"
+        digits = 4 if 0 < abs(gate.value) < 0.01 else 2
+        value = f"{gate.value:.{digits}f}" if isinstance(gate.value, float) else f"{gate.value}"
         verdict = "passed" if gate.passed else "FAILED"
         lines.append(f"| {gate.name} | {value} | {gate.limit} | {verdict} |")
     return "\n".join(lines)

@@ -12,6 +12,8 @@ use crate::tally::{TOTALS, unexpected};
 
 /// The longest wait for something that takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The server's.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 const ROOMS: u64 = 500;
 /// How many times a client speaks until it asks for the numbers of the server.
 const SYNC_EVERY: u64 = 6;
@@ -72,11 +74,13 @@ pub(crate) async fn play(role: Role, mut orders: Receiver<Order>) {
         match ended {
             Ok(Ending::Finish) => return,
             Ok(Ending::Lost) => {
+                client.talks.iter_mut().for_each(Talk::lost);
                 sleep(Duration::from_millis(chance.below(3_000))).await;
                 client.ending = None;
                 continue;
             }
             Ok(_) => {}
+            Err(_) if client.is_late_with_upgrade() => TOTALS.too_late.add(1),
             Err(error) => {
                 unexpected(&format!("{:?} {}: {error}", role.transport, role.place));
                 if matches!(client.ending, Some(Ending::Finish)) {
@@ -114,6 +118,8 @@ struct Client {
     next: Instant,
     /// When all namespaces had last the numbers of the server.
     synced_at: Instant,
+    /// When the upgrade began, until the first message over the new transport.
+    upgrading: Option<Instant>,
 }
 
 impl Client {
@@ -135,7 +141,14 @@ impl Client {
             spoken: 0,
             next: now + Duration::from_millis(first),
             synced_at: now,
+            upgrading: None,
         }
+    }
+
+    /// Returns whether the server may have aborted the upgrade, because it took too long.
+    fn is_late_with_upgrade(&self) -> bool {
+        let began = self.upgrading;
+        began.is_some_and(|began| began.elapsed() >= UPGRADE_TIMEOUT)
     }
 
     fn is_synced(&self) -> bool {
@@ -149,6 +162,7 @@ impl Client {
 
     async fn connect_and_talk(&mut self, orders: &mut Receiver<Order>) -> Result<Ending> {
         self.header = None;
+        self.upgrading = None;
         self.synced_at = Instant::now();
         self.talks.iter_mut().for_each(Talk::connect);
         let addr = self.role.addr;
@@ -181,6 +195,7 @@ impl Client {
             tokio::select! {
                 message = websocket.next() => {
                     self.handle(message?)?;
+                    self.upgrading = None;
                     while let Some(message) = websocket.parse()? {
                         self.handle(message)?;
                     }
@@ -233,6 +248,7 @@ impl Client {
                     }
                 }
                 () = sleep_until(upgrade_at), if polling.probe.is_none() => {
+                    self.upgrading = Some(Instant::now());
                     polling.start_probe(self.role.addr).await?;
                 }
                 () = sleep_until(self.next) => self.speak()?,

@@ -1,7 +1,7 @@
 //! What a client says in one namespace, and what it must hear. Nothing here does any I/O.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::connection::{Message, Result};
 use crate::tally::{TOTALS, acknowledged_after, unexpected};
+
+/// How long the server recovers a client.
+const WITHIN: Duration = Duration::from_secs(20);
 
 /// Numbers that must arrive one after the other.
 #[derive(Debug, Default)]
@@ -81,6 +84,7 @@ pub(crate) struct Talk {
     token_next: u64,
     /// Whether this question is open.
     is_asking: bool,
+    lost_at: Option<Instant>,
     out: Vec<Message>,
 }
 
@@ -99,6 +103,7 @@ impl Talk {
             token: 0,
             token_next: 0,
             is_asking: false,
+            lost_at: None,
             out: Vec::new(),
         }
     }
@@ -109,6 +114,11 @@ impl Talk {
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Message> + '_ {
         self.out.drain(..)
+    }
+
+    /// The connection is lost.
+    pub(crate) fn lost(&mut self) {
+        self.lost_at = Some(Instant::now());
     }
 
     /// Connects, or comes back.
@@ -206,11 +216,11 @@ impl Talk {
         let ids: Value = serde_json::from_str(rest).map_err(|error| error.to_string())?;
         let private_id = ids["pid"].as_str().ok_or("no private id")?;
         let recovered = self.seat.private_id == private_id;
-        if !self.seat.private_id.is_empty() {
-            let total = if recovered {
-                &TOTALS.recovered
-            } else {
-                &TOTALS.not_recovered
+        if let Some(lost_at) = self.lost_at.take() {
+            let total = match recovered {
+                true => &TOTALS.recovered,
+                false if lost_at.elapsed() >= WITHIN => &TOTALS.too_late,
+                false => &TOTALS.not_recovered,
             };
             total.add(1);
         }
@@ -255,7 +265,6 @@ impl Talk {
             let number = args.get(at).and_then(Value::as_u64);
             number.ok_or_else(|| format!("no number: {args:?}"))
         };
-        let is_known = self.state != State::Connecting || !self.seat.private_id.is_empty();
         match args.first().and_then(Value::as_str) {
             Some("ask") => {
                 let asked = number(1)?;
@@ -286,7 +295,7 @@ impl Talk {
                 self.check_room(Some((number(1)?, number(2)?)));
                 self.room = None;
             }
-            Some("synced") if is_known => {
+            Some("synced") => {
                 let room = args.get(4).and_then(Value::as_array);
                 let room = room.map(|room| Some((room.first()?.as_u64()?, room.get(1)?.as_u64()?)));
                 self.synced(number(1)?, [number(2)?, number(3)?], room.flatten());

@@ -36,6 +36,9 @@ totals! {
     recovered,
     /// Clients that came back in time, and were not recovered.
     not_recovered,
+    /// Upgrades that took longer, and clients that were away longer, than the server allows. On a machine
+    /// that is busy with other work it happens.
+    too_late,
     left_cleanly,
     reset,
     polls_aborted,
