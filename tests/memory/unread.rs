@@ -21,6 +21,9 @@ const CLIENTS: usize = 3;
 /// The time in which a client must read. The defaults are 20 s.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
+/// Such a time that never ends in a test.
+const LONG: Duration = Duration::from_secs(600);
+
 /// What the server holds at most for a client that asks over a WebSocket: queued answers up to the
 /// length at which no more input is read, what is being written, and pending events. Small answers need
 /// a few times their length.
@@ -128,7 +131,7 @@ fn write_on(mut stream: &TcpStream, bytes: &[u8]) {
 #[test]
 fn connects_to_unknown_namespaces() {
     let connects = |_: &_, nth| text_frame(&format!("40/unknown-{nth},")).repeat(100);
-    Unread::new(|it| it).ask(connects, &[DisconnectReason::SlowConsumer]);
+    Unread::new(|it| it.ping_timeout(LONG)).ask(connects, &[DisconnectReason::SlowConsumer]);
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn namespaces_that_are_joined_and_left() {
 /// A client that is sent a lot, and reads nothing of it.
 #[test]
 fn broadcasts_to_clients_that_only_listen() {
-    let unread = Unread::new(|it| it.max_buffered(256 * 1024));
+    let unread = Unread::new(|it| it.ping_timeout(LONG).max_buffered(256 * 1024));
     let clients: Vec<_> = (0..CLIENTS).map(|_| unread.server.connect("")).collect();
     for client in &clients {
         send_text(client, "40");
