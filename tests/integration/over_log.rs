@@ -706,10 +706,10 @@ async fn a_server_keeps_what_it_sends_to_a_namespace_that_it_does_not_have() {
     let mut client = Polling::open(&app_b).await;
     let claim = seat.claim().replace("40{", "40/orders/1,{");
     client.send(&claim).await;
-    let packet = client.next().await.replace("/orders/1,", "");
-    assert_eq!(seat.event(&packet), r#"["paid",1]"#);
     let welcome = client.next().await.replace("40/orders/1,", "40");
     assert!(seat.welcome(&welcome));
+    let packet = client.next().await.replace("/orders/1,", "");
+    assert_eq!(seat.event(&packet), r#"["paid",1]"#);
 }
 
 #[tokio::test]
