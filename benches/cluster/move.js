@@ -74,12 +74,14 @@ const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.l
 
 /** How long each client was away in its last reconnect. */
 function away(counters, since) {
-  const visits = counters.map(({ visits }) => visits.filter(({ time }) => time > since));
-  const reconnects = visits.reduce((sum, list) => sum + list.length, 0);
+  const replays = counters.flatMap((counter) =>
+    counter.visits.filter(({ time }) => time > since).map((visit) => counter.missed(visit)),
+  );
+  const reconnects = replays.length;
   const times = counters.flatMap((counter) =>
     counter.visits.slice(1).flatMap((visit, n) => (visit.time > since ? [visit.time - counter.visits[n].left] : [])),
   );
-  const missed = visits.flat().reduce((sum, visit) => sum + visit.live - visit.begin, 0);
+  const missed = replays.reduce((sum, count) => sum + count, 0);
   return { reconnects, missed, median: median(times) ?? 0, longest: Math.max(0, ...times) };
 }
 

@@ -345,7 +345,7 @@ impl Member {
         self.last_delivered.store(number, Ordering::Relaxed);
     }
 
-    /// Sends CONNECT and the held packets. Returns `false` if the socket has left already.
+    /// Sends CONNECT, the missed packets and the held ones. Returns `false` if the socket has left already.
     pub(crate) fn accept(self: &Arc<Self>, connect: Encoded) -> bool {
         // First, because queued volatile packets are dropped for a socket that is still connecting.
         self.catch_up();
@@ -353,10 +353,10 @@ impl Member {
         if self.phase.load(Ordering::Acquire) != CONNECTING {
             return false;
         }
-        // The missed packets and CONNECT are queued under one lock, so that the session cannot
+        // CONNECT and the missed packets are queued under one lock, so that the session cannot
         // close between them.
         let missed = self.take_missed().into_iter().flatten();
-        self.session.send_missed(missed, connect);
+        self.session.send_connect(connect, missed);
         for packet in state.take_held(&self.session) {
             self.session.send(packet);
         }

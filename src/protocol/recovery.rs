@@ -6,8 +6,8 @@
 //!    ← 42["news",1,"AAAAAAPo"]            an event, with its offset after the arguments
 //!         the connection breaks, and the client opens a new one
 //!    → 40{"pid":"…","offset":"AAAAAAPo"}  the claim, before the fields of the client's `auth`
-//!    ← 42["news",2,"AAAAAAPp"]            the event that the client missed
 //!    ← 40{"sid":"…","pid":"…"}            the same ids
+//!    ← 42["news",2,"AAAAAAPp"]            the event that the client missed
 //! ```
 
 use std::borrow::Cow;

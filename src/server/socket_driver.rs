@@ -522,7 +522,7 @@ fn connect_then_disconnect(member: &Member, connect: Encoded) {
         return;
     }
     let leave = member.encode(Kind::Disconnect, None, Payload::default());
-    let packets = missed.into_iter().chain([connect]).chain(held);
+    let packets = [connect].into_iter().chain(missed).chain(held);
     for packet in packets.chain([leave]) {
         member.session.send(packet);
     }

@@ -513,20 +513,20 @@ async fn recoveries_count_by_their_result() {
     assert!(!names.iter().any(|name| name.contains("recoveries")));
 
     lose(client, &io).await;
-    let (client, _, recovered) = back(&app, &mut seat).await;
+    let (client, recovered) = back(&app, &mut seat).await;
     assert!(recovered);
     lose(client, &io).await;
     // The first of the packets that the client has missed is gone.
     (0..100).for_each(|_| io.emit("m", "x".repeat(1000)));
     let offset = seat.offset.clone();
-    let (_client, _, recovered) = back(&app, &mut seat).await;
+    let (_client, recovered) = back(&app, &mut seat).await;
     assert!(!recovered);
     let mut unknown = Seat {
         pid: "A".repeat(22),
         offset,
         ..Seat::default()
     };
-    let (_another, _, recovered) = back(&app, &mut unknown).await;
+    let (_another, recovered) = back(&app, &mut unknown).await;
     assert!(!recovered);
     for result in ["recovered", "expired", "unknown"] {
         let series = format!("socketio_recoveries_total{{result={result}}}");
@@ -718,7 +718,7 @@ async fn a_socket_that_moves_to_another_server_is_counted_once() {
     // The former connections are not closed: the servers let them go.
     let mut clients = vec![first];
     for app in [&app_b, &app_a, &app_a, &app_b] {
-        let (client, _, recovered) = back(app, &mut seat).await;
+        let (client, recovered) = back(app, &mut seat).await;
         assert!(recovered);
         clients.push(client);
     }

@@ -12,7 +12,7 @@ use tower_socketio::cluster::{
 };
 use tower_socketio::{Args, Data, DisconnectReason, Namespace, Recovery, Socket, SocketIo};
 
-use crate::recovery::{Seat, back, connect, events_back, lose};
+use crate::recovery::{Seat, back, connect, events_back, lose, packets_back};
 use crate::support::{Client, Polling, app, builder, serve, until, within};
 
 const WITHIN: Duration = Duration::from_secs(120);
@@ -149,7 +149,7 @@ async fn what_is_done_to_a_socket_that_is_away_is_done() {
 
     lose(client, &b).await;
     a.to("joined").disconnect();
-    let (_client, missed, recovered) = back(&app_a, &mut seat).await;
+    let (_client, missed, recovered) = packets_back(&app_a, &mut seat).await;
     assert!(missed.is_empty() && !recovered);
 }
 
@@ -267,7 +267,7 @@ async fn the_sockets_of_a_server_that_crashes_are_saved_early() {
     until(|| a.cluster().expect("a cluster").status().saved > saved + 1).await;
     client.send("41").await;
     until(|| a.counts().sockets == 0).await;
-    let (_client, _, recovered) = back(&app_b, &mut seat).await;
+    let (_client, recovered) = back(&app_b, &mut seat).await;
     assert!(!recovered);
 }
 
@@ -366,7 +366,7 @@ async fn held() -> (Held, Router, SocketIo) {
 
 /// Connects a client. The message of a restored one passes the log.
 async fn comes_back(held: &Held, app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
-    let came = back(app, seat).await;
+    let came = packets_back(app, seat).await;
     if came.2 {
         held.waits_for(1).await;
         held.pass(1).await;
@@ -677,7 +677,7 @@ async fn an_operation_that_is_under_way_reaches_a_socket_that_comes_back_meanwhi
     lose(client, &io).await;
     io.to("everyone").join("joined");
     held.waits_for(1).await;
-    let (_client, _, recovered) = back(&app, &mut seat).await;
+    let (_client, recovered) = back(&app, &mut seat).await;
     assert!(recovered);
     assert_eq!(socket(&io, &seat).rooms(), ["everyone"]);
     held.pass(1).await;
@@ -706,10 +706,10 @@ async fn a_server_keeps_what_it_sends_to_a_namespace_that_it_does_not_have() {
     let mut client = Polling::open(&app_b).await;
     let claim = seat.claim().replace("40{", "40/orders/1,{");
     client.send(&claim).await;
-    let packet = client.next().await.replace("/orders/1,", "");
-    assert_eq!(seat.event(&packet), r#"["paid",1]"#);
     let welcome = client.next().await.replace("40/orders/1,", "40");
     assert!(seat.welcome(&welcome));
+    let packet = client.next().await.replace("/orders/1,", "");
+    assert_eq!(seat.event(&packet), r#"["paid",1]"#);
 }
 
 #[tokio::test]

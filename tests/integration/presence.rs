@@ -15,7 +15,7 @@ use tower_socketio::{
     SocketIo,
 };
 
-use crate::recovery::{back, connect, lose};
+use crate::recovery::{back, connect, lose, packets_back};
 use crate::support::{Polling, until};
 
 /// The users of a room, as `list` returns them.
@@ -411,7 +411,7 @@ async fn a_client_that_recovers_in_time_was_never_away_and_a_late_one_joins_agai
 
     lose(client, &server.io).await;
     tokio::time::sleep(GRACE / 2).await;
-    let (mut client, _, recovered) = back(&server.app, &mut seat).await;
+    let (mut client, recovered) = back(&server.app, &mut seat).await;
     assert!(recovered);
     assert_eq!(until_state(&mut client).await, both);
     assert_eq!(a.drain(3 * GRACE).await, 0);
@@ -419,7 +419,7 @@ async fn a_client_that_recovers_in_time_was_never_away_and_a_late_one_joins_agai
     lose(client, &server.io).await;
     a.sees("room", &json!({"ada": [1]})).await;
     a.drain(3 * GRACE).await;
-    let (mut client, _, recovered) = back(&server.app, &mut seat).await;
+    let (mut client, recovered) = back(&server.app, &mut seat).await;
     assert!(recovered);
     assert_eq!(until_state(&mut client).await, both);
     a.sees("room", &both).await;
@@ -457,7 +457,7 @@ async fn a_client_that_recovers_on_another_server_is_tracked_there() {
         }
         at = 1 - at;
         let recovered;
-        (client, _, recovered) = back(&servers[at].app, &mut seat).await;
+        (client, recovered) = back(&servers[at].app, &mut seat).await;
         assert!(recovered, "on server {at}");
         assert_eq!(until_state(&mut client).await, both);
         if is_late {
@@ -496,7 +496,7 @@ async fn a_client_whose_server_has_shut_down_is_tracked_where_it_recovers() {
     drop(client);
     a.sees("room", &json!({"ada": [1]})).await;
     a.drain(Duration::from_secs(30)).await;
-    let (mut client, _, recovered) = back(&servers[0].app, &mut seat).await;
+    let (mut client, recovered) = back(&servers[0].app, &mut seat).await;
     assert!(recovered);
     assert_eq!(until_state(&mut client).await, both);
     a.sees("room", &both).await;
@@ -529,7 +529,7 @@ async fn states_are_not_kept_for_recovery() {
     for _ in 0..50 {
         a.enter("room", "ada", 1).await;
     }
-    let (_, missed, recovered) = back(&server.app, &mut seat).await;
+    let (_, missed, recovered) = packets_back(&server.app, &mut seat).await;
     assert!(recovered);
     assert!(
         missed.iter().any(|packet| packet.contains("missed")),

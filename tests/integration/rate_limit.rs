@@ -412,7 +412,7 @@ async fn a_restored_socket_keeps_its_limit() {
     let said = client.ask(r#"42["say"]"#).await;
     seat.event(&said);
     lose(client, &io).await;
-    let (mut client, _, recovered) = back(&app, &mut seat).await;
+    let (mut client, recovered) = back(&app, &mut seat).await;
     assert!(recovered);
     let answer = client.ask(r#"421["say"]"#).await;
     assert!(

@@ -102,26 +102,24 @@ pub(crate) async fn lose(client: Polling, io: &SocketIo) {
     until(|| io.counts().sockets < before).await;
 }
 
-/// Connects again. Returns the client, the packets before CONNECT, and whether the socket is
-/// recovered.
-pub(crate) async fn back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
+/// Connects again. Returns the client and whether the socket is recovered.
+pub(crate) async fn back(app: &Router, seat: &mut Seat) -> (Polling, bool) {
     let mut client = Polling::open(app).await;
-    client.send(&seat.claim()).await;
-    let mut missed = Vec::new();
-    loop {
-        let packet = client.next().await;
-        if packet.starts_with("40") {
-            let recovered = seat.welcome(&packet);
-            return (client, missed, recovered);
-        }
-        missed.push(packet);
-    }
+    let recovered = seat.welcome(&client.ask(&seat.claim()).await);
+    (client, recovered)
 }
 
-/// Connects again as [`back`] does, asserts that the socket is recovered, and returns the missed
-/// events. They must not contain bytes.
+/// Connects again as [`back`] does. Returns also what comes after CONNECT in the same payload.
+pub(crate) async fn packets_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>, bool) {
+    let (mut client, recovered) = back(app, seat).await;
+    let missed = client.buffered().collect();
+    (client, missed, recovered)
+}
+
+/// Connects again as [`packets_back`] does, asserts that the socket is recovered, and returns the
+/// missed events. They must not contain bytes.
 pub(crate) async fn events_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<String>) {
-    let (client, missed, recovered) = back(app, seat).await;
+    let (client, missed, recovered) = packets_back(app, seat).await;
     assert!(recovered);
     let events = missed.iter().map(|packet| seat.event(packet)).collect();
     (client, events)
@@ -257,7 +255,7 @@ async fn the_offset_is_hidden_from_hooks() {
 }
 
 #[tokio::test]
-async fn missed_events_come_before_connect_in_one_payload() {
+async fn missed_events_come_after_connect_in_one_payload() {
     let (app, io) = server(handlers());
     let (mut client, mut seat) = connect(&app).await;
     io.emit("m", 0);
@@ -271,9 +269,9 @@ async fn missed_events_come_before_connect_in_one_payload() {
     let body = client.get().await.into_body();
     let packets: Vec<_> = body.split('\x1e').collect();
     assert_eq!(packets.len(), 3, "{body}");
-    assert_eq!(seat.event(packets[0]), r#"["m",1]"#);
-    assert_eq!(seat.event(packets[1]), r#"["m",2]"#);
-    assert!(seat.welcome(packets[2]));
+    assert!(seat.welcome(packets[0]));
+    assert_eq!(seat.event(packets[1]), r#"["m",1]"#);
+    assert_eq!(seat.event(packets[2]), r#"["m",2]"#);
     assert_eq!((&before.sid, &before.pid), (&seat.sid, &seat.pid));
 }
 
@@ -293,7 +291,7 @@ async fn events_for_other_clients_are_not_sent_again() {
     io.to("a").except(&seat.sid).emit("m", "not the socket");
     io.to(&seat.sid).emit("m", "the socket");
     io.emit("m", Bytes::from_static(b"bytes"));
-    let (_client, missed, recovered) = back(&app, &mut seat).await;
+    let (_client, missed, recovered) = packets_back(&app, &mut seat).await;
     assert!(recovered);
     let (bytes, texts) = missed.split_last().expect("something");
     let (header, texts) = texts.split_last().expect("something");
@@ -424,7 +422,7 @@ async fn a_client_that_would_miss_events_gets_a_new_socket() {
         lose(client, &io).await;
         happens(&io, &mut seat);
         let sid = seat.sid.clone();
-        let (_client, missed, is_recovered) = back(&app, &mut seat).await;
+        let (_client, missed, is_recovered) = packets_back(&app, &mut seat).await;
         assert!(missed.is_empty() && !is_recovered, "{what}");
         assert_ne!(seat.sid, sid, "{what}");
         assert!(!recovered.load(Ordering::Relaxed), "{what}");
@@ -458,7 +456,7 @@ async fn a_client_that_is_away_too_long_is_dropped_with_its_packets() {
     client.post("41").await;
     until(|| io.counts().sockets == 0).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let (client, _, recovered) = back(&app, &mut seats[1]).await;
+    let (client, recovered) = back(&app, &mut seats[1]).await;
     assert!(!recovered);
     client.post("41\x1e1").await;
     until(|| io.counts().sockets == 0).await;
@@ -499,7 +497,7 @@ async fn a_private_id_has_one_owner() {
     third.post("41").await;
     until(|| io.counts().sockets == 0).await;
     let pid = seat.pid.clone();
-    let (_client, missed, recovered) = back(&app, &mut seat).await;
+    let (_client, missed, recovered) = packets_back(&app, &mut seat).await;
     assert!(missed.is_empty() && !recovered && seat.pid != pid);
 }
 
@@ -541,7 +539,7 @@ async fn only_a_lost_connection_can_be_recovered() {
         seat.event(&client.text().await);
         end(way, client).await;
         until(|| *reasons.lock().expect("notes") == [reason]).await;
-        let (_client, _, recovered) = back(&app, &mut seat).await;
+        let (_client, recovered) = back(&app, &mut seat).await;
         assert_eq!(recovered, is_back, "{way}");
     }
 }
@@ -571,8 +569,13 @@ async fn a_slow_consumer_recovers_and_misses_nothing() {
         io.to("room").emit("m", Args((number, &large)));
     }
     until(|| io.counts().sockets == 0).await;
-    let (mut client, missed) = events_back(&app, &mut seat).await;
-    assert_eq!(missed.len(), 25);
+    let (mut client, recovered) = back(&app, &mut seat).await;
+    assert!(recovered);
+    for number in 0..25 {
+        let event = seat.event(&client.next().await);
+        let expected = format!(r#"["m",{number},"#);
+        assert!(event.starts_with(&expected), "{number}: {event:.20}");
+    }
     assert_eq!(client.ask(r#"421["join","room"]"#).await, "431[]");
 }
 
@@ -591,15 +594,43 @@ async fn a_client_that_fetches_many_missed_events_is_not_a_slow_consumer() {
     let mut client = Polling::open(&app).await;
     client.send(&seat.claim()).await;
     until(|| io.counts().sockets == 1).await;
-    // Most of the missed events are still queued.
+    // The missed events are still queued.
     io.emit("m", "new");
+    assert!(seat.welcome(&client.next().await));
     for number in 0..25 {
         let packet = client.next().await;
         assert!(packet.starts_with("42"), "event {number}: {packet:.100}");
         seat.event(&packet);
     }
-    assert!(seat.welcome(&client.next().await));
     assert_eq!(seat.event(&client.next().await), r#"["m","new"]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lost_among_the_missed_events_repeats_none() {
+    let (app, io) = server(handlers());
+    let (client, mut seat) = connect(&app).await;
+    lose(client, &io).await;
+    let large = "x".repeat(500_000);
+    for n in 0..10 {
+        io.emit("m", (n, &large));
+    }
+    let mut heard = 0;
+    let mut connections = 0;
+    while heard < 10 {
+        // The connection breaks after one payload.
+        let (client, events) = events_back(&app, &mut seat).await;
+        for event in events {
+            assert!(
+                event.starts_with(&format!(r#"["m",[{heard},"#)),
+                "{event:.20}"
+            );
+            heard += 1;
+        }
+        lose(client, &io).await;
+        connections += 1;
+    }
+    assert!(connections > 1);
+    assert!(events_back(&app, &mut seat).await.1.is_empty());
 }
 
 #[tokio::test]
@@ -648,7 +679,7 @@ async fn a_client_that_recovers_can_be_refused_or_accepted() {
     assert_eq!(calls.load(Ordering::Relaxed), 202);
     // The refusal has ended the recovery.
     assert_eq!((io.counts().sockets, io.counts().recoverable), (0, 0));
-    assert!(!back(&app, &mut seat).await.2);
+    assert!(!back(&app, &mut seat).await.1);
 
     let skip = Recovery::within(WITHIN).skip_connect_handler(true);
     let (app, io) = server_with(main(&calls), skip);
@@ -814,9 +845,9 @@ async fn a_namespace_with_parameters_stays_while_a_client_may_recover() {
     client
         .send(&seat.claim().replacen("40", "40/shop/1,", 1))
         .await;
+    assert!(seat.welcome(&client.next().await.replace("/shop/1,", "")));
     let missed = client.next().await.replace("/shop/1,", "");
     assert_eq!(seat.event(&missed), r#"["m",1]"#);
-    assert!(seat.welcome(&client.next().await.replace("/shop/1,", "")));
     lose(client, &io).await;
 
     // A namespace with a connected client displaces one with suspended sockets only.
@@ -935,8 +966,8 @@ async fn each_namespace_of_a_connection_is_recovered_by_itself() {
     let (mut client, missed) = events_back(&app, &mut seat).await;
     assert_eq!(missed, [r#"["m",1]"#]);
     client.send(&other.claim().replacen("40", "40/b,", 1)).await;
-    assert_eq!(other.event(&client.next().await), r#"["m",2]"#);
     assert!(other.welcome(&client.next().await.replace("/b,", "")));
+    assert_eq!(other.event(&client.next().await), r#"["m",2]"#);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(io.counts().sessions, 1);
     assert_eq!((io.counts().sockets, io.counts().recoverable), (2, 0));
@@ -951,6 +982,7 @@ async fn bytes_are_missed_and_sent_again_over_websocket() {
     io.emit("m", Bytes::from_static(b"bytes"));
     let mut client = Client::open(addr).await;
     client.send(&seat.claim()).await;
+    assert!(seat.clone().welcome(&client.text().await));
     assert!(
         client
             .text()
@@ -958,7 +990,6 @@ async fn bytes_are_missed_and_sent_again_over_websocket() {
             .starts_with(r#"451-["m",{"_placeholder":true,"num":0},""#)
     );
     assert_eq!(client.next().await, Got::Binary(b"bytes".into()));
-    assert!(seat.clone().welcome(&client.text().await));
 }
 
 /// A value whose destructor panics.
@@ -987,7 +1018,7 @@ async fn a_panic_in_an_expired_extension_harms_no_other_client() {
     io.emit("m", 1);
     assert_eq!(io.counts().recoverable, 0);
     assert_eq!(other_seat.event(&other.next().await), r#"["m",1]"#);
-    let (_client, _, recovered) = back(&app, &mut seat.clone()).await;
+    let (_client, recovered) = back(&app, &mut seat.clone()).await;
     assert!(!recovered);
 }
 

@@ -92,7 +92,6 @@ export class Clients {
   refused = 0;
   disconnects = 0;
   heard = 0;
-  forgotten = 0;
   asked = 0;
   answered = 0;
   unanswered = 0;
@@ -163,7 +162,6 @@ class Client {
       reconnectionDelayMax: 1_000,
       timeout: 5_000,
       auth: (send) => {
-        this.#forget();
         send({ client: number, visit: ++this.visit, rooms: this.rooms });
       },
     });
@@ -193,21 +191,12 @@ class Client {
     socket.on("ask", (life, visit, n, after, answer) => this.#answer(life, visit, n, after, answer));
   }
 
-  /**
-   * The official client keeps events that come before it is connected, also for its next connection. A
-   * client that loses its connection while it comes back would hear what it has missed twice.
-   */
-  #forget() {
-    this.clients.forgotten += this.socket.receiveBuffer.length;
-    this.socket.receiveBuffer = [];
-  }
-
   fault(text) {
     const { transport } = this.socket.io.engine ?? {};
     this.clients.fault(`client ${this.number} by ${transport?.name}, visit ${this.visit}: ${text}`);
   }
 
-  /** The session of now. Events come before the event `connect`. */
+  /** The session of now. */
   get session() {
     if (this.current?.id !== this.socket.id && this.socket.id) {
       this.end();

@@ -90,7 +90,7 @@ async function chaos(t, lives, env, open) {
   const reports = await get("/report");
 
   for (const client of clients.list) client.end();
-  const { connects, disconnects, recovered, told, refused, heard, forgotten, asked, said, answered, unanswered } = clients;
+  const { connects, disconnects, recovered, told, refused, heard, asked, said, answered, unanswered } = clients;
   const { lost, duplicated, reordered } = clients;
   const figures = {
     clients: CLIENTS,
@@ -100,7 +100,7 @@ async function chaos(t, lives, env, open) {
     told,
     refused,
     faults: { ...faults, killed },
-    down: { events: heard, forgotten, questions: asked },
+    down: { events: heard, questions: asked },
     up: { events: said, answered, unanswered },
     reasons: reports.map(({ reasons }) => reasons),
     lost,

@@ -125,9 +125,9 @@ export class Counter {
     const visit = {
       server: this.serverOf(this),
       recovered: Boolean(recovered),
-      // What was missed comes before the event `connect`.
       begin: this.visits.at(-1)?.end ?? 0,
-      live: this.heard.length,
+      // Node's server sends what was missed before CONNECT, ours after it.
+      connected: this.heard.length,
       time: Date.now(),
     };
     this.visits.push(visit);
@@ -204,7 +204,7 @@ export class Counter {
         assert.ok(this.rooms.includes(list[position].room), `${describe(n)} is for other rooms`);
         if (seen.has(n)) {
           const before = segment[which - 1];
-          const isReplay = index < visit.live;
+          const isReplay = this.#isReplay(visit, index);
           if (isReplay && before && !before.server.isOurs && position >= load.position(before.offset)) excused.overtaken++;
           else if (!isReplay && !visit.server.isOurs && list[position].time <= visit.time) excused.twice++;
           else assert.fail(`${describe(n)} came twice`);
@@ -221,6 +221,21 @@ export class Counter {
       assert.ok(reason, `${describe(entry.n)} is missing`);
       excused[reason]++;
     }
+  }
+
+  /** Whether what was heard in a visit is something that the client had missed. */
+  #isReplay(visit, index) {
+    if (!visit.server.isOurs) return index < visit.connected;
+    const { at, list } = this.load.entries();
+    return visit.recovered && list[at.get(this.heard[index])].time <= visit.time;
+  }
+
+  /** How many missed events were sent in a visit. */
+  missed(visit) {
+    const end = visit.end ?? this.heard.length;
+    let index = visit.begin;
+    while (index < end && this.#isReplay(visit, index)) index++;
+    return index - visit.begin;
   }
 
   /** Why a server of Node has not sent an event, if it can be. */

@@ -144,6 +144,39 @@ for (const [way, options] of Object.entries(WAYS)) {
   });
 }
 
+test("a connection lost between CONNECT and the missed events doubles none", async () => {
+  const socket = await connected({ transports: ["websocket"] });
+  const other = await connected({ transports: ["websocket"] });
+  const said = hears(socket, "said");
+  // Each of them takes several reads.
+  const large = "x".repeat(500_000);
+  let sent = 0;
+  await ask(other, "say", sent++, large);
+  assert.deepEqual(await said.take(), [0, large]);
+  for (let packets = 1; packets <= 4; packets++) {
+    let cuts = 0;
+    socket.io.reconnection(false);
+    await lose(socket, ENDS.gone, async () => {
+      for (let n = 0; n < 4; n++) await ask(other, "say", sent++, large);
+      let left = packets;
+      socket.io.on("packet", function cut() {
+        if (--left > 0) return;
+        socket.io.off("packet", cut);
+        cuts++;
+        setImmediate(() => ENDS.gone(socket.io.engine));
+      });
+      socket.io.reconnection(true);
+      socket.connect();
+    });
+    await until(() => cuts === 1 && socket.connected && said.items.length >= 4, "the missed events");
+    assert.equal(socket.recovered, true);
+    // An event that came twice would be here by now.
+    await ask(socket, "say", sent++);
+    const heard = said.items.splice(0).map(([n]) => n);
+    assert.deepEqual(heard, [5, 4, 3, 2, 1].map((n) => sent - n));
+  }
+});
+
 test("after a restart the client gets a new socket, and recovers from then on", async () => {
   const own = await Server.run("recovery");
   try {

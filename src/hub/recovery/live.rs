@@ -54,7 +54,7 @@ pub(crate) struct Recoverable {
     is_unnumbered: AtomicBool,
     /// The handover from the suspended socket that this one restores.
     handover: Option<Arc<Handover>>,
-    /// The missed packets, which are sent before CONNECT.
+    /// The missed packets, which are sent after CONNECT.
     missed: Mutex<Vec<Encoded>>,
     /// The handover to the socket that restores this one.
     left: OnceLock<Arc<Handover>>,
@@ -533,7 +533,7 @@ impl Member {
         self.watch_deadline();
     }
 
-    /// Takes the missed packets, which are sent before CONNECT.
+    /// Takes the missed packets, which are sent after CONNECT.
     pub(crate) fn take_missed(&self) -> Vec<Encoded> {
         let missed = self.recovery.as_ref().map(|recovery| &recovery.missed);
         missed

@@ -44,15 +44,18 @@ impl SharedSession {
         dropped
     }
 
-    /// Queues the packets that a restored client has missed, and then its CONNECT packet.
-    pub(in crate::hub) fn send_missed(
+    /// Queues a client's CONNECT packet, and then the packets that it has missed if it is restored.
+    ///
+    /// Node's server sends CONNECT last. The official client keeps events that come before CONNECT,
+    /// also if the connection is lost, but not their offset. So it would hear them twice.
+    pub(in crate::hub) fn send_connect(
         &self,
-        missed: impl IntoIterator<Item = Message>,
         connect: impl IntoIterator<Item = Message>,
+        missed: impl IntoIterator<Item = Message>,
     ) {
         self.update(|session, now| {
-            session.send_missed(missed);
             session.send_all(connect, || now);
+            session.send_missed(missed);
         });
     }
 
