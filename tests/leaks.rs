@@ -865,7 +865,7 @@ fn ten_thousand_clients_that_have_gone() {
             let held = Live::now();
             let resident = resident();
             drop(websockets);
-            join_all(polling.iter().map(|client| client.send("1"))).await;
+            join_all(polling.iter().map(|client| client.send_and_forget("1"))).await;
             drop(polling);
             server.until_idle(&idle).await;
             (held, resident)

@@ -219,20 +219,16 @@ fn descriptors(port: u16) -> usize {
     lines.filter_map(inode).collect::<BTreeSet<_>>().len()
 }
 
-/// Waits until the server has so many descriptors for connections, and its runtime has no task left if
-/// there are none.
-fn until_descriptors(runtime: &Runtime, port: u16, expected: usize) {
+/// Waits until the server has no descriptor for a connection, and its runtime has no task.
+fn until_nothing_is_left(runtime: &Runtime, port: u16) {
     let limit = Instant::now() + PATIENCE;
     loop {
-        let (descriptors, tasks) = (descriptors(port), runtime.metrics().num_alive_tasks());
-        if descriptors == expected && (expected > 0 || tasks == 0) {
+        let left = (descriptors(port), runtime.metrics().num_alive_tasks());
+        if left == (0, 0) {
             return;
         }
-        assert!(
-            Instant::now() < limit,
-            "{descriptors} descriptors, {tasks} tasks"
-        );
-        std::thread::sleep(millis(200));
+        assert!(Instant::now() < limit, "descriptors and tasks: {left:?}");
+        std::thread::sleep(millis(100));
     }
 }
 
@@ -569,9 +565,12 @@ fn end(server: Server, fleet: &Fleet) -> Option<ShutdownReport> {
             "{total} clients connected in {:.1?}",
             connect_begun.elapsed()
         );
-        tokio::task::block_in_place(|| {
-            until_descriptors(&runtime, addr.port(), of_connections(fleet));
-        });
+        let connections = of_connections(fleet);
+        let descriptors = descriptors(addr.port());
+        assert!(
+            descriptors > connections / 2 && descriptors <= connections,
+            "{descriptors} of {connections}"
+        );
 
         let at = Instant::now();
         end.send(()).expect("it is served");
@@ -598,7 +597,7 @@ fn end(server: Server, fleet: &Fleet) -> Option<ShutdownReport> {
     // Nothing is left.
     assert_eq!(io.counts().sessions, 0);
     assert_eq!((io.counts().sockets, io.counts().rooms), (0, 0));
-    until_descriptors(&runtime, addr.port(), 0);
+    until_nothing_is_left(&runtime, addr.port());
     let left = records.left.lock().expect("no panic");
     assert_eq!(left.len(), joined);
     for reasons in left.values() {
