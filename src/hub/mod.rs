@@ -57,6 +57,7 @@ mod rooms;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
+mod shrink;
 mod shutdown;
 mod shutdown_task;
 pub(crate) mod spans;
@@ -72,6 +73,7 @@ pub use self::recovery::Recovery;
 use self::recovery::{RecoveryBudget, SharedLog};
 pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
+use self::shrink::shrink;
 pub use self::shutdown::ShutdownReport;
 
 /// The live namespaces of a server, and its sessions.
@@ -232,6 +234,7 @@ impl Hub {
         name: &NamespaceName,
     ) {
         namespaces.remove(name);
+        shrink(namespaces);
         if let Some(others) = &self.others {
             others.namespace_closed(name);
         }

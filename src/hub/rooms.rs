@@ -8,6 +8,7 @@ use indexmap::{IndexMap, IndexSet};
 use super::id_hash::IdHash;
 use super::room_event::RoomChange;
 use super::selection::{CHUNK, Chunks, Selection, Target};
+use super::shrink::shrink;
 use crate::engine_io::SocketId;
 
 /// Sockets ↔ rooms. `T` is the value that is stored for a socket.
@@ -116,6 +117,7 @@ impl<T: Clone> Rooms<T> {
             return Vec::new();
         }
         let rooms = self.rooms_by_socket.remove(id).unwrap_or_default();
+        shrink(&mut self.rooms_by_socket);
         for room in &rooms {
             self.remove_from(room, id, log.as_deref_mut());
         }
@@ -165,6 +167,7 @@ impl<T: Clone> Rooms<T> {
         }
         if joined.is_empty() {
             self.rooms_by_socket.remove(id);
+            shrink(&mut self.rooms_by_socket);
         }
         self.remove_from(room, id, log);
         true
@@ -185,6 +188,7 @@ impl<T: Clone> Rooms<T> {
         }
         if is_empty {
             self.rooms.remove(room);
+            shrink(&mut self.rooms);
         }
     }
 

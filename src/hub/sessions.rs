@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::id_hash::IdHash;
 use super::observer::Observers;
 use super::session::SharedSession;
+use super::shrink::shrink;
 use super::shutdown::{EndedSession, OngoingShutdown};
 use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, SessionId, Transport};
@@ -318,10 +319,7 @@ impl Drop for SessionGuard {
         if let Some(shutdown) = shutdown {
             shutdown.count(&ended);
         }
-        if map.capacity() > 64 && map.len() * 8 < map.capacity() {
-            let len = map.len();
-            map.shrink_to(len * 2);
-        }
+        shrink(&mut map);
         drop(map);
         if self.sessions.is_closing() {
             self.sessions.changed.notify_waiters();

@@ -12,7 +12,9 @@ use flate2::write::DeflateEncoder;
 use tower_socketio::Args;
 use tower_socketio::Namespace;
 use tower_socketio::engine::Revision;
-use tower_socketio::internals::{EnginePacket, FrameDecoder, Incoming, WebSocketError, write_body};
+use tower_socketio::internals::{
+    EnginePacket, FrameDecoder, Incoming, WebSocketError, encode_payload,
+};
 use tower_socketio::protocol::{JsonParser, Kind, NamespaceName, Packet, Parser, Payload};
 
 use crate::chance::Chance;
@@ -208,6 +210,6 @@ fn events(chance: &mut Chance) -> (Bytes, Vec<Value>) {
         );
         expected.push(Value::Array(args));
     }
-    let (body, _) = write_body(packets, Revision::V4, true);
+    let (body, _) = encode_payload(packets, Revision::V4, true);
     (body, expected)
 }

@@ -16,6 +16,7 @@ use super::{PrivateId, RecoveryBudget};
 use crate::engine_io::SocketId;
 use crate::hub::id_hash::IdHash;
 use crate::hub::selection::Target;
+use crate::hub::shrink::shrink;
 use crate::protocol::{Claim, Encoded, NamespaceName, Payload};
 use crate::sync::Mutex;
 
@@ -196,6 +197,8 @@ impl<T> RecoveryStore<T> {
             return;
         };
         self.by_private_id.remove(&socket.private_id);
+        shrink(&mut self.sockets);
+        shrink(&mut self.by_private_id);
         if let Some(suspended) = socket.suspended {
             let handover = self.end_suspension(*id, suspended);
             self.dropped_later.push(handover);
