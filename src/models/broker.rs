@@ -2,7 +2,7 @@
 //!
 //! It is a module of [`cluster`](crate::cluster), whose inner types it uses.
 //!
-//! Preemptions: 2. Threads: those that publish, the broker, and one that closes the server.
+//! Preemptions: 2 and 3. Threads: those that publish, the broker, and one that closes the server.
 
 use std::sync::{Arc, Mutex};
 
@@ -80,6 +80,28 @@ fn each_message_is_taken_or_refused() {
         let published = results.iter().filter(|result| result.is_ok()).count();
         assert_eq!(published, taken.len());
         assert!(taken.is_sorted_by(|one, next| one < next));
+        assert_eq!(inner.queue.lock().waiting(), (0, 0));
+    });
+}
+
+/// The broker ends early, as after a panic, while a thread publishes.
+///
+/// The sender is told that the message is not sent, and the queue keeps nothing.
+#[test]
+fn a_broker_that_ends_refuses_all_messages() {
+    let model = || {
+        let inner = inner(Limits::default());
+        let (sender, broker) = (Arc::clone(&inner), Arc::clone(&inner));
+        let result = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&result);
+        explore();
+        spawn(move || *slot.lock().unwrap() = Some(publish(&sender, "a")));
+        spawn(move || drop(BrokerEnded(broker)));
+        block_on(Arc::clone(&inner).ended());
+        (inner, result)
+    };
+    check(3, model, |(inner, result)| {
+        assert!(matches!(*result.lock().unwrap(), Some(Err(_))));
         assert_eq!(inner.queue.lock().waiting(), (0, 0));
     });
 }

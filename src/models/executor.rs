@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::task::{Context, Poll, Wake, Waker};
 
 use loom::sync::atomic::AtomicBool;
@@ -39,10 +40,10 @@ pub(crate) fn check<T: 'static>(
     builder.preemption_bound.get_or_insert(preemptions);
     builder.expect_explicit_explore = true;
     builder.max_branches = 10_000;
-    let schedules = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let schedules = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&schedules);
     builder.check(move || {
-        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        count.fetch_add(1, Relaxed);
         crate::random::reset();
         // loom's own thread has a small stack.
         let all = spawn_thread(move || {
@@ -53,7 +54,7 @@ pub(crate) fn check<T: 'static>(
         });
         all.join().expect("the model does not panic");
     });
-    let schedules = schedules.load(std::sync::atomic::Ordering::Relaxed);
+    let schedules = schedules.load(Relaxed);
     eprintln!("{schedules} schedules");
 }
 
