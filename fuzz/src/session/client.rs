@@ -135,11 +135,24 @@ impl Client {
         self.polls.extend(poll.map(|poll| (connection, poll)));
     }
 
+    /// Prepares to read all that there is.
+    pub fn begin_reading(&mut self) {
+        // The refused poll may have had another id.
+        self.is_refused = false;
+        if let Some(stream) = &mut self.stream {
+            stream.is_stalled = false;
+        }
+    }
+
     /// Polls, unless a poll waits or the last one was refused. Returns `None` if it does not poll.
     ///
     /// After an upgrade the poll is refused, but an upgrade may have failed.
     pub fn poll_once(&mut self) -> Option<()> {
-        let polls = self.sid.is_some() && self.polls.is_empty() && !self.is_refused;
+        let waits = self
+            .polls
+            .iter()
+            .any(|(connection, _)| *connection == self.connection);
+        let polls = self.sid.is_some() && !waits && !self.is_refused;
         polls.then(|| self.poll(""))
     }
 
@@ -232,13 +245,16 @@ impl Client {
     /// Reads and writes what can be, and returns whether anything was.
     pub fn pump(&mut self) -> bool {
         let mut progress = false;
-        while self
-            .polls
-            .front()
-            .is_some_and(|(_, poll)| poll.is_finished())
-        {
-            let (connection, poll) = self.polls.pop_front().expect("a poll");
-            self.polled(connection, &finished(poll));
+        let mut at = 0;
+        while at < self.polls.len() {
+            if !self.polls[at].1.is_finished() {
+                // A poll of a former connection.
+                at += 1;
+                continue;
+            }
+            if let Some((connection, poll)) = self.polls.remove(at) {
+                self.polled(connection, &finished(poll));
+            }
             progress = true;
         }
         for at in (0..self.posts.len()).rev() {
@@ -268,8 +284,8 @@ impl Client {
     }
 
     fn polled(&mut self, connection: u32, answer: &Answer) {
-        self.is_refused = answer.status != StatusCode::OK;
-        if self.is_refused {
+        if answer.status != StatusCode::OK {
+            self.is_refused |= connection == self.connection;
             return;
         }
         let is_new = self.sid.is_none() && self.connection == connection;

@@ -131,7 +131,13 @@ impl<'a> World<'a> {
                 client.is_base_revision = true;
                 client.open_by_websocket(connection, capacity, &text, line.op == b'W');
             }
-            b'g' => client.poll(&text),
+            b'g' => {
+                if client.has_upgraded && client.sid.is_none() {
+                    // It opens another session of the same client, whose output is not all read.
+                    self.record.lock().may_miss(client.connection);
+                }
+                client.poll(&text);
+            }
             b'G' => client.abort_poll(),
             b'p' => client.post(line.unescaped()),
             b'q' => client.begin_post(),
@@ -315,12 +321,7 @@ impl<'a> World<'a> {
 
     /// Lets the clients read all that there is.
     async fn read_all(&mut self) {
-        for client in &mut self.clients {
-            client
-                .stream
-                .iter_mut()
-                .for_each(|stream| stream.is_stalled = false);
-        }
+        self.clients.iter_mut().for_each(Client::begin_reading);
         // A response has at most the bytes of `max_payload`, and so has the buffer some more.
         for _ in 0..20 {
             let polls = self

@@ -79,7 +79,11 @@ impl Shared {
             log.phase
         );
         log.phase = Phase::Connecting;
-        log.owner = owner;
+        let former = std::mem::replace(&mut log.owner, owner);
+        if comes_back && former.is_none() {
+            // What it read on a stream whose request is not ours was not counted.
+            record.may_miss.extend(owner);
+        }
     }
 
     pub fn connected(&self, socket: &Socket, is_accepted: bool) {
