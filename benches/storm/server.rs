@@ -6,22 +6,18 @@
 )]
 
 use std::env;
-use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Query, State};
 use axum::routing::{get, post};
-use axum::serve::Listener;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::yield_now;
+use tokio::net::TcpSocket;
 use tower_socketio::{Data, Namespace, RawArgs, Recovery, Socket, SocketIo, Transport};
 
 #[tokio::main]
-async fn main() -> io::Result<()> {
+async fn main() -> std::io::Result<()> {
     let port = env::args().nth(1).or_else(|| env::var("PORT").ok());
     let port = port.and_then(|port| port.parse().ok());
     let port: u16 = port.expect("usage: storm PORT");
@@ -53,48 +49,7 @@ async fn main() -> io::Result<()> {
     // second.
     let listener = socket.listen(number("BACKLOG").unwrap_or(4_096))?;
     println!("listening on {port}");
-    match number("ACCEPT_AT_ONCE").unwrap_or(8) {
-        0 => axum::serve(listener, app).await,
-        at_once => axum::serve(Paced::new(listener, at_once), app).await,
-    }
-}
-
-/// Accepts some connections, then lets all else run that is ready. So a crowd waits in the backlog,
-/// and not in front of the events of clients that are there.
-struct Paced {
-    listener: TcpListener,
-    at_once: u32,
-    accepted: u32,
-}
-
-impl Paced {
-    fn new(listener: TcpListener, at_once: u32) -> Self {
-        Self {
-            listener,
-            at_once,
-            accepted: 0,
-        }
-    }
-}
-
-impl Listener for Paced {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        if self.accepted == self.at_once {
-            // In a task of its own, because this may run outside of the runtime's workers, as in the
-            // future of `#[tokio::main]`. It fails only when the runtime ends.
-            tokio::spawn(yield_now()).await.ok();
-            self.accepted = 0;
-        }
-        self.accepted += 1;
-        Listener::accept(&mut self.listener).await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
+    axum::serve(listener, app).await
 }
 
 fn number(name: &str) -> Option<u32> {
