@@ -6,18 +6,22 @@
 )]
 
 use std::env;
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Query, State};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::yield_now;
 use tower_socketio::{Data, Namespace, RawArgs, Recovery, Socket, SocketIo, Transport};
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
+async fn main() -> io::Result<()> {
     let port = env::args().nth(1).or_else(|| env::var("PORT").ok());
     let port = port.and_then(|port| port.parse().ok());
     let port: u16 = port.expect("usage: storm PORT");
@@ -49,7 +53,49 @@ async fn main() -> std::io::Result<()> {
     // second.
     let listener = socket.listen(number("BACKLOG").unwrap_or(4_096))?;
     println!("listening on {port}");
-    axum::serve(listener, app).await
+    let at_once = number("ACCEPT_AT_ONCE").unwrap_or(8);
+    if at_once == 0 {
+        return axum::serve(listener, app).await;
+    }
+    let server = axum::serve(Paced::new(listener, at_once), app);
+    // In a task, and so among the tasks of the workers: the future of `#[tokio::main]` is not.
+    tokio::spawn(server.into_future()).await?
+}
+
+/// Accepts some connections, then lets all else run that is ready. So a crowd waits in the backlog,
+/// and not in front of the events of clients that are there.
+struct Paced {
+    listener: TcpListener,
+    at_once: u32,
+    accepted: u32,
+}
+
+impl Paced {
+    fn new(listener: TcpListener, at_once: u32) -> Self {
+        Self {
+            listener,
+            at_once,
+            accepted: 0,
+        }
+    }
+}
+
+impl Listener for Paced {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if self.accepted == self.at_once {
+            yield_now().await;
+            self.accepted = 0;
+        }
+        self.accepted += 1;
+        Listener::accept(&mut self.listener).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
 }
 
 fn number(name: &str) -> Option<u32> {
