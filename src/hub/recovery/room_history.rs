@@ -90,6 +90,17 @@ impl RoomHistory {
         }
     }
 
+    /// Forgets the stays that are older than all packets that any server keeps.
+    pub(super) fn forget_before(&mut self, first: Offset) {
+        while self
+            .former_rooms
+            .front()
+            .is_some_and(|stay| stay.to <= first)
+        {
+            self.former_rooms.pop_front();
+        }
+    }
+
     /// Records whether the socket is a recipient of a packet, against what its rooms say.
     pub(super) fn except(&mut self, offset: Offset, is_recipient: bool, first: Offset) {
         if self.exceptions.len() >= MAX_EXCEPTIONS {

@@ -182,6 +182,10 @@ impl<T> RecoveryStore<T> {
         let (first, next) = (self.packets.first(), self.packets.next());
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.room_history.leave(room, next, first);
+            // The log of another server in a cluster may reach further back than this one's.
+            if matches!(self.packets, Packets::Own(_)) {
+                socket.room_history.forget_before(first);
+            }
         }
     }
 

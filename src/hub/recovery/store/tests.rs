@@ -316,6 +316,28 @@ fn a_socket_with_too_many_former_rooms_is_not_restored() {
 }
 
 #[test]
+fn stays_in_rooms_are_forgotten_with_the_packets_of_their_time() {
+    let mut world = World::with_one();
+    let stays = |world: &World| world.store.sockets[&id(1)].room_history.former_rooms.len();
+    for n in 0..10 {
+        let room = n.to_string();
+        world.store.join(&id(1), &room);
+        world.emit(&room, target(&[&room], &[]));
+        world.store.leave_room(&id(1), &room);
+        world.now += WITHIN / 2;
+    }
+    assert_eq!(stays(&world), 3);
+
+    // What the kept packets concern is not forgotten.
+    world.store.join(&id(1), "b");
+    let seen = world.all("1");
+    let sent = world.emit("2", target(&["b"], &[]));
+    world.store.leave_room(&id(1), "b");
+    world.lose(1, sent);
+    assert_eq!(world.back(1, Some(seen)), Some(vec!["2".to_owned()]));
+}
+
+#[test]
 fn long_names_of_former_rooms_are_not_stored() {
     let mut world = World::with_one();
     let long = "x".repeat(MAX_FORMER_BYTES + 1);
