@@ -9,7 +9,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -279,11 +279,12 @@ async fn broadcast(io: SocketIo, app: Arc<App>) {
                 }
                 let mut sent = lock(&app.main.all);
                 *sent += 1;
-                io.emit("all", Args((*sent, &text)));
+                io.emit("all", Args((*sent, &text, millis())));
                 drop(sent);
                 let mut sent = lock(&app.second.all);
                 *sent += 1;
-                io.of(SECOND).emit("all", Args((*sent, Bytes::from(text.clone()))));
+                let args = Args((*sent, Bytes::from(text.clone()), millis()));
+                io.of(SECOND).emit("all", args);
             }
             _ = rooms.tick() => {
                 if io.counts().sockets == 0 {
@@ -299,6 +300,12 @@ async fn broadcast(io: SocketIo, app: Arc<App>) {
             }
         }
     }
+}
+
+/// Returns the time, as clients on the same machine know it too.
+fn millis() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.expect("after 1970").as_millis() as u64
 }
 
 /// Asks one socket after the other for an acknowledgement.

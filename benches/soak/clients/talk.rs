@@ -1,7 +1,7 @@
 //! What a client says in one namespace, and what it must hear. Nothing here does any I/O.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::connection::{Message, Result};
 use crate::tally::{TOTALS, acknowledged_after, unexpected};
 
-/// How long the server recovers a client.
+/// How long the server recovers a client, and keeps what it may have missed.
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// Numbers that must arrive one after the other.
@@ -82,9 +82,13 @@ pub(crate) struct Talk {
     /// The number of the last question for the numbers of the server, and `next` at that time.
     token: u64,
     token_next: u64,
+    asked_at: Duration,
     /// Whether this question is open.
     is_asking: bool,
-    lost_at: Option<Instant>,
+    is_lost: bool,
+    /// When the server has sent the last broadcast to all that has arrived, since 1970. Its answer with its
+    /// numbers counts too, and was sent after the question.
+    sent_at: Duration,
     out: Vec<Message>,
 }
 
@@ -102,8 +106,10 @@ impl Talk {
             room: None,
             token: 0,
             token_next: 0,
+            asked_at: Duration::ZERO,
             is_asking: false,
-            lost_at: None,
+            is_lost: false,
+            sent_at: Duration::ZERO,
             out: Vec::new(),
         }
     }
@@ -118,7 +124,7 @@ impl Talk {
 
     /// The connection is lost.
     pub(crate) fn lost(&mut self) {
-        self.lost_at = Some(Instant::now());
+        self.is_lost = true;
     }
 
     /// Connects, or comes back.
@@ -184,6 +190,7 @@ impl Talk {
         let is_first = self.state != State::Synced;
         self.token += 1;
         self.token_next = self.next;
+        self.asked_at = since_1970();
         self.is_asking = true;
         let event = json!(["sync", self.token, self.next, is_first]);
         self.send(&format!("2{}{event}", self.prefix));
@@ -216,13 +223,17 @@ impl Talk {
         let ids: Value = serde_json::from_str(rest).map_err(|error| error.to_string())?;
         let private_id = ids["pid"].as_str().ok_or("no private id")?;
         let recovered = self.seat.private_id == private_id;
-        if let Some(lost_at) = self.lost_at.take() {
-            let total = match recovered {
-                true => &TOTALS.recovered,
-                false if lost_at.elapsed() >= WITHIN => &TOTALS.too_late,
-                false => &TOTALS.not_recovered,
-            };
-            total.add(1);
+        if std::mem::take(&mut self.is_lost) {
+            // The age of the last broadcast that it has heard, and so of the first one that it has missed.
+            let age = since_1970().saturating_sub(self.sent_at);
+            match recovered {
+                true => TOTALS.recovered.add(1),
+                false if age >= WITHIN => TOTALS.too_late.add(1),
+                false => {
+                    TOTALS.not_recovered.add(1);
+                    eprintln!("not recovered: {age:?} after the last broadcast: {self:?}");
+                }
+            }
         }
         if !recovered {
             self.room = None;
@@ -279,6 +290,7 @@ impl Talk {
                 if attachment.is_some_and(|data| !data.starts_with(b"allall")) {
                     return Err("another attachment".to_owned());
                 }
+                self.sent_at = Duration::from_millis(number(3)?);
                 if self.knows_numbers() {
                     self.all.hear(number(1)?);
                 }
@@ -329,6 +341,7 @@ impl Talk {
             return;
         }
         self.is_asking = false;
+        self.sent_at = self.sent_at.max(self.asked_at);
         if self.knows_numbers() {
             self.check_all(all);
             self.check_room(room);
@@ -357,6 +370,11 @@ impl Talk {
         }
         self.all.miss(sent);
     }
+}
+
+fn since_1970() -> Duration {
+    let since = SystemTime::UNIX_EPOCH.elapsed();
+    since.expect("after 1970")
 }
 
 /// Returns what is said with a number: 30 to 150 bytes.

@@ -36,8 +36,8 @@ totals! {
     recovered,
     /// Clients that came back in time, and were not recovered.
     not_recovered,
-    /// Upgrades that took longer, and clients that were away longer, than the server allows. On a machine
-    /// that is busy with other work it happens.
+    /// Upgrades that took longer than the server waits, and clients that had last heard what it does not
+    /// keep any longer. It happens on a machine that is busy with other work.
     too_late,
     left_cleanly,
     reset,
