@@ -227,7 +227,9 @@ export class Counter {
   #isReplay(visit, index) {
     if (!visit.server.isOurs) return index < visit.connected;
     const { at, list } = this.load.entries();
-    return visit.recovered && list[at.get(this.heard[index])].time <= visit.time;
+    // While events go on, the newest ones are not read from the log yet.
+    const entry = list[at.get(this.heard[index])];
+    return visit.recovered && entry !== undefined && entry.time <= visit.time;
   }
 
   /** How many missed events were sent in a visit. */
