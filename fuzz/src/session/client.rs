@@ -39,8 +39,10 @@ pub struct Client {
     /// Whether packets go to the stream.
     pub has_upgraded: bool,
     pub answers_pings: bool,
-    /// The private id, and the offset of the last event.
+    /// The private id of the last socket, and the offset of its last event.
     pub claim: (String, String),
+    /// The connection of that socket.
+    claim_connection: u32,
 }
 
 /// The stream of a client, and what is known of its WebSocket.
@@ -73,6 +75,7 @@ impl Client {
             has_upgraded: false,
             answers_pings: false,
             claim: Default::default(),
+            claim_connection: 0,
         }
     }
 
@@ -104,6 +107,10 @@ impl Client {
     /// Requests a new session, with an addition to the query.
     pub fn open(&mut self, connection: u32, more: &str) {
         self.begin(connection);
+        if !more.is_empty() {
+            // The session may be of another revision than the requests that follow.
+            self.record.lock().may_miss(connection);
+        }
         self.poll(more);
     }
 
@@ -307,6 +314,11 @@ impl Client {
         self.record.lock().scan(connection, output);
         if let Some(pid) = field(output, b"pid") {
             self.claim = (pid, String::new());
+            self.claim_connection = connection;
+        }
+        if connection != self.claim_connection {
+            // The stream of a former connection: its offsets are those of another socket.
+            return;
         }
         // After the token.
         let Some(at) = output.iter().rposition(|byte| *byte == b'#') else {

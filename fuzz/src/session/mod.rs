@@ -131,13 +131,12 @@ impl<'a> World<'a> {
                 client.is_base_revision = true;
                 client.open_by_websocket(connection, capacity, &text, line.op == b'W');
             }
-            b'g' => {
-                if client.has_upgraded && client.sid.is_none() {
-                    // It opens another session of the same client, whose output is not all read.
-                    self.record.lock().may_miss(client.connection);
-                }
-                client.poll(&text);
+            // Without an id a poll opens a session.
+            b'g' if client.sid.is_none() => {
+                self.connections = connection;
+                client.open(connection, &text);
             }
+            b'g' => client.poll(&text),
             b'G' => client.abort_poll(),
             b'p' => client.post(line.unescaped()),
             b'q' => client.begin_post(),
