@@ -1,7 +1,7 @@
-//! The acknowledgements that a server waits for: asked, answered, abandoned, and the socket leaves.
+//! Acknowledgements that the server awaits: an answer, an abandoned wait, and a socket that leaves.
 //!
-//! Preemptions: 3. Threads: one that asks, one that passes the client's answer on, one that
-//! disconnects the socket; and the session's task, which they wake.
+//! Preemptions: 3. Threads: one awaits the acknowledgement, one delivers the client's answer, one
+//! disconnects the socket. They wake the session's task, which is the fourth.
 
 use std::future::{IntoFuture as _, poll_fn};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::{AckError, Namespace, Socket};
 /// The id of the first acknowledgement in a namespace.
 const ACK: u64 = 0;
 
-/// Connects a client, and returns its socket.
+/// Connects a client and returns its socket.
 fn connect() -> Socket {
     let connected = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&connected);
@@ -38,10 +38,10 @@ fn answer(socket: &Socket) {
     socket.member.handle_ack(ACK, payload);
 }
 
-/// Ends the session, and checks that nothing waits for an acknowledgement any more.
+/// Checks that no acknowledgement is awaited any more, and ends the session.
 fn end(socket: &Socket) {
     let session = &socket.member.session;
-    // loom's stand-ins print what they hold.
+    // The `Debug` output of loom's locks includes the locked value.
     let left = format!("{:?}", socket.member);
     assert!(left.contains("acks: {}"), "{left}");
     session.with_session(|session| {
@@ -53,7 +53,7 @@ fn end(socket: &Socket) {
 
 /// The client's answer arrives while the socket leaves.
 ///
-/// The task that asks is told once: the answer, or that the socket has left. It never waits for ever.
+/// The future resolves exactly once: with the answer, or with an error because the socket has left.
 #[test]
 fn an_acknowledgement_is_resolved_once() {
     let model = || {
@@ -81,9 +81,9 @@ fn an_acknowledgement_is_resolved_once() {
     });
 }
 
-/// The task that asks gives up, as at its timeout, while the answer arrives and the socket leaves.
+/// The future is dropped, as after a timeout, while the answer arrives and the socket leaves.
 ///
-/// Nothing is left of it.
+/// The socket and the session keep no trace of the acknowledgement.
 #[test]
 fn an_acknowledgement_that_is_abandoned_is_forgotten() {
     let model = || {

@@ -1,8 +1,9 @@
 //! The queue of commands to a broker: publish, take, close.
 //!
-//! It is a module of [`cluster`](crate::cluster), whose inner types it uses.
+//! This file is a module of [`cluster`](crate::cluster), because it uses private types of that
+//! module.
 //!
-//! Preemptions: 2 and 3. Threads: those that publish, the broker, and one that closes the server.
+//! Preemptions: 2 and 3. Threads: the publishers, the broker, and one that closes the server.
 
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +26,7 @@ fn inner(limits: Limits) -> Arc<Inner> {
     inner
 }
 
-/// Publishes a message. Returns what its sender is told.
+/// Publishes a message, and returns the result that its sender gets.
 fn publish(inner: &Arc<Inner>, text: &str) -> Result<(), ClusterError> {
     let payload = Payload::args(1, text).expect("a text");
     let (confirm, confirmed) = oneshot::channel();
@@ -35,7 +36,7 @@ fn publish(inner: &Arc<Inner>, text: &str) -> Result<(), ClusterError> {
     block_on(confirmed).expect("each message has a result")
 }
 
-/// Takes commands until there are no more, and confirms each. Returns the numbers of the messages.
+/// Takes and confirms commands until the queue is closed. Returns the numbers of the messages.
 fn run_broker(inner: Arc<Inner>) -> Vec<u64> {
     let _ended = BrokerEnded(Arc::clone(&inner));
     let mut port = Port { inner };
@@ -52,8 +53,9 @@ fn run_broker(inner: Arc<Inner>) -> Vec<u64> {
 
 /// Two threads publish, the broker takes the messages, and the server closes.
 ///
-/// Each sender is told once what has become of its message: the broker has it, or the server was
-/// closed. The broker takes each message once, in the order of their numbers, and ends. No byte is left.
+/// Each sender gets one result: the broker took the message, or the server was closed. The broker
+/// takes each accepted message once, in the order of the numbers, and then ends. The queue is empty
+/// afterwards.
 #[test]
 fn each_message_is_taken_or_refused() {
     let model = || {
@@ -86,7 +88,7 @@ fn each_message_is_taken_or_refused() {
 
 /// The broker ends early, as after a panic, while a thread publishes.
 ///
-/// The sender is told that the message is not sent, and the queue keeps nothing.
+/// The sender gets an error, and the queue is empty afterwards.
 #[test]
 fn a_broker_that_ends_refuses_all_messages() {
     let model = || {

@@ -1,4 +1,5 @@
-//! `clock.rs` for models: time stands still, so that each run of a schedule is the same.
+//! The replacement of `clock.rs` for models. Time stands still, so each run of a schedule is the
+//! same.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -11,8 +12,8 @@ pub(crate) fn now() -> Instant {
     NOW.get().expect("a model has begun")
 }
 
-/// Stops the clock. It must not be earlier than the beginning of tokio's runtime, or timers that
-/// were due before it fire at once.
+/// Stops the clock at the current time. The caller must have started tokio's runtime before:
+/// otherwise timers fire at once, because they are due before the runtime's start.
 pub(crate) fn stop() {
     NOW.set(Some(Instant::now()));
 }

@@ -1,9 +1,10 @@
-//! A session that ends while a socket connects.
+//! The end of a session while a socket connects.
 //!
 //! The disconnect handler runs once if the connect handler has accepted the client, and not at all
 //! otherwise. Afterwards there is no socket, no room and no session.
 //!
-//! Preemptions: 2. Threads: the session's task, the client, and those that each model names.
+//! Preemptions: 2. Threads: the session's task, the client, and the threads that each model
+//! describes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +15,14 @@ use crate::hub::session::SharedSession;
 use crate::sync::oneshot;
 use crate::{Namespace, Socket, SocketIo};
 
-/// How often the handlers of a namespace have ended.
+/// The number of times that each handler of the namespace has completed.
 #[derive(Default)]
 struct Calls {
     connected: AtomicUsize,
     disconnected: AtomicUsize,
 }
 
-/// A server whose connect handler waits for the result.
+/// A server whose connect handler waits for a message on `connect`.
 struct Model {
     client: Client,
     end: End,
@@ -63,7 +64,7 @@ impl Model {
     }
 }
 
-/// What is looked at when all threads have ended.
+/// The state that is checked after all threads have ended.
 struct End {
     calls: Arc<Calls>,
     io: SocketIo,
@@ -83,7 +84,7 @@ fn check_end(end: &End) {
     assert!(budget.fits(0, 0), "{budget:?}");
 }
 
-/// The client connects and closes the session, while the connect handler ends.
+/// The client connects and closes the session while the connect handler completes.
 #[test]
 fn a_client_that_closes_while_it_connects() {
     let model = || {
@@ -104,7 +105,7 @@ fn a_client_that_closes_while_it_connects() {
     check(2, model, |(end, _client)| check_end(&end));
 }
 
-/// A broadcast disconnects all sockets, and ends their sessions, while the connect handler ends.
+/// The server disconnects all sockets and ends their sessions while the connect handler completes.
 #[test]
 fn a_server_that_disconnects_while_a_socket_connects() {
     let model = || {
@@ -132,7 +133,7 @@ fn a_server_that_disconnects_while_a_socket_connects() {
     check(2, model, |(end, _client)| check_end(&end));
 }
 
-/// The server closes, and waits for the end of its sessions, while the connect handler ends.
+/// The server closes, and waits until its sessions have ended, while the connect handler completes.
 #[test]
 fn a_server_that_closes_while_a_socket_connects() {
     let model = || {

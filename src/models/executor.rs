@@ -1,4 +1,4 @@
-//! Runs models: their threads, and futures in them.
+//! Runs the models: starts their threads, and polls futures in them.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -11,27 +11,29 @@ use std::task::{Context, Poll, Wake, Waker};
 use loom::sync::atomic::AtomicBool;
 use loom::thread::{Builder, JoinHandle, Thread};
 
-/// The size of a thread's stack, in words. The sessions' code needs more than loom's 32 KiB.
+/// The stack size of a thread, in words. loom's default of 32 KiB is too small for the code of a
+/// session.
 const STACK: usize = 64 * 1024;
 
 thread_local! {
     static EXPLORES: Cell<bool> = const { Cell::new(false) };
-    /// The threads of the model that run. All of them run on one thread of the process.
+    /// The running threads of the model. loom runs all of them on one thread of the process.
     static THREADS: RefCell<Vec<JoinHandle<()>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Tries the schedules of a model with up to `preemptions` switches away from a thread that could
-/// run on. The model fails if an assertion does, or if all threads wait for each other.
+/// Runs a model in all schedules with up to `preemptions` preemptions. A preemption is a switch
+/// away from a thread that could continue. The model fails if an assertion fails or if the threads
+/// deadlock.
 ///
-/// `model` runs in a thread of its own. It is alone with what it has begun until it calls
-/// [`explore`], and only then loom tries all schedules. After it has returned, all threads are joined,
-/// and then `check` runs.
+/// `model` runs in its own thread. loom runs the set-up in a single schedule, and tries all
+/// schedules after the call of [`explore`]. When `model` has returned, all threads are joined, and
+/// then `check` runs.
 pub(crate) fn check<T: 'static>(
     preemptions: usize,
     model: impl Fn() -> T + Copy + Send + Sync + 'static,
     check: impl Fn(T) + Copy + Send + Sync + 'static,
 ) {
-    // For the timers, none of which fires: nobody drives the runtime.
+    // The timers need a runtime. None of them fires, because nothing drives the runtime.
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
@@ -45,7 +47,7 @@ pub(crate) fn check<T: 'static>(
     builder.check(move || {
         count.fetch_add(1, Relaxed);
         crate::random::reset();
-        // loom's own thread has a small stack.
+        // The main thread of loom has a small stack.
         let all = spawn_thread(move || {
             let result = model();
             join(usize::MAX);
@@ -58,13 +60,13 @@ pub(crate) fn check<T: 'static>(
     eprintln!("{schedules} schedules");
 }
 
-/// Ends the set-up of a model: from here on all schedules are tried.
+/// Ends the set-up of a model. loom tries all schedules from here on.
 pub(crate) fn explore() {
     EXPLORES.set(true);
     loom::explore();
 }
 
-/// Ends what is explored, if that was not done before.
+/// Stops the exploration of schedules, unless it has stopped already.
 pub(crate) fn stop_exploring() {
     if EXPLORES.replace(false) {
         loom::stop_exploring();
@@ -92,8 +94,8 @@ pub(crate) fn join(count: usize) {
     }
 }
 
-/// Polls a future until it is ready. The thread sleeps until the future's waker is woken, and never
-/// wakes by itself: a lost wake is a deadlock, which loom reports.
+/// Polls a future until it is ready. Between polls the thread sleeps until the waker is called.
+/// There are no spurious wakes, so a lost wake is a deadlock, and loom reports it.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let parker = Arc::new(Parker::new());
     let waker = Waker::from(Arc::clone(&parker));
@@ -107,12 +109,12 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Lets one thread sleep until it is woken. Each is one step that loom sees.
+/// Parks one thread until it is woken. loom sees each park and each wake as one step.
 struct Parker {
     thread: Thread,
     woken: AtomicBool,
-    /// Whether the thread sleeps. loom does not see it: no other thread runs between the step before it
-    /// and the sleep.
+    /// Whether the thread sleeps. This is not an atomic of loom: no other thread runs between the
+    /// swap of `woken` and the sleep.
     sleeps: std::sync::atomic::AtomicBool,
 }
 

@@ -1,20 +1,20 @@
-//! Models: the crate's own code, in each schedule of its threads that matters.
+//! Models of concurrent parts of the crate, which loom runs in many thread schedules.
 //!
-//! [loom](https://docs.rs/loom) runs a model again and again, and each time lets another thread go
-//! first, up to a number of preemptions. `--cfg tower_socketio_model` builds the crate for it:
-//! [`sync`](crate::sync) is made of loom's locks and atomics, each task that is spawned is a thread of
-//! the model, and time stands still. `tests/models` builds and runs all of them.
+//! A model runs the code of the crate itself. [loom](https://docs.rs/loom) runs each model once for
+//! each schedule of its threads, up to a number of preemptions. `--cfg tower_socketio_model` builds
+//! the crate for loom: [`sync`](crate::sync) uses loom's locks and atomics, each spawned task is a
+//! thread of the model, and time stands still. `tests/models` builds and runs all models.
 //!
-//! | file | what is modelled |
+//! | file | contents |
 //! |---|---|
 //! | [`session`] | the lock of a session and its wakers |
-//! | [`acks`] | the acknowledgements that are awaited |
+//! | [`acks`] | acknowledgements that the server awaits |
 //! | [`upgrade`] | the hand-over of a session from polling to WebSocket |
-//! | [`close`] | a session that ends while a socket connects |
+//! | [`close`] | the end of a session while a socket connects |
 //! | [`broker`] | the queue of commands to a broker |
 //! | [`rooms`] | the table of rooms, and broadcasts |
-//! | [`server`], [`stream`] | what they have in common: a server and its client, a byte stream |
-//! | [`executor`] | runs models |
+//! | [`server`], [`stream`] | shared by the models: a server and its client, a byte stream |
+//! | [`executor`] | the threads and futures of a model |
 
 mod acks;
 mod close;

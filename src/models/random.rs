@@ -1,5 +1,5 @@
-//! `random.rs` for models: the bytes are those of a counter, so that each run of a schedule is the
-//! same.
+//! The replacement of `random.rs` for models. The bytes come from a counter, so each run of a
+//! schedule is the same.
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     [NEXT.get(); N]
 }
 
-/// Begins again.
+/// Resets the counter.
 pub(crate) fn reset() {
     NEXT.set(0);
 }

@@ -1,6 +1,7 @@
-//! The table of rooms: join, leave, and a broadcast to those that are in a room.
+//! The table of rooms: joins, leaves and broadcasts to a room.
 //!
-//! Preemptions: 2. Threads: those that each model names, and the session's task, which they wake.
+//! Preemptions: 2. Threads: the threads that each model describes, and the session's task, which
+//! they wake.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +12,7 @@ use crate::hub::DisconnectReason;
 use crate::hub::session::SharedSession;
 use crate::{Namespace, RoomChange, Socket, SocketIo};
 
-/// Connects a client, and returns its socket.
+/// Connects a client and returns its socket.
 fn connect(namespace: Namespace) -> (Client, SocketIo, Socket) {
     let connected = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&connected);
@@ -27,7 +28,7 @@ fn connect(namespace: Namespace) -> (Client, SocketIo, Socket) {
     (client, io, socket)
 }
 
-/// Ends the session, and returns what its client gets until then.
+/// Ends the session, and returns the packets that the client receives until then.
 fn end(client: &Client, socket: Socket) -> (Vec<String>, Arc<SharedSession>) {
     let session = Arc::clone(&socket.member.session);
     drop(socket);
@@ -43,10 +44,11 @@ fn is_empty(io: &SocketIo, session: &SharedSession) {
     assert!(session.budget.fits(0, 0), "{:?}", session.budget);
 }
 
-/// A socket joins a room while another thread makes it leave its namespace.
+/// A socket joins a room while another thread removes it from its namespace.
 ///
-/// Then there is no room, and nothing counts in the budget of its connection. The room hook hears that
-/// the room is created, joined, left and deleted, in this order, or nothing.
+/// Afterwards the room does not exist, and the budget of the connection is unused. The room hook
+/// reports that the room is created, joined, left and deleted, in this order, or it reports
+/// nothing.
 #[test]
 fn a_socket_that_leaves_leaves_its_rooms() {
     let model = || {
@@ -83,9 +85,10 @@ fn a_socket_that_leaves_leaves_its_rooms() {
     });
 }
 
-/// Events are sent to a room while a socket joins it and leaves it, and leaves its namespace.
+/// Two events are sent to a room while a socket joins the room, leaves it, and leaves its
+/// namespace.
 ///
-/// Each event reaches it at most once, and the first before the second.
+/// The socket receives each event at most once, and the first event before the second.
 #[test]
 fn a_broadcast_reaches_a_socket_once() {
     let model = || {
@@ -112,7 +115,7 @@ fn a_broadcast_reaches_a_socket_once() {
         let is_event = |packet: &&String| packet.starts_with("42");
         let events: Vec<_> = received.iter().filter(is_event).collect();
         assert!(events.is_sorted_by(|one, next| one < next), "{received:?}");
-        // The client is told that its socket has left, and then nothing more.
+        // The DISCONNECT packet and the end of the session come last.
         assert_eq!(received[events.len()..], ["41", "1"]);
     });
 }

@@ -1,4 +1,4 @@
-//! A server for models: the crate's HTTP service, and a client that makes requests to it.
+//! A server for models: the HTTP service of the crate, and a client that sends requests to it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -44,7 +44,7 @@ impl Client {
         client
     }
 
-    /// Makes a GET, and returns its answer.
+    /// Sends a GET and returns its response.
     pub(super) fn get(&self) -> (StatusCode, String) {
         block_on(self.request(Method::GET, ""))
     }
@@ -53,7 +53,7 @@ impl Client {
         block_on(self.request(Method::POST, body)).0
     }
 
-    /// Polls until the session has ended or has another transport. Returns the packets but for noops.
+    /// Polls until the session has ended or has upgraded. Returns the packets without noops.
     pub(super) fn poll_to_end(&self) -> Vec<String> {
         let mut received = Vec::new();
         loop {
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// Returns what serves the client, and the query of its WebSocket.
+    /// Returns the HTTP service of the client, and the query of its WebSocket request.
     pub(super) fn for_websocket(&self) -> (Respond, String) {
         let query = self.query.replace("polling", "websocket");
         (Arc::clone(&self.respond), query)
@@ -113,7 +113,8 @@ pub(super) fn socket_io(namespace: Namespace) -> (Respond, SocketIo) {
     (respond, io)
 }
 
-/// What a session's application has seen. loom does not see its lock, which no thread waits for.
+/// The events that the application of a session has seen. Its lock is not one of loom, because no
+/// thread waits for it.
 #[derive(Default)]
 pub(super) struct Record(std::sync::Mutex<Recorded>);
 
@@ -122,7 +123,7 @@ pub(super) struct Recorded {
     pub(super) session: Option<Arc<SharedSession>>,
     pub(super) messages: Vec<String>,
     pub(super) closed: Vec<CloseReason>,
-    /// Whether the events are read in another thread, and not in the session's task.
+    /// Whether another thread reads the events in place of the session's task.
     pub(super) is_read_elsewhere: bool,
 }
 
@@ -148,10 +149,10 @@ impl Recorded {
     }
 }
 
-/// An application that records the events of its session, as they arrive in the session's task.
+/// An application that records the events of its session in the session's task.
 struct Recorder {
     record: Arc<Record>,
-    /// The messages count as not consumed until this is sent.
+    /// The messages count as not consumed until this channel receives a value.
     consume: std::sync::Mutex<Option<oneshot::Receiver<()>>>,
 }
 
@@ -217,7 +218,7 @@ impl SessionApp for RecorderTask {
     }
 }
 
-/// Builds a server with one session's application, which records its events.
+/// Builds a server for one session whose application records its events.
 pub(super) fn engine(
     record: &Arc<Record>,
     consume: Option<oneshot::Receiver<()>>,

@@ -1,8 +1,9 @@
 //! The lock of a session and its wakers: send, sleep, wake, close.
 //!
-//! A wake that is lost leaves a thread asleep for ever, and loom reports that no thread can run.
+//! After a lost wake a thread sleeps forever, and loom reports a deadlock.
 //!
-//! Preemptions: 2. Threads: the session's task, the client, and those that each model names.
+//! Preemptions: 2. Threads: the session's task, the client, and the threads that each model
+//! describes.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ fn buffered(session: &SharedSession) -> usize {
     session.with_session(|session| session.buffered_bytes())
 }
 
-/// One thread sends, and another closes the session, while the client polls.
+/// One thread sends and another thread closes the session while the client polls.
 ///
-/// What `send` has accepted arrives, once and in order, before the close. Each poll is answered, the
-/// task ends, and no byte stays counted.
+/// All messages that `send` has accepted arrive once and in order before the close packet. Each
+/// poll is answered, the session's task ends, and its send queue is empty.
 #[test]
 fn what_is_sent_before_a_close_arrives() {
     let model = || {
@@ -54,10 +55,10 @@ fn what_is_sent_before_a_close_arrives() {
     });
 }
 
-/// A POST waits because its messages are not consumed. One thread consumes them, and another asks
-/// for an acknowledgement, which lets the session read on.
+/// A POST waits because its messages are not consumed. One thread consumes them. Another thread
+/// requests an acknowledgement, which raises the limit of pending messages.
 ///
-/// The POST is answered, and all its messages arrive once and in order.
+/// The POST gets its response, and all its messages arrive once and in order.
 #[test]
 fn a_post_that_waits_is_continued() {
     let model = || {
@@ -84,9 +85,9 @@ fn a_post_that_waits_is_continued() {
     });
 }
 
-/// A thread reads the events, while the client posts and the session is closed.
+/// A thread reads the events while the client posts a message and the session is closed.
 ///
-/// It gets each event once.
+/// The thread gets each event once.
 #[test]
 fn a_reader_gets_each_event() {
     let model = || {
@@ -122,9 +123,10 @@ fn a_reader_gets_each_event() {
     });
 }
 
-/// A thread sends, waits until all is sent, and closes the session, while the client polls.
+/// A thread sends a message, waits until the send queue is empty, and closes the session, while the
+/// client polls.
 ///
-/// It does not wait for ever, and the message arrives before the close.
+/// The wait ends, and the message arrives before the close packet.
 #[test]
 fn one_that_waits_for_the_output_is_woken() {
     let model = || {

@@ -1,4 +1,4 @@
-//! A byte stream in memory, whose both ends are threads of a model.
+//! An in-memory byte stream between two threads of a model.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,8 +1,9 @@
-//! `sync.rs` for models: the same names, made of loom's locks and atomics.
+//! The replacement of `sync.rs` for models: the same items, built on loom's locks and atomics.
 //!
-//! loom sees each use of them, and tries what other threads can do before it. tokio's channels are
-//! tokio's own: each use of one is a step that loom sees, by a counter beside it, and nothing comes
-//! between the step and the channel. So a channel behaves as one lock would.
+//! loom sees each use of a lock or an atomic, and tries other threads before it. The channels are
+//! those of tokio, which loom does not see. So each use of a channel first increments an atomic of
+//! loom. No other thread runs between the increment and the use, so loom treats the use as one
+//! atomic step.
 
 use std::cell::Cell;
 use std::fmt;
@@ -52,8 +53,8 @@ impl<T> RwLock<T> {
     }
 }
 
-/// Declares a static cell of which each thread of a model has its own. All of them run on one thread of
-/// the process.
+/// Declares a static cell of which each thread of a model has its own. `std::thread_local!` does
+/// not suffice: all threads of a model run on one thread of the process.
 macro_rules! thread_cell {
     ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr) => {
         $(#[$attribute])*
@@ -85,7 +86,7 @@ impl<T: Copy> ThreadCell<T> {
     }
 }
 
-/// A step that loom sees. Two steps of one `Step` have an order, so loom tries both.
+/// An operation that loom sees. loom tries both orders of two operations on the same `Step`.
 #[derive(Default)]
 struct Step(AtomicUsize);
 
@@ -101,7 +102,7 @@ impl fmt::Debug for Step {
     }
 }
 
-/// The runtime of a task: each task is a thread of the model.
+/// The replacement of tokio's `Handle`. Each spawned task is a thread of the model.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle;
 
@@ -127,7 +128,7 @@ mod notify {
 
     use super::Step;
 
-    /// tokio's `Notify`.
+    /// tokio's `Notify` with a [`Step`] for each use.
     #[derive(Debug, Default)]
     pub(crate) struct Notify {
         notify: tokio::sync::Notify,
@@ -168,7 +169,7 @@ mod notify {
 
         impl PinnedDrop for Notified<'_> {
             fn drop(this: Pin<&mut Self>) {
-                // It may pass its notification on.
+                // A dropped `Notified` may pass its notification on to another one.
                 this.step.take();
             }
         }
@@ -208,7 +209,7 @@ pub(crate) mod oneshot {
 
     #[derive(Debug)]
     pub(crate) struct Sender<T> {
-        /// `None` once it has sent.
+        /// `None` after `send`.
         sender: Option<oneshot::Sender<T>>,
         step: Arc<Step>,
     }

@@ -1,10 +1,11 @@
 //! The hand-over of a session from polling to WebSocket.
 //!
-//! The HTTP connection is one of hyper, over a stream in memory. hyper passes the stream to the
-//! session's task by a channel that loom does not see, so that is done before the schedules are tried.
+//! hyper serves the HTTP connection over an in-memory stream. It passes the stream to the session's
+//! task through a channel that loom does not see, so the WebSocket handshake is part of the set-up.
 //!
-//! Preemptions: 1, in a thousand schedules. `LOOM_MAX_PREEMPTIONS=2 tests/models upgrade` tries 80 000,
-//! in a minute. Threads: the session's task, the client's polls, its WebSocket, and one that sends.
+//! Preemptions: 1, in a thousand schedules. With 2 there are 80 000 schedules, which take a minute:
+//! `LOOM_MAX_PREEMPTIONS=2 tests/models upgrade`. Threads: the session's task, the client's polls,
+//! its WebSocket, and a sender.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,7 @@ use crate::engine_io::{CloseReason, Config, Message};
 /// The client's WebSocket.
 struct WebSocket {
     io: End,
-    /// What was read and is not received yet.
+    /// Bytes that were read and do not belong to a received frame yet.
     read: BytesMut,
 }
 
@@ -66,7 +67,7 @@ impl WebSocket {
 
     /// Reads a text frame. Returns `None` at a close frame or the end.
     fn receive(&mut self) -> Option<String> {
-        // A read is a step that loom sees, so it reads what there is.
+        // Each read is a step that loom sees. So one read takes all available bytes.
         while self.read.len() < 2 || self.read.len() < 2 + usize::from(self.read[1]) {
             let read = block_on(self.io.read_buf(&mut self.read));
             if read.expect("a stream in memory") == 0 {
@@ -79,10 +80,11 @@ impl WebSocket {
     }
 }
 
-/// The client upgrades while it polls, and a thread sends and then closes the session.
+/// The client upgrades while it polls, and another thread sends a message and then closes the
+/// session.
 ///
-/// Each message arrives once: those over polling come before those over the WebSocket. Each poll is
-/// answered, and the task ends.
+/// Each message arrives once, and messages over polling come before messages over the WebSocket.
+/// Each poll is answered, and the session's task ends.
 #[test]
 fn messages_arrive_once_over_either_transport() {
     let model = || {
