@@ -1,9 +1,9 @@
-//! The arguments of a packet: read as values of several types, as the extractors do, and passed on.
+//! The arguments of a packet, read as several types like in the extractors, and passed on unread.
 //!
-//! JSON, and attachments after the bytes `ff`.
+//! The input is JSON. Each byte `ff` begins an attachment.
 //!
-//! - Reading never panics, and reads the same from what is passed on.
-//! - Values that were read can be sent, and are then read as the same values.
+//! - Reading never panics. Arguments that are passed on are read as the same values.
+//! - A value that was read can be sent, and is then read as the same value.
 
 #![no_main]
 
@@ -114,7 +114,7 @@ fn read_only<T: DeserializeOwned>(payload: &Payload) {
 fn as_received(sent: Payload) -> Payload {
     let json = Bytes::copy_from_slice(sent.json());
     let attachments = sent.attachments().cloned().collect();
-    Payload::from_json(Kind::Ack, json, attachments).expect("what was written")
+    Payload::from_json(Kind::Ack, json, attachments).expect("a valid encoding")
 }
 
 fn object(json: Bytes) {
@@ -125,7 +125,8 @@ fn object(json: Bytes) {
     let Ok(object) = payload.read_object::<BTreeMap<String, Value>>() else {
         return;
     };
-    // Without a feature of serde_json, a float may be read as one of its neighbours.
+    // Objects with floats are not compared. A float may be read as a neighbouring float without the
+    // feature `float_roundtrip` of serde_json, which this crate enables by now.
     if object.values().any(has_float) {
         return;
     }
@@ -143,15 +144,15 @@ fn has_float(value: &Value) -> bool {
     }
 }
 
-/// Passes the arguments on, unread, and without the first one.
+/// Passes on all arguments unread, then all but the first one.
 fn pass_on(payload: &Payload) {
     let all = payload.clone().read_all::<Vec<Value>>();
     let args = payload.clone().into_args();
-    let passed = Payload::args(1, args.clone()).expect("as it came");
+    let passed = Payload::args(1, args.clone()).expect("valid args");
     let mut passed = as_received(passed);
     let parts = payload.clone().read_all::<Vec<Part>>().ok();
     assert_eq!(passed.clone().read_all::<Vec<Part>>().ok(), parts);
-    // A too large number is valid JSON but not a `Value`, and a `Value` cannot hold bytes.
+    // The arguments may not be readable as a `Value`: it holds neither too large numbers nor bytes.
     let Ok(all) = all else {
         return;
     };

@@ -1,11 +1,12 @@
-//! Engine.IO: frames, and polling bodies in any split, in both revisions.
+//! Engine.IO packets in frames and in polling bodies, in both revisions. The bodies arrive in
+//! pieces.
 //!
 //! ```text
 //! FORM LENGTH LENGTH LENGTH DATA
 //! ```
 //!
-//! - A body that arrives in pieces is read as a whole one is.
-//! - What was read and is written again is read as the same.
+//! - The result does not depend on the pieces in which a body arrives.
+//! - Packets that were read, written and read again are the same.
 
 #![no_main]
 
@@ -17,7 +18,7 @@ use tower_socketio::internals::{
 };
 use tower_socketio_fuzz::pieces;
 
-/// So small that inputs exceed it.
+/// A small limit, so that inputs exceed it.
 const MAX_PAYLOAD: usize = 1000;
 
 fuzz_target!(|input: &[u8]| {
@@ -52,13 +53,13 @@ fn frame(data: &[u8], is_binary: bool, revision: Revision) {
 fn payload(form: PayloadForm, data: &[u8], lengths: [u8; 3]) {
     let whole = read_payload(form, [Bytes::copy_from_slice(data)].into_iter());
     let split = read_payload(form, pieces(data, lengths).into_iter());
-    assert_eq!(whole, split, "the split matters");
+    assert_eq!(whole, split, "the result depends on the split");
 
     let (packets, is_valid) = whole;
-    // Each packet is at least one byte, but for an empty body.
+    // Each packet has at least one byte, except the one packet of an empty body.
     assert!(packets.len() <= data.len() + 1);
     let contents: usize = packets.iter().map(content).sum();
-    // In a form, a byte that is not UTF-8 becomes the three bytes of U+FFFD.
+    // In a JSONP body, a byte that is not UTF-8 becomes U+FFFD, which has three bytes.
     let growth = if form.jsonp { 3 } else { 1 };
     assert!(
         contents <= growth * data.len(),
@@ -87,7 +88,7 @@ fn payload(form: PayloadForm, data: &[u8], lengths: [u8; 3]) {
     }
 }
 
-/// Returns the bytes of a message.
+/// Returns the length of the packet's data.
 fn content(packet: &EnginePacket) -> usize {
     match packet {
         EnginePacket::Open(json) => json.len(),
@@ -97,7 +98,8 @@ fn content(packet: &EnginePacket) -> usize {
     }
 }
 
-/// Checks that a script has the body, and nothing of the client's but digits beside it.
+/// Checks that a JSONP script has the body as its argument. Of the client's callback index it has
+/// only the digits.
 fn script(body: &[u8]) {
     let script = jsonp_script("1);alert(2", body);
     let script = std::str::from_utf8(&script).expect("a text");

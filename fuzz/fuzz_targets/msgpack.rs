@@ -1,8 +1,8 @@
 //! A MessagePack packet: decoded, encoded, and decoded again.
 //!
-//! - The JSON of a packet is valid, and at most seven times as long as the message: a control character
-//!   is one byte, and `\u0001` in JSON.
-//! - What was read and is written again is read as the same.
+//! - The JSON of a packet is valid, and at most seven times as long as the message: a control
+//!   character has one byte in MessagePack, and is `\u0001` in JSON.
+//! - A packet that was decoded, encoded and decoded again is the same.
 //! - An error is final.
 
 #![no_main]
@@ -35,10 +35,10 @@ fn check(data: &[u8]) {
     }
     let mut written = MsgpackParser::default().encode(packet).into_iter();
     let Some(Message::Binary(message)) = written.next() else {
-        panic!("not one message of bytes");
+        panic!("not one binary message");
     };
     assert!(written.next().is_none());
-    let again = decode(message).expect("what was written");
+    let again = decode(message).expect("a valid encoding");
     assert_eq!((again.kind, again.ack), (kind, ack));
     assert_eq!(again.namespace, namespace);
     assert_eq!(again.payload.json(), json);

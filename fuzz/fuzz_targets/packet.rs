@@ -1,11 +1,12 @@
-//! Socket.IO packets as text with attachments, through the decoder of one connection.
+//! Socket.IO packets and their attachments, through the decoder of one connection.
 //!
-//! The messages are separated by the byte `ff`, which no text has. A message that begins with `!` is a
-//! text, and so is the first one; another one is binary.
+//! The byte `ff`, which is not valid UTF-8, separates the messages. The first message and each
+//! message that begins with `!` are text. All other messages are binary.
 //!
-//! - The decoder says when attachments are missing, keeps to its limits, and an error is final.
-//! - The payload of a packet is valid JSON, as another parser reads it.
-//! - What was read and is written again is read as the same, and written as the same.
+//! - The decoder reports missing attachments and keeps its limits. An error is final.
+//! - The payload of a packet is valid JSON for serde_json.
+//! - A packet that was decoded, encoded and decoded again is the same, and is encoded to the same
+//!   bytes.
 
 #![no_main]
 
@@ -64,7 +65,7 @@ fn check(parser: &JsonParser, packet: Packet, limit: usize) {
     check_json(kind, &json, name.as_deref());
 
     let written: Vec<Message> = parser.encode(packet).into_iter().collect();
-    // A namespace may be written with a comma after it that was left out.
+    // The encoder may add the comma after a namespace that the input leaves out.
     assert!(written.iter().map(len).sum::<usize>() <= limit + 1);
     let again = decode(&mut *parser.decoder(), &written);
     assert_eq!((again.kind, again.ack), (kind, ack));
@@ -83,7 +84,7 @@ fn check_json(kind: Kind, json: &[u8], name: Option<&str>) {
     let text = std::str::from_utf8(json).expect("UTF-8");
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Array(values)) if kind == Kind::Event => {
-            // The name of an event may be a number.
+            // The event name may be a number.
             let first = values.first().expect("a name");
             assert!(first.as_str() == name || first.is_number());
         }
@@ -92,7 +93,7 @@ fn check_json(kind: Kind, json: &[u8], name: Option<&str>) {
             assert!(value.is_object());
             assert!(matches!(kind, Kind::Connect | Kind::ConnectError));
         }
-        // A `Value` holds neither halves of surrogate pairs nor numbers that are too large.
+        // A `Value` holds neither lone surrogates nor too large numbers.
         Err(_) => {
             let raw: Result<&serde_json::value::RawValue, _> = serde_json::from_str(text);
             raw.expect("JSON");
@@ -104,16 +105,16 @@ fn len(message: &Message) -> usize {
     match message {
         Message::Text(text) => text.as_str().len(),
         Message::Binary(data) => data.len(),
-        _ => panic!("a message that says that it is uncompressed"),
+        _ => panic!("an `Uncompressed` message"),
     }
 }
 
 fn decode(decoder: &mut dyn Decoder, messages: &[Message]) -> Packet {
     let (last, before) = messages.split_last().expect("a message");
     for message in before {
-        let packet = decoder.decode(message.clone()).expect("what was written");
+        let packet = decoder.decode(message.clone()).expect("a valid encoding");
         assert!(packet.is_none() && decoder.is_partial());
     }
-    let packet = decoder.decode(last.clone()).expect("what was written");
+    let packet = decoder.decode(last.clone()).expect("a valid encoding");
     packet.expect("a whole packet")
 }

@@ -1,4 +1,4 @@
-//! The query and the headers of requests, as the transport reads them.
+//! HTTP requests to a server: the transport reads their query, headers and body.
 //!
 //! ```text
 //! OPTIONS
@@ -9,14 +9,17 @@
 //! >40
 //! ```
 //!
-//! Requests are separated by empty lines. `$` stands for the id of the last session. OPTIONS are
-//! letters, see [`build`].
+//! An empty line separates two requests. `$` stands for the id of the last session. OPTIONS are
+//! letters: `c` for CORS, `a` for any origin, `k` for a cookie, `j` for JSONP, `e` for `EIO=3`, `d`
+//! for compression, `2` for HTTP/2.
 //!
-//! - Every request is answered, with a status and a body that the protocol knows.
-//! - A WebSocket is accepted only if its request has all that the RFC asks for, and comes from a page
-//!   that is allowed.
-//! - A session is opened only by a request without an id, and its cookie goes to its own client only.
-//! - No header of a response has what was not offered or configured.
+//! - Every request is answered with a status and a body of the protocol.
+//! - A WebSocket is accepted only if its request satisfies RFC 6455 and comes from an allowed
+//!   origin.
+//! - Only a request without a session id opens a session. Its cookie is in the response that opens
+//!   it.
+//! - A response has a subprotocol or an extension only if the client offered it, and CORS headers
+//!   only if they are configured.
 
 #![no_main]
 
@@ -119,7 +122,7 @@ fn parse(text: &str, options: Options) -> Option<Request<RequestBody>> {
     Some(request)
 }
 
-/// The parts of a request that are checked.
+/// The parts of a request that the checks of its response need.
 struct Sent {
     method: Method,
     uri: Uri,
@@ -238,7 +241,7 @@ fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
     tokens.any(|each| each.trim().eq_ignore_ascii_case(token))
 }
 
-/// RFC 6455, section 4.2.1.
+/// Checks the request of an accepted WebSocket by RFC 6455, section 4.2.1.
 fn check_websocket(sent: &Sent, answer: &HeaderMap, options: Options) {
     assert_eq!(sent.method, Method::GET);
     assert!(sent.version >= Version::HTTP_11);
@@ -259,12 +262,12 @@ fn check_websocket(sent: &Sent, answer: &HeaderMap, options: Options) {
     if (opens || options.cors) && (options.cors || !options.any) {
         assert!(
             is_allowed(sent, options),
-            "a page of another site is connected"
+            "an origin that is not allowed opens a WebSocket"
         );
     }
 }
 
-/// Returns whether the page that sends the request is of this server, or allowed.
+/// Returns whether the origin of the request is this server or is allowed.
 fn is_allowed(sent: &Sent, options: Options) -> bool {
     let header = |name: &str| sent.headers.get(name)?.to_str().ok();
     let Some(origin) = sent.headers.get("origin") else {
@@ -284,7 +287,7 @@ fn is_allowed(sent: &Sent, options: Options) -> bool {
         return false;
     };
     let port = if scheme == "https" { ":443" } else { ":80" };
-    // Of several hosts in a header, the first one is the server's.
+    // If a header has several hosts, the first one is the server.
     let first = |name: &str| header(name)?.split(',').next().map(str::trim);
     let host = sent.uri.authority().map(|authority| authority.as_str());
     let own = [host, first("host"), first("x-forwarded-host")];

@@ -1,4 +1,4 @@
-//! A whole session, and its server: see [`tower_socketio_fuzz::session`].
+//! A whole server and its clients: see [`tower_socketio_fuzz::session`].
 
 #![no_main]
 

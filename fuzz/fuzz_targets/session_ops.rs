@@ -1,4 +1,4 @@
-//! Operations on a session, in any order and at any time.
+//! Operations on an Engine.IO session, in any order and at any time.
 
 #![no_main]
 
@@ -43,7 +43,7 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
     config.allow_eio3 = true;
     config.max_buffered = 200_000;
     let config = Arc::new(config);
-    // The message that exceeds `max_buffered` is still queued.
+    // The message that exceeds `max_buffered` is queued too.
     let limit = config.max_buffered + usize::from(u16::MAX);
     let mut now = Instant::now();
     let sid = SessionId::new([0; 16]);
@@ -86,13 +86,13 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
             }
         }
         while let Some(event) = session.poll_event() {
-            assert!(!closed, "an event after the last");
+            assert!(!closed, "an event after the close event");
             closed = matches!(event, SessionEvent::Closed(_));
         }
-        assert_eq!(closed, !session.is_open(), "the end is told, once");
-        assert!(closed || waiting <= limit, "more waits than may");
+        assert_eq!(closed, !session.is_open(), "close event and state differ");
+        assert!(closed || waiting <= limit, "a send queue over its limit");
     }
-    // The driver ends a POST whose body does not arrive.
+    // The caller of the session ends a POST whose body does not arrive.
     session.handle_post_end(now);
     // After any operations, the session of a silent client ends.
     for _ in 0..1000 {
@@ -104,5 +104,5 @@ fuzz_target!(|input: (bool, bool, Vec<Op>)| {
         while session.poll_transmit(Transport::WebSocket).is_some() {}
         while session.poll_event().is_some() {}
     }
-    assert!(!session.is_open(), "a silent client stays for ever");
+    assert!(!session.is_open(), "a silent client's session stays open");
 });

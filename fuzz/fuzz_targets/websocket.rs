@@ -1,16 +1,16 @@
-//! The frames of a WebSocket in any split, at a server.
+//! The frames of a client's WebSocket, which the server reads in pieces.
 //!
 //! ```text
 //! FORM LENGTH LENGTH LENGTH DATA
 //! ```
 //!
-//! DATA are frames, or with [`BUILT`] the descriptions of frames, from which valid ones are built:
-//! `FIRST-BYTE LENGTH PAYLOAD`.
+//! DATA is a sequence of frames. With [`BUILT`] it is a sequence of descriptions `FIRST-BYTE LENGTH
+//! PAYLOAD`, from which the target builds masked frames.
 //!
-//! - What is decoded does not depend on the split, nor on pauses between messages, nor on reads into
-//!   the decoder's own buffer.
-//! - No message is longer than the limit, inflated or not, and each text is UTF-8.
-//! - After an error or a close frame nothing is decoded.
+//! - The decoded messages depend neither on the pieces, nor on pauses between messages, nor on
+//!   reads into the decoder's own buffer.
+//! - No message is longer than the limit, before or after inflation, and each text is UTF-8.
+//! - Nothing is decoded after an error or a close frame.
 //! - A message that the server writes is decoded as the same message.
 
 #![no_main]
@@ -27,13 +27,13 @@ const MAX_MESSAGE: usize = 70_000;
 
 /// Whether compression was negotiated.
 const DEFLATE: u8 = 1;
-/// Whether the frames are built.
+/// Whether DATA describes frames.
 const BUILT: u8 = 2;
-/// Whether the payloads of built frames are compressed, if their frame says that they are.
+/// Whether the payload of a built frame with the bit RSV1 is compressed.
 const COMPRESSED: u8 = 4;
 /// Whether the decoder pauses after each message.
 const PAUSES: u8 = 8;
-/// Whether reads go into the decoder's buffer, where it has one.
+/// Whether reads go into the decoder's buffer, when it offers one.
 const DIRECT: u8 = 16;
 
 #[derive(Debug, PartialEq)]
@@ -59,7 +59,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let (got, result) = decode(&[Bytes::copy_from_slice(data)], form & DEFLATE);
     let split = decode(&pieces(data, [first, second, third]), form);
-    assert_eq!((&got, &result), (&split.0, &split.1), "the split matters");
+    assert_eq!((&got, &result), (&split.0, &split.1), "depends on split");
     for (at, each) in got.iter().enumerate() {
         let is_last = at + 1 == got.len();
         check(each, is_last && result.is_ok());
@@ -79,7 +79,7 @@ fn check(got: &Got, may_be_close: bool) {
     }
 }
 
-/// Writes a message, plain and compressed, and decodes it as if a client had sent it.
+/// Writes a message, plain and compressed, masks it like a client's frame, and decodes it.
 fn check_written(opcode: Data, payload: &Bytes, expected: fn(Bytes) -> Got) {
     assert!(payload.len() <= MAX_MESSAGE);
     let (bytes, len) = header(OpCode::Data(opcode), payload.len());
@@ -164,7 +164,7 @@ fn decode(reads: &[Bytes], form: u8) -> (Vec<Got>, Result<(), WebSocketError>) {
             }
         }
     }
-    // The end is final.
+    // An error is final.
     if result.is_err() {
         let later = decoder.decode(&mut [0x81, 0x80, 0, 0, 0, 0], |_| panic!("after an error"));
         assert_eq!(later, result);
