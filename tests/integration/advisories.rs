@@ -1,7 +1,8 @@
-//! The published advisories of the field: one test for each kind of fault, with the id in its name.
+//! Published security advisories of comparable software: one test for each kind of vulnerability.
+//! The name of the test has the id of the advisory.
 //!
-//! [SECURITY.md](../../SECURITY.md) has the table of all advisories. It also names the tests of other
-//! modules that show how this server stands.
+//! [docs/advisories.md](../../docs/advisories.md) has the table of all advisories. It also names
+//! the tests in other modules.
 
 use std::collections::HashSet;
 
@@ -49,19 +50,19 @@ impl Server {
         assert_eq!(client.ask(r#"421["echo",1]"#).await, "431[1]");
     }
 
-    /// Asserts that a body ends its session, and no other.
+    /// Asserts that a body closes the session that posts it, and that another client is served.
     async fn assert_ends(&self, body: &str) {
         let client = Polling::connect(&self.app).await;
         client.post(body.to_owned()).await;
         until(|| self.io.counts().sessions == 0).await;
         self.assert_serves().await;
-        // The client that was served is still there: it goes before the next body comes.
+        // `assert_serves` has left a session. It must close before the next call counts the
+        // sessions.
         self.io.sockets().iter().for_each(|socket| socket.close());
     }
 }
 
-/// Asserts that each packet closes its connection as a protocol violation or as too large, and that
-/// the others are served.
+/// Asserts that each packet closes its connection with the code, and that another client is served.
 async fn assert_closes(packets: &[&str], code: u16) {
     let server = Server::new();
     let addr = server.serve().await;
@@ -91,7 +92,7 @@ async fn cve_2017_16031_session_ids_are_random() {
         ids.extend([client.sid.clone(), socket]);
     }
     assert_eq!(ids.len(), 400);
-    // Each character of an id differs between the sessions.
+    // Each character of an id varies between the sessions.
     let sids: Vec<_> = ids.iter().filter(|id| id.len() >= 22).collect();
     for at in 0..20 {
         let values: HashSet<_> = sids.iter().map(|id| id.as_bytes()[at]).collect();
@@ -108,7 +109,7 @@ async fn cve_2024_38355_event_names_are_data() {
         assert!(answer.starts_with("431["), "{name}: {answer}");
     }
     assert_eq!(client.ask(r#"422["echo",1]"#).await, "432[1]");
-    // The names that only a server may use end their connection, and no other.
+    // Reserved event names close the connection of the sender, and no other connection.
     for name in ["connect", "connect_error", "disconnect", "newListener"] {
         let mut other = Polling::connect(&server.app).await;
         assert_eq!(other.ask(&format!(r#"421["{name}"]"#)).await, "1");
@@ -134,7 +135,7 @@ async fn cve_2022_21676_an_invalid_frame_may_be_the_first_bytes() {
         &[0x8f, 0x80, 0, 0, 0, 0],
     ] {
         let mut stream = TcpStream::connect(addr).await.expect("a connection");
-        // Together with the head: the session has no application yet.
+        // The frame arrives together with the request head, before the session exists.
         let bytes = [upgrade_head("").as_bytes(), invalid].concat();
         within(stream.write_all(&bytes)).await.expect("it is read");
         let mut rest = Vec::new();
@@ -155,7 +156,7 @@ async fn cve_2022_41940_a_reset_during_a_refused_upgrade_is_harmless() {
             within(stream.write_all(head.as_bytes()))
                 .await
                 .expect("it is read");
-            // The kernel sends RST, because what the server answers is not read.
+            // The kernel sends RST when the stream is dropped, because the response is not read.
             stream.readable().await.expect("an answer");
         }
     }
@@ -219,7 +220,7 @@ async fn cve_2016_10542_and_cve_2026_44545_a_declared_length_is_checked_by_defau
     let addr = server.serve().await;
     for len in [1_000_001, u64::from(u32::MAX), u64::MAX >> 1] {
         let mut stream = raw_session(addr).await;
-        // Only the header: nothing of the payload is awaited.
+        // The server must refuse the frame after its header, without waiting for the payload.
         let mut header = vec![0x82, 0xff];
         header.extend(len.to_be_bytes());
         header.extend([0; 4]);
@@ -253,7 +254,7 @@ async fn ghsa_5v72_xg48_5rpm_an_unknown_extension_is_not_looked_up() {
 async fn cve_2021_32640_headers_are_read_in_one_pass() {
     let server = Server::of(builder(echoing()).deflate_threshold(1_024));
     let addr = server.serve().await;
-    // A parser that goes back would need minutes for a head of this kind.
+    // A backtracking parser would need minutes for such a head.
     let lists = [
         " ".repeat(15_000) + "x",
         format!("a{}b", " ".repeat(15_000)),
@@ -363,7 +364,7 @@ async fn ghsa_c6g7_r2mf_pf5g_nesting_has_a_limit() {
         let (open, close) = ("[".repeat(levels), "]".repeat(levels));
         format!(r#"421["echo",{open}{close}]"#)
     };
-    // A value that is accepted can also be sent, and dropped.
+    // An accepted value can also be sent and dropped.
     let server = Server::new();
     let mut client = Client::connect(server.serve().await, "/").await;
     let answer = client.ask(&deep(126)).await;
@@ -387,7 +388,7 @@ async fn ghsa_c6g7_r2mf_pf5g_and_ghsa_7xpx_rcqc_8qjh_malformed_msgpack_closes() 
         deep.push(0xc0);
         messages.push(deep);
     }
-    // Truncated, of each type that has a length; lengths that nothing follows.
+    // Truncated values of each type with a length, and lengths without their data.
     for begin in [
         &b"\xa5ab"[..],
         b"\xc4\xff",

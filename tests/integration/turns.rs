@@ -1,4 +1,4 @@
-//! A client that makes the server work does not keep it from the others.
+//! A client that causes much work does not block the tasks of other clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use tower_socketio::{Namespace, SocketIo};
 
 use crate::support::{Polling, main_app, until, within};
 
-/// Counts the turns of another task of the same thread, and the most that was done between two of
-/// them.
+/// Counts the turns of another task on the same thread, and the maximum of the work between two
+/// turns.
 #[derive(Default)]
 struct Bystander {
     turns: AtomicUsize,
@@ -18,7 +18,7 @@ struct Bystander {
 }
 
 impl Bystander {
-    /// Watches a counter until the runtime ends.
+    /// Spawns a task that watches a counter until the runtime ends.
     fn watch(done: &Arc<AtomicUsize>) -> Arc<Self> {
         let bystander = Arc::new(Self::default());
         let (own, done) = (Arc::clone(&bystander), Arc::clone(done));
@@ -34,7 +34,7 @@ impl Bystander {
         bystander
     }
 
-    /// Returns the most that was done between two turns, those before this call.
+    /// Returns the maximum of the work between two turns so far.
     async fn most(&self) -> usize {
         let turns = self.turns.load(Ordering::Relaxed);
         until(|| self.turns.load(Ordering::Relaxed) > turns + 1).await;
@@ -47,7 +47,7 @@ async fn slow_handlers_of_one_client_take_turns_with_other_tasks() {
     let done = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&done);
     let slow = async move || {
-        // It blocks its thread, as a handler that computes does.
+        // The sleep blocks the thread, like a handler that computes.
         std::thread::sleep(Duration::from_millis(1));
         counted.fetch_add(1, Ordering::Relaxed);
     };
@@ -60,7 +60,7 @@ async fn slow_handlers_of_one_client_take_turns_with_other_tasks() {
     assert!(most <= 16, "{most} handlers in a row");
 }
 
-/// The clock stands still, so that no turn ends because of its time.
+/// The clock stands still, so no turn ends because of its duration.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_broadcasts_waits_until_its_broadcasts_are_delivered() {
     const CLIENTS: usize = 300;
@@ -79,9 +79,9 @@ async fn a_client_that_broadcasts_waits_until_its_broadcasts_are_delivered() {
     clients[0].send(&[r#"42["all"]"#; 2_000].join("\x1e")).await;
     until(|| done.load(Ordering::Relaxed) == 2_000).await;
     let most = bystander.most().await;
-    // 65 536 deliveries are under way at most, and a few turns pass before the bystander's.
+    // At most 65 536 deliveries are under way, and a few tasks run before the bystander.
     assert!(most <= 1_000, "{most} broadcasts in a row");
-    // None of them is lost.
+    // No broadcast is lost.
     io.emit("end", ());
     let mut packets = 0;
     while clients[1].next().await != r#"42["end"]"# {
