@@ -1,8 +1,8 @@
-//! Clients that ask without ever reading the answers, on real connections.
+//! Clients that send requests and never read the answers, on real connections.
 //!
-//! What the server holds for such a client is bounded, the client is closed with a reason, and all of
-//! it is free afterwards. The kernel's buffers of these connections are small, so nearly all that is
-//! not read is the server's.
+//! The server holds a bounded amount of memory for such a client, closes it with a reason, and
+//! frees the memory afterwards. The kernel's buffers of these connections are small, so the server
+//! holds nearly all unread bytes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,24 +15,24 @@ use tower_socketio::{DisconnectReason, HttpOptions, Namespace, RawArgs, SocketIo
 use super::{FILLER, Heap, PATIENCE, Server, send_text, support, wait_for};
 use support::{builder, frame, text_frame};
 
-/// The clients of a test.
+/// The number of clients of a test.
 const CLIENTS: usize = 3;
 
-/// The time in which a client must read. The defaults are 20 s.
+/// A short time for the server's timeouts, such as the ping timeout, whose default is 20 s.
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Such a time that never ends in a test.
+/// A timeout that never expires in a test.
 const LONG: Duration = Duration::from_secs(600);
 
-/// What the server holds at most for a client that asks over a WebSocket: queued answers up to the
-/// length at which no more input is read, what is being written, and pending events. Small answers need
-/// a few times their length.
+/// The maximum number of bytes that the server holds for a client over a WebSocket: answers that
+/// are queued until the server reads no more input, the bytes that are being written, and pending
+/// events. Small answers need a few times their length.
 const WEBSOCKET: usize = 2560 * 1024;
 
-/// The same for a client that asks by long-polling: also the body of a POST, and one poll's.
+/// The same for a client over long-polling: also the body of a POST, and the response of a poll.
 const POLLING: usize = 3 * 1024 * 1024;
 
-/// A server, and the reasons for which its clients have left.
+/// A server, and the disconnect reasons of its clients.
 struct Unread {
     server: Server,
     reasons: Receiver<DisconnectReason>,
@@ -51,7 +51,7 @@ impl Unread {
             .on("echo", async |args: RawArgs| args)
             .on_disconnect(leave);
         let server = Server::of(change(builder(main).ping_timeout(TIMEOUT)));
-        // Memory that the server allocates once does not count.
+        // The first client makes the server allocate what it keeps. That memory does not count.
         drop(server.connect(""));
         heap.until(|_| server.io.counts().sessions == 0);
         let start = heap.bytes();
@@ -63,8 +63,8 @@ impl Unread {
         }
     }
 
-    /// Waits until all clients have left for one of these reasons, while the server holds no more than
-    /// `bytes` for each client.
+    /// Waits until all clients have left. Asserts that each of them has one of these reasons, and
+    /// that the server holds at most `bytes` for each client.
     #[track_caller]
     fn expect(&self, reasons: &[DisconnectReason], bytes: usize) {
         let deadline = Instant::now() + PATIENCE;
@@ -89,7 +89,7 @@ impl Unread {
         self.heap.until(|bytes| bytes <= self.start + 32 * 1024);
     }
 
-    /// Clients that ask over a WebSocket until the server does not read any more, or closes.
+    /// Lets clients write to a WebSocket until the server stops reading or closes the connection.
     #[track_caller]
     fn ask(self, asks: impl Fn(&TcpStream, usize) -> Vec<u8>, reasons: &[DisconnectReason]) {
         let clients: Vec<_> = (0..CLIENTS).map(|_| self.server.connect("")).collect();
@@ -110,16 +110,16 @@ impl Unread {
     }
 }
 
-/// Ends connections whose handles other threads have too.
+/// Shuts down connections of which other threads hold handles.
 fn end(clients: &[TcpStream]) {
     for client in clients {
-        // The server may have ended it.
+        // The server may have closed the connection.
         let _ = client.shutdown(Shutdown::Both);
     }
 }
 
-/// Writes the same again and again, until the server has closed the connection or has read nothing for
-/// long.
+/// Writes the bytes again and again, until the server has closed the connection or a write times
+/// out.
 fn write_on(mut stream: &TcpStream, bytes: &[u8]) {
     loop {
         if stream.write_all(bytes).is_err() {
@@ -138,7 +138,8 @@ fn connects_to_unknown_namespaces() {
 fn events_with_acknowledgements() {
     let event = format!(r#"421["echo","{}"]"#, "x".repeat(1_000));
     let events = |_: &_, _| text_frame(&event).repeat(10);
-    // No input is read while the answers wait, so the client has the time in which bytes must leave.
+    // The server reads no input while the answers wait, so the send queue does not overflow. The
+    // session ends because the WebSocket accepts no bytes for the ping timeout.
     Unread::new(|it| it).ask(events, &[DisconnectReason::PingTimeout]);
 }
 
@@ -162,8 +163,8 @@ fn namespaces_that_are_joined_and_left() {
             .repeat(50)
     };
     let with_dynamic = |it: SocketIoBuilder| it.namespace("/{name}", Namespace::new());
-    // Handlers of sockets that have left are counted. If there are too many, a CONNECT is refused, and
-    // the DISCONNECT behind it is for no namespace.
+    // The number of running handlers of left sockets is limited. At the limit a CONNECT is refused,
+    // and the DISCONNECT behind it names a namespace that the client is not in.
     let reasons = [
         DisconnectReason::PingTimeout,
         DisconnectReason::ForcedServerClose,
@@ -171,7 +172,7 @@ fn namespaces_that_are_joined_and_left() {
     Unread::new(with_dynamic).ask(packets, &reasons);
 }
 
-/// A client that is sent a lot, and reads nothing of it.
+/// Clients that send nothing, and do not read the broadcasts.
 #[test]
 fn broadcasts_to_clients_that_only_listen() {
     let unread = Unread::new(|it| it.ping_timeout(LONG).max_buffered(256 * 1024));
@@ -193,7 +194,7 @@ fn broadcasts_to_clients_that_only_listen() {
     unread.expect_nothing_left();
 }
 
-/// A session by long-polling.
+/// A session over long-polling.
 struct Polling<'a> {
     server: &'a Server,
     uri: String,
@@ -204,7 +205,7 @@ impl<'a> Polling<'a> {
         let uri = format!("/socket.io/?EIO=4&transport=polling{query}");
         let stream = server.open();
         request(&stream, "GET", &uri, "");
-        // In a script its quotes are escaped.
+        // In a JSONP script the quotes are escaped.
         wait_for(&stream, b"sid");
         let mut sid = String::new();
         loop {
@@ -249,7 +250,7 @@ impl<'a> Polling<'a> {
         String::from_utf8_lossy(&status).into_owned()
     }
 
-    /// Begins a poll whose response is not read.
+    /// Sends a poll, and returns its connection without reading the response.
     fn poll(&self) -> TcpStream {
         let stream = self.server.open();
         request(&stream, "GET", &self.uri, "");
@@ -277,11 +278,11 @@ fn request(mut stream: &TcpStream, method: &str, uri: &str, body: &str) {
         body.len()
     );
     let sent = stream.write_all(head.as_bytes());
-    // A server that refuses a POST need not read its body.
+    // The write may fail, because a server that refuses a POST need not read its body.
     let _ = sent.and_then(|()| stream.write_all(body.as_bytes()));
 }
 
-/// Clients by long-polling that post, and read none of the answers: `poll` says what they do with
+/// Lets clients over long-polling post events without reading the answers. `poll` opens their
 /// polls.
 fn posts(query: &str, poll: impl Fn(&Polling<'_>) -> Vec<TcpStream> + Sync) {
     let unread = Unread::new(|it| it.http(HttpOptions::default().jsonp(true)));
@@ -318,7 +319,7 @@ fn posts_of_jsonp() {
     posts("&j=0", |client| vec![client.poll()]);
 }
 
-/// The polls of one connection, one behind the other, none of which is read.
+/// Polls that are pipelined on one connection, and whose responses are not read.
 #[test]
 fn polls_on_one_connection() {
     let unread = Unread::new(|it| it.ping_interval(TIMEOUT));
@@ -337,7 +338,7 @@ fn polls_on_one_connection() {
     unread.expect_nothing_left();
 }
 
-/// Handshakes on one connection, none of whose responses is read.
+/// Handshakes on one connection whose responses are not read.
 #[test]
 fn handshakes_on_one_connection() {
     let unread = Unread::new(|it| it.connect_timeout(TIMEOUT));
@@ -352,7 +353,7 @@ fn handshakes_on_one_connection() {
             write_on(&client, head.repeat(10).as_bytes());
         }));
     }
-    // hyper answers one request after the other, and no further one while responses wait.
+    // hyper handles one request after the other, and none while a response waits to be written.
     for writer in writers {
         writer.join().expect("no panic");
     }
@@ -365,7 +366,7 @@ fn handshakes_on_one_connection() {
     unread.expect_nothing_left();
 }
 
-/// Requests for a file of the client on one connection, none of which is read.
+/// Requests for a file of the JavaScript client on one connection, whose responses are not read.
 #[test]
 fn files_of_the_client() {
     let folder = std::env::temp_dir().join(format!("socket.io-unread-{}", std::process::id()));
@@ -388,7 +389,7 @@ fn files_of_the_client() {
     unread.expect_nothing_left();
 }
 
-/// Polls of many sessions on one HTTP/2 connection whose window is never opened.
+/// Polls of many sessions on one HTTP/2 connection whose flow-control window is never enlarged.
 #[test]
 fn polls_over_http_2() {
     const STREAMS: usize = 50;
@@ -415,7 +416,7 @@ fn polls_over_http_2() {
         responses
     });
     let filler = std::str::from_utf8(&FILLER[..100_000]).expect("UTF-8");
-    // One buffer for all of them.
+    // All sessions share one buffer.
     server.io.emit("text", filler);
     let mut most = 0;
     for _ in 0..STREAMS {
@@ -443,7 +444,7 @@ fn the_admin_ui() {
         wait_for(page, b"40{");
         send_text(page, login);
         wait_for(page, b"all_sockets");
-        // Commands that make reports for all pages, and that need no answer of the page.
+        // Commands that cause reports to all pages. None of them is acknowledged.
         let filler = "x".repeat(1_000);
         let commands = [
             format!(r#"42/admin,["emit","/",null,"text","{filler}"]"#),
@@ -468,7 +469,7 @@ fn the_admin_ui() {
         );
         most = most.max((unread.heap.bytes() - unread.start) / CLIENTS);
     }
-    // The queue of the application's events, and that of the reports.
+    // The send queue of the session, and the queue of the reports.
     assert!(most <= 8 * 1024 * 1024, "{most} bytes for each page");
     end(&pages);
     for writer in writers {
