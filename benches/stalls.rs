@@ -1,24 +1,25 @@
-//! How long hostile input, and large work that clients cause, keep other connections waiting.
+//! Measures how long hostile input and expensive requests of some clients delay other connections.
 //!
 //! `RUSTFLAGS="--cfg tokio_unstable" cargo bench --bench stalls --features admin-ui,msgpack [NAME…]`
 //!
-//! The server has one worker thread, and the clients use in-memory streams on another one. For each
-//! scenario the table has two numbers, both in CPU time of the worker, so that they do not depend on
-//! what else the machine does:
+//! The server has one worker thread. The clients run on another thread, and are connected by
+//! in-memory streams. For each scenario the table has two numbers. Both are CPU time of the worker,
+//! so they do not depend on other load of the machine:
 //!
 //! - the longest poll of a task;
-//! - the longest wait of a bystander: a task on the same worker that is ready each millisecond, as
-//!   that of another connection may be.
+//! - the longest wait of a bystander: a task on the same worker that is ready each millisecond,
+//!   like the task of another connection.
 //!
-//! The command fails if one of them is longer than 50 ms. A handler's own work has no gate: a
-//! `serde_json::Value` needs a hundred times the memory of its JSON.
+//! The command fails if a number is above 50 ms. The scenario with a handler that reads a
+//! `serde_json::Value` has no gate, because such a value needs a hundred times the memory of its
+//! JSON.
 
-#![allow(clippy::print_stdout, reason = "it prints its table")]
+#![allow(clippy::print_stdout, reason = "the command prints a table")]
 
 #[cfg(tokio_unstable)]
 mod stalled;
 
-/// The longest that a connection may have to wait for others, in milliseconds.
+/// The maximum time for which a connection may wait for other connections, in milliseconds.
 #[cfg(tokio_unstable)]
 const GATE: f64 = 50.0;
 

@@ -1,4 +1,4 @@
-//! A client over an in-memory stream, and frames.
+//! Clients over in-memory streams and in-process requests, and functions that build frames.
 
 use axum::Router;
 use axum::body::Body;
@@ -10,7 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tower::ServiceExt;
 
-/// A WebSocket whose frames the scenario writes itself.
+/// A WebSocket client. The scenario builds its frames.
 pub(crate) struct WebSocket {
     stream: DuplexStream,
 }
@@ -21,7 +21,7 @@ impl WebSocket {
         Self::open_with(app, "").await
     }
 
-    /// Opens a session with more lines in the head of its request.
+    /// Opens a session with additional header lines.
     pub(crate) async fn open_with(app: &Router, lines: &str) -> Self {
         Self::open_in(app, lines, 1 << 20).await
     }
@@ -50,7 +50,7 @@ impl WebSocket {
         socket
     }
 
-    /// Opens a session and joins a namespace with a packet.
+    /// Opens a session, and joins a namespace by the given CONNECT packet.
     pub(crate) async fn join(app: &Router, connect: &[u8]) -> Self {
         let mut socket = Self::open(app).await;
         socket.write(&frame(opcode_of(connect), connect)).await;
@@ -63,7 +63,7 @@ impl WebSocket {
         Self::join(app, b"40").await
     }
 
-    /// Does the same as one of many clients, over a stream that holds less.
+    /// Does the same over a stream with a smaller buffer, for scenarios with many clients.
     pub(crate) async fn connect_small(app: &Router) -> Self {
         let mut socket = Self::open_in(app, "", 1 << 16).await;
         socket.send("40").await;
@@ -72,7 +72,7 @@ impl WebSocket {
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
-        // The server may close, which is what some scenarios are about.
+        // The write fails after the server has closed the connection, which some scenarios provoke.
         let _ = self.stream.write_all(bytes).await;
     }
 
@@ -80,7 +80,7 @@ impl WebSocket {
         self.write(&frame(1, text.as_bytes())).await;
     }
 
-    /// Returns the payload of the next frame, or `None` at the end.
+    /// Returns the payload of the next frame, or `None` at the end of the stream.
     pub(crate) async fn try_frame(&mut self) -> Option<Vec<u8>> {
         let _opcode = self.stream.read_u8().await.ok()?;
         let len = match self.stream.read_u8().await.ok()? {
@@ -97,7 +97,7 @@ impl WebSocket {
         self.try_frame().await.expect("a frame")
     }
 
-    /// Reads until a packet begins in this way, or until the end.
+    /// Reads until a packet begins with `begin`, or until the end of the stream.
     pub(crate) async fn until(&mut self, begin: &[u8]) {
         while let Some(frame) = self.try_frame().await {
             if frame.starts_with(begin) {
@@ -106,18 +106,18 @@ impl WebSocket {
         }
     }
 
-    /// Reads until the end.
+    /// Reads until the end of the stream.
     pub(crate) async fn end(&mut self) {
         while self.try_frame().await.is_some() {}
     }
 
-    /// Reads the next bytes, whatever they are. Returns whether there are more.
+    /// Reads bytes without parsing them. Returns `false` at the end of the stream.
     pub(crate) async fn skip(&mut self, buf: &mut [u8]) -> bool {
         matches!(self.stream.read(buf).await, Ok(1..))
     }
 }
 
-/// Returns the opcode of a packet: a binary one is of MessagePack.
+/// Returns the opcode of a packet: text for JSON, which is ASCII here, and binary for MessagePack.
 fn opcode_of(packet: &[u8]) -> u8 {
     match packet.is_ascii() {
         true => 1,
@@ -125,12 +125,12 @@ fn opcode_of(packet: &[u8]) -> u8 {
     }
 }
 
-/// Returns a client's frame. The mask is zero.
+/// Returns a client's frame, masked with zeros.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     fragment(0x80 | opcode, payload)
 }
 
-/// Returns a client's frame with this first byte.
+/// Returns a client's frame with the given first byte.
 pub(crate) fn fragment(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -149,19 +149,19 @@ pub(crate) fn fragment(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Returns a text as a compressed frame.
+/// Returns a compressed text frame.
 pub(crate) fn compressed(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() / 100 + 1024);
     let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
     deflate
         .compress_vec(text, &mut bytes, flate2::FlushCompress::Sync)
         .expect("room for the compressed text");
-    // RFC 7692, section 7.2.1: without the end of the empty block.
+    // RFC 7692, section 7.2.1: the last four bytes, those of the empty block, are removed.
     bytes.truncate(bytes.len() - 4);
     fragment(0xc1, &bytes)
 }
 
-/// A client by long-polling. Its requests are tasks, as they are on a connection.
+/// A client over long-polling. Each request runs in its own task, as on a connection.
 pub(crate) struct Polling {
     app: Router,
     uri: String,

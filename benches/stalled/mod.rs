@@ -1,4 +1,4 @@
-//! The scenarios of the bench `stalls`, and the measurement of one.
+//! The scenarios of the bench `stalls`, and the measurement of a scenario.
 
 mod client;
 mod scenarios;
@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 
 pub(crate) use self::scenarios::SCENARIOS;
 
-/// A scenario: its name for the table, and what it does.
+/// A scenario, and its name in the table.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) run: fn(Meter) -> Pin<Box<dyn Future<Output = ()>>>,
@@ -27,7 +27,7 @@ pub(crate) struct Stall {
     pub(crate) wait: f64,
 }
 
-/// What has been measured since the last [`Meter::start`].
+/// The measurements since the last [`Meter::start`].
 #[derive(Clone, Default)]
 pub(crate) struct Meter(Arc<Measured>);
 
@@ -41,9 +41,9 @@ struct Measured {
 }
 
 impl Meter {
-    /// Forgets what was measured: the preparation of a scenario does not count.
+    /// Starts the measurement, after the preparation of a scenario.
     pub(crate) async fn start(&self) {
-        // A poll that began before does not count.
+        // Polls that have begun before do not count.
         tokio::time::sleep(Duration::from_millis(50)).await;
         for counter in [&self.0.polls, &self.0.poll, &self.0.wait] {
             counter.store(0, Ordering::Relaxed);
@@ -51,7 +51,7 @@ impl Meter {
         self.0.runs.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the measurement, after what has begun has ended.
+    /// Ends the measurement, after a pause in which the remaining work ends.
     pub(crate) async fn stop(&self) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.0.runs.store(false, Ordering::Relaxed);
@@ -67,13 +67,14 @@ fn nanos(time: Duration) -> u64 {
 }
 
 thread_local! {
-    /// The beginning of the poll that runs.
+    /// The beginning of the current poll.
     static BEGIN: Cell<Option<ThreadTime>> = const { Cell::new(None) };
-    /// The beginning of the wait of [`stand_by`], whose task stays on the one worker.
+    /// The beginning of the wait of [`stand_by`]. Its task always runs on the same worker, because
+    /// there is only one.
     static WAIT: Cell<Option<ThreadTime>> = const { Cell::new(None) };
 }
 
-/// Measures a scenario on a server of its own.
+/// Measures a scenario on a new runtime.
 pub(crate) fn measure(run: fn(Meter) -> Pin<Box<dyn Future<Output = ()>>>) -> Stall {
     let meter = Meter::default();
     let measured = Arc::clone(&meter.0);
@@ -102,7 +103,8 @@ pub(crate) fn measure(run: fn(Meter) -> Pin<Box<dyn Future<Output = ()>>>) -> St
     }
 }
 
-/// A task that is ready each millisecond, and measures what the worker has done meanwhile.
+/// The bystander: sleeps for a millisecond at a time, and measures the CPU time of the worker until
+/// it runs again.
 async fn stand_by(meter: Meter) {
     loop {
         WAIT.set(Some(ThreadTime::now()));

@@ -1,4 +1,4 @@
-//! The scenarios.
+//! The scenarios: what the clients of each one do.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ fn app() -> (Router, SocketIo) {
     app_of(builder())
 }
 
-/// Fills a body with a packet, up to 1 MB.
+/// Returns a body that repeats a packet, up to 1 MB.
 fn body(packet: &str) -> String {
     let count = MEGABYTE / (packet.len() + 1);
     vec![packet; count].join("\x1e")
@@ -166,7 +166,7 @@ async fn post_base64(meter: Meter) {
     post_to(meter, &app().0, "EIO=4", true, body(&packets)).await;
 }
 
-/// Sends a message a few times, and waits for as many answers.
+/// Sends a message five times, and waits for the answer each time.
 async fn exchange(meter: Meter, mut client: WebSocket, message: &[u8], answer: &[u8]) {
     meter.start().await;
     for _ in 0..5 {
@@ -181,7 +181,7 @@ async fn exchange_text(meter: Meter, text: &str) {
     exchange(meter, client, &frame(1, text.as_bytes()), b"43").await;
 }
 
-/// Returns the text of an event whose argument repeats a text, up to `max_payload`.
+/// Returns an event whose argument repeats a text, up to `max_payload`.
 fn event(name: &str, begin: &str, repeated: &str, between: &str, end: &str) -> String {
     let room = MEGABYTE - 100 - name.len() - begin.len() - end.len();
     let count = room / (repeated.len() + between.len());
@@ -275,10 +275,10 @@ async fn msgpack_deep(meter: Meter) {
     msgpack(meter, &argument).await;
 }
 
-/// Writes many frames, while the answers are read.
+/// Writes all frames at once. The answers are not read.
 async fn write(meter: Meter, mut client: WebSocket, frames: Vec<u8>) {
     meter.start().await;
-    // The stream holds 1 MB of answers.
+    // The stream has room for 1 MB of answers.
     client.write(&frames).await;
     meter.stop().await;
 }
@@ -332,7 +332,7 @@ async fn acks(meter: Meter) {
     write(meter, client, frame(1, b"431[]").repeat(100_000)).await;
 }
 
-/// A server with many clients in the main namespace.
+/// Connects many clients to the main namespace.
 async fn crowd(app: &Router, count: usize) -> Vec<WebSocket> {
     let mut clients = Vec::new();
     for _ in 0..count {
@@ -363,7 +363,7 @@ async fn many_broadcasts(meter: Meter) {
     let events = frame(1, br#"42["everyone",1]"#).repeat(20_000);
     let send = tokio::spawn(async move {
         sender.write(&events).await;
-        // It reads what comes back, so that it is not closed.
+        // The sender reads its broadcasts, or the server would close it as a slow consumer.
         let mut buf = vec![0; 1 << 16];
         while sender.skip(&mut buf).await {}
     });
@@ -489,7 +489,7 @@ async fn presence(meter: Meter) {
     let (app, _io) = app_of(SocketIo::builder().namespace("/", namespace).with_state(()));
     let mut clients = crowd(&app, 1_000).await;
     meter.start().await;
-    // All at once they would be a crowd whose work alone is longer.
+    // 1 000 events at once would be ready together, and their work alone exceeds the gate.
     for group in clients.chunks_mut(100) {
         for client in &mut *group {
             client.send(r#"421["enter"]"#).await;
@@ -504,7 +504,7 @@ async fn presence(meter: Meter) {
 }
 
 async fn admin(meter: Meter) {
-    // The least cost of a hash, which the test is not about.
+    // The lowest cost of bcrypt: the scenario does not measure the hash.
     let hash = bcrypt::hash("sesame", 4).expect("a hash");
     let (app, io) = app_of(builder().admin(AdminUi::basic("ada", &hash)));
     let mut clients = crowd(&app, 1_000).await;
