@@ -1,8 +1,8 @@
-//! The server of `benches/storm`: `storm PORT`. The README there has what it offers.
+//! The server of `benches/storm`: `storm PORT`. Its contract is in the README of that folder.
 
 #![allow(
     clippy::print_stdout,
-    reason = "a benchmark waits for the line that it prints"
+    reason = "the benchmark waits for a line on standard output"
 )]
 
 use std::env;
@@ -49,8 +49,8 @@ async fn main() -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.bind(([127, 0, 0, 1], port).into())?;
-    // A crowd that comes back waits here until it is accepted. Who finds it full tries again after a
-    // second.
+    // Reconnecting clients wait in the backlog until they are accepted. If the backlog is full, the
+    // client's kernel tries again after a second.
     let listener = socket.listen(number("BACKLOG").unwrap_or(4_096))?;
     println!("listening on {port}");
     let at_once = number("ACCEPT_AT_ONCE").unwrap_or(8);
@@ -58,12 +58,13 @@ async fn main() -> io::Result<()> {
         return axum::serve(listener, app).await;
     }
     let server = axum::serve(Paced::new(listener, at_once), app);
-    // In a task, and so among the tasks of the workers: the future of `#[tokio::main]` is not.
+    // The server runs in a spawned task, so that `yield_now` lets the other tasks of its worker
+    // run. The future of `#[tokio::main]` does not run on a worker.
     tokio::spawn(server.into_future()).await?
 }
 
-/// Accepts some connections, then lets all else run that is ready. So a crowd waits in the backlog,
-/// and not in front of the events of clients that are there.
+/// Accepts some connections, then lets all other ready tasks run. So reconnecting clients wait in
+/// the backlog, and do not delay the events of connected clients.
 struct Paced {
     listener: TcpListener,
     at_once: u32,
@@ -117,7 +118,7 @@ async fn stats(State(io): State<SocketIo>) -> Json<Value> {
 #[derive(Deserialize)]
 struct Message {
     stream: String,
-    /// JSON as a text.
+    /// JSON in a string.
     data: String,
 }
 
@@ -149,7 +150,7 @@ impl Default for Publishing {
     }
 }
 
-/// Answers at once, and sends numbered messages afterwards.
+/// Responds at once, and emits numbered messages afterwards.
 async fn publish(State(io): State<SocketIo>, Query(publishing): Query<Publishing>) -> Json<Value> {
     let answer = json!({ "status": "publishing-local", "total": publishing.total });
     tokio::spawn(async move {
