@@ -1,37 +1,39 @@
-"""Judges a soak: what grows, what was lost, and what is left when everybody has gone."""
+"""The gates of a soak: growth, lost messages, and what remains after the last client has left."""
 
 from dataclasses import dataclass, field
 
 MIB = 1024 * 1024
 HOUR = 3600
-# What grows less than this in the window is not told apart from noise, if the window is short.
+# Limits of the growth in a short window. Smaller growth cannot be distinguished from noise.
 GROWTH = {"rss": MIB, "heap": MIB, "tasks": 50, "descriptors": 50}
-# A window that is long enough for a limit by the hour.
+# The length from which a window has limits by the hour.
 LONG = 0.75 * HOUR
 BY_THE_HOUR = {"rss": MIB, "heap": MIB, "tasks": 50, "descriptors": 50}
 NOTHING = ["lost", "duplicated", "reordered", "unexpected", "not_recovered"]
-# What must have happened, or the soak has tested nothing.
+# Counts that must not be zero, or the soak has tested nothing.
 SOMETHING = ["left_cleanly", "reset", "polls_aborted", "upgraded", "recovered", "moves"]
 LEFT = ["sessions", "sockets", "rooms", "recoverable", "recovery_bytes", "tasks", "descriptors"]
-# What is left on the heap when everybody has gone: tables keep their room.
+# The heap may be larger by this much after the last client has left, because tables keep their
+# capacity.
 HEAP_LEFT = 4 * MIB
 
 
 @dataclass
 class Soak:
-    """What was measured."""
+    """The measurements of a soak."""
 
-    # Of the server: {"at": seconds, "rss": bytes, "heap": bytes, "tasks", "descriptors", "cpu": seconds}.
+    # Figures of the server: "at" in seconds, "rss" and "heap" in bytes, "tasks", "descriptors", and
+    # "cpu" in seconds.
     samples: list
-    # Before the first client, and after the last one.
+    # The samples before the first client and after the last one.
     before: dict
     after: dict
-    # The sums of all processes.
+    # The sums of the counts of all processes.
     totals: dict
     clients: int
-    # How many events the clients say in a second.
+    # The number of events that the clients send in a second.
     says: float
-    # How many clients end in a second.
+    # The number of clients that end in a second.
     churn: float
     warmup: float
     # Gates that cannot be judged with few clients.
@@ -47,7 +49,7 @@ class Gate:
 
 
 def slope(points):
-    """The slope of the line with the least squares, for points (x, y)."""
+    """Returns the slope of the least-squares line through points (x, y)."""
     count = len(points)
     mean_x = sum(x for x, _ in points) / count
     mean_y = sum(y for _, y in points) / count
@@ -56,7 +58,7 @@ def slope(points):
 
 
 def window(soak):
-    """The samples after the warm-up."""
+    """Returns the samples after the warm-up."""
     return [sample for sample in soak.samples if sample["at"] >= soak.warmup]
 
 
@@ -82,7 +84,7 @@ def at_least(name, value, limit):
 
 
 def judge(soak):
-    """All gates of a soak."""
+    """Returns all gates of a soak."""
     samples = window(soak)
     if len(samples) < 5:
         return [Gate("samples after the warm-up", len(samples), ">= 5", False)]
@@ -114,7 +116,7 @@ def judge(soak):
 
 
 def table(gates):
-    """The gates as a table in Markdown."""
+    """Returns the gates as a Markdown table."""
     lines = ["| gate | measured | limit | |", "|---|---:|---:|---|"]
     for gate in gates:
         digits = 4 if 0 < abs(gate.value) < 0.01 else 2

@@ -1,8 +1,8 @@
 //! The server of the soak: `cargo run --release --example soak_server PORT [FAULT EVERY]`.
 //!
-//! It numbers each message that it sends, and checks the numbers of those that it receives. `GET /stats`
-//! returns what it has counted. With `FAULT` it does wrong once in `EVERY` times, so that `selftest` can
-//! show that the gates notice.
+//! The server numbers the messages that it sends, and checks the numbers of the messages that it
+//! receives. `GET /stats` returns its counts. With `FAULT` the server makes that fault once in
+//! `EVERY` times, so that `selftest` can show that the gates fail.
 
 use std::alloc::System;
 use std::fs::File;
@@ -28,16 +28,16 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SECOND: &str = "/second";
 const ROOMS: usize = 500;
-/// How long a client may be away and be recovered.
+/// The time within which a client can be recovered.
 const WITHIN: Duration = Duration::from_secs(20);
-/// From one broadcast to the next one: 100 a minute.
+/// The time from one broadcast to the next one: 100 a minute.
 const BROADCASTS: Duration = Duration::from_millis(600);
-/// The same for one room, of all rooms by turns.
+/// The time from the broadcast to one room to the broadcast to the next room.
 const ROOM_BROADCASTS: Duration = Duration::from_millis(50);
-/// Each socket is asked once in ten seconds, some of them every time.
+/// The time from one group of questions to the next one. Each socket is asked once in ten seconds.
 const ASKS: Duration = Duration::from_millis(10);
 const ASKS_PER_ROUND: usize = 1_000;
-/// After that time an acknowledgement is missing.
+/// The time after which an acknowledgement counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::main]
@@ -83,8 +83,8 @@ impl App {
     }
 }
 
-/// What one namespace has sent to many. A number is given and its event is emitted under one lock, so
-/// that a socket that gets the number under this lock has been sent all events up to it.
+/// The numbers of the last broadcasts of one namespace. An event is numbered and emitted under one
+/// lock. So whoever reads the number under this lock knows that all events up to it were emitted.
 struct Numbers {
     all: Mutex<u64>,
     rooms: Vec<Mutex<u64>>,
@@ -100,7 +100,7 @@ impl Numbers {
     }
 }
 
-/// What was sent to one socket alone, and what it has said.
+/// The numbers of the last question to one socket and of the last event that it sent, and its room.
 #[derive(Default)]
 struct Talk {
     asked: Mutex<u64>,
@@ -152,7 +152,7 @@ impl Totals {
         }
     }
 
-    /// Returns whether this fault is due now.
+    /// Returns whether the server makes this fault now.
     fn is_due(&self, fault: &str) -> bool {
         self.fault == fault && (add(&self.occasions, 1) + 1) % self.every == 0
     }
@@ -168,7 +168,7 @@ impl Totals {
         };
     }
 
-    /// Keeps what should not be kept, if that is the fault.
+    /// Leaks memory, a task or a descriptor, if that is the fault.
     fn leak(&self) {
         if self.is_due("memory") {
             lock(&self.leaked).push(vec![1; 16 * 1024]);
@@ -217,8 +217,8 @@ async fn disconnect(State(app): State<Arc<App>>) {
     add(&app.totals.disconnects, 1);
 }
 
-/// Answers with the numbers of all that the socket has been sent by now. `next` is the number of what
-/// it says next, and `is_first` whether the connection is new.
+/// Answers with the numbers of the last events that the socket was sent. `next` is the number of
+/// the client's next event, and `is_first` is true for a new connection.
 async fn sync(
     State(app): State<Arc<App>>,
     socket: Socket,
@@ -249,7 +249,8 @@ async fn say<T>(
     Args((number, text))
 }
 
-/// Moves the socket to another room. It is sent the last number of each room that was sent to it.
+/// Moves the socket to another room. The client gets the number of the last event of each of the
+/// two rooms.
 async fn enter(State(app): State<Arc<App>>, socket: Socket, Data(room): Data<usize>) {
     let (numbers, talk) = (app.numbers(&socket), Talk::of(&socket));
     let mut own = lock(&talk.room);
@@ -264,8 +265,8 @@ async fn enter(State(app): State<Arc<App>>, socket: Socket, Data(room): Data<usi
     *own = Some(room);
 }
 
-/// Sends to everybody, and to one room after the other. While nobody is connected it pauses, so that
-/// recovery does not keep anything.
+/// Broadcasts to all sockets, and to one room after the other. Pauses while no socket is connected,
+/// so that recovery keeps nothing.
 async fn broadcast(io: SocketIo, app: Arc<App>) {
     let text = "all".repeat(20);
     let mut all = interval(BROADCASTS);
@@ -302,13 +303,13 @@ async fn broadcast(io: SocketIo, app: Arc<App>) {
     }
 }
 
-/// Returns the time, as clients on the same machine know it too.
+/// Returns the wall-clock time, which clients on the same machine share.
 fn millis() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.expect("after 1970").as_millis() as u64
 }
 
-/// Asks one socket after the other for an acknowledgement.
+/// Asks the sockets for acknowledgements, a group at a time.
 async fn ask(io: SocketIo, app: Arc<App>) {
     let totals = &app.totals;
     let mut ticks = interval(ASKS);
@@ -336,11 +337,11 @@ async fn ask(io: SocketIo, app: Arc<App>) {
     }
 }
 
-/// Asks a socket for its next number.
+/// Sends a socket its next number, and asks for an acknowledgement.
 fn ask_one(socket: &Socket, totals: &Totals, mut send: impl FnMut(u64, EmitWithAck<u64>)) {
     let talk = Talk::of(socket);
     let mut asked = lock(&talk.asked);
-    // A restored socket has the numbers of the one before it, which is not asked any longer.
+    // A recovered socket shares the numbers of the socket before it, which is not asked any longer.
     if !socket.is_connected() {
         return;
     }

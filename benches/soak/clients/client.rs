@@ -1,4 +1,5 @@
-//! One client after the other in one place: each connects, talks and ends, by one of several ways.
+//! The clients of one place. One client after the other connects, talks and ends, in one of several
+//! ways.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,15 +11,15 @@ use crate::connection::{Http, Message, Result, WebSocket};
 use crate::talk::{Talk, from_body, to_body};
 use crate::tally::{TOTALS, unexpected};
 
-/// The longest wait for something that takes a moment.
+/// The longest wait for a step that normally takes a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The server's.
+/// The upgrade timeout of the server.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 const ROOMS: u64 = 500;
-/// How many times a client speaks until it asks for the numbers of the server.
+/// The number of events after which a client asks for the numbers of the server.
 const SYNC_EVERY: u64 = 6;
 
-/// What the clients of a place have in common.
+/// The properties that the clients of a place share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Role {
     pub(crate) addr: SocketAddr,
@@ -26,41 +27,41 @@ pub(crate) struct Role {
     pub(crate) transport: Transport,
     pub(crate) has_second_namespace: bool,
     pub(crate) is_binary: bool,
-    /// Whether a client that ends comes back, and is recovered.
+    /// Whether a client that loses its connection comes back, and is recovered.
     pub(crate) comes_back: bool,
-    /// From one event to the next one.
+    /// The time from one event to the next one.
     pub(crate) every: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     WebSocket,
-    /// Long-polling, and a WebSocket after a while.
+    /// Long-polling, then an upgrade to WebSocket.
     Upgraded,
     Polling,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
-    /// Enter another room.
+    /// Move to another room.
     Move,
-    /// Make way for another client, or come back.
+    /// End, so that the next client takes the place, or lose the connection and come back.
     End,
-    /// Leave for good.
+    /// Disconnect, without a next client.
     Finish,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Clean,
-    /// A reset, and for long-polling an aborted poll.
+    /// A reset of the connection. Over long-polling an aborted poll.
     Reset,
     /// The connection is lost, and the client comes back.
     Lost,
     Finish,
 }
 
-/// Plays one client after the other, until the order to finish.
+/// Runs one client after the other until the order to finish.
 pub(crate) async fn play(role: Role, mut orders: Receiver<Order>) {
     let mut chance = Chance(role.place.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut client = Client::new(role, &mut chance);
@@ -93,7 +94,7 @@ pub(crate) async fn play(role: Role, mut orders: Receiver<Order>) {
     }
 }
 
-/// Numbers that look like chance, the same in each run.
+/// A pseudorandom generator. Its numbers are the same in each run.
 struct Chance(u64);
 
 impl Chance {
@@ -108,7 +109,8 @@ impl Chance {
 struct Client {
     role: Role,
     talks: Vec<Talk>,
-    /// Of a packet whose attachment has not arrived: its namespace, its type, and the rest.
+    /// A packet whose attachment has not arrived: the index of its namespace, its type, and the
+    /// rest.
     header: Option<(usize, u8, String)>,
     pongs: Vec<Message>,
     ending: Option<Ending>,
@@ -116,9 +118,9 @@ struct Client {
     chance: Chance,
     spoken: u64,
     next: Instant,
-    /// When all namespaces had last the numbers of the server.
+    /// When all namespaces last had the numbers of the server.
     synced_at: Instant,
-    /// When the upgrade began, until the first message over the new transport.
+    /// When the upgrade began. `None` from the first message over the WebSocket.
     upgrading: Option<Instant>,
 }
 
@@ -145,7 +147,7 @@ impl Client {
         }
     }
 
-    /// Returns whether the server may have aborted the upgrade, because it took too long.
+    /// Returns whether the upgrade has taken so long that the server may have aborted it.
     fn is_late_with_upgrade(&self) -> bool {
         let began = self.upgrading;
         began.is_some_and(|began| began.elapsed() >= UPGRADE_TIMEOUT)
@@ -277,7 +279,7 @@ impl Client {
         Ok(())
     }
 
-    /// Returns how the client ends, if it has to end now.
+    /// Returns the ending that was ordered, as soon as the client is synced.
     fn ending_now(&self) -> Option<Ending> {
         self.ending.filter(|_| self.is_synced())
     }
@@ -319,7 +321,7 @@ impl Client {
         Ok(())
     }
 
-    /// Handles a message of Engine.IO.
+    /// Handles an Engine.IO message.
     fn handle(&mut self, message: Message) -> Result<()> {
         let text = match message {
             Message::Binary(data) => {
@@ -367,7 +369,7 @@ impl Client {
     }
 }
 
-/// Waits for something that takes a moment.
+/// Waits for a step that normally takes a moment.
 async fn soon<T>(what: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(PATIENCE, what)
         .await
@@ -386,7 +388,7 @@ struct Polling {
     get: Http,
     post: Http,
     probe: Option<WebSocket>,
-    /// Whether the server has answered the probe: no further request begins.
+    /// Whether the server has answered the probe. No request begins after that.
     is_probed: bool,
 }
 
@@ -414,7 +416,7 @@ impl Polling {
         Ok(())
     }
 
-    /// Begins the requests that can begin.
+    /// Sends a GET and a POST, unless one of that method is under way. A POST needs messages.
     async fn request(&mut self, drain: impl FnOnce() -> Vec<Message>) -> Result<()> {
         if self.is_probed {
             return Ok(());
@@ -431,7 +433,7 @@ impl Polling {
         Ok(())
     }
 
-    /// Waits for messages, or for the end of a request. It can be cancelled.
+    /// Waits for messages or for the end of a request. Cancel safe.
     async fn next(&mut self) -> Result<Vec<Message>> {
         let probe = async {
             match &mut self.probe {
@@ -455,7 +457,7 @@ impl Polling {
         }
     }
 
-    /// Returns whether the WebSocket can replace it.
+    /// Returns whether polling has ended and the WebSocket can take over.
     fn is_over(&self) -> bool {
         self.is_probed && !self.get.is_busy && !self.post.is_busy
     }

@@ -10,15 +10,15 @@ use crate::ws;
 
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
-/// A message of Engine.IO.
+/// An Engine.IO message.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// With the type of its packet.
+    /// The text begins with the type of its packet.
     Text(String),
     Binary(Vec<u8>),
 }
 
-/// A TCP connection, and what has been read of the next message.
+/// A TCP connection, and the bytes that were read and are not consumed yet.
 struct Stream {
     tcp: TcpStream,
     bytes: Vec<u8>,
@@ -38,7 +38,7 @@ impl Stream {
         written.map_err(|error| format!("write: {error}"))
     }
 
-    /// Waits for more bytes. It can be cancelled.
+    /// Waits for more bytes. Cancel safe.
     async fn fill(&mut self) -> Result<()> {
         loop {
             let readable = self.tcp.readable().await;
@@ -52,7 +52,7 @@ impl Stream {
         }
     }
 
-    /// Reads into a buffer on the stack: an idle client has none.
+    /// Reads into a buffer on the stack, so that an idle client needs no memory for it.
     fn try_fill(&mut self) -> io::Result<usize> {
         let mut buf = [0; 16 * 1024];
         let len = self.tcp.try_read(&mut buf)?;
@@ -67,7 +67,7 @@ impl Stream {
         }
     }
 
-    /// Waits for the head of a response. Returns it with the line ends, in lower case.
+    /// Waits for the head of a response. Returns it in lower case, with its line ends.
     async fn head(&mut self) -> Result<String> {
         loop {
             if let Some(end) = end_of_head(&self.bytes) {
@@ -81,7 +81,7 @@ impl Stream {
 
     /// Closes the connection with a reset.
     fn reset(self) {
-        // The descriptor is closed all the same.
+        // After an error the connection is closed without a reset.
         let _ = self.tcp.set_zero_linger();
     }
 }
@@ -91,14 +91,15 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     end.map(|end| end + 4)
 }
 
-/// A connection over WebSocket.
+/// A WebSocket connection.
 pub(crate) struct WebSocket {
     stream: Stream,
     mask: u32,
 }
 
 impl WebSocket {
-    /// Opens a WebSocket, for the session whose id is in the query if there is one.
+    /// Opens a WebSocket. `session` is empty, or the part of the query with the id of a session to
+    /// upgrade.
     pub(crate) async fn open(addr: SocketAddr, session: &str) -> Result<Self> {
         let mut stream = Stream::connect(addr).await?;
         let request = format!(
@@ -143,7 +144,7 @@ impl WebSocket {
         ws::write_frame(frames, opcode, self.mask.to_be_bytes(), &[payload]);
     }
 
-    /// Returns the next message. It can be cancelled.
+    /// Returns the next message. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Message> {
         loop {
             if let Some(message) = self.parse()? {
@@ -204,7 +205,7 @@ impl WebSocket {
 pub(crate) struct Http {
     stream: Stream,
     addr: SocketAddr,
-    /// The length of the body that is expected, once its head is there.
+    /// The length of the expected body, when the head has been read.
     expected: Option<usize>,
     pub(crate) is_busy: bool,
 }
@@ -220,7 +221,7 @@ impl Http {
         })
     }
 
-    /// Sends a request of the session whose id is in the query.
+    /// Sends a request. `session` is the part of the query with the session id.
     async fn request(&mut self, method: &str, session: &str, body: &str) -> Result<()> {
         self.is_busy = true;
         let length = match method {
@@ -246,7 +247,7 @@ impl Http {
         self.request("POST", session, body).await
     }
 
-    /// Waits for the body of the response. It can be cancelled.
+    /// Waits for the body of the response. Cancel safe.
     pub(crate) async fn response(&mut self) -> Result<String> {
         let len = match self.expected {
             Some(len) => len,
@@ -268,7 +269,7 @@ impl Http {
     }
 }
 
-/// Returns the length of the body after this head.
+/// Returns the length of the body from the head of a response.
 fn length(head: &str) -> Result<usize> {
     if !head.starts_with("http/1.1 200 ") {
         return Err(format!("status {}", first_line(head)));

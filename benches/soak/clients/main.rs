@@ -1,10 +1,10 @@
 //! The clients of the soak: `cargo run --release --example soak_clients ADDR WEBSOCKETS POLLING CHURN
 //! EVERY`.
 //!
-//! So many places have a client over WebSocket, and so many one over long-polling. In `CHURN` of them a
-//! second, the client ends and another one takes its place, and in as many the client moves to another
-//! room. Each client says something once in `EVERY` milliseconds. Every ten seconds, and at the end, this
-//! prints a line of JSON. It ends when its standard input ends.
+//! `WEBSOCKETS` places have a client over WebSocket, and `POLLING` places have a client over
+//! long-polling. In each second `CHURN` clients end and are replaced, and as many clients move to
+//! another room. Each client sends an event every `EVERY` milliseconds. The program prints a line
+//! of JSON every ten seconds and at the end. It ends when its standard input ends.
 
 mod client;
 mod connection;
@@ -30,11 +30,11 @@ use tokio::time::{interval, sleep};
 
 use client::{Order, Role, Transport, play};
 
-/// How many connections begin, or end at the end, in a second.
+/// The number of connections that begin in a second at the start, and end in a second at the end.
 const RAMP: u64 = 500;
 const REPORTS: Duration = Duration::from_secs(10);
 
-// One thread: the load shall take little of the machine.
+// One thread, so that the load takes at most one core.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -63,11 +63,11 @@ async fn main() {
     }
     let churning = tokio::spawn(churn_through(places.clone(), churn));
     let mut end = [0; 16];
-    // Nothing is written to it; an error is an end too.
+    // Nothing is written to standard input. An error counts as its end.
     while tokio::io::stdin().read(&mut end).await.unwrap_or(0) > 0 {}
     churning.abort();
     for (n, place) in places.iter().enumerate() {
-        // It fails if the client has ended.
+        // The send fails if the client has ended.
         let _ = place.send(Order::Finish).await;
         if n as u64 % (RAMP / 10) == 0 {
             sleep(Duration::from_millis(100)).await;
@@ -102,8 +102,8 @@ async fn churn_through(places: Vec<Sender<Order>>, churn: u64) {
     let [mut ending, mut moving] = [0; 2];
     loop {
         ticks.tick().await;
-        // Steps by a prime number: all places have their turn, and neighbours not one after the other. A
-        // client that has not followed its last orders gets no further one.
+        // With a prime step each place gets its turn, and neighbours do not follow each other. A
+        // client whose queue of orders is full gets no order.
         ending = (ending + 7_919) % places.len();
         let _ = places[ending].try_send(Order::End);
         moving = (moving + 7_907) % places.len();

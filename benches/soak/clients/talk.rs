@@ -1,4 +1,5 @@
-//! What a client says in one namespace, and what it must hear. Nothing here does any I/O.
+//! The events that a client sends in one namespace, and the checks of the events that it receives.
+//! There is no I/O in this module.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,10 +11,11 @@ use serde_json::{Value, json};
 use crate::connection::{Message, Result};
 use crate::tally::{TOTALS, acknowledged_after, unexpected};
 
-/// How long the server recovers a client, and keeps what it may have missed.
+/// The time for which the server can recover a client, and keeps the events that it may have
+/// missed.
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Numbers that must arrive one after the other.
+/// Numbers that must arrive in order and without gaps.
 #[derive(Debug, Default)]
 struct Sequence {
     last: u64,
@@ -40,7 +42,7 @@ impl Sequence {
         }
     }
 
-    /// All numbers up to this one must have arrived.
+    /// Counts as lost all numbers up to `last` that have not arrived.
     fn miss(&mut self, last: u64) {
         self.missing.extend(self.last + 1..=last);
         TOTALS.lost.add(last.saturating_sub(self.last));
@@ -48,7 +50,7 @@ impl Sequence {
     }
 }
 
-/// The id and the offset by which a client is recovered.
+/// The private id and the offset with which a client is recovered.
 #[derive(Debug, Default)]
 struct Seat {
     private_id: String,
@@ -58,7 +60,7 @@ struct Seat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Connecting,
-    /// Connected. The numbers of the server are asked for.
+    /// Connected. The client waits for the numbers of the server.
     Connected {
         recovered: bool,
     },
@@ -68,26 +70,26 @@ enum State {
 /// One namespace of one client.
 #[derive(Debug)]
 pub(crate) struct Talk {
-    /// As in a packet: empty, or with a comma.
+    /// The namespace as in a packet: empty, or with a comma at the end.
     prefix: &'static str,
     state: State,
     seat: Seat,
-    /// Whether it says binary data.
+    /// Whether the client sends binary data.
     is_binary: bool,
     next: u64,
     unanswered: VecDeque<(u64, Instant)>,
     all: Sequence,
     asked: Sequence,
     room: Option<(u64, Sequence)>,
-    /// The number of the last question for the numbers of the server, and `next` at that time.
+    /// The number of the last `sync` event, and the value of `next` at that time.
     token: u64,
     token_next: u64,
     asked_at: Duration,
-    /// Whether this question is open.
+    /// Whether the `sync` event is not answered yet.
     is_asking: bool,
     is_lost: bool,
-    /// When the server has sent the last broadcast to all that has arrived, since 1970. Its answer with its
-    /// numbers counts too, and was sent after the question.
+    /// When the server sent the last `all` event that has arrived, since 1970. An answer to `sync`
+    /// counts too, with the time of the question, because it was sent later.
     sent_at: Duration,
     out: Vec<Message>,
 }
@@ -122,12 +124,12 @@ impl Talk {
         self.out.drain(..)
     }
 
-    /// The connection is lost.
+    /// Records that the connection is lost.
     pub(crate) fn lost(&mut self) {
         self.is_lost = true;
     }
 
-    /// Connects, or comes back.
+    /// Sends the CONNECT packet. It asks for recovery if the client has a private id.
     pub(crate) fn connect(&mut self) {
         let seat = &self.seat;
         let claim = match (&*seat.private_id, &*seat.offset) {
@@ -151,7 +153,7 @@ impl Talk {
         self.send(&format!("1{prefix}"));
     }
 
-    /// Says something that the server acknowledges.
+    /// Sends an event that the server acknowledges.
     pub(crate) fn say(&mut self) {
         if self.state != State::Synced {
             return;
@@ -170,7 +172,7 @@ impl Talk {
         }
     }
 
-    /// Enters a room, if it is in none: a client that has come back is in its former one.
+    /// Enters a room, unless the client is in one: a recovered client is in its former room.
     pub(crate) fn enter_first(&mut self, room: u64) {
         if self.room.is_none() {
             self.enter(room);
@@ -185,7 +187,7 @@ impl Talk {
         }
     }
 
-    /// Asks for the numbers of all that the server has sent.
+    /// Asks for the numbers of the last events that the server has sent.
     pub(crate) fn sync(&mut self) {
         let is_first = self.state != State::Synced;
         self.token += 1;
@@ -196,7 +198,7 @@ impl Talk {
         self.send(&format!("2{}{event}", self.prefix));
     }
 
-    /// Handles a packet: its type, what is behind the namespace, and the attachment.
+    /// Handles a packet. `kind` is its type, and `rest` the part after the namespace.
     pub(crate) fn handle(&mut self, kind: u8, rest: &str, attachment: Option<&[u8]>) -> Result<()> {
         match kind {
             b'0' => return self.connected(rest),
@@ -224,7 +226,7 @@ impl Talk {
         let private_id = ids["pid"].as_str().ok_or("no private id")?;
         let recovered = self.seat.private_id == private_id;
         if std::mem::take(&mut self.is_lost) {
-            // The age of the last broadcast that it has heard, and so of the first one that it has missed.
+            // The age of the last event that has arrived is about that of the first missed event.
             let age = since_1970().saturating_sub(self.sent_at);
             match recovered {
                 true => TOTALS.recovered.add(1),
@@ -285,7 +287,7 @@ impl Talk {
                 let answer = json!([asked]);
                 self.send(&format!("3{}{ack}{answer}", self.prefix));
             }
-            // Before it is synced, a new client does not know with which number it began.
+            // A new client that is not synced does not know its first number.
             Some("all") => {
                 if attachment.is_some_and(|data| !data.starts_with(b"allall")) {
                     return Err("another attachment".to_owned());
@@ -317,8 +319,8 @@ impl Talk {
         Ok(())
     }
 
-    /// Returns whether the numbers of broadcasts go on from known ones. Those of a client that has come
-    /// back do, before it is connected too: then it gets what it has missed.
+    /// Returns whether the numbers of broadcasts continue the known numbers. This holds for a
+    /// recovered client, and also before it is connected, when it gets the missed events.
     fn knows_numbers(&self) -> bool {
         match self.state {
             State::Connecting => !self.seat.private_id.is_empty(),
@@ -336,7 +338,7 @@ impl Talk {
     }
 
     fn synced(&mut self, token: u64, [all, asked]: [u64; 2], room: Option<(u64, u64)>) {
-        // An answer that was sent to the connection before this one.
+        // The answer belongs to the previous connection.
         if token != self.token || self.state == State::Connecting {
             return;
         }
@@ -353,7 +355,7 @@ impl Talk {
         } else {
             self.asked = Sequence::after(asked);
         }
-        // What was said before the question was acknowledged before its answer.
+        // The server acknowledges the events before the `sync` event before it answers the latter.
         let before = self.unanswered.len();
         let next = self.token_next;
         self.unanswered.retain(|(number, _)| *number >= next);
@@ -377,12 +379,12 @@ fn since_1970() -> Duration {
     since.expect("after 1970")
 }
 
-/// Returns what is said with a number: 30 to 150 bytes.
+/// Returns the text of the event with a number: 30 to 150 bytes.
 fn text(number: u64) -> String {
     format!("{number:030}").repeat(1 + (number % 5) as usize)
 }
 
-/// Writes messages as a body of long-polling.
+/// Writes messages as a long-polling body.
 pub(crate) fn to_body(messages: impl IntoIterator<Item = Message>) -> String {
     let mut body = String::new();
     for message in messages {
@@ -400,7 +402,7 @@ pub(crate) fn to_body(messages: impl IntoIterator<Item = Message>) -> String {
     body
 }
 
-/// Reads the messages of a body of long-polling.
+/// Reads the messages of a long-polling body.
 pub(crate) fn from_body(body: &str) -> Result<Vec<Message>> {
     let message = |packet: &str| match packet.strip_prefix('b') {
         None => Ok(Message::Text(packet.to_owned())),

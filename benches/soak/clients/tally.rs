@@ -1,4 +1,4 @@
-//! What all clients of this process have counted.
+//! Counts of all clients of this process.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,28 +29,29 @@ macro_rules! totals {
 }
 
 totals! {
-    /// Clients that are connected, and have the numbers of what they are sent.
+    /// Clients that are connected and have got the numbers of the server.
     connected,
     opened,
     upgraded,
     recovered,
-    /// Clients that came back in time, and were not recovered.
+    /// Clients that came back in time and were not recovered.
     not_recovered,
-    /// Upgrades that took longer than the server waits, and clients that had last heard what it does not
-    /// keep any longer. It happens on a machine that is busy with other work.
+    /// Upgrades that exceeded the upgrade timeout of the server, and clients whose last event was
+    /// too old for recovery. Both happen on a machine that is busy with other work.
     too_late,
     left_cleanly,
     reset,
     polls_aborted,
     said,
     acknowledged,
-    /// Events of the server, of all kinds.
+    /// Events of the server of all kinds.
     heard,
     moves,
     lost,
     duplicated,
     reordered,
-    /// What the protocol or this application does not allow, connections that the server has ended among it.
+    /// Violations of the protocol or of the rules of this application, and connections that the
+    /// server has closed.
     unexpected,
 }
 
@@ -77,7 +78,7 @@ impl Total {
     }
 }
 
-/// Counts something unexpected. The first ones are printed.
+/// Counts something unexpected, and prints the first 20.
 pub(crate) fn unexpected(what: &str) {
     TOTALS.unexpected.add(1);
     if TOTALS.unexpected.count() <= 20 {
@@ -85,7 +86,7 @@ pub(crate) fn unexpected(what: &str) {
     }
 }
 
-/// Each bucket is 5 % wider than the one before it; the last one begins at 17 minutes.
+/// Each bucket is 5 % wider than the previous one. The last bucket begins at 17 minutes.
 const BUCKETS: usize = 426;
 
 /// The times from an event to its acknowledgement.
@@ -108,7 +109,7 @@ impl Times {
         self.longest = self.longest.max(time);
     }
 
-    /// Returns the milliseconds which this share of the times does not exceed.
+    /// Returns the time in milliseconds that this share of the times does not exceed.
     fn quantile(&self, share: f64) -> f64 {
         let mut rest = (self.buckets.iter().sum::<u64>() as f64 * share).ceil() as u64;
         for (bucket, count) in (1..).zip(self.buckets) {
@@ -129,7 +130,7 @@ impl Times {
     }
 }
 
-/// Those since the last report, and all.
+/// The times since the last report, and all times.
 static TIMES: Mutex<[Times; 2]> = Mutex::new([Times::new(), Times::new()]);
 
 pub(crate) fn acknowledged_after(time: Duration) {
@@ -138,7 +139,7 @@ pub(crate) fn acknowledged_after(time: Duration) {
     times.iter_mut().for_each(|times| times.add(time));
 }
 
-/// Returns one line for the command that has started this process.
+/// Returns a line of JSON for `benches/soak/run`.
 pub(crate) fn report(is_last: bool) -> String {
     let mut times = TIMES.lock().expect("no panic");
     let mut report = TOTALS.to_json();
