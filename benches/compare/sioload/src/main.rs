@@ -1,7 +1,7 @@
 //! Black-box load generator for Socket.IO v4 (EIO=4) servers.
 //!
-//! The server is another process that follows the contract in the README next
-//! to this crate. Each scenario prints one JSON line for each thing measured.
+//! The server is another process that follows the contract in the README next to this crate. Each
+//! scenario prints one line of JSON for each measurement.
 
 mod net;
 mod probe;
@@ -33,17 +33,16 @@ struct Cli {
     /// The cores that the server was started on.
     #[arg(long, default_value = "0", value_delimiter = ',')]
     server_cores: Vec<usize>,
-    /// Seconds of load before the window.
+    /// Seconds of load before the measuring window.
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
     /// Seconds of the measuring window.
     #[arg(long, default_value_t = 4.0)]
     secs: f64,
-    /// Sleep while there is nothing to read, and so have the server pay for
-    /// waking the load up.
+    /// Sleep while there is nothing to read. The server then pays for waking the load generator.
     #[arg(long)]
     sleep: bool,
-    /// The file that the server's tools/syscount.so counts in.
+    /// The file with the counters of the server's tools/syscount.so.
     #[arg(long)]
     counters: Option<PathBuf>,
     #[command(subcommand)]
@@ -59,7 +58,7 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         depth: usize,
     },
-    /// One sender, everybody receives.
+    /// One sender, all clients receive.
     Fanout {
         #[arg(long, default_value_t = 1000)]
         conns: usize,
@@ -79,7 +78,7 @@ enum Command {
         #[arg(long, default_value_t = 24)]
         size: usize,
     },
-    /// Idle connections: memory, heartbeat, memory given back.
+    /// Idle connections: their memory, their heartbeat, and the memory after they have left.
     Idle {
         #[arg(long, default_value_t = 10_000)]
         conns: usize,
@@ -90,25 +89,25 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         cycles: usize,
     },
-    /// Connect, leave; in a crowd, also join its room.
+    /// Connect and leave. With a crowd, also join its room.
     Churn {
         #[arg(long, default_value_t = 32)]
         at_once: usize,
-        /// Others that are connected and do nothing.
+        /// Idle clients that stay connected during the measurement.
         #[arg(long)]
         crowd: Option<usize>,
     },
-    /// Join rooms and leave them, in a crowd.
+    /// Join and leave rooms while a crowd of idle clients is connected.
     Membership {
         #[arg(long, default_value_t = 100)]
         conns: usize,
         #[arg(long, default_value_t = 16)]
         depth: usize,
-        /// Others that are connected, each in a room of its own, and do nothing.
+        /// Idle clients that stay connected, each in its own room and in a common room.
         #[arg(long, default_value_t = 10)]
         crowd: usize,
     },
-    /// Echoes of one client while the others receive a broadcast after the other.
+    /// Echoes of one client while the other clients receive one broadcast after the other.
     Fairness {
         #[arg(long, default_value_t = 10_000)]
         conns: usize,
@@ -122,11 +121,11 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         conns: usize,
     },
-    /// The server is killed and started again, and all clients come back.
+    /// The server is killed and restarted, and all clients reconnect.
     Storm {
         #[arg(long, default_value_t = 19_500)]
         conns: usize,
-        /// So many come back first, and send echoes from then on.
+        /// The number of clients that reconnect first, and then send echoes.
         #[arg(long, default_value_t = 100)]
         echoers: usize,
         /// Milliseconds between two echoes of one client.
@@ -139,7 +138,7 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Connections are cut now and then, while all clients are sent numbered messages.
+    /// Connections are cut at random while the server sends numbered messages to all clients.
     Jitter {
         #[arg(long, default_value_t = 10_000)]
         conns: usize,

@@ -1,8 +1,8 @@
-//! One epoll loop with many client connections: WebSocket ones, which it brings
-//! up to a connected Socket.IO socket, and plain HTTP ones for long-polling.
+//! One epoll loop with many client connections. WebSocket connections are brought up to a connected
+//! Socket.IO socket. HTTP connections are for long-polling.
 //!
-//! It is single-threaded and written to cost less per message than any server
-//! under test, so that one core of load can saturate one core of server.
+//! The loop is single-threaded, and costs less per message than any server under test, so that one
+//! core of load can saturate one core of the server.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -16,12 +16,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::ws;
 
-/// The key and answer of the example in RFC 6455, section 1.3.
+/// The key and the accept value of the example in RFC 6455, section 1.3.
 const WS_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const WS_ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// Source addresses 127.0.1.1 to 127.0.1.250 are used in turn, so that neither
-/// open connections nor those in TIME_WAIT use up the port range.
+/// The connections use the source addresses 127.0.1.1 to 127.0.1.250 in turn, so that open
+/// connections and connections in TIME_WAIT do not exhaust the port range.
 const SOURCES: u32 = 250;
 
 pub type ConnId = usize;
@@ -30,62 +30,63 @@ pub type ConnId = usize;
 enum Phase {
     /// WebSocket: the TCP connection is not established yet.
     Connecting,
-    /// The HTTP upgrade is sent.
+    /// The HTTP upgrade request is sent.
     Upgrading,
     /// Waiting for the Engine.IO open packet.
     SessionParams,
-    /// Waiting for the namespace's connect packet. Events that a client has missed may come before.
+    /// Waiting for the namespace's CONNECT packet. Missed events of a recovered client may come
+    /// before it.
     Joining,
     Ready,
-    /// We sent our close frame.
+    /// Our close frame is sent.
     Closing,
-    /// An HTTP connection (also while it is being established).
+    /// An HTTP connection, established or not.
     Http,
 }
 
 struct Conn {
     stream: TcpStream,
     phase: Phase,
-    /// Bytes of a message that is not whole yet.
+    /// Bytes of an incomplete message.
     rbuf: Vec<u8>,
     wbuf: Vec<u8>,
     written: usize,
     dirty: bool,
-    /// Nothing is read.
+    /// Whether reading is paused.
     paused: bool,
     fragments: Vec<u8>,
     fragment_opcode: u8,
     started: Instant,
 }
 
-/// What a scenario does with what arrives.
+/// The callbacks of a scenario.
 pub trait Driver {
-    /// What the client sends with its connect packet, as JSON.
+    /// Returns the JSON of the client's CONNECT packet.
     fn auth(&mut self, _c: ConnId) -> String {
         String::new()
     }
-    /// The server has answered the connect packet with this JSON.
+    /// The server has answered the CONNECT packet with this JSON.
     fn on_connect(&mut self, net: &mut Net, c: ConnId, _answer: &[u8]) {
         self.on_ready(net, c);
     }
     /// A WebSocket connection has joined the namespace.
     fn on_ready(&mut self, _net: &mut Net, _c: ConnId) {}
-    /// A text frame with a Socket.IO packet, the Engine.IO type included.
+    /// A text frame with a Socket.IO packet has arrived. `data` begins with the Engine.IO type.
     fn on_text(&mut self, _net: &mut Net, _c: ConnId, _data: &[u8]) {}
     fn on_binary(&mut self, _net: &mut Net, _c: ConnId, _data: &[u8]) {}
-    /// A whole HTTP response.
+    /// An HTTP response has arrived.
     fn on_http(&mut self, _net: &mut Net, _c: ConnId, _status: u16, _body: &[u8]) {}
-    /// The connection is gone; `c` may be reused from here on.
+    /// The connection has ended. `c` may be reused.
     fn on_close(&mut self, _net: &mut Net, _c: ConnId, _how: Closed) {}
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    /// We asked for it and the server answered with a close frame.
+    /// We closed the connection, and the server answered with a close frame.
     Clean,
-    /// We asked for it and the connection ended without a close frame.
+    /// We closed the connection, and it ended without a close frame of the server.
     Abrupt,
-    /// The server, or an error, ended it.
+    /// The server or an error ended the connection.
     Lost(String),
 }
 
@@ -99,17 +100,17 @@ pub struct Net {
     mask: u32,
     scratch: Vec<u8>,
     events: Option<Events>,
-    /// Set once per readable event: one clock reading for all its messages.
+    /// The time of the last read. All messages of one read share one reading of the clock.
     pub now: Instant,
-    /// Engine.IO pings that were answered.
+    /// The number of answered Engine.IO pings.
     pub pings: u64,
-    /// When the first TCP connection was established, since this was last emptied.
+    /// When the first TCP connection was established since this field was last cleared.
     pub first_established: Option<Instant>,
-    /// The events that were handled.
+    /// The number of handled epoll events.
     pub handled: u64,
-    /// Poll without ever sleeping. A sleeping client is woken by the server's
-    /// `send`, and the server is charged for that; the slower it is, the more
-    /// often. A client on another machine costs it nothing of the kind.
+    /// Whether to poll without sleeping. Waking a sleeping client costs CPU time in the server's
+    /// `send`, and a slow server wakes it more often. A client on another machine would not cost
+    /// the server that time.
     pub spin: bool,
     idle_since: Option<Instant>,
     idle: Duration,
@@ -120,7 +121,7 @@ impl Net {
         Self::with_turns_of(1024, server)
     }
 
-    /// One whose turns handle at most so many events each.
+    /// Creates a loop whose turns handle at most `events` events each.
     pub fn with_turns_of(events: usize, server: SocketAddr) -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
@@ -142,12 +143,12 @@ impl Net {
         })
     }
 
-    /// Starts a connection that becomes a connected Socket.IO socket over WebSocket.
+    /// Starts a WebSocket connection that becomes a connected Socket.IO socket.
     pub fn connect_ws(&mut self) -> io::Result<ConnId> {
         self.connect(Phase::Connecting)
     }
 
-    /// Starts a plain HTTP/1.1 keep-alive connection; requests may be sent at once.
+    /// Starts an HTTP/1.1 keep-alive connection. Requests may be sent at once.
     pub fn connect_http(&mut self) -> io::Result<ConnId> {
         self.connect(Phase::Http)
     }
@@ -156,8 +157,7 @@ impl Net {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        // The kernel picks the port at connect, where it may share it between
-        // source addresses.
+        // The kernel chooses the port at connect, where several source addresses may share a port.
         bind_address_no_port(&socket)?;
         let source = Ipv4Addr::new(127, 0, 1, (self.opened % SOURCES + 1) as u8);
         self.opened = self.opened.wrapping_add(1);
@@ -192,7 +192,7 @@ impl Net {
         Ok(id)
     }
 
-    /// When the connection was started.
+    /// Returns when the connection was started.
     pub fn started(&self, c: ConnId) -> Option<Instant> {
         Some(self.conns.get(c)?.as_ref()?.started)
     }
@@ -205,8 +205,8 @@ impl Net {
         self.send_frame(c, ws::BINARY, &[data]);
     }
 
-    /// Leaves the way socket.io-client does: the namespace's disconnect packet,
-    /// then a WebSocket close frame. The server is to close the connection.
+    /// Leaves as socket.io-client does: sends the namespace's DISCONNECT packet, then a WebSocket
+    /// close frame. The server must close the connection.
     pub fn close_ws(&mut self, c: ConnId) {
         self.send_frame(c, ws::TEXT, &[b"41"]);
         self.send_frame(c, ws::CLOSE, &[&1000u16.to_be_bytes()]);
@@ -215,16 +215,16 @@ impl Net {
         }
     }
 
-    /// Drops a connection without a word; `on_close` is not called.
+    /// Drops a connection without a close frame. `on_close` is not called.
     pub fn drop_conn(&mut self, c: ConnId) {
         if let Some(mut conn) = self.conns.get_mut(c).and_then(Option::take) {
-            // Closing the descriptor also takes it out of the epoll set.
+            // Closing the descriptor also removes it from the epoll set.
             self.poll.registry().deregister(&mut conn.stream).ok();
             self.free.push(c);
         }
     }
 
-    /// Drops a connection with a reset: what the server has sent and was not read is gone.
+    /// Drops a connection with a reset. Unread bytes of the server are lost.
     pub fn reset_conn(&mut self, c: ConnId) {
         if let Some(conn) = self.conns.get(c).and_then(Option::as_ref) {
             let socket = socket2::SockRef::from(&conn.stream);
@@ -233,7 +233,7 @@ impl Net {
         self.drop_conn(c);
     }
 
-    /// Reads nothing of a connection until [`resume`](Self::resume).
+    /// Stops reading from a connection until [`resume`](Self::resume).
     pub fn pause(&mut self, c: ConnId) {
         if let Some(conn) = self.conns.get_mut(c).and_then(Option::as_mut) {
             conn.paused = true;
@@ -258,7 +258,7 @@ impl Net {
     }
 
     fn send_frame(&mut self, c: ConnId, opcode: u8, parts: &[&[u8]]) {
-        // xorshift32: a fresh mask a frame, as clients must.
+        // xorshift32: each frame of a client must have a new mask.
         self.mask ^= self.mask << 13;
         self.mask ^= self.mask >> 17;
         self.mask ^= self.mask << 5;
@@ -270,7 +270,7 @@ impl Net {
         mark_dirty(&mut self.dirty, conn, c);
     }
 
-    /// Waits for events at most `timeout` and hands them to the driver.
+    /// Waits for events, at most for `timeout`, and passes them to the driver.
     pub fn turn(&mut self, driver: &mut dyn Driver, timeout: Duration) -> io::Result<()> {
         self.flush_dirty(driver);
         let mut events = self.events.take().expect("turn is not re-entered");
@@ -305,7 +305,7 @@ impl Net {
         Ok(())
     }
 
-    /// Adds up the time that was spent waiting for the server.
+    /// Adds to the time that was spent waiting for the server.
     fn note_idle(&mut self, slept_from: Option<Instant>, nothing: bool) {
         if let Some(from) = slept_from {
             self.idle += from.elapsed();
@@ -316,7 +316,7 @@ impl Net {
         }
     }
 
-    /// How long this has waited for the server, all in all.
+    /// Returns the total time that was spent waiting for the server.
     pub fn idle(&self) -> Duration {
         self.idle
             + self
@@ -324,7 +324,7 @@ impl Net {
                 .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Runs turns until `until` or until `done` says so.
+    /// Runs turns until `done` returns `true` or the time is `until`.
     pub fn run_until<D: Driver>(
         &mut self,
         driver: &mut D,
@@ -382,8 +382,8 @@ impl Net {
         }
     }
 
-    /// Reads what there is; to the end of the stream if `ended` says that it is
-    /// in sight.
+    /// Reads the available bytes. With `ended`, a short read does not stop the loop, so that the
+    /// end of the stream is read too.
     fn on_readable(&mut self, driver: &mut dyn Driver, c: ConnId, ended: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
         while let Some(conn) = self.conns.get_mut(c).and_then(Option::as_mut) {
@@ -399,7 +399,7 @@ impl Net {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {
-                    // A reset after our close frame is an end like another.
+                    // A reset after our close frame counts as the end of the stream.
                     if conn.phase == Phase::Closing {
                         self.end_of_stream(driver, c);
                     } else {
@@ -420,7 +420,7 @@ impl Net {
                 self.lose(driver, c, why);
                 break;
             }
-            // A short read means that the socket is drained.
+            // After a short read the socket is empty.
             if n < scratch.len() && !ended {
                 break;
             }
@@ -428,7 +428,7 @@ impl Net {
         self.scratch = scratch;
     }
 
-    /// Handles the whole messages in `data` and keeps the rest.
+    /// Handles the complete messages in `data`, and keeps the rest.
     fn consume(
         &mut self,
         driver: &mut dyn Driver,
@@ -491,7 +491,7 @@ impl Net {
         if header.opcode >= ws::CLOSE {
             match header.opcode {
                 ws::CLOSE if conn.phase == Phase::Closing => {
-                    // Remembered for `end_of_stream`, which tells the driver.
+                    // `end_of_stream` reads this mark, and reports a clean close to the driver.
                     conn.fragment_opcode = ws::CLOSE;
                 }
                 ws::CLOSE => return Err("server sent a close frame".into()),
@@ -606,7 +606,7 @@ fn flush(conn: &mut Conn) -> io::Result<()> {
         match conn.stream.write(&conn.wbuf[conn.written..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => conn.written += n,
-            // NotConnected: an HTTP connection that is still being established.
+            // NotConnected: an HTTP connection is not established yet.
             Err(e)
                 if matches!(
                     e.kind(),

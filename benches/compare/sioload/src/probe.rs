@@ -1,5 +1,5 @@
-//! What the kernel says about the server process: CPU time, memory and, when
-//! the server runs under `tools/syscount.c`, its system calls.
+//! Figures of the server process: its CPU time and memory from the kernel, and its system calls if
+//! it runs under `tools/syscount.c`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-/// CPU time of a whole process (all threads, also ended ones), to the nanosecond.
+/// Returns the CPU time of a process with all its threads, also ended ones, in nanoseconds.
 ///
-/// This reads the process's CPU clock, which is the exact sum that utime and
-/// stime in `/proc/PID/stat` are scaled from, without their 10 ms ticks.
+/// The CPU clock of the process has the exact sum of utime and stime, which `/proc/PID/stat` has in
+/// ticks of 10 ms.
 pub fn cpu_time(pid: libc::pid_t) -> io::Result<Duration> {
     let mut clock: libc::clockid_t = 0;
-    // SAFETY: both calls only write to the local they are handed.
+    // SAFETY: both calls write only to the local variable that they get.
     unsafe {
         let rc = libc::clock_getcpuclockid(pid, &mut clock);
         if rc != 0 {
@@ -33,17 +33,17 @@ pub fn cpu_time(pid: libc::pid_t) -> io::Result<Duration> {
     }
 }
 
-/// User and system time of a process in seconds, in steps of 10 ms.
+/// Returns the user time and the system time of a process in seconds, in steps of 10 ms.
 pub fn user_sys(pid: libc::pid_t) -> io::Result<(f64, f64)> {
     user_sys_in(Path::new(&format!("/proc/{pid}/stat")))
 }
 
-/// CPU time of each thread in seconds, by its id, in steps of 10 ms.
+/// Returns the CPU time of each thread by its id, in seconds and in steps of 10 ms.
 pub fn threads(pid: libc::pid_t) -> io::Result<BTreeMap<OsString, f64>> {
     let mut threads = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?;
-        // One that ends meanwhile is left out.
+        // The result has no threads that end meanwhile.
         if let Ok((user, sys)) = user_sys_in(&task.path().join("stat")) {
             threads.insert(task.file_name(), user + sys);
         }
@@ -54,7 +54,7 @@ pub fn threads(pid: libc::pid_t) -> io::Result<BTreeMap<OsString, f64>> {
 fn user_sys_in(stat: &Path) -> io::Result<(f64, f64)> {
     let stat = fs::read_to_string(stat)?;
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "unexpected stat of a process");
-    // The command name may hold spaces: the numbers begin after its last ')'.
+    // The command name may contain spaces. The numbers begin after the last ')'.
     let fields: Vec<&str> = stat
         .rsplit_once(')')
         .ok_or_else(bad)?
@@ -73,7 +73,7 @@ fn user_sys_in(stat: &Path) -> io::Result<(f64, f64)> {
     Ok((field(11)?, field(12)?))
 }
 
-/// How long these cores have been busy, all together, in steps of 10 ms.
+/// Returns the sum of the times for which the cores were busy, in steps of 10 ms.
 pub fn busy(cores: &BTreeSet<usize>) -> io::Result<Duration> {
     let stat = fs::read_to_string("/proc/stat")?;
     let ticks: u64 = cores.iter().map(|core| busy_ticks(&stat, *core)).sum();
@@ -98,7 +98,7 @@ pub struct Memory {
     pub rss_kib: u64,
     pub pss_kib: u64,
     pub private_kib: u64,
-    /// The largest RSS the process has had.
+    /// The peak of the process's RSS.
     pub peak_kib: u64,
 }
 
@@ -126,12 +126,12 @@ pub fn load_average() -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// Counters that `tools/syscount.c` keeps in a shared file.
+/// The shared file of counters that `tools/syscount.c` writes.
 pub struct Counters {
     path: PathBuf,
 }
 
-/// The order of the counters in the file; `tools/syscount.c` has the same.
+/// The names of the counters in the order of the file, which is that of `tools/syscount.c`.
 pub const COUNTER_NAMES: [&str; 18] = [
     "read",
     "write",
@@ -183,7 +183,7 @@ pub fn counter_delta(
         .collect()
 }
 
-/// Pins the calling thread to these cores.
+/// Pins the calling thread to the cores.
 pub fn pin_to(cores: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is valid and empty; the kernel only reads it.
     let rc = unsafe {
@@ -200,13 +200,13 @@ pub fn pin_to(cores: &[usize]) -> io::Result<()> {
     }
 }
 
-/// Raises the soft limit on open files to the hard one and returns it.
+/// Raises the soft limit of open files to the hard limit, and returns it.
 pub fn raise_nofile() -> io::Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: both calls only touch the local.
+    // SAFETY: both calls access only the local variable.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
             return Err(io::Error::last_os_error());

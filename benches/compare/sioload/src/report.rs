@@ -18,11 +18,11 @@ use crate::{
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What every scenario is told.
+/// The context that every scenario gets.
 pub struct Ctx {
     pub server: String,
     pub pid: libc::pid_t,
-    /// Those of the server and of the load, each once.
+    /// The cores of the server and of the load.
     pub cores: BTreeSet<usize>,
     pub addr: SocketAddr,
     pub warmup: Duration,
@@ -32,7 +32,7 @@ pub struct Ctx {
     pub counters: Option<Counters>,
 }
 
-/// Failed checks: how many, and the first one in words.
+/// The number of failed checks, and a description of the first one.
 #[derive(Debug, Default)]
 pub struct Errors {
     pub count: u64,
@@ -68,17 +68,18 @@ pub struct Usage {
     pub cpu_s: f64,
     pub user_s: f64,
     pub sys_s: f64,
-    /// The part of the window in which the load did not wait for the server.
+    /// The fraction of the window in which the load did not wait for the server.
     pub load_busy: f64,
-    /// The time that others used on the cores, in windows.
+    /// The CPU time of other processes on the cores, divided by the length of the window.
     pub contended: f64,
-    /// The part of the window that each of the server's threads ran, the busiest first.
+    /// The fraction of the window in which each thread of the server ran, the busiest first.
     pub threads: Vec<f64>,
     pub counters: BTreeMap<&'static str, u64>,
 }
 
-/// What others have done on the cores: all that was done there, less what the server and the load
-/// did. These may get in each other's way, so the time they wait for a core would not do.
+/// The CPU time of other processes on the cores: the total, less that of the server and the load.
+/// The time for which the server or the load waits for a core is not a measure of other processes,
+/// because they may wait for each other.
 struct Others {
     busy: Duration,
     own: Duration,
@@ -127,7 +128,7 @@ impl Meter {
             cpu_s: (cpu - self.cpu).as_secs_f64(),
             user_s: user_sys.0 - self.user_sys.0,
             sys_s: user_sys.1 - self.user_sys.1,
-            // The kernel's count of a core's time is too coarse for less.
+            // The kernel's count of a core's time is too coarse for a shorter window.
             contended: if wall.as_secs_f64() < 0.5 {
                 0.0
             } else {
@@ -150,7 +151,7 @@ impl Meter {
     }
 }
 
-/// Nanosecond latencies up to a minute.
+/// Returns a histogram of latencies in nanoseconds, up to a minute.
 pub fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("constant bounds are valid")
 }
@@ -160,7 +161,7 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
-/// One output line; fields that a scenario lacks are null.
+/// A line of output. Fields that a scenario does not set are null.
 pub struct Line(Map<String, Value>);
 
 impl Line {
@@ -208,7 +209,7 @@ impl Line {
         if ops > 0 {
             let us = usage.cpu_s * 1e6 / ops as f64;
             self.set_f("cpu_us_per_op", us, 3);
-            // The split is known in ticks only, the sum exactly.
+            // User and system time are known in ticks only, their sum exactly.
             let ticks = usage.user_s + usage.sys_s;
             if ticks > 0.0 {
                 self.set_f("user_us_per_op", us * usage.user_s / ticks, 3);

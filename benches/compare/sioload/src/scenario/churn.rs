@@ -1,6 +1,6 @@
-//! Connections come and go: TCP connect, WebSocket upgrade, Engine.IO open,
-//! namespace connect, then disconnect packet, close frames and end of stream. In a crowd they also
-//! join its room before they leave.
+//! Connections come and go: TCP connect, WebSocket upgrade, Engine.IO open packet, CONNECT, then
+//! DISCONNECT, close frames and the end of the stream. With a crowd they also join its room before
+//! they leave.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use crate::{
     report::{Ctx, Result},
 };
 
-/// A `join` that is not answered for so long is an error.
+/// A `join` that is not answered within this time is an error.
 const JOIN_LIMIT: Duration = Duration::from_secs(1);
 
 struct Churn {
     tally: Tally,
     abrupt: u64,
     in_crowd: bool,
-    /// Whose `join` is not answered yet, and since when.
+    /// The connections whose `join` is not answered yet, and when it was sent.
     joining: Vec<(ConnId, Instant)>,
 }
 
@@ -29,7 +29,7 @@ impl Churn {
         }
     }
 
-    /// Leaves with those whose `join` was not answered, so that they do not take up a place.
+    /// Closes the connections whose `join` is overdue, so that new ones can take their places.
     fn give_up(&mut self, net: &mut Net) {
         let joining = std::mem::take(&mut self.joining);
         let overdue = |(_, since): &(ConnId, Instant)| net.now - *since > JOIN_LIMIT;
@@ -106,7 +106,7 @@ pub fn run(ctx: &Ctx, at_once: usize, crowd: Option<usize>) -> Result<()> {
         churn.open(&mut net);
     }
     let (ops, usage) = measure(ctx, &mut net, &mut churn)?;
-    // Let the server finish with the last ones before its memory is read.
+    // The server gets time to end the last connections before its memory is read.
     let until = Instant::now() + Duration::from_millis(500);
     net.run_until(&mut churn, until, |_| false)?;
     let abrupt = churn.abrupt;

@@ -1,5 +1,5 @@
-//! Clients that fill the namespace and then do nothing: each is in a room of its own and in
-//! [`ROOM`], where all of them are.
+//! Clients that fill the namespace and then are idle. Each client is in its own room and in
+//! [`ROOM`].
 
 use std::time::{Duration, Instant};
 
@@ -9,19 +9,19 @@ use crate::{
     report::{Ctx, Result},
 };
 
-/// The room that the whole crowd is in.
+/// The room of the whole crowd.
 pub const ROOM: &str = "crowd";
-/// How many joins are under way at the same time.
+/// The maximum number of joins under way.
 const AT_ONCE: u64 = 128;
-/// A server may need a moment after its answer to a connect until it takes events.
+/// A server may not accept events immediately after its answer to a CONNECT.
 pub const PAUSE: Duration = Duration::from_millis(300);
 
 struct Crowd {
     tally: Tally,
 }
 
-/// Brings the crowd in. It leaves when the returned value is dropped; it does not answer pings
-/// meanwhile, so that must be within a ping's timeout.
+/// Connects the crowd. It disconnects when the returned value is dropped. The crowd answers no
+/// pings meanwhile, so the value must be dropped before a ping times out.
 pub fn bring_in(ctx: &Ctx, conns: usize) -> Result<Net> {
     let mut net = Net::new(ctx.addr)?;
     let mut crowd = Crowd {
@@ -40,7 +40,7 @@ pub fn bring_in(ctx: &Ctx, conns: usize) -> Result<Net> {
     Ok(net)
 }
 
-/// Joins a room, with the acknowledgement 0.
+/// Joins a room, with the acknowledgement id 0.
 pub fn join(net: &mut Net, c: ConnId, room: &str) {
     net.send_text(c, &[b"420[\"join\",\"", room.as_bytes(), b"\"]"]);
 }

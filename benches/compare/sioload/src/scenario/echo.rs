@@ -1,5 +1,5 @@
-//! Every connection keeps `depth` acknowledged events under way; the answer to
-//! each must carry its own arguments back.
+//! Each connection keeps `depth` events with acknowledgements under way. Each acknowledgement must
+//! return the arguments of its event.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Clone, Copy)]
 struct Slot {
-    /// The ack id in use. Slot `s` uses the ids `s`, `s + depth`, …
+    /// The acknowledgement id in use. Slot `s` uses the ids `s`, `s + depth`, …
     id: u64,
     sent: Option<Instant>,
 }
@@ -20,9 +20,9 @@ pub struct Echo {
     pub tally: Tally,
     depth: usize,
     slots: Vec<Slot>,
-    /// Start at once when ready, and go on after each answer.
+    /// Whether to start when a connection is ready, and to continue after each answer.
     pub continuous: bool,
-    /// Whether broadcasts may come between the answers; they are ignored.
+    /// Whether broadcasts may come between the answers. They are ignored.
     pub hears_broadcasts: bool,
     buf: Vec<u8>,
     pub closed: usize,
@@ -77,7 +77,7 @@ impl Echo {
     }
 }
 
-/// About 50 bytes of JSON, different for every connection and message.
+/// Appends about 50 bytes of JSON that are unique to the connection and the message.
 fn push_payload(out: &mut Vec<u8>, c: ConnId, id: u64) {
     out.extend_from_slice(b"{\"c\":");
     super::push_number(out, c as u64);

@@ -1,5 +1,5 @@
-//! One broadcast after the other goes to many clients, while another client, on a connection of its
-//! own, does echoes one at a time and is the one whose latency counts.
+//! Many clients receive one broadcast after the other, while another client, the innocent one,
+//! sends one echo at a time. The latency of its echoes is measured.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::{
     report::{Ctx, Line, Meter, Result},
 };
 
-/// The load looks after the innocent client when it has handled so many events of the others, which
-/// takes it well below 0.1 ms.
+/// The number of events of the other clients after which the load serves the innocent client. They
+/// take well below 0.1 ms.
 const TURN: usize = 32;
 
 struct Both {
@@ -32,7 +32,7 @@ impl Both {
         both.innocent.hears_broadcasts = true;
         bring_up(&mut both.innocent_net, &mut both.innocent, 1)?;
         bring_up(&mut both.crowd_net, &mut both.crowd, o.conns)?;
-        // A server may need a moment after its answer to a connect until it takes events.
+        // A server may not accept events immediately after its answer to a CONNECT.
         std::thread::sleep(crowd::PAUSE);
         Ok(both)
     }
@@ -44,7 +44,7 @@ impl Both {
         self.innocent.emit(&mut self.innocent_net, 0, 0);
     }
 
-    /// Runs for `time`, less if nothing is received any more.
+    /// Runs for `time`, or until no message has been received for [`STALL`].
     fn run_for(&mut self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
         let mut progress = (self.crowd.tally().ops, Instant::now());

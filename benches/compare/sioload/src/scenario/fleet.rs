@@ -1,6 +1,7 @@
-//! Clients that come back as the official one does: after a delay of 1 s, which doubles up to 5 s and
-//! to which chance adds or takes up to a half; with the `pid` and the offset of their former socket.
-//! One that is not recovered joins its room again, and is back when that is acknowledged.
+//! Clients that reconnect as the official client does. The first delay is 1 s, and each further
+//! delay is doubled, up to 5 s. A random part of up to a half is added or subtracted. A client
+//! sends the `pid` and the offset of its former socket. A client that is not recovered joins its
+//! room again, and is back when the server acknowledges that.
 
 use std::{
     cmp::Reverse,
@@ -20,19 +21,21 @@ pub const ROOM: &str = "storm";
 const DELAY_MIN: f64 = 1.0;
 const DELAY_MAX: f64 = 5.0;
 const RANDOMIZATION: f64 = 0.5;
-/// The official client's limit of a connection attempt.
+/// The official client's timeout of a connection attempt.
 const ATTEMPT: Duration = Duration::from_secs(20);
-/// As in the public benchmark, every client has received messages when the cuts begin.
+/// The time before the first cut. All clients have received messages by then, as in the public
+/// benchmark.
 const BEFORE_CUTS: Duration = Duration::from_secs(5);
-/// How many attempts begin before what has arrived is handled.
+/// The maximum number of attempts that begin in one call of `handle_timers`, before incoming events
+/// are handled.
 const STARTS: usize = 16;
-/// The acknowledgement ids: a join has the first, echoes have those after it.
+/// The acknowledgement id of a join. Echoes have the ids after it.
 const JOIN: u64 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Away,
-    /// An attempt is under way.
+    /// A connection attempt is under way.
     Coming,
     Back,
 }
@@ -40,9 +43,9 @@ enum State {
 struct Client {
     conn: Option<ConnId>,
     state: State,
-    /// Timers of an earlier state are void.
+    /// The number of state changes. Timers of an earlier state are ignored.
     era: u32,
-    /// Attempts since it was last back.
+    /// The number of attempts since the client was last back.
     attempts: u32,
     pid: Option<String>,
     offset: Option<String>,
@@ -51,7 +54,7 @@ struct Client {
     received: Received,
 }
 
-/// Which of the numbered messages one client has received.
+/// The numbered messages that a client has received.
 #[derive(Default)]
 pub struct Received {
     words: Vec<u64>,
@@ -87,7 +90,8 @@ enum Due {
     EndOfStall { reset: bool },
 }
 
-/// How connections are cut, by chance a third each: reset, stalled and reset, or only stalled.
+/// How connections are cut. A cut is a reset, a stall and a reset, or only a stall, with equal
+/// probability.
 #[derive(Clone, Copy)]
 pub struct Cuts {
     pub every: Duration,
@@ -96,16 +100,16 @@ pub struct Cuts {
 
 #[derive(Default)]
 pub struct Counts {
-    /// Those that are back now.
+    /// The clients that are back now.
     pub back: usize,
-    /// Connects with the socket of before.
+    /// The connects that recovered the former socket.
     pub recovered: u64,
-    /// Connects with a new socket.
+    /// The connects with a new socket.
     pub fresh: u64,
     pub attempts: u64,
-    /// Attempts that did not end with a connected socket.
+    /// The attempts that ended without a connected socket.
     pub failed: u64,
-    /// Connections that ended after their client was back, and no cut of ours did it.
+    /// The connections that ended without a cut of ours, after their client was back.
     pub dropped: u64,
     pub resets: u64,
     pub stalls: u64,
@@ -116,16 +120,16 @@ pub struct Fleet {
     by_conn: Vec<usize>,
     timers: BinaryHeap<Reverse<(Instant, usize, u32, Due)>>,
     chance: u64,
-    /// The first delay is the shortest that chance may give.
+    /// Whether the first delay is the shortest possible one.
     eager: bool,
     pub echo_every: Option<Duration>,
     cuts: Option<Cuts>,
     pub counts: Counts,
     pub errors: Errors,
     pub echo: Histogram<u64>,
-    /// From the start of an attempt until the client is back.
+    /// The times from the start of an attempt until the client is back.
     pub attempt: Histogram<u64>,
-    /// When clients were back, since [`Fleet::restarted`].
+    /// When clients came back since the last call of [`Fleet::restarted`].
     pub back_at: Vec<Instant>,
     pub delivery: Histogram<u64>,
     publisher: Option<ConnId>,
@@ -170,7 +174,7 @@ impl Fleet {
         self.counts.back == self.clients.len()
     }
 
-    /// Brings all clients in for the first time, some at a time.
+    /// Connects all clients for the first time, at most `at_once` at a time.
     pub fn come(&mut self, net: &mut Net, at_once: usize, within: Duration) -> Result<()> {
         let until = Instant::now() + within;
         let mut next = 0;
@@ -194,7 +198,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Forgets what was measured before the server was started anew.
+    /// Resets the measurements before a new phase of the storm.
     pub fn restarted(&mut self) {
         self.counts = Counts {
             back: self.counts.back,
@@ -205,7 +209,7 @@ impl Fleet {
         self.back_at.clear();
     }
 
-    /// Every client that is back begins to send echoes.
+    /// Lets all clients send echoes as soon as they are back.
     pub fn start_echoes(&mut self, every: Duration) {
         self.echo_every = Some(every);
         let now = Instant::now();
@@ -234,12 +238,12 @@ impl Fleet {
         }
     }
 
-    /// No further cut; stalls under way end.
+    /// Stops the cuts. Stalls under way still end.
     pub fn stop_cuts(&mut self) {
         self.cuts = None;
     }
 
-    /// Has the server send a numbered message to the room, which all clients are in.
+    /// Lets the server send a numbered message to the room of all clients.
     pub fn publish(&mut self, net: &mut Net, number: u64) -> Result<()> {
         let c = match self.publisher {
             Some(c) => c,
@@ -277,7 +281,7 @@ impl Fleet {
             }
             self.timers.pop();
             let client = &self.clients[at];
-            // Cuts go on through all states of a client.
+            // A timer of a cut is valid in all states of a client.
             if era != client.era && what != Due::Cut {
                 continue;
             }
@@ -306,7 +310,7 @@ impl Fleet {
         self.timers.push(Reverse((due, at, era, what)));
     }
 
-    /// xorshift64*, from 0 to 1.
+    /// Returns a random number from 0 to 1, by xorshift64*.
     fn random(&mut self) -> f64 {
         self.chance ^= self.chance >> 12;
         self.chance ^= self.chance << 25;
@@ -314,7 +318,7 @@ impl Fleet {
         (self.chance.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// The official client's next delay.
+    /// Returns the next delay of the official client.
     fn delay(&mut self, at: usize) -> Duration {
         let attempts = self.clients[at].attempts;
         self.clients[at].attempts += 1;
@@ -347,7 +351,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The client has no connection now, and tries again later.
+    /// Records that the client has lost its connection, and sets the timer of the next attempt.
     fn lose(&mut self, at: usize) {
         let client = &mut self.clients[at];
         match client.state {
@@ -392,7 +396,8 @@ impl Fleet {
         };
         let ack = client.next_ack;
         client.next_ack += 1;
-        // From when it was due: a load that is late itself does not hide what the server takes.
+        // The time counts from when the echo was due, so that a late load generator does not hide
+        // the server's delays.
         client.echoes.push_back((ack, due));
         let text = format!("42{ack}[\"echo\",\"0123456789 0123456789 0123456789\"]");
         net.send_text(c, &[text.as_bytes()]);
@@ -441,7 +446,7 @@ impl Fleet {
         match leading_number(data) {
             Some((JOIN, _)) if client.state == State::Coming => self.is_back(net, c),
             Some((ack, _)) => match client.echoes.iter().position(|echo| echo.0 == ack) {
-                // A server may answer in another order.
+                // The answers may come in another order.
                 Some(place) => {
                     let (_, due) = client.echoes.remove(place).expect("it is there");
                     let took = net.now.saturating_duration_since(due);
@@ -478,7 +483,7 @@ impl Fleet {
     }
 }
 
-/// The last argument of an event, if it is a text without escapes.
+/// Returns the last argument of an event, if it is a string without escapes.
 fn last_text(data: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(data).ok()?.strip_suffix("\"]")?;
     Some(text.rsplit_once('"')?.1.to_owned())

@@ -1,8 +1,8 @@
-//! One sender per group, every member receives: the whole server as one group
-//! (`broadcast`) or many rooms (`room`). Each sender keeps `window` messages
-//! under way, that is, not yet with every member; members must see each of them
-//! once and unaltered. Those that overtake an earlier one are counted apart: the
-//! protocol's own server never does that, but it is no loss.
+//! Each group has one sender, and all members receive. The group is the whole server (`broadcast`)
+//! or one of many rooms (`room`). Each sender keeps `window` messages under way: messages that not
+//! all members have received. Each member must receive each message once and unaltered. A message
+//! that overtakes an earlier one is counted, but is not an error. Node's server never reorders
+//! messages.
 
 use std::{
     collections::VecDeque,
@@ -15,12 +15,12 @@ use crate::{
     report::{Ctx, Result},
 };
 
-/// The bits of [`Member::ahead`].
+/// The number of bits in [`Member::ahead`].
 const MAX_WINDOW: usize = 64;
 const JOIN_LIMIT: Duration = Duration::from_secs(2);
 
 struct Message {
-    /// The frame that every member must receive.
+    /// The text frame that every member must receive.
     text: Vec<u8>,
     sent: Instant,
     missing: usize,
@@ -28,17 +28,17 @@ struct Message {
 
 struct Group {
     sender: ConnId,
-    /// The messages under way; the first has number `first`.
+    /// The messages under way. The first one has the number `first`.
     under_way: VecDeque<Message>,
     first: u64,
 }
 
-/// What one connection has received.
+/// The messages that a connection has received.
 #[derive(Clone, Copy, Default)]
 struct Member {
-    /// All messages before this number.
+    /// All messages before this number were received.
     due: u64,
-    /// Bit `i`: also message `due + i`.
+    /// Bit `i` is set if message `due + i` was received too.
     ahead: u64,
 }
 
@@ -52,7 +52,7 @@ pub struct Groups {
     members: Vec<Member>,
     overtakes: u64,
     started: bool,
-    /// By connection, whether its `join` was acknowledged.
+    /// By connection, whether the `join` was acknowledged.
     joined: Vec<bool>,
     buf: Vec<u8>,
 }
@@ -130,8 +130,8 @@ impl Groups {
         net.send_text(c, &[&self.buf]);
     }
 
-    /// Waits until all have joined. A `join` that gets no answer is an error, and
-    /// is sent again, so that there is still something to measure.
+    /// Waits until all connections have joined their room. A `join` without an answer is an error.
+    /// It is sent again, so that the scenario can still be measured.
     fn all_joined(&mut self, net: &mut Net) -> Result<()> {
         for _ in 0..5 {
             let until = Instant::now() + JOIN_LIMIT;
@@ -160,11 +160,11 @@ impl Groups {
         }
     }
 
-    /// Which message `data` is, of those that the member has not yet received.
+    /// Returns the number of the message in `data`, if the member has not received it before.
     fn identify(&self, g: usize, member: Member, data: &[u8]) -> Option<u64> {
         let group = &self.groups[g];
         let from = (member.due - group.first) as usize;
-        // The due one first, by its bytes: the usual case.
+        // Usually the next message arrives, with the expected bytes.
         if group.under_way.get(from).is_some_and(|m| m.text == data) {
             return Some(member.due);
         }
@@ -175,7 +175,7 @@ impl Groups {
             .skip(from)
             .enumerate()
             .filter(|(i, _)| member.ahead & (1 << i) == 0);
-        // By bytes, then by meaning: parsing is slow.
+        // The comparison of JSON values is slow, so the bytes are compared first.
         new.clone()
             .find(|(_, m)| m.text == data)
             .or_else(|| new.find(|(_, m)| same_json(json, &m.text[2..])))
@@ -242,10 +242,10 @@ impl Scenario for Groups {
 
 pub struct Options {
     pub conns: usize,
-    /// `None`: the whole server, by `broadcast`.
+    /// `None` for the whole server, by `broadcast`.
     pub room_size: Option<usize>,
     pub window: usize,
-    /// Bytes of text in the payload.
+    /// The length of the text in the payload.
     pub size: usize,
 }
 

@@ -1,6 +1,6 @@
-//! Every connection keeps `depth` rooms on the move: it joins one, leaves it when that is
-//! acknowledged, and joins it again, in a namespace where others have rooms too. One room of each
-//! connection is that of the whole crowd; the others are its own.
+//! Each connection has `depth` rooms. It joins a room, leaves it when the join is acknowledged, and
+//! joins it again, and so on, in a namespace with a crowd. One room of each connection is the room
+//! of the whole crowd. Its other rooms have no other members.
 
 use std::time::Instant;
 
@@ -13,7 +13,8 @@ use crate::{
 };
 
 struct Slot {
-    /// The ack id in use: even to join, odd to leave. Slot `s` has those from `2 * s`.
+    /// The acknowledgement id in use: even for a join, odd for a leave. The first id of slot `s` is
+    /// `2 * s`.
     id: u64,
     sent: Instant,
 }
@@ -63,7 +64,7 @@ impl Membership {
         self.tally.outstanding += 1;
     }
 
-    /// The slot whose acknowledgement `data` is.
+    /// Returns the slot of the acknowledgement in `data`.
     fn check(&self, c: ConnId, data: &[u8]) -> Option<usize> {
         let (id, args) = leading_number(data.strip_prefix(b"43")?)?;
         let slot = (id as usize / 2) % self.depth;
@@ -84,7 +85,8 @@ impl Driver for Membership {
         };
         let state = &mut self.slots[c * self.depth + slot];
         let sent = state.sent;
-        // From joining to leaving the next number, from leaving to joining those of the others too.
+        // A leave has the id after that of its join. The next join skips the ids of the other
+        // slots.
         state.id += match state.id.is_multiple_of(2) {
             true => 1,
             false => 2 * self.depth as u64 - 1,

@@ -1,4 +1,4 @@
-//! The scenarios. Each checks what it receives and counts every deviation.
+//! The scenarios. Each scenario checks all messages that it receives, and counts the errors.
 
 pub mod binary;
 pub mod churn;
@@ -21,18 +21,18 @@ use crate::{
     report::{Ctx, Errors, Line, Meter, Result, Usage, latencies},
 };
 
-/// How many connections are brought up at the same time.
+/// The maximum number of connections that are brought up at the same time.
 const RAMP: usize = 128;
-/// With no progress for so long, what is outstanding counts as lost.
+/// The time without progress after which outstanding operations count as lost.
 const STALL: Duration = Duration::from_secs(5);
 const SETUP_LIMIT: Duration = Duration::from_secs(120);
 
-/// What the measured scenarios have in common.
+/// The counts that all measured scenarios have.
 pub struct Tally {
     pub ready: usize,
     pub ops: u64,
     pub outstanding: u64,
-    /// Cleared at the end of the window: then no new operation is begun.
+    /// Whether new operations begin. Cleared at the end of the window.
     pub sending: bool,
     pub errors: Errors,
     pub latency: Histogram<u64>,
@@ -86,7 +86,7 @@ fn bring_up<S: Scenario>(net: &mut Net, scenario: &mut S, n: usize) -> Result<()
     }
 }
 
-/// Warm-up, measuring window and drain of a scenario that keeps itself busy.
+/// Runs the warm-up, the measuring window and the drain of a scenario.
 fn measure<S: Scenario>(ctx: &Ctx, net: &mut Net, scenario: &mut S) -> Result<(u64, Usage)> {
     net.spin = ctx.spin;
     run_for(net, scenario, ctx.warmup)?;
@@ -101,7 +101,7 @@ fn measure<S: Scenario>(ctx: &Ctx, net: &mut Net, scenario: &mut S) -> Result<(u
     Ok((ops, usage))
 }
 
-/// Runs for `time`, less if the scenario is stuck.
+/// Runs for `time`, or until the scenario has made no progress for [`STALL`].
 fn run_for<S: Scenario>(net: &mut Net, scenario: &mut S, time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     let mut progress = (scenario.tally().ops, Instant::now());
@@ -120,8 +120,8 @@ fn run_for<S: Scenario>(net: &mut Net, scenario: &mut S, time: Duration) -> Resu
     }
 }
 
-/// Ends the operations under way; those that never end are errors, and so is
-/// anything that arrives after the last answer.
+/// Waits for the operations under way. An operation that never ends is an error. Afterwards the
+/// loop runs for a moment, and the scenario counts messages that still arrive as errors.
 fn drain<S: Scenario>(net: &mut Net, scenario: &mut S) -> Result<()> {
     scenario.tally().sending = false;
     let mut progress = (scenario.tally().outstanding, Instant::now());
@@ -172,7 +172,7 @@ fn print_measured<S: Scenario>(
     Ok(())
 }
 
-/// Whether both are the same JSON; the usual case is the same bytes.
+/// Returns whether both are the same JSON. Usually the bytes are the same.
 fn same_json(got: &[u8], want: &[u8]) -> bool {
     got == want
         || matches!(
@@ -184,7 +184,7 @@ fn same_json(got: &[u8], want: &[u8]) -> bool {
         )
 }
 
-/// The number at the start of `data` and what follows it.
+/// Returns the number at the start of `data` and the rest.
 fn leading_number(data: &[u8]) -> Option<(u64, &[u8])> {
     let digits = data.iter().take_while(|b| b.is_ascii_digit()).count();
     if digits == 0 || digits > 18 {

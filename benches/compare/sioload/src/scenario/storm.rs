@@ -1,5 +1,5 @@
-//! A server is killed and started again, and all its clients come back as official clients do. Some
-//! come back first and send echoes from then on.
+//! A server is killed and restarted, and all its clients reconnect as official clients do. Some
+//! clients reconnect first, and then send echoes.
 
 use std::{
     io,
@@ -17,35 +17,35 @@ use crate::{
     report::{Ctx, Errors, Line, Meter, Result, latencies},
 };
 
-/// So many are brought in at the same time before the storm.
+/// The maximum number of clients that connect at the same time before the storm.
 const RAMP: usize = 128;
 const RAMP_LIMIT: Duration = Duration::from_secs(120);
-/// The storm's echoes are looked after when so many other events are handled.
+/// The number of events of the crowd after which the clients with echoes are served.
 const TURN: usize = 32;
-/// Who is not back after so long is lost.
+/// A client that is not back after this time is lost.
 const STORM_LIMIT: Duration = Duration::from_secs(60);
-/// How long connections are watched after all are back.
+/// The time for which connections are watched after all clients are back.
 const AFTER: Duration = Duration::from_secs(2);
-/// How long the echoes run before the server is killed.
+/// The time for which echoes run before the server is killed.
 const CALM: Duration = Duration::from_secs(2);
 
 pub struct Options {
     pub conns: usize,
     pub echoers: usize,
     pub echo_every: Duration,
-    /// From the death of the server to the start of the next one.
+    /// The time from the death of the server to the start of the next one.
     pub down: Duration,
     pub program: Program,
 }
 
 /// The program of a server.
 pub struct Program {
-    /// Its path and its arguments.
+    /// The path and the arguments.
     pub command: Vec<String>,
     pub cores: Vec<usize>,
 }
 
-/// The server, which is killed when this is dropped.
+/// A running server. Dropping this value kills it.
 struct Server(Child);
 
 impl Server {
@@ -57,7 +57,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         let cores = of.cores.clone();
-        // SAFETY: between fork and exec it only makes a system call.
+        // SAFETY: between fork and exec, `pin_to` makes only a system call.
         unsafe { command.pre_exec(move || probe::pin_to(&cores)) };
         Ok(Self(command.spawn()?))
     }
@@ -85,8 +85,8 @@ impl Drop for Server {
     }
 }
 
-/// All clients: the crowd, and those that are back first, which have an epoll of their own so that
-/// their echoes do not wait behind the crowd's events.
+/// All clients: the crowd, and the clients that reconnect first. The latter have a separate epoll
+/// instance, so that their echoes do not wait for the crowd's events.
 struct Clients {
     crowd_net: Net,
     crowd: Fleet,
@@ -259,7 +259,8 @@ pub struct JitterOptions {
     pub program: Program,
 }
 
-/// Clients whose connections are cut now and then, while numbered messages are sent to all of them.
+/// Runs clients whose connections are cut at random while the server sends numbered messages to all
+/// of them.
 pub fn run_jitter(ctx: &Ctx, o: &JitterOptions) -> Result<()> {
     let server = Server::start(&o.program)?;
     server.wait_until_it_listens(ctx.addr)?;
