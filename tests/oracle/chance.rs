@@ -1,11 +1,11 @@
 //! A small pseudorandom generator.
 
-/// With the same seed it gives the same numbers.
+/// The same seed gives the same numbers.
 pub(crate) struct Chance(u64);
 
 impl Chance {
     pub(crate) fn new(seed: u64) -> Self {
-        // Zero would stay zero, and neighbouring seeds would begin alike.
+        // The state must not be zero, and similar seeds must not give similar first numbers.
         let mixed = (seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self((mixed ^ (mixed >> 31)) | 1)
     }
@@ -18,7 +18,7 @@ impl Chance {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Returns a number from 0, less than `bound`.
+    /// Returns a number from 0 to `bound - 1`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.bits() >> 16) as usize % bound
     }

@@ -1,7 +1,7 @@
-//! Where our parser means to differ from the official one, and why.
+//! The intended differences between our parser and the official one, with their reasons.
 //!
-//! A difference that is not in the list fails the test, and so does an entry of the list that no packet
-//! has shown.
+//! The test fails for a difference that is not in the list, and for an entry of the list that no
+//! packet shows.
 
 use std::fmt;
 
@@ -9,22 +9,22 @@ use crate::packets::{Ack, Name, Packet, Step};
 use crate::tree::{Head, Tree, is_space};
 use crate::value::{Number, Text, Value};
 
-/// A difference, and what is known about it.
+/// A difference between the results of both parsers for a message.
 pub(crate) struct Difference<'a> {
     pub(crate) what: What,
     /// The text of the packet.
     pub(crate) text: &'a str,
     pub(crate) ours: &'a Step,
-    /// What the official parser made of the same packet in the end.
+    /// The final result of the official parser for the same packet.
     pub(crate) theirs: Option<&'a Step>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// Only we refuse a message.
+    /// Only our parser refuses the message.
     OnlyOursRefuses,
     OnlyTheirsRefuses,
-    /// Only one has a packet already.
+    /// Only one parser has a complete packet.
     Steps,
     Kind,
     Namespace,
@@ -48,7 +48,7 @@ impl Difference<'_> {
         Head::read(self.text)
     }
 
-    /// Whether we refuse the packet for this reason.
+    /// Returns whether only our parser refuses the packet, for this reason.
     fn is_refused(&self, reason: &str) -> bool {
         self.what == What::OnlyOursRefuses
             && matches!(self.ours, Step::Refused(ours) if ours == reason)
@@ -61,7 +61,8 @@ impl Difference<'_> {
         }
     }
 
-    /// Whether the bytes of a message have the key `__proto__`, whose value is not seen in theirs.
+    /// Returns whether the bytes of a message have the key `__proto__`. The result of the official
+    /// parser does not show the value of that key.
     fn names_prototype(&self) -> bool {
         let name = format!("{:x?}", b"__proto__");
         self.text.contains(name.trim_matches(['[', ']']))
@@ -74,7 +75,8 @@ impl Difference<'_> {
         }
     }
 
-    /// Whether our data are theirs with this change to each value, but for the spelling of numbers as keys.
+    /// Returns whether our data equal their data after `change` was applied to each value. Numbers
+    /// as keys may be spelled differently.
     fn is_like(&self, change: &impl Fn(Value) -> Value) -> bool {
         match (self.our_data(), self.their_data()) {
             (Some(ours), Some(theirs)) => ours.is_like(theirs, change, &canonical_key),
@@ -86,7 +88,7 @@ impl Difference<'_> {
         self.their_packet()?.data.as_ref().ok()
     }
 
-    /// The placeholders in the payload, and whether JavaScript sees them.
+    /// Returns the placeholders in the payload, and whether JavaScript sees them.
     fn placeholders<'a>(&self, tree: &'a Tree) -> Vec<(&'a Tree, bool)> {
         let mut found = Vec::new();
         tree.visit(true, &mut |value, seen| {
@@ -97,8 +99,8 @@ impl Difference<'_> {
         found
     }
 
-    /// Whether we refuse the packet because of a placeholder, and the others deliver it. `is_it` gets
-    /// the placeholders.
+    /// Returns whether our parser refuses the packet because of a placeholder, the official parser
+    /// delivers it, and `is_it` accepts the placeholders.
     fn is_placeholder(&self, is_it: impl Fn(&[(&Tree, bool)]) -> bool) -> bool {
         self.is_refused("placeholder does not name an attachment")
             && self.their_data().is_some()
@@ -111,7 +113,8 @@ pub(crate) struct Deviation {
     pub(crate) is_it: fn(&Difference<'_>) -> bool,
 }
 
-/// The deviations of the JSON parser. The first one that fits counts.
+/// The deviations of the JSON parser. A difference belongs to the first one whose `is_it` accepts
+/// it.
 pub(crate) const JSON: &[Deviation] = &[
     Deviation {
         why: "a type is a digit; `Number(\" \")` is 0 for Node, so that white space is a CONNECT",
@@ -175,14 +178,14 @@ pub(crate) const JSON: &[Deviation] = &[
         },
     },
     Deviation {
-        why: "a placeholder is checked before the attachments arrive; Node checks it when the last one has",
+        why: "a placeholder is checked before the attachments arrive; Node checks it after the last one",
         is_it: |it| {
             it.is_refused("placeholder does not name an attachment")
                 && !matches!(it.theirs, Some(Step::Packet(_)))
         },
     },
     Deviation {
-        why: "all placeholders in the text are checked; Node does not look into one, nor at a value whose key comes again",
+        why: "all placeholders in the text are checked; Node checks none inside a placeholder or in a value whose key is repeated",
         is_it: |it| it.is_placeholder(|all| all.iter().any(|(_, seen)| !seen)),
     },
     Deviation {
@@ -196,7 +199,7 @@ pub(crate) const JSON: &[Deviation] = &[
         },
     },
     Deviation {
-        why: "a placeholder names an attachment of its own, so that a short message cannot become a long value",
+        why: "each placeholder names another attachment, so that a short message cannot become a long value",
         is_it: |it| {
             it.is_placeholder(|all| {
                 let nums = || all.iter().map(|(placeholder, _)| placeholder.get("num"));
@@ -227,7 +230,7 @@ pub(crate) const JSON: &[Deviation] = &[
         },
     },
     Deviation {
-        why: "a number beyond those of 64 bits cannot be read; Node reads `Infinity`",
+        why: "a number that exceeds a 64-bit float cannot be read; Node reads `Infinity`",
         is_it: |it| {
             let is_infinite = |number: f64| number.is_infinite();
             let mut found = false;
@@ -267,7 +270,7 @@ pub(crate) const MSGPACK: &[Deviation] = &[
         is_it: |it| {
             let is_name = |name: &Name| match name {
                 Name::Text(_) => true,
-                // JSON has no others.
+                // JSON has no other numbers.
                 Name::Number(Number(number)) => number.is_finite(),
                 Name::Other(_) => false,
             };
@@ -278,7 +281,7 @@ pub(crate) const MSGPACK: &[Deviation] = &[
         },
     },
     Deviation {
-        why: "the name of an event is not reserved, as with the JSON parser; Node's has no such check",
+        why: "the name of an event is not reserved, as with the JSON parser; Node's MessagePack parser has no such check",
         is_it: |it| {
             let reserved = [
                 "connect",
@@ -343,7 +346,7 @@ pub(crate) const MSGPACK: &[Deviation] = &[
         },
     },
     Deviation {
-        why: "an object that looks like a placeholder is refused where there are bytes too; Node's parser has no placeholders",
+        why: "an object that looks like a placeholder is refused in a packet with bytes; Node's parser has no placeholders",
         is_it: |it| {
             let looks_so = |value: &Value| match value {
                 Value::Object(entries) => {
@@ -400,7 +403,8 @@ pub(crate) const MSGPACK: &[Deviation] = &[
     },
 ];
 
-/// Returns whether the value is an object with a key that is a prototype in JavaScript.
+/// Returns whether the value is an object with the key `__proto__`, which sets the prototype in
+/// JavaScript.
 pub(crate) fn has_prototype(value: &Value) -> bool {
     match value {
         Value::Object(entries) => entries.contains_key(&Text::from("__proto__")),
@@ -408,7 +412,7 @@ pub(crate) fn has_prototype(value: &Value) -> bool {
     }
 }
 
-/// Returns a key in one spelling, if it is a number.
+/// Returns a key in its canonical spelling if it is a number, and unchanged otherwise.
 fn canonical_key(key: &Text) -> Text {
     match String::from_utf16_lossy(&key.0).as_str() {
         "null" | "NaN" | "Infinity" | "-Infinity" => Text::from("null"),
@@ -419,7 +423,7 @@ fn canonical_key(key: &Text) -> Text {
     }
 }
 
-/// An id that Node has rounded, and we have not.
+/// Returns whether only Node has rounded the id.
 fn is_rounded_id(it: &Difference<'_>) -> bool {
     match (it.what, it.ours, it.theirs) {
         (What::Ack, Step::Packet(ours), Some(Step::Packet(theirs))) => {
@@ -430,7 +434,7 @@ fn is_rounded_id(it: &Difference<'_>) -> bool {
     }
 }
 
-/// A name that is a number for Node, and the text of the same number for us.
+/// Returns whether the name is a number for Node and the text of the same number for our parser.
 fn is_number_as_name(it: &Difference<'_>) -> bool {
     match (it.what, it.ours, it.theirs) {
         (What::Name, Step::Packet(ours), Some(Step::Packet(theirs))) => {
@@ -445,7 +449,7 @@ fn is_number_as_name(it: &Difference<'_>) -> bool {
     }
 }
 
-/// The deviations that were seen, each with the number of packets that showed it.
+/// The number of packets that showed each deviation, and the unexplained differences.
 pub(crate) struct Report {
     list: &'static [Deviation],
     seen: Vec<usize>,
@@ -480,7 +484,7 @@ impl Report {
     ///
     /// # Panics
     ///
-    /// Panics if there was a difference that is not in the list, or an entry of the list was not seen.
+    /// Panics if a difference is not in the list, or if no packet has shown an entry of the list.
     pub(crate) fn finish(self) {
         for (deviation, count) in self.list.iter().zip(&self.seen) {
             eprintln!("{count:>8}  {}", deviation.why);

@@ -1,5 +1,5 @@
-//! Polling bodies of Engine.IO, judged by `engine.io-parser`, and those of revision 3 by the parser
-//! that Node's server has for them.
+//! Polling bodies of Engine.IO, compared with `engine.io-parser`. Bodies of revision 3 are compared
+//! with the parser in Node's server.
 
 use bytes::Bytes;
 use tower_socketio::engine::{Message, Revision, Text as EngineText};
@@ -12,7 +12,7 @@ use crate::packets;
 use crate::value::{self, Text, Value};
 use crate::{BATCH, how_many, seed};
 
-/// A packet as both parsers have it: its type, and its data if they matter.
+/// A packet in a form that both parsers have: its type, and its data if they matter.
 #[derive(Clone, Debug, PartialEq)]
 struct Packet {
     kind: &'static str,
@@ -24,11 +24,13 @@ const KINDS: [&str; 7] = [
 ];
 
 impl Packet {
-    /// Of a ping or a pong only `probe` counts, and of the other packets but messages nothing.
+    /// Keeps the data of messages, and the data `probe` of pings and pongs. Other data do not
+    /// matter.
     fn new(kind: &'static str, data: Value) -> Self {
         let probe = Value::Text(Text::from("probe"));
         let data = match kind {
-            // A message without data is an empty text for the one and `undefined` for the other.
+            // A message without data is an empty string for one parser and `undefined` for the
+            // other.
             "message" if data == Value::Undefined => Value::Text(Text::from("")),
             "message" => data,
             "ping" | "pong" if data == probe => probe,
@@ -63,7 +65,8 @@ impl From<EnginePacket> for Packet {
     }
 }
 
-/// Returns the packets that the judge has read, up to the first error, and whether there was one.
+/// Returns the packets that the judge has read up to the first error, and whether there was an
+/// error.
 fn theirs(answer: &[u8]) -> (Vec<Packet>, bool) {
     let mut answer = Reader(answer);
     let mut packets = Vec::new();
@@ -95,7 +98,7 @@ fn ours(packets: Result<Packets, impl Sized>) -> (Vec<Packet>, bool) {
     (read, false)
 }
 
-/// A body whose packets the two parsers read differently.
+/// A body that the two parsers read differently.
 struct Difference<'a> {
     body: &'a [u8],
     /// The first packet that only Node has read.
@@ -113,7 +116,7 @@ const SEPARATED: &[Deviation] = &[
         is_it: |it| std::str::from_utf8(it.body).is_err(),
     },
     Deviation {
-        why: "base64 is as clients write it; Node skips what is none, and reads its variant for URLs",
+        why: "base64 has the form that clients write; Node skips other characters, and reads the URL-safe alphabet too",
         is_it: |it| {
             it.record
                 .is_some_and(|record| record.starts_with(b"b") && !is_canonical(&record[1..]))
@@ -127,7 +130,7 @@ const WITH_LENGTHS: &[Deviation] = &[
         is_it: |it| std::str::from_utf8(it.body).is_err(),
     },
     Deviation {
-        why: "base64 is as clients write it; Node skips what is none, and reads its variant for URLs",
+        why: "base64 has the form that clients write; Node skips other characters, and reads the URL-safe alphabet too",
         is_it: |it| {
             it.record
                 .is_some_and(|record| record.starts_with(b"b4") && !is_canonical(&record[2..]))
@@ -157,7 +160,7 @@ fn is_canonical(base64: &[u8]) -> bool {
         .skip_while(|byte| **byte == b'=')
         .count();
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    // The last digit has no bits that belong to no byte.
+    // The unused bits of the last digit must be zero.
     let value = |digit: u8| match digit {
         b'A'..=b'Z' => digit - b'A',
         b'a'..=b'z' => digit - b'a' + 26,
@@ -176,8 +179,8 @@ fn is_canonical(base64: &[u8]) -> bool {
         && (digits == 0 || value(base64[digits - 1]) & spare == 0)
 }
 
-/// Returns whether a body of revision 3 has a length that is not one to nine digits. The body was read
-/// by Node's parser up to this length, or beyond it.
+/// Returns whether a body of revision 3 has a length that is not one to nine digits. Node's parser
+/// has read the body at least up to this length.
 fn has_odd_length(body: &[u8]) -> bool {
     let mut rest: Vec<u16> = String::from_utf8_lossy(body).encode_utf16().collect();
     while let Some(colon) = rest.iter().position(|unit| *unit == u16::from(b':')) {
@@ -270,7 +273,7 @@ fn question(revision: Revision, body: &[u8]) -> Writer {
     question
 }
 
-/// Splits a body into the texts of its packets, as far as its form is right.
+/// Splits a body into its encoded packets, up to the first error.
 fn records(revision: Revision, body: &[u8]) -> Vec<Vec<u8>> {
     if revision == Revision::V4 {
         return body
@@ -293,7 +296,7 @@ fn records(revision: Revision, body: &[u8]) -> Vec<Vec<u8>> {
         let Ok(record) = String::from_utf16(&rest[colon + 1..end]) else {
             break;
         };
-        // Node's parser steps over an empty one too.
+        // Node's parser skips an empty packet too.
         if !record.is_empty() {
             records.push(record.into_bytes());
         }
@@ -346,7 +349,7 @@ fn any_engine_packet(chance: &mut Chance) -> EnginePacket {
     }
 }
 
-/// Bodies that we write are read by Node's parsers, and those that they write by ours.
+/// Our encoder and Node's encoders write the same bodies.
 #[test]
 #[ignore = "needs Node.js and the packages of tests/interop"]
 fn bodies_are_written_as_by_the_official_parser() {
@@ -402,7 +405,7 @@ fn bodies_are_written_as_by_the_official_parser() {
     }
 }
 
-/// What we write we read, in both revisions and all forms.
+/// Our parser reads the bodies of our encoder, in both revisions and all forms.
 #[test]
 fn bodies_that_we_write_we_read() {
     let mut chance = Chance::new(seed());

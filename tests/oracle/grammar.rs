@@ -1,8 +1,8 @@
-//! Generates messages of the JSON parser: most are packets, the others nearly are.
+//! Generates messages for the JSON parser: most are valid packets, the rest nearly valid.
 
 use crate::chance::Chance;
 
-/// One message of Engine.IO.
+/// An Engine.IO message.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Sent {
     Text(Vec<u8>),
@@ -18,7 +18,7 @@ impl std::fmt::Debug for Sent {
     }
 }
 
-/// Returns the messages of one connection: one packet, or a few.
+/// Returns the messages of a connection: those of one packet or of a few.
 pub(crate) fn messages(chance: &mut Chance) -> Vec<Sent> {
     let mut sent = Vec::new();
     let packets = if chance.one_in(8) {
@@ -41,7 +41,7 @@ pub(crate) fn messages(chance: &mut Chance) -> Vec<Sent> {
     sent
 }
 
-/// Appends a text, and as many attachments as it has placeholders.
+/// Appends the text of a packet, and usually one attachment for each placeholder.
 fn packet(chance: &mut Chance, sent: &mut Vec<Sent>) {
     let kind = match chance.below(20) {
         0 => chance.pick(&[
@@ -211,15 +211,15 @@ fn acknowledgement(chance: &mut Chance) -> String {
     }
 }
 
-/// A writer of JSON, in all spellings.
+/// Writes JSON in all spellings.
 struct Json<'a> {
     chance: &'a mut Chance,
     text: String,
     /// Whether there are placeholders.
     is_binary: bool,
-    /// The placeholders so far.
+    /// The number of placeholders so far.
     attachments: usize,
-    /// How often something is not as a client writes it: once in so many times.
+    /// The rarity of JSON that no client writes: once in `odd` choices.
     odd: usize,
 }
 
@@ -363,7 +363,7 @@ impl<'a> Json<'a> {
                 .to_string()
                 .replace("inf", "1")
                 .replace("NaN", "2"),
-            // The digits of a number between two that JavaScript has.
+            // A number that is usually between two floats.
             4 => {
                 let digits = self.chance.bits().to_string();
                 let exponent = self.chance.below(600) as i32 - 320;
@@ -512,7 +512,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Arrays and objects in each other, about as deep as the limit.
+    /// Nests arrays and objects, often about as deep as the limit.
     fn nest(&mut self) {
         let depth = match self.chance.below(3) {
             0 => 300,

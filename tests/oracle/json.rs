@@ -1,4 +1,4 @@
-//! The JSON parser, judged by `socket.io-parser`.
+//! The JSON parser, compared with `socket.io-parser`.
 
 use tower_socketio::protocol::{self, JsonParser, Kind, NamespaceName, Parser, Payload};
 
@@ -9,14 +9,14 @@ use crate::judge::{Judge, Writer};
 use crate::packets::{self, Packet, Step};
 use crate::{BATCH, how_many, seed};
 
-/// What the generated packets were.
+/// Counts of the generated packets.
 #[derive(Debug, Default)]
 struct Counts {
     connections: usize,
     packets: usize,
-    /// Those that both parsers have read.
+    /// The packets that both parsers have read.
     delivered: usize,
-    /// Those that were also written again, and read by the official parser.
+    /// The packets that were encoded again for the official parser.
     echoed: usize,
 }
 
@@ -40,13 +40,14 @@ fn packets_are_read_as_by_the_official_parser() {
     );
 }
 
-/// A packet that our encoder has written, and what the official parser reads.
+/// The messages of our encoder, and the packet that the official parser must read from them.
 struct Echo {
     messages: Vec<Sent>,
     expected: Packet,
 }
 
-/// Reads messages with both parsers, and compares.
+/// Reads messages with both parsers, and compares the results. Returns the packets that both have
+/// read, encoded again.
 fn read(
     judge: &mut Judge,
     cases: &[Vec<Sent>],
@@ -78,8 +79,9 @@ fn read(
     echoes
 }
 
-/// Compares what the parsers have made of the messages of a connection, up to the first message that
-/// only one of them accepts. Returns the packets that both have read, with theirs.
+/// Compares the results of both parsers for the messages of a connection, up to the first message
+/// that a parser refuses. Returns the packets that both have read, each as our packet and as
+/// theirs.
 fn compare(
     messages: &[Sent],
     ours: Vec<(Step, Option<protocol::Packet>)>,
@@ -93,7 +95,7 @@ fn compare(
             text = std::str::from_utf8(bytes).unwrap_or_default();
         }
         let their_step = &theirs[n];
-        // What a packet leads to once its attachments are there.
+        // The result of the official parser after the attachments of the packet.
         let end = theirs[n..].iter().find(|step| **step != Step::More);
         let mut differs = |what| {
             report.add(&Difference {
@@ -119,7 +121,7 @@ fn compare(
                         differs(what);
                     }
                 }
-                // Our own id is written.
+                // The encoder writes the id that our decoder has read.
                 let expected = Packet {
                     ack: a.ack,
                     ..b.clone()
@@ -143,12 +145,12 @@ fn compare(
     both
 }
 
-/// Writes a packet that was read: as it is, and its arguments as those of another event.
+/// Encodes a packet that was read, and an event with the same arguments.
 fn echo(packet: protocol::Packet, expected: Packet, echoes: &mut Vec<Echo>) {
     let parser = JsonParser::default();
     if matches!(packet.kind, Kind::Event | Kind::Ack) {
         let args = packet.payload.clone().into_args();
-        let payload = Payload::event("echo", 1, args).expect("as it came");
+        let payload = Payload::event("echo", 1, args).expect("valid args");
         let event = protocol::Packet {
             namespace: NamespaceName::MAIN,
             kind: Kind::Event,
@@ -172,8 +174,9 @@ fn echo(packet: protocol::Packet, expected: Packet, echoes: &mut Vec<Echo>) {
     });
 }
 
-/// Reads what our encoder has written with the official parser. The value is exactly the one that was
-/// first received: the spelling stays, also of what our types cannot hold.
+/// Reads the messages of our encoder with the official parser. The result must be exactly the
+/// packet that was received first: our encoder keeps the spelling of values, also of values that
+/// Rust types cannot hold.
 fn read_again(judge: &mut Judge, echoes: &[Echo], report: &mut Report) {
     let question = |echo: &Echo| {
         let mut question = Writer::operation(b'd');

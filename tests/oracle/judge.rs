@@ -1,7 +1,7 @@
 //! The official parsers, in a process of Node.js that runs `tests/interop/judge.js`.
 //!
-//! A question is an operation, one byte, and its operands. Questions are asked in batches: the process
-//! reads all of them, and then answers all.
+//! A question is an operation, which has one byte, and its operands. Questions are sent in batches.
+//! The process reads the whole batch, and then answers all questions.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
@@ -32,7 +32,7 @@ impl Judge {
         }
     }
 
-    /// Asks questions, and returns the answers in their order.
+    /// Sends questions, and returns their answers in the same order.
     pub(crate) fn ask(&mut self, questions: &[Writer]) -> Vec<Vec<u8>> {
         let mut batch = Writer::default();
         for question in questions {
@@ -58,7 +58,7 @@ impl Judge {
 
 impl Drop for Judge {
     fn drop(&mut self) {
-        // The process ends with its input.
+        // The process ends when its input ends.
         drop(self.questions.take());
         let _ = self.process.wait();
     }
@@ -126,7 +126,7 @@ impl Writer {
     }
 }
 
-/// Reads an answer. The judge writes what is expected, so anything else is a panic.
+/// Reads an answer. An unexpected answer is a panic, because the judge is part of the test.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,9 +1,9 @@
-//! Generated packets: properties that hold for all of them, and what the official parsers say about
-//! them.
+//! Tests with generated packets: properties of our parsers, and comparisons with the official
+//! parsers.
 //!
-//! The official parsers run in a process of Node.js, with the packages of `tests/interop/`, so these
-//! tests run only with `--include-ignored`, as `tests/run` does. `PACKETS` is the number of packets of
-//! each test, 20 000 by default. `SEED` gives other packets.
+//! The official parsers run in a process of Node.js, with the packages of `tests/interop/`. So the
+//! comparisons run only with `--include-ignored`, which `tests/run` sets. `PACKETS` is the number
+//! of packets of each test, 20 000 by default. Another `SEED` gives other packets.
 
 mod chance;
 mod deviations;
@@ -20,10 +20,10 @@ mod tree;
 mod value;
 mod written;
 
-/// How many questions are asked at once.
+/// The number of questions in a batch.
 const BATCH: usize = 1000;
 
-/// Returns how many packets a test generates.
+/// Returns the number of packets that a test generates.
 fn how_many() -> usize {
     number("PACKETS", 20_000)
 }

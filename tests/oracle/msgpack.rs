@@ -1,4 +1,4 @@
-//! The MessagePack parser, judged by `socket.io-msgpack-parser`.
+//! The MessagePack parser, compared with `socket.io-msgpack-parser`.
 
 use tower_socketio::protocol::{MsgpackParser, Parser};
 
@@ -36,7 +36,7 @@ fn msgpack_is_read_as_by_the_official_parser() {
                 expected.push(ours);
             }
         }
-        // What we write again, they read as we have.
+        // The official parser must read the output of our encoder as our decoder read the message.
         let answers = ask(&mut judge, &echoes);
         for ((messages, expected), answer) in echoes.iter().zip(expected).zip(&answers) {
             let read = packets::theirs(answer, messages).remove(0);
@@ -46,7 +46,8 @@ fn msgpack_is_read_as_by_the_official_parser() {
             };
             let is_same_ack = read.ack.as_f64() == expected.ack.as_f64();
             let name = match &read.name {
-                // Names that were numbers still are.
+                // A name that is a number is still a number for the official parser, and a text for
+                // ours.
                 Some(Name::Number(Number(_))) => expected.name.clone(),
                 name => name.clone(),
             };
@@ -55,7 +56,7 @@ fn msgpack_is_read_as_by_the_official_parser() {
                 name,
                 ..read.clone()
             };
-            // An object of theirs has no such key: it is its prototype.
+            // An object in JavaScript has no such key: `__proto__` has set its prototype.
             let has_prototype = |data: &Value| data.any(&has_prototype);
             if expected.data.as_ref().is_ok_and(has_prototype) {
                 continue;
@@ -84,7 +85,7 @@ fn ask(judge: &mut Judge, cases: &[impl AsRef<[Sent]>]) -> Vec<Vec<u8>> {
     judge.ask(&questions)
 }
 
-/// Compares what the parsers have made of a message. Returns whether both have read it.
+/// Compares the results of both parsers for a message. Returns whether both have read a packet.
 fn compare(messages: &[Sent], ours: &Step, theirs: &Step, report: &mut Report) -> bool {
     let text = format!("{messages:?}");
     let theirs = match theirs {
@@ -130,7 +131,8 @@ fn compare(messages: &[Sent], ours: &Step, theirs: &Step, report: &mut Report) -
     }
 }
 
-/// Returns the value in the form that handlers see with every parser: what JSON has not is `null`.
+/// Returns the value as handlers see it with every parser: values that JSON does not have are
+/// `null`.
 pub(crate) fn as_json(data: &Value) -> Value {
     if *data == Value::Undefined {
         return Value::Undefined;
@@ -143,7 +145,7 @@ pub(crate) fn as_json(data: &Value) -> Value {
     data.map(&change, &Text::clone)
 }
 
-/// Returns a message: a packet, or nearly one.
+/// Returns a message that is a packet, or nearly a packet.
 fn message(chance: &mut Chance) -> Vec<u8> {
     let mut out = Vec::new();
     let kind = if chance.one_in(30) {
@@ -223,15 +225,16 @@ fn message(chance: &mut Chance) -> Vec<u8> {
             b"\x00\x01\x7f\x80\x81\x90\x91\xa0\xa1\xc0\xc1\xc4\xc7\xd4\xd7\xd9\xdc\xde\xff",
         );
     }
-    // Node's parser fills such a value byte by byte, however long its length says that it is.
+    // Node's parser fills an `ext 32` value byte by byte up to its declared length, however large
+    // that is.
     out.iter_mut()
         .filter(|byte| **byte == 0xc9)
         .for_each(|byte| *byte = 0xc8);
     out
 }
 
-/// Writes the marker of an array, a map, a text or bytes: the short one, or one of those with a length
-/// of 8, 16 or 32 bits.
+/// Writes the marker of an array, a map, a text or bytes: the short marker, or a marker with a
+/// length of 8, 16 or 32 bits.
 fn length(chance: &mut Chance, out: &mut Vec<u8>, short: u8, markers: [Option<u8>; 3], len: usize) {
     let max = if short == 0xa0 { 31 } else { 15 };
     if short != 0 && len <= max && !chance.one_in(5) {
@@ -262,7 +265,7 @@ fn text(chance: &mut Chance, out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// Writes an integer, in any width that holds it.
+/// Writes an integer in any width that holds it, or as a float.
 fn number(chance: &mut Chance, out: &mut Vec<u8>, number: u64) {
     match chance.below(8) {
         0 if number <= 0xff => out.extend_from_slice(&[0xcc, number as u8]),

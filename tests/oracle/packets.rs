@@ -1,4 +1,4 @@
-//! What a decoder makes of messages: ours, and an official one.
+//! The results of our decoders and of the official ones, in a common form.
 
 use bytes::Bytes;
 use tower_socketio::engine;
@@ -8,11 +8,11 @@ use crate::grammar::Sent;
 use crate::judge::{Reader, Writer};
 use crate::value::{Number, Text, Value};
 
-/// What a message has led to.
+/// The result of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     Packet(Packet),
-    /// Nothing yet.
+    /// No packet yet: attachments are missing.
     More,
     /// An error, with its reason. No message is read after it.
     Refused(String),
@@ -26,7 +26,8 @@ pub(crate) struct Packet {
     pub(crate) ack: Ack,
     /// The name of an event.
     pub(crate) name: Option<Name>,
-    /// The arguments, the object, or `undefined`. An error says why our types cannot hold the value.
+    /// The arguments, the object, or `undefined`. An error says why Rust types cannot hold the
+    /// value.
     pub(crate) data: Result<Value, String>,
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct Packet {
 pub(crate) enum Ack {
     None,
     Exact(u64),
-    /// A number of JavaScript that is not an integer of 64 bits.
+    /// A JavaScript number that is not an unsigned integer of 64 bits.
     Other(Number),
 }
 
@@ -43,7 +44,7 @@ pub(crate) enum Ack {
 pub(crate) enum Name {
     Text(Text),
     Number(Number),
-    /// A name that only the official MessagePack parser takes.
+    /// A name that only the official MessagePack parser accepts.
     Other(Value),
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn write(messages: &[Sent], question: &mut Writer) {
     for message in messages {
         match message {
             Sent::Text(text) => {
-                // No transport hands over such a text.
+                // A transport delivers no text that is not UTF-8.
                 if std::str::from_utf8(text).is_err() {
                     return;
                 }
@@ -90,7 +91,7 @@ pub(crate) fn write(messages: &[Sent], question: &mut Writer) {
     }
 }
 
-/// Reads the answer to such a question.
+/// Reads the answer to a question of [`write`].
 pub(crate) fn theirs(answer: &[u8], messages: &[Sent]) -> Vec<Step> {
     let mut answer = Reader(answer);
     let mut steps = Vec::new();
@@ -110,7 +111,7 @@ pub(crate) fn theirs(answer: &[u8], messages: &[Sent]) -> Vec<Step> {
 
 fn their_packet(answer: &mut Reader<'_>) -> Packet {
     let kind = match answer.value() {
-        // The parser of version 3 leaves the type of a packet with attachments.
+        // The official parser of version 3 keeps the binary type of a packet with attachments.
         Value::Number(Number(kind)) => match kind as u8 {
             5 => 2,
             6 => 3,

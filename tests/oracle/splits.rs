@@ -1,5 +1,5 @@
-//! Bytes come in pieces, and where they are cut makes no difference: a stream of WebSocket, and the
-//! body of a POST.
+//! Bytes that arrive in pieces. The result does not depend on the pieces, for the stream of a
+//! WebSocket and for the body of a POST.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -22,7 +22,8 @@ use crate::support::{Polling, main_app};
 use crate::value::{self, Value};
 use crate::{how_many, seed};
 
-/// What a decoder of frames has found, and how it ended.
+/// The messages that a frame decoder has found, its last result, and whether a message is
+/// incomplete.
 type Outcome = (Vec<(char, Vec<u8>)>, Result<(), WebSocketError>, bool);
 
 const LIMIT: usize = 2000;
@@ -43,7 +44,8 @@ fn a_stream_of_frames_is_read_the_same_wherever_it_is_cut() {
     assert!(whole_streams * 4 > how_many() / 10, "too few valid streams");
 }
 
-/// Decodes a stream in one piece or in many, by both ways to hand over bytes.
+/// Decodes a stream in one piece or in many. Pieces go into the decoder's own buffer when it offers
+/// one.
 fn decode(chance: &mut Chance, mut stream: &[u8], cut: bool) -> Outcome {
     let mut decoder = FrameDecoder::new(LIMIT).with_deflate();
     let mut found = Vec::new();
@@ -82,8 +84,8 @@ fn decode(chance: &mut Chance, mut stream: &[u8], cut: bool) -> Outcome {
     (found, result, is_partial)
 }
 
-/// Returns the frames of a few messages, with control frames between their fragments. Once in a few
-/// times something is wrong with them.
+/// Returns the frames of a few messages, with control frames between their fragments. Sometimes the
+/// frames are mutated.
 fn frames(chance: &mut Chance) -> Vec<u8> {
     let mut stream = Vec::new();
     for _ in 0..1 + chance.below(4) {
@@ -118,7 +120,7 @@ fn frames(chance: &mut Chance) -> Vec<u8> {
     stream
 }
 
-/// Appends a frame of a client.
+/// Appends a client's frame.
 fn frame(chance: &mut Chance, stream: &mut Vec<u8>, first: u8, payload: &[u8]) {
     stream.push(first);
     match payload.len() {

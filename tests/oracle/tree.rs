@@ -1,27 +1,27 @@
-//! A second reader of packets as text, for what the list of deviations says about them. It expects
-//! what the official parser has accepted.
+//! A second reader of text packets, which the list of deviations uses to examine a packet. It
+//! checks little, because it expects packets that the official parser has accepted.
 
 use crate::value::Text;
 
-/// JSON with its spelling.
+/// A JSON value that keeps the spelling of scalars.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Tree {
     /// `null`, a boolean or a number.
     Scalar(String),
     Text(Text),
     Array(Vec<Self>),
-    /// All entries, also those whose key comes again.
+    /// All entries, also those whose key is repeated.
     Object(Vec<(Text, Self)>),
 }
 
-/// The parts of a packet as text.
+/// The parts of a text packet.
 #[derive(Debug)]
 pub(crate) struct Head<'a> {
     pub(crate) kind: Option<char>,
-    /// The text before the dash.
+    /// The text before the dash, which is the number of attachments.
     pub(crate) count: &'a str,
     pub(crate) namespace: &'a str,
-    /// What Node takes for the id: digits, and white space.
+    /// The part that Node reads as the id: digits and white space.
     pub(crate) id: &'a str,
     pub(crate) payload: &'a str,
 }
@@ -64,8 +64,9 @@ impl Tree {
         rest.is_empty().then_some(tree)
     }
 
-    /// Calls `visit` with each value in this one, and with whether JavaScript still sees it: not if its
-    /// key comes again, and not in an object that an attachment replaces.
+    /// Calls `visit` with this value and each value in it, and with whether JavaScript sees the
+    /// value. JavaScript does not see a value whose key is repeated later in the object, nor the
+    /// values of an object that an attachment replaces.
     pub(crate) fn visit<'a>(&'a self, seen: bool, visit: &mut impl FnMut(&'a Self, bool)) {
         visit(self, seen);
         match self {
@@ -85,7 +86,7 @@ impl Tree {
         self.get("_placeholder") == Some(&Self::Scalar("true".to_owned()))
     }
 
-    /// Returns the value of a key: the last one.
+    /// Returns the last value of a key.
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         let Self::Object(entries) = self else {
             return None;

@@ -1,4 +1,4 @@
-//! The values of packets, as JavaScript has them.
+//! The values of packets, as JavaScript values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::chance::Chance;
 
-/// A value of JavaScript.
+/// A JavaScript value.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Value {
     Undefined,
@@ -21,7 +21,8 @@ pub(crate) enum Value {
     Object(BTreeMap<Text, Self>),
 }
 
-/// A number, which is equal to one of the same bits: zero differs from negative zero.
+/// A number. Two numbers are equal if they have the same bits, so zero differs from negative zero.
+/// All NaNs are equal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Number(pub(crate) f64);
 
@@ -31,7 +32,7 @@ impl PartialEq for Number {
     }
 }
 
-/// A string, in UTF-16: halves of surrogate pairs may be alone.
+/// A string in UTF-16, which may have lone surrogates.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Text(pub(crate) Vec<u16>);
 
@@ -77,8 +78,8 @@ impl Value {
         Self::Number(Number(value))
     }
 
-    /// Returns the value with `change` made to each value in it, the inner ones first, and to each
-    /// key.
+    /// Returns the value after `change` was applied to each value in it, inner values first, and
+    /// `key` to each key.
     pub(crate) fn map(&self, change: &impl Fn(Self) -> Self, key: &impl Fn(&Text) -> Text) -> Self {
         change(match self {
             Self::Array(values) => Self::Array(values.iter().map(|v| v.map(change, key)).collect()),
@@ -99,8 +100,9 @@ impl Value {
         self.map(&text, &Text::replaced)
     }
 
-    /// Returns whether this is `other` once `change` was made to each value in it, and the keys of both
-    /// are compared by `key`. Where several keys become the same, one of their values stays.
+    /// Returns whether this value equals `other` after `change` was applied to each value in
+    /// `other`. Two keys are the same if `key` returns the same for both. If several keys become
+    /// the same, one of their values must match.
     pub(crate) fn is_like(
         &self,
         other: &Self,
@@ -125,7 +127,7 @@ impl Value {
         }
     }
 
-    /// Returns whether the value, or one in it, is `wanted`.
+    /// Returns whether `wanted` accepts the value or a value in it.
     pub(crate) fn any(&self, wanted: &impl Fn(&Self) -> bool) -> bool {
         wanted(self)
             || match self {
@@ -143,7 +145,7 @@ impl Value {
         }
     }
 
-    /// Returns the value that remains when JavaScript has written it as JSON and read it again.
+    /// Returns the value after JavaScript has written it as JSON and read it again.
     pub(crate) fn as_json(&self) -> Self {
         let change = |value| match value {
             Self::Number(Number(number)) if !number.is_finite() => Self::Null,
@@ -165,7 +167,8 @@ impl Value {
         self.map(&change, &Text::clone)
     }
 
-    /// Returns any value. Those of `bytes` hold bytes too.
+    /// Returns a random value with at most `bytes` binary values, and subtracts their number from
+    /// `bytes`.
     pub(crate) fn generate(chance: &mut Chance, depth: usize, bytes: &mut usize) -> Self {
         match chance.below(if depth == 0 { 10 } else { 14 }) {
             0 => Self::Null,
@@ -190,7 +193,8 @@ impl Value {
                 let entry = |_| {
                     let key = any_key(chance);
                     match Self::generate(chance, depth - 1, bytes) {
-                        // Beside bytes this is a placeholder for all parsers.
+                        // In a packet with attachments all parsers take this object for a
+                        // placeholder.
                         Self::Bool(true) if key == Text::from("_placeholder") => (key, Self::Null),
                         value => (key, value),
                     }
@@ -220,7 +224,7 @@ pub(crate) fn any_number(chance: &mut Chance) -> f64 {
     ];
     match chance.below(6) {
         0 => EDGES[chance.below(EDGES.len())],
-        // As `Math.random()` makes them.
+        // A number like those of `Math.random()`.
         1 => (chance.bits() >> 11) as f64 / (1_u64 << 53) as f64,
         2 => {
             let any = f64::from_bits(chance.bits());
@@ -231,7 +235,7 @@ pub(crate) fn any_number(chance: &mut Chance) -> f64 {
     }
 }
 
-/// A text without lone surrogates.
+/// Returns a text without lone surrogates.
 pub(crate) fn any_text(chance: &mut Chance) -> Text {
     const PIECES: [&str; 16] = [
         "a",
@@ -277,8 +281,8 @@ pub(crate) fn any_key(chance: &mut Chance) -> Text {
     }
 }
 
-/// Numbers without a fraction are written as integers if 64 bits hold them, as `JSON.stringify` and
-/// serde_json write those of an application.
+/// Numbers without a fraction are serialized as integers if they fit in 64 bits. `JSON.stringify`
+/// and serde_json write the integers of an application in the same way.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

@@ -1,5 +1,5 @@
-//! Packets that an application sends: what our encoders write is read by the official parsers, and
-//! what the official encoders write by ours.
+//! Packets that an application sends. The official parsers read the output of our encoders, and our
+//! parsers read the output of the official encoders.
 
 use tower_socketio::protocol::{self, Args, JsonParser, Kind, MsgpackParser, Parser, Payload};
 
@@ -13,12 +13,12 @@ use crate::{BATCH, how_many, msgpack, seed};
 /// An official parser.
 struct Official {
     name: &'static str,
-    /// The operations of the judge that read and write.
+    /// The operation of the judge that reads. `write` is the operation that writes.
     read: u8,
     write: u8,
     ours: fn() -> Box<dyn Parser>,
-    /// Whether it is the parser of clients of version 2. Their CONNECT carries its data in the
-    /// namespace's query, and they send no refusal.
+    /// Whether this is the parser of Socket.IO 2 clients. Their CONNECT has its data in the query
+    /// of the namespace, and they send no CONNECT_ERROR.
     is_old: bool,
     is_msgpack: bool,
 }
@@ -139,7 +139,7 @@ fn what_the_official_parsers_write_is_read() {
     }
 }
 
-/// What we write, we read: with both parsers, for all kinds of packets.
+/// Our parsers read the output of our encoders, for both formats and all kinds of packets.
 #[test]
 fn what_we_write_we_read() {
     let mut chance = Chance::new(seed());
@@ -154,14 +154,14 @@ fn what_we_write_we_read() {
             let mut steps = packets::ours(&mut *parser.decoder(), &messages);
             let (last, again) = steps.pop().expect("a step");
             assert_eq!(last, Step::Packet(packet), "{messages:?}");
-            // And it is written again as it was.
+            // The packet that was read is encoded to the same messages.
             let again = packets::sent(parser.encode(again.expect("a packet")));
             assert_eq!(again, messages);
         }
     }
 }
 
-/// Returns any packet. Clients accept as many bytes as it has.
+/// Returns a random packet, with at most as many binary values as clients accept.
 fn any_packet(chance: &mut Chance, official: &Official) -> Packet {
     const NAMES: [&str; 7] = [
         "message",
@@ -218,7 +218,7 @@ fn any_packet(chance: &mut Chance, official: &Official) -> Packet {
     }
 }
 
-/// Puts values into the packet that JavaScript has and JSON or Rust has not.
+/// Puts JavaScript values into the packet that JSON or Rust does not have.
 fn make_javascript(packet: &mut Packet, chance: &mut Chance, official: &Official) {
     let (odd, other) = (chance.below(4), chance.below(3));
     let change = |value: Value| match value {
@@ -270,7 +270,7 @@ fn encode(parser: &dyn Parser, packet: &Packet) -> Vec<Sent> {
     }))
 }
 
-/// Asks an official encoder to write a packet.
+/// Returns the question that lets an official encoder write a packet.
 fn question(official: &Official, packet: &Packet) -> Writer {
     let mut question = Writer::operation(official.write);
     question.byte(packet.kind);
