@@ -1,7 +1,7 @@
-//! What a session leaves on the heap when it has ended: nothing, in whichever way it ends.
+//! A session leaves nothing on the heap, in whichever way it ends.
 //!
 //! Each test ends sessions in one way, and counts the live bytes and blocks before and after. The
-//! number of sessions is 100, or that of the environment: `LEAK_SESSIONS=1000`.
+//! number of sessions is 100, or that of the environment variable: `LEAK_SESSIONS=1000`.
 
 mod support;
 
@@ -41,19 +41,19 @@ use tracing::{Dispatch, Metadata, Subscriber};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// How many clients a path has at a time.
+/// The number of clients that take a path at the same time.
 const AT_A_TIME: usize = 10;
 
-/// How many rounds are counted. Each of them leaks what a path leaks. What is allocated once, such as
-/// a larger table, is allocated in one of them.
+/// The number of rounds after the warm-up. A leak of the path shows in each round. An allocation
+/// that is kept once, such as that of a larger table, shows in one round only.
 const ROUNDS: usize = 4;
 
-/// How long the end of all sessions may take, in the time of this machine.
+/// The maximum wall-clock time until all sessions have ended.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What lives on the heap of this process.
+/// The live blocks and bytes on the heap of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Live {
     blocks: usize,
@@ -69,7 +69,7 @@ impl Live {
         }
     }
 
-    /// Returns the blocks and bytes that are more than in `before`.
+    /// Returns the blocks and bytes in addition to those of `before`.
     fn since(self, before: Self) -> (isize, isize) {
         let more = |now: usize, before: usize| now.wrapping_sub(before) as isize;
         (
@@ -79,7 +79,7 @@ impl Live {
     }
 }
 
-/// Returns how many sessions end in one round.
+/// Returns the number of sessions that end in a round.
 fn sessions() -> usize {
     let given = std::env::var("LEAK_SESSIONS");
     given.map_or(100, |given| given.parse().expect("a number"))
@@ -101,7 +101,7 @@ impl Server {
         Self::new(builder(main))
     }
 
-    /// Opens a WebSocket session over an in-memory stream. Frees what the stream buffers when it is
+    /// Opens a WebSocket session over an in-memory stream, which frees its buffers when it is
     /// dropped.
     async fn open(&self) -> DuplexStream {
         raw_session_on(in_memory(self.app.clone(), 64 * 1024)).await
@@ -124,7 +124,7 @@ impl Server {
         Polling::connect(&self.app).await
     }
 
-    /// Begins the upgrade of a polling session. Returns the probe, which has its pong.
+    /// Begins the upgrade of a polling session. Returns the probe after its pong.
     async fn probe(&self, client: &Polling) -> DuplexStream {
         let mut stream = in_memory(self.app.clone(), 64 * 1024);
         let head = upgrade_head(&format!("&sid={}", client.sid));
@@ -135,21 +135,21 @@ impl Server {
         stream
     }
 
-    /// Waits until the server and the runtime are as they were.
+    /// Waits until the server and the runtime are in the idle state.
     async fn until_idle(&self, idle: &Idle) {
         let limit = Instant::now() + PATIENCE;
         while *idle != Idle::of(self) {
             let now = Idle::of(self);
             assert!(Instant::now() < limit, "{now:?} is left, not {idle:?}");
-            // It advances a paused clock.
+            // The sleep advances a paused clock.
             sleep(SECOND / 100).await;
         }
-        // The driver of the runtime frees what it has kept of closed connections.
+        // The I/O driver of the runtime frees the resources of closed connections later.
         sleep(SECOND / 100).await;
     }
 }
 
-/// What a server and its runtime have without clients.
+/// The state of a server and its runtime without clients.
 #[derive(Debug, PartialEq, Eq)]
 struct Idle {
     counts: Counts,
@@ -170,15 +170,15 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), text: &str) {
     sent.expect("the server takes it");
 }
 
-/// Reads until the server has closed the connection. Returns what it has read.
+/// Reads until the server has closed the connection. Returns the bytes.
 async fn ended(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut rest = Vec::new();
-    // A connection that was reset has ended too.
+    // A reset is an end of the connection too.
     let _ = within(stream.read_to_end(&mut rest)).await;
     rest
 }
 
-/// Runs a path with a paused clock.
+/// Checks a path with a paused clock.
 #[allow(
     clippy::needless_pass_by_value,
     reason = "a closure that each test writes in place"
@@ -187,7 +187,7 @@ fn leaves_nothing(server: impl FnOnce() -> Server, path: impl AsyncFn(&Server)) 
     check(true, server, &path);
 }
 
-/// Returns a runtime with one thread. No other test of this process runs meanwhile.
+/// Returns a runtime with one thread, and a guard that stops other tests of this process meanwhile.
 fn alone(paused: bool) -> (MutexGuard<'static, ()>, Runtime) {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,7 +196,7 @@ fn alone(paused: bool) -> (MutexGuard<'static, ()>, Runtime) {
     (alone, runtime.expect("a runtime"))
 }
 
-/// Runs a path with many clients, and checks that they leave as much on the heap as there was before.
+/// Runs a path with many clients, and checks that they leave nothing on the heap.
 fn check(paused: bool, server: impl FnOnce() -> Server, path: &impl AsyncFn(&Server)) {
     let (_alone, runtime) = alone(paused);
     runtime.block_on(async {
@@ -208,7 +208,8 @@ fn check(paused: bool, server: impl FnOnce() -> Server, path: &impl AsyncFn(&Ser
             let before = Live::now();
             for _ in 0..sessions().div_ceil(AT_A_TIME) {
                 join_all((0..AT_A_TIME).map(|_| path(&server))).await;
-                // As many sessions at a time in each round, so that the tables are as large.
+                // Each round has the same number of sessions at a time, so that tables have the
+                // same size.
                 server.until_idle(&idle).await;
             }
             left.push(Live::now().since(before));
@@ -300,7 +301,7 @@ fn a_request_that_is_reset() {
         within(stream.write_all(poll.as_bytes()))
             .await
             .expect("it is taken");
-        // A poll at a time: this one ends the session, unless it overtakes the other.
+        // The session also has a WebSocket as a probe, which is reset first.
         let mut probe = over_tcp(server).await;
         let head = upgrade_head(&format!("&sid={}", poller.sid));
         send_head(&mut probe, &head).await;
@@ -375,7 +376,7 @@ fn a_client_that_joins_nothing() {
     let main = || Server::with(Namespace::new());
     leaves_nothing(main, async |server| {
         let (websocket, polling) = (server.open().await, Polling::open(&server.app).await);
-        // It answers pings until it is closed.
+        // `next` answers pings until the session is closed.
         let mut polling = polling;
         assert_eq!(polling.next().await, "1");
         ended(websocket).await;
@@ -386,7 +387,7 @@ fn a_client_that_joins_nothing() {
 fn a_session_that_is_closed_for_its_messages() {
     let main = || Server::new(builder(Namespace::new()).max_payload(1_000));
     leaves_nothing(main, async |server| {
-        // Longer than the limit, not a packet, not JSON, not masked, and not UTF-8.
+        // Inputs that are longer than the limit, not a packet, not JSON, not masked, and not UTF-8.
         let long = text_frame(&"4".repeat(2_000));
         let not_masked = vec![0x81, 1, b'4'];
         let others = ["x", "4x", "42[", "450-[]", "40\x1e40", "2", "42"].map(text_frame);
@@ -403,7 +404,7 @@ fn a_session_that_is_closed_for_its_messages() {
         assert_eq!(refused, StatusCode::PAYLOAD_TOO_LARGE);
         client.send_and_forget("x").await;
         let _ = client.get().await;
-        // Two polls at a time.
+        // A second poll at the same time.
         let client = server.polling().await;
         let poll = client.poll();
         sleep(SECOND).await;
@@ -420,7 +421,7 @@ fn a_client_that_does_not_read() {
         let mut client = server.client().await;
         (0..5).for_each(|_| server.io.emit("text", "x".repeat(20_000)));
         send(&mut client, r#"42["ask"]"#).await;
-        // The rest of the queue is dropped with the connection, after the deadline of its close.
+        // At the deadline of the close the server drops the rest of the queue and the connection.
         sleep(10 * SECOND).await;
         drop(client);
         let client = server.polling().await;
@@ -598,17 +599,17 @@ fn an_upgrade_that_fails_or_is_abandoned() {
     leaves_nothing(main, async |server| {
         let client = server.polling().await;
         let mut probe = server.probe(&client).await;
-        // Not the packet that completes the upgrade.
+        // Only the upgrade packet is allowed here.
         send(&mut probe, "4text").await;
         ended(probe).await;
         drop(server.probe(&client).await);
         sleep(SECOND).await;
-        // It is not completed in time.
+        // The upgrade times out.
         let probe = server.probe(&client).await;
         let poll = client.poll();
         ended(probe).await;
         poll.abort();
-        // The session ends with its poll. Another one ends during an upgrade.
+        // The aborted poll ends the first session. A second session ends during its upgrade.
         let client = server.polling().await;
         let probe = server.probe(&client).await;
         client.send_and_forget("1").await;
@@ -675,7 +676,7 @@ fn what_a_handler_does_after_its_client_has_gone() {
         || Server::with(main),
         async |server| {
             let mut client = server.client().await;
-            // The second one waits for the first.
+            // The second event waits for the handler of the first one.
             send(&mut client, r#"421["late"]"#).await;
             send(&mut client, r#"42["late"]"#).await;
         },
@@ -698,7 +699,7 @@ fn sockets_that_are_tracked_by_a_presence() {
         async |server| {
             drop(server.client().await);
             server.polling().await.send("41\x1e1").await;
-            // The entry of the lost one stays for a while.
+            // The entry of the lost client stays for a while.
             sleep(20 * SECOND).await;
         },
     );
@@ -782,7 +783,7 @@ fn a_client_of_version_2() {
         assert!(read_frame(&mut stream).await.starts_with('0'));
         assert_eq!(read_frame(&mut stream).await, "40");
         send(&mut stream, "41").await;
-        // It does not ping.
+        // The client does not ping.
         ended(stream).await;
     });
 }
@@ -879,7 +880,7 @@ fn ten_thousand_clients_that_have_gone() {
              resident: {resident_before} MB before, {resident_held} MB with them, {} MB after",
             resident(),
         );
-        // A table may keep some of its room.
+        // Tables may keep a part of their capacity.
         let (blocks_left, bytes_left) = Live::now().since(before);
         assert!(blocks_left <= 8, "{blocks_left} blocks");
         assert!(bytes_left <= bytes / 100, "{bytes_left} bytes");
@@ -891,12 +892,13 @@ async fn ask(client: &mut DuplexStream, event: &str) -> String {
     read_frame(client).await
 }
 
-/// Counts handles of spans that are created, and those that are dropped.
+/// A subscriber that counts the created and the dropped handles of spans.
 #[derive(Clone, Default)]
 struct Spans(Arc<(AtomicUsize, AtomicUsize)>);
 
-/// A second subscriber. If a process has only one, `tracing` asks the thread that creates a span first,
-/// which may be one of another test, without a subscriber. It then never asks again.
+/// A second subscriber. With only one in the process, `tracing` asks the subscriber of the thread
+/// that first creates a span whether it is enabled, and never asks again. That thread may belong to
+/// another test, which has no subscriber.
 static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Spans::default()));
 
 impl Subscriber for Spans {

@@ -1,5 +1,5 @@
-//! The end of a server with very many clients, over real connections: each client is told or cut, and
-//! nothing is left. The figures are printed with `-- --nocapture`.
+//! The end of a server with very many clients, over real connections. Each client is told of the
+//! end or cut, and nothing is left. `-- --nocapture` prints the figures.
 
 mod support;
 
@@ -19,55 +19,56 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower_socketio::{DisconnectReason, HttpOptions, Namespace, ShutdownReport, Socket, SocketIo};
 
-/// Longer than a test: what a client does not do in time is not what ends here.
+/// Longer than a test, so that no timeout of a client ends its session.
 const LONG: Duration = Duration::from_secs(600);
 
-/// How many clients connect at a time, so that the queue of the listener does not overflow.
+/// The number of clients that connect at the same time. More could overflow the listener's backlog.
 const AT_A_TIME: usize = 64;
 
-/// The longest wait for something that happens in a moment on an idle machine.
+/// The longest wait for a step that takes a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// What a client is doing when the server ends.
+/// The state of a client at the end of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
-    // With a WebSocket.
-    /// Nothing.
+    // Over WebSocket.
+    /// The client does nothing.
     Idle,
-    /// It sends events, and gets their answers.
+    /// The client sends events and receives the acknowledgements.
     Chatting,
-    /// It has sent a half of a message, and closes when the server does.
+    /// The client has sent a half of a message, and closes its connection after the server's close
+    /// frame.
     Uploading,
-    /// It has sent a half of a message, and does not close.
+    /// The client has sent a half of a message, and does not close its connection.
     UploadingAndSilent,
-    /// Its handler ends after [`SLEEP`].
+    /// The handler of the client's event ends after [`SLEEP`].
     Sleeping,
-    /// Its handler does not end.
+    /// The handler of the client's event does not end.
     Endless,
-    /// It does not read, and its queue is long.
+    /// The client does not read, and its send queue is long.
     NotReading,
-    /// It has joined no namespace.
+    /// The client has joined no namespace.
     Unjoined,
 
-    // With long-polling. A poll is open.
+    // Over long-polling, with an open poll.
     Polling,
-    /// It sends the body of a POST.
+    /// The client is sending the body of a POST.
     Posting,
     UnjoinedPolling,
 
     // During an upgrade.
-    /// A poll is open, and its WebSocket has sent nothing.
+    /// A poll is open, and the WebSocket has sent nothing.
     Connected,
-    /// It has the pong of its probe, and completes the upgrade.
+    /// The client has the pong of its probe, and completes the upgrade.
     Ponged,
-    /// It has the pong of its probe, and does nothing.
+    /// The client has the pong of its probe, and does nothing more.
     PongedAndSilent,
 
-    /// It has sent nothing over its connection.
+    /// The client has sent nothing over its connection.
     Mute,
 }
 
@@ -81,23 +82,23 @@ impl Doing {
         !matches!(self, Unjoined | UnjoinedPolling | Mute)
     }
 
-    /// Returns whether the client may learn of the end by the end of its connection.
+    /// Returns whether the connection may end without a close frame or packet.
     fn may_be_cut(self) -> bool {
         matches!(self, NotReading | PongedAndSilent | Mute)
     }
 }
 
-/// How long the handlers of [`Sleeping`] run.
+/// The time for which the handlers of [`Sleeping`] run.
 const SLEEP: Duration = Duration::from_secs(3);
 
-/// What a client was told.
+/// How a client was told of the end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     /// The code and the reason of a close frame.
     Frame(u16, String),
-    /// The answer to its poll.
+    /// The packet in the response to the poll.
     Packet(String),
-    /// Its connection has ended.
+    /// The end of the connection.
     End,
 }
 
@@ -134,13 +135,13 @@ impl Records {
     }
 }
 
-/// A server in a runtime of its own, and the runtime of its clients.
+/// A server with its runtime, and the runtime of the clients.
 struct Server {
     runtime: Runtime,
     clients: Runtime,
     addr: SocketAddr,
     io: SocketIo,
-    /// It keeps the server, so that its counts can be read at the end.
+    /// Keeps the server alive, so that its counts can be read at the end.
     _app: Router,
     records: Records,
     end: oneshot::Sender<()>,
@@ -154,7 +155,7 @@ fn runtime() -> Runtime {
 }
 
 impl Server {
-    /// Starts a server that ends as `end` does when it is told to.
+    /// Starts a server. The future of `end` ends it after the signal of [`Server::end`].
     fn start<F>(end: impl FnOnce(SocketIo) -> F) -> Self
     where
         F: Future<Output = Option<ShutdownReport>> + Send + 'static,
@@ -172,7 +173,7 @@ impl Server {
         let runtime = runtime();
         let (addr, served) = runtime.block_on(async {
             let socket = TcpSocket::new_v4().expect("a socket");
-            // The kernel keeps little of what a client does not read.
+            // The kernel buffers few bytes for a client that does not read.
             socket.set_send_buffer_size(8 * 1024).expect("a size");
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
             socket.bind(any).expect("a port");
@@ -202,8 +203,8 @@ impl Server {
     }
 }
 
-/// Returns how many descriptors this process has for connections to a port, at the server's side. The
-/// kernel may leave some out while others come and go.
+/// Returns the number of descriptors of this process for the server's side of connections to a
+/// port. The kernel's list may miss some connections while others open and close.
 fn descriptors(port: u16) -> usize {
     let connections = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux");
     let local = format!(":{port:04X}");
@@ -232,12 +233,12 @@ fn until_nothing_is_left(runtime: &Runtime, port: u16) {
     }
 }
 
-/// A client: its connections, and the session that it has opened.
+/// A client with its connections and its session.
 struct Client {
     doing: Doing,
     addr: SocketAddr,
     main: BufReader<TcpStream>,
-    /// A second connection: of a POST, or of an upgrade.
+    /// The connection of a POST or of an upgrade.
     second: Option<TcpStream>,
     uri: String,
 }
@@ -274,7 +275,7 @@ async fn respond(stream: &mut BufReader<TcpStream>) -> std::io::Result<Response>
 }
 
 impl Client {
-    /// Connects, joins, and begins what the client is doing.
+    /// Connects, joins, and brings the client into the state `doing`.
     async fn begin(addr: SocketAddr, doing: Doing) -> Self {
         let main = BufReader::new(tcp(addr, doing == NotReading).await);
         let uri = "/socket.io/?EIO=4&transport=polling".to_owned();
@@ -383,8 +384,8 @@ impl Client {
         within(respond(&mut self.main)).await.expect("a response")
     }
 
-    /// Goes on until the server ends. Returns what the client was told, and when. Then its connections
-    /// have ended, too.
+    /// Runs the client until the server ends. Returns how the client was told, and when. Its
+    /// connections have ended then, except that of [`Uploading`], which the client closes.
     async fn run(mut self, ending: Arc<Ending>) -> (Told, Instant) {
         let (told, at) = match self.doing {
             Polling | Posting | UnjoinedPolling | Connected => {
@@ -418,7 +419,7 @@ impl Client {
             }
         };
         if matches!(self.doing, Idle | Chatting | Sleeping | Endless | Unjoined) {
-            // If the server does not wait, its end of the connection is closed.
+            // The write fails if the server has closed the connection without waiting.
             let _ = self
                 .main
                 .write_all(&frame(8, &1001_u16.to_be_bytes()))
@@ -427,7 +428,7 @@ impl Client {
         if self.doing == Uploading {
             return (told, at);
         }
-        // The server closes the connections that are left.
+        // The server closes the remaining connections.
         let mut rest = Vec::new();
         let _ = within(self.main.read_to_end(&mut rest)).await;
         if let Some(mut second) = self.second {
@@ -437,7 +438,7 @@ impl Client {
     }
 }
 
-/// Reads frames until the close frame, or the end of the connection. Sends events meanwhile if
+/// Reads frames until the close frame or the end of the connection. Sends events meanwhile if
 /// `is_chatting`.
 async fn until_close(
     stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
@@ -474,7 +475,7 @@ async fn next_frame(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result
     Ok((opcode, payload))
 }
 
-/// When the server has begun to end, and when it has ended.
+/// Tells clients when the server begins to end and when it has ended.
 struct Ending {
     begun: Semaphore,
     ended: Semaphore,
@@ -490,10 +491,11 @@ impl Ending {
     }
 }
 
-/// The clients of a server, how many of each kind.
+/// The number of clients of each kind.
 type Fleet = [(Doing, usize); 15];
 
-/// Opens a session while the server ends. It is refused.
+/// Requests sessions while the server ends, and asserts that they are refused. Returns `false` if
+/// the server does not accept connections any more.
 async fn refused(addr: SocketAddr) -> bool {
     for head in [
         "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
@@ -513,7 +515,8 @@ async fn refused(addr: SocketAddr) -> bool {
     true
 }
 
-/// Ends a server with these clients, and checks what it leaves. Returns its report.
+/// Connects the clients, ends the server, and checks that nothing is left. Returns the server's
+/// report.
 fn end(server: Server, fleet: &Fleet) -> Option<ShutdownReport> {
     let Server {
         runtime,
@@ -575,7 +578,7 @@ fn end(server: Server, fleet: &Fleet) -> Option<ShutdownReport> {
         let at = Instant::now();
         end.send(()).expect("it is served");
         ending.begun.add_permits(Semaphore::MAX_PERMITS / 2);
-        // It is a moment until the server has begun.
+        // The server begins to end a moment after the signal.
         support::until(|| io.is_closing()).await;
         let mut attempts = 0;
         while !served.is_finished() && refused(addr).await {
@@ -594,7 +597,6 @@ fn end(server: Server, fleet: &Fleet) -> Option<ShutdownReport> {
     });
 
     check_told(&told, at);
-    // Nothing is left.
     assert_eq!(io.counts().sessions, 0);
     assert_eq!((io.counts().sockets, io.counts().rooms), (0, 0));
     until_nothing_is_left(&runtime, addr.port());
@@ -613,7 +615,7 @@ fn end(server: Server, fleet: &Fleet) -> Option<ShutdownReport> {
     report
 }
 
-/// Returns how many connections the clients have.
+/// Returns the number of connections of all clients.
 fn of_connections(fleet: &Fleet) -> usize {
     let connections = |doing| match doing {
         Posting | Connected | Ponged | PongedAndSilent => 2,
@@ -625,7 +627,7 @@ fn of_connections(fleet: &Fleet) -> usize {
     each.sum()
 }
 
-/// Checks what each client was told, and prints when.
+/// Checks how each client was told, and prints when.
 fn check_told(told: &[(Doing, (Told, Instant))], begun: Instant) {
     let mut last = BTreeMap::new();
     for (doing, (told, at)) in told {
@@ -644,7 +646,8 @@ fn check_told(told: &[(Doing, (Told, Instant))], begun: Instant) {
     }
 }
 
-/// `never` are those that never end by themselves: a close would wait for them.
+/// Returns the clients of a test. `never` scales the number of clients whose handlers or upgrades
+/// never end, for which a close would wait.
 const fn fleet(scale: usize, never: usize) -> Fleet {
     [
         (Idle, 85 * scale),
@@ -677,7 +680,7 @@ fn a_thousand_of_each_are_told_or_cut_at_the_deadline() {
                 .into_future(),
         );
         sleep(SPREAD).await;
-        // A further call changes nothing, and returns the same report.
+        // A second call changes nothing, and returns the same report.
         let second = io.shutdown().await;
         assert_eq!(first.await.expect("no panic"), second);
         Some(second)
@@ -685,7 +688,7 @@ fn a_thousand_of_each_are_told_or_cut_at_the_deadline() {
     let report = end(server, &fleet(10, 5)).expect("a report");
     assert!(report.duration >= DEADLINE, "{report}");
     assert!(report.duration < DEADLINE + millis(1_900), "{report}");
-    // Endless handlers, and upgrades that are not completed.
+    // Clients with endless handlers or incomplete upgrades are cut.
     assert!((35..=70).contains(&report.cut), "{report}");
     assert_eq!(report.handlers_cut, 5, "{report}");
 }
