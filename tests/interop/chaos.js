@@ -1,9 +1,10 @@
-// Official clients on a bad network, which number what they say and check what they hear.
+// Official clients on a bad network. They number the events that they send, and check the numbers
+// of the events that they receive.
 //
-// The server is tests/servers/chaos.rs, which has a table of the events. Each event has a number of its
-// series. Within a session a client must have all numbers of a series, once and in order. A session
-// lasts from a connect that has not recovered to the next such one. Without recovery that is each
-// connect.
+// The server is tests/servers/chaos.rs, which has a table of the events. Each event has a number in
+// a series. Within a session a client must receive all numbers of a series once and in order. A
+// session begins with a connect that has not recovered, and ends with the next such connect.
+// Without recovery each connect begins a session.
 
 import { Worker } from "node:worker_threads";
 
@@ -17,7 +18,7 @@ const ANSWER_TIMEOUT = 10_000;
 /** The types of packets with an acknowledgement. */
 const ACKS = [3, 6];
 
-/** How clients connect, and which of their events have bytes: one of so many. */
+/** The transports of clients. One of `bytes` events of a client is binary. */
 const KINDS = [
   { transports: ["websocket"], bytes: 8 },
   { transports: ["polling"], bytes: 8 },
@@ -25,7 +26,7 @@ const KINDS = [
   { transports: ["websocket"], bytes: 2 },
 ];
 
-// Of every forty events one is large.
+// One of forty events is large.
 const length = (n) => (n % 40 === 39 ? 4_000 : (n * 37) % 200);
 
 const text = (n) => Array.from({ length: length(n) }, (_, index) => ["a", "é", "☃", "𝄞"][(n + index) % 4]).join("");
@@ -34,9 +35,9 @@ const bytes = (n) => Buffer.from(Array.from({ length: length(n) }, (_, index) =>
 
 const hasLoad = (n, load) => (n % 4 === 1 ? Buffer.isBuffer(load) && load.equals(bytes(n)) : load === text(n));
 
-/** The numbers that have come. */
+/** The numbers that have arrived. */
 class Series {
-  /** With `latest`, the first number must not be higher. */
+  /** If `latest` is given, the first number must not be higher. */
   constructor(latest) {
     this.latest = latest;
   }
@@ -47,13 +48,13 @@ class Series {
   duplicated = 0;
   reordered = 0;
 
-  /** The first number must not be higher. */
+  /** Sets the highest allowed first number. If the series began later, the numbers before are missing. */
   begin(latest) {
     this.latest = latest;
     for (let n = latest; n < this.first; n++) this.missing.add(n);
   }
 
-  /** Returns what is wrong with a number. */
+  /** Adds a number. Returns an error message if it is not the expected one. */
   add(n) {
     this.first ??= n;
     const expected = this.next ?? Math.min(this.latest ?? n, n);
@@ -68,7 +69,7 @@ class Series {
   }
 }
 
-/** All clients, and what they have in common. */
+/** All clients and their counts. */
 export class Clients {
   /** `places` returns the URLs from which a client chooses one for each connect. */
   constructor(count, seed, places) {
@@ -82,9 +83,9 @@ export class Clients {
     }, 100);
   }
 
-  /** What must not happen. */
+  /** Errors that the test must not find. */
   faults = [];
-  /** The times at which the servers have begun, by their names. */
+  /** The start times of the servers by their names. */
   lives = new Map();
   connects = 0;
   recovered = 0;
@@ -107,7 +108,7 @@ export class Clients {
     return this.list.reduce((sum, client) => sum + client.said, 0);
   }
 
-  /** Waits until each client is connected and gets answers, then ends their events. */
+  /** Waits until each client is connected and gets acknowledgements, then stops their events. */
   async settle() {
     const said = this.list.map((client) => client.said);
     const isMute = (client) => !client.socket.connected || client.answered < said[client.number];
@@ -119,7 +120,7 @@ export class Clients {
     }
   }
 
-  /** The highest numbers that a client has of the series of rooms. */
+  /** The highest next number of each series among all clients. */
   highest() {
     const highest = new Map();
     for (const { session } of this.list) {
@@ -139,9 +140,9 @@ export class Clients {
 
 class Client {
   said = 0;
-  /** The number of the last event that was answered. */
+  /** The number of the last acknowledged event. */
   answered = -1;
-  /** The events that wait for their answers. */
+  /** The events that wait for their acknowledgements. */
   open = new Set();
   /** The numbers of the events of each visit: `{first, last, answered}`. */
   visits = new Map();
@@ -196,7 +197,7 @@ class Client {
     this.clients.fault(`client ${this.number} by ${transport?.name}, visit ${this.visit}: ${text}`);
   }
 
-  /** The session of now. */
+  /** The current session. */
   get session() {
     if (this.current?.id !== this.socket.id && this.socket.id) {
       this.end();
@@ -205,7 +206,7 @@ class Client {
     return this.current;
   }
 
-  /** Counts what was wrong in the session. */
+  /** Ends the session, and adds its errors to the counts. */
   end() {
     for (const { missing, duplicated, reordered } of this.current?.series.values() ?? []) {
       this.clients.lost += missing.size;
@@ -241,7 +242,8 @@ class Client {
   }
 
   #disconnected(reason) {
-    // The official client emits it also when it loses the connection before it is connected.
+    // The official client also emits `disconnect` if it loses the connection before CONNECT is
+    // answered.
     if (this.lastEnded === this.visit) this.fault("is disconnected twice");
     this.lastEnded = this.visit;
     if (!this.isConnected) return;
@@ -292,7 +294,7 @@ class Client {
     });
   }
 
-  /** An event leaves, which may have waited for the connection. */
+  /** Records an event that is sent. It may have waited for the connection. */
   #sent(n) {
     const visit = this.visits.get(this.visit) ?? { first: n };
     visit.last = n;
@@ -300,7 +302,7 @@ class Client {
   }
 }
 
-/** A client with a good connection, in a thread of its own. */
+/** A client with a good connection, in a separate thread. */
 export class Innocent {
   static async run(url) {
     const innocent = new this();
@@ -323,7 +325,7 @@ export class Innocent {
   }
 }
 
-/** Collects what differs from what is expected. */
+/** Collects differences from the expected values. */
 class Differences {
   list = [];
 
@@ -340,8 +342,8 @@ class Differences {
 }
 
 /**
- * What differs between what the clients have and the servers' reports. `others` are connected beside
- * them, and `isWhole` says that no server was killed.
+ * Returns the differences between the state of the clients and the servers' reports. `others` is the
+ * number of other connected clients. `isWhole` is true if no server was killed.
  */
 export function differences(clients, reports, others, isWhole) {
   const found = new Differences();
@@ -368,7 +370,7 @@ export function differences(clients, reports, others, isWhole) {
     return report ? report.rooms[key.slice(report.life.length + 1)] : highest.get(key);
   };
   for (const { number, socket, session } of clients.list) {
-    // The sockets differ then, until it is back.
+    // The check of the sockets reports a client that is not connected.
     if (!socket.connected) continue;
     for (const { life, clients: last } of reports) {
       if (last[number]?.id !== socket.id) continue;
@@ -383,7 +385,7 @@ export function differences(clients, reports, others, isWhole) {
   return found.list;
 }
 
-/** What differs between what the clients have sent and what the servers have heard, in each visit. */
+/** Returns the differences between the sent events of clients and the received ones of servers, for each visit. */
 export function visitDifferences(clients, visits, isWhole) {
   const found = new Differences();
   const heard = new Map(visits.map((visit) => [`${visit.client} ${visit.number}`, visit]));

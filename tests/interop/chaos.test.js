@@ -1,13 +1,14 @@
-// 200 official clients on a bad network: nothing is lost without a disconnect, doubled or out of order.
+// 200 official clients on a bad network. No event is lost without a disconnect, duplicated or out
+// of order.
 //
-// Between the clients and their servers stands tests/servers/chaos_proxy.rs, which has a table of the
-// faults. The three tests together go on for 45 seconds, and in the long form for ten minutes, with
+// The clients connect to their servers through tests/servers/chaos_proxy.rs, which has a table of
+// the faults. The three tests together take 45 seconds, and in the long form ten minutes, with
 // stalls of up to a minute:
 //
 //     SECONDS=600 node --test --test-timeout=1200000 chaos.test.js
 //
-// SEED=2 draws the same faults again, as far as the clients connect in the same order. Each test prints
-// a line of figures.
+// With the same SEED, such as SEED=2, the faults are the same, as far as the clients connect in the
+// same order. Each test prints a line of figures.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -24,7 +25,7 @@ const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 const CLIENTS = 200;
 const LONGEST_STALL = SECONDS < 120 ? 8_000 : 60_000;
 
-/** How long after the first connects the memory of the servers is read for the first time. */
+/** The seconds from the first connects to the first reading of the servers' memory. */
 const EARLY = Math.min(120, Math.round(0.6 * SECONDS));
 
 const TESTS = {
@@ -45,7 +46,7 @@ for (const [title, { lives, env }] of Object.entries(TESTS)) {
   });
 }
 
-/** `open` gets what is to be closed at the end. */
+/** Runs a test. Adds functions to `open` that close its servers and clients at the end. */
 async function chaos(t, lives, env, open) {
   const isCluster = lives.length > 1;
   const mayRecover = "RECOVERY" in env;
@@ -82,7 +83,7 @@ async function chaos(t, lives, env, open) {
     if (found.length > 0) await sleep(200);
     return found.length === 0;
   };
-  // The assertion says what differs.
+  // The assertion below prints the differences.
   await until(isSettled, "end").catch((error) => assert.match(error.message, /^no end within/));
   found.push(...visitDifferences(clients, (await get("/visits")).flat(), !isCluster));
   const late = await memory(servers);
@@ -114,15 +115,15 @@ async function chaos(t, lives, env, open) {
   assert.deepEqual([...clients.faults, ...found.slice(0, 30)], []);
   assert.deepEqual({ lost, duplicated, reordered }, { lost: 0, duplicated: 0, reordered: 0 });
   for (const { output } of [proxy, ...servers]) assert.doesNotMatch(output, /^fault: |panicked/m);
-  // Each kind of faults has happened.
+  // Each kind of fault has happened.
   for (const [kind, count] of Object.entries(faults)) assert.ok(count > 0, kind);
   assert.ok(disconnects > CLIENTS / 4, `${disconnects} disconnects`);
   assert.equal(recovered > 0, mayRecover, `${recovered} recovered`);
-  // A server that is killed may not have saved a client that has just come.
+  // A killed server may not have saved a client that has just connected.
   if (mayRecover && !isCluster) assert.equal(told, 0, `${told} were told that they have not recovered`);
 }
 
-/** Kills a server and starts it again, until the end. Returns how often. */
+/** Kills and restarts a server again and again until `end`. Returns the number of times. */
 async function kills(server, clients, end) {
   const chance = new Chance(SEED);
   let count = 0;
@@ -139,7 +140,7 @@ async function kills(server, clients, end) {
   }
 }
 
-/** The resident memory of each server that runs, in KiB. */
+/** Returns the resident memory of each running server in KiB. */
 async function memory(servers) {
   const read = async ({ child }) => {
     const status = await readFile(`/proc/${child.pid}/status`, "utf8").catch(() => "");

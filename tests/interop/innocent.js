@@ -1,5 +1,6 @@
-// A client with a good connection, beside those of chaos.test.js: it echoes all the time, in a thread of
-// its own. It posts `connected`, and when it gets a message how long its echoes took, in milliseconds.
+// A client with a good connection beside the clients of chaos.test.js, in a separate thread. It
+// sends one echo after the other. It posts `connected`, and after a message the times of its
+// echoes, in milliseconds.
 
 import { performance } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -17,7 +18,7 @@ const times = [];
 let lost = 0;
 while (!isStopped) {
   const begin = performance.now();
-  // It may fail on a machine that is so busy that a ping is not answered in time.
+  // An echo may fail on a busy machine, if the client does not answer a ping in time.
   const answer = await socket.timeout(10_000).emitWithAck("echo", times.length).catch(() => lost++);
   if (answer === times.length) times.push(performance.now() - begin);
   await sleep(20);

@@ -1,5 +1,5 @@
-// Reads and writes packets with the official parsers, for `tests/oracle`: questions come in on stdin,
-// answers leave on stdout. See `tests/oracle/judge.rs`.
+// Reads and writes packets with the official parsers, for `tests/oracle`. Questions arrive on
+// stdin, and answers go to stdout. See `tests/oracle/judge.rs`.
 
 import { readSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -10,10 +10,11 @@ import * as parser from "socket.io-parser";
 
 const require = createRequire(import.meta.url);
 const msgpackParser = require("socket.io-msgpack-parser");
-// The parser of clients of version 2. It is a dependency of theirs, so it has no name of its own.
+// The parser of Socket.IO 2 clients. It is a dependency of the client package, so it is imported
+// from there.
 const folder = new URL("node_modules/socket.io-client-v2/package.json", import.meta.url);
 const oldParser = createRequire(folder)("socket.io-parser");
-// Node's server reads and writes the bodies of such clients with this.
+// The parser with which Node's server reads and writes the bodies of these clients.
 const oldEngine = require("./node_modules/engine.io/build/parser-v3/index.js");
 
 class Reader {
@@ -65,7 +66,7 @@ class Reader {
         const object = {};
         for (let left = this.count(); left > 0; left--) {
           const key = this.text();
-          // Not an assignment, which would set the prototype where the key is `__proto__`.
+          // An assignment would set the prototype if the key is `__proto__`.
           Object.defineProperty(object, key, {
             value: this.value(),
             configurable: true,
@@ -137,7 +138,7 @@ class Writer {
       this.letter("s");
       return this.text(value);
     }
-    // A date is a text, or null, in every form of a value that a handler sees.
+    // A handler sees a date as a text or as null, with every parser.
     if (types.isDate(value)) return this.value(value.toJSON());
     if (types.isAnyArrayBuffer(value)) value = Buffer.from(value);
     if (ArrayBuffer.isView(value)) {
@@ -159,7 +160,7 @@ class Writer {
     }
   }
 
-  /** Writes what `write` writes, with its length in front. */
+  /** Calls `write`, and writes the length of its output in front of it. */
   measured(write) {
     const start = this.at;
     this.count(0);
@@ -167,7 +168,7 @@ class Writer {
     this.buffer.writeUInt32LE(this.at - start - 4, start);
   }
 
-  /** A message: text or bytes. */
+  /** Writes a message, which is text or bytes. */
   message(message) {
     const isText = typeof message === "string";
     this.letter(isText ? "T" : "B");
@@ -175,7 +176,7 @@ class Writer {
   }
 }
 
-/** Reads messages with a decoder: for each one a packet, nothing yet, or the reason of a refusal. */
+/** Reads messages with a decoder. Writes for each message a packet, nothing yet, or the reason of a refusal. */
 function decode(decoder, question, answer) {
   let decoded;
   decoder.on("decoded", (packet) => (decoded = packet));
@@ -184,7 +185,7 @@ function decode(decoder, question, answer) {
     const bytes = question.bytes();
     decoded = undefined;
     try {
-      // An empty packet of Engine.IO has no data.
+      // An Engine.IO packet without data has the data `undefined`.
       decoder.add(isText ? bytes.toString() || undefined : bytes);
     } catch (error) {
       answer.letter("R");
@@ -202,7 +203,7 @@ function decode(decoder, question, answer) {
   }
 }
 
-/** Writes a packet with an encoder. */
+/** Encodes a packet, and writes its messages. */
 function encode(write, question, answer) {
   const packet = { type: question.byte(), nsp: question.value() };
   const id = question.value();
@@ -238,7 +239,7 @@ const operations = {
   m: (question, answer) => decode(new msgpackParser.Decoder(), question, answer),
   M: (question, answer) => encode((packet) => new msgpackParser.Encoder().encode(packet), question, answer),
 
-  // A body of Engine.IO, as its server reads it.
+  // A long-polling body, as Node's server reads it.
   p: (question, answer) => {
     const body = question.bytes().toString();
     for (const packet of engine.decodePayload(body, "nodebuffer")) writeEnginePacket(packet, answer);
@@ -249,7 +250,7 @@ const operations = {
     engine.encodePayload(packets, (body) => answer.bytes(Buffer.from(body)));
   },
 
-  // The same in revision 3, as text or as bytes.
+  // The same in revision 3. The body is text or bytes.
   v: (question, answer) => {
     const isBinary = question.byte() === 1;
     const body = question.bytes();

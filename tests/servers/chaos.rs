@@ -1,18 +1,18 @@
 //! A server whose clients have a bad network: `LIFE=a1 [RECOVERY=120] [REDIS=redis://…] chaos PORT`.
 //!
-//! It numbers the events that it sends, and checks the numbers of those that it receives. LIFE is the
-//! name of this run of the program. RECOVERY is the number of seconds that clients may be away and
-//! recover. With REDIS it is a server of a cluster over streams.
+//! The server numbers the events that it sends, and checks the numbers of the events that it
+//! receives. LIFE is the name of this run of the program. RECOVERY is the number of seconds within
+//! which clients can recover. With REDIS the server joins a cluster over Redis streams.
 //!
-//! A client connects with `{client, visit, rooms}`: its number, the number of this connection of it,
-//! and its rooms.
+//! A client connects with `{client, visit, rooms}`: its number, the number of this connection,
+//! which is called a visit, and its rooms.
 //!
 //! | event of the server | |
 //! |---|---|
-//! | `welcome(life, {room: n})` | to a client that has not recovered; it gets the events of its rooms from these numbers on |
-//! | `room(life, room, n, load)` | to each room, and to all clients as to a room `all`; each about once a second |
-//! | `direct(life, id, n, load)` | to each client every two seconds; one that may recover is sent them also while it is away |
-//! | `ask(life, visit, n, after)` | the client answers `n`; it comes after the direct event with the number `after` |
+//! | `welcome(life, {room: n})` | to a client that has not recovered; the next event of each room has the number `n` |
+//! | `room(life, room, n, load)` | about once a second to each room, and to all clients with the room `all` |
+//! | `direct(life, id, n, load)` | every two seconds to each client; with recovery also to clients that are away |
+//! | `ask(life, visit, n, after)` | the client answers with `n`; the event follows the direct event with the number `after` |
 //!
 //! | event of a client | acknowledgement |
 //! |---|---|
@@ -20,11 +20,11 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /stop` | sends no more numbered events |
-//! | `GET /report` | what there is now |
-//! | `GET /visits` | what each connection has brought |
+//! | `POST /stop` | stops the numbered events |
+//! | `GET /report` | returns the current sockets, rooms and counts |
+//! | `GET /visits` | returns the numbers that each connection has received |
 //!
-//! A client of `/echo` gets each `echo` back as an acknowledgement.
+//! In the namespace `/echo` the acknowledgement of an event `echo` returns its arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,11 +43,11 @@ use tower_socketio::{
     AckError, Args, Auth, Data, DisconnectReason, Namespace, RawArgs, Recovery, Socket, SocketIo,
 };
 
-/// With these a stall is noticed after five seconds.
+/// With this heartbeat the server notices a stall after five seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a client may take to answer.
+/// The time within which a client must answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const TICK: Duration = Duration::from_millis(100);
@@ -108,15 +108,15 @@ struct Chaos {
     life: String,
     may_recover: bool,
     rooms: Mutex<BTreeMap<String, u64>>,
-    /// The last connection of each client.
+    /// The latest connection of each client.
     clients: Mutex<BTreeMap<u64, Client>>,
-    /// All connections, by the numbers of the client and of its visit.
+    /// All connections, by the numbers of the client and of the visit.
     visits: Mutex<BTreeMap<(u64, u64), Arc<Visit>>>,
     reasons: Mutex<BTreeMap<&'static str, u64>>,
-    /// What must not happen.
+    /// Errors that the test must not find.
     faults: Mutex<Vec<String>>,
     asks: Asks,
-    /// It is locked while a tick sends.
+    /// The lock is held while the events of a tick are sent.
     is_stopped: Mutex<bool>,
 }
 
@@ -145,7 +145,7 @@ struct Visit {
     disconnects: AtomicU64,
 }
 
-/// The numbers that have come.
+/// The numbers that have arrived.
 #[derive(Default, Serialize)]
 struct Series {
     first: Option<u64>,
@@ -156,7 +156,7 @@ struct Series {
 }
 
 impl Series {
-    /// Returns whether the number is the one after the last.
+    /// Adds a number. Returns whether it is the expected one.
     fn add(&mut self, n: u64) -> bool {
         let first = *self.first.get_or_insert(n);
         if first == n && self.next == 0 || n == self.next {
@@ -192,7 +192,7 @@ impl Chaos {
         }
     }
 
-    /// Keeps what must not happen, and prints it: a server that is killed has no report.
+    /// Records a fault, and prints it, because a killed server returns no report.
     fn fault(&self, fault: String) {
         eprintln!("fault: {}: {fault}", self.life);
         lock(&self.faults).push(fault);
@@ -243,7 +243,8 @@ async fn connect(State(chaos): Shared, socket: Socket, Auth(hello): Auth<Hello>)
     }
     let mut clients = lock(&chaos.clients);
     let former = clients.get(&client);
-    // What was sent while the client was away counts on.
+    // The numbers of the direct events continue, because a recovered client gets the events that it
+    // missed.
     let former = former.filter(|former| socket.recovered() && former.socket.id() == socket.id());
     let directs = former.map_or(0, |former| former.directs);
     let entry = Client {
@@ -308,7 +309,7 @@ impl Chaos {
     }
 }
 
-/// What an event carries beside its number.
+/// The data of an event beside its number.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Load {
@@ -325,7 +326,7 @@ impl Load {
     }
 }
 
-/// Of every forty events one is large.
+/// One of forty events is large.
 fn length(n: u64) -> u64 {
     match n % 40 {
         39 => 4_000,
@@ -333,7 +334,7 @@ fn length(n: u64) -> u64 {
     }
 }
 
-/// Characters of one to four bytes.
+/// Returns a text with characters of one to four bytes.
 fn text(n: u64) -> String {
     let at = |index: u64| ['a', 'é', '☃', '𝄞'][(n + index) as usize % 4];
     (0..length(n)).map(at).collect()
@@ -354,7 +355,7 @@ async fn send_all(chaos: Arc<Chaos>, io: SocketIo) {
 }
 
 impl Chaos {
-    /// Sends the events of a tick, unless it has stopped.
+    /// Sends the events of a tick, unless the server was stopped. Returns whether it was.
     fn has_stopped(self: &Arc<Self>, io: &SocketIo, tick: u64) -> bool {
         let is_stopped = lock(&self.is_stopped);
         if !*is_stopped {
@@ -364,7 +365,7 @@ impl Chaos {
         *is_stopped
     }
 
-    /// Sends to the next one of the rooms.
+    /// Sends an event to the room whose turn it is.
     fn send_to_room(&self, io: &SocketIo, tick: u64) {
         let mut rooms = lock(&self.rooms);
         let which = tick as usize % rooms.len();
@@ -381,7 +382,7 @@ impl Chaos {
         target.emit("room", Args((&self.life, &room, n, Load::new(n))));
     }
 
-    /// Sends to the clients whose turn it is.
+    /// Sends events to the clients whose turn it is.
     fn send_to_clients(self: &Arc<Self>, io: &SocketIo, tick: u64) {
         for (client, last) in lock(&self.clients).iter_mut() {
             if client % DIRECT_TICKS != tick % DIRECT_TICKS {

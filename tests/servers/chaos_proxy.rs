@@ -1,18 +1,18 @@
 //! A bad network between clients and servers: `SEED=1 STALL=6000 TARGETS=3000 chaos_proxy PORT…`.
 //!
-//! What connects to a port gets a connection to the target in the same place of TARGETS, a list of
-//! ports with commas between them. Each direction of each connection draws, by chance from SEED and
-//! the number of the connection:
+//! The proxy forwards a connection to a port to the target in the same position of TARGETS, a list
+//! of ports separated by commas. Each direction of each connection gets faults at random, by SEED
+//! and the number of the connection:
 //!
 //! | | |
 //! |---|---|
 //! | latency | 0 to 200 ms |
 //! | bandwidth | 1 to 100 KB a second |
-//! | slices | 1 to 100 bytes in one write |
-//! | an incident, after a time or after a number of bytes | a reset of one side or of both, a half-close, or a stall of up to STALL milliseconds |
+//! | slices | writes of 1 to 100 bytes |
+//! | an incident, after a time or a number of bytes | a reset of one side or of both, a half-close, or a stall of up to STALL milliseconds |
 //!
-//! After a stall it draws all of them again. On SIGUSR1 the network is good from then on, and the
-//! program prints the number of the connections and of the faults of each kind, as JSON.
+//! After a stall the direction gets new faults. After SIGUSR1 the network has no faults, and the
+//! program prints the numbers of connections and of faults of each kind, as JSON.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -94,13 +94,13 @@ async fn serve(listener: TcpListener, target: u16, network: Arc<Network>) {
         let number = count(&network.counts.connections);
         let network = Arc::clone(&network);
         tokio::spawn(async move {
-            // The client sees an error of its own connection, whatever has failed.
+            // The client notices each failure as an error of its own connection.
             let _ = relay(client, target, number, &network).await;
         });
     }
 }
 
-/// A side of a connection that is cut, or both.
+/// The side of a connection that is reset, or both sides.
 enum Cut {
     Client,
     Server,
@@ -121,7 +121,7 @@ async fn relay(
 ) -> io::Result<()> {
     let mut server = match TcpStream::connect(("127.0.0.1", target)).await {
         Ok(server) => server,
-        // The server does not run: as if nobody listened here.
+        // The server does not run, so the client's connection is reset.
         Err(_) => return client.set_zero_linger(),
     };
     client.set_nodelay(true)?;
@@ -134,7 +134,7 @@ async fn relay(
         up.forward(from_client, to_server),
         down.forward(from_server, to_client)
     );
-    // Without this, a dropped connection sends an end, and not a reset.
+    // Without this option a dropped connection sends FIN in place of RST.
     match ended {
         Ok(_) => Ok(()),
         Err(Cut::Client) => client.set_zero_linger(),
@@ -143,11 +143,11 @@ async fn relay(
     }
 }
 
-/// How bytes are forwarded.
+/// The latency and the size of the writes of a direction.
 #[derive(Default)]
 struct Shape {
     latency: Duration,
-    /// The most bytes in one write, with a pause after it.
+    /// The maximum number of bytes in a write, and the pause after it.
     slice: Option<(usize, Duration)>,
 }
 
@@ -160,7 +160,7 @@ enum Incident {
     Stall(Duration),
 }
 
-/// When the next incident happens: the first of both.
+/// The next incident. It happens at `at` or after `after` bytes, whichever comes first.
 struct Next {
     incident: Incident,
     at: Instant,
@@ -172,17 +172,18 @@ struct Direction<'a> {
     network: &'a Network,
     chance: Chance,
     shape: Shape,
-    /// There is none on a good network.
+    /// `None` on a good network.
     next: Option<Next>,
     stalled_until: Option<Instant>,
-    /// What has been read, with the time at which it may be written. An end has no bytes.
+    /// The bytes that were read, with the time at which they may be written. The end of the stream
+    /// has no bytes.
     queue: VecDeque<(Instant, Bytes)>,
     queued: usize,
     has_ended: bool,
     may_write_at: Instant,
 }
 
-/// A direction that holds this number of bytes does not read.
+/// The number of queued bytes at which a direction stops reading.
 const QUEUE: usize = 64 * 1024;
 
 impl<'a> Direction<'a> {
@@ -204,7 +205,7 @@ impl<'a> Direction<'a> {
         direction
     }
 
-    /// Draws how bytes are forwarded, and the next incident.
+    /// Chooses the shape and the next incident at random.
     fn draw(&mut self) {
         let Self {
             chance, network, ..
@@ -215,7 +216,7 @@ impl<'a> Direction<'a> {
             count(&counts.latency);
             self.shape.latency = Duration::from_millis(chance.below(201));
         }
-        // Small steps look like a slow network, and not like one that sends a second's bytes at once.
+        // Small writes resemble a slow network better than the bytes of a second at once.
         if chance.is(20) {
             count(&counts.bandwidth);
             let bytes_per_second = 1_000 * chance.spread(100);
@@ -235,7 +236,8 @@ impl<'a> Direction<'a> {
                 Incident::Stall(Duration::from_millis(100 * chance.spread(longest)))
             }
         };
-        // A short connection, such as that of a poll, would rarely live to see an incident.
+        // Some incidents happen after a few bytes, because a short connection, such as that of a
+        // poll, has usually ended before a random time.
         let is_early = chance.is(1);
         let (at, after) = match is_early {
             true => (3_600_000, chance.below(1_500) as usize),
@@ -283,14 +285,14 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// From now on the network is good.
+    /// Removes the faults of this direction.
     fn recover(&mut self) {
         self.shape = Shape::default();
         self.next = None;
         self.stalled_until = None;
     }
 
-    /// The next incident happens. Returns whether it ends this direction.
+    /// Executes the next incident. Returns whether it ends this direction.
     async fn is_over(&mut self, to: &mut WriteHalf<'_>) -> Result<bool, Cut> {
         let Some(Next { incident, .. }) = self.next.take() else {
             return Ok(false);
@@ -316,7 +318,7 @@ impl<'a> Direction<'a> {
         })
     }
 
-    /// Keeps what was read until it is written.
+    /// Queues bytes that were read.
     fn push(&mut self, bytes: Bytes) {
         self.has_ended = bytes.is_empty();
         self.queued += bytes.len();
@@ -330,7 +332,7 @@ impl<'a> Direction<'a> {
         Some(due.max(self.may_write_at))
     }
 
-    /// Writes what may be written at once. Returns whether this direction has ended.
+    /// Writes the bytes that one write may have. Returns whether this direction has ended.
     async fn write(&mut self, to: &mut WriteHalf<'_>) -> Result<bool, Cut> {
         let (slice, pause) = self.shape.slice.unwrap_or((usize::MAX, Duration::ZERO));
         let after = self.next.as_ref().map_or(usize::MAX, |next| next.after);
@@ -359,7 +361,7 @@ impl<'a> Direction<'a> {
 }
 
 async fn becomes_good(is_good: &mut watch::Receiver<bool>) {
-    // The network outlives its connections.
+    // An error is impossible, because the network outlives its connections.
     let _ = is_good.wait_for(|is_good| *is_good).await;
 }
 
@@ -370,7 +372,7 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// Numbers by chance, the same for the same seed.
+/// A pseudorandom generator.
 struct Chance(u64);
 
 impl Chance {
@@ -380,7 +382,7 @@ impl Chance {
         chance
     }
 
-    /// The generator "SplitMix64".
+    /// Returns the next number, by SplitMix64.
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -393,22 +395,23 @@ impl Chance {
         self.next() % end
     }
 
-    /// Whether something happens that happens so many times in a hundred.
+    /// Returns `true` with a probability of `percent`.
     fn is(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// A number between 0 and 1.
+    /// Returns a number between 0 and 1.
     fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// A number from 1 to `end`: small ones are as likely as large ones.
+    /// Returns a number from 1 to `end`, with a uniform distribution of its logarithm.
     fn spread(&mut self, end: u64) -> u64 {
         (end as f64).powf(self.fraction()).round() as u64
     }
 
-    /// A time until something happens that happens once in `mean`.
+    /// Returns the time until an event that happens once in `mean` on average, exponentially
+    /// distributed.
     fn wait(&mut self, mean: u64) -> u64 {
         (-(1.0 - self.fraction()).ln() * mean as f64) as u64
     }
