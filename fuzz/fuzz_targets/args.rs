@@ -125,23 +125,9 @@ fn object(json: Bytes) {
     let Ok(object) = payload.read_object::<BTreeMap<String, Value>>() else {
         return;
     };
-    // Objects with floats are not compared. A float may be read as a neighbouring float without the
-    // feature `float_roundtrip` of serde_json, which this crate enables by now.
-    if object.values().any(has_float) {
-        return;
-    }
     let sent = Payload::object(1, &object).expect("sent");
     let again: BTreeMap<String, Value> = sent.read_object().expect("read again");
     assert_eq!(again, object);
-}
-
-fn has_float(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => number.is_f64(),
-        Value::Array(values) => values.iter().any(has_float),
-        Value::Object(fields) => fields.values().any(has_float),
-        _ => false,
-    }
 }
 
 /// Passes on all arguments unread, then all but the first one.
