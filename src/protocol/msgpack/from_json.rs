@@ -112,6 +112,8 @@ impl<'a> FromJson<'a> {
     /// its marker.
     fn value(&mut self, first: u8, start: usize) -> Result<(), Invalid> {
         match first {
+            b'[' if self.scanner.peek() == Some(b']') => self.empty(Marker::FixArray(0)),
+            b'{' if self.scanner.peek() == Some(b'}') => self.empty(Marker::FixMap(0)),
             b'[' | b'{' => {
                 self.open.push(Unfinished {
                     start: self.out.len(),
@@ -136,6 +138,12 @@ impl<'a> FromJson<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Writes an empty array or object, and steps over its closing bracket.
+    fn empty(&mut self, marker: Marker) {
+        self.scanner.next();
+        self.out.push(marker.to_u8());
     }
 
     fn literal(&mut self, rest: &[u8], marker: Marker) -> Result<(), Invalid> {

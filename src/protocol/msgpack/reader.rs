@@ -38,6 +38,8 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    // Inlined, the token of a small value is never stored.
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Result<Token<'a>, DecodeError> {
         let [marker] = self.array()?;
         Ok(match Marker::from_u8(marker) {

@@ -24,9 +24,10 @@ pub(super) struct ToJson<'a> {
 /// An open array or map.
 struct OpenContainer {
     is_map: bool,
-    /// The number of its values, including its keys.
-    values: u64,
-    done: u64,
+    /// Whether no value was written yet.
+    is_new: bool,
+    /// The number of values that are not written yet, including keys.
+    left: u64,
 }
 
 impl<'a> ToJson<'a> {
@@ -71,15 +72,17 @@ impl<'a> ToJson<'a> {
         let Some(open) = self.open.last_mut() else {
             return false;
         };
-        let is_key = open.is_map && open.done % 2 == 0;
-        if open.done > 0 {
+        // A map has as many keys as values.
+        let is_key = open.is_map && open.left % 2 == 0;
+        if !std::mem::take(&mut open.is_new) {
             let colon = open.is_map && !is_key;
             self.json.push(if colon { b':' } else { b',' });
         }
-        open.done += 1;
+        open.left -= 1;
         is_key
     }
 
+    #[inline]
     fn value(&mut self, token: Token<'_>) -> Result<(), DecodeError> {
         match token {
             Token::Nil | Token::Undefined => self.scalar(&()),
@@ -98,6 +101,8 @@ impl<'a> ToJson<'a> {
                 self.attach(data)?;
                 self.json.push(b']');
             }
+            Token::Array(0) => self.empty(*b"[]")?,
+            Token::Map(0) => self.empty(*b"{}")?,
             Token::Array(_) => self.open(false, token.values())?,
             Token::Map(_) => self.open(true, token.values())?,
         }
@@ -142,15 +147,27 @@ impl<'a> ToJson<'a> {
         Ok(())
     }
 
-    fn open(&mut self, is_map: bool, values: u64) -> Result<(), DecodeError> {
-        if self.open.len() == MAX_DEPTH as usize {
-            return Err(Invalid::Depth.into());
+    /// Writes an empty array or map.
+    fn empty(&mut self, brackets: [u8; 2]) -> Result<(), DecodeError> {
+        self.check_depth()?;
+        self.json.extend_from_slice(&brackets);
+        Ok(())
+    }
+
+    fn check_depth(&self) -> Result<(), DecodeError> {
+        match self.open.len() < MAX_DEPTH as usize {
+            true => Ok(()),
+            false => Err(Invalid::Depth.into()),
         }
+    }
+
+    fn open(&mut self, is_map: bool, values: u64) -> Result<(), DecodeError> {
+        self.check_depth()?;
         self.json.push(if is_map { b'{' } else { b'[' });
         self.open.push(OpenContainer {
             is_map,
-            values,
-            done: 0,
+            is_new: true,
+            left: values,
         });
         Ok(())
     }
@@ -158,7 +175,7 @@ impl<'a> ToJson<'a> {
     /// Closes the arrays and maps that are complete.
     fn close(&mut self) {
         while let Some(open) = self.open.last() {
-            if open.done < open.values {
+            if open.left > 0 {
                 return;
             }
             self.json.push(if open.is_map { b'}' } else { b']' });
