@@ -516,6 +516,7 @@ mod presence;
 mod random;
 mod routing;
 mod server;
+mod shrink;
 #[cfg_attr(tower_socketio_model, path = "models/sync.rs")]
 mod sync;
 mod transport;

@@ -17,6 +17,7 @@ use crate::hub::ClusterError;
 use crate::hub::other_servers::{Confirm, Operation};
 use crate::hub::recovery::SavedSocket;
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 use crate::sync::oneshot;
 
 /// A command of a server to its [`Broker`](super::Broker).
@@ -347,6 +348,7 @@ impl<T: Clone + Eq + Hash> Changes<T> {
     fn change(&mut self, name: T, is_open: bool) -> bool {
         if self.open.contains(&name) == is_open {
             self.pending.swap_remove(&name);
+            shrink(&mut self.pending);
             return false;
         }
         self.pending.insert(name, is_open);
@@ -359,6 +361,8 @@ impl<T: Clone + Eq + Hash> Changes<T> {
             true => self.open.insert(name.clone()),
             false => self.open.remove(&name),
         };
+        shrink(&mut self.pending);
+        shrink(&mut self.open);
         Some((name, is_open))
     }
 }

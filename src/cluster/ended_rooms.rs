@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// A room of a namespace.
 pub(super) type Room = (NamespaceName, Arc<str>);
@@ -30,6 +31,7 @@ impl EndedRooms {
     /// Records that a room has begun.
     pub(super) fn begin(&mut self, room: &Room) {
         self.ended.remove(room);
+        shrink(&mut self.ended);
     }
 
     /// Removes the rooms that have ended at least `linger` ago, and returns them.
@@ -50,6 +52,8 @@ impl EndedRooms {
                 None => {}
             }
         }
+        shrink(&mut self.ended);
+        shrink(&mut self.order);
         due
     }
 }

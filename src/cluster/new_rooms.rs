@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ended_rooms::Room;
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// The rooms that sockets of other servers were told to join lately. Those servers may have to open
 /// the rooms first, so messages for them go to all servers.
@@ -53,6 +54,8 @@ impl NewRooms {
                 if self.joined.get(&room) == Some(&at) {
                     self.joined.remove(&room);
                 }
+                shrink(&mut self.joined);
+                shrink(&mut self.order);
             }
         }
     }

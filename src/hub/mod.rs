@@ -33,6 +33,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::protocol::{NamespaceName, Parser};
+use crate::shrink::shrink;
 use crate::sync::{Mutex, RwLock};
 
 pub(crate) mod acks;
@@ -57,7 +58,6 @@ mod rooms;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod sessions;
-mod shrink;
 mod shutdown;
 mod shutdown_task;
 pub(crate) mod spans;
@@ -73,7 +73,6 @@ pub use self::recovery::Recovery;
 use self::recovery::{RecoveryBudget, SharedLog};
 pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
-use self::shrink::shrink;
 pub use self::shutdown::ShutdownReport;
 
 /// The live namespaces of a server, and its sessions.

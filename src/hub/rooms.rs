@@ -8,8 +8,8 @@ use indexmap::{IndexMap, IndexSet};
 use super::id_hash::IdHash;
 use super::room_event::RoomChange;
 use super::selection::{CHUNK, Chunks, Selection, Target};
-use super::shrink::shrink;
 use crate::engine_io::SocketId;
+use crate::shrink::shrink;
 
 /// Sockets ↔ rooms. `T` is the value that is stored for a socket.
 ///
@@ -62,10 +62,8 @@ impl<T: Clone> Members<T> {
         // The last socket has moved to the index of the removed one.
         self.drop_chunk(self.map.len());
         self.drop_chunk(at);
-        if self.map.capacity() > 64 && self.map.len() * 8 < self.map.capacity() {
-            self.map.shrink_to(self.map.len() * 2);
-            self.chunks.shrink_to(self.chunks.len() * 2);
-        }
+        shrink(&mut self.map);
+        shrink(&mut self.chunks);
         Some(value)
     }
 

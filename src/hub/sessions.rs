@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::id_hash::IdHash;
 use super::observer::Observers;
 use super::session::SharedSession;
-use super::shrink::shrink;
 use super::shutdown::{EndedSession, OngoingShutdown};
 use crate::engine_io::timer::deadline;
 use crate::engine_io::{CloseReason, SessionId, Transport};
 use crate::notice::Notices;
+use crate::shrink::shrink;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard, Notify, thread_cell};
 
@@ -319,7 +319,7 @@ impl Drop for SessionGuard {
         if let Some(shutdown) = shutdown {
             shutdown.count(&ended);
         }
-        shrink(&mut map);
+        shrink(&mut *map);
         drop(map);
         if self.sessions.is_closing() {
             self.sessions.changed.notify_waiters();

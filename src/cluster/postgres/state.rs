@@ -14,7 +14,7 @@ use super::batch::{Batch, Reply};
 use super::link::Error;
 use super::received::{Content, Incoming};
 use super::servers::Servers;
-use crate::clock::now;
+use crate::clock::{earliest, now};
 use crate::cluster::message::{EMITTER, Message, RequestId, ServerId};
 use crate::cluster::wire::envelope::{decode_of, kind};
 use crate::cluster::wire::notification::{self as wire, Encoded};
@@ -263,7 +263,7 @@ impl State {
                 count.expect.servers(servers);
             }
             at => {
-                self.held_until = self.held_until.into_iter().chain(at).min();
+                self.held_until = earliest([self.held_until, at]);
                 self.held.push(count);
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::form::{Carried, Form, Subscription};
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// The subscriptions that a server wants.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ impl Subscribed {
     /// Returns all wanted subscriptions, those of rooms first, and forgets the others.
     pub(super) fn all_in_order(&mut self) -> [Vec<Subscription>; 2] {
         self.sources.retain(|_, source| source.wanted > 0);
+        shrink(&mut self.sources);
         let (rooms, namespaces): (Vec<_>, Vec<_>) =
             self.sources.values().partition(|source| source.is_of_room);
         [rooms, namespaces].map(|sources| {
@@ -100,6 +102,7 @@ impl Subscribed {
     /// Closes a namespace. Its messages are handled until [`forget`](Self::forget) is called.
     pub(super) fn close(&mut self, namespace: &NamespaceName, changes: &mut Changes) {
         if self.open.remove(namespace) {
+            shrink(&mut self.open);
             for (subscription, _) in self.form.subscriptions(namespace, &self.server) {
                 self.release(subscription, changes);
             }
@@ -121,6 +124,7 @@ impl Subscribed {
         if exists && self.rooms.insert(room.clone()) {
             self.want(subscription, Carried::Envelopes, namespace, true, changes);
         } else if !exists && self.rooms.remove(&room) {
+            shrink(&mut self.rooms);
             self.release(subscription, changes);
         }
     }
@@ -168,6 +172,7 @@ impl Subscribed {
                 self.sources.remove(name);
             }
         }
+        shrink(&mut self.sources);
     }
 }
 

@@ -10,6 +10,7 @@ use super::offset::Offset;
 use crate::engine_io::{Session, SocketId};
 use crate::hub::selection::Target;
 use crate::protocol::Encoded;
+use crate::shrink::shrink;
 
 /// The recipients of a packet.
 #[derive(Clone, Debug)]
@@ -110,9 +111,7 @@ impl Log {
         self.budget
             .packets
             .fetch_sub(entry.bytes, Ordering::Relaxed);
-        if self.entries.capacity() > 64 && self.entries.len() * 8 < self.entries.capacity() {
-            self.entries.shrink_to(self.entries.len() * 2);
-        }
+        shrink(&mut self.entries);
         true
     }
 

@@ -13,6 +13,7 @@ use crate::engine_io::Session;
 use crate::hub::other_servers::Operation;
 use crate::hub::selection::Target;
 use crate::protocol::{Encoded, NamespaceName, Payload};
+use crate::shrink::shrink;
 
 /// The entries of the log that are kept: all from an offset on.
 #[derive(Debug)]
@@ -211,12 +212,10 @@ impl SharedLog {
         }
         if entries.is_empty() {
             self.namespaces.remove(&namespace);
-        } else if entries.capacity() > 64 && entries.len() * 8 < entries.capacity() {
-            entries.shrink_to(entries.len() * 2);
+        } else {
+            shrink(entries);
         }
-        if self.order.capacity() > 64 && self.order.len() * 8 < self.order.capacity() {
-            self.order.shrink_to(self.order.len() * 2);
-        }
+        shrink(&mut self.order);
         true
     }
 

@@ -16,8 +16,8 @@ use super::{PrivateId, RecoveryBudget};
 use crate::engine_io::SocketId;
 use crate::hub::id_hash::IdHash;
 use crate::hub::selection::Target;
-use crate::hub::shrink::shrink;
 use crate::protocol::{Claim, Encoded, NamespaceName, Payload};
+use crate::shrink::shrink;
 use crate::sync::Mutex;
 
 /// The recovery store of one namespace. `T` is the handover from a suspended socket to the restored
