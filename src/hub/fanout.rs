@@ -53,6 +53,8 @@ const WOKEN_AT_ONCE: usize = 4;
 thread_local! {
     /// A namespace to whose queue this thread has added while the queue was behind.
     static BEHIND: Cell<Option<Weak<LiveNamespace>>> = const { Cell::new(None) };
+    /// Whether there is one. A look at a plain value is cheaper.
+    static IS_BEHIND: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Returns a namespace to whose broadcast queue this thread has added since the last call, while that
@@ -60,8 +62,24 @@ thread_local! {
 /// one client could queue work for seconds.
 #[inline]
 pub(crate) fn take_behind() -> Option<Weak<LiveNamespace>> {
+    match IS_BEHIND.get() {
+        true => take_marked(),
+        false => None,
+    }
+}
+
+#[cold]
+fn take_marked() -> Option<Weak<LiveNamespace>> {
+    IS_BEHIND.set(false);
     // While the thread ends there is no session to hold.
     BEHIND.try_with(Cell::take).ok().flatten()
+}
+
+/// Records that this thread has added to the queue of the namespace while the queue was behind.
+fn mark_behind(namespace: &Arc<LiveNamespace>) {
+    let behind = Some(Arc::downgrade(namespace));
+    let is_marked = BEHIND.try_with(|mark| mark.set(behind)).is_ok();
+    IS_BEHIND.set(is_marked);
 }
 
 impl LiveNamespace {
@@ -98,7 +116,7 @@ impl LiveNamespace {
     pub(super) fn spawn_fanout(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.queue.is_behind() {
-            let _ = BEHIND.try_with(|behind| behind.set(Some(Arc::downgrade(self))));
+            mark_behind(self);
         }
         if state.queue.is_full() {
             drop(state);

@@ -302,6 +302,7 @@ impl Member {
 
     /// Queues packets of the broadcast queue up to the number `last`, without those that were
     /// delivered before.
+    #[inline]
     pub(super) fn deliver<'a>(
         &self,
         last: u64,

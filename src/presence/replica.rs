@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::departed::Departed;
 use super::meta::Meta;
+use crate::clock::earliest;
 use crate::engine_io::timer::deadline;
 
 mod departed;
@@ -427,10 +428,7 @@ impl Replica {
     /// Returns when [`due`](Self::due) and [`tick`](Self::tick) are to be called next. Returns `None` if
     /// nothing is left to do for this replica until it is used again.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.grace_ends()
-            .into_iter()
-            .chain(self.ticks_at(now))
-            .min()
+        earliest([self.grace_ends(), self.ticks_at(now)])
     }
 
     /// Returns when the next grace is over.

@@ -10,9 +10,9 @@ use super::expiry::handle_deadline;
 use super::pending_connect::{ConnectRequest, Decision, PendingConnect, Waiting};
 use super::queued::Queued;
 use super::socket_driver::SocketDriver;
-use super::turn::{Turn, Turns};
+use super::turn::Turn;
 use super::{Opened, Server, partial_deadline};
-use crate::clock::now;
+use crate::clock::{earliest, now};
 use crate::engine_io::{CloseReason, Message, Revision, SessionEvent, SocketId, Transport};
 use crate::hub::DisconnectReason;
 use crate::hub::namespace::LiveNamespace;
@@ -43,9 +43,7 @@ pub(super) struct Dispatch {
     inbox: VecDeque<SessionEvent>,
     /// The credit that is to return to the session.
     consumed: Credit,
-    turns: Turns,
-    /// Whether the last turn has ended before all events were handled.
-    is_busy: bool,
+    turn: Turn,
     /// The reason why the session has ended.
     closed: Option<CloseReason>,
     /// The transport, as the observers know it.
@@ -70,8 +68,7 @@ impl Dispatch {
             drivers: Vec::new(),
             inbox: VecDeque::new(),
             consumed: Credit::default(),
-            turns: Turns::default(),
-            is_busy: false,
+            turn: Turn::default(),
             closed: None,
             transport: session.params.transport,
             shutdown_deadline: None,
@@ -79,7 +76,7 @@ impl Dispatch {
         }
     }
 
-    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>, turn: &mut Turn) {
+    fn handle_message(&mut self, message: Message, cx: &mut Context<'_>) {
         let credit = Credit::of(&message);
         match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
@@ -89,7 +86,7 @@ impl Dispatch {
                     legacy::move_query_to_auth(&mut packet);
                 }
                 match self.peer.handle_packet(packet) {
-                    Ok(action) => return self.handle_action(action, credit, earlier, cx, turn),
+                    Ok(action) => return self.handle_action(action, credit, earlier, cx),
                     Err(ProtocolError(what)) => self.violation(&what),
                 }
             }
@@ -129,7 +126,6 @@ impl Dispatch {
         mut credit: Credit,
         earlier: usize,
         cx: &mut Context<'_>,
-        turn: &mut Turn,
     ) {
         match action {
             // The server shuts down: see `begin_shutdown`.
@@ -145,7 +141,7 @@ impl Dispatch {
                     payload,
                     credit,
                 };
-                let waits = turn.ends_with(queued.credit.bytes());
+                let waits = self.turn.ends_with(queued.credit.bytes());
                 if let Some(driver) = self.driver(slot) {
                     let consumed = driver.handle_event(queued, waits, cx);
                     return self.consumed.add(consumed);
@@ -509,12 +505,12 @@ impl Dispatch {
     }
 
     /// Polls the pending connect requests and all sockets. Returns whether anything happened.
-    fn run(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
+    fn run(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = !self.pending.is_empty() && self.poll_pending(cx);
         for driver in &mut self.drivers {
-            progress |= driver.run(cx, &mut self.peer, &mut self.consumed, turn);
+            progress |= driver.run(cx, &mut self.peer, &mut self.consumed, &mut self.turn);
         }
-        turn.look_behind();
+        self.turn.look_behind();
         while let Some(at) = self.drivers.iter().position(SocketDriver::has_ended) {
             let ended = self.drivers.remove(at);
             // The data of a socket may have a destructor of the application.
@@ -541,7 +537,7 @@ impl SessionApp for Dispatch {
         if std::mem::take(&mut self.joins_main) {
             self.join_main();
         }
-        let mut turn = self.turns.begin(false, cx);
+        self.turn.begin(false, cx);
         loop {
             let end = self.session.take_end();
             match end {
@@ -560,16 +556,16 @@ impl SessionApp for Dispatch {
                 self.session.take_events(&mut self.inbox, consumed);
             }
             if end == Some(End::Shutdown) {
-                turn = self.turns.begin(true, cx);
+                self.turn.begin(true, cx);
             }
-            let progress = self.run(cx, &mut turn) || !self.inbox.is_empty();
-            while !turn.is_over() {
+            let progress = self.run(cx) || !self.inbox.is_empty();
+            while !self.turn.is_over() {
                 let Some(event) = self.inbox.pop_front() else {
                     break;
                 };
                 match event {
                     SessionEvent::Message(message) if self.closed.is_none() => {
-                        self.handle_message(message, cx, &mut turn);
+                        self.handle_message(message, cx);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
                     SessionEvent::Upgraded => {
@@ -583,7 +579,7 @@ impl SessionApp for Dispatch {
                     }
                     SessionEvent::Message(_) => {}
                 }
-                turn.count();
+                self.turn.count();
             }
             if self.inbox.is_empty() && self.inbox.capacity() > 32 {
                 self.inbox = VecDeque::new();
@@ -598,11 +594,10 @@ impl SessionApp for Dispatch {
                 has_events = true;
                 continue;
             }
-            if turn.is_over() || (!progress && self.consumed.is_empty()) {
+            if self.turn.is_over() || (!progress && self.consumed.is_empty()) {
                 break;
             }
         }
-        self.is_busy = self.turns.end(turn);
         if self.closed.is_some() && self.drivers.is_empty() {
             return Poll::Ready(());
         }
@@ -610,20 +605,19 @@ impl SessionApp for Dispatch {
     }
 
     fn is_busy(&self) -> bool {
-        self.is_busy
+        self.turn.goes_on()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         if self.closed.is_some() {
             return None;
         }
-        self.peer
-            .poll_timeout()
-            .into_iter()
-            .chain(self.partial)
-            .chain(self.shutdown_deadline)
-            .chain(self.next_deadline())
-            .min()
+        earliest([
+            self.peer.poll_timeout(),
+            self.partial,
+            self.shutdown_deadline,
+            self.next_deadline(),
+        ])
     }
 
     fn handle_timeout(&mut self, now: Instant) {

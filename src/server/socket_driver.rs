@@ -304,8 +304,8 @@ impl SocketDriver {
         if has_left {
             self.handle_leave(peer, consumed);
         }
-        let mut progress = self.poll_running(cx);
-        while !turn.is_over() && self.can_start() {
+        let mut progress = !self.running.is_empty() && self.poll_running(cx);
+        while !turn.is_over() && !self.queue.is_empty() && self.can_start() {
             let Some(mut queued) = self.queue.pop_front() else {
                 break;
             };

@@ -8,19 +8,23 @@ use crate::clock::now;
 use crate::hub::fanout::take_behind;
 use crate::hub::namespace::LiveNamespace;
 
-/// The events that one poll of a session's task handles.
+/// The turns of a session: the events that one poll of its task handles.
 ///
 /// A client can send thousands of events at once, and a handler may need a millisecond for each. So a
 /// turn ends after [`TURN`], and the task is polled again after the other ready tasks. A turn also ends
-/// when a handler has added to a broadcast queue that is [behind](LiveNamespace::poll_caught_up).
+/// when a handler has added to a broadcast queue that is [behind](LiveNamespace::poll_caught_up). The
+/// session then handles no further event until the queue has caught up.
 #[derive(Default)]
 pub(super) struct Turn {
     events: u32,
     begin: Option<Instant>,
     is_endless: bool,
     is_over: bool,
+    /// Whether the turn handles no event, because the session waits for a queue.
     waits: bool,
     behind: Option<Weak<LiveNamespace>>,
+    /// Whether the task is woken when that queue has caught up.
+    is_registered: bool,
 }
 
 /// The time of a turn.
@@ -33,23 +37,25 @@ const LARGE: usize = 64 * 1024;
 const EVENTS: u32 = 4;
 
 impl Turn {
-    /// A turn that handles all events that have arrived.
-    fn endless() -> Self {
-        Self {
-            is_endless: true,
-            ..Self::default()
-        }
+    /// Begins a turn. The last one of a session is endless: it handles all events that have arrived.
+    #[inline]
+    pub(super) fn begin(&mut self, is_last: bool, cx: &Context<'_>) {
+        // A task that ran on this thread before may have left its mark.
+        drop(take_behind());
+        self.events = 0;
+        self.begin = None;
+        self.is_endless = is_last;
+        self.waits = !is_last && self.behind.is_some() && self.must_wait(cx);
+        self.is_over = self.waits;
     }
 
-    /// A turn that handles no event, because the session waits for a queue.
-    fn waiting() -> Self {
-        Self {
-            is_over: true,
-            waits: true,
-            ..Self::default()
-        }
+    /// Whether the task must be polled again after the other ready tasks.
+    #[inline]
+    pub(super) fn goes_on(&self) -> bool {
+        self.is_over && !self.waits
     }
 
+    #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }
@@ -79,6 +85,7 @@ impl Turn {
     pub(super) fn look_behind(&mut self) {
         if let Some(behind) = take_behind() {
             self.behind = Some(behind);
+            self.is_registered = false;
             self.end();
         }
     }
@@ -94,38 +101,6 @@ impl Turn {
     fn end(&mut self) {
         self.is_over = !self.is_endless;
     }
-}
-
-/// The turns of one session. A session that has added to a queue which is behind handles no further
-/// event until the queue has caught up.
-#[derive(Default)]
-pub(super) struct Turns {
-    behind: Option<Weak<LiveNamespace>>,
-    is_registered: bool,
-}
-
-impl Turns {
-    /// Begins a turn, which is endless if the session is about to end.
-    #[inline]
-    pub(super) fn begin(&mut self, is_last: bool, cx: &Context<'_>) -> Turn {
-        // A task that ran on this thread before may have left its mark.
-        drop(take_behind());
-        match is_last {
-            true => Turn::endless(),
-            false if self.behind.is_some() && self.must_wait(cx) => Turn::waiting(),
-            false => Turn::default(),
-        }
-    }
-
-    /// Ends a turn. Returns whether the task must be polled again.
-    #[inline]
-    pub(super) fn end(&mut self, turn: Turn) -> bool {
-        if let Some(behind) = turn.behind {
-            self.behind = Some(behind);
-            self.is_registered = false;
-        }
-        turn.is_over && !turn.waits
-    }
 
     #[cold]
     fn must_wait(&mut self, cx: &Context<'_>) -> bool {
@@ -136,7 +111,8 @@ impl Turns {
                 .is_pending()
         });
         if !waits {
-            *self = Self::default();
+            self.behind = None;
+            self.is_registered = false;
         }
         waits
     }

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::websocket::{Read, WebSocket, Written};
-use crate::clock::now;
+use crate::clock::{earliest, now};
 use crate::engine_io::{CloseReason, Transport};
 use crate::hub::session::{AfterRound, RoundStart, SharedSession, Upgrade};
 use crate::hub::sessions::SessionGuard;
@@ -249,7 +249,7 @@ impl SessionTask {
             if can_close && session.is_closed() {
                 return AfterRound::Closed;
             }
-            let due = session.poll_timeout().into_iter().chain(app_due).min();
+            let due = earliest([session.poll_timeout(), app_due]);
             let due = due.filter(|due| match *this.sleep_until {
                 SleepUntil::Unset => true,
                 // A deadline that has moved to a later time is checked at the earlier one.

@@ -151,6 +151,7 @@ impl FrameDecoder {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn read_buf(&mut self) -> Option<Limit<&mut Vec<u8>>> {
         let frame = self.frame?;
         let missing = frame.end() - self.buf.len();

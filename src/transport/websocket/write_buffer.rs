@@ -94,9 +94,12 @@ impl WriteBuffer {
     /// Copies the tail behind the small frames, so that another frame may follow.
     #[inline]
     fn copy_tail(&mut self) {
-        if self.tail.is_empty() {
-            return;
+        if !self.tail.is_empty() {
+            self.copy_bytes_of_tail();
         }
+    }
+
+    fn copy_bytes_of_tail(&mut self) {
         if self.small.capacity() == 0 {
             self.small = SPARE.take();
         }
