@@ -2,7 +2,7 @@
 //!
 //! - The JSON of a packet is valid, and at most seven times as long as the message: a control
 //!   character has one byte in MessagePack, and is `\u0001` in JSON.
-//! - A packet that was decoded, encoded and decoded again is the same.
+//! - A packet that was decoded, encoded and decoded again is the same, but for escapes.
 //! - An error is final.
 
 #![no_main]
@@ -41,8 +41,16 @@ fn check(data: &[u8]) {
     let again = decode(message).expect("a valid encoding");
     assert_eq!((again.kind, again.ack), (kind, ack));
     assert_eq!(again.namespace, namespace);
-    assert_eq!(again.payload.json(), json);
+    assert_eq!(unescaped(again.payload.json()), unescaped(&json));
     assert!(again.payload.attachments().eq(&attachments));
+}
+
+/// Returns JSON with the key `_placeholder` as it is. In a packet with attachments the key is escaped
+/// where it is not that of a placeholder. The bytes of a CONNECT packet become numbers, so that it has
+/// no attachments when it is decoded again.
+fn unescaped(json: &[u8]) -> String {
+    let json = String::from_utf8(json.to_vec()).expect("UTF-8");
+    json.replace(r"\u005fplaceholder", "_placeholder")
 }
 
 fn decode(message: Bytes) -> Option<Packet> {
