@@ -35,11 +35,13 @@ impl Port {
     /// This is cancel safe: no command is lost.
     pub async fn next(&mut self) -> Option<Command> {
         loop {
-            if let Some(command) = self.try_next() {
-                return Some(command);
-            }
-            if self.inner.queue.lock().state != QueueState::Open {
-                return None;
+            // Both under one lock: a command may be queued just before the server shuts down.
+            let (command, state) = {
+                let mut queue = self.inner.queue.lock();
+                (queue.pop(), queue.state)
+            };
+            if command.is_some() || state != QueueState::Open {
+                return command;
             }
             self.inner.command_ready.notified().await;
         }

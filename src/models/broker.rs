@@ -14,7 +14,8 @@ use super::message::Message;
 use super::port::Port;
 use super::{BrokerEnded, ClusterError};
 use crate::hub::observer::Observers;
-use crate::models::executor::{block_on, check, explore, spawn};
+use crate::hub::other_servers::Confirm;
+use crate::models::executor::{block_on, check, explore, join, spawn};
 use crate::protocol::{NamespaceName, Payload};
 use crate::sync::oneshot;
 
@@ -26,13 +27,19 @@ fn inner(limits: Limits) -> Arc<Inner> {
     inner
 }
 
-/// Publishes a message, and returns the result that its sender gets.
-fn publish(inner: &Arc<Inner>, text: &str) -> Result<(), ClusterError> {
+/// Queues a message, whose result goes to `confirm`.
+fn queue(inner: &Arc<Inner>, text: &str, confirm: Confirm) -> Result<(), ClusterError> {
     let payload = Payload::args(1, text).expect("a text");
-    let (confirm, confirmed) = oneshot::channel();
     let message = Message::ServerEvent(payload);
     let sent = inner.publish(&NamespaceName::MAIN, message, Some(confirm), false)?;
     drop(sent.dropped);
+    Ok(())
+}
+
+/// Publishes a message. Returns what its sender is told.
+fn publish(inner: &Arc<Inner>, text: &str) -> Result<(), ClusterError> {
+    let (confirm, confirmed) = oneshot::channel();
+    queue(inner, text, confirm)?;
     block_on(confirmed).expect("each message has a result")
 }
 
@@ -82,6 +89,51 @@ fn each_message_is_taken_or_refused() {
         let published = results.iter().filter(|result| result.is_ok()).count();
         assert_eq!(published, taken.len());
         assert!(taken.is_sorted_by(|one, next| one < next));
+        assert_eq!(inner.queue.lock().waiting(), (0, 0));
+    });
+}
+
+/// Two threads publish, and the server closes when both have their results.
+///
+/// The broker is woken for each message, and takes both.
+#[test]
+fn each_message_wakes_the_broker() {
+    let model = || {
+        let inner = inner(Limits::default());
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let (broker, numbers) = (Arc::clone(&inner), Arc::clone(&taken));
+        explore();
+        spawn(move || *numbers.lock().unwrap() = run_broker(broker));
+        for text in ["a", "b"] {
+            let inner = Arc::clone(&inner);
+            spawn(move || assert!(publish(&inner, text).is_ok()));
+        }
+        join(2);
+        inner.close();
+        block_on(Arc::clone(&inner).ended());
+        taken
+    };
+    check(2, model, |taken| assert_eq!(*taken.lock().unwrap(), [1, 2]));
+}
+
+/// A thread publishes, and closes the server without waiting for the result.
+///
+/// The broker takes the message, because it was queued before the close.
+#[test]
+fn a_message_before_the_close_is_taken() {
+    let model = || {
+        let inner = inner(Limits::default());
+        let (confirm, confirmed) = oneshot::channel();
+        let broker = Arc::clone(&inner);
+        explore();
+        spawn(move || assert_eq!(run_broker(broker), [1]));
+        queue(&inner, "a", confirm).expect("the server is open");
+        inner.close();
+        assert!(block_on(confirmed).expect("a result").is_ok());
+        block_on(Arc::clone(&inner).ended());
+        inner
+    };
+    check(3, model, |inner| {
         assert_eq!(inner.queue.lock().waiting(), (0, 0));
     });
 }

@@ -154,3 +154,25 @@ fn a_server_that_closes_while_a_socket_connects() {
     };
     check(2, model, |(end, _client)| check_end(&end));
 }
+
+/// The server closes a session, and then cuts it, while its connect handler does not end.
+///
+/// The session ends: of both requests the stronger counts.
+#[test]
+fn a_session_that_is_cut_while_a_socket_connects() {
+    let model = || {
+        let Model {
+            client,
+            end,
+            connect,
+        } = Model::new();
+        client.post("40");
+        let (closer, cutter) = (Arc::clone(&end.session), Arc::clone(&end.session));
+        explore();
+        spawn(move || closer.shut_down());
+        spawn(move || cutter.cut());
+        client.poll_to_end();
+        (end, client, connect)
+    };
+    check(2, model, |(end, _client, _connect)| check_end(&end));
+}

@@ -55,6 +55,28 @@ fn what_is_sent_before_a_close_arrives() {
     });
 }
 
+/// One thread sends while the client begins a poll, and nothing else happens.
+///
+/// The poll is answered with the message.
+#[test]
+fn a_message_wakes_the_poll() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let client = Client::open(respond);
+        let sender = record.session();
+        explore();
+        spawn(move || assert!(sender.send(text("a"))));
+        let received = client.get();
+        record.session().close(CloseReason::TransportError);
+        (received, sessions)
+    };
+    check(2, model, |((status, body), sessions)| {
+        assert_eq!((status.as_u16(), &*body), (200, "4a"));
+        assert_eq!(sessions.len(), 0);
+    });
+}
+
 /// A POST waits because its messages are not consumed. One thread consumes them. Another thread
 /// requests an acknowledgement, which raises the limit of pending messages.
 ///

@@ -3,24 +3,26 @@
 //! hyper serves the HTTP connection over an in-memory stream. It passes the stream to the session's
 //! task through a channel that loom does not see, so the WebSocket handshake is part of the set-up.
 //!
-//! Preemptions: 1, in a thousand schedules. With 2 there are 80 000 schedules, which take a minute:
-//! `LOOM_MAX_PREEMPTIONS=2 tests/models upgrade`. Threads: the session's task, the client's polls,
-//! its WebSocket, and a sender.
+//! Preemptions: 1 while the client makes its probe, in a thousand schedules; 2 and 3 in the others.
+//! `LOOM_MAX_PREEMPTIONS=2 tests/models messages_arrive` tries 80 000 schedules, in a minute. Threads: the
+//! session's task, the client's WebSocket, and the threads that each model names.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf as _, BytesMut};
-use futures_util::future::join;
+use futures_util::future;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::executor::{block_on, check, explore, spawn};
+use super::executor::{block_on, check, explore, join, spawn, stop_exploring};
 use super::server::{Client, Record, engine};
 use super::stream::{End, stream};
-use crate::engine_io::{CloseReason, Config, Message};
+use crate::engine_io::{CloseReason, Config, Message, SessionEvent};
+use crate::hub::session::Upgrade;
 
 /// The client's WebSocket.
 struct WebSocket {
@@ -52,7 +54,7 @@ impl WebSocket {
             }
             assert!(head.starts_with(b"HTTP/1.1 101"));
         };
-        let (served, ()) = block_on(join(connection.with_upgrades(), handshake));
+        let (served, ()) = block_on(future::join(connection.with_upgrades(), handshake));
         served.expect("a connection without an error");
         let read = BytesMut::new();
         Self { io, read }
@@ -121,4 +123,91 @@ fn messages_arrive_once_over_either_transport() {
         assert_eq!(record.lock().closed, [CloseReason::ServerClose]);
         assert_eq!(sessions.len(), 0);
     });
+}
+
+/// The client completes its upgrade. One thread polls, and another sends. The session is closed when both
+/// have ended.
+///
+/// Each message arrives once: those over polling come before those over the WebSocket. The poll that
+/// waits is answered when the session has upgraded, and the task ends.
+#[test]
+fn the_poll_ends_when_the_session_upgrades() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let client = Client::open(respond);
+        let mut websocket = WebSocket::open(&client);
+        websocket.send("2probe");
+        assert_eq!(websocket.receive().as_deref(), Some("3probe"));
+        let session = record.session();
+        let sender = Arc::clone(&session);
+        assert!(sender.send([Message::Text("a".into())]));
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let polled = Arc::clone(&received);
+        explore();
+        spawn(move || assert!(sender.send([Message::Text("b".into())])));
+        spawn(move || *polled.lock().unwrap() = client.poll_to_end());
+        websocket.send("5");
+        join(2);
+        stop_exploring();
+        session.close(CloseReason::ServerClose);
+        let mut received = std::mem::take(&mut *received.lock().unwrap());
+        received.extend(std::iter::from_fn(|| websocket.receive()));
+        (received, record, sessions)
+    };
+    check(2, model, |(received, record, sessions)| {
+        assert_eq!(received, ["4a", "4b"]);
+        assert_eq!(record.lock().closed, [CloseReason::ServerClose]);
+        assert_eq!(sessions.len(), 0);
+    });
+}
+
+/// The client sends over its WebSocket while a thread sends to the client. Nothing else wakes the task.
+///
+/// The client receives the message.
+#[test]
+fn a_message_wakes_the_websocket() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let client = Client::open(respond);
+        let mut websocket = WebSocket::open(&client);
+        websocket.send("2probe");
+        assert_eq!(websocket.receive().as_deref(), Some("3probe"));
+        websocket.send("5");
+        let session = record.session();
+        let sender = Arc::clone(&session);
+        explore();
+        spawn(move || assert!(sender.send([Message::Text("a".into())])));
+        websocket.send("4x");
+        assert_eq!(websocket.receive().as_deref(), Some("4a"));
+        session.close(CloseReason::TransportError);
+        sessions
+    };
+    check(2, model, |sessions| assert_eq!(sessions.len(), 0));
+}
+
+/// The client offers a WebSocket, and nothing else happens.
+///
+/// The session's task takes the WebSocket. Its connection has ended already, so the upgrade fails.
+#[test]
+fn a_websocket_that_is_offered_is_taken() {
+    let model = || {
+        let record = Arc::new(Record::default());
+        record.lock().is_read_elsewhere = true;
+        let (respond, sessions) = engine(&record, None, Config::default());
+        let _client = Client::open(respond);
+        let session = record.session();
+        let offered = Upgrade {
+            stream: hyper::upgrade::on(http::Request::new(())),
+            deflate: false,
+        };
+        explore();
+        assert!(session.offer_websocket(offered).is_ok());
+        let event = block_on(poll_fn(|cx| session.poll_event(cx)));
+        assert_eq!(event, SessionEvent::UpgradeFailed);
+        session.close(CloseReason::TransportError);
+        sessions
+    };
+    check(3, model, |sessions| assert_eq!(sessions.len(), 0));
 }

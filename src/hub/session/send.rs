@@ -152,7 +152,7 @@ impl SharedSession {
 
     /// Requests that the session's task drops its handlers, and ends when the disconnect handlers
     /// of its sockets have.
-    pub(in crate::hub) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
         self.request_end(End::Cut);
     }
