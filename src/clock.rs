@@ -1,4 +1,4 @@
-//! The clock of the state machines, and their deadlines.
+//! The clock of the state machines.
 
 use std::time::Instant;
 
@@ -6,14 +6,4 @@ use std::time::Instant;
 #[inline]
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// Returns the earliest of some deadlines.
-#[inline]
-pub(crate) fn earliest<const N: usize>(deadlines: [Option<Instant>; N]) -> Option<Instant> {
-    let earlier = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        _ => a.or(b),
-    };
-    deadlines.into_iter().fold(None, earlier)
 }

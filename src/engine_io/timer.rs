@@ -11,6 +11,16 @@ pub(crate) fn deadline(now: Instant, after: Duration) -> Instant {
     now + finite(after)
 }
 
+/// Returns the earliest of some deadlines.
+#[inline]
+pub(crate) fn earliest<const N: usize>(deadlines: [Option<Instant>; N]) -> Option<Instant> {
+    let earlier = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        _ => a.or(b),
+    };
+    deadlines.into_iter().fold(None, earlier)
+}
+
 /// Limits a time to thirty years, so that it fits the clock.
 pub(crate) fn finite(time: Duration) -> Duration {
     time.min(FOR_EVER)

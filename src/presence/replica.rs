@@ -20,8 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::departed::Departed;
 use super::meta::Meta;
-use crate::clock::earliest;
-use crate::engine_io::timer::deadline;
+use crate::engine_io::timer::{deadline, earliest};
 
 mod departed;
 

@@ -10,7 +10,8 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 
 use super::websocket::{Read, WebSocket, Written};
-use crate::clock::{earliest, now};
+use crate::clock::now;
+use crate::engine_io::timer::earliest;
 use crate::engine_io::{CloseReason, Transport};
 use crate::hub::session::{AfterRound, RoundStart, SharedSession, Upgrade};
 use crate::hub::sessions::SessionGuard;

@@ -14,11 +14,12 @@ use super::batch::{Batch, Reply};
 use super::link::Error;
 use super::received::{Content, Incoming};
 use super::servers::Servers;
-use crate::clock::{earliest, now};
+use crate::clock::now;
 use crate::cluster::message::{EMITTER, Message, RequestId, ServerId};
 use crate::cluster::wire::envelope::{decode_of, kind};
 use crate::cluster::wire::notification::{self as wire, Encoded};
 use crate::cluster::{Command, Envelope, Expect, Inbox, Port};
+use crate::engine_io::timer::earliest;
 use crate::notice::{Notice, notice};
 use crate::protocol::NamespaceName;
 
