@@ -560,7 +560,7 @@ pub mod internals {
     pub use crate::engine_io::raw::{decode_frame, encode_payload, jsonp_script};
     pub use crate::engine_io::{EnginePacket, Packets, ParseError, Refusal, Session, SessionEvent};
     pub use crate::handles::held_bytes;
-    pub use crate::transport::{PayloadForm, read_payload};
+    pub use crate::transport::{PayloadForm, free_spare_buffer, read_payload};
     pub use crate::websocket::{
         DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError,
         accept_key, accepts_deflate, close_frame, compressed_header, deflate, header, is_valid_key,

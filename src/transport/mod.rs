@@ -31,14 +31,17 @@ mod stream;
 mod task;
 mod websocket;
 
-#[cfg(feature = "unstable-internals")]
-pub use self::polling::raw::{PayloadForm, read_payload};
 pub use self::{
     cookie::{SameSite, SessionCookie},
     cors::Cors,
     options::HttpOptions,
     origin::Origins,
     refusal::ConnectionError,
+};
+#[cfg(feature = "unstable-internals")]
+pub use self::{
+    polling::raw::{PayloadForm, read_payload},
+    websocket::free_spare_buffer,
 };
 pub(crate) use self::{
     service::{Application, HttpService, server_path},

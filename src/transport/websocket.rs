@@ -26,6 +26,9 @@ use crate::websocket::{
 
 mod write_buffer;
 
+#[cfg(feature = "unstable-internals")]
+pub use self::write_buffer::free_spare_buffer;
+
 const TEXT: OpCode = OpCode::Data(Data::Text);
 const BINARY: OpCode = OpCode::Data(Data::Binary);
 

@@ -53,7 +53,7 @@ impl Unread {
         let server = Server::of(change(builder(main).ping_timeout(TIMEOUT)));
         // The first client makes the server allocate what it keeps. That memory does not count.
         drop(server.connect(""));
-        heap.until(|_| server.io.counts().sessions == 0);
+        server.until_empty();
         let start = heap.bytes();
         Self {
             server,
@@ -85,7 +85,7 @@ impl Unread {
 
     /// Waits until the server has freed everything.
     fn expect_nothing_left(&self) {
-        self.heap.until(|_| self.server.io.counts().sessions == 0);
+        self.server.until_empty();
         self.heap.until(|bytes| bytes <= self.start + 32 * 1024);
     }
 
@@ -359,9 +359,7 @@ fn handshakes_on_one_connection() {
     }
     let held = unread.heap.bytes() - unread.start;
     assert!(held < CLIENTS * 16 * 1024 * 1024, "{held} bytes");
-    unread
-        .heap
-        .until(|_| unread.server.io.counts().sessions == 0);
+    unread.server.until_empty();
     drop(clients);
     unread.expect_nothing_left();
 }
@@ -475,7 +473,5 @@ fn the_admin_ui() {
     for writer in writers {
         writer.join().expect("no panic");
     }
-    unread
-        .heap
-        .until(|_| unread.server.io.counts().sessions == 0);
+    unread.server.until_empty();
 }

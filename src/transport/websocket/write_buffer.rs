@@ -20,6 +20,12 @@ thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// Frees the buffer for small frames that this thread lends to connections.
+#[cfg(feature = "unstable-internals")]
+pub fn free_spare_buffer() {
+    SPARE.take();
+}
+
 /// The frames that wait to be written.
 #[derive(Debug, Default)]
 pub(super) struct WriteBuffer {
