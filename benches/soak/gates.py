@@ -7,7 +7,7 @@ HOUR = 3600
 # Limits of the growth in a short window. Smaller growth cannot be distinguished from noise.
 GROWTH = {"rss": MIB, "heap": MIB, "tasks": 50, "descriptors": 50}
 # The length from which a window has limits by the hour.
-LONG = 0.75 * HOUR
+LONG = HOUR / 3
 BY_THE_HOUR = {"rss": MIB, "heap": MIB, "tasks": 50, "descriptors": 50}
 NOTHING = ["lost", "duplicated", "reordered", "unexpected", "not_recovered"]
 # Counts that must not be zero, or the soak has tested nothing.
@@ -55,6 +55,15 @@ def slope(points):
     mean_y = sum(y for _, y in points) / count
     spread = sum((x - mean_x) ** 2 for x, _ in points)
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+
+
+def warmup(minutes):
+    """Returns the seconds before the figures are judged.
+
+    A run of an hour is judged after 35 minutes. Until then the server's hash tables double once: removed
+    entries use up free slots, and with more than half of its slots occupied a table grows when none is left.
+    """
+    return 35 * 60 if minutes >= 60 else min(600, 0.3 * 60 * minutes)
 
 
 def window(soak):
