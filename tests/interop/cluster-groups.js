@@ -10,7 +10,7 @@ import { encode } from "@msgpack/msgpack";
 import { Emitter } from "@socket.io/redis-emitter";
 
 import { connect, ids, portIsFree } from "./cluster.js";
-import { EXAMPLES, freePort, until } from "./support.js";
+import { EXAMPLES, PATIENCE, freePort, until, within } from "./support.js";
 
 /** How long a server that stops may take to leave, in milliseconds: less than others take to miss it. */
 const LEAVES = 5_000;
@@ -303,10 +303,10 @@ export function groups(run, which, parts) {
       });
     const at_other = heard(at_rust);
     for (const n of numbers) a.io.to(at_rust.id).emit("number", n);
-    assert.deepEqual(await at_other, numbers);
+    assert.deepEqual(await within(at_other, "ten thousand messages", 3 * PATIENCE), numbers);
     const at_node = heard(at_a);
     for (const n of numbers) at_rust.emit("emit", [at_a.id], [], {}, "number", n, () => {});
-    assert.deepEqual(await at_node, numbers);
+    assert.deepEqual(await within(at_node, "ten thousand messages", 3 * PATIENCE), numbers);
   });
 
   where("redis", "a server whose connections are ended connects again", async () => {
