@@ -3,6 +3,7 @@
 //! The test fails for a difference that is not in the list, and for an entry of the list that no
 //! packet shows.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::packets::{Ack, Name, Packet, Step};
@@ -61,10 +62,10 @@ impl Difference<'_> {
         }
     }
 
-    /// Returns whether the bytes of a message have the key `__proto__`. The result of the official
-    /// parser does not show the value of that key.
-    fn names_prototype(&self) -> bool {
-        let name = format!("{:x?}", b"__proto__");
+    /// Returns whether the bytes of a message have this key. The result of the official parser does not
+    /// show the value of `__proto__`, and only the last value of a repeated key.
+    fn has_key(&self, key: &str) -> bool {
+        let name = format!("{:x?}", key.as_bytes());
         self.text.contains(name.trim_matches(['[', ']']))
     }
 
@@ -306,7 +307,9 @@ pub(crate) const MSGPACK: &[Deviation] = &[
         why: "values are at most 127 levels deep, as in JSON; Node has no limit",
         is_it: |it| {
             it.is_refused("payload is nested too deeply")
-                && (it.their_data().is_some_and(|data| data.depth() > 127) || it.names_prototype())
+                && (it.their_data().is_some_and(|data| data.depth() > 127)
+                    || it.their_packet().is_some_and(has_deep_name)
+                    || it.has_key("__proto__"))
         },
     },
     Deviation {
@@ -348,14 +351,7 @@ pub(crate) const MSGPACK: &[Deviation] = &[
     Deviation {
         why: "an object that looks like a placeholder is refused in a packet with bytes; Node's parser has no placeholders",
         is_it: |it| {
-            let looks_so = |value: &Value| match value {
-                Value::Object(entries) => {
-                    entries.get(&Text::from("_placeholder")) == Some(&Value::Bool(true))
-                }
-                _ => false,
-            };
-            it.is_refused("placeholder does not name an attachment")
-                && (it.their_data().is_some_and(|data| data.any(&looks_so)) || it.names_prototype())
+            it.is_refused("placeholder does not name an attachment") && it.has_key("_placeholder")
         },
     },
     Deviation {
@@ -378,13 +374,18 @@ pub(crate) const MSGPACK: &[Deviation] = &[
     Deviation {
         why: "`__proto__` is a key like others; Node makes it the prototype of the object",
         is_it: |it| {
-            it.what == What::Data
+            // A prototype of bytes makes Node refuse the object.
+            matches!(it.what, What::Data | What::OnlyTheirsRefuses)
                 && matches!(it.ours, Step::Packet(ours) if ours.data.as_ref().is_ok_and(|data| data.any(&has_prototype)))
         },
     },
     Deviation {
         why: "a number as a key is the text of its JSON: `1.0`, and `null` for NaN; Node writes `1` and `NaN`",
-        is_it: |it| it.what == What::Data && it.is_like(&|value| value),
+        is_it: |it| {
+            it.what == What::Data
+                && (it.is_like(&|value| value)
+                    || it.our_data().is_some_and(|data| data.any(&has_equal_keys)))
+        },
     },
     Deviation {
         why: "the bytes of a CONNECT and of a refusal are lists of numbers, as these packets have no attachments",
@@ -410,6 +411,23 @@ pub(crate) fn has_prototype(value: &Value) -> bool {
         Value::Object(entries) => entries.contains_key(&Text::from("__proto__")),
         _ => false,
     }
+}
+
+/// Returns whether the value is an object with keys that are one key for Node, such as `1` and `1.0`.
+fn has_equal_keys(value: &Value) -> bool {
+    match value {
+        Value::Object(entries) => {
+            let keys: HashSet<_> = entries.keys().map(|key| canonical_key(key).0).collect();
+            keys.len() < entries.len()
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether the name of an event is nested too deeply for JSON. The array of the arguments is a
+/// level too.
+fn has_deep_name(packet: &Packet) -> bool {
+    matches!(&packet.name, Some(Name::Other(name)) if name.depth() > 126)
 }
 
 /// Returns a key in its canonical spelling if it is a number, and unchanged otherwise.
