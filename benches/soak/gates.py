@@ -8,7 +8,7 @@ HOUR = 3600
 GROWTH = {"rss": MIB, "heap": MIB, "tasks": 50, "descriptors": 50}
 # The length from which a window has limits by the hour.
 LONG = HOUR / 3
-# Resident memory also has what the allocator cannot reuse yet, which still grows a little after an hour.
+# Resident memory also has what the allocator cannot reuse yet, which still grew a little at the end of an hour.
 BY_THE_HOUR = {"rss": 4 * MIB, "heap": MIB, "tasks": 50, "descriptors": 50}
 NOTHING = ["lost", "duplicated", "reordered", "unexpected", "not_recovered"]
 # Counts that must not be zero, or the soak has tested nothing.

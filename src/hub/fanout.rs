@@ -53,7 +53,8 @@ const WOKEN_AT_ONCE: usize = 4;
 thread_local! {
     /// A namespace to whose queue this thread has added while the queue was behind.
     static BEHIND: Cell<Option<Weak<LiveNamespace>>> = const { Cell::new(None) };
-    /// Whether there is one. A look at a plain value is cheaper.
+    /// Whether `BEHIND` holds a namespace. Reading a plain flag costs less than taking a value with a
+    /// destructor.
     static IS_BEHIND: Cell<bool> = const { Cell::new(false) };
 }
 

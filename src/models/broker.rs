@@ -36,7 +36,7 @@ fn queue(inner: &Arc<Inner>, text: &str, confirm: Confirm) -> Result<(), Cluster
     Ok(())
 }
 
-/// Publishes a message. Returns what its sender is told.
+/// Publishes a message, and returns the result that its sender gets.
 fn publish(inner: &Arc<Inner>, text: &str) -> Result<(), ClusterError> {
     let (confirm, confirmed) = oneshot::channel();
     queue(inner, text, confirm)?;

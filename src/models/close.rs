@@ -157,7 +157,7 @@ fn a_server_that_closes_while_a_socket_connects() {
 
 /// The server closes a session, and then cuts it, while its connect handler does not end.
 ///
-/// The session ends: of both requests the stronger counts.
+/// The session ends, because the stronger request counts.
 #[test]
 fn a_session_that_is_cut_while_a_socket_connects() {
     let model = || {

@@ -128,8 +128,8 @@ fn messages_arrive_once_over_either_transport() {
 /// The client completes its upgrade. One thread polls, and another sends. The session is closed when both
 /// have ended.
 ///
-/// Each message arrives once: those over polling come before those over the WebSocket. The poll that
-/// waits is answered when the session has upgraded, and the task ends.
+/// Each message arrives once, and messages over polling come before messages over the WebSocket. The
+/// waiting poll is answered when the session has upgraded, and the session's task ends.
 #[test]
 fn the_poll_ends_when_the_session_upgrades() {
     let model = || {

@@ -49,7 +49,8 @@ impl Turn {
         self.is_over = self.waits;
     }
 
-    /// Whether the task must be polled again after the other ready tasks.
+    /// Whether the turn ended before all events were handled, so that the task must be polled again
+    /// after the other ready tasks.
     #[inline]
     pub(super) fn goes_on(&self) -> bool {
         self.is_over && !self.waits
