@@ -22,53 +22,47 @@ struct Calls {
     disconnected: AtomicUsize,
 }
 
-/// A server whose connect handler waits for a message on `connect`.
-struct Model {
-    client: Client,
-    end: End,
-    connect: oneshot::Sender<()>,
-}
-
-impl Model {
-    fn new() -> Self {
-        let calls = Arc::new(Calls::default());
-        let (connect, waits) = oneshot::channel();
-        let waits = Arc::new(std::sync::Mutex::new(Some(waits)));
-        let (on_connect, on_disconnect) = (Arc::clone(&calls), Arc::clone(&calls));
-        let namespace = Namespace::new()
-            .on_connect(move |socket: Socket| {
-                let calls = Arc::clone(&on_connect);
-                let waits = waits.lock().unwrap().take();
-                async move {
-                    socket.join("room");
-                    let _ = waits.expect("one client").await;
-                    calls.connected.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-            .on_disconnect(move || {
-                let calls = Arc::clone(&on_disconnect);
-                async move {
-                    calls.disconnected.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        let (respond, io) = socket_io(namespace);
-        let client = Client::open(respond);
-        let hub = io.hub().expect("the server");
-        let session = hub.sessions.all().pop().expect("a session");
-        let end = End { calls, io, session };
-        Self {
-            client,
-            end,
-            connect,
-        }
-    }
-}
-
 /// The state that is checked after all threads have ended.
 struct End {
     calls: Arc<Calls>,
     io: SocketIo,
     session: Arc<SharedSession>,
+}
+
+/// Builds a server whose connect handler waits for a value on a channel, and opens a session.
+fn open() -> (Client, oneshot::Sender<()>, End) {
+    let calls = Arc::new(Calls::default());
+    let (connect, waits) = oneshot::channel();
+    let waits = Arc::new(std::sync::Mutex::new(Some(waits)));
+    let (on_connect, on_disconnect) = (Arc::clone(&calls), Arc::clone(&calls));
+    let namespace = Namespace::new()
+        .on_connect(move |socket: Socket| {
+            let calls = Arc::clone(&on_connect);
+            let waits = waits.lock().unwrap().take();
+            async move {
+                socket.join("room");
+                let _ = waits.expect("one client").await;
+                calls.connected.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+        .on_disconnect(move || {
+            let calls = Arc::clone(&on_disconnect);
+            async move {
+                calls.disconnected.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    let (respond, io) = socket_io(namespace);
+    let client = Client::open(respond);
+    let hub = io.hub().expect("the server");
+    let session = hub.sessions.all().pop().expect("a session");
+    (client, connect, End { calls, io, session })
+}
+
+/// Does the same, and sends CONNECT.
+fn connecting() -> (Client, oneshot::Sender<()>, End) {
+    let opened = open();
+    opened.0.post("40");
+    opened
 }
 
 fn check_end(end: &End) {
@@ -88,11 +82,7 @@ fn check_end(end: &End) {
 #[test]
 fn a_client_that_closes_while_it_connects() {
     let model = || {
-        let Model {
-            client,
-            end,
-            connect,
-        } = Model::new();
+        let (client, connect, end) = open();
         explore();
         spawn(move || {
             let _ = connect.send(());
@@ -109,12 +99,7 @@ fn a_client_that_closes_while_it_connects() {
 #[test]
 fn a_server_that_disconnects_while_a_socket_connects() {
     let model = || {
-        let Model {
-            client,
-            end,
-            connect,
-        } = Model::new();
-        client.post("40");
+        let (client, connect, end) = connecting();
         let server = end.io.clone();
         explore();
         spawn(move || {
@@ -137,12 +122,7 @@ fn a_server_that_disconnects_while_a_socket_connects() {
 #[test]
 fn a_server_that_closes_while_a_socket_connects() {
     let model = || {
-        let Model {
-            client,
-            end,
-            connect,
-        } = Model::new();
-        client.post("40");
+        let (client, connect, end) = connecting();
         let server = end.io.clone();
         explore();
         spawn(move || {
@@ -161,12 +141,7 @@ fn a_server_that_closes_while_a_socket_connects() {
 #[test]
 fn a_session_that_is_cut_while_a_socket_connects() {
     let model = || {
-        let Model {
-            client,
-            end,
-            connect,
-        } = Model::new();
-        client.post("40");
+        let (client, connect, end) = connecting();
         let (closer, cutter) = (Arc::clone(&end.session), Arc::clone(&end.session));
         explore();
         spawn(move || closer.shut_down());

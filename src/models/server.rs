@@ -218,24 +218,35 @@ impl SessionApp for RecorderTask {
     }
 }
 
-/// Builds a server for one session whose application records its events.
-pub(super) fn engine(
-    record: &Arc<Record>,
-    consume: Option<oneshot::Receiver<()>>,
-    config: Config,
-) -> (Respond, Arc<Sessions>) {
-    let recorder = Recorder {
-        record: Arc::clone(record),
-        consume: consume.into(),
-    };
-    let service = Arc::new(HttpService {
-        sessions: Arc::new(Sessions::new(None, "/socket.io")),
-        config: Arc::new(config),
-        http: Arc::new(HttpOptions::new()),
-        application: Arc::new(recorder),
-        path: "/socket.io".into(),
-        is_wrapped: true.into(),
-    });
-    let sessions = Arc::clone(&service.sessions);
-    (Arc::new(move |request| service.respond(request)), sessions)
+/// A server for one session, whose application records its events.
+#[derive(Default)]
+pub(super) struct Setup {
+    pub(super) config: Config,
+    /// The messages count as not consumed until this channel receives a value.
+    pub(super) consume: Option<oneshot::Receiver<()>>,
+    /// Whether another thread reads the events in place of the application.
+    pub(super) is_read_elsewhere: bool,
+}
+
+impl Setup {
+    /// Builds the server, and opens the session by long-polling.
+    pub(super) fn open(self) -> (Client, Arc<Record>, Arc<Sessions>) {
+        let record = Arc::new(Record::default());
+        record.lock().is_read_elsewhere = self.is_read_elsewhere;
+        let recorder = Recorder {
+            record: Arc::clone(&record),
+            consume: self.consume.into(),
+        };
+        let service = Arc::new(HttpService {
+            sessions: Arc::new(Sessions::new(None, "/socket.io")),
+            config: Arc::new(self.config),
+            http: Arc::new(HttpOptions::new()),
+            application: Arc::new(recorder),
+            path: "/socket.io".into(),
+            is_wrapped: true.into(),
+        });
+        let sessions = Arc::clone(&service.sessions);
+        let client = Client::open(Arc::new(move |request| service.respond(request)));
+        (client, record, sessions)
+    }
 }

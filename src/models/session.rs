@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use super::executor::{block_on, check, explore, spawn};
-use super::server::{Client, Record, engine};
+use super::server::Setup;
 use crate::engine_io::{CloseReason, Config, Message, SessionEvent};
 use crate::hub::session::SharedSession;
 use crate::sync::oneshot;
@@ -29,9 +29,7 @@ fn buffered(session: &SharedSession) -> usize {
 #[test]
 fn what_is_sent_before_a_close_arrives() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let (client, record, sessions) = Setup::default().open();
         let (sender, closer) = (record.session(), record.session());
         let accepted = Arc::new(std::sync::Mutex::new(Vec::new()));
         let log = Arc::clone(&accepted);
@@ -61,9 +59,7 @@ fn what_is_sent_before_a_close_arrives() {
 #[test]
 fn a_message_wakes_the_poll() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let (client, record, sessions) = Setup::default().open();
         let sender = record.session();
         explore();
         spawn(move || assert!(sender.send(text("a"))));
@@ -84,14 +80,16 @@ fn a_message_wakes_the_poll() {
 #[test]
 fn a_post_that_waits_is_continued() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let config = Config {
-            max_pending: 1,
-            ..Config::default()
-        };
         let (consume, consumed) = oneshot::channel();
-        let (respond, sessions) = engine(&record, Some(consumed), config);
-        let client = Client::open(respond);
+        let setup = Setup {
+            config: Config {
+                max_pending: 1,
+                ..Config::default()
+            },
+            consume: Some(consumed),
+            ..Setup::default()
+        };
+        let (client, record, sessions) = setup.open();
         let (asker, session) = (record.session(), record.session());
         explore();
         spawn(move || assert!(consume.send(()).is_ok()));
@@ -113,11 +111,11 @@ fn a_post_that_waits_is_continued() {
 #[test]
 fn a_reader_gets_each_event() {
     let model = || {
-        let record = Arc::new(Record::default());
-        // The reader takes the events in place of the application.
-        record.lock().is_read_elsewhere = true;
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let setup = Setup {
+            is_read_elsewhere: true,
+            ..Setup::default()
+        };
+        let (client, record, sessions) = setup.open();
         let (session, reader) = (record.session(), record.session());
         let events = Arc::new(std::sync::Mutex::new(Vec::new()));
         let log = Arc::clone(&events);
@@ -152,9 +150,7 @@ fn a_reader_gets_each_event() {
 #[test]
 fn one_that_waits_for_the_output_is_woken() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let (client, record, sessions) = Setup::default().open();
         let sender = record.session();
         explore();
         spawn(move || {

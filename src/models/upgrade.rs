@@ -19,9 +19,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::executor::{block_on, check, explore, join, spawn, stop_exploring};
-use super::server::{Client, Record, engine};
+use super::server::{Client, Setup};
 use super::stream::{End, stream};
-use crate::engine_io::{CloseReason, Config, Message, SessionEvent};
+use crate::engine_io::{CloseReason, Message, SessionEvent};
 use crate::hub::session::Upgrade;
 
 /// The client's WebSocket.
@@ -60,6 +60,12 @@ impl WebSocket {
         Self { io, read }
     }
 
+    /// Probes the WebSocket, which does not upgrade the session yet.
+    fn probe(&mut self) {
+        self.send("2probe");
+        assert_eq!(self.receive().as_deref(), Some("3probe"));
+    }
+
     /// Writes a text frame, with a mask of zeros.
     fn send(&mut self, text: &str) {
         let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
@@ -90,9 +96,7 @@ impl WebSocket {
 #[test]
 fn messages_arrive_once_over_either_transport() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let (client, record, sessions) = Setup::default().open();
         let mut websocket = WebSocket::open(&client);
         let sender = record.session();
         let frames = Arc::new(Mutex::new(Vec::new()));
@@ -133,12 +137,9 @@ fn messages_arrive_once_over_either_transport() {
 #[test]
 fn the_poll_ends_when_the_session_upgrades() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let (client, record, sessions) = Setup::default().open();
         let mut websocket = WebSocket::open(&client);
-        websocket.send("2probe");
-        assert_eq!(websocket.receive().as_deref(), Some("3probe"));
+        websocket.probe();
         let session = record.session();
         let sender = Arc::clone(&session);
         assert!(sender.send([Message::Text("a".into())]));
@@ -168,12 +169,9 @@ fn the_poll_ends_when_the_session_upgrades() {
 #[test]
 fn a_message_wakes_the_websocket() {
     let model = || {
-        let record = Arc::new(Record::default());
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let client = Client::open(respond);
+        let (client, record, sessions) = Setup::default().open();
         let mut websocket = WebSocket::open(&client);
-        websocket.send("2probe");
-        assert_eq!(websocket.receive().as_deref(), Some("3probe"));
+        websocket.probe();
         websocket.send("5");
         let session = record.session();
         let sender = Arc::clone(&session);
@@ -193,10 +191,11 @@ fn a_message_wakes_the_websocket() {
 #[test]
 fn a_websocket_that_is_offered_is_taken() {
     let model = || {
-        let record = Arc::new(Record::default());
-        record.lock().is_read_elsewhere = true;
-        let (respond, sessions) = engine(&record, None, Config::default());
-        let _client = Client::open(respond);
+        let setup = Setup {
+            is_read_elsewhere: true,
+            ..Setup::default()
+        };
+        let (_client, record, sessions) = setup.open();
         let session = record.session();
         let offered = Upgrade {
             stream: hyper::upgrade::on(http::Request::new(())),
