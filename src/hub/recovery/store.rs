@@ -25,7 +25,8 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub(crate) struct RecoveryStore<T> {
     packets: Packets,
-    sockets: HashMap<SocketId, StoredSocket<T>, IdHash>,
+    /// Boxed, because a table has room for up to twice its entries.
+    sockets: HashMap<SocketId, Box<StoredSocket<T>>, IdHash>,
     by_private_id: HashMap<PrivateId, SocketId>,
     /// The suspended sockets, in the order in which they were suspended.
     suspended: BTreeSet<(Instant, SocketId)>,
@@ -168,7 +169,7 @@ impl<T> RecoveryStore<T> {
             data: 0,
             suspended: None,
         };
-        self.sockets.insert(id, socket);
+        self.sockets.insert(id, Box::new(socket));
         self.by_private_id.insert(private_id, id);
     }
 
@@ -285,7 +286,7 @@ impl<T> RecoveryStore<T> {
 
     /// Returns the bytes that are counted for a socket, present or suspended.
     pub(crate) fn cost(&self, id: &SocketId) -> usize {
-        self.sockets.get(id).map_or(0, StoredSocket::cost)
+        self.sockets.get(id).map_or(0, |socket| socket.cost())
     }
 
     /// Returns whether the socket is suspended.
@@ -416,7 +417,7 @@ impl<T> RecoveryStore<T> {
             data: 0,
             suspended: None,
         };
-        self.sockets.insert(saved.id, socket);
+        self.sockets.insert(saved.id, Box::new(socket));
         self.by_private_id.insert(saved.private_id, saved.id);
         handover
     }
