@@ -9,7 +9,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "nod
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { chromium } from "playwright-core";
-import { EXAMPLES, PATIENCE, Server, TARGET, freePort, until } from "./support.js";
+import { EXAMPLES, PATIENCE, Server, TARGET, freePort, pause, resume, until } from "./support.js";
 
 const FLAGS = [
   "--no-sandbox",
@@ -196,10 +196,10 @@ for (const [name, way] of Object.entries(WAYS)) {
 
     test("a server that stops for a moment loses no message", async () => {
       const [ann, bob] = await pair(way);
-      await server.pause();
+      await pause(server.child);
       await say(ann, "are you there?");
       await ann.locator("[data-tick=sent]").waitFor();
-      server.resume();
+      resume(server.child);
       await delivered(ann, "are you there?");
       await sees(bob, ".message", "are you there?");
     });

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { Cluster, MODES, range, Redis, Rust } from "./cluster.js";
 import { Proxy } from "./proxy.js";
-import { EXAMPLES, PATIENCE, freePort, until, within } from "./support.js";
+import { EXAMPLES, PATIENCE, freePort, pause, resume, until, within } from "./support.js";
 import { Traffic } from "./traffic.js";
 
 /** Numbers of bytes within the first commands of a connection, and within messages. */
@@ -52,7 +52,7 @@ const CONNECTIONS = {
   "connections are half-open": async ({ cluster, proxy, traffic }) => {
     proxy.halfOpen();
     await traffic.goesOnLocally();
-    await within(cluster.whole(), "whole cluster", 10_000);
+    await within(cluster.whole(), "whole cluster");
   },
   "the network stalls for a second": async ({ proxy, traffic }) => {
     proxy.stall();
@@ -73,16 +73,16 @@ const CONNECTIONS = {
     proxy.chunk = Infinity;
   },
   "Redis is paused": async ({ redis, traffic }) => {
-    redis.child.kill("SIGSTOP");
+    await pause(redis.child);
     await traffic.goesOnLocally();
     await sleep(6_000);
     await traffic.goesOnLocally();
-    redis.child.kill("SIGCONT");
+    resume(redis.child);
   },
   "the server is paused": async ({ cluster }) => {
-    cluster.rust.child.kill("SIGSTOP");
+    await pause(cluster.rust.child);
     await sleep(6_000);
-    cluster.rust.child.kill("SIGCONT");
+    resume(cluster.rust.child);
   },
 };
 
@@ -151,7 +151,7 @@ function tests(mode) {
     await traffic.stop();
     traffic.check(lossy([begin, end]), mayDouble);
     const all = before + traffic.sent;
-    await until(async () => (await accounted()) === all, "account of all messages", 5_000);
+    await until(async () => (await accounted()) === all, "account of all messages");
   };
 
   /** A stream has everything. */
@@ -202,9 +202,9 @@ function tests(mode) {
         at_rust.emit("emit", [at_a.id, at_b.id], [], {}, "number", n, () => {});
       }
       if (slot === 13 || slot === 27) {
-        redis.child.kill("SIGSTOP");
+        await pause(redis.child);
         await sleep(slot === 13 ? 6_000 : 1_000);
-        redis.child.kill("SIGCONT");
+        resume(redis.child);
       }
       await sleep(200);
       // The stream has ten thousand entries of both sides.
@@ -217,7 +217,7 @@ function tests(mode) {
       assert.deepEqual(heard[i], numbers, `on a server ${name}`);
     }
     const all = before + numbers.length;
-    await until(async () => (await accounted()) === all, "account of all messages", 5_000);
+    await until(async () => (await accounted()) === all, "account of all messages");
     const { dropped } = await at_rust.emitWithAck("status");
     assert.equal(dropped, 0);
   });

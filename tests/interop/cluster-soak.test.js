@@ -9,7 +9,7 @@ import { after, before, describe, test } from "node:test";
 
 import { Chance } from "./chance.js";
 import { Cluster, connect, ids, MODES, Node, Rust } from "./cluster.js";
-import { until, within } from "./support.js";
+import { PATIENCE, pause, until, within } from "./support.js";
 
 const ROUNDS = Number(process.env.ROUNDS ?? 100);
 
@@ -75,7 +75,7 @@ function tests(mode) {
       const io = cluster[server].io._nsps.get(namespace);
       return {
         fetch: () => io.fetchSockets(),
-        ask: (value) => io.timeout(10_000).emitWithAck("ask", value),
+        ask: (value) => io.timeout(2 * PATIENCE).emitWithAck("ask", value),
         pongs: () => io.serverSideEmitWithAck("hey", 1),
         join: (id, room) => io.in(id).socketsJoin(room),
         leave: (id, room) => io.in(id).socketsLeave(room),
@@ -85,7 +85,7 @@ function tests(mode) {
     return {
       fetch: () => client.emitWithAck("fetch", []),
       ask: async (value) => {
-        const { answers, missing } = await client.emitWithAck("ask", [], "ask", value, 10_000);
+        const { answers, missing } = await client.emitWithAck("ask", [], "ask", value, 2 * PATIENCE);
         assert.equal(missing, 0);
         return answers;
       },
@@ -135,7 +135,12 @@ function tests(mode) {
     return lines.sort().join("\n");
   };
 
-  const question = (promise, what) => within(promise, what, 4_000);
+  /** The answers to a question. One that has ended by its time-out is an error. */
+  const question = async (promise, what) => {
+    const answers = await within(promise, what);
+    assert.ok(Array.isArray(answers), answers.error);
+    return answers;
+  };
 
   /** All servers of a namespace have the same answers. */
   const agree = async (namespace) => {
@@ -153,7 +158,7 @@ function tests(mode) {
       await until(async () => {
         sockets = described(await question(fetch(), what));
         return sockets === expected;
-      }, "sockets", 2_000).catch(() => assert.equal(sockets, expected, what));
+      }, "sockets").catch(() => assert.equal(sockets, expected, what));
       const answers = question(ask(server), what);
       const others = servers.filter((other) => other !== server);
       const expectedPongs = others.map((other) => (other === "rust" ? "rust-pong" : "node-pong"));
@@ -189,7 +194,7 @@ function tests(mode) {
         }
         await change();
       }
-      for (const answer of await Promise.all(questions)) assert.ok(Array.isArray(answer), answer.error);
+      await Promise.all(questions);
       for (const namespace of NAMESPACES) await agree(namespace);
       for (const client of clients) client.isNew = false;
       if (round % 20 === 0) await restart("rust", round % 40 === 0 ? "SIGKILL" : "SIGTERM");
@@ -213,18 +218,18 @@ function tests(mode) {
   test("a server that is killed in mid-question ends the wait for it", async (t) => {
     const { at_rust } = cluster;
     const { other } = await another(t);
-    other.child.kill("SIGSTOP");
+    await pause(other.child);
     let ended = 0;
     const questions = [
       at_rust.emitWithAck("fetch", []),
       at_rust.emitWithAck("server_ask", "hey", 1),
-      at_rust.emitWithAck("ask", [], "ask", 1, 30_000),
+      at_rust.emitWithAck("ask", [], "ask", 1, 2 * PATIENCE),
     ].map((question) => question.finally(() => ended++));
     const open = async () => (await at_rust.emitWithAck("status")).questions;
     await until(async () => (await open()) === 3, "questions");
     assert.equal(ended, 0);
     await other.kill();
-    const [sockets, pongs, asked] = await within(Promise.all(questions), "end of the questions", 2_000);
+    const [sockets, pongs, asked] = await within(Promise.all(questions), "end of the questions");
     const rest = ids(present("/").map(({ client }) => client));
     assert.deepEqual(ids(sockets), rest);
     assert.deepEqual(pongs, ["node-pong", "node-pong"]);
@@ -236,10 +241,10 @@ function tests(mode) {
     const { at_rust } = cluster;
     const { other, at_other } = await another(t);
     const asked = once(at_other, "silent");
-    const question = at_rust.emitWithAck("ask", [at_other.id], "silent", 1, 30_000);
+    const question = at_rust.emitWithAck("ask", [at_other.id], "silent", 1, 2 * PATIENCE);
     await asked;
     await other.kill();
-    const { answers } = await within(question, "end of the question", 2_000);
+    const { answers } = await within(question, "end of the question");
     assert.deepEqual(answers, []);
   });
 }

@@ -95,7 +95,7 @@ class Talk {
   async check(client) {
     const heard = () => client.numbers(this.name);
     const all = () => this.written().length === this.next && heard().length >= this.wanted.size;
-    await until(all, "events", 10_000).catch(() => {});
+    await until(all, "events").catch(() => {});
     assert.deepEqual(heard(), this.written().filter((n) => this.wanted.has(n)));
   }
 }
@@ -149,7 +149,7 @@ async function owners(id, count) {
     const owned = await Promise.all(Object.values(servers).map((server) => server.owns(id)));
     return owned.reduce((sum, n) => sum + n);
   };
-  await until(async () => (await all()) === count, `${count} owners`, 10_000);
+  await until(async () => (await all()) === count, `${count} owners`);
 }
 
 for (const row of ROWS) describe(row.join(" → "), () => rows(...row));

@@ -92,19 +92,19 @@ export class Server {
     await this.ended;
   }
 
-  /** Stops and continues the process: to its clients the network is gone meanwhile. */
-  async pause() {
-    this.child.kill("SIGSTOP");
-    const tasks = `/proc/${this.child.pid}/task`;
-    if (!existsSync(tasks)) return;
-    const stopped = (task) => / T /.test(readFileSync(`${tasks}/${task}/stat`, "utf8"));
-    await until(() => readdirSync(tasks).every(stopped), "stop of all threads");
-  }
-
-  resume() {
-    this.child.kill("SIGCONT");
-  }
 }
+
+/** Stops a process until `resume`: to its clients the network is gone meanwhile. */
+export async function pause(child) {
+  child.kill("SIGSTOP");
+  // One thread takes the signal. The others go on until that thread runs, which may take a while.
+  const tasks = `/proc/${child.pid}/task`;
+  if (!existsSync(tasks)) return;
+  const stopped = (task) => / T /.test(readFileSync(`${tasks}/${task}/stat`, "utf8"));
+  await until(() => readdirSync(tasks).every(stopped), "stop of all threads");
+}
+
+export const resume = (child) => child.kill("SIGCONT");
 
 /** Resolves when something listens on the port. */
 async function listening(port) {

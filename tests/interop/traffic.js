@@ -5,9 +5,6 @@ import assert from "node:assert/strict";
 import { range } from "./cluster.js";
 import { until } from "./support.js";
 
-/** How long a message to a client of the same server may take, in milliseconds. */
-const LOCAL = 2_000;
-
 /** Numbered messages of a server of Node, and of the server of this crate, to all clients. */
 export class Traffic {
   sent = 0;
@@ -35,7 +32,7 @@ export class Traffic {
   /** Waits until what is sent from now on arrives at the clients of the same server. */
   async goesOnLocally() {
     const next = this.sent;
-    await until(() => this.local.numbers.at(-1) >= next, "a local message", LOCAL);
+    await until(() => this.local.numbers.at(-1) >= next, "a local message");
   }
 
   /** Waits until what is sent from now on arrives at the clients of other servers. Returns its number. */
