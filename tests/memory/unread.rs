@@ -93,10 +93,12 @@ impl Unread {
     #[track_caller]
     fn ask(self, asks: impl Fn(&TcpStream, usize) -> Vec<u8>, reasons: &[DisconnectReason]) {
         let clients: Vec<_> = (0..CLIENTS).map(|_| self.server.connect("")).collect();
-        let mut writers = Vec::new();
-        for (nth, client) in clients.iter().enumerate() {
+        for client in &clients {
             send_text(client, "40");
             wait_for(client, b"40{");
+        }
+        let mut writers = Vec::new();
+        for (nth, client) in clients.iter().enumerate() {
             let bytes = asks(client, nth);
             let client = client.try_clone().expect("a handle");
             writers.push(std::thread::spawn(move || write_on(&client, &bytes)));
@@ -436,12 +438,15 @@ fn the_admin_ui() {
     let unread = Unread::new(|it| it.admin(AdminUi::basic("ada", &hash)));
     let login = r#"40/admin,{"username":"ada","password":"sesame"}"#;
     let pages: Vec<_> = (0..CLIENTS).map(|_| unread.server.connect("")).collect();
-    let mut writers = Vec::new();
+    // A page gets the reports about the others, so all of them log in before one stops reading.
     for page in &pages {
         send_text(page, "40");
         wait_for(page, b"40{");
         send_text(page, login);
         wait_for(page, b"all_sockets");
+    }
+    let mut writers = Vec::new();
+    for page in &pages {
         // Commands that cause reports to all pages. None of them is acknowledged.
         let filler = "x".repeat(1_000);
         let commands = [
