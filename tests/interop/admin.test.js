@@ -1,25 +1,14 @@
 // The page of the official Admin UI, unmodified, in headless Chromium against the example `admin_ui`.
 //
-// CHROMIUM is the browser's program, /usr/bin/chromium if it is not set. SCREENSHOTS is a folder for
-// screenshots; without it there are none.
+// SCREENSHOTS is a folder for screenshots; without it there are none.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import path from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
-import { chromium } from "playwright-core";
 import { io } from "socket.io-client";
+import { launch } from "./browser.js";
 import { PATIENCE, Server, until, within } from "./support.js";
-
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 
 const WIDE = { width: 1280, height: 800 };
 const NARROW = { width: 390, height: 844 };
@@ -28,10 +17,7 @@ let browser;
 let server;
 let clients;
 
-before(async () => {
-  const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-  browser = await chromium.launch({ executablePath, args: FLAGS });
-});
+before(async () => (browser = await launch()));
 after(() => browser?.close());
 beforeEach(async () => {
   server = await Server.run("admin_ui");

@@ -1,6 +1,4 @@
 // The example `chat` in headless Chromium, with two pages.
-//
-// CHROMIUM is the browser's program, /usr/bin/chromium if it is not set.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -8,18 +6,8 @@ import { once } from "node:events";
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { chromium } from "playwright-core";
+import { launch } from "./browser.js";
 import { EXAMPLES, PATIENCE, Server, TARGET, freePort, pause, resume, until } from "./support.js";
-
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 
 const WAYS = {
   "polling only": { query: "?transports=polling", transport: "polling" },
@@ -36,10 +24,7 @@ const IMAGE = Buffer.from(
 let browser;
 let server;
 
-before(async () => {
-  const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-  browser = await chromium.launch({ executablePath, args: FLAGS });
-});
+before(async () => (browser = await launch()));
 after(() => browser?.close());
 test.beforeEach(async () => (server = await Server.run("chat")));
 test.afterEach(async () => {
