@@ -264,11 +264,16 @@ impl<T: Clone> Rooms<T> {
     }
 
     fn select_union(&self, rooms: &[Arc<str>], except: &[Arc<str>]) -> Vec<T> {
+        let members = rooms.iter().filter_map(|room| self.rooms.get(room));
+        let most = match rooms {
+            [] => self.len(),
+            rooms => members.map(|members| members.map.len()).sum::<usize>() + rooms.len(),
+        };
+        let exceptions = self.exceptions(except, most);
         let mut seen = HashSet::<SocketId, IdHash>::default();
         let mut selected = Vec::new();
-        let is_excepted = |id: &SocketId| except.iter().any(|room| self.is_in(id, room));
         let mut select = |(id, socket): (&SocketId, &T)| {
-            if !is_excepted(id) && seen.insert(*id) {
+            if !exceptions.have(id) && seen.insert(*id) {
                 selected.push(socket.clone());
             }
         };
@@ -285,8 +290,42 @@ impl<T: Clone> Rooms<T> {
         selected
     }
 
+    /// Looks up the exceptions of a selection of at most `selected` sockets.
+    fn exceptions(&self, except: &[Arc<str>], selected: usize) -> Exceptions<'_, T> {
+        let mut exceptions = Exceptions {
+            ids: except.iter().filter_map(|name| id_of(name)).collect(),
+            large_rooms: Vec::new(),
+        };
+        for members in except.iter().filter_map(|name| self.rooms.get(name)) {
+            if members.map.len() <= selected {
+                exceptions.ids.extend(members.map.keys());
+            } else {
+                exceptions.large_rooms.push(members);
+            }
+        }
+        exceptions
+    }
+
     fn is_socket(&self, room: &str) -> bool {
         id_of(room).is_some_and(|id| self.sockets.map.contains_key(&id))
+    }
+}
+
+/// The sockets that a selection leaves out.
+///
+/// A look-up costs the same for any number of exceptions, so a selection costs as much as its sockets and
+/// its exceptions together.
+struct Exceptions<'a, T> {
+    /// The sockets, and the members of small rooms.
+    ids: HashSet<SocketId, IdHash>,
+    /// The rooms with more members than the selection has sockets.
+    large_rooms: Vec<&'a Members<T>>,
+}
+
+impl<T> Exceptions<'_, T> {
+    fn have(&self, id: &SocketId) -> bool {
+        let is_in = |room: &&Members<T>| room.map.contains_key(id);
+        self.ids.contains(id) || self.large_rooms.iter().any(is_in)
     }
 }
 

@@ -156,7 +156,12 @@ impl Viewer {
         let (room, users) = (room.to_owned(), from::<Users>(users));
         async move {
             let until = tokio::time::Instant::now() + Duration::from_secs(300);
-            while self.users(&room) != users {
+            // Not a copy for each event: there may be hundreds of thousands.
+            let sees = |viewer: &Self| match viewer.rooms.get(&room) {
+                Some(state) => state.users == users,
+                None => users.is_empty(),
+            };
+            while !sees(self) {
                 if tokio::time::timeout_at(until, self.next()).await.is_err() {
                     panic!("{:?}, not {users:?} at {caller}", self.users(&room));
                 }

@@ -59,6 +59,39 @@ fn each_socket_has_a_room_of_its_id() {
     assert_eq!(select(&mut rooms, &[own.as_str()], &[own.as_str()]), [0; 0]);
 }
 
+#[test]
+fn a_selection_has_the_recipients_of_its_target() {
+    let mut rooms = rooms();
+    for n in 0..4 {
+        rooms.join(id(n), "all", 100, None);
+    }
+    // Another socket's own room, as a protocol extension may use it.
+    rooms.join(id(1), id(3).as_str(), 100, None);
+    let names = ["low", "middle", "all", "nobody"].map(Arc::from);
+    let names: Vec<Arc<str>> = [id(0), id(3)]
+        .iter()
+        .map(|id| Arc::from(id.as_str()))
+        .chain(names)
+        .collect();
+    let subset = |bits: usize| {
+        let is_in = |(at, name): (usize, &Arc<str>)| (bits >> at & 1 == 1).then(|| name.clone());
+        names.iter().enumerate().filter_map(is_in).collect()
+    };
+    for bits in 0..1 << (2 * names.len()) {
+        let target = Target {
+            rooms: subset(bits),
+            except: subset(bits >> names.len()),
+        };
+        let mut selected: Vec<_> = rooms.select(&target).iter().copied().collect();
+        selected.sort_unstable();
+        let recipients = (0..4).filter(|n| rooms.is_recipient(&id(*n), &target));
+        assert!(
+            recipients.eq(selected.iter().copied()),
+            "{target:?}: {selected:?}"
+        );
+    }
+}
+
 /// Creates `count` sockets that are in no room.
 fn crowd(count: u32) -> Rooms<u32> {
     let mut rooms = Rooms::default();
