@@ -173,7 +173,7 @@ fn large_selections_become_chunks_and_small_ones_do_not() {
             except: own.to_vec(),
         };
         for (selection, expected) in [
-            (Selection::Owned(all.clone()), &all[..]),
+            (Selection::Owned(all.clone(), None), &all[..]),
             (shared.select(&Target::default()), &all[..]),
             (shared.select(&but_one), all.get(1..).unwrap_or_default()),
         ] {
