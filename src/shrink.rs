@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 /// A collection that keeps the memory of its removed entries.
 pub(crate) trait Collection {
@@ -46,6 +46,7 @@ impl_collection! {
     [K: Eq + Hash, V, S: BuildHasher] HashMap<K, V, S>;
     [K: Eq + Hash, V, S: BuildHasher] IndexMap<K, V, S>;
     [T: Eq + Hash, S: BuildHasher] HashSet<T, S>;
+    [T: Eq + Hash, S: BuildHasher] IndexSet<T, S>;
     [T] VecDeque<T>;
     [T] Vec<T>;
 }
