@@ -17,7 +17,7 @@ use super::requests::Requests;
 use crate::clock::now;
 use crate::engine_io::SocketId;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answers, Confirm, Dropped, Operation, Question, Sent};
+use crate::hub::other_servers::{Answers, Confirm, Dropped, Here, Operation, Question, Sent};
 use crate::hub::recovery::{Offset, PrivateId, SavedSocket};
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::NamespaceName;
@@ -180,7 +180,7 @@ impl Inner {
         namespace: &NamespaceName,
         message: Message,
         confirm: Option<Confirm>,
-        departs: bool,
+        here: Here,
     ) -> Result<Sent, ClusterError> {
         let volatile = matches!(&message, Message::Operation(_, Operation::Emit { volatile, .. }) if *volatile);
         let envelope = self.envelope(namespace, message);
@@ -203,7 +203,7 @@ impl Inner {
                 }
             }));
         }
-        let elsewhere = (is_logged && !departs).then(|| envelope.clone());
+        let elsewhere = (is_logged && here == Here::Absent).then(|| envelope.clone());
         let (number, dropped) = self.push_later(Command::Publish { envelope, done });
         if let Some(envelope) = elsewhere {
             // The broker has not read it yet: it reads after it has written.
@@ -329,7 +329,7 @@ impl Inner {
         if let Some(Message::Operation(target, operation)) = elsewhere.map(|sent| sent.message) {
             return hub.apply_at(&namespace.into(), &target, &operation, at);
         }
-        match hub.find(namespace) {
+        match hub.find(namespace).filter(|live| live.over_log().is_some()) {
             Some(live) => live.returned(number, at),
             None => hub.advance_log(at),
         }

@@ -791,6 +791,29 @@ async fn a_page_shows_the_sockets_and_numbers_of_all_servers() {
     assert_eq!(joined[2], client.id());
 }
 
+/// What other namespaces send returns from the log. The Admin UI's does not wait for that.
+#[tokio::test(start_paused = true)]
+async fn a_page_gets_an_event_once_with_recovery_over_a_log() {
+    let builder = builder(AdminUi::without_auth());
+    let recovery = Recovery::within(Duration::from_secs(60));
+    let server = Server::of(builder.recovery(recovery).cluster(Memory::with_log()));
+    let (mut page, _) = server.page_with_sockets().await;
+    for name in ["first", "last"] {
+        server.io.of("/admin").emit(name, 1);
+        // Meanwhile it returns.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut times = 0;
+    loop {
+        match page.recv().await.expect("an event").name() {
+            "first" => times += 1,
+            "last" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(times, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_sockets_of_all_servers_count_for_the_limit() {
     let broker = Memory::new();
