@@ -245,6 +245,7 @@ mod tests {
 
     use super::super::Recovery;
     use super::*;
+    use crate::shrink::is_shrunk;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -336,5 +337,15 @@ mod tests {
         log.begin(Offset::new(9, 0));
         assert!(log.is_empty() && !log.covers(Offset::new(7, 0)));
         assert_eq!(log.last(), Offset::new(9, 0));
+    }
+
+    #[test]
+    fn entries_that_are_dropped_return_their_memory() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        (6..10_006).for_each(|high| push(&mut log, high, 1, now));
+        push(&mut log, 10_006, 1, now + SECOND);
+        log.expire(now + SECOND + Duration::from_millis(1));
+        assert_eq!(offsets(&mut log, 0), [10_006]);
+        assert!(is_shrunk(&log.order) && is_shrunk(&log.namespaces[&NamespaceName::MAIN]));
     }
 }
