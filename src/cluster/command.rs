@@ -661,6 +661,8 @@ pub(super) fn drop_command(command: Command, error: ClusterError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine_io::SocketId;
+    use crate::hub::recovery::PrivateId;
     use crate::protocol::{Kind, Payload};
     use crate::shrink::is_shrunk;
 
@@ -748,6 +750,44 @@ mod tests {
         }
         let others = queue.waiting().0 - 2 * 100 * 1024;
         assert!(others < 70 * 1024, "{others}");
+        while queue.pop().is_some() {}
+        assert_eq!(queue.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn the_saved_sockets_that_wait_are_bounded_and_messages_are_not_dropped_for_them() {
+        const MAX: usize = 64 * 1024;
+
+        let mut queue = Queue::new(MAX, false);
+        // The messages leave no room for anything else.
+        for _ in 0..100 {
+            queue.push(message(1024));
+        }
+        let messages = queue.waiting().1;
+        let mut waiting = VecDeque::new();
+        for n in 0..100 {
+            let socket = SavedSocket {
+                id: SocketId::new([n; 15]),
+                private_id: PrivateId::new([n; 16]),
+                namespace: None,
+                room_history: Default::default(),
+                data: Some(Arc::new("x".repeat(1024).into())),
+                is_connected: false,
+                history: None,
+            };
+            let within = Duration::from_secs(60);
+            waiting.push_back(socket.key().to_owned());
+            for dropped in queue.push(Command::Save { socket, within }) {
+                // The oldest one is.
+                let Command::Save { socket, .. } = dropped else {
+                    panic!("{dropped:?}");
+                };
+                assert_eq!(waiting.pop_front().as_deref(), Some(socket.key()));
+            }
+            assert!(queue.saved_bytes <= MAX);
+        }
+        assert!(queue.saved_bytes > MAX - 2 * 1024 && waiting.len() > 20);
+        assert_eq!(queue.waiting().1, messages + waiting.len());
         while queue.pop().is_some() {}
         assert_eq!(queue.waiting(), (0, 0));
     }

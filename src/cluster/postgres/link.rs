@@ -259,3 +259,60 @@ pub(super) fn timeout_of(bytes: usize) -> Duration {
 pub(super) fn refused(error: &Error) {
     tracing::debug!(target: "tower_socketio::cluster", %error, "PostgreSQL refuses a message");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_five_seconds_and_one_more_for_each_mebibyte() {
+        for (bytes, seconds) in [
+            (0, 5),
+            (MIN_RATE - 1, 5),
+            (MIN_RATE, 6),
+            (10 * MIN_RATE, 15),
+        ] {
+            let begin = Instant::now();
+            let answer = within::<()>(timeout_of(bytes), pending()).await;
+            assert!(matches!(answer, Err(Error::NoAnswer)));
+            assert_eq!(begin.elapsed().as_secs(), seconds);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_answer_a_check_has_ended() {
+        let (stream, mut postgres) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            // It asks for no password, and answers nothing else.
+            let ready = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+            postgres.write_all(ready).await.expect("it is read");
+            let _ = postgres.read_to_end(&mut Vec::new()).await;
+        });
+        let mut config = Config::new();
+        config.user("user");
+        let connected = config.connect_raw(stream, NoTls).await;
+        let (client, connection) = connected.expect("a connection");
+        tokio::spawn(connection);
+        let client = Arc::new(client);
+        let begin = Instant::now();
+        let ended = Link::watch(Arc::clone(&client), || false).await;
+        assert!(matches!(ended, Error::NoAnswer), "{ended}");
+        // It is checked after two seconds.
+        assert_eq!(begin.elapsed().as_secs(), 6);
+        // One that sends messages meanwhile is alive.
+        let begin = Instant::now();
+        let mut asked = 0;
+        let is_active = || {
+            asked += 1;
+            asked <= 4
+        };
+        let ended = Link::watch(client, is_active).await;
+        assert!(matches!(ended, Error::NoAnswer), "{ended}");
+        assert_eq!(begin.elapsed().as_secs(), 3 * 6);
+    }
+}
