@@ -212,6 +212,7 @@ impl SharedLog {
         }
         if entries.is_empty() {
             self.namespaces.remove(&namespace);
+            shrink(&mut self.namespaces);
         } else {
             shrink(entries);
         }
@@ -347,5 +348,13 @@ mod tests {
         log.expire(now + SECOND + Duration::from_millis(1));
         assert_eq!(offsets(&mut log, 0), [10_006]);
         assert!(is_shrunk(&log.order) && is_shrunk(&log.namespaces[&NamespaceName::MAIN]));
+
+        for high in 10_007..11_007 {
+            let (offset, all) = (Offset::new(high, 0), Target::default());
+            let namespace = NamespaceName::from(&*format!("/{high}"));
+            log.push(offset, namespace, all, Content::Disconnect, now + SECOND);
+        }
+        log.expire(now + 3 * SECOND);
+        assert!(log.namespaces.is_empty() && is_shrunk(&log.namespaces));
     }
 }
