@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{DbError, Severity};
@@ -120,9 +121,9 @@ impl Link {
     pub(super) async fn connect_listener(
         config: &Config,
     ) -> Result<(Self, mpsc::Receiver<Notification>), Error> {
-        let (sender, received) = mpsc::channel(MAX_RECEIVED);
         let (client, connection) = open(config).await?;
-        let link = Self::new(client, drive(connection, Some(sender))).await?;
+        let (driver, received) = listen(connection);
+        let link = Self::new(client, driver).await?;
         Ok((link, received))
     }
 
@@ -218,9 +219,18 @@ async fn open(config: &Config) -> Result<(Client, Connection<Socket, NoTlsStream
     within(timeout, config.connect(NoTls)).await
 }
 
+/// Returns the driver of a connection, and the notifications that arrive. It does not read on while too many
+/// wait.
+fn listen<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: Connection<S, NoTlsStream>,
+) -> (impl Future<Output = Error>, mpsc::Receiver<Notification>) {
+    let (sender, received) = mpsc::channel(MAX_RECEIVED);
+    (drive(connection, Some(sender)), received)
+}
+
 /// Reads and writes a connection until it ends.
-async fn drive(
-    mut connection: Connection<Socket, NoTlsStream>,
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<S, NoTlsStream>,
     notifications: Option<mpsc::Sender<Notification>>,
 ) -> Error {
     loop {
@@ -264,7 +274,7 @@ pub(super) fn refused(error: &Error) {
 mod tests {
     use std::future::pending;
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
     use tokio::time::Instant;
 
     use super::*;
@@ -284,19 +294,51 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_does_not_answer_a_check_has_ended() {
+    /// Connects to a PostgreSQL that asks for no password, and sends nothing else. Returns its end of the
+    /// stream.
+    async fn silent() -> (Client, Connection<DuplexStream, NoTlsStream>, DuplexStream) {
         let (stream, mut postgres) = tokio::io::duplex(64 * 1024);
-        tokio::spawn(async move {
-            // It asks for no password, and answers nothing else.
-            let ready = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
-            postgres.write_all(ready).await.expect("it is read");
-            let _ = postgres.read_to_end(&mut Vec::new()).await;
-        });
+        let ready = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+        postgres.write_all(ready).await.expect("it has room");
         let mut config = Config::new();
         config.user("user");
         let connected = config.connect_raw(stream, NoTls).await;
         let (client, connection) = connected.expect("a connection");
+        (client, connection, postgres)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_notifications_that_wait_are_bounded() {
+        let (_client, connection, mut postgres) = silent().await;
+        let (driver, mut received) = listen(connection);
+        tokio::spawn(driver);
+        let sent = tokio::spawn(async move {
+            for _ in 0..2_000 {
+                // From a process, on a channel, with a text.
+                let mut notification = b"A\0\0\x03\xf4\0\0\0\x01c\0".to_vec();
+                notification.resize(1_012, b'x');
+                notification.push(0);
+                postgres.write_all(&notification).await.expect("it is read");
+            }
+            postgres
+        });
+        for _ in 0..2_000 {
+            // Nothing happens any more.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(received.len() <= 256);
+            assert!(received.len() == 256 || sent.is_finished());
+            let notification = received.recv().await.expect("a notification");
+            assert_eq!(
+                (notification.channel(), notification.payload().len()),
+                ("c", 1_001)
+            );
+        }
+        sent.await.expect("all are sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_answer_a_check_has_ended() {
+        let (client, connection, _postgres) = silent().await;
         tokio::spawn(connection);
         let client = Arc::new(client);
         let begin = Instant::now();
