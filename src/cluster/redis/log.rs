@@ -22,6 +22,7 @@ use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::{Done, Envelope, Offset};
 use crate::hub::other_servers::Question;
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// The most entries of a stream that are read at once.
 const READ_COUNT: usize = 100;
@@ -472,6 +473,7 @@ impl Log {
         let count = self.held.partition_point(|(number, _)| *number <= last);
         let released = self.held.drain(..count);
         let released: Vec<_> = released.map(|(_, question)| question).collect();
+        shrink(&mut self.held);
         self.note_delivered(&released);
         released
     }
@@ -586,6 +588,7 @@ fn trimmed(first: Option<Offset>, position: Offset) -> Option<Offset> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shrink::is_shrunk;
 
     fn log() -> Log {
         Log::new(vec!["s".to_owned()]).expect("a stream")
@@ -630,6 +633,19 @@ mod tests {
         // One that is delivered makes room for another.
         assert_eq!(log.release(0).len(), 1);
         assert!(hold(&mut log).is_ok() && hold(&mut log).is_err());
+        assert_eq!(log.release(u64::MAX).len(), 10_000);
+        assert!(log.held.is_empty() && is_shrunk(&log.held));
+    }
+
+    #[test]
+    fn entries_that_were_removed_before_they_were_read_are_a_gap() {
+        let at = |high| Offset::new(high, 0);
+        // The last one that was read is still there, or the stream is empty.
+        assert_eq!(trimmed(Some(at(5)), at(5)), None);
+        assert_eq!(trimmed(None, at(5)), None);
+        // Nothing was read before.
+        assert_eq!(trimmed(Some(at(7)), Offset::default()), None);
+        assert_eq!(trimmed(Some(at(7)), at(5)), Some(at(7).before()));
     }
 
     #[test]
