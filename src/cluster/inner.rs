@@ -617,3 +617,51 @@ impl fmt::Debug for Inner {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::observer::Observers;
+
+    fn inner(limits: Limits) -> Arc<Inner> {
+        let counters = Counters::new(Observers::default());
+        Inner::new(Handle::current(), limits, false, None, counters)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_not_sent_and_counted() {
+        let limits = Limits::default();
+        for (message, expected) in [(1, (0, 1)), (limits.message, (1, 0))] {
+            let inner = inner(Limits { message, ..limits });
+            let question = Message::Question("q".into(), Question::Rooms);
+            inner.deliver(Envelope::new("other".into(), NamespaceName::MAIN, question));
+            let (_, waiting) = inner.queue.lock().waiting();
+            let dropped = inner.counters.dropped.load(Ordering::Relaxed);
+            assert_eq!((waiting, dropped), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_saved_socket_that_is_dropped_for_another_is_counted() {
+        let inner = inner(Limits {
+            queued: 4 * 1024,
+            ..Limits::default()
+        });
+        for n in 0..10 {
+            let socket = SavedSocket {
+                id: SocketId::new([n; 15]),
+                private_id: PrivateId::new([n; 16]),
+                namespace: None,
+                room_history: Default::default(),
+                data: Some(Arc::new("x".repeat(1024).into())),
+                is_connected: false,
+                history: None,
+            };
+            drop(inner.save(socket, Duration::from_secs(60)));
+        }
+        let (_, waiting) = inner.queue.lock().waiting();
+        let dropped = inner.counters.dropped.load(Ordering::Relaxed);
+        assert_eq!((waiting, dropped), (2, 8));
+        assert_eq!(inner.counters.saved.load(Ordering::Relaxed), 10);
+    }
+}

@@ -275,3 +275,33 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::JsonParser;
+    use crate::shrink::is_shrunk;
+
+    #[test]
+    fn namespaces_that_are_removed_return_their_memory() {
+        let hub = Arc::new(Hub::new(
+            Arc::default(),
+            Arc::new(JsonParser::default()),
+            Limits::default(),
+            NamespaceHook::default(),
+            None,
+            None,
+        ));
+        let hooks = Arc::new(Hooks::default());
+        for n in 0..1_000 {
+            let name = NamespaceName::from(&*format!("/{n}"));
+            let opened = hub.open(&name, Vec::new(), false, &hooks);
+            assert!(opened.is_some());
+        }
+        for namespace in hub.namespaces() {
+            hub.forget_if_empty(&namespace);
+        }
+        let namespaces = hub.namespaces.read();
+        assert!(namespaces.is_empty() && is_shrunk(&*namespaces));
+    }
+}
