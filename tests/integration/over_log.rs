@@ -553,9 +553,9 @@ async fn claim_unknown(clients: usize, answers: bool) -> (Duration, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_servers_are_asked_for_a_claimed_socket_for_a_quarter_of_a_second() {
+async fn other_servers_are_asked_for_a_claimed_socket_for_a_second() {
     let (took, asked) = claim_unknown(1, true).await;
-    assert!((250..300).contains(&took.as_millis()), "{took:?}");
+    assert!((1_000..1_050).contains(&took.as_millis()), "{took:?}");
     assert_eq!(asked, 1);
 }
 
@@ -563,7 +563,7 @@ async fn other_servers_are_asked_for_a_claimed_socket_for_a_quarter_of_a_second(
 async fn other_servers_are_asked_for_64_claimed_sockets_at_a_time() {
     let (took, asked) = claim_unknown(100, true).await;
     // A client for which they are not asked gets a new socket at once.
-    assert!((250..300).contains(&took.as_millis()), "{took:?}");
+    assert!((1_000..1_050).contains(&took.as_millis()), "{took:?}");
     assert_eq!(asked, 64);
 }
 
