@@ -453,6 +453,35 @@ async fn a_cluster_that_stands_still_delays_the_end_for_six_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_socket_that_waits_for_the_broker_is_cut_and_its_disconnect_handler_runs() {
+    let (done, mut ended) = mpsc::unbounded_channel();
+    let leave = async move |reason: DisconnectReason| {
+        let _ = done.send(reason);
+    };
+    let broker = Still {
+        connects: true,
+        has_log: false,
+    };
+    let main = Namespace::new().on_disconnect(leave);
+    let (layer, io) = builder(main).cluster(broker).build();
+    let app = app(layer);
+    settle().await;
+    // The connect handler ends at once, and the broker may take a second.
+    let client = Polling::open(&app).await;
+    client.send_and_forget("40").await;
+    settle().await;
+    assert!(!io.sockets().iter().any(Socket::is_connected));
+    let deadline = Duration::from_millis(500);
+    let shutdown = tokio::spawn(io.shutdown().deadline(deadline).into_future());
+    let begun = Instant::now();
+    let reason = within(ended.recv()).await.expect("it runs");
+    assert_eq!(reason, DisconnectReason::ServerShuttingDown);
+    assert_eq!(begun.elapsed().as_millis() / 10, deadline.as_millis() / 10);
+    let report = within(shutdown).await.expect("no panic");
+    assert_eq!(numbers(report), [0, 0, 1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broadcast_before_the_close_reaches_each_client() {
     // More than one chunk of sockets, so that the broadcast is queued.
     let (app, io) = main_app(Namespace::new());
