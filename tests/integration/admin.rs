@@ -385,6 +385,64 @@ async fn a_long_request_is_described_without_its_headers_and_query() {
     }
 }
 
+/// Connects with a header of this length.
+async fn with_header(server: &Server, bytes: usize) -> Client {
+    let connect = Client::connect(&server.app, "/").header("x-test", &"x".repeat(bytes));
+    connect.await.expect("it is let in")
+}
+
+/// Returns the number of sockets that a page gets, and how many of them with their headers.
+async fn described(server: &Server) -> (usize, usize) {
+    let (_page, sockets) = server.page_with_sockets().await;
+    let has_headers = |each: &&Value| each["handshake"]["headers"]["x-test"].is_string();
+    (sockets.len(), sockets.iter().filter(has_headers).count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_more_than_a_thousand_sockets_the_headers_are_not_shown() {
+    let server = Server::new(AdminUi::without_auth());
+    let mut clients = Vec::new();
+    for _ in 0..999 {
+        clients.push(with_header(&server, 1).await);
+    }
+    // The page is a socket too.
+    assert_eq!(described(&server).await, (1_000, 999));
+    clients.push(with_header(&server, 1).await);
+    assert_eq!(described(&server).await, (1_001, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_headers_of_all_sockets_together_are_limited() {
+    let server = Server::new(AdminUi::without_auth());
+    let mut clients = Vec::new();
+    for _ in 0..450 {
+        clients.push(with_header(&server, 3_000).await);
+    }
+    let (all, with_headers) = described(&server).await;
+    assert_eq!(all, 451);
+    // 1 MiB, and those that are described at the same time.
+    assert!((250..400).contains(&with_headers), "{with_headers}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_description_that_is_longer_than_half_of_max_buffered_is_not_sent() {
+    let ui = AdminUi::without_auth();
+    let server = Server::of(builder(ui).max_buffered(20_000));
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(server.client("/").await);
+    }
+    let mut page = server.page().await;
+    assert_eq!(features(&mut page).await, ALL);
+    assert_eq!(features(&mut page).await, ALL[..8]);
+    let none: Vec<Value> = page.expect("all_sockets").await.data();
+    assert!(none.is_empty());
+    clients.truncate(10);
+    assert_eq!(features(&mut page).await, ALL);
+    let sockets: Vec<Value> = page.expect("all_sockets").await.data();
+    assert_eq!(sockets.len(), 11);
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_many_namespaces_the_largest_are_shown() {
     let server = Server::new(AdminUi::without_auth());

@@ -57,6 +57,11 @@ impl Departed {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }

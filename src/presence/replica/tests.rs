@@ -620,6 +620,42 @@ fn a_large_state_comes_in_parts_and_is_not_sent_for_each_that_asks() {
 }
 
 #[test]
+fn the_entries_of_servers_that_are_gone_are_limited_and_expire() {
+    let now = Instant::now();
+    let mut replica = replica("b", now);
+    let text = "x".repeat(1 << 20);
+    let entry = |n: usize| Entry {
+        socket: format!("s{n}").into(),
+        room: "room".into(),
+        key: "ada".into(),
+        meta: meta(&text),
+        is_away: false,
+    };
+    replica.handle(
+        Message::Delta {
+            server: "a".into(),
+            clock: 1,
+            changes: (0..20).map(|n| Change::Put(entry(n))).collect(),
+        },
+        now,
+    );
+    let gone = now + SILENCE;
+    let mut at = now;
+    while at < gone {
+        at += PERIOD;
+        replica.tick(at, false);
+    }
+    assert!(replica.users("room").is_empty());
+    assert_eq!(replica.departed.len(), 15);
+    while at <= gone + WITHIN + PERIOD {
+        at += PERIOD;
+        replica.tick(at, false);
+    }
+    assert!(replica.departed.is_empty());
+    assert!(replica.is_idle(at));
+}
+
+#[test]
 fn the_entries_of_lost_sockets_are_limited() {
     let now = Instant::now();
     let mut replica = replica("a", now);

@@ -23,6 +23,29 @@ fn private_id(n: u8) -> PrivateId {
     PrivateId::new([n; 16])
 }
 
+#[test]
+fn the_tables_of_a_store_shrink() {
+    let mut store = World::new().store;
+    let ids = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let mut id = [high; 16];
+        id[0] = low;
+        let socket = *id.first_chunk().expect("it is longer");
+        (SocketId::new(socket), PrivateId::new(id))
+    };
+    for n in 0..10_000 {
+        let (socket, private_id) = ids(n);
+        store.insert(socket, private_id);
+    }
+    // The last one stays.
+    for n in 1..10_000 {
+        store.forget(&ids(n).0);
+    }
+    assert_eq!((store.sockets.len(), store.by_private_id.len()), (1, 1));
+    let rooms = [store.sockets.capacity(), store.by_private_id.capacity()];
+    assert!(rooms.iter().all(|room| *room < 100), "{rooms:?}");
+}
+
 fn target(rooms: &[&str], except: &[&str]) -> Recipients {
     Recipients::Many(Target {
         rooms: rooms.iter().map(|name| Arc::from(*name)).collect(),
