@@ -7,10 +7,13 @@ use axum::Router;
 use axum::body::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tower_socketio::admin::{AdminUi, Mode};
 use tower_socketio::cluster::Memory;
 use tower_socketio::testing::{Client, Disconnect};
 use tower_socketio::{Args, Data, Namespace, RawArgs, Recovery, Socket, SocketIo, SocketIoBuilder};
+
+use crate::support::{in_memory, raw_session_on, text_frame, until};
 
 /// The hash of `sesame`, with the least cost.
 fn hash() -> String {
@@ -783,6 +786,45 @@ async fn with_too_many_events_the_pages_show_numbers_for_a_while() {
     for n in 0..5_000 {
         assert_eq!(client.expect("n").await.data::<u32>(), n);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_gets_at_most_1280_events_in_a_second() {
+    let server = Server::new(AdminUi::without_auth());
+    let _client = server.client("/").await;
+    let (mut page, _) = server.page_with_sockets().await;
+    let started = tokio::time::Instant::now();
+    for n in 0..2_000 {
+        server.io.emit("n", n);
+    }
+    for n in 0..2_000 {
+        assert_eq!(timed(&mut page, "event_sent").await[2], json!(["n", n]));
+    }
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(1_400), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_does_not_read_shows_numbers_and_is_not_closed() {
+    let server = Server::new(AdminUi::without_auth());
+    let _client = server.client("/").await;
+    let mut slow = raw_session_on(in_memory(server.app.clone(), 4_096)).await;
+    let sent = slow.write_all(&text_frame("40/admin,")).await;
+    sent.expect("it is taken");
+    let (_page, _) = server.page_with_sockets().await;
+    let pages = server.io.of("/admin");
+    let watching = pages.clone().to("tower-socketio:admin:events");
+    until(|| watching.sockets().len() == 2).await;
+    let started = tokio::time::Instant::now();
+    // 8 MB, twice as much as may be buffered for a client.
+    for _ in 0..100 {
+        (0..8).for_each(|_| server.io.emit("say", "x".repeat(10_000)));
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    // Less than the two seconds that a page may take to read all.
+    assert!(started.elapsed() < Duration::from_millis(1_900));
+    assert_eq!(watching.sockets().len(), 1);
+    assert_eq!(pages.sockets().len(), 2);
 }
 
 /// Another page in place of this one, which waits longer than the five seconds of a client.
