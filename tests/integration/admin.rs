@@ -892,6 +892,28 @@ async fn a_page_shows_the_sockets_and_numbers_of_all_servers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_with_more_sockets_than_its_limit_describes_none_to_another() {
+    let broker = Memory::new();
+    let server = |max: usize| {
+        let ui = AdminUi::without_auth().max_sockets(max);
+        Server::of(builder(ui).cluster(broker.clone()))
+    };
+    let (one, other) = (server(100), server(5));
+    while one.io.server_count().await != Ok(2) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(other.client("/").await);
+    }
+    let (mut page, sockets) = one.page_with_sockets().await;
+    assert!(sockets.is_empty());
+    let sockets: Vec<Value> = page.expect("all_sockets").await.data();
+    let ids: Vec<_> = sockets.iter().map(|each| &each["id"]).collect();
+    assert_eq!(ids, [page.id()]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_sockets_of_all_servers_count_for_the_limit() {
     let broker = Memory::new();
     let server = || {
