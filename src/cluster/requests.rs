@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::message::{RequestId, ServerId};
 use crate::hub::other_servers::Answer;
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// The open questions.
 #[derive(Debug, Default)]
@@ -96,6 +97,7 @@ impl Requests {
     /// Ends a question. Returns `None` if it has ended.
     pub(super) fn end(&mut self, id: &RequestId) -> Option<Ended> {
         let request = self.open.remove(id)?;
+        shrink(&mut self.open);
         let missing = |expected: usize| expected.saturating_sub(request.answered);
         Some(Ended {
             is_early: request.answers.is_some(),
@@ -284,6 +286,21 @@ mod tests {
         assert_eq!(requests.answer(&q, Some(&id("b")), sockets()), Ok(()));
         assert!(ended(&mut answers));
         assert_eq!(missing(&mut requests, &q), Some(0));
+    }
+
+    #[test]
+    fn questions_that_have_ended_return_their_memory() {
+        let mut requests = Requests::default();
+        let ids = || (0..10_000).map(|n| id(&n.to_string()));
+        for id in ids() {
+            drop(requests.open(id, NamespaceName::MAIN));
+        }
+        for id in ids().skip(1) {
+            assert!(requests.end(&id).is_some());
+        }
+        assert_eq!(requests.len(), 1);
+        let room = requests.open.capacity();
+        assert!(room < 100, "room for {room} questions");
     }
 
     #[test]
