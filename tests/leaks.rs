@@ -1,7 +1,9 @@
-//! A session leaves nothing on the heap, in whichever way it ends.
+//! A session leaves nothing on the heap, in whichever way it ends. A client that stays does not make
+//! the server keep more and more.
 //!
 //! Each test ends sessions in one way, and counts the live bytes and blocks before and after. The
-//! number of sessions is 100, or that of the environment variable: `LEAK_SESSIONS=1000`.
+//! number of sessions in the first round is 100, or that of the environment variable:
+//! `LEAK_SESSIONS=1000`.
 
 mod support;
 
