@@ -65,6 +65,28 @@ async fn a_post_waits_while_too_many_events_are_pending() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_rooms_of_a_socket_that_has_left_do_not_count() {
+    let enter = async |socket: Socket| {
+        for n in 0..4 {
+            socket.join(format!("room{n}"));
+        }
+    };
+    let rooms = async |socket: Socket| socket.rooms().len();
+    let other = Namespace::new().on("rooms", rooms).on_connect(enter);
+    let (layer, _io) = builder(Namespace::new())
+        .namespace("/other", other)
+        .max_kept(5_000)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    for _ in 0..20 {
+        client.join("/other").await;
+        let rooms = client.ask(r#"42/other,1["rooms"]"#).await;
+        assert_eq!(rooms, "43/other,1[4]");
+        client.send("41/other,").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_open_acknowledgements_of_a_socket_that_has_left_do_not_count() {
     let work = async |_: Data<String>| std::future::pending::<()>().await;
     let ask = async |socket: Socket| {
