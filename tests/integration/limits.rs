@@ -87,6 +87,28 @@ async fn the_rooms_of_a_socket_that_has_left_do_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_events_of_a_socket_that_is_disconnected_are_not_pending() {
+    let work = async |_: Data<String>| std::future::pending::<()>().await;
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/other", Namespace::new().on("work", work))
+        .max_pending(1_000)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    client.join("/other").await;
+    let event = format!(r#"42/other,["work","{}"]"#, "x".repeat(400));
+    // The first handler runs, and the other events wait for it. The last one is not read.
+    let mut post = std::pin::pin!(client.post([&*event; 5].join("\x1e")));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = settle() => {}
+    }
+    // Its events do not count any more.
+    io.of("/other").disconnect();
+    assert_eq!(within(post).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_open_acknowledgements_of_a_socket_that_has_left_do_not_count() {
     let work = async |_: Data<String>| std::future::pending::<()>().await;
     let ask = async |socket: Socket| {
