@@ -302,6 +302,7 @@ mod tests {
             hub.forget_if_empty(&namespace);
         }
         let namespaces = hub.namespaces.read();
-        assert!(namespaces.is_empty() && is_shrunk(&*namespaces));
+        let by_name = &namespaces.by_name;
+        assert!(by_name.is_empty() && is_shrunk(by_name));
     }
 }
