@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     /// The operations in namespaces that this server does not have, which have not come back from the log,
     /// by their numbers.
     elsewhere: Mutex<BTreeMap<u64, Envelope>>,
+    /// The nanoseconds of the broker's work since other tasks have run.
+    pub(super) turn: AtomicU64,
     is_connected: AtomicBool,
     /// How many of the namespaces and rooms that the broker had to open are open.
     synced: AtomicU64,
@@ -111,6 +113,7 @@ impl Inner {
             kept_open: Mutex::default(),
             asked: Mutex::default(),
             elsewhere: Mutex::default(),
+            turn: AtomicU64::new(0),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             counters: Arc::new(counters),
