@@ -10,7 +10,9 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use super::command::{Command, Done, Expect, Queue, QueueState, Synced, Taken, drop_command};
+use super::command::{
+    Command, Done, Expect, Queue, QueueState, Synced, Taken, Unforgotten, drop_command,
+};
 use super::counters::Counters;
 use super::message::{Envelope, Message, RequestId, ServerId};
 use super::requests::Requests;
@@ -266,9 +268,17 @@ impl Inner {
         Box::pin(async move { receiver.await.unwrap_or_default() })
     }
 
-    pub(super) fn forget(&self, id: &PrivateId) -> Dropped {
+    pub(super) fn forget(&self, namespace: &NamespaceName, id: PrivateId) -> Dropped {
+        let (weak, name) = (Weak::clone(&self.weak), namespace.clone());
+        let taken = Taken::forget(Box::new(move |reason| {
+            let Some(inner) = weak.upgrade() else { return };
+            match reason {
+                Unforgotten::Unknown => drop(inner.forget(&name, id)),
+                // No client recovers across it, so none gets the saved socket.
+                Unforgotten::Dropped => inner.mark_gap(&name),
+            }
+        }));
         let key = id.expose().into();
-        let taken = Taken::new(|_| {});
         let (_, dropped) = self.push_later(Command::Take { key, taken });
         dropped.later()
     }
@@ -556,7 +566,9 @@ impl DroppedCommands {
 impl Drop for DroppedCommands {
     fn drop(&mut self) {
         for command in self.0.drain(..) {
-            if matches!(command, Command::Save { .. }) {
+            let is_question = command.is_question();
+            let is_counted = matches!(command, Command::Save { .. } | Command::Take { .. });
+            if is_counted && !is_question {
                 self.1.dropped();
             }
             drop_command(command, ClusterError::FULL);
@@ -615,5 +627,49 @@ impl fmt::Debug for Inner {
             .field("id", &self.id)
             .field("is_connected", &self.is_connected())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::observer::Observers;
+
+    const WINDOW: Duration = Duration::from_secs(120);
+
+    fn inner(limits: Limits) -> Arc<Inner> {
+        let counters = Counters::new(Observers::default());
+        let inner = Inner::new(Handle::current(), limits, false, Some(WINDOW), counters);
+        inner.set_connected();
+        inner
+    }
+
+    #[tokio::test]
+    async fn a_saved_socket_that_may_not_be_forgotten_is_forgotten_again_or_leaves_a_mark() {
+        let limits = Limits {
+            queued: 1024,
+            ..Limits::default()
+        };
+        let inner = inner(limits);
+        let id = PrivateId::new([1; 16]);
+        let next = || inner.queue.lock().pop();
+        drop(inner.forget(&NamespaceName::MAIN, id));
+        for _ in 0..2 {
+            let Some(Command::Take { key, taken }) = next() else {
+                panic!("the socket is forgotten");
+            };
+            assert_eq!(&*key, id.expose());
+            taken.failed(Unforgotten::Unknown);
+        }
+        // The queue is full, and the oldest commands are dropped.
+        for _ in 0..100 {
+            drop(inner.forget(&NamespaceName::MAIN, id));
+        }
+        let Some(Command::Gap { done, .. }) = next() else {
+            panic!("the log says that messages are missing");
+        };
+        done.published();
+        assert!(matches!(next(), Some(Command::Take { .. })));
+        assert!(inner.counters.dropped.load(Ordering::Relaxed) > 0);
     }
 }

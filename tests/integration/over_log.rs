@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower_socketio::cluster::{
     BoxFuture, Broker, Command, Done, Envelope, Inbox, Memory, Offset, Port, SavedSocket,
 };
@@ -271,9 +272,37 @@ async fn the_sockets_of_a_server_that_crashes_are_saved_early() {
     assert!(!recovered);
 }
 
+#[tokio::test]
+async fn a_socket_that_leaves_while_the_broker_is_lost_is_not_restored_from_its_early_copy() {
+    let (held, app, io) = held_with(Recovery::within(WITHIN).save_early(true)).await;
+    let (client, mut left) = connect(&app).await;
+    let (mut other, mut lost) = connect(&app).await;
+    until(|| held.state(|state| state.saved.len()) == 2).await;
+    held.stop();
+    until(|| !io.cluster().expect("a cluster").status().is_connected).await;
+    // One leaves, and the other one is sent an event without an offset.
+    socket(&io, &left).disconnect();
+    until(|| io.counts().sockets == 1).await;
+    io.emit("x", 1);
+    assert_eq!(other.next().await, r#"42["x",1]"#);
+    lose(other, &io).await;
+    // The next attempt to connect fails too.
+    held.disconnect();
+    held.start();
+    connected(&io).await;
+    held.waits_for(1).await;
+    held.pass(1).await;
+    drop(client);
+    let (_client, left_missed, is_left_recovered) = comes_back(&held, &app, &mut left).await;
+    // It has received the event, so it must not get it a second time.
+    let (_other, missed, is_recovered) = comes_back(&held, &app, &mut lost).await;
+    let got = (left_missed, missed, is_left_recovered, is_recovered);
+    assert_eq!(got, (vec![], vec![], false, false));
+}
+
 /// A log that a test holds up.
 #[derive(Clone, Debug, Default)]
-struct Held(Arc<Mutex<HeldState>>);
+struct Held(Arc<Mutex<HeldState>>, watch::Sender<bool>);
 
 #[derive(Debug, Default)]
 struct HeldState {
@@ -299,7 +328,19 @@ impl Broker for Held {
                 state.inbox = Some(inbox.clone());
             });
             inbox.connected();
-            while let Some(command) = port.next().await {
+            let mut is_stopped = self.1.subscribe();
+            loop {
+                let command = tokio::select! {
+                    biased;
+                    () = becomes(&mut is_stopped, true) => {
+                        self.disconnect();
+                        becomes(&mut is_stopped, false).await;
+                        inbox.connected();
+                        continue;
+                    }
+                    command = port.next() => command,
+                };
+                let Some(command) = command else { return };
                 self.state(|state| match command {
                     Command::Publish { envelope, done } => {
                         state.waiting.push_back((envelope, done));
@@ -327,9 +368,29 @@ impl Broker for Held {
     }
 }
 
+async fn becomes(receiver: &mut watch::Receiver<bool>, value: bool) {
+    let changed = receiver.wait_for(|now| *now == value).await;
+    changed.expect("the sender lives as long as the broker");
+}
+
 impl Held {
     fn state<R>(&self, read: impl FnOnce(&mut HeldState) -> R) -> R {
         read(&mut self.0.lock().expect("no panic"))
+    }
+
+    /// Loses the connection. No command is taken until [`start`](Self::start).
+    fn stop(&self) {
+        self.1.send_replace(true);
+    }
+
+    fn start(&self) {
+        self.1.send_replace(false);
+    }
+
+    /// Reports that the broker could not connect.
+    fn disconnect(&self) {
+        let inbox = self.state(|state| state.inbox.clone());
+        inbox.expect("it runs").disconnected(&"stopped");
     }
 
     /// Waits until this many messages wait.
@@ -358,8 +419,12 @@ impl Held {
 }
 
 async fn held() -> (Held, Router, SocketIo) {
+    held_with(Recovery::within(WITHIN)).await
+}
+
+async fn held_with(recovery: Recovery) -> (Held, Router, SocketIo) {
     let held = Held::default();
-    let (app, io) = server(held.clone());
+    let (app, io) = server_with(held.clone(), recovery);
     connected(&io).await;
     (held, app, io)
 }

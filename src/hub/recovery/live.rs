@@ -554,7 +554,7 @@ impl Member {
         let is_saved = self.namespace.over_log().is_some();
         if !is_known || recovery.is_unnumbered() || !reason.is_recoverable(is_saved) {
             store.forget(&self.id);
-            return self.namespace.forget_saved(&recovery.private_id);
+            return self.namespace.forget_saved(recovery.private_id);
         }
         let handover = Handover {
             socket_data: Mutex::new(self.socket_data()),

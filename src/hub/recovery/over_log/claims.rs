@@ -142,10 +142,10 @@ impl LiveNamespace {
     }
 
     /// Forgets a socket that was saved while it was connected.
-    pub(in crate::hub::recovery) fn forget_saved(&self, id: &PrivateId) -> Dropped {
+    pub(in crate::hub::recovery) fn forget_saved(&self, id: PrivateId) -> Dropped {
         let over_log = self.over_log()?;
         over_log.early.as_ref()?;
-        self.others()?.forget(id)
+        self.others()?.forget(&self.name, id)
     }
 
     /// Returns the future of the saved socket that a client claims. Returns `None` if no broker saves
