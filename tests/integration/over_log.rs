@@ -580,6 +580,36 @@ async fn events_for_one_socket_may_stay_out_of_the_log() {
 }
 
 #[tokio::test]
+async fn a_socket_that_is_lost_again_while_its_handlers_end_keeps_its_data() {
+    let memory = Memory::with_log();
+    let namespace = Namespace::new()
+        .on_connect(async |socket: Socket| {
+            if !socket.recovered() {
+                socket.set_data("x").expect("JSON");
+            }
+        })
+        .on("hang", std::future::pending::<()>);
+    let (layer, a) = builder(namespace)
+        .recovery(Recovery::within(WITHIN))
+        .cluster(memory.clone())
+        .build();
+    let app_a = app(layer);
+    let (app_b, b) = server(memory);
+    connected(&a).await;
+    connected(&b).await;
+    let (client, mut seat) = connect(&app_a).await;
+    client.post(r#"42["hang"]"#).await;
+    lose(client, &a).await;
+    // Restored on the same server, it waits for the handler.
+    let client = Polling::open(&app_a).await;
+    client.post(seat.claim()).await;
+    until(|| a.counts().sockets == 1).await;
+    lose(client, &a).await;
+    let (_client, _) = events_back(&app_b, &mut seat).await;
+    assert_eq!(socket(&b, &seat).data::<String>().as_deref(), Some("x"));
+}
+
+#[tokio::test]
 async fn the_disconnect_handler_sees_the_reason_of_a_handover() {
     let memory = Memory::with_log();
     let reasons = Arc::new(Mutex::new(Vec::new()));
