@@ -257,15 +257,21 @@ impl Inner {
             return Box::pin(std::future::ready(None));
         }
         let (sender, receiver) = oneshot::channel();
-        let (inner, within) = (Arc::clone(self), self.log_window.unwrap_or_default());
+        let inner = Arc::clone(self);
         let taken = Taken::new(move |socket| {
-            if let Err(Some(socket)) = sender.send(socket) {
-                drop(inner.save(socket, within));
-            }
+            let found = socket.map(|socket| Found {
+                socket: Some(socket),
+                inner,
+            });
+            // If nobody waits any longer, it is dropped.
+            drop(sender.send(found));
         });
         let key = id.expose().into();
         self.push(Command::Take { key, taken });
-        Box::pin(async move { receiver.await.unwrap_or_default() })
+        Box::pin(async move {
+            let found = receiver.await.unwrap_or_default();
+            found.and_then(|mut found| found.socket.take())
+        })
     }
 
     pub(super) fn forget(&self, namespace: &NamespaceName, id: PrivateId) -> Dropped {
@@ -576,6 +582,21 @@ impl Drop for DroppedCommands {
     }
 }
 
+/// A saved socket on its way to the task that waits for it. It is saved again if it does not get there.
+struct Found {
+    socket: Option<SavedSocket>,
+    inner: Arc<Inner>,
+}
+
+impl Drop for Found {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let within = self.inner.log_window.unwrap_or_default();
+            drop(self.inner.save(socket, within));
+        }
+    }
+}
+
 /// Keeps a namespace open at the broker while a question of this server waits for its answers. The
 /// namespace may not exist in this process, or its last socket may leave.
 struct KeptOpen {
@@ -671,5 +692,40 @@ mod tests {
         done.published();
         assert!(matches!(next(), Some(Command::Take { .. })));
         assert!(inner.counters.dropped.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_takes_any_longer_is_saved_again() {
+        let inner = inner(Limits::default());
+        let private_id = PrivateId::new([1; 16]);
+        let socket = SavedSocket {
+            id: SocketId::new([1; 15]),
+            private_id,
+            namespace: Some(NamespaceName::MAIN),
+            room_history: Default::default(),
+            data: None,
+            is_connected: false,
+            history: None,
+        };
+        let next = || inner.queue.lock().pop();
+        let claim = inner.take(&private_id);
+        let Some(Command::Take { taken, .. }) = next() else {
+            panic!("the socket is taken out");
+        };
+        taken.found(socket.clone());
+        drop(claim);
+        let Some(Command::Save { socket, within }) = next() else {
+            panic!("the socket is saved");
+        };
+        assert_eq!((socket.private_id, within), (private_id, WINDOW));
+
+        // One that is taken is not.
+        let claim = inner.take(&private_id);
+        let Some(Command::Take { taken, .. }) = next() else {
+            panic!("the socket is taken out");
+        };
+        taken.found(socket);
+        assert!(claim.await.is_some());
+        assert!(next().is_none());
     }
 }
