@@ -828,11 +828,17 @@ async fn a_socket_that_is_lost_before_it_has_its_data_passes_it_on() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     lose(old, &io).await;
     // Its connect handler does not end, so this one does not wait for it for ever.
-    events_back(&app, &mut seat).await;
+    let (client, _) = events_back(&app, &mut seat).await;
     assert_eq!(returns.load(Ordering::Relaxed), 2);
     let socket = io.sockets().remove(0);
     assert_eq!(socket.extension(), Some(User("first")));
     assert_eq!(socket.data::<String>().as_deref(), Some("first"));
+    // From now on its own data counts.
+    socket.set_data("later").expect("JSON");
+    lose(client, &io).await;
+    events_back(&app, &mut seat).await;
+    let socket = io.sockets().remove(0);
+    assert_eq!(socket.data::<String>().as_deref(), Some("later"));
 }
 
 #[tokio::test(start_paused = true)]
