@@ -116,7 +116,8 @@ pub enum Command {
         /// How long it is kept.
         within: Duration,
     },
-    /// Take a saved socket out. If several servers ask for it, one gets it.
+    /// Take a saved socket out. If several servers ask for it, one gets it. The command may also come
+    /// while the broker is not connected, for a socket that is to be forgotten: it is carried out later.
     Take {
         /// The key under which it was saved.
         key: Box<str>,
@@ -127,7 +128,7 @@ pub enum Command {
 
 impl Command {
     fn cost(&self) -> usize {
-        let envelope = match self {
+        let more = match self {
             Self::Publish { envelope, .. }
             | Self::Ask { envelope, .. }
             | Self::Answer { envelope, .. } => envelope.cost(),
@@ -136,11 +137,26 @@ impl Command {
             | Self::Room { .. }
             | Self::Sync { .. }
             | Self::Count { .. }
-            | Self::Gap { .. }
-            | Self::Take { .. } => 0,
+            | Self::Gap { .. } => 0,
             Self::Save { socket, .. } => socket.cost(),
+            Self::Take { key, .. } => key.len(),
         };
-        size_of::<Self>() + envelope
+        size_of::<Self>() + more
+    }
+
+    /// Returns whether somebody waits for an answer, or the command is one. It fails when the connection of
+    /// the broker ends.
+    pub(super) fn is_question(&self) -> bool {
+        match self {
+            Self::Ask { .. } | Self::Answer { .. } | Self::Count { .. } | Self::Sync { .. } => true,
+            Self::Take { taken, .. } => !taken.forgets(),
+            Self::Open { .. }
+            | Self::Close { .. }
+            | Self::Room { .. }
+            | Self::Publish { .. }
+            | Self::Gap { .. }
+            | Self::Save { .. } => false,
+        }
     }
 }
 
@@ -298,25 +314,71 @@ impl fmt::Debug for Synced {
 
 /// Takes the socket of a [`Command::Take`]. If it is dropped, there is none.
 #[must_use = "a client waits until this is reported"]
-pub struct Taken(Option<Box<dyn FnOnce(Option<SavedSocket>) + Send + Sync>>);
+pub struct Taken(Option<Receiver>);
+
+/// Who gets a saved socket that was taken out.
+enum Receiver {
+    /// The client that claims it.
+    Client(Box<dyn FnOnce(Option<SavedSocket>) + Send + Sync>),
+    /// Nobody: it is to be forgotten. The callback is called if it may not be.
+    Nobody(NotForgotten),
+}
+
+/// Takes the reason why a saved socket may not be forgotten.
+pub(super) type NotForgotten = Box<dyn FnOnce(Unforgotten) + Send + Sync>;
+
+/// Why a saved socket may not be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unforgotten {
+    /// The connection of the broker has ended before its reply.
+    #[cfg_attr(
+        not(feature = "redis"),
+        allow(
+            dead_code,
+            reason = "only the broker for Redis has a connection and a log"
+        )
+    )]
+    Unknown,
+    /// The command made room for others.
+    Dropped,
+}
 
 impl Taken {
     /// Creates a receiver that passes the socket on, or `None` if it is dropped.
     pub(super) fn new(report: impl FnOnce(Option<SavedSocket>) + Send + Sync + 'static) -> Self {
-        Self(Some(Box::new(report)))
+        Self(Some(Receiver::Client(Box::new(report))))
+    }
+
+    /// Creates the receiver of a socket that is to be forgotten.
+    pub(super) fn forget(callback: NotForgotten) -> Self {
+        Self(Some(Receiver::Nobody(callback)))
+    }
+
+    /// Returns whether the socket is to be forgotten: no client waits for it.
+    pub(super) fn forgets(&self) -> bool {
+        matches!(self.0, Some(Receiver::Nobody(_)))
     }
 
     /// Reports the socket. It is saved again if its client does not wait for it any longer.
     pub fn found(mut self, socket: SavedSocket) {
-        if let Some(report) = self.0.take() {
+        if let Some(Receiver::Client(report)) = self.0.take() {
             report(Some(socket));
+        }
+    }
+
+    /// Reports that the socket may not have been taken out.
+    pub(super) fn failed(mut self, reason: Unforgotten) {
+        match self.0.take() {
+            Some(Receiver::Client(report)) => report(None),
+            Some(Receiver::Nobody(callback)) => callback(reason),
+            None => {}
         }
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(report) = self.0.take() {
+        if let Some(Receiver::Client(report)) = self.0.take() {
             report(None);
         }
     }
@@ -388,6 +450,8 @@ pub(super) struct Queue {
     large_bytes: usize,
     /// The bytes of the saved sockets. They have a limit of their own: when a server closes there are many.
     saved_bytes: usize,
+    /// The bytes of the saved sockets that are to be forgotten.
+    forgotten_bytes: usize,
     max_bytes: usize,
     /// `None` if the broker does not want rooms.
     new_rooms: Option<NewRooms>,
@@ -404,6 +468,7 @@ enum Group {
     Small,
     Large,
     Saved,
+    Forgotten,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -427,6 +492,7 @@ impl Queue {
             bytes: 0,
             large_bytes: 0,
             saved_bytes: 0,
+            forgotten_bytes: 0,
             max_bytes,
             new_rooms: wants_rooms.then(NewRooms::default),
             last_number: 0,
@@ -505,6 +571,7 @@ impl Queue {
     fn group(&self, command: &Command) -> Group {
         match command {
             Command::Save { .. } => Group::Saved,
+            Command::Take { taken, .. } if taken.forgets() => Group::Forgotten,
             _ if command.cost() > self.max_bytes / 4 => Group::Large,
             _ => Group::Small,
         }
@@ -515,6 +582,7 @@ impl Queue {
             Group::Small => &mut self.bytes,
             Group::Large => &mut self.large_bytes,
             Group::Saved => &mut self.saved_bytes,
+            Group::Forgotten => &mut self.forgotten_bytes,
         }
     }
 
@@ -529,7 +597,7 @@ impl Queue {
     /// Removes the oldest messages of a group until it is within its limit. One message may always stay.
     fn evict(&mut self, group: Group) -> Vec<Command> {
         let max = match group {
-            Group::Small | Group::Saved => self.max_bytes,
+            Group::Small | Group::Saved | Group::Forgotten => self.max_bytes,
             Group::Large => LARGE * self.max_bytes,
         };
         let mut dropped = Vec::new();
@@ -599,7 +667,7 @@ impl Queue {
 
     /// Returns the bytes and the number of the messages.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        let bytes = self.bytes + self.large_bytes + self.saved_bytes;
+        let bytes = self.bytes + self.large_bytes + self.saved_bytes + self.forgotten_bytes;
         (bytes, self.messages.len())
     }
 
@@ -611,14 +679,11 @@ impl Queue {
             let Some(command) = self.messages.pop_front() else {
                 break;
             };
-            if matches!(
-                command,
-                Command::Publish { .. } | Command::Gap { .. } | Command::Save { .. }
-            ) {
-                self.messages.push_back(command);
-            } else {
+            if command.is_question() {
                 self.subtract(&command);
                 removed.push_back(command);
+            } else {
+                self.messages.push_back(command);
             }
         }
         removed
@@ -630,7 +695,8 @@ impl Queue {
         self.namespaces = Changes::new();
         self.rooms = Changes::new();
         self.ended_rooms = EndedRooms::default();
-        (self.bytes, self.large_bytes, self.saved_bytes) = (0, 0, 0);
+        (self.bytes, self.large_bytes) = (0, 0);
+        (self.saved_bytes, self.forgotten_bytes) = (0, 0);
         let mut left = std::mem::take(&mut self.messages);
         left.append(&mut self.counts);
         left
@@ -653,8 +719,10 @@ fn note_rooms(rooms: &mut NewRooms, envelope: &mut Envelope) {
 
 /// Reports that a command was removed from the full queue. Questions fail by themselves.
 pub(super) fn drop_command(command: Command, error: ClusterError) {
-    if let Command::Publish { mut done, .. } = command {
-        done.drop_message(error);
+    match command {
+        Command::Publish { mut done, .. } => done.drop_message(error),
+        Command::Take { taken, .. } => taken.failed(Unforgotten::Dropped),
+        _ => {}
     }
 }
 
@@ -751,6 +819,47 @@ mod tests {
         let others = queue.waiting().0 - 2 * 100 * 1024;
         assert!(others < 70 * 1024, "{others}");
         while queue.pop().is_some() {}
+        assert_eq!(queue.waiting(), (0, 0));
+    }
+
+    fn forget(taken: Taken) -> Command {
+        let key = "private id".into();
+        Command::Take { key, taken }
+    }
+
+    #[test]
+    fn a_socket_is_forgotten_also_if_the_connection_has_ended_in_the_meantime() {
+        let mut queue = Queue::new(1024, false);
+        queue.push(forget(Taken::new(|_| {})));
+        queue.push(forget(Taken::forget(Box::new(|_| {}))));
+        // The client that has waited for the other one gets a new socket.
+        assert_eq!(queue.remove_questions().len(), 1);
+        assert!(matches!(queue.pop(), Some(Command::Take { taken, .. }) if taken.forgets()));
+        assert_eq!(queue.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn sockets_that_are_to_be_forgotten_have_a_limit_of_their_own() {
+        let mut queue = Queue::new(64 * 1024, false);
+        queue.push(forget(Taken::new(|_| {})));
+        let (sender, dropped) = std::sync::mpsc::channel();
+        for _ in 0..1_000 {
+            let sender = sender.clone();
+            let taken = Taken::forget(Box::new(move |reason| {
+                assert_eq!(reason, Unforgotten::Dropped);
+                sender.send(()).expect("it is received");
+            }));
+            for command in queue.push(forget(taken)) {
+                drop_command(command, ClusterError::FULL);
+            }
+        }
+        let (bytes, waiting) = queue.waiting();
+        assert!((60 * 1024..70 * 1024).contains(&bytes), "{bytes}");
+        // The claim stays, and each one that is dropped says so.
+        assert!(!matches!(queue.pop(), Some(Command::Take { taken, .. }) if taken.forgets()));
+        assert_eq!(dropped.try_iter().count(), 1_001 - waiting);
+        assert!(waiting < 1_001);
+        queue.end();
         assert_eq!(queue.waiting(), (0, 0));
     }
 

@@ -10,7 +10,9 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use super::command::{Command, Done, Expect, Queue, QueueState, Synced, Taken, drop_command};
+use super::command::{
+    Command, Done, Expect, Queue, QueueState, Synced, Taken, Unforgotten, drop_command,
+};
 use super::counters::Counters;
 use super::message::{Envelope, Message, RequestId, ServerId};
 use super::requests::Requests;
@@ -258,20 +260,34 @@ impl Inner {
             return Box::pin(std::future::ready(None));
         }
         let (sender, receiver) = oneshot::channel();
-        let (inner, within) = (Arc::clone(self), self.log_window.unwrap_or_default());
+        let inner = Arc::clone(self);
         let taken = Taken::new(move |socket| {
-            if let Err(Some(socket)) = sender.send(socket) {
-                drop(inner.save(socket, within));
-            }
+            let found = socket.map(|socket| Found {
+                socket: Some(socket),
+                inner,
+            });
+            // If nobody waits any longer, it is dropped.
+            drop(sender.send(found));
         });
         let key = id.expose().into();
         self.push(Command::Take { key, taken });
-        Box::pin(async move { receiver.await.unwrap_or_default() })
+        Box::pin(async move {
+            let found = receiver.await.unwrap_or_default();
+            found.and_then(|mut found| found.socket.take())
+        })
     }
 
-    pub(super) fn forget(&self, id: &PrivateId) -> Dropped {
+    pub(super) fn forget(&self, namespace: &NamespaceName, id: PrivateId) -> Dropped {
+        let (weak, name) = (Weak::clone(&self.weak), namespace.clone());
+        let taken = Taken::forget(Box::new(move |reason| {
+            let Some(inner) = weak.upgrade() else { return };
+            match reason {
+                Unforgotten::Unknown => drop(inner.forget(&name, id)),
+                // No client recovers across it, so none gets the saved socket.
+                Unforgotten::Dropped => inner.mark_gap(&name),
+            }
+        }));
         let key = id.expose().into();
-        let taken = Taken::new(|_| {});
         let (_, dropped) = self.push_later(Command::Take { key, taken });
         dropped.later()
     }
@@ -559,10 +575,27 @@ impl DroppedCommands {
 impl Drop for DroppedCommands {
     fn drop(&mut self) {
         for command in self.0.drain(..) {
-            if matches!(command, Command::Save { .. }) {
+            let is_question = command.is_question();
+            let is_counted = matches!(command, Command::Save { .. } | Command::Take { .. });
+            if is_counted && !is_question {
                 self.1.dropped();
             }
             drop_command(command, ClusterError::FULL);
+        }
+    }
+}
+
+/// A saved socket on its way to the task that waits for it. It is saved again if it does not get there.
+struct Found {
+    socket: Option<SavedSocket>,
+    inner: Arc<Inner>,
+}
+
+impl Drop for Found {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let within = self.inner.log_window.unwrap_or_default();
+            drop(self.inner.save(socket, within));
         }
     }
 }
@@ -666,5 +699,78 @@ mod tests {
         let dropped = inner.counters.dropped.load(Ordering::Relaxed);
         assert_eq!((waiting, dropped), (2, 8));
         assert_eq!(inner.counters.saved.load(Ordering::Relaxed), 10);
+    }
+
+    const WINDOW: Duration = Duration::from_secs(120);
+
+    fn inner_with_log(limits: Limits) -> Arc<Inner> {
+        let counters = Counters::new(Observers::default());
+        let inner = Inner::new(Handle::current(), limits, false, Some(WINDOW), counters);
+        inner.set_connected();
+        inner
+    }
+
+    #[tokio::test]
+    async fn a_saved_socket_that_may_not_be_forgotten_is_forgotten_again_or_leaves_a_mark() {
+        let limits = Limits {
+            queued: 1024,
+            ..Limits::default()
+        };
+        let inner = inner_with_log(limits);
+        let id = PrivateId::new([1; 16]);
+        let next = || inner.queue.lock().pop();
+        drop(inner.forget(&NamespaceName::MAIN, id));
+        for _ in 0..2 {
+            let Some(Command::Take { key, taken }) = next() else {
+                panic!("the socket is forgotten");
+            };
+            assert_eq!(&*key, id.expose());
+            taken.failed(Unforgotten::Unknown);
+        }
+        // The queue is full, and the oldest commands are dropped.
+        for _ in 0..100 {
+            drop(inner.forget(&NamespaceName::MAIN, id));
+        }
+        let Some(Command::Gap { done, .. }) = next() else {
+            panic!("the log says that messages are missing");
+        };
+        done.published();
+        assert!(matches!(next(), Some(Command::Take { .. })));
+        assert!(inner.counters.dropped.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_takes_any_longer_is_saved_again() {
+        let inner = inner_with_log(Limits::default());
+        let private_id = PrivateId::new([1; 16]);
+        let socket = SavedSocket {
+            id: SocketId::new([1; 15]),
+            private_id,
+            namespace: Some(NamespaceName::MAIN),
+            room_history: Default::default(),
+            data: None,
+            is_connected: false,
+            history: None,
+        };
+        let next = || inner.queue.lock().pop();
+        let claim = inner.take(&private_id);
+        let Some(Command::Take { taken, .. }) = next() else {
+            panic!("the socket is taken out");
+        };
+        taken.found(socket.clone());
+        drop(claim);
+        let Some(Command::Save { socket, within }) = next() else {
+            panic!("the socket is saved");
+        };
+        assert_eq!((socket.private_id, within), (private_id, WINDOW));
+
+        // One that is taken is not.
+        let claim = inner.take(&private_id);
+        let Some(Command::Take { taken, .. }) = next() else {
+            panic!("the socket is taken out");
+        };
+        taken.found(socket);
+        assert!(claim.await.is_some());
+        assert!(next().is_none());
     }
 }

@@ -340,8 +340,8 @@ impl OtherServers for Cluster {
         self.inner.take(id)
     }
 
-    fn forget(&self, id: &PrivateId) -> Dropped {
-        self.inner.forget(id)
+    fn forget(&self, namespace: &NamespaceName, id: PrivateId) -> Dropped {
+        self.inner.forget(namespace, id)
     }
 
     fn displace(&self, namespace: &NamespaceName, id: &SocketId, at: Offset) {

@@ -528,11 +528,6 @@ impl Member {
         self.session.budget.release(bytes.min(before));
     }
 
-    /// Returns the bytes that the data counts in the session's budget.
-    pub(super) fn data_bytes(&self) -> usize {
-        self.lock().data_bytes
-    }
-
     /// Encodes a packet of this namespace with its parser.
     pub(crate) fn encode(&self, kind: Kind, ack: Option<u64>, payload: Payload) -> Encoded {
         encode(&self.namespace, kind, ack, payload)

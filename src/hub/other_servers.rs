@@ -67,8 +67,8 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     /// Takes a saved socket out. Only one caller on all servers gets it.
     fn take(&self, id: &PrivateId) -> BoxFuture<'static, Option<SavedSocket>>;
 
-    /// Forgets a saved socket.
-    fn forget(&self, id: &PrivateId) -> Dropped;
+    /// Forgets a saved socket of the namespace, also if the broker is not connected now.
+    fn forget(&self, namespace: &NamespaceName, id: PrivateId) -> Dropped;
 
     /// Ends the connections of other servers that have a socket with this id. It was restored here, at this
     /// end of the log.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower_socketio::cluster::{
     BoxFuture, Broker, Command, Done, Envelope, Inbox, Memory, Offset, Port, SavedSocket,
 };
@@ -271,16 +272,61 @@ async fn the_sockets_of_a_server_that_crashes_are_saved_early() {
     assert!(!recovered);
 }
 
+#[tokio::test]
+async fn a_socket_that_leaves_while_the_broker_is_lost_is_not_restored_from_its_early_copy() {
+    let (held, app, io) = held_with(Recovery::within(WITHIN).save_early(true)).await;
+    let (client, mut left) = connect(&app).await;
+    let (mut other, mut lost) = connect(&app).await;
+    until(|| held.state(|state| state.saved.len()) == 2).await;
+    held.stop();
+    until(|| !io.cluster().expect("a cluster").status().is_connected).await;
+    // One leaves, and the other one is sent an event without an offset.
+    socket(&io, &left).disconnect();
+    until(|| io.counts().sockets == 1).await;
+    io.emit("x", 1);
+    assert_eq!(other.next().await, r#"42["x",1]"#);
+    lose(other, &io).await;
+    // The next attempt to connect fails too.
+    held.disconnect();
+    held.start();
+    connected(&io).await;
+    held.waits_for(1).await;
+    held.pass(1).await;
+    drop(client);
+    let (_client, left_missed, is_left_recovered) = comes_back(&held, &app, &mut left).await;
+    // It has received the event, so it must not get it a second time.
+    let (_other, missed, is_recovered) = comes_back(&held, &app, &mut lost).await;
+    let got = (left_missed, missed, is_left_recovered, is_recovered);
+    assert_eq!(got, (vec![], vec![], false, false));
+}
+
+#[tokio::test]
+async fn a_socket_that_its_server_cannot_save_is_not_restored_from_its_early_copy() {
+    let early = Recovery::within(WITHIN).save_early(true);
+    let (held, app_a, a) = held_with(early).await;
+    let (app_b, b) = server_with(held.clone(), early);
+    connected(&b).await;
+    let (mut client, mut seat) = connect(&app_a).await;
+    until(|| held.state(|state| state.saved.len()) == 1).await;
+    a.emit("x", 1);
+    // After a second or two, without an offset: it comes into the log later.
+    assert_eq!(client.next().await, r#"42["x",1]"#);
+    let (_client, recovered) = back(&app_b, &mut seat).await;
+    assert!(!recovered);
+    assert_eq!(a.counts().sockets, 0);
+}
+
 /// A log that a test holds up.
 #[derive(Clone, Debug, Default)]
-struct Held(Arc<Mutex<HeldState>>);
+struct Held(Arc<Mutex<HeldState>>, watch::Sender<bool>);
 
 #[derive(Debug, Default)]
 struct HeldState {
     waiting: VecDeque<(Envelope, Done)>,
     saved: HashMap<Box<str>, SavedSocket>,
     gaps: usize,
-    inbox: Option<Inbox>,
+    /// With the ids of their servers.
+    inboxes: Vec<(String, Inbox)>,
     last: u64,
 }
 
@@ -296,10 +342,37 @@ impl Broker for Held {
             inbox.begin_log(Offset::new(1, 0));
             self.state(|state| {
                 state.last = 1;
-                state.inbox = Some(inbox.clone());
+                let me = port.server_id().to_owned();
+                state.inboxes.push((me, inbox.clone()));
             });
             inbox.connected();
-            while let Some(command) = port.next().await {
+            let mut is_stopped = self.1.subscribe();
+            loop {
+                let command = tokio::select! {
+                    biased;
+                    () = becomes(&mut is_stopped, true) => {
+                        inbox.disconnected(&"stopped");
+                        becomes(&mut is_stopped, false).await;
+                        inbox.connected();
+                        continue;
+                    }
+                    command = port.next() => command,
+                };
+                let Some(command) = command else { return };
+                let inboxes = self.state(|state| state.inboxes.clone());
+                match &command {
+                    Command::Ask { envelope, .. } => {
+                        for (_, inbox) in &inboxes {
+                            inbox.deliver(envelope.clone()).await;
+                        }
+                    }
+                    Command::Answer { to, envelope } => {
+                        for (_, inbox) in inboxes.iter().filter(|(id, _)| **id == **to) {
+                            inbox.deliver(envelope.clone()).await;
+                        }
+                    }
+                    _ => {}
+                }
                 self.state(|state| match command {
                     Command::Publish { envelope, done } => {
                         state.waiting.push_back((envelope, done));
@@ -317,7 +390,7 @@ impl Broker for Held {
                         done.published();
                     }
                     Command::Ask { expect, .. } | Command::Count { expect, .. } => {
-                        expect.servers(1);
+                        expect.servers(inboxes.len());
                     }
                     Command::Sync { synced } => synced.done(),
                     _ => {}
@@ -327,9 +400,30 @@ impl Broker for Held {
     }
 }
 
+async fn becomes(receiver: &mut watch::Receiver<bool>, value: bool) {
+    let changed = receiver.wait_for(|now| *now == value).await;
+    changed.expect("the sender lives as long as the broker");
+}
+
 impl Held {
     fn state<R>(&self, read: impl FnOnce(&mut HeldState) -> R) -> R {
         read(&mut self.0.lock().expect("no panic"))
+    }
+
+    /// Loses the connection. No command is taken until [`start`](Self::start).
+    fn stop(&self) {
+        self.1.send_replace(true);
+    }
+
+    fn start(&self) {
+        self.1.send_replace(false);
+    }
+
+    /// Reports that the broker could not connect.
+    fn disconnect(&self) {
+        for (_, inbox) in self.state(|state| state.inboxes.clone()) {
+            inbox.disconnected(&"stopped");
+        }
     }
 
     /// Waits until this many messages wait.
@@ -337,29 +431,39 @@ impl Held {
         until(|| self.state(|state| state.waiting.len()) == count).await;
     }
 
-    fn next(&self) -> (Envelope, Done, Inbox, Offset) {
+    fn next(&self) -> (Envelope, Done, Vec<(String, Inbox)>, Offset) {
         self.state(|state| {
             let (envelope, done) = state.waiting.pop_front().expect("one waits");
             state.last += 1;
-            let inbox = state.inbox.clone().expect("it runs");
-            (envelope, done, inbox, Offset::new(state.last, 0))
+            let inboxes = state.inboxes.clone();
+            (envelope, done, inboxes, Offset::new(state.last, 0))
         })
     }
 
     /// Lets the next messages come back.
     async fn pass(&self, count: usize) {
         for _ in 0..count {
-            let (envelope, done, inbox, at) = self.next();
+            let (envelope, done, inboxes, at) = self.next();
             let (namespace, number) = (envelope.namespace(), envelope.number());
-            inbox.returned(namespace, number, at).await;
+            for (id, inbox) in inboxes {
+                if id == envelope.sender() {
+                    inbox.returned(namespace, number, at).await;
+                } else {
+                    inbox.deliver_at(envelope.clone(), at).await;
+                }
+            }
             done.published();
         }
     }
 }
 
 async fn held() -> (Held, Router, SocketIo) {
+    held_with(Recovery::within(WITHIN)).await
+}
+
+async fn held_with(recovery: Recovery) -> (Held, Router, SocketIo) {
     let held = Held::default();
-    let (app, io) = server(held.clone());
+    let (app, io) = server_with(held.clone(), recovery);
     connected(&io).await;
     (held, app, io)
 }
@@ -627,6 +731,36 @@ async fn events_for_one_socket_may_stay_out_of_the_log() {
     // The last argument is the offset for a client.
     assert_eq!(client.next().await, r#"42["direct","text","1-0"]"#);
     assert_eq!(held.state(|state| state.waiting.len()), 0);
+}
+
+#[tokio::test]
+async fn a_socket_that_is_lost_again_while_its_handlers_end_keeps_its_data() {
+    let memory = Memory::with_log();
+    let namespace = Namespace::new()
+        .on_connect(async |socket: Socket| {
+            if !socket.recovered() {
+                socket.set_data("x").expect("JSON");
+            }
+        })
+        .on("hang", std::future::pending::<()>);
+    let (layer, a) = builder(namespace)
+        .recovery(Recovery::within(WITHIN))
+        .cluster(memory.clone())
+        .build();
+    let app_a = app(layer);
+    let (app_b, b) = server(memory);
+    connected(&a).await;
+    connected(&b).await;
+    let (client, mut seat) = connect(&app_a).await;
+    client.post(r#"42["hang"]"#).await;
+    lose(client, &a).await;
+    // Restored on the same server, it waits for the handler.
+    let client = Polling::open(&app_a).await;
+    client.post(seat.claim()).await;
+    until(|| a.counts().sockets == 1).await;
+    lose(client, &a).await;
+    let (_client, _) = events_back(&app_b, &mut seat).await;
+    assert_eq!(socket(&b, &seat).data::<String>().as_deref(), Some("x"));
 }
 
 #[tokio::test]

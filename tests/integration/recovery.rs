@@ -803,6 +803,71 @@ async fn a_handler_that_does_not_end_delays_a_recovery_for_five_seconds() {
     assert_eq!(begin.elapsed().as_secs(), 5);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_lost_before_it_has_its_data_passes_it_on() {
+    let returns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&returns);
+    let main = handlers()
+        .on("hang", std::future::pending::<()>)
+        .on_connect(async move |socket: Socket| {
+            if !socket.recovered() {
+                socket.insert(User("first"));
+                socket.set_data("first").expect("JSON");
+            } else if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                std::future::pending::<()>().await;
+            }
+        });
+    let (app, io) = server(main);
+    let (client, mut seat) = connect(&app).await;
+    client.post(r#"42["hang"]"#).await;
+    lose(client, &io).await;
+    // It waits for the handler, and is lost before that is over.
+    let old = Polling::open(&app).await;
+    old.post(seat.claim()).await;
+    until(|| io.counts().sockets == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    lose(old, &io).await;
+    // Its connect handler does not end, so this one does not wait for it for ever.
+    let (client, _) = events_back(&app, &mut seat).await;
+    assert_eq!(returns.load(Ordering::Relaxed), 2);
+    let socket = io.sockets().remove(0);
+    assert_eq!(socket.extension(), Some(User("first")));
+    assert_eq!(socket.data::<String>().as_deref(), Some("first"));
+    // From now on its own data counts.
+    socket.set_data("later").expect("JSON");
+    lose(client, &io).await;
+    events_back(&app, &mut seat).await;
+    let socket = io.sockets().remove(0);
+    assert_eq!(socket.data::<String>().as_deref(), Some("later"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_data_of_a_socket_that_is_lost_before_it_has_it_has_to_fit() {
+    let set_data = async |socket: Socket| {
+        if !socket.recovered() {
+            // That of the last socket does not fit.
+            let _ = socket.set_data("x".repeat(6_000));
+        }
+    };
+    let main = handlers().on("hang", std::future::pending::<()>);
+    let (layer, io) = builder(main.on_connect(set_data))
+        .namespace("/b", Namespace::new().on_connect(set_data))
+        .recovery(Recovery::within(WITHIN))
+        .max_kept(10_000)
+        .build();
+    let app = app(layer);
+    let (client, mut seat) = connect(&app).await;
+    client.post(r#"42["hang"]"#).await;
+    lose(client, &io).await;
+    let old = Polling::open(&app).await;
+    old.post(seat.claim()).await;
+    until(|| io.counts().sockets == 1).await;
+    lose(old, &io).await;
+    let mut client = Polling::open(&app).await;
+    client.join("/b").await;
+    assert!(!seat.welcome(&client.ask(&seat.claim()).await));
+}
+
 #[tokio::test]
 async fn an_old_handle_reaches_the_recovered_client() {
     let (app, io) = server(handlers());

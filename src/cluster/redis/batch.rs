@@ -9,6 +9,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value};
 use super::form::{Form, Route};
 use super::link;
 use super::log::{Log, Unconfirmed, is_temporary};
+use crate::cluster::command::Unforgotten;
 use crate::cluster::{Command, Done, Envelope, Expect, SavedSocket, Synced, Taken};
 use crate::protocol::DecodeError;
 
@@ -39,9 +40,56 @@ enum Reply {
     /// The entry is no message, but says that some are missing.
     Marked(Done),
     /// The reply is a saved socket.
-    Taken(Taken),
+    Taken(TakenLater),
     /// Nobody waits for the reply.
     Sent,
+}
+
+/// The receiver of a saved socket, until the reply is there. Without a reply a socket that was to be
+/// forgotten is forgotten by another command.
+struct TakenLater(Option<Taken>);
+
+impl Drop for TakenLater {
+    fn drop(&mut self) {
+        if let Some(taken) = self.0.take() {
+            taken.failed(Unforgotten::Unknown);
+        }
+    }
+}
+
+impl TakenLater {
+    /// Passes the reply on.
+    ///
+    /// # Errors
+    ///
+    /// Fails if Redis does not forget sockets at present.
+    fn finish(mut self, reply: Value) -> RedisResult<()> {
+        match reply {
+            Value::ServerError(error) => {
+                let forgets = self.0.as_ref().is_some_and(Taken::forgets);
+                if forgets && is_temporary(&error) {
+                    return Err(error.into());
+                }
+                link::refused(&error);
+            }
+            Value::BulkString(text) => match decode_saved(&text) {
+                Ok(socket) => {
+                    if let Some(taken) = self.0.take() {
+                        taken.found(socket);
+                    }
+                }
+                Err(error) => tracing::warn!(
+                    target: "tower_socketio::cluster",
+                    %error,
+                    "a saved socket cannot be read: its client gets a new one"
+                ),
+            },
+            _ => {}
+        }
+        // There is none.
+        self.0 = None;
+        Ok(())
+    }
 }
 
 impl Batch {
@@ -70,7 +118,8 @@ impl Batch {
             Command::Take { key, taken } => {
                 if let Some(command) = form.take(&key) {
                     self.pipeline.add_command(command);
-                    self.replies.push_back(Reply::Taken(taken));
+                    self.replies
+                        .push_back(Reply::Taken(TakenLater(Some(taken))));
                 }
             }
             Command::Publish { envelope, done } => {
@@ -163,9 +212,11 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// Fails if Redis does not take entries of streams at present. They stay in the log.
+    /// Fails if Redis does not take entries of streams at present, or does not forget sockets. The
+    /// entries stay in the log, and the commands come again.
     pub(super) fn finish(self, replies: Vec<Value>, log: Option<&mut Log>) -> RedisResult<()> {
         let mut added = Vec::new();
+        let mut forgotten = Ok(());
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
         for reply in self.replies {
@@ -201,18 +252,7 @@ impl Batch {
                     }
                     _ => done.published(),
                 },
-                Reply::Taken(taken) => match next() {
-                    Value::BulkString(text) => match decode_saved(&text) {
-                        Ok(socket) => taken.found(socket),
-                        Err(error) => tracing::warn!(
-                            target: "tower_socketio::cluster",
-                            %error,
-                            "a saved socket cannot be read: its client gets a new one"
-                        ),
-                    },
-                    Value::ServerError(error) => link::refused(&error),
-                    _ => {}
-                },
+                Reply::Taken(taken) => forgotten = forgotten.and(taken.finish(next())),
                 Reply::Sent => {
                     if let Value::ServerError(error) = next() {
                         link::refused(&error);
@@ -220,7 +260,8 @@ impl Batch {
                 }
             }
         }
-        log.map_or(Ok(()), |log| log.confirm(added))
+        let confirmed = log.map_or(Ok(()), |log| log.confirm(added));
+        confirmed.and(forgotten)
     }
 }
 
@@ -248,5 +289,44 @@ fn report(reply: &Value, expect: Expect) {
     };
     if let Some(count) = count {
         expect.servers(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use redis::ServerError;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_forgotten_again_if_redis_has_not_done_it() {
+        let replied = |reply: Option<Value>| {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let taken = Taken::forget(Box::new(move |reason| {
+                assert_eq!(reason, Unforgotten::Unknown);
+                counted.fetch_add(1, Ordering::Relaxed);
+            }));
+            let mut batch = Batch::default();
+            let taken = TakenLater(Some(taken));
+            batch.replies.push_back(Reply::Taken(taken));
+            let is_ok = match reply {
+                Some(reply) => batch.finish(vec![reply], None).is_ok(),
+                // The connection ends.
+                None => {
+                    drop(batch);
+                    true
+                }
+            };
+            (is_ok, count.load(Ordering::Relaxed))
+        };
+        assert_eq!(replied(None), (true, 1));
+        assert_eq!(replied(Some(Value::Nil)), (true, 0));
+        let readonly = redis::make_extension_error("READONLY".to_owned(), None);
+        let readonly = ServerError::try_from(readonly).expect("of a server");
+        assert_eq!(replied(Some(Value::ServerError(readonly))), (false, 1));
     }
 }

@@ -70,17 +70,8 @@ pub(super) async fn run(endpoint: Endpoint, form: Arc<dyn Form>, mut port: Port)
             Err(error) => {
                 state.inbox.disconnected(&error);
                 // Questions have failed.
-                let is_kept = |command: &Command| {
-                    !matches!(
-                        command,
-                        Command::Ask { .. }
-                            | Command::Answer { .. }
-                            | Command::Count { .. }
-                            | Command::Sync { .. }
-                            | Command::Take { .. }
-                    )
-                };
-                state.next = state.next.take().filter(is_kept);
+                let next = state.next.take();
+                state.next = next.filter(|command| !command.is_question());
             }
         }
         // A connection that ends at once, for example because Redis takes no messages, counts as none.

@@ -15,6 +15,7 @@ use super::store::{Packets, RecoveryStore, Restored};
 use super::{PrivateId, RecoveryBudget};
 use crate::clock::now;
 use crate::engine_io::{CloseReason, SocketId};
+use crate::hub::budget::of_data;
 use crate::hub::member::{Leaving, Member, encode};
 use crate::hub::namespace::{LiveNamespace, Membership};
 use crate::hub::observer::RecoveryResult;
@@ -54,6 +55,8 @@ pub(crate) struct Recoverable {
     is_unnumbered: AtomicBool,
     /// The handover from the suspended socket that this one restores.
     handover: Option<Arc<Handover>>,
+    /// Whether this socket has the data of the handover.
+    has_data: AtomicBool,
     /// The missed packets, which are sent after CONNECT.
     missed: Mutex<Vec<Encoded>>,
     /// The handover to the socket that restores this one.
@@ -80,6 +83,7 @@ impl Recoverable {
             unnumbered: Mutex::default(),
             is_unnumbered: AtomicBool::new(false),
             handover: None,
+            has_data: AtomicBool::new(false),
             missed: Mutex::default(),
             left: OnceLock::new(),
         }
@@ -550,6 +554,9 @@ impl Member {
         let before = std::mem::replace(&mut *own, extensions);
         drop(own);
         drop(before);
+        if let Some(recovery) = &self.recovery {
+            recovery.has_data.store(true, Ordering::Release);
+        }
         self.watch_deadline();
     }
 
@@ -574,13 +581,14 @@ impl Member {
         let is_saved = self.namespace.over_log().is_some();
         if !is_known || recovery.is_unnumbered() || !reason.is_recoverable(is_saved) {
             store.forget(&self.id);
-            return self.namespace.forget_saved(&recovery.private_id);
+            return self.namespace.forget_saved(recovery.private_id);
         }
         let handover = Handover {
             socket_data: Mutex::new(self.socket_data()),
             ended: Semaphore::new(0),
         };
         let handover = Arc::clone(recovery.left.get_or_init(|| Arc::new(handover)));
+        let data = handover.data();
         let last = match self.namespace.over_log() {
             Some(over_log) => over_log.done_up_to(store.last()),
             None => store.last(),
@@ -589,7 +597,7 @@ impl Member {
             &self.id,
             last.next(),
             (recovery.sent(), recovery.floor()),
-            self.data_bytes(),
+            data.as_deref().map_or(0, of_data),
             handover,
             now(),
         );
@@ -612,6 +620,12 @@ impl Member {
     }
 
     fn socket_data(&self) -> SocketData {
+        let recovery = self.recovery.as_ref();
+        let waits = recovery.filter(|recovery| !recovery.has_data.load(Ordering::Acquire));
+        if let Some(handover) = waits.and_then(|recovery| recovery.handover.as_ref()) {
+            // It is lost again before it has what it is to restore.
+            return handover.socket_data.lock().clone();
+        }
         let data = self.data();
         let extensions = self.extensions.read();
         SocketData {

@@ -142,10 +142,10 @@ impl LiveNamespace {
     }
 
     /// Forgets a socket that was saved while it was connected.
-    pub(in crate::hub::recovery) fn forget_saved(&self, id: &PrivateId) -> Dropped {
+    pub(in crate::hub::recovery) fn forget_saved(&self, id: PrivateId) -> Dropped {
         let over_log = self.over_log()?;
         over_log.early.as_ref()?;
-        self.others()?.forget(id)
+        self.others()?.forget(&self.name, id)
     }
 
     /// Returns the future of the saved socket that a client claims. Returns `None` if no broker saves
@@ -204,11 +204,10 @@ impl LiveNamespace {
                 .is_some_and(|each| each.is_connected)
         };
         if found.as_ref().is_none_or(is_early) && self.ask_hand_over(&*others, private_id).await {
-            if let Some(newer) = others.take(&private_id).await {
-                // The former one is not saved again.
-                found.as_mut().and_then(Claimed::take);
-                found = Some(claimed(newer));
-            }
+            // The former one is neither restored nor saved again, also if that server could not save the
+            // socket: it was sent events without an offset.
+            found.as_mut().and_then(Claimed::take);
+            found = others.take(&private_id).await.map(claimed);
         }
         let claimed = found?;
         // The server before may have read further in the log, and this one waits for its own events.
