@@ -51,6 +51,9 @@ pub(crate) struct Inner {
     /// The operations in namespaces that this server does not have, which have not come back from the log,
     /// by their numbers.
     elsewhere: Mutex<BTreeMap<u64, Envelope>>,
+    /// Whether the log may have lost messages of this server that have not come back. The next one that
+    /// comes back says which: the earlier ones.
+    may_have_lost: AtomicBool,
     is_connected: AtomicBool,
     /// How many of the namespaces and rooms that the broker had to open are open.
     synced: AtomicU64,
@@ -111,6 +114,7 @@ impl Inner {
             kept_open: Mutex::default(),
             asked: Mutex::default(),
             elsewhere: Mutex::default(),
+            may_have_lost: AtomicBool::new(false),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             counters: Arc::new(counters),
@@ -327,17 +331,27 @@ impl Inner {
         };
         let elsewhere = self.elsewhere.lock().remove(&number);
         if let Some(Message::Operation(target, operation)) = elsewhere.map(|sent| sent.message) {
-            return hub.apply_at(&namespace.into(), &target, &operation, at);
+            hub.apply_at(&namespace.into(), &target, &operation, at);
+        } else if let Some(live) = hub.find(namespace) {
+            live.returned(number, at);
+        } else {
+            hub.advance_log(at);
         }
-        match hub.find(namespace) {
-            Some(live) => live.returned(number, at),
-            None => hub.advance_log(at),
+        // An entry that is no message of this server has the number 0.
+        if number > 0 && self.may_have_lost.swap(false, Ordering::Relaxed) {
+            let mut elsewhere = self.elsewhere.lock();
+            let later = elsewhere.split_off(&number);
+            let lost = std::mem::replace(&mut *elsewhere, later);
+            drop(elsewhere);
+            drop(lost);
+            hub.returned(number, at);
         }
     }
 
     pub(super) fn begin_log(&self, at: Offset) {
         if let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) {
             hub.begin_log(at);
+            self.may_have_lost.store(true, Ordering::Relaxed);
         }
     }
 

@@ -115,14 +115,6 @@ impl<M> Departures<M> {
         !self.late.is_empty()
     }
 
-    /// Forgets the events that may come back: the log does not have them any more.
-    pub(super) fn forget_late(&mut self, last: Offset) {
-        if !self.late.is_empty() {
-            self.late.clear();
-            self.settled = self.settled.max(last);
-        }
-    }
-
     /// Returns whether a socket waits to be saved.
     pub(super) fn saves(&self, id: &SocketId) -> bool {
         let is_save = |item: &Item<M>| matches!(item, Item::Save(other) if other == id);
@@ -519,8 +511,10 @@ mod tests {
         assert_eq!(write(world.release_beyond(3)), "");
         assert_eq!(write(world.release_beyond(1)), "(a) (b)");
         assert!(world.has_late());
-        world.forget_late(Offset::new(7, 0));
+        // A later message, also of another namespace, comes back: they are lost.
+        assert_eq!(write(world.returned(7, Offset::new(7, 0))), "");
         assert_eq!(world.late(), (u64::MAX, Offset::new(7, 0)));
+        assert_eq!(write(world.returned(9, Offset::new(8, 0))), "(c)");
     }
 
     #[test]

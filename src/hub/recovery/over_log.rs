@@ -247,12 +247,19 @@ impl Hub {
         }
     }
 
-    /// Forgets the log: entries up to an offset are unknown, or some of them are missing.
+    /// Forgets the log: entries up to an offset are unknown, or some of them are missing. The messages of
+    /// this server that have not come back may be after it.
     pub(crate) fn begin_log(&self, at: Offset) {
-        let Some(log) = &self.shared_log else { return };
-        log.lock().begin(at);
+        if let Some(log) = &self.shared_log {
+            log.lock().begin(at);
+        }
+    }
+
+    /// Handles the return of a message of this server in all namespaces: earlier ones that have not come
+    /// back are lost.
+    pub(crate) fn returned(&self, number: u64, at: Offset) {
         for namespace in self.namespaces() {
-            namespace.forget_late(at);
+            namespace.returned(number, at);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::Operation;
 use crate::hub::queue::Outgoing;
 use crate::hub::recovery::departures::{Behind, Step};
-use crate::hub::recovery::offset::{Mark, Offset};
+use crate::hub::recovery::offset::Mark;
 use crate::hub::selection::Target;
 use crate::protocol::Kind;
 
@@ -140,13 +140,6 @@ impl LiveNamespace {
     ) {
         if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
             over_log.change(|departures| departures.note(id, is_changed, is_selected));
-        }
-    }
-
-    /// Forgets the events that may come back from the log: it does not have them any more.
-    pub(super) fn forget_late(self: &Arc<Self>, at: Offset) {
-        if let (Some(over_log), Some(_store)) = (self.over_log(), self.store()) {
-            over_log.change(|departures| departures.forget_late(at));
         }
     }
 
