@@ -841,3 +841,57 @@ async fn a_message_that_comes_back_after_a_gap_says_that_earlier_ones_are_lost()
     let (_client, missed, recovered) = comes_back(&held_a, &app, &mut seat).await;
     assert!(missed.is_empty() && recovered);
 }
+
+#[tokio::test]
+async fn an_event_that_comes_back_late_is_not_for_a_socket_that_has_joined_meanwhile() {
+    let (held, app, io) = held().await;
+    let (joins, mut seat) = connect(&app).await;
+    let (mut reads, mut seat_reads) = connect(&app).await;
+    let (other, mut seat_other) = connect(&app).await;
+    io.to("room").emit("late", 1);
+    held.waits_for(1).await;
+    held.release();
+    socket(&io, &seat).join("room");
+    socket(&io, &seat_reads).join("room");
+    socket(&io, &seat_other).join("other");
+    held.pass(1).await;
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    let next = seat_reads.event(&reads.next().await);
+    assert_eq!(next, r#"["next",1]"#);
+    for client in [joins, reads, other] {
+        lose(client, &io).await;
+    }
+    // Its rooms say that it has missed the first event, until it has received a later one.
+    let (_joins, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
+    let (_reads, missed, recovered) = comes_back(&held, &app, &mut seat_reads).await;
+    assert!(missed.is_empty() && recovered, "{missed:?}");
+    let (_other, missed, recovered) = comes_back(&held, &app, &mut seat_other).await;
+    let missed: Vec<_> = missed.iter().map(|each| seat_other.event(each)).collect();
+    assert_eq!((names(&missed), recovered), (vec!["next".to_owned()], true));
+}
+
+#[tokio::test]
+async fn an_event_that_comes_back_late_is_not_for_a_socket_that_has_connected_meanwhile() {
+    let (held, app, io) = held().await;
+    io.emit("late", 1);
+    held.waits_for(1).await;
+    held.release();
+    let (client, mut seat) = connect(&app).await;
+    let (mut reads, mut seat_reads) = connect(&app).await;
+    held.pass(1).await;
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    let next = seat_reads.event(&reads.next().await);
+    assert_eq!(next, r#"["next",1]"#);
+    for client in [client, reads] {
+        lose(client, &io).await;
+    }
+    let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
+    let (_reads, missed, recovered) = comes_back(&held, &app, &mut seat_reads).await;
+    assert!(missed.is_empty() && recovered, "{missed:?}");
+}

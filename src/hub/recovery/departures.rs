@@ -14,6 +14,10 @@ use crate::hub::other_servers::Operation;
 use crate::hub::selection::Target;
 use crate::protocol::{Encoded, Payload};
 
+/// How many events that may come back are searched for those that concern a socket. If there are more, all
+/// are taken to concern it.
+const MAX_SEARCHED: usize = 1_000;
+
 /// The departed messages of one namespace, in the order in which they were sent. `M` is a socket.
 #[derive(Debug)]
 pub(crate) struct Departures<M> {
@@ -113,6 +117,20 @@ impl<M> Departures<M> {
     /// Returns whether an event was delivered without an offset, and may still come back.
     pub(super) fn has_late(&self) -> bool {
         !self.late.is_empty()
+    }
+
+    /// Returns the number of the last event that may come back if any of them has a target for which
+    /// `is_changed` is true. Volatile events do not count: the log does not keep them.
+    pub(super) fn last_late(&self, is_changed: impl Fn(&Target) -> bool) -> Option<u64> {
+        let (last, _) = self.late.last_key_value()?;
+        let is_kept = |departed: &Departed| {
+            let operation = &departed.operation;
+            matches!(operation, Operation::Emit { volatile, .. } if !volatile)
+        };
+        let mut late = self.late.values();
+        let is_concerned = self.late.len() > MAX_SEARCHED
+            || late.any(|departed| is_kept(departed) && is_changed(&departed.target));
+        is_concerned.then_some(*last)
     }
 
     /// Returns whether a socket waits to be saved.
@@ -515,6 +533,33 @@ mod tests {
         assert_eq!(write(world.returned(7, Offset::new(7, 0))), "");
         assert_eq!(world.late(), (u64::MAX, Offset::new(7, 0)));
         assert_eq!(write(world.returned(9, Offset::new(8, 0))), "(c)");
+    }
+
+    #[test]
+    fn a_socket_is_concerned_by_events_that_may_come_back() {
+        let (mut world, now) = three();
+        let has_r = |target: &Target| *target.rooms[0] == *"r";
+        assert_eq!(world.last_late(has_r), None);
+        world.depart(Some(9), false, room("other"), event("d"), now);
+        world.release(now);
+        assert_eq!(world.last_late(has_r), Some(9));
+        assert_eq!(world.last_late(|_| false), None);
+        world.returned(8, Offset::new(1, 0));
+        assert_eq!(world.last_late(has_r), None);
+
+        let mut volatile = event("e");
+        if let Operation::Emit { volatile, .. } = &mut volatile {
+            *volatile = true;
+        }
+        world.depart(Some(10), false, room("r"), volatile, now);
+        world.release(now);
+        assert_eq!(world.last_late(has_r), None);
+        let many = 11..=11 + MAX_SEARCHED as u64;
+        for number in many {
+            world.depart(Some(number), false, room("other"), event("f"), now);
+        }
+        world.release(now);
+        assert_eq!(world.last_late(has_r), Some(11 + MAX_SEARCHED as u64));
     }
 
     #[test]

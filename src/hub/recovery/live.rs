@@ -195,14 +195,13 @@ impl LiveNamespace {
             Some(restored) => Recoverable::restored(restored, store.last()),
             None => {
                 store.insert(request.id, private_id);
-                self.note_new(&request.id);
+                let late = self.note_new(&request.id);
                 let recoverable = Recoverable::new(private_id, store.last(), store.last());
-                if self
-                    .over_log()
-                    .is_some_and(|over_log| !over_log.has_begun())
-                {
-                    // What the log has is not known yet.
-                    recoverable.record(Mark::Unnumbered(0), self.over_log());
+                // What the log has may not be known yet.
+                let is_unknown = |over_log: &&OverLog| !over_log.has_begun();
+                let late = late.or_else(|| self.over_log().filter(is_unknown).map(|_| 0));
+                if let Some(number) = late {
+                    recoverable.record(Mark::Unnumbered(number), self.over_log());
                 }
                 (request.id, recoverable, Vec::new())
             }

@@ -101,6 +101,16 @@ impl OverLog {
         self.is_busy.load(Ordering::Acquire)
     }
 
+    /// See [`Departures::last_late`].
+    fn last_late(&self, is_changed: impl Fn(&Target) -> bool) -> Option<u64> {
+        let (first, _) = *self.late.lock();
+        if first == u64::MAX {
+            // The common case.
+            return None;
+        }
+        self.departures.lock().last_late(is_changed)
+    }
+
     /// Returns whether it is known which entries this server has.
     pub(super) fn has_begun(&self) -> bool {
         self.log.lock().has_begun()

@@ -101,16 +101,19 @@ impl LiveNamespace {
         });
     }
 
-    /// Records that the events that have departed are not for a new socket. The caller holds the lock of
-    /// the store.
-    pub(in crate::hub::recovery) fn note_new(&self, id: &SocketId) {
+    /// Records that the events that have departed are not for a new socket. If one of them may come back
+    /// that its rooms would make it miss, the number of the last one is returned: until the log has
+    /// passed that one, the socket cannot be restored. The caller holds the lock of the store.
+    pub(in crate::hub::recovery) fn note_new(&self, id: &SocketId) -> Option<u64> {
         let is_for_all = |target: &Target| {
             let own = |name: &Arc<str>| **name == *id.as_str();
             target.rooms.is_empty() || target.rooms.iter().any(own)
         };
-        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+        let over_log = self.over_log()?;
+        if over_log.is_busy() {
             over_log.change(|departures| departures.note_new(id, is_for_all));
         }
+        over_log.last_late(is_for_all)
     }
 
     /// Records that the operations on rooms that have departed are still to be done to a restored socket.
@@ -138,8 +141,17 @@ impl LiveNamespace {
         is_changed: impl Fn(&Target) -> bool,
         is_selected: impl Fn(&Target) -> bool,
     ) {
-        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
-            over_log.change(|departures| departures.note(id, is_changed, is_selected));
+        let Some(over_log) = self.over_log() else {
+            return;
+        };
+        if over_log.is_busy() {
+            over_log.change(|departures| departures.note(id, &is_changed, is_selected));
+        }
+        // Its rooms will say something wrong of an event that comes back late.
+        if let Some(number) = over_log.last_late(is_changed) {
+            if let Some(member) = self.find(id) {
+                member.record(Mark::Unnumbered(number));
+            }
         }
     }
 
