@@ -55,6 +55,10 @@ impl LiveNamespace {
         let Some(store) = self.store() else {
             return;
         };
+        if member.has_left() {
+            // Its connection was lost in this moment: its client may come back for what waits.
+            return;
+        }
         let is_selected = |target: &Target| self.lock().rooms.is_recipient(&member.id, target);
         let is_member = |other: &Arc<Member>| std::ptr::eq(&**other, member);
         let steps =
