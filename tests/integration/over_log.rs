@@ -895,3 +895,28 @@ async fn an_event_that_comes_back_late_is_not_for_a_socket_that_has_connected_me
     let (_reads, missed, recovered) = comes_back(&held, &app, &mut seat_reads).await;
     assert!(missed.is_empty() && recovered, "{missed:?}");
 }
+
+#[tokio::test]
+async fn an_event_that_is_lost_does_not_hide_that_an_earlier_one_may_come_back() {
+    let (held_a, app_a, a) = held().await;
+    let (held_b, app_b, b) = held().await;
+    let (mut client, mut seat) = connect(&app_a).await;
+    a.emit("late", 1);
+    held_a.waits_for(1).await;
+    held_a.release();
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    a.emit("lost", 1);
+    held_a.waits_for(2).await;
+    let lost = held_a.state(|state| state.waiting.pop_back());
+    lost.expect("one waits").1.dropped();
+    assert_eq!(client.next().await, r#"42["lost",1]"#);
+    b.emit("next", 1);
+    held_b.waits_for(1).await;
+    held_b.pass_to(&held_a).await;
+    assert_eq!(seat.event(&client.next().await), r#"["next",1]"#);
+    lose(client, &a).await;
+    held_a.pass_to(&held_b).await;
+    held_a.move_saved(&held_b);
+    let (_client, missed, recovered) = comes_back(&held_b, &app_b, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
+}

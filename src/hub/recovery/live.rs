@@ -63,8 +63,8 @@ pub(crate) struct Recoverable {
 /// The events that a socket was sent without an offset.
 #[derive(Debug, Default)]
 struct Unnumbered {
-    /// The number of the last one, and the end of the log then. Until the log has passed it, the socket
-    /// cannot be restored.
+    /// The highest of their numbers, and the end of the log when the last one was sent. Until the log has
+    /// passed them, the socket cannot be restored.
     last: Option<(u64, Offset)>,
     /// The offset of the first packet after the last one that the log has passed. A client that has not
     /// received that packet may or may not have received the event before it.
@@ -123,8 +123,12 @@ impl Recoverable {
                 }
             }
             (Mark::Unnumbered(number), Some(over_log)) => {
-                let last = over_log.log.lock().last();
-                self.unnumbered.lock().last = Some((number, last));
+                let end = over_log.log.lock().last();
+                let mut unnumbered = self.unnumbered.lock();
+                // One that does not come back has the number 0. An earlier one may still come back.
+                let earlier = unnumbered.last.map_or(0, |(earlier, _)| earlier);
+                unnumbered.last = Some((number.max(earlier), end));
+                drop(unnumbered);
                 self.is_unnumbered.store(true, Ordering::Relaxed);
             }
             (Mark::Unnumbered(_), None) => {}
