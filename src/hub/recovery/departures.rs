@@ -292,20 +292,22 @@ impl<M> Departures<M> {
             }
             self.settled = offset;
         }
-        let is_due = |item: &Item<M>| matches!(item, Item::Departed(Departed { number: Some(first), .. }) if *first <= number);
-        while self.items.iter().any(is_due) {
-            let Some(item) = self.items.pop_front() else {
-                break;
+        // Numbers rise, and what has no number waits for the numbers before it.
+        loop {
+            self.take_ready_to(&mut steps);
+            let Some(Item::Departed(first)) = self.items.front() else {
+                return steps;
             };
-            match item {
-                Item::Departed(departed) if departed.number == Some(number) => {
-                    steps.push(Step::Deliver(departed));
-                }
-                other => steps.push(step(other)),
+            if first.number > Some(number) {
+                return steps;
+            }
+            if let Some(Item::Departed(departed)) = self.items.pop_front() {
+                steps.push(match departed.number == Some(number) {
+                    true => Step::Deliver(departed),
+                    false => Step::DeliverUnnumbered(departed, None),
+                });
             }
         }
-        self.take_ready_to(&mut steps);
-        steps
     }
 
     /// Returns the steps after the message with a number was lost: it does not come into the log.
