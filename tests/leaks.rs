@@ -1,7 +1,9 @@
-//! A session leaves nothing on the heap, in whichever way it ends.
+//! A session leaves nothing on the heap, in whichever way it ends. A client that stays does not make
+//! the server keep more and more.
 //!
 //! Each test ends sessions in one way, and counts the live bytes and blocks before and after. The
-//! number of sessions is 100, or that of the environment variable: `LEAK_SESSIONS=1000`.
+//! number of sessions in the first round is 100, or that of the environment variable:
+//! `LEAK_SESSIONS=1000`.
 
 mod support;
 
@@ -44,8 +46,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// The number of clients that take a path at the same time.
 const AT_A_TIME: usize = 10;
 
-/// The number of rounds after the warm-up. A leak of the path shows in each round. An allocation
-/// that is kept once, such as that of a larger table, shows in one round only.
+/// The number of rounds after the warm-up. Each round has twice as many sessions as the round before.
+/// So a leak of the path shows in each round, also a leak into a table, which doubles its memory
+/// when it is full. An allocation that is kept once shows in one round only.
 const ROUNDS: usize = 4;
 
 /// The maximum wall-clock time until all sessions have ended.
@@ -79,7 +82,7 @@ impl Live {
     }
 }
 
-/// Returns the number of sessions that end in a round.
+/// Returns the number of sessions that end in the first round.
 fn sessions() -> usize {
     let given = std::env::var("LEAK_SESSIONS");
     given.map_or(100, |given| given.parse().expect("a number"))
@@ -204,9 +207,9 @@ fn check(paused: bool, server: impl FnOnce() -> Server, path: &impl AsyncFn(&Ser
         sleep(SECOND / 100).await;
         let idle = Idle::of(&server);
         let mut left = Vec::new();
-        for _ in 0..=ROUNDS {
+        for round in 0..=ROUNDS {
             let before = Live::now();
-            for _ in 0..sessions().div_ceil(AT_A_TIME) {
+            for _ in 0..sessions().div_ceil(AT_A_TIME) << round {
                 join_all((0..AT_A_TIME).map(|_| path(&server))).await;
                 // Each round has the same number of sessions at a time, so that tables have the
                 // same size.
@@ -214,6 +217,35 @@ fn check(paused: bool, server: impl FnOnce() -> Server, path: &impl AsyncFn(&Ser
             }
             left.push(Live::now().since(before));
             // The first round is a warm-up.
+            if left.len() > 1 && left.last() == Some(&(0, 0)) {
+                return;
+            }
+        }
+        panic!("each round leaves blocks and bytes: {left:?}");
+    });
+}
+
+/// Checks that a client that stays does not make the server keep more and more. The path is taken
+/// many times, one after another, while the client is connected.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "a closure that each test writes in place"
+)]
+fn grows_no_more(server: impl FnOnce() -> Server, path: impl AsyncFn(&Server, &mut DuplexStream)) {
+    let (_alone, runtime) = alone(true);
+    runtime.block_on(async {
+        let server = server();
+        let mut client = server.client().await;
+        sleep(SECOND / 100).await;
+        let idle = Idle::of(&server);
+        let mut left = Vec::new();
+        for round in 0..=ROUNDS {
+            let before = Live::now();
+            for _ in 0..sessions() << round {
+                path(&server, &mut client).await;
+                server.until_idle(&idle).await;
+            }
+            left.push(Live::now().since(before));
             if left.len() > 1 && left.last() == Some(&(0, 0)) {
                 return;
             }
@@ -497,6 +529,34 @@ fn a_server_that_closes_or_is_dropped() {
     });
 }
 
+#[test]
+fn a_runtime_that_ends_before_its_sessions() {
+    let join = async |socket: Socket| socket.join("room");
+    let main = Namespace::new()
+        .on("wait", async || pending::<()>().await)
+        .on_connect(join);
+    leaves_nothing(
+        || Server::with(main),
+        async |server| {
+            let app = server.app.clone();
+            let served = std::thread::spawn(move || {
+                let runtime = Builder::new_current_thread().enable_all().build();
+                let _clients = runtime.expect("a runtime").block_on(async {
+                    let mut client = raw_session_on(in_memory(app.clone(), 64 * 1024)).await;
+                    send(&mut client, "40").await;
+                    assert!(read_frame(&mut client).await.starts_with("40"));
+                    send(&mut client, r#"42["wait"]"#).await;
+                    let polling = Polling::connect(&app).await;
+                    let poll = polling.poll();
+                    tokio::task::yield_now().await;
+                    (client, polling, poll)
+                });
+            });
+            served.join().expect("no panic");
+        },
+    );
+}
+
 // ---- Connects.
 
 #[test]
@@ -517,9 +577,12 @@ fn a_client_that_goes_while_it_connects() {
     let server = || Server::new(builder(main).namespace_if(exists, Namespace::new()));
     leaves_nothing(server, async |server| {
         for after in [0, 500, 1_500, 2_500] {
-            for connect in ["40", "40/any,"] {
+            // In the last case the first namespace has a handler when the second one is decided.
+            for connects in [&["40"][..], &["40/any,"], &["40", "40/any,"]] {
                 let mut client = server.open().await;
-                send(&mut client, connect).await;
+                for connect in connects {
+                    send(&mut client, connect).await;
+                }
                 send(&mut client, r#"42["early"]"#).await;
                 sleep(Duration::from_millis(after)).await;
             }
@@ -739,6 +802,59 @@ fn a_client_that_could_recover_and_does_not() {
 }
 
 #[test]
+fn a_client_that_recovers() {
+    let server = || {
+        let join = async |socket: Socket| socket.join("room");
+        let builder = builder(Namespace::new().on_connect(join));
+        Server::new(builder.recovery(Recovery::within(30 * SECOND)))
+    };
+    leaves_nothing(server, async |server| {
+        let mut client = server.open().await;
+        let connected = ask(&mut client, "40").await;
+        let pid = connected.split('"').rev().nth(1).expect("a private id");
+        let claim = format!(r#"40{{"pid":"{pid}"}}"#);
+        drop(client);
+        sleep(SECOND).await;
+        for _ in 0..2 {
+            let mut client = server.join(&claim).await;
+            // The former connection is there while the next one claims the socket.
+            drop(server.join(&claim).await);
+            ended(&mut client).await;
+        }
+        let mut client = server.open().await;
+        let connected = ask(&mut client, &claim).await;
+        assert!(connected.contains(pid), "{connected}");
+        send(&mut client, "41").await;
+    });
+}
+
+#[test]
+fn namespaces_whose_last_client_could_recover() {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let presence = Presence::<u32>::new();
+    let tracked = presence.clone();
+    let enter = async move |socket: Socket| {
+        let key = socket.id();
+        // An error means that the client has left.
+        let _ = tracked.track(&socket, "room", key.as_str(), &1);
+    };
+    let orders = Namespace::new().on_connect(enter).presence(&presence);
+    let server = || {
+        let builder = builder(Namespace::new()).namespace("/orders/{id}", orders);
+        Server::new(builder.recovery(Recovery::within(30 * SECOND)))
+    };
+    leaves_nothing(server, async |server| {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        drop(server.join(&format!("40/orders/{n},")).await);
+        let mut client = server.open().await;
+        // The second namespace has no socket that could be restored.
+        send(&mut client, &format!("40/orders/{n}b,")).await;
+        send(&mut client, &format!("41/orders/{n}b,")).await;
+        sleep(100 * SECOND).await;
+    });
+}
+
+#[test]
 fn the_keys_of_a_rate_limit() {
     let limit = || RateLimit::per_second(1);
     let key = |event: &Event| event.socket().id();
@@ -806,6 +922,101 @@ fn handlers_that_panic() {
             assert!(read_frame(&mut client).await.starts_with("431"));
         },
     );
+}
+
+// ---- A client that stays.
+
+/// A time in which a client that sends no pong is not closed.
+const LONG: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Returns the number of a question, as `42` and the number before the event.
+fn number(question: &str) -> u64 {
+    let digits = question.strip_prefix("42").unwrap_or_default();
+    let end = digits.find('[').expect("an event");
+    digits[..end].parse().expect("a number")
+}
+
+#[test]
+fn acknowledgements_of_a_client_that_stays() {
+    let question = async |socket: Socket| {
+        let answered = socket.emit_with_ack::<()>("question", ());
+        let late = socket.emit_with_ack::<()>("question", ());
+        let abandoned = socket.emit_with_ack::<()>("question", ());
+        let all = socket.everyone().emit_with_ack::<()>("question", ());
+        assert!(answered.await.is_ok());
+        assert!(late.timeout(SECOND).await.is_err());
+        drop((abandoned, all));
+    };
+    let server = || Server::new(builder(Namespace::new().on("ask", question)).ping_interval(LONG));
+    grows_no_more(server, async |_, client| {
+        let mut questions = vec![number(&ask(client, r#"421["ask"]"#).await)];
+        for _ in 1..4 {
+            questions.push(number(&read_frame(client).await));
+        }
+        send(client, &format!("43{}[]", questions[0])).await;
+        assert_eq!(read_frame(client).await, "431[]");
+        // Of the others, one is answered too late.
+        send(client, &format!("43{}[]", questions[1])).await;
+        sleep(SECOND).await;
+    });
+}
+
+#[test]
+fn namespaces_and_rooms_of_a_client_that_stays() {
+    let presence = Presence::<u32>::new();
+    let tracked = presence.clone();
+    let visit = async move |socket: Socket| {
+        for room in ["one", "two"] {
+            socket.join(room);
+        }
+        tracked.track(&socket, "three", "key", &1).expect("it fits");
+        tracked.untrack(&socket, "three");
+        tracked.track(&socket, "two", "key", &1).expect("it fits");
+        for room in ["one", "two", "three"] {
+            socket.leave(room);
+        }
+    };
+    let room = async |socket: Socket| socket.join("room");
+    let other = || Namespace::new().on_connect(room).on_disconnect(room);
+    let main = Namespace::new().on("visit", visit).presence(&presence);
+    let server = || {
+        let builder = builder(main).ping_interval(LONG);
+        let builder = builder.namespace("/other", other());
+        Server::new(
+            builder
+                .namespace("/dynamic/{id}", other())
+                .metrics(Metrics::new()),
+        )
+    };
+    grows_no_more(server, async |_, client| {
+        send(client, r#"421["visit"]"#).await;
+        while !read_frame(client).await.starts_with("431") {}
+        for name in ["/other", "/dynamic/1"] {
+            let answer = ask(client, &format!("40{name},")).await;
+            assert!(answer.starts_with("40"), "{answer}");
+            send(client, &format!("41{name},")).await;
+        }
+        sleep(SECOND).await;
+    });
+}
+
+#[test]
+fn clients_that_come_and_go_beside_one_that_stays() {
+    let join = async |socket: Socket| socket.join("room");
+    let server = || {
+        let builder = builder(Namespace::new().on_connect(join)).ping_interval(LONG);
+        Server::new(builder.recovery(Recovery::within(30 * SECOND)))
+    };
+    grows_no_more(server, async |server, stays| {
+        let gone = server.client().await;
+        server.io.to("room").emit("news", "missed");
+        read_frame(stays).await;
+        drop(gone);
+        let mut leaves = server.client().await;
+        send(&mut leaves, "41").await;
+        drop(leaves);
+        sleep(100 * SECOND).await;
+    });
 }
 
 // ---- All together.
@@ -884,6 +1095,49 @@ fn ten_thousand_clients_that_have_gone() {
         let (blocks_left, bytes_left) = Live::now().since(before);
         assert!(blocks_left <= 8, "{blocks_left} blocks");
         assert!(bytes_left <= bytes / 100, "{bytes_left} bytes");
+    });
+}
+
+#[test]
+fn thousands_of_namespaces_that_have_gone() {
+    const NAMESPACES: usize = 5_000;
+    let presence = Presence::<u32>::new();
+    let tracked = presence.clone();
+    let enter = async move |socket: Socket| {
+        let entered = tracked.track(&socket, "room", "key", &1);
+        entered.expect("it fits");
+    };
+    let orders = Namespace::new().on_connect(enter).presence(&presence);
+    let (_alone, runtime) = alone(true);
+    runtime.block_on(async {
+        let builder = builder(Namespace::new()).namespace("/orders/{id}", orders);
+        let server = Server::new(builder);
+        let idle = Idle::of(&server);
+        let visit = async |namespaces: usize| {
+            let mut clients = Vec::new();
+            for n in 0..namespaces {
+                if n % 50 == 0 {
+                    clients.push(server.open().await);
+                }
+                let client = clients.last_mut().expect("a client");
+                let connected = ask(client, &format!("40/orders/{n},")).await;
+                assert!(connected.starts_with("40"), "{connected}");
+                assert!(read_frame(client).await.starts_with("42"));
+            }
+            let held = Live::now();
+            drop(clients);
+            server.until_idle(&idle).await;
+            // Until the last grace of the presence is over.
+            sleep(20 * SECOND).await;
+            held
+        };
+        visit(NAMESPACES / 10).await;
+        let before = Live::now();
+        let (_, bytes) = visit(NAMESPACES).await.since(before);
+        let (blocks_left, bytes_left) = Live::now().since(before);
+        eprintln!("{NAMESPACES} namespaces: {bytes} bytes; {bytes_left} are left");
+        assert!(blocks_left <= 8, "{blocks_left} blocks");
+        assert!(bytes_left <= bytes / 1_000, "{bytes_left} bytes");
     });
 }
 

@@ -343,6 +343,40 @@ mod tests {
         assert_eq!(refused, Err("invalid credentials".to_owned()));
     }
 
+    #[tokio::test]
+    async fn two_hashes_are_computed_at_a_time_and_eight_questions_are_asked() {
+        let login = login();
+        let auth = json!({ "sessionId": "0123456789abcdef" });
+        let asked = std::cell::Cell::new(0);
+        let mut waiting = Vec::new();
+        for _ in 0..MAX_LOGINS {
+            let check = login.check(&auth, |_| {
+                asked.set(asked.get() + 1);
+                std::future::pending()
+            });
+            let mut check = Box::pin(check);
+            assert!(futures_util::poll!(&mut check).is_pending());
+            waiting.push(check);
+        }
+        assert_eq!(asked.get(), 8);
+        // Each of the others computes a hash or waits for its turn.
+        assert_eq!(login.hashes.available_permits(), 0);
+        drop(waiting);
+        assert_eq!(login.hashes.available_permits(), 2);
+        assert_eq!(login.logins.available_permits(), MAX_LOGINS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_server_cannot_make_a_session_valid_for_more_than_a_day() {
+        let login = login();
+        let auth = json!({ "sessionId": "0123456789abcdef" });
+        let known = login.check(&auth, async |_| Some(u64::MAX)).await;
+        assert!(known.is_ok_and(|accepted| accepted == Accepted::BySession));
+        assert!(login.remaining("0123456789abcdef") <= Some(SESSION));
+        tokio::time::advance(SESSION).await;
+        assert_eq!(login.remaining("0123456789abcdef"), None);
+    }
+
     #[test]
     fn the_sessions_are_bounded_and_expire() {
         let mut sessions = Sessions::default();

@@ -265,4 +265,31 @@ mod tests {
         queue.push(report(0));
         assert!(queue.pop().is_some());
     }
+
+    #[test]
+    fn the_sockets_of_one_event_are_bounded() {
+        let mut queue = Queue::default();
+        let payload = Payload::event("say", 1, 7).expect("serializable");
+        for n in 0..MAX_EVENTS + 10 {
+            let socket = SocketId::new([n as u8; 15]);
+            queue.push_event("event_sent", &"/".into(), socket, &payload, String::new);
+        }
+        let load = queue.take_load();
+        assert_eq!((load.events, load.dropped), (MAX_EVENTS + 10, 10));
+        assert_eq!(std::iter::from_fn(|| queue.pop()).count(), MAX_EVENTS);
+        assert_eq!((queue.events, queue.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_queue_that_is_cleared_has_room_again() {
+        let mut queue = Queue::default();
+        let half = || Report::new("room_joined", &("x".repeat(MAX_BYTES / 2),));
+        for _ in 0..3 {
+            queue.push(half().expect("serializable"));
+            queue.push(half().expect("serializable"));
+            assert_eq!(queue.take_load().dropped, 1);
+            assert_eq!(queue.clear().len(), 1);
+            assert_eq!((queue.events, queue.bytes), (0, 0));
+        }
+    }
 }

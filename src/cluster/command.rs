@@ -661,7 +661,10 @@ pub(super) fn drop_command(command: Command, error: ClusterError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine_io::SocketId;
+    use crate::hub::recovery::PrivateId;
     use crate::protocol::{Kind, Payload};
+    use crate::shrink::is_shrunk;
 
     fn commands(queue: &mut Queue) -> Vec<String> {
         std::iter::from_fn(|| queue.pop())
@@ -682,6 +685,16 @@ mod tests {
     fn close(name: &str) -> Command {
         let namespace = name.into();
         Command::Close { namespace }
+    }
+
+    /// Returns a message of about this length.
+    fn message(len: usize) -> Command {
+        let text = format!("[\"x\",\"{}\"]", "y".repeat(len));
+        let payload = Payload::from_json(Kind::Event, text.into(), Vec::new());
+        let message = Message::ServerEvent(payload.expect("an event"));
+        let envelope = Envelope::new("me".into(), NamespaceName::MAIN, message);
+        let to = "a".into();
+        Command::Answer { to, envelope }
     }
 
     #[test]
@@ -721,14 +734,6 @@ mod tests {
     #[test]
     fn a_large_message_does_not_take_the_place_of_others() {
         let mut queue = Queue::new(64 * 1024, false);
-        let message = |len: usize| {
-            let text = format!("[\"x\",\"{}\"]", "y".repeat(len));
-            let payload = Payload::from_json(Kind::Event, text.into(), Vec::new());
-            let message = Message::ServerEvent(payload.expect("an event"));
-            let envelope = Envelope::new("me".into(), NamespaceName::MAIN, message);
-            let to = "a".into();
-            Command::Answer { to, envelope }
-        };
         for _ in 0..10 {
             assert!(queue.push(message(1024)).is_empty());
         }
@@ -747,6 +752,68 @@ mod tests {
         assert!(others < 70 * 1024, "{others}");
         while queue.pop().is_some() {}
         assert_eq!(queue.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn the_saved_sockets_that_wait_are_bounded_and_messages_are_not_dropped_for_them() {
+        const MAX: usize = 64 * 1024;
+
+        let mut queue = Queue::new(MAX, false);
+        // The messages leave no room for anything else.
+        for _ in 0..100 {
+            queue.push(message(1024));
+        }
+        let messages = queue.waiting().1;
+        let mut waiting = VecDeque::new();
+        for n in 0..100 {
+            let socket = SavedSocket {
+                id: SocketId::new([n; 15]),
+                private_id: PrivateId::new([n; 16]),
+                namespace: None,
+                room_history: Default::default(),
+                data: Some(Arc::new("x".repeat(1024).into())),
+                is_connected: false,
+                history: None,
+            };
+            let within = Duration::from_secs(60);
+            waiting.push_back(socket.key().to_owned());
+            for dropped in queue.push(Command::Save { socket, within }) {
+                // The oldest one is.
+                let Command::Save { socket, .. } = dropped else {
+                    panic!("{dropped:?}");
+                };
+                assert_eq!(waiting.pop_front().as_deref(), Some(socket.key()));
+            }
+            assert!(queue.saved_bytes <= MAX);
+        }
+        assert!(queue.saved_bytes > MAX - 2 * 1024 && waiting.len() > 20);
+        assert_eq!(queue.waiting().1, messages + waiting.len());
+        while queue.pop().is_some() {}
+        assert_eq!(queue.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn changes_and_messages_that_the_broker_has_taken_return_their_memory() {
+        const MANY: u32 = 10_000;
+
+        let mut changes = Changes::new();
+        (0..MANY).for_each(|n| assert!(changes.change(n, true)));
+        (0..MANY).for_each(|n| assert!(!changes.change(n, false)));
+        assert!(is_shrunk(&changes.pending));
+        for is_open in [true, false] {
+            for n in 0..MANY {
+                changes.change(n, is_open);
+            }
+            while changes.pop().is_some() {}
+            assert!(is_shrunk(&changes.pending) && is_shrunk(&changes.open));
+        }
+
+        let mut queue = Queue::new(64 << 20, false);
+        for _ in 0..MANY {
+            queue.push(message(1));
+        }
+        while queue.pop().is_some() {}
+        assert!(is_shrunk(&queue.messages));
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl EndedRooms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shrink::is_shrunk;
 
     #[test]
     fn a_room_is_due_when_its_time_has_passed_since_its_last_end() {
@@ -80,5 +81,22 @@ mod tests {
         rooms.begin(&room("red"));
         assert!(rooms.due(linger, at(30)).is_empty());
         assert!(rooms.order.is_empty() && rooms.ended.is_empty());
+    }
+
+    #[test]
+    fn rooms_that_begin_again_or_are_due_return_their_memory() {
+        const MANY: u32 = 10_000;
+
+        let mut rooms = EndedRooms::default();
+        let room = |n: u32| (NamespaceName::MAIN, Arc::<str>::from(n.to_string()));
+        let now = Instant::now();
+        (0..MANY).for_each(|n| rooms.end(room(n), now));
+        (0..MANY).for_each(|n| rooms.begin(&room(n)));
+        assert!(is_shrunk(&rooms.ended));
+        assert!(rooms.due(Duration::ZERO, now).is_empty());
+        assert!(is_shrunk(&rooms.order));
+        (0..MANY).for_each(|n| rooms.end(room(n), now));
+        assert_eq!(rooms.due(Duration::ZERO, now).len(), MANY as usize);
+        assert!(is_shrunk(&rooms.ended) && is_shrunk(&rooms.order));
     }
 }

@@ -17,7 +17,7 @@ use super::requests::Requests;
 use crate::clock::now;
 use crate::engine_io::SocketId;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answers, Confirm, Dropped, Operation, Question, Sent};
+use crate::hub::other_servers::{Answers, Confirm, Dropped, Here, Operation, Question, Sent};
 use crate::hub::recovery::{Offset, PrivateId, SavedSocket};
 use crate::hub::{ClusterError, Hub};
 use crate::protocol::NamespaceName;
@@ -184,7 +184,7 @@ impl Inner {
         namespace: &NamespaceName,
         message: Message,
         confirm: Option<Confirm>,
-        departs: bool,
+        here: Here,
     ) -> Result<Sent, ClusterError> {
         let volatile = matches!(&message, Message::Operation(_, Operation::Emit { volatile, .. }) if *volatile);
         let envelope = self.envelope(namespace, message);
@@ -207,7 +207,7 @@ impl Inner {
                 }
             }));
         }
-        let elsewhere = (is_logged && !departs).then(|| envelope.clone());
+        let elsewhere = (is_logged && here == Here::Absent).then(|| envelope.clone());
         let (number, dropped) = self.push_later(Command::Publish { envelope, done });
         if let Some(envelope) = elsewhere {
             // The broker has not read it yet: it reads after it has written.
@@ -332,7 +332,7 @@ impl Inner {
         let elsewhere = self.elsewhere.lock().remove(&number);
         if let Some(Message::Operation(target, operation)) = elsewhere.map(|sent| sent.message) {
             hub.apply_at(&namespace.into(), &target, &operation, at);
-        } else if let Some(live) = hub.find(namespace) {
+        } else if let Some(live) = hub.find(namespace).filter(|live| live.over_log().is_some()) {
             live.returned(number, at);
         } else {
             hub.advance_log(at);
@@ -629,5 +629,53 @@ impl fmt::Debug for Inner {
             .field("id", &self.id)
             .field("is_connected", &self.is_connected())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::observer::Observers;
+
+    fn inner(limits: Limits) -> Arc<Inner> {
+        let counters = Counters::new(Observers::default());
+        Inner::new(Handle::current(), limits, false, None, counters)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_not_sent_and_counted() {
+        let limits = Limits::default();
+        for (message, expected) in [(1, (0, 1)), (limits.message, (1, 0))] {
+            let inner = inner(Limits { message, ..limits });
+            let question = Message::Question("q".into(), Question::Rooms);
+            inner.deliver(Envelope::new("other".into(), NamespaceName::MAIN, question));
+            let (_, waiting) = inner.queue.lock().waiting();
+            let dropped = inner.counters.dropped.load(Ordering::Relaxed);
+            assert_eq!((waiting, dropped), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_saved_socket_that_is_dropped_for_another_is_counted() {
+        let inner = inner(Limits {
+            queued: 4 * 1024,
+            ..Limits::default()
+        });
+        for n in 0..10 {
+            let socket = SavedSocket {
+                id: SocketId::new([n; 15]),
+                private_id: PrivateId::new([n; 16]),
+                namespace: None,
+                room_history: Default::default(),
+                data: Some(Arc::new("x".repeat(1024).into())),
+                is_connected: false,
+                history: None,
+            };
+            drop(inner.save(socket, Duration::from_secs(60)));
+        }
+        let (_, waiting) = inner.queue.lock().waiting();
+        let dropped = inner.counters.dropped.load(Ordering::Relaxed);
+        assert_eq!((waiting, dropped), (2, 8));
+        assert_eq!(inner.counters.saved.load(Ordering::Relaxed), 10);
     }
 }

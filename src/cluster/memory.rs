@@ -288,3 +288,19 @@ impl fmt::Debug for Memory {
         f.debug_struct("Memory").field("servers", &servers).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_keeps_the_last_10_000_entries() {
+        let memory = Memory::with_log();
+        let log = memory.log.as_ref().expect("a log");
+        for _ in 0..10_005 {
+            memory.append(log, None);
+        }
+        let log = log.lock();
+        assert_eq!((log.entries.len(), log.last), (10_000, 10_005));
+    }
+}

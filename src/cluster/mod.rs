@@ -101,7 +101,7 @@ use crate::engine_io::SocketId;
 use crate::handles::SocketIo;
 use crate::hub::observer::Observers;
 use crate::hub::other_servers::{
-    Answers, ClaimOutcome, Confirm, Dropped, Operation, OtherServers, Question, Sent,
+    Answers, ClaimOutcome, Confirm, Dropped, Here, Operation, OtherServers, Question, Sent,
 };
 use crate::hub::recovery::PrivateId;
 pub use crate::hub::recovery::{Offset, SavedSocket};
@@ -318,10 +318,10 @@ impl OtherServers for Cluster {
         target: &Target,
         operation: &Operation,
         confirm: Option<Confirm>,
-        departs: bool,
+        here: Here,
     ) -> Result<Sent, ClusterError> {
         let message = Message::Operation(target.clone(), operation.clone());
-        self.inner.publish(namespace, message, confirm, departs)
+        self.inner.publish(namespace, message, confirm, here)
     }
 
     fn has_log(&self) -> bool {
@@ -358,7 +358,7 @@ impl OtherServers for Cluster {
         event: Payload,
     ) -> Result<(), ClusterError> {
         self.inner
-            .publish(namespace, Message::ServerEvent(event), None, false)
+            .publish(namespace, Message::ServerEvent(event), None, Here::AtOnce)
             .map(|sent| drop(sent.dropped))
     }
 

@@ -64,6 +64,7 @@ impl NewRooms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shrink::is_shrunk;
 
     #[test]
     fn a_room_is_new_for_ten_seconds_after_the_last_join() {
@@ -79,5 +80,15 @@ mod tests {
         assert!(!rooms.contains(&"/other".into(), &red, at(14)));
         assert!(!rooms.contains(&main, &red, at(15)));
         assert!(rooms.order.is_empty() && rooms.joined.is_empty());
+    }
+
+    #[test]
+    fn rooms_that_are_no_longer_new_return_their_memory() {
+        let mut rooms = NewRooms::default();
+        let names: Vec<_> = (0..10_000).map(|n| Arc::from(n.to_string())).collect();
+        let (main, begin) = (NamespaceName::MAIN, Instant::now());
+        rooms.join(&main, &names, begin);
+        assert!(!rooms.contains(&main, &names[0], begin + NEW));
+        assert!(is_shrunk(&rooms.joined) && is_shrunk(&rooms.order));
     }
 }

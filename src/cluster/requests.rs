@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::message::{RequestId, ServerId};
 use crate::hub::other_servers::Answer;
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// The open questions.
 #[derive(Debug, Default)]
@@ -96,6 +97,7 @@ impl Requests {
     /// Ends a question. Returns `None` if it has ended.
     pub(super) fn end(&mut self, id: &RequestId) -> Option<Ended> {
         let request = self.open.remove(id)?;
+        shrink(&mut self.open);
         let missing = |expected: usize| expected.saturating_sub(request.answered);
         Some(Ended {
             is_early: request.answers.is_some(),
@@ -245,6 +247,7 @@ impl Request {
 mod tests {
     use super::*;
     use crate::protocol::Payload;
+    use crate::shrink::is_shrunk;
 
     fn id(text: &str) -> RequestId {
         text.into()
@@ -406,5 +409,18 @@ mod tests {
         requests.fail(&q);
         assert!(ended(&mut answers));
         assert_eq!(missing(&mut requests, &q), None);
+    }
+
+    #[test]
+    fn questions_that_have_ended_return_their_memory() {
+        let mut requests = Requests::default();
+        let ids: Vec<_> = (0..1_000).map(|n| id(&n.to_string())).collect();
+        for id in &ids {
+            drop(requests.open(RequestId::clone(id), NamespaceName::MAIN));
+        }
+        for id in &ids {
+            assert!(requests.end(id).is_some());
+        }
+        assert!(is_shrunk(&requests.open));
     }
 }

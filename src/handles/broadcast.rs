@@ -11,7 +11,7 @@ use super::socket::EmitErrorKind;
 use super::{AckError, AckStream, EmitError, EmitWithAck, RemoteSocket, Socket};
 use crate::hub::ClusterError;
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Answer, Answers, MAX_ACK_WAIT, Operation, Question};
+use crate::hub::other_servers::{Answer, Answers, Here, MAX_ACK_WAIT, Operation, Question};
 use crate::hub::selection::Target;
 use crate::protocol::{IntoArgs, Payload, TypedArgs, TypedEvent};
 use crate::sync::oneshot;
@@ -166,7 +166,7 @@ impl Broadcast {
                 if let Some((others, name)) = self.scope.elsewhere().filter(|_| !self.local) {
                     let operation = Operation::Emit { payload, volatile };
                     let confirm = confirm();
-                    let result = others.send(name, &self.target, &operation, confirm, false);
+                    let result = others.send(name, &self.target, &operation, confirm, Here::Absent);
                     sent = result.map(|sent| drop(sent.dropped));
                 }
                 return sent.map_err(not_sent);
@@ -481,7 +481,7 @@ impl Broadcast {
             }
             let elsewhere = || self.scope.elsewhere().filter(|_| !self.local);
             if let Some((others, name)) = namespaces.is_empty().then(elsewhere).flatten() {
-                let _ = others.send(name, &self.target, operation, None, false);
+                let _ = others.send(name, &self.target, operation, None, Here::Absent);
             }
         });
     }

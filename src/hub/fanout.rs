@@ -13,14 +13,16 @@
 //! are independent, so a packet of another namespace may overtake a queued broadcast.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::member::Member;
 use super::namespace::{LiveNamespace, NamespaceState};
-use super::queue::{BroadcastQueue, Outgoing};
+use super::queue::{BroadcastQueue, Outgoing, Recipients};
 use super::selection::{ManySockets, Target};
 use super::yield_now::yield_now;
+use crate::shrink::shrink;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,6 +51,40 @@ impl Fanout {
 
 /// The number of waiting sessions that a delivery wakes.
 const WOKEN_AT_ONCE: usize = 4;
+
+/// The sessions that wait until the queue has caught up, in order.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    wakers: VecDeque<Waker>,
+    /// The ticket of the first one. All with lower tickets were woken.
+    first: u64,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.wakers.is_empty()
+    }
+
+    /// Adds a session, and returns its ticket.
+    fn push(&mut self, waker: Waker) -> u64 {
+        self.wakers.push_back(waker);
+        self.first + self.wakers.len() as u64 - 1
+    }
+
+    /// Returns whether the session with this ticket still waits.
+    fn has(&self, ticket: u64) -> bool {
+        ticket >= self.first
+    }
+
+    /// Takes the first sessions, at most `count`, to wake them.
+    fn take(&mut self, count: usize) -> Vec<Waker> {
+        let count = count.min(self.wakers.len());
+        self.first += count as u64;
+        let taken = self.wakers.drain(..count).collect();
+        shrink(&mut self.wakers);
+        taken
+    }
+}
 
 thread_local! {
     /// A namespace to whose queue this thread has added while the queue was behind.
@@ -97,8 +133,9 @@ impl LiveNamespace {
         self.fanout.note(queue);
     }
 
-    /// Waits until the queue is no longer behind. The task is woken once, however often it asks.
-    pub(crate) fn poll_caught_up(&self, cx: &Context<'_>, is_registered: &mut bool) -> Poll<()> {
+    /// Waits until the queue is no longer behind. `ticket` is the task's place among those that wait: it
+    /// is woken once, however often it asks.
+    pub(crate) fn poll_caught_up(&self, cx: &Context<'_>, ticket: &mut Option<u64>) -> Poll<()> {
         if !self.fanout.behind.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
@@ -106,22 +143,24 @@ impl LiveNamespace {
         if !state.queue.is_behind() {
             return Poll::Ready(());
         }
-        if !std::mem::replace(is_registered, true) {
-            state.waiting.push_back(cx.waker().clone());
+        if !ticket.is_some_and(|ticket| state.waiting.has(ticket)) {
+            *ticket = Some(state.waiting.push(cx.waker().clone()));
         }
         Poll::Pending
     }
 
-    /// Spawns the fan-out task if there is none. If the queue is full, this call delivers all of it
-    /// itself.
+    /// Spawns the fan-out task if there is none. If the queue is full, this call first delivers a part of
+    /// it itself, in proportion to what was added.
     pub(super) fn spawn_fanout(self: &Arc<Self>) {
         let mut state = self.lock();
+        let mut share = state.queue.share();
         if state.queue.is_behind() {
             mark_behind(self);
         }
-        if state.queue.is_full() {
+        while state.queue.is_full() && share > 0 {
             drop(state);
-            return self.flush();
+            share = share.saturating_sub(self.deliver_chunk().unwrap_or(share));
+            state = self.lock();
         }
         if !state.queue.claim_task() {
             return;
@@ -149,21 +188,24 @@ impl LiveNamespace {
     /// Delivers all packets that are queued now.
     pub(crate) fn flush(&self) {
         let last = self.lock().queue.last_number();
-        while self.lock().queue.holds_up_to(last) && self.deliver_chunk() {}
+        while self.lock().queue.holds_up_to(last) && self.deliver_chunk().is_some() {}
     }
 
-    /// Delivers the oldest batch to its next chunk. Returns `false` if the queue is empty.
-    fn deliver_chunk(&self) -> bool {
+    /// Delivers the oldest batch to its next chunk. Returns the number of packets and sockets, or `None` if
+    /// the queue is empty.
+    fn deliver_chunk(&self) -> Option<usize> {
         let delivery_lock = self.fanout.delivery_lock.lock();
-        let Some(delivery) = self.lock().queue.begin_delivery() else {
-            return false;
-        };
+        let delivery = self.lock().queue.begin_delivery()?;
+        let mut delivered = delivery.range.len();
         for at in delivery.range.clone() {
-            match delivery.is_last {
-                true => delivery.chunk[at].deliver(delivery.last_number(), delivery.packets(at)),
+            delivered += match delivery.is_last {
+                true => {
+                    delivery.chunk[at].deliver(delivery.last_number(), delivery.packets(at));
+                    delivery.len()
+                }
                 // Delivers the later batches too, so that the session is woken once.
                 false => self.flush_to(&delivery.chunk[at]),
-            }
+            };
         }
         let mut state = self.lock();
         let ended = state.queue.end_delivery(&delivery);
@@ -171,18 +213,18 @@ impl LiveNamespace {
         let woken = match &state.queue {
             queue if queue.is_behind() => 0,
             // There is no task that would wake the rest.
-            queue if queue.is_empty() && !queue.has_task() => state.waiting.len(),
+            queue if queue.is_empty() && !queue.has_task() => usize::MAX,
             // Each of them may add to the queue again.
-            _ => WOKEN_AT_ONCE.min(state.waiting.len()),
+            _ => WOKEN_AT_ONCE,
         };
-        let waiting: Vec<_> = state.waiting.drain(..woken).collect();
+        let waiting = state.waiting.take(woken);
         drop(state);
         drop(delivery_lock);
         waiting.into_iter().for_each(Waker::wake);
         // The last handle of a socket drops its values, whose destructors are the application's
         // code.
         drop((delivery, ended));
-        true
+        Some(delivered)
     }
 
     /// Returns whether the fan-out task may end, because the queue is empty and no session waits for
@@ -192,28 +234,31 @@ impl LiveNamespace {
         if !state.queue.is_empty() || state.waiting.is_empty() {
             return state.queue.release_task();
         }
-        let woken = WOKEN_AT_ONCE.min(state.waiting.len());
-        let waiting: Vec<_> = state.waiting.drain(..woken).collect();
+        let waiting = state.waiting.take(WOKEN_AT_ONCE);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
         false
     }
 
-    /// Delivers all packets that are queued for a socket.
-    pub(super) fn flush_to(&self, member: &Member) {
+    /// Delivers all packets that are queued for a socket, and returns their number.
+    pub(super) fn flush_to(&self, member: &Member) -> usize {
         let state = self.lock();
         let NamespaceState { rooms, queue, .. } = &*state;
         let last = queue.last_number();
         if member.last_delivered() >= last {
-            return;
+            return 0;
         }
-        let is_recipient = |target: &Target| rooms.is_recipient(&member.id, target);
+        let is_recipient = |recipients: &Recipients| match recipients {
+            Recipients::Target(target) => rooms.is_recipient(&member.id, target),
+            Recipients::Sockets(ids) => ids.contains(&member.id),
+        };
         let packets = queue.after(member.last_delivered(), is_recipient);
         drop(state);
         member.deliver(
             last,
             packets.iter().map(|(number, outgoing)| (*number, outgoing)),
         );
+        packets.len()
     }
 }
 

@@ -32,6 +32,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use indexmap::IndexSet;
+
 use crate::protocol::{NamespaceName, Parser};
 use crate::shrink::shrink;
 use crate::sync::{Mutex, RwLock};
@@ -70,7 +72,7 @@ use self::hooks::NamespaceHook;
 use self::namespace::{Hooks, LiveNamespace};
 use self::other_servers::OtherServers;
 pub use self::recovery::Recovery;
-use self::recovery::{RecoveryBudget, SharedLog};
+use self::recovery::{DeferredDrop, RecoveryBudget, SharedLog};
 pub use self::room_event::{RoomChange, RoomEvent};
 use self::sessions::Sessions;
 pub use self::shutdown::ShutdownReport;
@@ -89,7 +91,46 @@ pub(crate) struct Hub {
     shared_log: Option<Arc<Mutex<SharedLog>>>,
     /// The other servers of the cluster. `None` if there is no broker.
     pub(crate) others: Option<Arc<dyn OtherServers>>,
-    namespaces: RwLock<HashMap<NamespaceName, Arc<LiveNamespace>>>,
+    namespaces: RwLock<Namespaces>,
+}
+
+/// The live namespaces.
+#[derive(Debug, Default)]
+struct Namespaces {
+    by_name: HashMap<NamespaceName, Arc<LiveNamespace>>,
+    /// The number of dynamic namespaces.
+    dynamic: usize,
+    /// Dynamic namespaces that had only suspended sockets when their last socket left.
+    suspended: IndexSet<NamespaceName>,
+}
+
+impl Namespaces {
+    fn insert(&mut self, namespace: &Arc<LiveNamespace>) {
+        self.dynamic += usize::from(!namespace.is_static);
+        self.by_name
+            .insert(namespace.name.clone(), Arc::clone(namespace));
+    }
+
+    fn remove(&mut self, name: &NamespaceName) {
+        if let Some(removed) = self.by_name.remove(name) {
+            self.dynamic -= usize::from(!removed.is_static);
+        }
+        self.suspended.swap_remove(name);
+        shrink(&mut self.by_name);
+        shrink(&mut self.suspended);
+    }
+
+    /// Abandons a namespace that has only suspended sockets, if there is one. Returns its name and its
+    /// handovers.
+    fn abandon_one(&mut self) -> Option<(NamespaceName, DeferredDrop)> {
+        while let Some(name) = self.suspended.pop() {
+            let namespace = self.by_name.get(&name);
+            if let Some(handovers) = namespace.and_then(|each| each.abandon()) {
+                return Some((name, handovers));
+            }
+        }
+        None
+    }
 }
 
 /// The limits for rooms, namespaces and kept bytes.
@@ -156,13 +197,13 @@ impl Hub {
 
     pub(crate) fn find(&self, name: &str) -> Option<Arc<LiveNamespace>> {
         let namespaces = self.namespaces.read();
-        namespaces.get(name).cloned()
+        namespaces.by_name.get(name).cloned()
     }
 
     /// Calls `act` unless the namespace exists. The namespace is not opened while `act` runs.
     pub(crate) fn unless_open(&self, name: &NamespaceName, act: impl FnOnce()) {
         let namespaces = self.namespaces.read();
-        if !namespaces.contains_key(name) {
+        if !namespaces.by_name.contains_key(name) {
             act();
         }
     }
@@ -170,7 +211,7 @@ impl Hub {
     /// Returns all live namespaces.
     pub(crate) fn namespaces(&self) -> Vec<Arc<LiveNamespace>> {
         let namespaces = self.namespaces.read();
-        namespaces.values().cloned().collect()
+        namespaces.by_name.values().cloned().collect()
     }
 
     /// Finds or creates a namespace. Returns `None` if there are too many dynamic ones.
@@ -182,24 +223,19 @@ impl Hub {
         hooks: &Arc<Hooks>,
     ) -> Option<Arc<LiveNamespace>> {
         let mut namespaces = self.namespaces.write();
-        if let Some(namespace) = namespaces.get(name) {
+        if let Some(namespace) = namespaces.by_name.get(name) {
             return Some(Arc::clone(namespace));
         }
-        let dynamic = || namespaces.values().filter(|each| !each.is_static).count();
-        // The dynamic namespaces are counted only if all namespaces together reach the limit.
-        let max = self.limits.dynamic_namespaces;
         let mut dropped_later = None;
-        if !is_static && namespaces.len() >= max && dynamic() >= max {
-            // A namespace that has only suspended sockets makes room.
-            let abandon = |each: &Arc<LiveNamespace>| Some((each.name.clone(), each.abandon()?));
-            let (abandoned, handovers) = namespaces.values().find_map(abandon)?;
+        if !is_static && namespaces.dynamic >= self.limits.dynamic_namespaces {
+            let (abandoned, handovers) = namespaces.abandon_one()?;
             self.remove(&mut namespaces, &abandoned);
             dropped_later = Some(handovers);
         }
         let namespace =
             LiveNamespace::new(name.clone(), params, is_static, Arc::clone(hooks), self);
         let namespace = Arc::new(namespace);
-        namespaces.insert(name.clone(), Arc::clone(&namespace));
+        namespaces.insert(&namespace);
         if let Some(others) = &self.others {
             others.namespace_opened(name);
         }
@@ -221,21 +257,52 @@ impl Hub {
         }
         let mut namespaces = self.namespaces.write();
         // A new namespace may have this name by now, if this one was removed before.
-        let named = namespaces.get(&namespace.name);
-        if named.is_some_and(|named| Arc::ptr_eq(named, namespace)) && namespace.mark_removed() {
+        let named = namespaces.by_name.get(&namespace.name);
+        if !named.is_some_and(|named| Arc::ptr_eq(named, namespace)) {
+            return;
+        }
+        if namespace.mark_removed() {
             self.remove(&mut namespaces, &namespace.name);
+        } else {
+            namespaces.suspended.insert(namespace.name.clone());
         }
     }
 
-    fn remove(
-        &self,
-        namespaces: &mut HashMap<NamespaceName, Arc<LiveNamespace>>,
-        name: &NamespaceName,
-    ) {
+    fn remove(&self, namespaces: &mut Namespaces, name: &NamespaceName) {
         namespaces.remove(name);
-        shrink(namespaces);
         if let Some(others) = &self.others {
             others.namespace_closed(name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::JsonParser;
+    use crate::shrink::is_shrunk;
+
+    #[test]
+    fn namespaces_that_are_removed_return_their_memory() {
+        let hub = Arc::new(Hub::new(
+            Arc::default(),
+            Arc::new(JsonParser::default()),
+            Limits::default(),
+            NamespaceHook::default(),
+            None,
+            None,
+        ));
+        let hooks = Arc::new(Hooks::default());
+        for n in 0..1_000 {
+            let name = NamespaceName::from(&*format!("/{n}"));
+            let opened = hub.open(&name, Vec::new(), false, &hooks);
+            assert!(opened.is_some());
+        }
+        for namespace in hub.namespaces() {
+            hub.forget_if_empty(&namespace);
+        }
+        let namespaces = hub.namespaces.read();
+        let by_name = &namespaces.by_name;
+        assert!(by_name.is_empty() && is_shrunk(by_name));
     }
 }

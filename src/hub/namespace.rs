@@ -1,15 +1,13 @@
 //! One namespace: its sockets, and broadcasts to them.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::task::Waker;
 
 use super::budget::{ROOM, of_room};
-use super::fanout::Fanout;
+use super::fanout::{Fanout, Waiting};
 use super::hooks::{self, OutgoingEvent, RoomChanges, Tracker};
 use super::member::{Member, encode};
 use super::observer::{Observers, Sent};
-use super::other_servers::{Confirm, Operation, OtherServers};
+use super::other_servers::{Confirm, Here, Operation, OtherServers};
 use super::queue::{BroadcastQueue, Outgoing};
 use super::recovery::{Handover, Mark, OverLog, RecoveryStore};
 use super::room_event::{RoomChange, RoomEvent};
@@ -64,7 +62,7 @@ pub(super) struct NamespaceState {
     pub(super) rooms: Rooms<Arc<Member>>,
     pub(super) queue: BroadcastQueue<Arc<Member>>,
     /// The sessions that wait until the queue is no longer behind.
-    pub(super) waiting: VecDeque<Waker>,
+    pub(super) waiting: Waiting,
 }
 
 impl LiveNamespace {
@@ -479,7 +477,7 @@ impl LiveNamespace {
         }
         let sent = match self.others.as_deref().filter(|_| !local) {
             Some(others) => {
-                let sent = others.send(&self.name, target, &operation, confirm, false);
+                let sent = others.send(&self.name, target, &operation, confirm, Here::AtOnce);
                 sent.map(|sent| drop(sent.dropped))
             }
             None => {

@@ -40,8 +40,7 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
     /// process. Returns `None` if they do.
     fn synced(&self) -> Option<BoxFuture<'static, Result<(), ClusterError>>>;
 
-    /// Sends an operation to the other servers. `confirm` gets the broker's confirmation. `departs` says
-    /// whether the namespace waits for its return from the log, if the broker has one.
+    /// Sends an operation to the other servers. `confirm` gets the broker's confirmation.
     ///
     /// # Errors
     ///
@@ -52,7 +51,7 @@ pub(crate) trait OtherServers: fmt::Debug + Send + Sync {
         target: &Target,
         operation: &Operation,
         confirm: Option<Confirm>,
-        departs: bool,
+        here: Here,
     ) -> Result<Sent, ClusterError>;
 
     /// Returns whether the broker has a log: operations come back, in one order for all servers, and
@@ -117,6 +116,17 @@ pub(crate) type Confirm = oneshot::Sender<Result<(), ClusterError>>;
 /// A value that the caller drops after it has released its locks. Its destructor reports dropped messages
 /// to their senders.
 pub(crate) type Dropped = Option<Box<dyn Any + Send>>;
+
+/// When an operation that is sent to the other servers is done on this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Here {
+    /// At once.
+    AtOnce,
+    /// When it returns from the log of the broker, by its namespace, which waits for it.
+    Departs,
+    /// When it returns from the log of the broker, if its namespace exists then. It does not exist yet.
+    Absent,
+}
 
 /// An operation that was sent.
 pub(crate) struct Sent {

@@ -3,13 +3,14 @@
 //! The queue holds packets in batches. All packets of a batch are for the same sockets. The
 //! [fan-out task](super::fanout) reads one [`Delivery`] at a time.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::id_hash::IdHash;
 use super::recovery::Mark;
 use super::selection::{CHUNK, Chunks, ManySockets, Target};
-use crate::engine_io::Session;
+use crate::engine_io::{Session, SocketId};
 use crate::protocol::Encoded;
 
 /// The number of packets in a delivery, where each packet counts once for each of its sockets. That
@@ -18,8 +19,16 @@ use crate::protocol::Encoded;
 const PACKETS_AT_ONCE: usize = 4096;
 
 /// The bytes that may be queued, including the chunks that the queue alone holds. Above this limit
-/// a broadcaster delivers the whole queue itself.
+/// a broadcaster delivers a part of the queue itself, so that there are never many more than twice as
+/// many bytes.
 const MAX_BYTES: usize = 1024 * 1024;
+
+/// How much a broadcaster delivers itself for each delivery that it has added. A delivery costs 2 at
+/// most: for its packet, and for its socket. So the queue shrinks by as much as was added.
+const SHARE: usize = 4;
+
+/// The bytes that an id counts in the recipients of a packet.
+const ID: usize = size_of::<SocketId>() + 1;
 
 /// The deliveries that may be left before a session whose handlers add more must wait. They are some
 /// milliseconds of work.
@@ -41,9 +50,18 @@ struct QueuedPacket {
     /// The packet's sequence number. The numbers start at 1.
     number: u64,
     outgoing: Outgoing,
-    target: Target,
+    recipients: Recipients,
     /// The index, among the sockets of the batch, of a socket that is left out.
     skip: Option<usize>,
+}
+
+/// The recipients of a queued packet. A socket catches up before its rooms change.
+#[derive(Debug)]
+pub(super) enum Recipients {
+    /// Those that the target selects, also now.
+    Target(Target),
+    /// Those that a target with many names selected: to look them up again would take long.
+    Sockets(HashSet<SocketId, IdHash>),
 }
 
 /// Consecutive packets for the same sockets.
@@ -66,6 +84,8 @@ pub(super) struct BroadcastQueue<T> {
     bytes: usize,
     /// The packets that are left to deliver, each of them once for each of its sockets.
     deliveries: usize,
+    /// The deliveries that were added since the last call of [`share`](Self::share).
+    added: usize,
     /// Whether there is a [`FanoutTask`](super::fanout).
     has_task: bool,
 }
@@ -77,6 +97,7 @@ impl<T> Default for BroadcastQueue<T> {
             last: 0,
             bytes: 0,
             deliveries: 0,
+            added: 0,
             has_task: false,
         }
     }
@@ -94,17 +115,22 @@ impl<T> BroadcastQueue<T> {
             chunks: to,
             skip,
             copied,
+            ids,
         } = many;
         self.last += 1;
-        let bytes = cost(&outgoing);
+        let bytes = cost(&outgoing) + ids.as_ref().map_or(0, |ids| ids.capacity() * ID);
         let packet = QueuedPacket {
             number: self.last,
             outgoing,
-            target: target.clone(),
+            recipients: match ids {
+                Some(ids) => Recipients::Sockets(ids),
+                None => Recipients::Target(target.clone()),
+            },
             skip,
         };
         self.bytes += bytes;
         self.deliveries += count(&to);
+        self.added += count(&to);
         let fits = |batch: &&mut Batch<T>| batch.done == 0 && Arc::ptr_eq(&batch.to, &to);
         if let Some(batch) = self.batches.back_mut().filter(fits) {
             // While a delivery shares the packets, no packet can be added to them.
@@ -128,14 +154,14 @@ impl<T> BroadcastQueue<T> {
     pub(super) fn after(
         &self,
         number: u64,
-        is_recipient: impl Fn(&Target) -> bool,
+        is_recipient: impl Fn(&Recipients) -> bool,
     ) -> Vec<(u64, Outgoing)> {
         let packets = self.batches.iter().flat_map(|batch| batch.packets.iter());
         // Most sockets have got nearly all of the packets, so the search begins at the end.
         let mut packets: Vec<_> = packets
             .rev()
             .take_while(|packet| packet.number > number)
-            .filter(|packet| is_recipient(&packet.target))
+            .filter(|packet| is_recipient(&packet.recipients))
             .map(|packet| (packet.number, packet.outgoing.clone()))
             .collect();
         packets.reverse();
@@ -182,6 +208,12 @@ impl<T> BroadcastQueue<T> {
     /// Returns whether the queue holds more than [`MAX_BYTES`].
     pub(super) fn is_full(&self) -> bool {
         self.bytes > MAX_BYTES
+    }
+
+    /// Returns how much a broadcaster has to deliver itself while the queue is full: packets and sockets
+    /// together.
+    pub(super) fn share(&mut self) -> usize {
+        SHARE * std::mem::take(&mut self.added)
     }
 
     /// Returns whether more than [`MAX_DELIVERIES`] are left.
@@ -234,6 +266,11 @@ pub(super) struct Delivery<T> {
 impl<T> Delivery<T> {
     pub(super) fn last_number(&self) -> u64 {
         self.packets.last().map_or(0, |packet| packet.number)
+    }
+
+    /// Returns the number of packets.
+    pub(super) fn len(&self) -> usize {
+        self.packets.len()
     }
 
     /// Returns the packets for the socket at this index of the chunk.
@@ -381,7 +418,7 @@ mod tests {
     #[test]
     fn chunks_that_the_queue_alone_holds_count_as_bytes() {
         let mut queue = BroadcastQueue::default();
-        let selection = Selection::Owned((0..1_000).collect::<Vec<usize>>());
+        let selection = Selection::Owned((0..1_000).collect::<Vec<usize>>(), None);
         let many = selection.into_chunks().expect("more than one chunk");
         queue.push(many, &Target::default(), outgoing("a"));
         assert!(queue.bytes >= 1_000 * size_of::<usize>());
@@ -395,6 +432,42 @@ mod tests {
         assert!(queue.is_full());
         drain(&mut queue);
         assert_eq!(queue.bytes, 0);
+    }
+
+    /// Each broadcaster delivers its share, and nobody else does anything.
+    #[test]
+    fn a_full_queue_does_not_grow_for_long() {
+        let (everybody, others) = (chunks(300), chunks(300));
+        let text = "x".repeat(1_000);
+        for alternates in [false, true] {
+            let mut queue = BroadcastQueue::default();
+            let mut last = [0; 300];
+            let (mut most, mut is_caught_up) = (0, false);
+            for n in 0..10_000 {
+                let to = match alternates && n % 2 == 1 {
+                    true => &others,
+                    false => &everybody,
+                };
+                queue.push(shared(to, None), &Target::default(), outgoing(&text));
+                let share = queue.share();
+                let mut delivered = 0;
+                while queue.is_full() && delivered < share {
+                    let delivery = queue.begin_delivery().expect("packets are queued");
+                    for at in delivery.range.clone() {
+                        let last = &mut last[delivery.chunk[at]];
+                        delivered += 1 + queue.after(*last, |_| true).len();
+                        *last = queue.last_number();
+                    }
+                    drop(queue.end_delivery(&delivery));
+                }
+                // A delivery is not divided.
+                assert!(delivered <= share + 2 * PACKETS_AT_ONCE, "{delivered}");
+                most = most.max(queue.bytes);
+                is_caught_up |= n > 2_000 && !queue.is_full();
+            }
+            assert!(most > MAX_BYTES && most < 2 * MAX_BYTES + 10_000, "{most}");
+            assert!(is_caught_up);
+        }
     }
 
     #[test]

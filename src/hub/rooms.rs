@@ -226,7 +226,7 @@ impl<T: Clone> Rooms<T> {
                 Selection::Shared(self.sockets.chunks(), skip)
             }
             ([room], except) if !self.is_socket(room) => self.select_room(room, except),
-            (rooms, except) => Selection::Owned(self.select_union(rooms, except)),
+            (rooms, except) => self.select_union(rooms, except),
         }
     }
 
@@ -248,7 +248,7 @@ impl<T: Clone> Rooms<T> {
             .iter()
             .all(|name| id_of(name).is_some() && !self.rooms.contains_key(name));
         let Some(members) = self.rooms.get_mut(room) else {
-            return Selection::Owned(Vec::new());
+            return Selection::Owned(Vec::new(), None);
         };
         match except {
             [] => Selection::Shared(members.chunks(), None),
@@ -258,12 +258,12 @@ impl<T: Clone> Rooms<T> {
             }
             except => {
                 let room = [Arc::from(room)];
-                Selection::Owned(self.select_union(&room, except))
+                self.select_union(&room, except)
             }
         }
     }
 
-    fn select_union(&self, rooms: &[Arc<str>], except: &[Arc<str>]) -> Vec<T> {
+    fn select_union(&self, rooms: &[Arc<str>], except: &[Arc<str>]) -> Selection<T> {
         let members = rooms.iter().filter_map(|room| self.rooms.get(room));
         let most = match rooms {
             [] => self.len(),
@@ -287,7 +287,8 @@ impl<T: Clone> Rooms<T> {
             let own = id_of(room).and_then(|id| self.sockets.map.get_key_value(&id));
             own.into_iter().for_each(&mut select);
         }
-        selected
+        let has_many_names = rooms.len() + except.len() > FEW_NAMES;
+        Selection::Owned(selected, has_many_names.then_some(seen))
     }
 
     /// Looks up the exceptions of a selection of at most `selected` sockets.
@@ -328,6 +329,9 @@ impl<T> Exceptions<'_, T> {
         self.ids.contains(id) || self.large_rooms.iter().any(is_in)
     }
 }
+
+/// The names of a target that are looked up again for each socket.
+const FEW_NAMES: usize = 4;
 
 /// Returns a room's name as a socket id, if the name has the form of an id.
 fn id_of(room: &str) -> Option<SocketId> {

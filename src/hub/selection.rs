@@ -1,7 +1,9 @@
 //! The target of a broadcast, and the sockets that it selects.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::id_hash::IdHash;
 use crate::engine_io::SocketId;
 
 /// The rooms that a broadcast goes to, and those that it leaves out.
@@ -41,7 +43,8 @@ pub(crate) type Chunks<T> = Arc<[Arc<[T]>]>;
 pub(crate) enum Selection<T> {
     /// A whole room or namespace, perhaps without the socket at an index.
     Shared(Chunks<T>, Option<usize>),
-    Owned(Vec<T>),
+    /// The sockets, and their ids if the target has many names.
+    Owned(Vec<T>, Option<HashSet<SocketId, IdHash>>),
 }
 
 /// More sockets than fit into one chunk.
@@ -52,6 +55,8 @@ pub(crate) struct ManySockets<T> {
     pub(crate) skip: Option<usize>,
     /// The number of sockets in chunks that are not shared with a room.
     pub(crate) copied: usize,
+    /// The ids of the sockets, if their target has many names.
+    pub(crate) ids: Option<HashSet<SocketId, IdHash>>,
 }
 
 impl<T> Selection<T> {
@@ -63,8 +68,9 @@ impl<T> Selection<T> {
                 chunks,
                 skip,
                 copied: 0,
+                ids: None,
             }),
-            Self::Owned(members) if members.len() > CHUNK => {
+            Self::Owned(members, ids) if members.len() > CHUNK => {
                 let copied = members.len();
                 let mut members = members.into_iter();
                 let chunks = std::iter::from_fn(|| {
@@ -75,6 +81,7 @@ impl<T> Selection<T> {
                     chunks: chunks.collect(),
                     skip: None,
                     copied,
+                    ids,
                 })
             }
             few => Err(few),
@@ -84,7 +91,7 @@ impl<T> Selection<T> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let (chunks, owned, skip) = match self {
             Self::Shared(chunks, skip) => (&chunks[..], &[][..], *skip),
-            Self::Owned(members) => (&[][..], &members[..], None),
+            Self::Owned(members, _) => (&[][..], &members[..], None),
         };
         let members = chunks.iter().flat_map(|chunk| chunk.iter()).chain(owned);
         members

@@ -14,7 +14,7 @@ use super::message::Message;
 use super::port::Port;
 use super::{BrokerEnded, ClusterError};
 use crate::hub::observer::Observers;
-use crate::hub::other_servers::Confirm;
+use crate::hub::other_servers::{Confirm, Here};
 use crate::models::executor::{block_on, check, explore, join, spawn};
 use crate::protocol::{NamespaceName, Payload};
 use crate::sync::oneshot;
@@ -31,7 +31,7 @@ fn inner(limits: Limits) -> Arc<Inner> {
 fn queue(inner: &Arc<Inner>, text: &str, confirm: Confirm) -> Result<(), ClusterError> {
     let payload = Payload::args(1, text).expect("a text");
     let message = Message::ServerEvent(payload);
-    let sent = inner.publish(&NamespaceName::MAIN, message, Some(confirm), false)?;
+    let sent = inner.publish(&NamespaceName::MAIN, message, Some(confirm), Here::AtOnce)?;
     drop(sent.dropped);
     Ok(())
 }

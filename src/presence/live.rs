@@ -28,6 +28,7 @@ use crate::hub::session::SharedSession;
 use crate::hub::{DisconnectReason, Hub};
 use crate::protocol::{NamespaceName, Payload};
 use crate::random::random;
+use crate::shrink::shrink;
 use crate::sync::{Mutex, MutexGuard};
 
 mod outbox;
@@ -340,6 +341,7 @@ impl Live {
             state.collect(&name);
         }
         state.replicas.retain(|_, replica| !replica.is_idle(now));
+        shrink(&mut state.replicas);
         let graces = state.replicas.values().filter_map(Replica::grace_ends);
         let ticks = state
             .replicas
@@ -400,6 +402,7 @@ impl State {
         let replica = self.replicas.get(name)?;
         if replica.is_idle(now) {
             self.replicas.remove(name);
+            shrink(&mut self.replicas);
             return None;
         }
         replica.deadline(now)

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::departed::Departed;
 use super::meta::Meta;
 use crate::engine_io::timer::{deadline, earliest};
+use crate::shrink::shrink;
 
 mod departed;
 
@@ -365,6 +366,7 @@ impl Replica {
         while self.graces.front().is_some_and(|(until, _)| *until <= now) {
             due.extend(self.graces.pop_front().map(|(_, socket)| socket));
         }
+        shrink(&mut self.graces);
         due.retain(|socket| self.lost.contains_key(socket) && !self.away.contains(socket));
         if self.is_tick(now) {
             due.extend(self.away.iter().cloned());

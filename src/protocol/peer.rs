@@ -10,6 +10,8 @@ use crate::engine_io::timer::deadline;
 pub(crate) struct Peer {
     entries: Vec<Entry>,
     max: usize,
+    /// How often the server has made the client leave a namespace.
+    left: u64,
     /// The time by which the client must have joined its first namespace.
     deadline: Option<Instant>,
 }
@@ -20,14 +22,20 @@ struct Entry {
     phase: Phase,
 }
 
+impl Entry {
+    fn has_left(&self) -> bool {
+        matches!(self.phase, Phase::Left(_))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Free,
     Connecting,
     Connected,
     /// The server made the client leave. Packets that the client sent before it knew are ignored,
-    /// and are not a protocol error.
-    Left,
+    /// and are not a protocol error. The number is that of [`Peer::left`].
+    Left(u64),
 }
 
 /// The meaning of a packet.
@@ -67,6 +75,7 @@ impl Peer {
         Self {
             entries: Vec::new(),
             max,
+            left: 0,
             deadline: Some(deadline(now, timeout)),
         }
     }
@@ -77,7 +86,7 @@ impl Peer {
             return self.connect(found, packet);
         }
         let slot = found.ok_or(ProtocolError("not connected to the namespace"))?;
-        if self.entries[slot].phase == Phase::Left {
+        if self.entries[slot].has_left() {
             return Ok(Action::Ignore);
         }
         Ok(match (packet.kind, packet.ack) {
@@ -101,7 +110,7 @@ impl Peer {
 
     fn connect(&mut self, found: Option<usize>, packet: Packet) -> Result<Action, ProtocolError> {
         let slot = match found {
-            Some(slot) if self.entries[slot].phase == Phase::Left => slot,
+            Some(slot) if self.entries[slot].has_left() => slot,
             Some(_) => return Err(ProtocolError("connected to the namespace already")),
             None => match self.free_slot() {
                 Some(slot) => slot,
@@ -130,13 +139,24 @@ impl Peer {
             return Some(slot);
         }
         if self.entries.len() >= self.max {
-            return None;
+            return self.longest_left();
         }
         self.entries.push(Entry {
             name: NamespaceName::MAIN,
             phase: Phase::Free,
         });
         Some(self.entries.len() - 1)
+    }
+
+    /// Returns the slot of the namespace that the server made the client leave the longest ago. By now
+    /// the client knows, most likely.
+    fn longest_left(&self) -> Option<usize> {
+        let entries = self.entries.iter().enumerate();
+        let left = entries.filter_map(|(slot, entry)| match entry.phase {
+            Phase::Left(number) => Some((number, slot)),
+            Phase::Free | Phase::Connecting | Phase::Connected => None,
+        });
+        left.min().map(|(_, slot)| slot)
     }
 
     /// Marks the namespace as joined, and removes the deadline.
@@ -155,7 +175,8 @@ impl Peer {
 
     /// Marks the namespace as one that the server made the client leave.
     pub(crate) fn mark_left(&mut self, slot: usize) {
-        self.entries[slot].phase = Phase::Left;
+        self.left += 1;
+        self.entries[slot].phase = Phase::Left(self.left);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -241,6 +262,28 @@ mod tests {
         assert!(matches!(action, Ok(Action::TooMany(_))));
         peer.free(b);
         connect(&mut peer, "/c");
+    }
+
+    #[test]
+    fn a_namespace_that_the_server_made_the_client_leave_makes_room() {
+        let (mut peer, _) = peer();
+        for name in ["/a", "/b"] {
+            let slot = connect(&mut peer, name);
+            peer.mark_connected(slot);
+        }
+        let late = |peer: &mut Peer, name| {
+            let action = peer.handle_packet(packet(name, Kind::Event));
+            matches!(action, Ok(Action::Ignore))
+        };
+        peer.mark_left(1);
+        peer.mark_left(0);
+        assert!(late(&mut peer, "/a") && late(&mut peer, "/b"));
+        // The one that it has left the longest ago.
+        assert_eq!(connect(&mut peer, "/c"), 1);
+        assert!(late(&mut peer, "/a") && !late(&mut peer, "/b"));
+        assert_eq!(connect(&mut peer, "/a"), 0);
+        let action = peer.handle_packet(packet("/d", Kind::Connect));
+        assert!(matches!(action, Ok(Action::TooMany(_))));
     }
 
     #[test]

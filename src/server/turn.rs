@@ -23,8 +23,8 @@ pub(super) struct Turn {
     /// Whether the turn handles no event, because the session waits for a queue.
     waits: bool,
     behind: Option<Weak<LiveNamespace>>,
-    /// Whether the task is woken when that queue has caught up.
-    is_registered: bool,
+    /// The task's place among those that are woken when that queue has caught up.
+    ticket: Option<u64>,
 }
 
 /// The time of a turn.
@@ -86,7 +86,7 @@ impl Turn {
     pub(super) fn look_behind(&mut self) {
         if let Some(behind) = take_behind() {
             self.behind = Some(behind);
-            self.is_registered = false;
+            self.ticket = None;
             self.end();
         }
     }
@@ -106,14 +106,11 @@ impl Turn {
     #[cold]
     fn must_wait(&mut self, cx: &Context<'_>) -> bool {
         let queue = self.behind.as_ref().and_then(Weak::upgrade);
-        let waits = queue.is_some_and(|queue| {
-            queue
-                .poll_caught_up(cx, &mut self.is_registered)
-                .is_pending()
-        });
+        let waits =
+            queue.is_some_and(|queue| queue.poll_caught_up(cx, &mut self.ticket).is_pending());
         if !waits {
             self.behind = None;
-            self.is_registered = false;
+            self.ticket = None;
         }
         waits
     }

@@ -7,10 +7,13 @@ use axum::Router;
 use axum::body::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tower_socketio::admin::{AdminUi, Mode};
 use tower_socketio::cluster::Memory;
 use tower_socketio::testing::{Client, Disconnect};
 use tower_socketio::{Args, Data, Namespace, RawArgs, Recovery, Socket, SocketIo, SocketIoBuilder};
+
+use crate::support::{in_memory, raw_session_on, text_frame, until};
 
 /// The hash of `sesame`, with the least cost.
 fn hash() -> String {
@@ -385,6 +388,64 @@ async fn a_long_request_is_described_without_its_headers_and_query() {
     }
 }
 
+/// Connects with a header of this length.
+async fn with_header(server: &Server, bytes: usize) -> Client {
+    let connect = Client::connect(&server.app, "/").header("x-test", &"x".repeat(bytes));
+    connect.await.expect("it is let in")
+}
+
+/// Returns the number of sockets that a page gets, and how many of them with their headers.
+async fn described(server: &Server) -> (usize, usize) {
+    let (_page, sockets) = server.page_with_sockets().await;
+    let has_headers = |each: &&Value| each["handshake"]["headers"]["x-test"].is_string();
+    (sockets.len(), sockets.iter().filter(has_headers).count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_more_than_a_thousand_sockets_the_headers_are_not_shown() {
+    let server = Server::new(AdminUi::without_auth());
+    let mut clients = Vec::new();
+    for _ in 0..999 {
+        clients.push(with_header(&server, 1).await);
+    }
+    // The page is a socket too.
+    assert_eq!(described(&server).await, (1_000, 999));
+    clients.push(with_header(&server, 1).await);
+    assert_eq!(described(&server).await, (1_001, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_headers_of_all_sockets_together_are_limited() {
+    let server = Server::new(AdminUi::without_auth());
+    let mut clients = Vec::new();
+    for _ in 0..450 {
+        clients.push(with_header(&server, 3_000).await);
+    }
+    let (all, with_headers) = described(&server).await;
+    assert_eq!(all, 451);
+    // 1 MiB, and those that are described at the same time.
+    assert!((250..400).contains(&with_headers), "{with_headers}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_description_that_is_longer_than_half_of_max_buffered_is_not_sent() {
+    let ui = AdminUi::without_auth();
+    let server = Server::of(builder(ui).max_buffered(20_000));
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(server.client("/").await);
+    }
+    let mut page = server.page().await;
+    assert_eq!(features(&mut page).await, ALL);
+    assert_eq!(features(&mut page).await, ALL[..8]);
+    let none: Vec<Value> = page.expect("all_sockets").await.data();
+    assert!(none.is_empty());
+    clients.truncate(10);
+    assert_eq!(features(&mut page).await, ALL);
+    let sockets: Vec<Value> = page.expect("all_sockets").await.data();
+    assert_eq!(sockets.len(), 11);
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_many_namespaces_the_largest_are_shown() {
     let server = Server::new(AdminUi::without_auth());
@@ -727,6 +788,45 @@ async fn with_too_many_events_the_pages_show_numbers_for_a_while() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_page_gets_at_most_1280_events_in_a_second() {
+    let server = Server::new(AdminUi::without_auth());
+    let _client = server.client("/").await;
+    let (mut page, _) = server.page_with_sockets().await;
+    let started = tokio::time::Instant::now();
+    for n in 0..2_000 {
+        server.io.emit("n", n);
+    }
+    for n in 0..2_000 {
+        assert_eq!(timed(&mut page, "event_sent").await[2], json!(["n", n]));
+    }
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(1_400), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_does_not_read_shows_numbers_and_is_not_closed() {
+    let server = Server::new(AdminUi::without_auth());
+    let _client = server.client("/").await;
+    let mut slow = raw_session_on(in_memory(server.app.clone(), 4_096)).await;
+    let sent = slow.write_all(&text_frame("40/admin,")).await;
+    sent.expect("it is taken");
+    let (_page, _) = server.page_with_sockets().await;
+    let pages = server.io.of("/admin");
+    let watching = pages.clone().to("tower-socketio:admin:events");
+    until(|| watching.sockets().len() == 2).await;
+    let started = tokio::time::Instant::now();
+    // 8 MB, twice as much as may be buffered for a client.
+    for _ in 0..100 {
+        (0..8).for_each(|_| server.io.emit("say", "x".repeat(10_000)));
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    // Less than the two seconds that a page may take to read all.
+    assert!(started.elapsed() < Duration::from_millis(1_900));
+    assert_eq!(watching.sockets().len(), 1);
+    assert_eq!(pages.sockets().len(), 2);
+}
+
 /// Another page in place of this one, which waits longer than the five seconds of a client.
 async fn page_with_patience(server: &Server, page: Client) -> Client {
     let patient = Client::connect(&server.app, "/admin").timeout(Duration::from_secs(60));
@@ -789,6 +889,51 @@ async fn a_page_shows_the_sockets_and_numbers_of_all_servers() {
         }
     };
     assert_eq!(joined[2], client.id());
+}
+
+/// What other namespaces send returns from the log. The Admin UI's does not wait for that.
+#[tokio::test(start_paused = true)]
+async fn a_page_gets_an_event_once_with_recovery_over_a_log() {
+    let builder = builder(AdminUi::without_auth());
+    let recovery = Recovery::within(Duration::from_secs(60));
+    let server = Server::of(builder.recovery(recovery).cluster(Memory::with_log()));
+    let (mut page, _) = server.page_with_sockets().await;
+    for name in ["first", "last"] {
+        server.io.of("/admin").emit(name, 1);
+        // Meanwhile it returns.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut times = 0;
+    loop {
+        match page.recv().await.expect("an event").name() {
+            "first" => times += 1,
+            "last" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(times, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_with_more_sockets_than_its_limit_describes_none_to_another() {
+    let broker = Memory::new();
+    let server = |max: usize| {
+        let ui = AdminUi::without_auth().max_sockets(max);
+        Server::of(builder(ui).cluster(broker.clone()))
+    };
+    let (one, other) = (server(100), server(5));
+    while one.io.server_count().await != Ok(2) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(other.client("/").await);
+    }
+    let (mut page, sockets) = one.page_with_sockets().await;
+    assert!(sockets.is_empty());
+    let sockets: Vec<Value> = page.expect("all_sockets").await.data();
+    let ids: Vec<_> = sockets.iter().map(|each| &each["id"]).collect();
+    assert_eq!(ids, [page.id()]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,10 +6,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures_util::FutureExt;
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, mpsc};
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 use tower_socketio::engine::{EngineLayer, EngineSocket};
 use tower_socketio::{Namespace, Socket, SocketIo};
 
@@ -249,6 +250,24 @@ fn the_layer_may_be_called_outside_of_a_runtime() {
     let runtime = Runtime::new().expect("a runtime");
     let opened = runtime.block_on(answer).expect("infallible");
     assert_eq!(opened.status(), StatusCode::OK);
+}
+
+#[test]
+fn a_session_that_is_opened_after_the_server_has_closed_is_closed_at_once() {
+    let (layer, io) = builder(Namespace::new()).build();
+    let mut service = layer.into_service();
+    let request = Request::get("/socket.io/?EIO=4&transport=polling").body(Body::empty());
+    // Outside of a runtime the request is checked, and the session is opened at the first poll.
+    let answer = service.call(request.expect("a request"));
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        within(io.close()).await;
+        let opened = within(answer).await.expect("infallible");
+        let body = opened.into_body().collect().await.expect("a body");
+        let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        assert!(body.starts_with("0{") && body.ends_with("\x1e1"), "{body}");
+        until(|| io.counts().sessions == 0).await;
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,10 +12,10 @@ use futures_core::future::BoxFuture;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tower_socketio::cluster::{Broker, Command, Memory, Port};
+use tower_socketio::cluster::{Broker, Command, Inbox, Memory, Port};
 use tower_socketio::testing::Client;
 use tower_socketio::{
-    Args, ClusterError, Data, Namespace, Partial, ServerEvent, Socket, SocketId, SocketIo,
+    Args, ClusterError, Data, Namespace, Partial, Recovery, ServerEvent, Socket, SocketId, SocketIo,
 };
 
 /// A server and its app.
@@ -287,10 +287,38 @@ async fn server_events_are_handled_and_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_server_event_without_a_handler_is_not_answered() {
     let [a, _b] = servers().await;
+    let begin = tokio::time::Instant::now();
     let answers = a.io.of("/").server_side_emit_with_ack::<u32>("x", ()).await;
     let partial: Partial<Vec<u32>> = answers.expect_err("no answer");
     assert_eq!(partial.missing, 1);
     assert!(ClusterError::from(partial).is_timeout());
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_has_five_seconds_to_count_the_servers() {
+    let broker = Unconnected {
+        connects: true,
+        commands: Arc::default(),
+    };
+    let a = Server::new(broker, namespace());
+    a.io.cluster().expect("a cluster").changed().await;
+    let begin = tokio::time::Instant::now();
+    let error = a.io.server_count().await.expect_err("no answer");
+    assert!(error.is_timeout());
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetched_socket_has_five_seconds_to_acknowledge() {
+    let [a, b] = servers().await;
+    let mut silent = b.client().await;
+    let sockets = a.io.fetch_sockets().await.expect("two servers");
+    let question = sockets[0].emit_with_ack::<u32>("silent", ());
+    let begin = tokio::time::Instant::now();
+    let (answer, _) = tokio::join!(question, silent.expect("silent"));
+    assert!(answer.expect_err("no answer").is_timeout());
+    assert_eq!(begin.elapsed().as_secs(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -609,6 +637,29 @@ async fn a_broker_that_wants_rooms_is_told_which_exist() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_room_stays_open_at_the_broker_while_clients_may_come_back() {
+    let broker = Listing::new();
+    broker.permits.add_permits(1_000);
+    let (layer, io) = SocketIo::builder()
+        .namespace("/", namespace())
+        .recovery(Recovery::within(Duration::from_secs(60)))
+        .cluster(broker.clone())
+        .build();
+    let app = Router::new().layer(layer);
+    let a = Server { app, io };
+    let client = a.client().await;
+    let socket = a.socket(&client);
+    socket.join("red");
+    assert_eq!(broker.take().await, ["+id", "+red"]);
+    socket.leave("red");
+    let begin = tokio::time::Instant::now();
+    while broker.take().await != ["-red"] {
+        assert!(begin.elapsed().as_secs() <= 61);
+    }
+    assert!(begin.elapsed().as_secs() >= 60);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_is_connected_when_the_messages_of_other_servers_arrive() {
     let broker = Listing::new();
     let a = Server::new(broker.clone(), namespace());
@@ -676,21 +727,84 @@ async fn handlers_of_server_events_may_ask_each_other() {
     assert!(begin.elapsed() < Duration::from_secs(1));
 }
 
+/// Returns the number of tasks.
+fn tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}
+
 #[tokio::test(start_paused = true)]
 async fn clients_are_not_waited_for_when_the_question_has_ended() {
     let [a, b] = servers().await;
     let mut silent = b.client().await;
     let socket = Arc::new(());
     b.socket(&silent).insert(Arc::clone(&socket));
+    let before = tasks();
     let question = a.io.of("/").emit_with_ack::<u32>("silent", ());
     silent.expect("silent").await;
+    // The other server waits.
+    assert_eq!(tasks(), before + 1);
     let answers = question.timeout(Duration::from_secs(1)).await;
     assert!(matches!(&answers[..], [(None, Err(error))] if error.is_timeout()));
+    // And no longer, although the client is still there.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(tasks(), before);
     silent.disconnect().await;
-    // The other server holds nothing of the socket any longer.
+    // It holds nothing of the socket either.
     while Arc::strong_count(&socket) > 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// A broker that passes the questions to the other servers, and nothing else.
+#[derive(Clone, Debug, Default)]
+struct Questions(Arc<Mutex<Vec<Inbox>>>);
+
+impl Broker for Questions {
+    fn run(self: Arc<Self>, mut port: Port) -> BoxFuture<'static, ()> {
+        let servers = Arc::clone(&self.0);
+        Box::pin(async move {
+            servers.lock().expect("no panic").push(port.inbox());
+            port.inbox().connected();
+            while let Some(command) = port.next().await {
+                let inboxes = servers.lock().expect("no panic").clone();
+                match command {
+                    Command::Ask { envelope, expect } => {
+                        expect.servers(inboxes.len());
+                        // A server disregards its own messages.
+                        for inbox in inboxes {
+                            inbox.deliver(envelope.clone()).await;
+                        }
+                    }
+                    Command::Count { expect, .. } => expect.servers(inboxes.len()),
+                    Command::Sync { synced } => synced.done(),
+                    _ => {}
+                }
+            }
+            servers.lock().expect("no panic").clear();
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_are_waited_for_for_at_most_an_hour_if_nobody_says_that_the_question_has_ended() {
+    let broker = Questions::default();
+    let [a, b] = [(); 2].map(|()| Server::new(broker.clone(), namespace()));
+    a.count(2).await;
+    let mut silent = b.client().await;
+    let before = tasks();
+    let question = a.io.of("/").emit_with_ack::<u32>("silent", ());
+    silent.expect("silent").await;
+    let begin = tokio::time::Instant::now();
+    drop(question);
+    while tasks() > before {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let seconds = begin.elapsed().as_secs();
+    assert!((3_600..3_602).contains(&seconds), "{seconds}");
+    // The client was there all the time.
+    assert_eq!(b.io.counts().sockets, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -740,6 +854,26 @@ async fn a_server_whose_broker_ends_goes_on_alone() {
     let error = a.io.of("/").try_emit("n", 2).expect_err("ended");
     assert!(error.cluster_error().is_some_and(|error| error.is_closed()));
     a.io.close().await;
+}
+
+/// A broker that takes no command, and does not end.
+#[derive(Debug)]
+struct Endless;
+
+impl Broker for Endless {
+    fn run(self: Arc<Self>, _port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_does_not_end_delays_the_close_for_five_seconds() {
+    let a = Server::new(Endless, namespace());
+    let _client = a.client().await;
+    a.io.emit("n", 1);
+    let begin = tokio::time::Instant::now();
+    a.io.close().await;
+    assert_eq!(begin.elapsed().as_secs(), 5);
 }
 
 #[test]

@@ -958,6 +958,21 @@ async fn the_namespaces_of_a_client_are_limited() {
     assert_eq!(told, r#"44/c,{"message":"Too many namespaces"}"#);
 }
 
+#[tokio::test(start_paused = true)]
+async fn namespaces_that_the_server_made_a_client_leave_do_not_count() {
+    let leave = async |socket: Socket| socket.disconnect();
+    let (layer, _io) = SocketIo::builder()
+        .namespace("/{any}", Namespace::new().on("leave", leave))
+        .max_namespaces(2)
+        .build();
+    let mut client = Polling::open(&app(layer)).await;
+    for n in 0..5 {
+        client.join(&format!("/{n}")).await;
+        let left = client.ask(&format!(r#"42/{n},["leave"]"#)).await;
+        assert_eq!(left, format!("41/{n},"));
+    }
+}
+
 type Left = mpsc::UnboundedReceiver<String>;
 
 fn telling() -> (Namespace, Left) {

@@ -65,6 +65,78 @@ async fn a_post_waits_while_too_many_events_are_pending() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_rooms_of_a_socket_that_has_left_do_not_count() {
+    let enter = async |socket: Socket| {
+        for n in 0..4 {
+            socket.join(format!("room{n}"));
+        }
+    };
+    let rooms = async |socket: Socket| socket.rooms().len();
+    let other = Namespace::new().on("rooms", rooms).on_connect(enter);
+    let (layer, _io) = builder(Namespace::new())
+        .namespace("/other", other)
+        .max_kept(5_000)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    for _ in 0..20 {
+        client.join("/other").await;
+        let rooms = client.ask(r#"42/other,1["rooms"]"#).await;
+        assert_eq!(rooms, "43/other,1[4]");
+        client.send("41/other,").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_events_of_a_socket_that_is_disconnected_are_not_pending() {
+    let work = async |_: Data<String>| std::future::pending::<()>().await;
+    let (layer, io) = builder(Namespace::new())
+        .namespace("/other", Namespace::new().on("work", work))
+        .max_pending(1_000)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    client.join("/other").await;
+    let event = format!(r#"42/other,["work","{}"]"#, "x".repeat(400));
+    // The first handler runs, and the other events wait for it. The last one is not read.
+    let mut post = std::pin::pin!(client.post([&*event; 5].join("\x1e")));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = settle() => {}
+    }
+    // Its events do not count any more.
+    io.of("/other").disconnect();
+    assert_eq!(within(post).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_open_acknowledgements_of_a_socket_that_has_left_do_not_count() {
+    let work = async |_: Data<String>| std::future::pending::<()>().await;
+    let ask = async |socket: Socket| {
+        let _ = socket.emit_with_ack::<()>("question", ()).await;
+    };
+    let (layer, _io) = builder(Namespace::new().on("work", work))
+        .namespace("/other", Namespace::new().on("ask", ask))
+        .max_pending(1_000)
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    client.join("/other").await;
+    client.send(r#"42/other,["ask"]"#).await;
+    let question = client.next().await;
+    assert!(question.starts_with("42/other,"), "{question}");
+    client.send("41/other,").await;
+    settle().await;
+    let event = format!(r#"42["work","{}"]"#, "x".repeat(400));
+    // With an open acknowledgement four times as much would be taken.
+    let body = [&*event; 6].join("\x1e");
+    let mut post = std::pin::pin!(client.post(body));
+    tokio::select! {
+        biased;
+        response = &mut post => panic!("all of it was taken: {response:?}"),
+        () = settle() => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_post_that_waits_is_refused_when_its_session_ends() {
     let main = Namespace::new().on("work", async || std::future::pending::<()>().await);
     let (layer, io) = builder(main).max_pending(1_000).build();

@@ -1,7 +1,7 @@
 //! Recovery in a cluster whose broker has a log: clients come back to any server.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -494,6 +494,121 @@ async fn a_log_that_does_not_answer_is_not_waited_for_and_nothing_is_missing_in_
     lose(client, &io).await;
     let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
     assert!(missed.is_empty() && recovered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_waits_a_second_for_the_log() {
+    let (held, app, io) = held().await;
+    let (client, _) = connect(&app).await;
+    io.emit("late", 1);
+    held.waits_for(1).await;
+    let poll = client.poll();
+    let begin = tokio::time::Instant::now();
+    io.close().await;
+    let took = begin.elapsed().as_millis();
+    assert!((1_000..1_050).contains(&took), "{took} ms");
+    drop(poll);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_events_that_wait_for_the_log_are_delivered_without_an_offset() {
+    let (held, app, io) = held().await;
+    let (mut client, seat) = connect(&app).await;
+    let begin = tokio::time::Instant::now();
+    io.to(&seat.sid).emit("first", 1);
+    for _ in 1..10_000 {
+        io.to("nobody").emit("n", 1);
+    }
+    held.waits_for(10_000).await;
+    assert!(client.buffered().next().is_none());
+    io.to("nobody").emit("n", 1);
+    assert_eq!(client.next().await, r#"42["first",1]"#);
+    // It did not wait until a time had passed.
+    assert!(begin.elapsed() < Duration::from_millis(500));
+}
+
+/// A broker of a cluster with another server, which answers nothing.
+#[derive(Clone, Debug)]
+struct Silent {
+    /// Whether the broker itself answers.
+    answers: bool,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Broker for Silent {
+    fn has_log(&self) -> bool {
+        true
+    }
+
+    fn run(self: Arc<Self>, mut port: Port) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            port.inbox().begin_log(Offset::new(1, 0));
+            port.inbox().connected();
+            let mut waiting = Vec::new();
+            while let Some(command) = port.next().await {
+                match command {
+                    Command::Take { taken, .. } if !self.answers => waiting.push(taken),
+                    Command::Ask { expect, .. } => {
+                        self.asked.fetch_add(1, Ordering::Relaxed);
+                        expect.servers(2);
+                    }
+                    Command::Count { expect, .. } => expect.servers(2),
+                    Command::Sync { synced } => synced.done(),
+                    _ => {}
+                }
+            }
+        })
+    }
+}
+
+/// Claims sockets that no server has, all at the same time. Returns the time until the last client has
+/// got a new socket, and the number of questions to the other server.
+async fn claim_unknown(clients: usize, answers: bool) -> (Duration, usize) {
+    let asked = Arc::default();
+    let silent = Silent {
+        answers,
+        asked: Arc::clone(&asked),
+    };
+    let (app, io) = server(silent);
+    connected(&io).await;
+    let begin = tokio::time::Instant::now();
+    let clients = (0..clients).map(|n| {
+        let app = app.clone();
+        async move {
+            let mut client = Polling::open(&app).await;
+            let pid = format!("{n:0>22}");
+            let mut seat = Seat {
+                pid,
+                ..Seat::default()
+            };
+            assert!(!seat.welcome(&client.ask(&seat.claim()).await));
+            client
+        }
+    });
+    let _clients = futures_util::future::join_all(clients).await;
+    (begin.elapsed(), asked.load(Ordering::Relaxed))
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_servers_are_asked_for_a_claimed_socket_for_a_second() {
+    let (took, asked) = claim_unknown(1, true).await;
+    assert!((1_000..1_050).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_servers_are_asked_for_64_claimed_sockets_at_a_time() {
+    let (took, asked) = claim_unknown(100, true).await;
+    // A client for which they are not asked gets a new socket at once.
+    assert!((1_000..1_050).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(asked, 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claimed_socket_is_searched_for_two_seconds() {
+    let (took, asked) = claim_unknown(1, false).await;
+    assert!((2_000..2_050).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(asked, 0);
 }
 
 #[tokio::test]

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use tower_socketio::cluster::{Broker, Port};
 use tower_socketio::engine::{CloseReason, EngineLayer, EngineSocket};
 use tower_socketio::{
-    DisconnectReason, HttpOptions, Namespace, Origins, Recovery, ShutdownReport, Socket, SocketIo,
+    DisconnectReason, HttpOptions, Namespace, NamespaceRequest, Origins, Recovery, ShutdownReport,
+    Socket, SocketIo,
 };
 
 use crate::support::{
@@ -223,6 +224,40 @@ async fn a_handler_may_answer_until_the_deadline() {
     assert_eq!(packets, [r#"42["last","word"]"#, r#"431["done"]"#]);
     assert_eq!(after.as_secs(), 15);
     assert_eq!(numbers(report), [1, 0, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_begins_during_the_shutdown() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let begun = Arc::clone(&begun);
+        async move || {
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let main = Namespace::new()
+        .on("work", async || tokio::time::sleep(seconds(5)).await)
+        .on("late", count());
+    let exists = async |_: NamespaceRequest| {
+        tokio::time::sleep(seconds(2)).await;
+        true
+    };
+    let (layer, io) = builder(main)
+        .namespace("/late", Namespace::new().on_connect(count()))
+        .namespace_if(exists, Namespace::new().on_connect(count()))
+        .build();
+    let mut client = Polling::connect(&app(layer)).await;
+    // The second connect waits for the predicate when the shutdown begins.
+    client.send("42[\"work\"]\x1e40/any,").await;
+    let shutdown = tokio::spawn(io.shutdown().into_future());
+    tokio::time::sleep(seconds(1)).await;
+    client.send("42[\"late\"]\x1e40/late,").await;
+    let (packets, after) = closed(client).await.expect("no panic");
+    assert!(packets.is_empty(), "{packets:?}");
+    assert_eq!(after.as_secs(), 4);
+    let report = within(shutdown).await.expect("no panic");
+    assert_eq!(numbers(report), [1, 0, 0, 0]);
+    assert_eq!(begun.load(Ordering::Relaxed), 0);
 }
 
 /// Sets a flag when it is dropped.
@@ -450,6 +485,35 @@ async fn a_cluster_that_stands_still_delays_the_end_for_six_seconds() {
         within(io.close()).await;
         assert!(begun.elapsed().as_secs() <= 6);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_waits_for_the_broker_is_cut_and_its_disconnect_handler_runs() {
+    let (done, mut ended) = mpsc::unbounded_channel();
+    let leave = async move |reason: DisconnectReason| {
+        let _ = done.send(reason);
+    };
+    let broker = Still {
+        connects: true,
+        has_log: false,
+    };
+    let main = Namespace::new().on_disconnect(leave);
+    let (layer, io) = builder(main).cluster(broker).build();
+    let app = app(layer);
+    settle().await;
+    // The connect handler ends at once, and the broker may take a second.
+    let client = Polling::open(&app).await;
+    client.send_and_forget("40").await;
+    settle().await;
+    assert!(!io.sockets().iter().any(Socket::is_connected));
+    let deadline = Duration::from_millis(500);
+    let shutdown = tokio::spawn(io.shutdown().deadline(deadline).into_future());
+    let begun = Instant::now();
+    let reason = within(ended.recv()).await.expect("it runs");
+    assert_eq!(reason, DisconnectReason::ServerShuttingDown);
+    assert_eq!(begun.elapsed().as_millis() / 10, deadline.as_millis() / 10);
+    let report = within(shutdown).await.expect("no panic");
+    assert_eq!(numbers(report), [0, 0, 1, 0]);
 }
 
 #[tokio::test(start_paused = true)]

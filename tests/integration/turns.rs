@@ -90,6 +90,36 @@ async fn a_client_that_broadcasts_waits_until_its_broadcasts_are_delivered() {
     assert_eq!(packets, 2_000);
 }
 
+/// Those that wait are woken a few at a time, and the queue may be behind again before the second one
+/// of them runs.
+#[tokio::test(start_paused = true)]
+async fn each_of_several_clients_that_broadcast_goes_on_at_once() {
+    const CLIENTS: usize = 300;
+    const BROADCASTERS: usize = 6;
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let all = async move |io: SocketIo| {
+        io.emit("text", 1);
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let (app, _io) = main_app(Namespace::new().on("all", all));
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Polling::connect(&app).await);
+    }
+    let begin = tokio::time::Instant::now();
+    for client in &mut clients[..BROADCASTERS] {
+        client.send(&[r#"42["all"]"#; 1_000].join("\x1e")).await;
+    }
+    until(|| done.load(Ordering::Relaxed) == BROADCASTERS * 1_000).await;
+    // The next ping wakes each session, 25 seconds later.
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
 #[tokio::test]
 async fn a_body_of_many_small_packets_takes_turns_with_other_tasks() {
     let (app, _io) = main_app(Namespace::new());

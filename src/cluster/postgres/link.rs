@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::{DbError, Severity};
@@ -120,9 +121,9 @@ impl Link {
     pub(super) async fn connect_listener(
         config: &Config,
     ) -> Result<(Self, mpsc::Receiver<Notification>), Error> {
-        let (sender, received) = mpsc::channel(MAX_RECEIVED);
         let (client, connection) = open(config).await?;
-        let link = Self::new(client, drive(connection, Some(sender))).await?;
+        let (driver, received) = listen(connection);
+        let link = Self::new(client, driver).await?;
         Ok((link, received))
     }
 
@@ -218,9 +219,18 @@ async fn open(config: &Config) -> Result<(Client, Connection<Socket, NoTlsStream
     within(timeout, config.connect(NoTls)).await
 }
 
+/// Returns the driver of a connection, and the notifications that arrive. It does not read on while too many
+/// wait.
+fn listen<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: Connection<S, NoTlsStream>,
+) -> (impl Future<Output = Error>, mpsc::Receiver<Notification>) {
+    let (sender, received) = mpsc::channel(MAX_RECEIVED);
+    (drive(connection, Some(sender)), received)
+}
+
 /// Reads and writes a connection until it ends.
-async fn drive(
-    mut connection: Connection<Socket, NoTlsStream>,
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<S, NoTlsStream>,
     notifications: Option<mpsc::Sender<Notification>>,
 ) -> Error {
     loop {
@@ -258,4 +268,93 @@ pub(super) fn timeout_of(bytes: usize) -> Duration {
 /// Logs that PostgreSQL has refused a command.
 pub(super) fn refused(error: &Error) {
     tracing::debug!(target: "tower_socketio::cluster", %error, "PostgreSQL refuses a message");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_five_seconds_and_one_more_for_each_mebibyte() {
+        for (bytes, seconds) in [
+            (0, 5),
+            (MIN_RATE - 1, 5),
+            (MIN_RATE, 6),
+            (10 * MIN_RATE, 15),
+        ] {
+            let begin = Instant::now();
+            let answer = within::<()>(timeout_of(bytes), pending()).await;
+            assert!(matches!(answer, Err(Error::NoAnswer)));
+            assert_eq!(begin.elapsed().as_secs(), seconds);
+        }
+    }
+
+    /// Connects to a PostgreSQL that asks for no password, and sends nothing else. Returns its end of the
+    /// stream.
+    async fn silent() -> (Client, Connection<DuplexStream, NoTlsStream>, DuplexStream) {
+        let (stream, mut postgres) = tokio::io::duplex(64 * 1024);
+        let ready = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+        postgres.write_all(ready).await.expect("it has room");
+        let mut config = Config::new();
+        config.user("user");
+        let connected = config.connect_raw(stream, NoTls).await;
+        let (client, connection) = connected.expect("a connection");
+        (client, connection, postgres)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_notifications_that_wait_are_bounded() {
+        let (_client, connection, mut postgres) = silent().await;
+        let (driver, mut received) = listen(connection);
+        tokio::spawn(driver);
+        let sent = tokio::spawn(async move {
+            for _ in 0..2_000 {
+                // From a process, on a channel, with a text.
+                let mut notification = b"A\0\0\x03\xf4\0\0\0\x01c\0".to_vec();
+                notification.resize(1_012, b'x');
+                notification.push(0);
+                postgres.write_all(&notification).await.expect("it is read");
+            }
+            postgres
+        });
+        for _ in 0..2_000 {
+            // Nothing happens any more.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(received.len() <= 256);
+            assert!(received.len() == 256 || sent.is_finished());
+            let notification = received.recv().await.expect("a notification");
+            assert_eq!(
+                (notification.channel(), notification.payload().len()),
+                ("c", 1_001)
+            );
+        }
+        sent.await.expect("all are sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_answer_a_check_has_ended() {
+        let (client, connection, _postgres) = silent().await;
+        tokio::spawn(connection);
+        let client = Arc::new(client);
+        let begin = Instant::now();
+        let ended = Link::watch(Arc::clone(&client), || false).await;
+        assert!(matches!(ended, Error::NoAnswer), "{ended}");
+        // It is checked after two seconds.
+        assert_eq!(begin.elapsed().as_secs(), 6);
+        // One that sends messages meanwhile is alive.
+        let begin = Instant::now();
+        let mut asked = 0;
+        let is_active = || {
+            asked += 1;
+            asked <= 4
+        };
+        let ended = Link::watch(client, is_active).await;
+        assert!(matches!(ended, Error::NoAnswer), "{ended}");
+        assert_eq!(begin.elapsed().as_secs(), 3 * 6);
+    }
 }

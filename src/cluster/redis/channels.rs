@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::form::{Subscription, SubscriptionKind};
 use super::slots::{Address, Topology, slot};
+use crate::shrink::shrink;
 
 /// The subscriptions of a server.
 #[derive(Debug, Default)]
@@ -76,6 +77,7 @@ impl Channels {
     /// Removes a subscription. Returns the node that has to end it.
     pub(super) fn release(&mut self, subscription: &Subscription) -> Option<Address> {
         let channel = self.channels.remove(subscription)?;
+        shrink(&mut self.channels);
         self.waiting.remove(&channel.number);
         self.troubled -= usize::from(channel.has_trouble);
         let address = channel.place.address()?.clone();
@@ -167,6 +169,7 @@ impl Channels {
             *times -= 1;
             if *times == 0 {
                 self.ending.remove(&key);
+                shrink(&mut self.ending);
             }
             return false;
         }
@@ -204,6 +207,7 @@ impl Channels {
             let key = (address.clone(), subscription.clone());
             self.ending.remove(&key);
         }
+        shrink(&mut self.ending);
     }
 
     /// Records that a subscription cannot be made at present.
@@ -217,6 +221,7 @@ impl Channels {
     /// Records that the connection to a node has ended. Returns whether it had subscriptions.
     pub(super) fn disconnected(&mut self, address: &Address) -> bool {
         self.ending.retain(|(node, _), _| node != address);
+        shrink(&mut self.ending);
         let here = self.channels.iter();
         let here = here.filter(|(_, channel)| channel.place.address() == Some(address));
         let lost: Vec<_> = here.map(|(subscription, _)| subscription.clone()).collect();
@@ -282,6 +287,7 @@ fn owner<'a>(topology: &'a Topology, subscription: &Subscription) -> Option<&'a 
 mod tests {
     use super::super::slots::ANY_SLOT;
     use super::*;
+    use crate::shrink::is_shrunk;
 
     fn node(port: u16) -> Address {
         Address::new("10.0.0.1", port)
@@ -424,5 +430,33 @@ mod tests {
         let (plan, _) = channels.plan(&topology, |_| false);
         assert_eq!(plan[&node(2)], std::slice::from_ref(&x));
         assert!(channels.relocate(&topology, &topology).is_empty());
+    }
+
+    #[test]
+    fn channels_that_have_ended_return_their_memory() {
+        let (topology, _, _) = two_nodes();
+        let names: Vec<_> = (0..1_000).map(|n| sharded(&format!("{{x}}{n}"))).collect();
+        let ends: [fn(&mut Channels, &[Subscription]); 3] = [
+            |channels, names| channels.answered_ends(&node(1), names),
+            |channels, names| {
+                for name in names {
+                    assert!(!channels.ended(&node(1), name));
+                }
+            },
+            |channels, _| assert!(!channels.disconnected(&node(1))),
+        ];
+        for end in ends {
+            let mut channels = Channels::default();
+            names.iter().for_each(|name| channels.want(name.clone()));
+            let (plan, _) = channels.plan(&topology, |_| false);
+            assert_eq!(plan[&node(1)].len(), names.len());
+            for name in &names {
+                assert_eq!(channels.release(name), Some(node(1)));
+            }
+            assert!(is_shrunk(&channels.channels));
+            assert_eq!(channels.ending.len(), names.len());
+            end(&mut channels, &names);
+            assert!(channels.ending.is_empty() && is_shrunk(&channels.ending));
+        }
     }
 }

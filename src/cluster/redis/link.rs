@@ -277,7 +277,22 @@ fn cost(message: &PushInfo) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use redis::RedisConnectionInfo;
+    use tokio::io::DuplexStream;
+    use tokio::time::Instant;
+
     use super::*;
+
+    /// Returns a connection to a Redis that answers nothing.
+    async fn silent() -> (MultiplexedConnection, DuplexStream) {
+        let (stream, redis) = tokio::io::duplex(64 * 1024);
+        // It is not asked for anything when it is connected.
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let connected = MultiplexedConnection::new_with_config(&info, stream, config()).await;
+        let (connection, driver) = connected.expect("a connection");
+        tokio::spawn(driver);
+        (connection, redis)
+    }
 
     fn message(len: usize) -> PushInfo {
         PushInfo {
@@ -320,5 +335,44 @@ mod tests {
             PushKind::Disconnection,
         ];
         assert_eq!(kinds, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_may_take_five_seconds_and_one_more_for_each_mebibyte() {
+        let (mut connection, _redis) = silent().await;
+        let mut commands = Pipeline::new();
+        commands.cmd("PING");
+        for (bytes, seconds) in [
+            (0, 5),
+            (MIN_RATE - 1, 5),
+            (MIN_RATE, 6),
+            (10 * MIN_RATE, 15),
+        ] {
+            let begin = Instant::now();
+            assert!(send(&mut connection, &commands, bytes).await.is_err());
+            assert_eq!(begin.elapsed().as_secs(), seconds);
+        }
+        let begin = Instant::now();
+        let reply = reply_within(TIMEOUT, &mut connection, &redis::cmd("PING")).await;
+        assert!(reply.is_err());
+        assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_answer_a_check_has_ended() {
+        let (connection, _redis) = silent().await;
+        let begin = Instant::now();
+        watch(connection.clone(), || false).await;
+        // It is checked after two seconds.
+        assert_eq!(begin.elapsed().as_secs(), 6);
+        // One that sends messages meanwhile is alive.
+        let begin = Instant::now();
+        let mut asked = 0;
+        watch(connection, || {
+            asked += 1;
+            asked <= 4
+        })
+        .await;
+        assert_eq!(begin.elapsed().as_secs(), 3 * 6);
     }
 }

@@ -22,6 +22,7 @@ use crate::cluster::message::{Message, RequestId, ServerId};
 use crate::cluster::{Done, Envelope, Offset};
 use crate::hub::other_servers::Question;
 use crate::protocol::NamespaceName;
+use crate::shrink::shrink;
 
 /// The most entries of a stream that are read at once.
 const READ_COUNT: usize = 100;
@@ -472,6 +473,7 @@ impl Log {
         let count = self.held.partition_point(|(number, _)| *number <= last);
         let released = self.held.drain(..count);
         let released: Vec<_> = released.map(|(_, question)| question).collect();
+        shrink(&mut self.held);
         self.note_delivered(&released);
         released
     }
@@ -581,4 +583,85 @@ const PAST_COUNT: usize = 1_000;
 fn trimmed(first: Option<Offset>, position: Offset) -> Option<Offset> {
     let is_trimmed = |first: &Offset| *first > position && position != Offset::default();
     first.filter(is_trimmed).map(Offset::before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shrink::is_shrunk;
+
+    fn log() -> Log {
+        Log::new(vec!["s".to_owned()]).expect("a stream")
+    }
+
+    /// Returns a reply to `XREAD`.
+    fn reply(entries: u64) -> Value {
+        let text = |text: &str| Value::BulkString(text.into());
+        let entry = |n: u64| Value::Array(vec![text(&format!("{n}-0")), Value::Array(Vec::new())]);
+        let entries = (1..=entries).map(entry).collect();
+        Value::Map(vec![(text("s"), Value::Array(entries))])
+    }
+
+    #[test]
+    fn at_most_100_entries_are_read_at_once_and_the_rest_afterwards() {
+        let log = log();
+        let mut expected = redis::cmd("XREAD");
+        expected.arg("COUNT").arg(100).arg("BLOCK").arg(2_000);
+        expected.arg("STREAMS").arg("s").arg("0-0");
+        let read = log.read(true);
+        assert_eq!(read.get_packed_command(), expected.get_packed_command());
+        let read = |entries| log.entries(reply(entries)).expect("a reply to XREAD");
+        let (entries, behind) = read(99);
+        assert_eq!((entries.len(), behind.len()), (99, 0));
+        // There may be more.
+        let (entries, behind) = read(100);
+        assert_eq!(entries.len(), 100);
+        assert_eq!(behind, [("s".to_owned(), Offset::default())]);
+    }
+
+    #[test]
+    fn the_questions_that_wait_for_entries_are_bounded() {
+        let mut log = log();
+        let hold = |log: &mut Log| {
+            let message = Message::Question("q".into(), Question::Rooms);
+            log.hold(Envelope::new("other".into(), NamespaceName::MAIN, message))
+        };
+        for _ in 0..10_000 {
+            assert!(hold(&mut log).is_ok());
+        }
+        assert!(hold(&mut log).is_err());
+        // One that is delivered makes room for another.
+        assert_eq!(log.release(0).len(), 1);
+        assert!(hold(&mut log).is_ok() && hold(&mut log).is_err());
+        assert_eq!(log.release(u64::MAX).len(), 10_000);
+        assert!(log.held.is_empty() && is_shrunk(&log.held));
+    }
+
+    #[test]
+    fn entries_that_were_removed_before_they_were_read_are_a_gap() {
+        let at = |high| Offset::new(high, 0);
+        // The last one that was read is still there, or the stream is empty.
+        assert_eq!(trimmed(Some(at(5)), at(5)), None);
+        assert_eq!(trimmed(None, at(5)), None);
+        // Nothing was read before.
+        assert_eq!(trimmed(Some(at(7)), Offset::default()), None);
+        assert_eq!(trimmed(Some(at(7)), at(5)), Some(at(7).before()));
+    }
+
+    #[test]
+    fn the_servers_that_are_remembered_are_bounded() {
+        let mut log = log();
+        for n in 0..2_500 {
+            let server = ServerId::from(n.to_string());
+            let message = Message::Question("q".into(), Question::Rooms);
+            let question = Envelope::new(Arc::clone(&server), NamespaceName::MAIN, message);
+            log.asked_in_stream(&question);
+            assert!(log.has_asked(&server));
+            log.hold(question).expect("none wait");
+            let released = log.release_to(&NamespaceName::MAIN, &server, "q");
+            assert_eq!(released.map(|released| released.len()), Some(1));
+            assert!(log.was_delivered(&NamespaceName::MAIN, &server, "q"));
+            assert!(log.old_servers.len() <= 1_000 && log.delivered.len() <= 1_000);
+        }
+    }
 }

@@ -694,4 +694,63 @@ mod tests {
         assert_eq!((time.slot, time.is_saved), (slot(b"socket.io"), false));
         assert_eq!(time.commands, 1..5);
     }
+
+    /// Returns the masters of a cluster in which no slot has one.
+    fn without_masters() -> Arc<Masters> {
+        let info = link::info("redis://127.0.0.1").expect("a URL");
+        let masters = Arc::new(Masters::new(&Arc::from([]), &info));
+        masters.set_topology(Topology::default());
+        masters
+    }
+
+    /// Sends commands, and returns their replies with the seconds that they have taken.
+    async fn send(masters: &Arc<Masters>, commands: &[&str]) -> (RedisResult<Vec<Value>>, u64) {
+        let mut pipeline = Pipeline::new();
+        for command in commands {
+            pipeline.cmd(command).arg("a").arg("b");
+        }
+        let begin = tokio::time::Instant::now();
+        let replies = masters.send(&pipeline).await;
+        (replies, begin.elapsed().as_secs())
+    }
+
+    fn is_dropped(reply: &Value) -> bool {
+        matches!(reply, Value::ServerError(error) if error.code() == "CLUSTERDOWN")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_for_a_slot_without_a_master_are_dropped_after_thirty_seconds() {
+        let masters = without_masters();
+        let (replies, seconds) = send(&masters, &["SPUBLISH", "SPUBLISH"]).await;
+        let replies = replies.expect("replies");
+        assert!(
+            replies.len() == 2 && replies.iter().all(is_dropped),
+            "{replies:?}"
+        );
+        assert_eq!(seconds, 30);
+        assert!(masters.status.lock().problem().is_some());
+        // Until the slot has a master, further ones do not wait.
+        let (replies, seconds) = send(&masters, &["SPUBLISH"]).await;
+        assert!(is_dropped(&replies.expect("a reply")[0]));
+        assert_eq!(seconds, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_saved_socket_waits_a_second_for_a_master_of_its_slot() {
+        for command in ["SET", "GETDEL"] {
+            let masters = without_masters();
+            let (replies, seconds) = send(&masters, &[command]).await;
+            assert!(is_dropped(&replies.expect("a reply")[0]));
+            assert_eq!(seconds, 1);
+            // The connection is not at fault.
+            assert!(masters.status.lock().problem().is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_waits_five_seconds_for_a_master_of_its_slot() {
+        let (replies, seconds) = send(&without_masters(), &["XADD"]).await;
+        assert!(replies.is_err());
+        assert_eq!(seconds, 5);
+    }
 }

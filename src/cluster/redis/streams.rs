@@ -174,12 +174,8 @@ pub(super) const AFTER: &str = "after";
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_namespace_has_the_stream_of_nodes_adapter() {
-        // By `hash % 4` in JavaScript.
-        assert_eq!(index("/", 4), 3);
-        assert_eq!(index("/notifications", 4), -3);
-        let form = |count| StreamsForm {
+    fn form(count: u32) -> StreamsForm {
+        StreamsForm {
             channels: Channels {
                 prefix: "socket.io".into(),
                 kind: super::super::form::SubscriptionKind::Channel,
@@ -188,7 +184,25 @@ mod tests {
             count,
             max_len: 10,
             saved_prefix: "sio:session:".into(),
-        };
+        }
+    }
+
+    #[test]
+    fn each_entry_says_how_long_the_stream_may_be() {
+        let form = form(1);
+        let gap = form.gap("/", "me").expect("streams have gaps");
+        for command in [form.add("/", "me", wire::kind::HEARTBEAT), gap] {
+            let args: Vec<_> = command.args_iter().take(6).collect();
+            let expected = ["XADD", "socket.io", "MAXLEN", "~", "10", "*"];
+            assert_eq!(args, expected.map(|arg| redis::Arg::Simple(arg.as_bytes())));
+        }
+    }
+
+    #[test]
+    fn a_namespace_has_the_stream_of_nodes_adapter() {
+        // By `hash % 4` in JavaScript.
+        assert_eq!(index("/", 4), 3);
+        assert_eq!(index("/notifications", 4), -3);
         assert_eq!(form(1).stream_of("/notifications"), "socket.io");
         assert_eq!(form(1).streams(), ["socket.io"]);
         assert_eq!(form(4).stream_of("/notifications"), "socket.io--3");

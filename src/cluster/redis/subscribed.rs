@@ -188,6 +188,7 @@ mod tests {
     use super::super::form::SubscriptionKind;
     use super::super::sharded::{Channels, Sharded};
     use super::*;
+    use crate::shrink::is_shrunk;
 
     fn names(subscriptions: &[Subscription]) -> Vec<&str> {
         let mut names: Vec<_> = subscriptions.iter().map(|each| &*each.name).collect();
@@ -255,5 +256,44 @@ mod tests {
         subscribed.room(&main, &room, false, &mut changes);
         assert_eq!(names(&changes.unsubscribe), ["s#/#y#"]);
         assert_eq!(names(&subscribed.all()), ["s#/#", "s#/#me#"]);
+    }
+
+    #[test]
+    fn subscriptions_that_have_ended_return_their_memory() {
+        const MANY: u32 = 1_000;
+
+        let channels = Channels {
+            prefix: "s".into(),
+            kind: SubscriptionKind::Channel,
+        };
+        let form = Sharded {
+            channels,
+            subscriptions: Subscriptions::Dynamic,
+        };
+        let form: Arc<dyn Form> = Arc::new(form);
+        let begun = || {
+            let mut subscribed = Subscribed::new(Arc::clone(&form), "me");
+            let mut changes = Changes::default();
+            for n in 0..MANY {
+                let namespace = NamespaceName::from(&*format!("/{n}"));
+                subscribed.open(&namespace, &mut changes);
+                subscribed.room(&namespace, &"room".into(), true, &mut changes);
+            }
+            let mut changes = Changes::default();
+            for n in 0..MANY {
+                let namespace = NamespaceName::from(&*format!("/{n}"));
+                subscribed.room(&namespace, &"room".into(), false, &mut changes);
+                subscribed.close(&namespace, &mut changes);
+            }
+            assert!(is_shrunk(&subscribed.open) && is_shrunk(&subscribed.rooms));
+            (subscribed, changes)
+        };
+        let (mut subscribed, changes) = begun();
+        subscribed.forget(changes.unsubscribe);
+        assert!(subscribed.sources.is_empty() && is_shrunk(&subscribed.sources));
+        // The connection has ended before Redis has ended them.
+        let (mut subscribed, _) = begun();
+        assert!(subscribed.all().is_empty());
+        assert!(is_shrunk(&subscribed.sources));
     }
 }

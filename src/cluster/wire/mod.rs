@@ -92,3 +92,29 @@ const MAX_LEN: usize = 64 << 20;
 const MAX_ATTACHMENTS: usize = 10_000;
 
 const MALFORMED: DecodeError = DecodeError::new("message has another form");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_at_most_10_000_binary_values() {
+        // An array of empty ones.
+        let message = |count: u32| {
+            let mut bytes = vec![0xdd];
+            bytes.extend(count.to_be_bytes());
+            bytes.extend([0xc4, 0].repeat(count as usize));
+            Bytes::from(bytes)
+        };
+        let read = Text::read(&message(10_000)).expect("not too many");
+        assert_eq!(read.attachments.len(), 10_000);
+        assert!(Text::read(&message(10_001)).is_err());
+    }
+
+    #[test]
+    fn a_message_of_more_than_64_mib_is_not_read() {
+        let message = |len| Bytes::from(vec![b'{'; len]);
+        assert!(Text::read(&message(64 << 20)).is_ok());
+        assert!(Text::read(&message((64 << 20) + 1)).is_err());
+    }
+}

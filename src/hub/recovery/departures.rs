@@ -406,6 +406,7 @@ mod tests {
 
     use super::*;
     use crate::engine_io::Message;
+    use crate::shrink::is_shrunk;
 
     type World = Departures<u8>;
 
@@ -597,5 +598,15 @@ mod tests {
         });
         let meant: Vec<_> = meant.copied().collect();
         assert_eq!(meant, [false, false, false, true]);
+    }
+
+    #[test]
+    fn events_that_have_come_back_return_their_memory() {
+        let (mut world, now) = (World::default(), Instant::now());
+        for number in 1..=10_000 {
+            world.depart(Some(number), false, room("r"), event("e"), now);
+        }
+        assert_eq!(world.returned(10_000, Offset::new(1, 0)).len(), 10_000);
+        assert!(is_shrunk(&world.items));
     }
 }

@@ -347,7 +347,11 @@ impl LiveNamespace {
         };
         if budget.claim_sweep() {
             let every = budget.config.within.clamp(SHORTEST_SWEEP, LONGEST_SWEEP);
-            runtime.spawn(sweep(self.weak_hub(), every));
+            let sweeper = Sweeper {
+                hub: self.weak_hub(),
+                has_ended: false,
+            };
+            runtime.spawn(sweeper.run(every));
         }
     }
 }
@@ -357,16 +361,32 @@ impl LiveNamespace {
 const SHORTEST_SWEEP: Duration = Duration::from_millis(10);
 const LONGEST_SWEEP: Duration = Duration::from_secs(60);
 
-/// Sweeps the stores of all namespaces, with the only timer of recovery. It ends when no store
-/// holds a packet or socket that can expire.
-async fn sweep(hub: Weak<Hub>, every: Duration) {
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(hub) = hub.upgrade() else {
-            return;
-        };
-        if !hub.sweep() {
-            return;
+/// The task that sweeps the stores of all namespaces, with the only timer of recovery. It ends when no
+/// store holds a packet or socket that can expire.
+struct Sweeper {
+    hub: Weak<Hub>,
+    has_ended: bool,
+}
+
+impl Sweeper {
+    async fn run(mut self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            if !self.hub.upgrade().is_some_and(|hub| hub.sweep()) {
+                break;
+            }
+        }
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Sweeper {
+    /// A runtime that ends drops the task. The next operation on a store then starts another.
+    fn drop(&mut self) {
+        if let Some(hub) = self.hub.upgrade().filter(|_| !self.has_ended) {
+            if let Some(budget) = &hub.recovery_budget {
+                budget.release_sweep();
+            }
         }
     }
 }

@@ -146,6 +146,7 @@ mod tests {
     use super::super::Recovery;
     use super::*;
     use crate::engine_io::Message;
+    use crate::shrink::is_shrunk;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -223,5 +224,15 @@ mod tests {
         assert!(b.bytes > 3_000);
         drop(b);
         assert_eq!(budget.packets.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn packets_that_are_dropped_return_the_memory_of_their_entries() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        (0..10_000).for_each(|_| push(&mut log, "x", now));
+        push(&mut log, "y", now + SECOND);
+        log.expire(now + SECOND + Duration::from_millis(1));
+        assert_eq!(log.entries.len(), 1);
+        assert!(is_shrunk(&log.entries));
     }
 }

@@ -44,6 +44,7 @@ mod shared_log;
 mod store;
 
 pub(crate) use self::departures::Behind;
+pub(in crate::hub) use self::handover::DeferredDrop;
 pub(crate) use self::handover::{Handover, StoreGuard};
 pub(crate) use self::live::{JoinRequest, Recoverable};
 pub(crate) use self::offset::Mark;

@@ -73,7 +73,7 @@ const MAX_DEPARTED: usize = 10_000;
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the other servers may take to say whether they have a socket.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(250);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many questions for sockets are open at a time. Beyond that a client gets a new socket: anybody can
 /// make up a private id.

@@ -155,3 +155,26 @@ impl RoomHistory {
 
 /// The bytes that are counted for a room in addition to its name.
 pub(super) const ROOM_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_64_exceptions_are_remembered() {
+        let at = |high| Offset::new(high, 0);
+        let mut history = RoomHistory::new(at(1));
+        for high in 10..110 {
+            history.except(at(high), true, at(2));
+        }
+        assert_eq!(history.exceptions.len(), 64);
+        assert_eq!(history.exception(at(46)), Some(true));
+        // A client that may have missed an older packet gets a new socket.
+        assert_eq!(history.exception(at(45)), None);
+        assert_eq!(history.floor, at(45).next());
+        // Those for packets that are no longer kept go first.
+        history.except(at(110), true, at(100));
+        assert_eq!(history.exceptions.len(), 11);
+        assert_eq!(history.floor, at(45).next());
+    }
+}

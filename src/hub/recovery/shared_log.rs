@@ -212,6 +212,7 @@ impl SharedLog {
         }
         if entries.is_empty() {
             self.namespaces.remove(&namespace);
+            shrink(&mut self.namespaces);
         } else {
             shrink(entries);
         }
@@ -245,6 +246,7 @@ mod tests {
 
     use super::super::Recovery;
     use super::*;
+    use crate::shrink::is_shrunk;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -336,5 +338,23 @@ mod tests {
         log.begin(Offset::new(9, 0));
         assert!(log.is_empty() && !log.covers(Offset::new(7, 0)));
         assert_eq!(log.last(), Offset::new(9, 0));
+    }
+
+    #[test]
+    fn entries_that_are_dropped_return_their_memory() {
+        let (mut log, now) = (log(Recovery::within(SECOND)), Instant::now());
+        (6..10_006).for_each(|high| push(&mut log, high, 1, now));
+        push(&mut log, 10_006, 1, now + SECOND);
+        log.expire(now + SECOND + Duration::from_millis(1));
+        assert_eq!(offsets(&mut log, 0), [10_006]);
+        assert!(is_shrunk(&log.order) && is_shrunk(&log.namespaces[&NamespaceName::MAIN]));
+
+        for high in 10_007..11_007 {
+            let (offset, all) = (Offset::new(high, 0), Target::default());
+            let namespace = NamespaceName::from(&*format!("/{high}"));
+            log.push(offset, namespace, all, Content::Disconnect, now + SECOND);
+        }
+        log.expire(now + 3 * SECOND);
+        assert!(log.namespaces.is_empty() && is_shrunk(&log.namespaces));
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::hub::selection::ManySockets;
+use crate::shrink::is_shrunk;
 
 fn id(n: u8) -> SocketId {
     SocketId::new([n; 15])
@@ -173,7 +174,7 @@ fn large_selections_become_chunks_and_small_ones_do_not() {
             except: own.to_vec(),
         };
         for (selection, expected) in [
-            (Selection::Owned(all.clone()), &all[..]),
+            (Selection::Owned(all.clone(), None), &all[..]),
             (shared.select(&Target::default()), &all[..]),
             (shared.select(&but_one), all.get(1..).unwrap_or_default()),
         ] {
@@ -254,4 +255,47 @@ fn only_actual_changes_are_logged_and_in_order() {
             .map(|(name, change)| (&**name, *change))
             .eq(expected)
     );
+}
+
+#[test]
+fn sockets_and_rooms_that_have_gone_return_their_memory() {
+    const MANY: u32 = 20_000;
+
+    let id = |n: u32| {
+        let mut bytes = [0; 15];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        SocketId::new(bytes)
+    };
+    let full = || {
+        let mut rooms = Rooms::default();
+        for n in 0..MANY {
+            rooms.insert(id(n), n);
+            assert!(rooms.join(id(n), "all", 100, None));
+            assert!(rooms.join(id(n), &format!("of {n}"), 100, None));
+        }
+        rooms
+    };
+    let are_shrunk = |rooms: &Rooms<u32>| {
+        let all = &rooms.rooms["all"];
+        is_shrunk(&rooms.rooms_by_socket)
+            && is_shrunk(&rooms.rooms)
+            && is_shrunk(&all.map)
+            && is_shrunk(&all.chunks)
+    };
+
+    let mut rooms = full();
+    for n in 10..MANY {
+        rooms.leave_room(&id(n), "all", None);
+        rooms.leave_room(&id(n), &format!("of {n}"), None);
+    }
+    assert!(are_shrunk(&rooms));
+    assert_eq!(rooms.len(), MANY as usize);
+
+    let mut rooms = full();
+    for n in 10..MANY {
+        rooms.leave(&id(n), None);
+    }
+    assert!(are_shrunk(&rooms));
+    assert!(is_shrunk(&rooms.sockets.map) && is_shrunk(&rooms.sockets.chunks));
+    assert_eq!((rooms.len(), rooms.room_count()), (10, 11));
 }

@@ -15,6 +15,7 @@ use crate::hub::session::SharedSession;
 use crate::hub::yield_now::yield_now;
 use crate::presence::replica::{Diff, Message, Users};
 use crate::protocol::{Args, Data, NamespaceName, Payload};
+use crate::shrink::shrink;
 
 /// A socket that gets no differences of a room: its state is not sent yet, or has them already.
 pub(super) struct Entry {
@@ -130,6 +131,7 @@ impl Live {
             return None;
         };
         let outgoing = state.outbox.pop_front()?;
+        shrink(&mut state.outbox);
         state.taken += 1;
         let (mut users, mut except) = (Users::new(), Vec::new());
         match &outgoing {
@@ -156,6 +158,7 @@ impl Live {
         let taken = state.taken;
         let is_pending = |entry: &Entry| entry.until.is_none_or(|until| until > taken);
         state.entering.retain(is_pending);
+        shrink(&mut state.entering);
         Some(Taken {
             outgoing,
             hub,

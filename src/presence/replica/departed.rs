@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::{Entries, Entry, MAX_LINGERING};
+use crate::shrink::shrink;
 
 /// The entries of a socket, by room.
 type Rooms = BTreeMap<Box<str>, Entry>;
@@ -55,6 +56,17 @@ impl Departed {
                 self.remove(&socket);
             }
         }
+        shrink(&mut self.ends);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn room_for_ends(&self) -> usize {
+        self.ends.capacity()
     }
 
     pub(super) fn is_empty(&self) -> bool {

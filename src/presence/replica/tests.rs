@@ -620,6 +620,99 @@ fn a_large_state_comes_in_parts_and_is_not_sent_for_each_that_asks() {
 }
 
 #[test]
+fn a_socket_that_was_restored_is_remembered_for_the_silence() {
+    let start = Instant::now();
+    let mut replica = replica("a", start);
+    replica.restore("s", &BTreeSet::new(), start);
+    let mut at = start;
+    while at + PERIOD < start + SILENCE {
+        at += PERIOD;
+        replica.tick(at, false);
+        assert!(!replica.is_idle(at));
+    }
+    replica.tick(at + PERIOD, false);
+    assert!(replica.is_idle(at + PERIOD));
+    assert_eq!(replica.deadline(at + PERIOD), None);
+}
+
+#[test]
+fn the_queues_of_a_replica_shrink() {
+    let start = Instant::now();
+    let mut replica = replica("b", start);
+    let sockets = || (0..10_000).map(|n| format!("s{n}"));
+    for socket in sockets() {
+        replica.track(&socket, "room", "ada", meta(1), start);
+        replica.lose(&socket, start, GRACE);
+    }
+    let ended = start + GRACE;
+    for socket in replica.due(ended) {
+        replica.settle(&socket, false, ended);
+    }
+    let room = replica.graces.capacity();
+    assert!(room < 100, "room for {room} graces");
+
+    let entry = |socket: String| Entry {
+        socket: socket.into(),
+        room: "room".into(),
+        key: "ada".into(),
+        meta: meta(1),
+        is_away: false,
+    };
+    let changes = sockets().map(|socket| Change::Put(entry(socket))).collect();
+    let (server, clock) = ("a".into(), 1);
+    let delta = Message::Delta {
+        server,
+        clock,
+        changes,
+    };
+    replica.handle(delta, ended);
+    let mut at = ended;
+    while at < ended + SILENCE + WITHIN + 2 * PERIOD {
+        at += PERIOD;
+        replica.tick(at, false);
+    }
+    assert!(replica.departed.is_empty());
+    let room = replica.departed.room_for_ends();
+    assert!(room < 100, "room for {room} ends");
+}
+
+#[test]
+fn the_entries_of_servers_that_are_gone_are_limited_and_expire() {
+    let now = Instant::now();
+    let mut replica = replica("b", now);
+    let text = "x".repeat(1 << 20);
+    let entry = |n: usize| Entry {
+        socket: format!("s{n}").into(),
+        room: "room".into(),
+        key: "ada".into(),
+        meta: meta(&text),
+        is_away: false,
+    };
+    replica.handle(
+        Message::Delta {
+            server: "a".into(),
+            clock: 1,
+            changes: (0..20).map(|n| Change::Put(entry(n))).collect(),
+        },
+        now,
+    );
+    let gone = now + SILENCE;
+    let mut at = now;
+    while at < gone {
+        at += PERIOD;
+        replica.tick(at, false);
+    }
+    assert!(replica.users("room").is_empty());
+    assert_eq!(replica.departed.len(), 15);
+    while at <= gone + WITHIN + PERIOD {
+        at += PERIOD;
+        replica.tick(at, false);
+    }
+    assert!(replica.departed.is_empty());
+    assert!(replica.is_idle(at));
+}
+
+#[test]
 fn the_entries_of_lost_sockets_are_limited() {
     let now = Instant::now();
     let mut replica = replica("a", now);

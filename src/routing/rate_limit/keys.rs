@@ -55,6 +55,15 @@ impl KeyLimiter {
         checked.map_err(|refused| refused.wait_time_from(now()))
     }
 
+    /// Takes a token for each of many keys. Returns the number of keys that are kept.
+    #[cfg(test)]
+    pub(super) fn fill(&self, keys: usize) -> usize {
+        for key in 1..=keys as u64 {
+            let _ = self.limiter.check_key(&key);
+        }
+        self.limiter.len()
+    }
+
     fn sweep_sometimes(&self) {
         let passed = as_millis(now().saturating_duration_since(self.created));
         let due = self.next_sweep.load(Ordering::Relaxed);
@@ -162,6 +171,20 @@ mod tests {
         limiter.retain_recent();
         assert!(limiter.is_empty());
         assert!(limiter.check_key(&1).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_are_removed_return_their_memory() {
+        let limiter = limiter(100_000);
+        for key in 1..=10_000 {
+            assert!(limiter.check_key(&key).is_ok());
+        }
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert!(limiter.check_key(&1).is_ok());
+        limiter.retain_recent();
+        assert_eq!(limiter.len(), 1);
+        let room = limiter.into_state_store().states.lock().capacity();
+        assert!(room < 100, "room for {room} keys");
     }
 
     #[tokio::test(start_paused = true)]

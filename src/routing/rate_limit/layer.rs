@@ -403,3 +403,27 @@ impl Service<Event> for RateLimited {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_events_and_of_connects_are_limited_by_default() {
+        fn key(event: &Event) -> String {
+            event.name().to_owned()
+        }
+        let limit = RateLimit::per_minute(1);
+        let layers = [
+            RateLimitLayer::per_key(limit, key),
+            RateLimitLayer::connects_per_key(limit, key),
+        ];
+        for layer in layers {
+            let (Scope::Key(limiter) | Scope::Connect(limiter)) = &layer.scope else {
+                panic!("it has keys");
+            };
+            // The further keys share one limit.
+            assert_eq!(limiter.fill(MAX_KEYS + 10), MAX_KEYS + 1);
+        }
+    }
+}

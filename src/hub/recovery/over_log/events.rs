@@ -8,7 +8,7 @@ use crate::clock::now;
 use crate::engine_io::{CloseReason, SocketId};
 use crate::hub::member::{Member, encode};
 use crate::hub::namespace::LiveNamespace;
-use crate::hub::other_servers::{Confirm, Operation, Sent};
+use crate::hub::other_servers::{Confirm, Here, Operation, Sent};
 use crate::hub::queue::Outgoing;
 use crate::hub::recovery::departures::{Behind, Departed, Departures, Step};
 use crate::hub::recovery::handover::StoreGuard;
@@ -46,8 +46,9 @@ impl LiveNamespace {
         let (others, mut confirm) = (self.others(), confirm);
         // One that was removed meanwhile does not get the operation back, and has no sockets.
         let departs = !self.is_removed();
+        let here = if departs { Here::Departs } else { Here::Absent };
         let sent = match others.filter(|_| !local) {
-            Some(others) => others.send(&self.name, target, &operation, confirm.take(), departs),
+            Some(others) => others.send(&self.name, target, &operation, confirm.take(), here),
             None => Ok(Sent {
                 number: None,
                 dropped: None,

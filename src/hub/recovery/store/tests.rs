@@ -5,6 +5,7 @@ use super::super::room_history::{MAX_FORMER_BYTES, MAX_FORMER_ROOMS, ROOM_BYTES}
 use super::*;
 use crate::engine_io::Message;
 use crate::hub::selection::Target;
+use crate::shrink::is_shrunk;
 
 const WITHIN: Duration = Duration::from_secs(120);
 const START: Offset = Offset::new(0, 1_000);
@@ -392,4 +393,26 @@ fn expired_handovers_are_returned_to_be_dropped_later() {
     world.now += 2 * WITHIN;
     world.store.expire(world.now);
     assert_eq!(world.store.dropped_later, ["handover"]);
+}
+
+#[test]
+fn sockets_that_are_dropped_return_their_memory() {
+    let mut world = World::new();
+    let ids: Vec<_> = (0..10_000_u16)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            let (mut id, mut private_id) = ([0; 15], [0; 16]);
+            (id[0], id[1]) = (high, low);
+            (private_id[0], private_id[1]) = (high, low);
+            (SocketId::new(id), PrivateId::new(private_id))
+        })
+        .collect();
+    for (id, private_id) in &ids {
+        world.store.insert(*id, *private_id);
+    }
+    for (id, _) in &ids[10..] {
+        world.store.forget(id);
+    }
+    assert_eq!(world.store.sockets.len(), 10);
+    assert!(is_shrunk(&world.store.sockets) && is_shrunk(&world.store.by_private_id));
 }
