@@ -184,3 +184,40 @@ impl LiveNamespace {
         }
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::hub::DisconnectReason;
+
+    #[tokio::test]
+    async fn what_waits_for_a_socket_that_has_just_left_does_not_count_as_sent() {
+        let (layer, io) = crate::SocketIo::builder()
+            .namespace("/", crate::Namespace::new())
+            .recovery(crate::Recovery::within(Duration::from_secs(60)))
+            .cluster(crate::cluster::Memory::with_log())
+            .build();
+        let cluster = io.cluster().expect("a cluster");
+        while !cluster.status().is_connected {
+            tokio::task::yield_now().await;
+        }
+        let app = axum::Router::new().layer(layer);
+        let client = crate::testing::Client::connect(&app, "/").await;
+        let _client = client.expect("it connects");
+        let member = Arc::clone(&io.sockets()[0].member);
+        let namespace = Arc::clone(&member.namespace);
+        let over_log = namespace.over_log().expect("a log");
+        // The task of the broker runs when this one waits.
+        io.emit("event", 1);
+        let mut store = namespace.store();
+        let leaving = member.leave_from(DisconnectReason::TransportClose, store.as_mut());
+        drop(store);
+        // The server disconnects the socket, which it has seen as connected.
+        namespace.flush_departed(&member);
+        let is_meant = over_log.departures.lock().concerns(&member.id, |_| false);
+        assert!(is_meant);
+        member.notify_left(leaving.expect("it was connected"));
+    }
+}
