@@ -678,4 +678,31 @@ mod tests {
         assert_eq!((waiting, dropped), (2, 8));
         assert_eq!(inner.counters.saved.load(Ordering::Relaxed), 10);
     }
+
+    #[tokio::test]
+    async fn messages_that_a_log_has_lost_are_dropped_when_a_later_one_comes_back() {
+        let (_layer, io) = crate::SocketIo::builder()
+            .namespace("/", crate::Namespace::new())
+            .recovery(crate::Recovery::within(Duration::from_secs(60)))
+            .cluster(crate::cluster::Memory::with_log())
+            .build();
+        let (hub, counters) = (
+            io.hub().expect("a server"),
+            Counters::new(Observers::default()),
+        );
+        let (limits, window) = (Limits::default(), Some(Duration::from_secs(60)));
+        let inner = Inner::new(Handle::current(), limits, false, window, counters);
+        inner.attach(&hub);
+        for number in [1, 2, 4] {
+            let question = Message::Question("q".into(), Question::Rooms);
+            let envelope = inner.envelope(&"/other".into(), question);
+            inner.elsewhere.lock().insert(number, envelope);
+        }
+        inner.returned("/other", 2, Offset::new(2, 0));
+        let left = || inner.elsewhere.lock().keys().copied().collect::<Vec<_>>();
+        assert_eq!(left(), [1, 4]);
+        inner.begin_log(Offset::new(3, 0));
+        inner.returned("/other", 3, Offset::new(4, 0));
+        assert_eq!(left(), [4]);
+    }
 }
