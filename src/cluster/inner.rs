@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     /// Whether the log may have lost messages of this server that have not come back. The next one that
     /// comes back says which: the earlier ones.
     may_have_lost: AtomicBool,
+    /// The nanoseconds of the broker's work since other tasks have run.
+    pub(super) turn: AtomicU64,
     is_connected: AtomicBool,
     /// How many of the namespaces and rooms that the broker had to open are open.
     synced: AtomicU64,
@@ -115,6 +117,7 @@ impl Inner {
             asked: Mutex::default(),
             elsewhere: Mutex::default(),
             may_have_lost: AtomicBool::new(false),
+            turn: AtomicU64::new(0),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             counters: Arc::new(counters),

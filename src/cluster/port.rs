@@ -7,7 +7,12 @@ use std::time::Duration;
 use super::command::{Command, QueueState};
 use super::inner::Inner;
 use super::message::Envelope;
+use crate::clock::now;
 use crate::hub::recovery::Offset;
+use crate::sync::atomic::Ordering;
+
+/// The nanoseconds that deliveries, which are synchronous, take before other tasks run.
+const TURN: u64 = 1_000_000;
 
 /// The commands for a [`Broker`](super::Broker).
 ///
@@ -139,9 +144,7 @@ impl Inbox {
     /// A message of this server itself is ignored, and so is one for a namespace that this server has
     /// not opened. It may be called before [`connected`](Self::connected).
     pub async fn deliver(&self, envelope: Envelope) {
-        self.inner.deliver(envelope);
-        // Delivers are synchronous. The broker's task lets others run between them.
-        tokio::task::coop::consume_budget().await;
+        self.in_turns(|inner| inner.deliver(envelope)).await;
     }
 
     /// Delivers a message of another server that a broker with a [log](super::Broker::has_log) has read
@@ -150,15 +153,14 @@ impl Inbox {
     /// It is also for namespaces that this server has not opened: a client may come back to one. Without
     /// recovery it does the same as `deliver`.
     pub async fn deliver_at(&self, envelope: Envelope, at: Offset) {
-        self.inner.deliver_at(envelope, at);
-        tokio::task::coop::consume_budget().await;
+        self.in_turns(|inner| inner.deliver_at(envelope, at)).await;
     }
 
     /// Reports that a message of this server was read in the log. `number` is its
     /// [`Envelope::number`]. Its clients get the event now.
     pub async fn returned(&self, namespace: &str, number: u64, at: Offset) {
-        self.inner.returned(namespace, number, at);
-        tokio::task::coop::consume_budget().await;
+        self.in_turns(|inner| inner.returned(namespace, number, at))
+            .await;
     }
 
     /// Reports an entry of the log that is no message, or one that cannot be read.
@@ -169,8 +171,23 @@ impl Inbox {
     /// Keeps a message that came into the log before this server has begun to read it, for clients that
     /// come back.
     pub async fn keep_at(&self, envelope: Envelope, at: Offset) {
-        self.inner.keep_at(envelope, at);
-        tokio::task::coop::consume_budget().await;
+        self.in_turns(|inner| inner.keep_at(envelope, at)).await;
+    }
+
+    /// Does some of the work of the broker's task, and lets other tasks run when it has taken [`TURN`]
+    /// since the last time.
+    async fn in_turns(&self, work: impl FnOnce(&Arc<Inner>)) {
+        let begin = now();
+        work(&self.inner);
+        let took = now().saturating_duration_since(begin);
+        let took = u64::try_from(took.as_nanos()).unwrap_or(TURN);
+        let turn = &self.inner.turn;
+        if turn.fetch_add(took, Ordering::Relaxed).saturating_add(took) < TURN {
+            return tokio::task::coop::consume_budget().await;
+        }
+        turn.store(0, Ordering::Relaxed);
+        // Also the worker looks at its input and output, and its timers.
+        tokio::task::yield_now().await;
     }
 
     /// Reports that all entries of the log after this one will be delivered or kept, and that those up to

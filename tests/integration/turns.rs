@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use tower_socketio::{Namespace, SocketIo};
+use tower_socketio::cluster::Memory;
+use tower_socketio::{Namespace, RawArgs, Socket, SocketIo};
 
-use crate::support::{Polling, main_app, until, within};
+use crate::support::{Polling, app, main_app, until, within};
 
 /// Counts the turns of another task on the same thread, and the maximum of the work between two
 /// turns.
@@ -118,6 +119,34 @@ async fn each_of_several_clients_that_broadcast_goes_on_at_once() {
         "{:?}",
         begin.elapsed()
     );
+}
+
+#[tokio::test]
+async fn messages_of_other_servers_take_turns_with_other_tasks() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let slow = move |_: &Socket, _: &str, _: &RawArgs| {
+        std::thread::sleep(Duration::from_millis(1));
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let broker = Memory::new();
+    let server = |namespace| {
+        let builder = SocketIo::builder().namespace("/", namespace);
+        builder.cluster(broker.clone()).build()
+    };
+    let (layer, here) = server(Namespace::new().on_outgoing(slow));
+    let (_layer, there) = server(Namespace::new());
+    let _client = Polling::connect(&app(layer)).await;
+    there.of("/").emit("text", 0);
+    until(|| done.load(Ordering::Relaxed) == 1).await;
+    let bystander = Bystander::watch(&done);
+    for n in 0..200 {
+        there.of("/").emit("text", n);
+    }
+    until(|| done.load(Ordering::Relaxed) == 201).await;
+    let most = bystander.most().await;
+    assert!(most <= 8, "{most} messages in a row");
+    drop(here);
 }
 
 #[tokio::test]
