@@ -53,6 +53,9 @@ pub(crate) struct Inner {
     /// The operations in namespaces that this server does not have, which have not come back from the log,
     /// by their numbers.
     elsewhere: Mutex<BTreeMap<u64, Envelope>>,
+    /// Whether the log may have lost messages of this server that have not come back. The next one that
+    /// comes back says which: the earlier ones.
+    may_have_lost: AtomicBool,
     /// The nanoseconds of the broker's work since other tasks have run.
     pub(super) turn: AtomicU64,
     is_connected: AtomicBool,
@@ -115,6 +118,7 @@ impl Inner {
             kept_open: Mutex::default(),
             asked: Mutex::default(),
             elsewhere: Mutex::default(),
+            may_have_lost: AtomicBool::new(false),
             turn: AtomicU64::new(0),
             is_connected: AtomicBool::new(false),
             synced: AtomicU64::new(0),
@@ -346,17 +350,27 @@ impl Inner {
         };
         let elsewhere = self.elsewhere.lock().remove(&number);
         if let Some(Message::Operation(target, operation)) = elsewhere.map(|sent| sent.message) {
-            return hub.apply_at(&namespace.into(), &target, &operation, at);
+            hub.apply_at(&namespace.into(), &target, &operation, at);
+        } else if let Some(live) = hub.find(namespace).filter(|live| live.over_log().is_some()) {
+            live.returned(number, at);
+        } else {
+            hub.advance_log(at);
         }
-        match hub.find(namespace).filter(|live| live.over_log().is_some()) {
-            Some(live) => live.returned(number, at),
-            None => hub.advance_log(at),
+        // An entry that is no message of this server has the number 0.
+        if number > 0 && self.may_have_lost.swap(false, Ordering::Relaxed) {
+            let mut elsewhere = self.elsewhere.lock();
+            let later = elsewhere.split_off(&number);
+            let lost = std::mem::replace(&mut *elsewhere, later);
+            drop(elsewhere);
+            drop(lost);
+            hub.returned(number, at);
         }
     }
 
     pub(super) fn begin_log(&self, at: Offset) {
         if let Some(hub) = self.hub().filter(|_| self.log_window.is_some()) {
             hub.begin_log(at);
+            self.may_have_lost.store(true, Ordering::Relaxed);
         }
     }
 
@@ -772,5 +786,32 @@ mod tests {
         taken.found(socket);
         assert!(claim.await.is_some());
         assert!(next().is_none());
+    }
+
+    #[tokio::test]
+    async fn messages_that_a_log_has_lost_are_dropped_when_a_later_one_comes_back() {
+        let (_layer, io) = crate::SocketIo::builder()
+            .namespace("/", crate::Namespace::new())
+            .recovery(crate::Recovery::within(Duration::from_secs(60)))
+            .cluster(crate::cluster::Memory::with_log())
+            .build();
+        let (hub, counters) = (
+            io.hub().expect("a server"),
+            Counters::new(Observers::default()),
+        );
+        let (limits, window) = (Limits::default(), Some(Duration::from_secs(60)));
+        let inner = Inner::new(Handle::current(), limits, false, window, counters);
+        inner.attach(&hub);
+        for number in [1, 2, 4] {
+            let question = Message::Question("q".into(), Question::Rooms);
+            let envelope = inner.envelope(&"/other".into(), question);
+            inner.elsewhere.lock().insert(number, envelope);
+        }
+        inner.returned("/other", 2, Offset::new(2, 0));
+        let left = || inner.elsewhere.lock().keys().copied().collect::<Vec<_>>();
+        assert_eq!(left(), [1, 4]);
+        inner.begin_log(Offset::new(3, 0));
+        inner.returned("/other", 3, Offset::new(4, 0));
+        assert_eq!(left(), [4]);
     }
 }

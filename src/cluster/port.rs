@@ -192,7 +192,8 @@ impl Inbox {
 
     /// Reports that all entries of the log after this one will be delivered or kept, and that those up to
     /// it are unknown, or some of them are missing. A broker calls it before the first one, and for a gap.
-    /// Clients that may have missed an unknown entry do not recover.
+    /// Clients that may have missed an unknown entry do not recover. A message of this server that has not
+    /// [returned](Self::returned) is waited for until a later one returns.
     pub fn begin_log(&self, at: Offset) {
         self.inner.begin_log(at);
     }

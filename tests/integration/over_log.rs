@@ -432,12 +432,11 @@ impl Held {
     }
 
     fn next(&self) -> (Envelope, Done, Vec<(String, Inbox)>, Offset) {
-        self.state(|state| {
-            let (envelope, done) = state.waiting.pop_front().expect("one waits");
-            state.last += 1;
-            let inboxes = state.inboxes.clone();
-            (envelope, done, inboxes, Offset::new(state.last, 0))
-        })
+        let waiting = self.state(|state| state.waiting.pop_front());
+        let (envelope, done) = waiting.expect("one waits");
+        let inboxes = self.state(|state| state.inboxes.clone());
+        let (_, at) = self.step();
+        (envelope, done, inboxes, at)
     }
 
     /// Lets the next messages come back.
@@ -454,6 +453,46 @@ impl Held {
             }
             done.published();
         }
+    }
+
+    /// Takes the next place in the log, for the first server.
+    fn step(&self) -> (Inbox, Offset) {
+        self.state(|state| {
+            state.last += 1;
+            let (_, inbox) = state.inboxes.first().expect("it runs");
+            (inbox.clone(), Offset::new(state.last, 0))
+        })
+    }
+
+    /// Delivers what waits without offsets: the connection to the log is lost, and made anew.
+    fn release(&self) {
+        for (_, inbox) in self.state(|state| state.inboxes.clone()) {
+            inbox.disconnected(&"the test");
+            inbox.connected();
+        }
+    }
+
+    /// Lets the servers of a cluster read a mark in the log: messages are missing.
+    fn gap(servers: [&Self; 2]) {
+        for server in servers {
+            let (inbox, at) = server.step();
+            inbox.begin_log(at);
+        }
+    }
+
+    /// Lets the next message come back, and another server of the cluster read it.
+    async fn pass_to(&self, other: &Self) {
+        let envelope =
+            self.state(|state| state.waiting.front().map(|(envelope, _)| envelope.clone()));
+        self.pass(1).await;
+        let (inbox, at) = other.step();
+        inbox.deliver_at(envelope.expect("one waits"), at).await;
+    }
+
+    /// Passes the saved sockets to another server of the cluster.
+    fn move_saved(&self, to: &Self) {
+        let saved = self.state(|state| std::mem::take(&mut state.saved));
+        to.state(|state| state.saved.extend(saved));
     }
 }
 
@@ -979,4 +1018,156 @@ async fn a_hook_sees_each_event_once() {
         seat.event(&client.next().await);
     }
     assert_eq!(*seen.lock().expect("no panic"), ["one", "all"]);
+}
+
+#[tokio::test]
+async fn an_event_that_was_delivered_early_is_kept_after_a_gap_and_not_missing_in_silence() {
+    let (held_a, app_a, a) = held().await;
+    let (held_b, app_b, b) = held().await;
+    let (client, mut seat) = connect(&app_b).await;
+    a.emit("late", 1);
+    held_a.waits_for(1).await;
+    held_a.release();
+    Held::gap([&held_a, &held_b]);
+    lose(client, &b).await;
+    held_a.pass_to(&held_b).await;
+    held_b.move_saved(&held_a);
+    let (_client, missed, recovered) = comes_back(&held_a, &app_a, &mut seat).await;
+    let missed: Vec<_> = missed.iter().map(|packet| seat.event(packet)).collect();
+    assert_eq!((recovered, names(&missed)), (true, vec!["late".to_owned()]));
+}
+
+#[tokio::test]
+async fn an_event_that_was_delivered_early_is_not_delivered_twice_after_a_gap() {
+    let (held_a, app_a, a) = held().await;
+    let (held_b, app_b, b) = held().await;
+    let (mut client, mut seat) = connect(&app_a).await;
+    a.emit("late", 1);
+    held_a.waits_for(1).await;
+    held_a.release();
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    Held::gap([&held_a, &held_b]);
+    b.emit("next", 1);
+    held_b.waits_for(1).await;
+    held_b.pass_to(&held_a).await;
+    assert_eq!(seat.event(&client.next().await), r#"["next",1]"#);
+    lose(client, &a).await;
+    held_a.pass_to(&held_b).await;
+    held_a.move_saved(&held_b);
+    let (_client, missed, recovered) = comes_back(&held_b, &app_b, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_back_after_a_gap_says_that_earlier_ones_are_lost() {
+    let (held_a, app, a) = held().await;
+    let (held_b, _app_b, b) = held().await;
+    let (mut client, mut seat) = connect(&app).await;
+    a.emit("late", 1);
+    held_a.waits_for(1).await;
+    held_a.release();
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    let begin = tokio::time::Instant::now();
+    a.emit("waiting", 1);
+    held_a.waits_for(2).await;
+    // The log has lost both.
+    for _ in 0..2 {
+        let (_, done, inboxes, at) = held_a.next();
+        done.published();
+        inboxes[0].1.begin_log(at);
+    }
+    // An entry of another server says nothing.
+    let (inbox, at) = held_a.step();
+    inbox.skip(at);
+    a.of("/other").emit("elsewhere", 1);
+    held_a.waits_for(1).await;
+    held_a.pass(1).await;
+    assert_eq!(client.next().await, r#"42["waiting",1]"#);
+    assert!(begin.elapsed() < Duration::from_millis(500));
+    b.emit("next", 1);
+    held_b.waits_for(1).await;
+    held_b.pass_to(&held_a).await;
+    assert_eq!(seat.event(&client.next().await), r#"["next",1]"#);
+    lose(client, &a).await;
+    let (_client, missed, recovered) = comes_back(&held_a, &app, &mut seat).await;
+    assert!(missed.is_empty() && recovered);
+}
+
+#[tokio::test]
+async fn an_event_that_comes_back_late_is_not_for_a_socket_that_has_joined_meanwhile() {
+    let (held, app, io) = held().await;
+    let (joins, mut seat) = connect(&app).await;
+    let (mut reads, mut seat_reads) = connect(&app).await;
+    let (other, mut seat_other) = connect(&app).await;
+    io.to("room").emit("late", 1);
+    held.waits_for(1).await;
+    held.release();
+    socket(&io, &seat).join("room");
+    socket(&io, &seat_reads).join("room");
+    socket(&io, &seat_other).join("other");
+    held.pass(1).await;
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    let next = seat_reads.event(&reads.next().await);
+    assert_eq!(next, r#"["next",1]"#);
+    for client in [joins, reads, other] {
+        lose(client, &io).await;
+    }
+    // Its rooms say that it has missed the first event, until it has received a later one.
+    let (_joins, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
+    let (_reads, missed, recovered) = comes_back(&held, &app, &mut seat_reads).await;
+    assert!(missed.is_empty() && recovered, "{missed:?}");
+    let (_other, missed, recovered) = comes_back(&held, &app, &mut seat_other).await;
+    let missed: Vec<_> = missed.iter().map(|each| seat_other.event(each)).collect();
+    assert_eq!((names(&missed), recovered), (vec!["next".to_owned()], true));
+}
+
+#[tokio::test]
+async fn an_event_that_comes_back_late_is_not_for_a_socket_that_has_connected_meanwhile() {
+    let (held, app, io) = held().await;
+    io.emit("late", 1);
+    held.waits_for(1).await;
+    held.release();
+    let (client, mut seat) = connect(&app).await;
+    let (mut reads, mut seat_reads) = connect(&app).await;
+    held.pass(1).await;
+    io.emit("next", 1);
+    held.waits_for(1).await;
+    held.pass(1).await;
+    let next = seat_reads.event(&reads.next().await);
+    assert_eq!(next, r#"["next",1]"#);
+    for client in [client, reads] {
+        lose(client, &io).await;
+    }
+    let (_client, missed, recovered) = comes_back(&held, &app, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
+    let (_reads, missed, recovered) = comes_back(&held, &app, &mut seat_reads).await;
+    assert!(missed.is_empty() && recovered, "{missed:?}");
+}
+
+#[tokio::test]
+async fn an_event_that_is_lost_does_not_hide_that_an_earlier_one_may_come_back() {
+    let (held_a, app_a, a) = held().await;
+    let (held_b, app_b, b) = held().await;
+    let (mut client, mut seat) = connect(&app_a).await;
+    a.emit("late", 1);
+    held_a.waits_for(1).await;
+    held_a.release();
+    assert_eq!(client.next().await, r#"42["late",1]"#);
+    a.emit("lost", 1);
+    held_a.waits_for(2).await;
+    let lost = held_a.state(|state| state.waiting.pop_back());
+    lost.expect("one waits").1.dropped();
+    assert_eq!(client.next().await, r#"42["lost",1]"#);
+    b.emit("next", 1);
+    held_b.waits_for(1).await;
+    held_b.pass_to(&held_a).await;
+    assert_eq!(seat.event(&client.next().await), r#"["next",1]"#);
+    lose(client, &a).await;
+    held_a.pass_to(&held_b).await;
+    held_a.move_saved(&held_b);
+    let (_client, missed, recovered) = comes_back(&held_b, &app_b, &mut seat).await;
+    assert!(missed.is_empty() && !recovered, "{missed:?}");
 }

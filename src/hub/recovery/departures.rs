@@ -14,6 +14,10 @@ use crate::hub::other_servers::Operation;
 use crate::hub::selection::Target;
 use crate::protocol::{Encoded, Payload};
 
+/// How many events that may come back are searched for those that concern a socket. If there are more, all
+/// are taken to concern it.
+const MAX_SEARCHED: usize = 1_000;
+
 /// The departed messages of one namespace, in the order in which they were sent. `M` is a socket.
 #[derive(Debug)]
 pub(crate) struct Departures<M> {
@@ -115,12 +119,18 @@ impl<M> Departures<M> {
         !self.late.is_empty()
     }
 
-    /// Forgets the events that may come back: the log does not have them any more.
-    pub(super) fn forget_late(&mut self, last: Offset) {
-        if !self.late.is_empty() {
-            self.late.clear();
-            self.settled = self.settled.max(last);
-        }
+    /// Returns the number of the last event that may come back if any of them has a target for which
+    /// `is_changed` is true. Volatile events do not count: the log does not keep them.
+    pub(super) fn last_late(&self, is_changed: impl Fn(&Target) -> bool) -> Option<u64> {
+        let (last, _) = self.late.last_key_value()?;
+        let is_kept = |departed: &Departed| {
+            let operation = &departed.operation;
+            matches!(operation, Operation::Emit { volatile, .. } if !volatile)
+        };
+        let mut late = self.late.values();
+        let is_concerned = self.late.len() > MAX_SEARCHED
+            || late.any(|departed| is_kept(departed) && is_changed(&departed.target));
+        is_concerned.then_some(*last)
     }
 
     /// Returns whether a socket waits to be saved.
@@ -282,20 +292,22 @@ impl<M> Departures<M> {
             }
             self.settled = offset;
         }
-        let is_due = |item: &Item<M>| matches!(item, Item::Departed(Departed { number: Some(first), .. }) if *first <= number);
-        while self.items.iter().any(is_due) {
-            let Some(item) = self.items.pop_front() else {
-                break;
+        // Numbers rise, and what has no number waits for the numbers before it.
+        loop {
+            self.take_ready_to(&mut steps);
+            let Some(Item::Departed(first)) = self.items.front() else {
+                return steps;
             };
-            match item {
-                Item::Departed(departed) if departed.number == Some(number) => {
-                    steps.push(Step::Deliver(departed));
-                }
-                other => steps.push(step(other)),
+            if first.number > Some(number) {
+                return steps;
+            }
+            if let Some(Item::Departed(departed)) = self.items.pop_front() {
+                steps.push(match departed.number == Some(number) {
+                    true => Step::Deliver(departed),
+                    false => Step::DeliverUnnumbered(departed, None),
+                });
             }
         }
-        self.take_ready_to(&mut steps);
-        steps
     }
 
     /// Returns the steps after the message with a number was lost: it does not come into the log.
@@ -520,8 +532,37 @@ mod tests {
         assert_eq!(write(world.release_beyond(3)), "");
         assert_eq!(write(world.release_beyond(1)), "(a) (b)");
         assert!(world.has_late());
-        world.forget_late(Offset::new(7, 0));
+        // A later message, also of another namespace, comes back: they are lost.
+        assert_eq!(write(world.returned(7, Offset::new(7, 0))), "");
         assert_eq!(world.late(), (u64::MAX, Offset::new(7, 0)));
+        assert_eq!(write(world.returned(9, Offset::new(8, 0))), "(c)");
+    }
+
+    #[test]
+    fn a_socket_is_concerned_by_events_that_may_come_back() {
+        let (mut world, now) = three();
+        let has_r = |target: &Target| *target.rooms[0] == *"r";
+        assert_eq!(world.last_late(has_r), None);
+        world.depart(Some(9), false, room("other"), event("d"), now);
+        world.release(now);
+        assert_eq!(world.last_late(has_r), Some(9));
+        assert_eq!(world.last_late(|_| false), None);
+        world.returned(8, Offset::new(1, 0));
+        assert_eq!(world.last_late(has_r), None);
+
+        let mut volatile = event("e");
+        if let Operation::Emit { volatile, .. } = &mut volatile {
+            *volatile = true;
+        }
+        world.depart(Some(10), false, room("r"), volatile, now);
+        world.release(now);
+        assert_eq!(world.last_late(has_r), None);
+        let many = 11..=11 + MAX_SEARCHED as u64;
+        for number in many {
+            world.depart(Some(number), false, room("other"), event("f"), now);
+        }
+        world.release(now);
+        assert_eq!(world.last_late(has_r), Some(11 + MAX_SEARCHED as u64));
     }
 
     #[test]

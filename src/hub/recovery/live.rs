@@ -66,8 +66,8 @@ pub(crate) struct Recoverable {
 /// The events that a socket was sent without an offset.
 #[derive(Debug, Default)]
 struct Unnumbered {
-    /// The number of the last one, and the end of the log then. Until the log has passed it, the socket
-    /// cannot be restored.
+    /// The highest of their numbers, and the end of the log when the last one was sent. Until the log has
+    /// passed them, the socket cannot be restored.
     last: Option<(u64, Offset)>,
     /// The offset of the first packet after the last one that the log has passed. A client that has not
     /// received that packet may or may not have received the event before it.
@@ -127,8 +127,12 @@ impl Recoverable {
                 }
             }
             (Mark::Unnumbered(number), Some(over_log)) => {
-                let last = over_log.log.lock().last();
-                self.unnumbered.lock().last = Some((number, last));
+                let end = over_log.log.lock().last();
+                let mut unnumbered = self.unnumbered.lock();
+                // One that does not come back has the number 0. An earlier one may still come back.
+                let earlier = unnumbered.last.map_or(0, |(earlier, _)| earlier);
+                unnumbered.last = Some((number.max(earlier), end));
+                drop(unnumbered);
                 self.is_unnumbered.store(true, Ordering::Relaxed);
             }
             (Mark::Unnumbered(_), None) => {}
@@ -199,14 +203,13 @@ impl LiveNamespace {
             Some(restored) => Recoverable::restored(restored, store.last()),
             None => {
                 store.insert(request.id, private_id);
-                self.note_new(&request.id);
+                let late = self.note_new(&request.id);
                 let recoverable = Recoverable::new(private_id, store.last(), store.last());
-                if self
-                    .over_log()
-                    .is_some_and(|over_log| !over_log.has_begun())
-                {
-                    // What the log has is not known yet.
-                    recoverable.record(Mark::Unnumbered(0), self.over_log());
+                // What the log has may not be known yet.
+                let is_unknown = |over_log: &&OverLog| !over_log.has_begun();
+                let late = late.or_else(|| self.over_log().filter(is_unknown).map(|_| 0));
+                if let Some(number) = late {
+                    recoverable.record(Mark::Unnumbered(number), self.over_log());
                 }
                 (request.id, recoverable, Vec::new())
             }

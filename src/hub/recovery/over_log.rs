@@ -101,6 +101,16 @@ impl OverLog {
         self.is_busy.load(Ordering::Acquire)
     }
 
+    /// See [`Departures::last_late`].
+    fn last_late(&self, is_changed: impl Fn(&Target) -> bool) -> Option<u64> {
+        let (first, _) = *self.late.lock();
+        if first == u64::MAX {
+            // The common case.
+            return None;
+        }
+        self.departures.lock().last_late(is_changed)
+    }
+
     /// Returns whether it is known which entries this server has.
     pub(super) fn has_begun(&self) -> bool {
         self.log.lock().has_begun()
@@ -247,12 +257,19 @@ impl Hub {
         }
     }
 
-    /// Forgets the log: entries up to an offset are unknown, or some of them are missing.
+    /// Forgets the log: entries up to an offset are unknown, or some of them are missing. The messages of
+    /// this server that have not come back may be after it.
     pub(crate) fn begin_log(&self, at: Offset) {
-        let Some(log) = &self.shared_log else { return };
-        log.lock().begin(at);
+        if let Some(log) = &self.shared_log {
+            log.lock().begin(at);
+        }
+    }
+
+    /// Handles the return of a message of this server in all namespaces: earlier ones that have not come
+    /// back are lost.
+    pub(crate) fn returned(&self, number: u64, at: Offset) {
         for namespace in self.namespaces() {
-            namespace.forget_late(at);
+            namespace.returned(number, at);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::Operation;
 use crate::hub::queue::Outgoing;
 use crate::hub::recovery::departures::{Behind, Step};
-use crate::hub::recovery::offset::{Mark, Offset};
+use crate::hub::recovery::offset::Mark;
 use crate::hub::selection::Target;
 use crate::protocol::Kind;
 
@@ -55,6 +55,10 @@ impl LiveNamespace {
         let Some(store) = self.store() else {
             return;
         };
+        if member.has_left() {
+            // Its connection was lost in this moment: its client may come back for what waits.
+            return;
+        }
         let is_selected = |target: &Target| self.lock().rooms.is_recipient(&member.id, target);
         let is_member = |other: &Arc<Member>| std::ptr::eq(&**other, member);
         let steps =
@@ -101,16 +105,19 @@ impl LiveNamespace {
         });
     }
 
-    /// Records that the events that have departed are not for a new socket. The caller holds the lock of
-    /// the store.
-    pub(in crate::hub::recovery) fn note_new(&self, id: &SocketId) {
+    /// Records that the events that have departed are not for a new socket. If one of them may come back
+    /// that its rooms would make it miss, the number of the last one is returned: until the log has
+    /// passed that one, the socket cannot be restored. The caller holds the lock of the store.
+    pub(in crate::hub::recovery) fn note_new(&self, id: &SocketId) -> Option<u64> {
         let is_for_all = |target: &Target| {
             let own = |name: &Arc<str>| **name == *id.as_str();
             target.rooms.is_empty() || target.rooms.iter().any(own)
         };
-        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
+        let over_log = self.over_log()?;
+        if over_log.is_busy() {
             over_log.change(|departures| departures.note_new(id, is_for_all));
         }
+        over_log.last_late(is_for_all)
     }
 
     /// Records that the operations on rooms that have departed are still to be done to a restored socket.
@@ -138,15 +145,17 @@ impl LiveNamespace {
         is_changed: impl Fn(&Target) -> bool,
         is_selected: impl Fn(&Target) -> bool,
     ) {
-        if let Some(over_log) = self.over_log().filter(|over_log| over_log.is_busy()) {
-            over_log.change(|departures| departures.note(id, is_changed, is_selected));
+        let Some(over_log) = self.over_log() else {
+            return;
+        };
+        if over_log.is_busy() {
+            over_log.change(|departures| departures.note(id, &is_changed, is_selected));
         }
-    }
-
-    /// Forgets the events that may come back from the log: it does not have them any more.
-    pub(super) fn forget_late(self: &Arc<Self>, at: Offset) {
-        if let (Some(over_log), Some(_store)) = (self.over_log(), self.store()) {
-            over_log.change(|departures| departures.forget_late(at));
+        // Its rooms will say something wrong of an event that comes back late.
+        if let Some(number) = over_log.last_late(is_changed) {
+            if let Some(member) = self.find(id) {
+                member.record(Mark::Unnumbered(number));
+            }
         }
     }
 
@@ -173,5 +182,42 @@ impl LiveNamespace {
         while self.over_log().is_some_and(OverLog::is_busy) {
             tokio::time::sleep(POLL).await;
         }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::hub::DisconnectReason;
+
+    #[tokio::test]
+    async fn what_waits_for_a_socket_that_has_just_left_does_not_count_as_sent() {
+        let (layer, io) = crate::SocketIo::builder()
+            .namespace("/", crate::Namespace::new())
+            .recovery(crate::Recovery::within(Duration::from_secs(60)))
+            .cluster(crate::cluster::Memory::with_log())
+            .build();
+        let cluster = io.cluster().expect("a cluster");
+        while !cluster.status().is_connected {
+            tokio::task::yield_now().await;
+        }
+        let app = axum::Router::new().layer(layer);
+        let client = crate::testing::Client::connect(&app, "/").await;
+        let _client = client.expect("it connects");
+        let member = Arc::clone(&io.sockets()[0].member);
+        let namespace = Arc::clone(&member.namespace);
+        let over_log = namespace.over_log().expect("a log");
+        // The task of the broker runs when this one waits.
+        io.emit("event", 1);
+        let mut store = namespace.store();
+        let leaving = member.leave_from(DisconnectReason::TransportClose, store.as_mut());
+        drop(store);
+        // The server disconnects the socket, which it has seen as connected.
+        namespace.flush_departed(&member);
+        let is_meant = over_log.departures.lock().concerns(&member.id, |_| false);
+        assert!(is_meant);
+        member.notify_left(leaving.expect("it was connected"));
     }
 }
