@@ -729,8 +729,6 @@ pub(super) fn drop_command(command: Command, error: ClusterError) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine_io::SocketId;
-    use crate::hub::recovery::PrivateId;
     use crate::protocol::{Kind, Payload};
     use crate::shrink::is_shrunk;
 
@@ -875,15 +873,7 @@ mod tests {
         let messages = queue.waiting().1;
         let mut waiting = VecDeque::new();
         for n in 0..100 {
-            let socket = SavedSocket {
-                id: SocketId::new([n; 15]),
-                private_id: PrivateId::new([n; 16]),
-                namespace: None,
-                room_history: Default::default(),
-                data: Some(Arc::new("x".repeat(1024).into())),
-                is_connected: false,
-                history: None,
-            };
+            let socket = SavedSocket::with_data(n, 1024);
             let within = Duration::from_secs(60);
             waiting.push_back(socket.key().to_owned());
             for dropped in queue.push(Command::Save { socket, within }) {

@@ -698,15 +698,7 @@ mod tests {
             ..Limits::default()
         });
         for n in 0..10 {
-            let socket = SavedSocket {
-                id: SocketId::new([n; 15]),
-                private_id: PrivateId::new([n; 16]),
-                namespace: None,
-                room_history: Default::default(),
-                data: Some(Arc::new("x".repeat(1024).into())),
-                is_connected: false,
-                history: None,
-            };
+            let socket = SavedSocket::with_data(n, 1024);
             drop(inner.save(socket, Duration::from_secs(60)));
         }
         let (_, waiting) = inner.queue.lock().waiting();
@@ -756,16 +748,8 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_nobody_takes_any_longer_is_saved_again() {
         let inner = inner_with_log(Limits::default());
-        let private_id = PrivateId::new([1; 16]);
-        let socket = SavedSocket {
-            id: SocketId::new([1; 15]),
-            private_id,
-            namespace: Some(NamespaceName::MAIN),
-            room_history: Default::default(),
-            data: None,
-            is_connected: false,
-            history: None,
-        };
+        let socket = SavedSocket::with_data(1, 0);
+        let private_id = socket.private_id;
         let next = || inner.queue.lock().pop();
         let claim = inner.take(&private_id);
         let Some(Command::Take { taken, .. }) = next() else {

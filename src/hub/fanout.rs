@@ -287,3 +287,34 @@ impl Drop for FanoutTask {
         }
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    /// The fan-out task does not run, because this one does not wait.
+    #[tokio::test]
+    async fn broadcasters_deliver_a_part_of_a_full_queue() {
+        const TEXT: usize = 64 * 1024;
+
+        let builder = crate::SocketIo::builder().namespace("/", crate::Namespace::new());
+        let (layer, io) = builder.build();
+        let app = axum::Router::new().layer(layer);
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            let client = crate::testing::Client::connect(&app, "/").await;
+            clients.push(client.expect("it connects"));
+        }
+        let namespace = io.hub().and_then(|hub| hub.find("/"));
+        let namespace = namespace.expect("the namespace");
+        let mut most = 0;
+        // 3 MiB, which is less than `max_buffered`.
+        for _ in 0..48 {
+            io.emit("text", "x".repeat(TEXT));
+            most = most.max(namespace.lock().queue.bytes());
+        }
+        assert!(
+            most > 1024 * 1024 && most < 2 * 1024 * 1024 + 2 * TEXT,
+            "{most}"
+        );
+        assert!(namespace.fanout.is_busy());
+    }
+}

@@ -205,6 +205,11 @@ impl<T> BroadcastQueue<T> {
         self.batches.is_empty()
     }
 
+    #[cfg(all(test, feature = "testing"))]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Returns whether the queue holds more than [`MAX_BYTES`].
     pub(super) fn is_full(&self) -> bool {
         self.bytes > MAX_BYTES

@@ -334,6 +334,25 @@ async fn the_broadcasts_of_a_handler_are_delivered_before_a_violation_closes() {
     assert_eq!(crowd[0].next().await, r#"42["told",1]"#);
 }
 
+/// What is sent to a socket alone comes after the broadcasts that are queued for it.
+#[tokio::test]
+async fn the_exceptions_of_a_queued_broadcast_do_not_get_it() {
+    let mut crowd = crowd(Namespace::new(), None).await;
+    let mut all_others = crowd.io.of("/").except("nobody");
+    for socket in &crowd.sockets[..10] {
+        all_others = all_others.except(socket.id());
+    }
+    all_others.emit("n", 1);
+    for socket in &crowd.sockets {
+        socket.emit("n", 2);
+    }
+    crowd.io.emit("end", ());
+    for (at, client) in crowd.clients.iter_mut().enumerate() {
+        let expected: &[u32] = if at < 10 { &[2] } else { &[1, 2] };
+        assert_eq!(numbers(client).await, expected);
+    }
+}
+
 #[tokio::test]
 async fn a_volatile_broadcast_of_a_connect_handler_skips_its_own_socket() {
     let connect = async |io: SocketIo| io.of("/").volatile().emit("hint", 1);

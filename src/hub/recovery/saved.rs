@@ -86,6 +86,20 @@ impl SavedSocket {
         self.private_id.expose()
     }
 
+    /// Returns a socket of the main namespace in no room, with a text of this length as its data.
+    #[cfg(test)]
+    pub(crate) fn with_data(n: u8, len: usize) -> Self {
+        Self {
+            id: SocketId::new([n; 15]),
+            private_id: PrivateId::new([n; 16]),
+            namespace: Some(NamespaceName::MAIN),
+            room_history: RoomHistory::default(),
+            data: Some(Arc::new("x".repeat(len).into())),
+            is_connected: false,
+            history: None,
+        }
+    }
+
     /// Returns the bytes of the socket in memory, about.
     pub(crate) fn cost(&self) -> usize {
         let data = self.data.as_deref().map_or(0, crate::hub::budget::of_data);
