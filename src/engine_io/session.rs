@@ -91,6 +91,8 @@ struct SincePing {
     /// Whether an incomplete message arrived. It is reset when such a message extends the pong's
     /// deadline.
     partial: bool,
+    /// The number of complete messages, or bodies of POSTs, that arrived.
+    complete: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,10 @@ const PROBE_GRACE: Duration = Duration::from_millis(20);
 /// The maximum time for which a POST waits for its client to fetch queued messages. Proxies wait
 /// 30 s or more.
 const POST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The number of messages, or of bodies, that may arrive between a ping and a message whose arrival
+/// extends the pong's deadline.
+const MAX_BEFORE_PONG: usize = 16;
 
 /// How long a session waits for a poll that the client's close packet has overtaken.
 const LATE_POLL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -457,6 +463,7 @@ impl Session {
     /// Ends the POST. Completes an upgrade that waits for it.
     pub fn handle_post_end(&mut self, now: Instant) {
         self.post = None;
+        self.since_ping.complete += 1;
         self.timers.stop(Timer::Post);
         if self.probe == Probe::AwaitingPost {
             self.complete_upgrade(now);
@@ -499,6 +506,7 @@ impl Session {
         }
         if self.timers.is_set(Timer::Pong) {
             self.extend_pong_deadline(&packet, now);
+            self.since_ping.complete += usize::from(via == Transport::WebSocket);
         }
         match packet {
             EnginePacket::Message(message) => self.receive(message),
@@ -844,9 +852,11 @@ impl Session {
     fn handle_missing_pong(&mut self, now: Instant) {
         // A client that does not fetch the ping has stopped polling.
         let unfetched = self.ping_due && self.transport == Transport::Polling;
-        // The pong may be behind a body or a message that is still arriving.
+        // The pong may be behind a body or a message that is still arriving, but not behind any number
+        // of them: a client that sends on and on need not read the pings.
         let body_arrives = self.post.is_some() && !self.timers.is_set(Timer::Post);
-        if !unfetched && (body_arrives || std::mem::take(&mut self.since_ping.partial)) {
+        let arrives = std::mem::take(&mut self.since_ping.partial) || body_arrives;
+        if !unfetched && arrives && self.since_ping.complete <= MAX_BEFORE_PONG {
             return self
                 .timers
                 .set(Timer::Pong, deadline(now, self.pong_timeout()));
@@ -881,6 +891,7 @@ impl Session {
     fn handle_ping(&mut self, now: Instant) {
         self.ping_due = true;
         self.since_ping.partial = false;
+        self.since_ping.complete = 0;
         self.timers
             .set(Timer::Pong, deadline(now, self.config.silence()));
     }

@@ -121,6 +121,22 @@ fn in_revision_3_the_client_pings_and_its_silence_ends_the_session() {
 }
 
 #[test]
+fn in_revision_3_a_client_that_sends_on_and_on_has_to_ping() {
+    for (pings, is_open) in [(false, false), (true, true)] {
+        let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
+        for _ in 0..100 {
+            s.handle_packet(WebSocket, message("busy"), t + ms(10_000));
+        }
+        if pings {
+            s.handle_packet(WebSocket, PING, t + ms(10_000));
+        }
+        s.handle_partial();
+        s.handle_timeout(t + ms(55_000));
+        assert_eq!(s.is_open(), is_open);
+    }
+}
+
+#[test]
 fn in_revision_3_the_answer_to_a_ping_has_no_data() {
     let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
     s.handle_packet(WebSocket, PROBE, t);
@@ -487,6 +503,42 @@ fn a_pong_may_follow_a_body_that_is_still_arriving() {
     assert!(s.is_open());
     s.handle_post_end(t + ms(50_000));
     assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(65_000));
+}
+
+#[test]
+fn a_client_that_sends_on_and_on_has_to_answer_pings() {
+    for (sent, is_open) in [(16, true), (17, false)] {
+        let (mut s, t) = pinged(WebSocket);
+        for _ in 0..sent {
+            s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
+            s.handle_partial();
+        }
+        s.handle_timeout(t + ms(64_000));
+        assert_eq!(s.is_open(), is_open, "after {sent} messages");
+
+        let (mut s, t) = pinged(Polling);
+        for _ in 0..sent {
+            s.handle_post(t + ms(44_000)).expect("a post");
+            s.handle_post_end(t + ms(44_000));
+        }
+        s.handle_post(t + ms(44_000)).expect("a post");
+        s.handle_timeout(t + ms(45_000));
+        assert_eq!(s.is_open(), is_open, "after {sent} bodies");
+    }
+}
+
+#[test]
+fn a_client_that_answers_pings_may_send_on_and_on() {
+    let (mut s, t) = pinged(WebSocket);
+    for round in 1..10 {
+        for _ in 0..100 {
+            s.handle_packet(WebSocket, message("busy"), t + ms(round * 25_000 + 5_000));
+        }
+        s.handle_partial();
+        s.handle_packet(WebSocket, PONG, t + ms(round * 25_000 + 15_000));
+        s.handle_timeout(t + ms(round * 25_000 + 25_000));
+        assert!(s.is_open());
+    }
 }
 
 #[test]
