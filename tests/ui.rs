@@ -17,6 +17,31 @@ use serde_json::Value;
 /// The crates that the programs use.
 const CRATES: [&str; 3] = ["axum", "serde", "tower_socketio"];
 
+macro_rules! features {
+    ($($name:literal)*) => {
+        [$(($name, cfg!(feature = $name))),*]
+    };
+}
+
+/// All features of the crate, and whether this test was built with them.
+const FEATURES: [(&str, bool); 12] = features![
+    "admin-ui" "metrics" "msgpack" "postgres" "rate-limit" "redis" "redis-cluster" "schema" "wire"
+    "testing" "zlib-rs" "unstable-internals"
+];
+
+#[test]
+fn the_list_of_features_is_complete() {
+    let manifest = include_str!("../Cargo.toml");
+    let (_, features) = manifest.split_once("[features]").expect("the features");
+    let (features, _) = features.split_once("\n[").expect("the next section");
+    let names = features
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .filter(|(name, _)| !name.starts_with('#'));
+    let names: Vec<_> = names.map(|(name, _)| name).collect();
+    assert_eq!(names, FEATURES.map(|(name, _)| name));
+}
+
 #[test]
 fn a_wrong_handler_has_a_clear_error_message() {
     let compiler = Compiler::of_this_test();
@@ -64,18 +89,9 @@ impl Compiler {
             "--test=ui",
             "--message-format=json",
         ]);
-        if cfg!(feature = "msgpack") {
-            command.arg("--features=msgpack");
-        }
-        if cfg!(feature = "testing") {
-            command.arg("--features=testing");
-        }
-        if cfg!(feature = "zlib-rs") {
-            command.arg("--features=zlib-rs");
-        }
-        if cfg!(feature = "unstable-internals") {
-            command.arg("--features=unstable-internals");
-        }
+        // With other features than those of this test, cargo would build it all again.
+        let enabled = FEATURES.iter().filter(|(_, is_enabled)| *is_enabled);
+        command.args(enabled.map(|(name, _)| format!("--features={name}")));
         let built = command.stderr(Stdio::inherit()).output().expect("cargo");
         assert!(built.status.success(), "the libraries are not built");
         let libraries = json_lines(&built.stdout).filter_map(|message| {
