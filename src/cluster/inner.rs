@@ -213,11 +213,13 @@ impl Inner {
             }));
         }
         let elsewhere = (is_logged && here == Here::Absent).then(|| envelope.clone());
+        // Locked before the message can come back.
+        let mut noted = elsewhere.as_ref().map(|_| self.elsewhere.lock());
         let (number, dropped) = self.push_later(Command::Publish { envelope, done });
-        if let Some(envelope) = elsewhere {
-            // The broker has not read it yet: it reads after it has written.
-            self.elsewhere.lock().insert(number, envelope);
+        if let (Some(noted), Some(envelope)) = (&mut noted, elsewhere) {
+            noted.insert(number, envelope);
         }
+        drop(noted);
         Ok(Sent {
             number: is_logged.then_some(number),
             dropped: dropped.later(),
