@@ -295,23 +295,30 @@ export function groups(run, which, parts) {
   full("ten thousand messages arrive in order, both ways", async () => {
     const count = 10_000;
     const numbers = Array.from({ length: count }, (_, n) => n);
-    const heard = (client) =>
-      new Promise((resolve) => {
-        const all = [];
-        const add = (n) => {
-          if (all.push(n) === count) {
-            client.off("number", add);
-            resolve(all);
-          }
-        };
-        client.on("number", add);
-      });
-    const at_other = heard(at_rust);
+    const heard = (client) => {
+      const { id } = client;
+      const all = [];
+      client.on("number", (n) => all.push(n));
+      return async () => {
+        try {
+          await until(() => all.length >= count, "ten thousand messages", 3 * PATIENCE);
+        } catch (error) {
+          const missing = numbers.filter((n) => !all.includes(n));
+          const status = await at_rust.emitWithAck("status");
+          const what = { arrived: all.length, missing: missing.slice(0, 5), id, now: client.id, status };
+          throw new Error(`${error.message}: ${JSON.stringify(what)}`);
+        } finally {
+          client.off("number");
+        }
+        assert.deepEqual(all, numbers);
+      };
+    };
+    const all_at_other = heard(at_rust);
     for (const n of numbers) a.io.to(at_rust.id).emit("number", n);
-    assert.deepEqual(await within(at_other, "ten thousand messages", 3 * PATIENCE), numbers);
-    const at_node = heard(at_a);
+    await all_at_other();
+    const all_at_node = heard(at_a);
     for (const n of numbers) at_rust.emit("emit", [at_a.id], [], {}, "number", n, () => {});
-    assert.deepEqual(await within(at_node, "ten thousand messages", 3 * PATIENCE), numbers);
+    await all_at_node();
   });
 
   where("redis", "a server whose connections are ended connects again", async () => {

@@ -10,7 +10,7 @@ import { createClient } from "redis";
 import { Server } from "socket.io";
 import { io } from "socket.io-client";
 
-import { Redis, Rust } from "./cluster.js";
+import { PATIENT, Redis, Rust } from "./cluster.js";
 import { until } from "./support.js";
 
 /** The stream of a namespace, as the adapter computes it: the number can be negative. */
@@ -31,7 +31,7 @@ async function connect(url) {
 test("the streams of all namespaces are read, also those with negative numbers", async () => {
   const redis = await Redis.run();
   const rust = await Rust.run(redis, "streams-4");
-  const driver = await createClient({ url: redis.url }).connect();
+  const driver = await createClient({ url: redis.url, commandOptions: PATIENT }).connect();
   const http = createServer();
   const node = new Server(http, { adapter: createAdapter(driver, { streamCount: 4 }) });
   node.of(/^\/room-\d+$/);

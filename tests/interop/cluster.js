@@ -97,7 +97,7 @@ const DRIVERS = {
   "node-redis 5": (url) => createClientV5({ url }),
   ioredis: (url) => new IoRedis(url),
   "ioredis 5": (url) => new IoRedisV5(url),
-  "node-redis cluster": (urls) => createCluster({ rootNodes: nodes(urls), defaults: { commandOptions: PATIENT } }),
+  "node-redis cluster": (urls) => createCluster({ rootNodes: nodes(urls), commandOptions: PATIENT }),
   "ioredis cluster": (urls) => new IoRedis.Cluster(addresses(urls), { shardedSubscribers: true }),
 };
 

@@ -73,7 +73,7 @@ export class RedisCluster {
     for (const node of this.nodes.slice(1)) await this.#meet(node);
     await this.whole();
     const rootNodes = this.nodes.map(({ url }) => ({ url }));
-    this.admin = createCluster({ rootNodes, defaults: { commandOptions: PATIENT } });
+    this.admin = createCluster({ rootNodes, commandOptions: PATIENT });
     this.admin.on("error", () => {});
     await this.admin.connect();
   }
