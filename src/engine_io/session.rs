@@ -91,8 +91,10 @@ struct SincePing {
     /// Whether an incomplete message arrived. It is reset when such a message extends the pong's
     /// deadline.
     partial: bool,
-    /// The number of complete messages, or bodies of POSTs, that arrived.
-    complete: usize,
+    /// How often such a message, or the body of a POST, has extended the deadline.
+    extensions: usize,
+    /// The sum of the [`Session::cost`] of the messages that arrived.
+    bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +141,9 @@ const PROBE_GRACE: Duration = Duration::from_millis(20);
 /// 30 s or more.
 const POST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The number of messages, or of bodies, that may arrive between a ping and a message whose arrival
-/// extends the pong's deadline.
-const MAX_BEFORE_PONG: usize = 16;
+/// How many times `max_payload` a client may send before it answers a ping, and how often the deadline of
+/// the pong is extended because a message is still arriving.
+const MAX_BEFORE_PONG: usize = 64;
 
 /// How long a session waits for a poll that the client's close packet has overtaken.
 const LATE_POLL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -463,7 +465,6 @@ impl Session {
     /// Ends the POST. Completes an upgrade that waits for it.
     pub fn handle_post_end(&mut self, now: Instant) {
         self.post = None;
-        self.since_ping.complete += 1;
         self.timers.stop(Timer::Post);
         if self.probe == Probe::AwaitingPost {
             self.complete_upgrade(now);
@@ -506,7 +507,9 @@ impl Session {
         }
         if self.timers.is_set(Timer::Pong) {
             self.extend_pong_deadline(&packet, now);
-            self.since_ping.complete += usize::from(via == Transport::WebSocket);
+            if let EnginePacket::Message(message) = &packet {
+                self.since_ping.bytes += Self::cost(message);
+            }
         }
         match packet {
             EnginePacket::Message(message) => self.receive(message),
@@ -851,17 +854,23 @@ impl Session {
 
     fn handle_missing_pong(&mut self, now: Instant) {
         // A client that does not fetch the ping has stopped polling.
-        let unfetched = self.ping_due && self.transport == Transport::Polling;
-        // The pong may be behind a body or a message that is still arriving, but not behind any number
-        // of them: a client that sends on and on need not read the pings.
+        let is_fetched_by_poll =
+            self.transport == Transport::Polling && self.probe != Probe::AwaitingPost;
+        let unfetched = self.ping_due && is_fetched_by_poll;
+        // A client that sends on and on may read nothing.
+        let max = self.config.max_payload.saturating_mul(MAX_BEFORE_PONG);
+        let sends_too_much = self.since_ping.bytes > max;
+        // The pong may be behind a body or a message that is still arriving.
         let body_arrives = self.post.is_some() && !self.timers.is_set(Timer::Post);
         let arrives = std::mem::take(&mut self.since_ping.partial) || body_arrives;
-        if !unfetched && arrives && self.since_ping.complete <= MAX_BEFORE_PONG {
+        let may_extend = self.since_ping.extensions < MAX_BEFORE_PONG && !sends_too_much;
+        if !unfetched && arrives && may_extend {
+            self.since_ping.extensions += 1;
             return self
                 .timers
                 .set(Timer::Pong, deadline(now, self.pong_timeout()));
         }
-        if unfetched || self.wants_read() {
+        if unfetched || sends_too_much || self.wants_read() {
             return self.close(CloseReason::PingTimeout, now);
         }
         // If a handler waits for an acknowledgement, the acknowledgement may be in input that is
@@ -890,8 +899,10 @@ impl Session {
     /// Handles the ping of a client of revision 3.
     fn handle_ping(&mut self, now: Instant) {
         self.ping_due = true;
-        self.since_ping.partial = false;
-        self.since_ping.complete = 0;
+        self.since_ping = SincePing {
+            progressed: self.since_ping.progressed,
+            ..SincePing::default()
+        };
         self.timers
             .set(Timer::Pong, deadline(now, self.config.silence()));
     }
@@ -926,6 +937,7 @@ impl Session {
         self.push_event(SessionEvent::Upgraded);
         // A ping that no poll has fetched is sent now. Its pong has the full time.
         if self.ping_due && self.revision == Revision::V4 {
+            self.since_ping = SincePing::default();
             self.timers
                 .set(Timer::Pong, deadline(now, self.config.ping_timeout));
         }

@@ -167,12 +167,14 @@ fn namespaces_that_are_joined_and_left() {
     let with_dynamic = |it: SocketIoBuilder| it.namespace("/{name}", Namespace::new());
     // The number of running handlers of left sockets is limited. At the limit a CONNECT is refused,
     // and the DISCONNECT behind it names a namespace that the client is not in. A CONNECT with its
-    // DISCONNECT behind it has no answer, so the session may end by the missing pong alone.
+    // DISCONNECT behind it has no answer, so the session may end by the missing pong alone. The pong
+    // may be behind 64 times `max_payload`.
     let reasons = [
         DisconnectReason::PingTimeout,
         DisconnectReason::ForcedServerClose,
     ];
-    Unread::new(|it| with_dynamic(it).ping_interval(TIMEOUT)).ask(packets, &reasons);
+    let pings = |it: SocketIoBuilder| it.ping_interval(TIMEOUT).max_payload(2_000);
+    Unread::new(|it| pings(with_dynamic(it))).ask(packets, &reasons);
 }
 
 /// Clients that send nothing, and do not read the broadcasts.

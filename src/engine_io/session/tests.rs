@@ -124,8 +124,9 @@ fn in_revision_3_the_client_pings_and_its_silence_ends_the_session() {
 fn in_revision_3_a_client_that_sends_on_and_on_has_to_ping() {
     for (pings, is_open) in [(false, false), (true, true)] {
         let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
-        for _ in 0..100 {
-            s.handle_packet(WebSocket, message("busy"), t + ms(10_000));
+        let busy = "x".repeat(1_000_000);
+        for _ in 0..65 {
+            s.handle_packet(WebSocket, message(&busy), t + ms(10_000));
         }
         if pings {
             s.handle_packet(WebSocket, PING, t + ms(10_000));
@@ -505,40 +506,95 @@ fn a_pong_may_follow_a_body_that_is_still_arriving() {
     assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(65_000));
 }
 
+/// A session that waits for a pong, and has got messages of 10 000 bytes each since its ping, which is
+/// its `max_payload`.
+fn sent_since_ping(
+    transport: Transport,
+    messages: usize,
+    are_consumed: bool,
+) -> (Session, Instant) {
+    let config = Config {
+        max_payload: 10_000,
+        ..Config::default()
+    };
+    let (mut s, t) = session(transport, config);
+    s.handle_timeout(t + ms(25_000));
+    match transport {
+        Polling => assert_eq!(poll(&mut s, t + ms(25_000)), [PING]),
+        WebSocket => assert_eq!(drain(&mut s, WebSocket), [PING]),
+    }
+    let busy = Message::Text(Text::from("x".repeat(10_000 - OVERHEAD).as_str()));
+    for _ in 0..messages {
+        let cost = Session::cost(&busy);
+        s.handle_packet(
+            transport,
+            EnginePacket::Message(busy.clone()),
+            t + ms(44_000),
+        );
+        if are_consumed {
+            s.handle_consumed(cost);
+        }
+    }
+    (s, t)
+}
+
 #[test]
 fn a_client_that_sends_on_and_on_has_to_answer_pings() {
-    for (sent, is_open) in [(16, true), (17, false)] {
-        let (mut s, t) = pinged(WebSocket);
-        for _ in 0..sent {
-            s.handle_packet(WebSocket, message("busy"), t + ms(44_000));
-            s.handle_partial();
-        }
+    for (messages, is_open) in [(64, true), (65, false)] {
+        // Its pong may be behind a message that is still arriving.
+        let (mut s, t) = sent_since_ping(WebSocket, messages, true);
+        s.handle_partial();
         s.handle_timeout(t + ms(64_000));
-        assert_eq!(s.is_open(), is_open, "after {sent} messages");
-
-        let (mut s, t) = pinged(Polling);
-        for _ in 0..sent {
-            s.handle_post(t + ms(44_000)).expect("a post");
-            s.handle_post_end(t + ms(44_000));
-        }
+        assert_eq!(s.is_open(), is_open, "after {messages} messages");
+        // Behind a body.
+        let (mut s, t) = sent_since_ping(Polling, messages, true);
         s.handle_post(t + ms(44_000)).expect("a post");
-        s.handle_timeout(t + ms(45_000));
-        assert_eq!(s.is_open(), is_open, "after {sent} bodies");
+        s.handle_timeout(t + ms(64_000));
+        assert_eq!(s.is_open(), is_open, "after {messages} messages in bodies");
+        // In what is not read while the handlers are busy.
+        let (mut s, t) = sent_since_ping(WebSocket, messages, false);
+        assert!(!s.wants_read());
+        s.handle_timeout(t + ms(64_000));
+        assert_eq!(s.is_open(), is_open, "after {messages} messages that wait");
     }
 }
 
 #[test]
-fn a_client_that_answers_pings_may_send_on_and_on() {
+fn a_message_that_never_ends_extends_the_deadline_of_the_pong_64_times() {
     let (mut s, t) = pinged(WebSocket);
-    for round in 1..10 {
-        for _ in 0..100 {
-            s.handle_packet(WebSocket, message("busy"), t + ms(round * 25_000 + 5_000));
-        }
+    for n in 0..64 {
         s.handle_partial();
-        s.handle_packet(WebSocket, PONG, t + ms(round * 25_000 + 15_000));
-        s.handle_timeout(t + ms(round * 25_000 + 25_000));
-        assert!(s.is_open());
+        s.handle_timeout(t + ms(45_000 + n * 20_000));
+        assert!(s.is_open(), "after {n} extensions");
     }
+    s.handle_partial();
+    s.handle_timeout(t + ms(45_000 + 64 * 20_000));
+    assert_eq!(closed(&mut s), Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn a_client_that_answers_pings_may_send_on_and_on() {
+    let (mut s, t) = sent_since_ping(WebSocket, 100, true);
+    s.handle_packet(WebSocket, PONG, t + ms(44_000));
+    s.handle_timeout(t + ms(69_000));
+    assert_eq!(drain(&mut s, WebSocket), [PING]);
+    s.handle_partial();
+    s.handle_timeout(t + ms(89_000));
+    assert!(s.is_open());
+}
+
+#[test]
+fn a_client_that_ends_its_polls_to_upgrade_need_not_fetch_a_ping() {
+    let (mut s, t) = polling();
+    s.handle_upgrade_request(t).expect("an upgrade");
+    s.handle_packet(WebSocket, PROBE, t + ms(24_000));
+    s.handle_post(t + ms(24_000)).expect("a post");
+    s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(24_000));
+    s.handle_timeout(t + ms(25_000));
+    s.handle_timeout(t + ms(45_000));
+    assert!(s.is_open());
+    s.handle_post_end(t + ms(46_000));
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(66_000));
 }
 
 #[test]
