@@ -116,7 +116,8 @@ impl Connected {
         let mut is_connected = false;
         let mut cleaning = None;
         let mut next_cleaning = now() + self.settings.cleanup_interval;
-        // What is in flight has a timeout of its own, so an answer behind it that is late means nothing.
+        // What is in flight has a timeout of its own, and so has a row that is read. So an answer behind
+        // them that is late means nothing.
         let is_sending = Arc::new(AtomicBool::new(true));
         let sending = Arc::clone(&is_sending);
         let mut publisher_silent =
@@ -136,7 +137,7 @@ impl Connected {
                 let next = state.next.take();
                 in_flight = Some(self.begin(next, port, state, &mut batch));
             }
-            let is_busy = in_flight.is_some() || cleaning.is_some();
+            let is_busy = in_flight.is_some() || cleaning.is_some() || !received.is_empty();
             is_sending.store(is_busy, Ordering::Relaxed);
             let wake = state.next_wake().min(next_cleaning);
             if timer.deadline().into_std() != wake {

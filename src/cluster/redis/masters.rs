@@ -378,7 +378,10 @@ impl Masters {
                 } else {
                     let since = self.fails(group.slot, &error);
                     is_over |= !group.is_pub_sub && waited >= MAX_WAIT_FOR_STREAM;
-                    group.is_pub_sub && now().saturating_duration_since(since) >= MAX_WAIT
+                    // A master that can be reached, and refuses messages, does not count as failing for
+                    // long.
+                    let has_waited = waited.max(now().saturating_duration_since(since));
+                    group.is_pub_sub && has_waited >= MAX_WAIT
                 };
                 if !is_given_up {
                     return true;
@@ -733,6 +736,24 @@ mod tests {
         let (replies, seconds) = send(&masters, &["SPUBLISH"]).await;
         assert!(is_dropped(&replies.expect("a reply")[0]));
         assert_eq!(seconds, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_a_master_refuses_are_dropped_after_thirty_seconds_too() {
+        let masters = without_masters();
+        let reached = Arc::clone(&masters);
+        let probes = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                reached.works(slot(b"a"));
+            }
+        });
+        let sent = send(&masters, &["SPUBLISH"]);
+        let sent = tokio::time::timeout(Duration::from_secs(60), sent).await;
+        let (replies, seconds) = sent.expect("an end");
+        assert!(is_dropped(&replies.expect("a reply")[0]));
+        assert_eq!(seconds, 30);
+        probes.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -202,7 +202,7 @@ impl Connected {
         let mut catching_up = None;
         // The last question that waits for what `catching_up` reads.
         let mut last_held = 0;
-        // A batch in flight has a timeout of its own, so a late PONG behind it means nothing.
+        // A batch or a read in flight has a timeout of its own, so a late PONG behind it means nothing.
         let is_sending = Arc::new(AtomicBool::new(false));
         let nodes = self.subscriber.connection.clone();
         let publisher = self.publisher.connection.clone();
@@ -232,7 +232,8 @@ impl Connected {
                     catching_up = Some(log.ask(&self.publisher.connection, false));
                 }
             }
-            is_sending.store(in_flight.is_some(), Ordering::Relaxed);
+            let is_busy = in_flight.is_some() || catching_up.is_some();
+            is_sending.store(is_busy, Ordering::Relaxed);
             let timer = state.log.as_ref().and_then(Log::next_heartbeat);
             tokio::select! {
                 ended = poll_fn(|cx| poll(&mut in_flight, cx)) => {
