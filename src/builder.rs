@@ -266,6 +266,9 @@ impl<S> SocketIoBuilder<S> {
     /// polling body it may hold half as much again, because the official client does not count
     /// the full length of base64.
     ///
+    /// It also limits what a client may send before it answers a ping: 64 times as much, or 64 times
+    /// [`max_pending`](Self::max_pending) if that is more.
+    ///
     /// Default: 1 000 000.
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.config.max_payload = bytes;

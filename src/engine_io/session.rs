@@ -81,7 +81,7 @@ struct PendingPost {
     was_congested: bool,
 }
 
-/// What happened since the last ping.
+/// What happened since the ping whose pong is awaited.
 #[derive(Clone, Copy, Debug, Default)]
 struct SincePing {
     /// Whether a message was consumed, or an acknowledgement arrived or was abandoned.
@@ -141,8 +141,8 @@ const PROBE_GRACE: Duration = Duration::from_millis(20);
 /// 30 s or more.
 const POST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How many times `max_payload` a client may send before it answers a ping, and how often the deadline of
-/// the pong is extended because a message is still arriving.
+/// How many times `max_payload`, or `max_pending` if that is more, a client may send before it answers a
+/// ping, and how often the deadline of the pong is extended because a message is still arriving.
 const MAX_BEFORE_PONG: usize = 64;
 
 /// How long a session waits for a poll that the client's close packet has overtaken.
@@ -508,7 +508,8 @@ impl Session {
         if self.timers.is_set(Timer::Pong) {
             self.extend_pong_deadline(&packet, now);
             if let EnginePacket::Message(message) = &packet {
-                self.since_ping.bytes += Self::cost(message);
+                let bytes = &mut self.since_ping.bytes;
+                *bytes = bytes.saturating_add(Self::cost(message));
             }
         }
         match packet {
@@ -854,12 +855,13 @@ impl Session {
 
     fn handle_missing_pong(&mut self, now: Instant) {
         // A client that does not fetch the ping has stopped polling.
-        let is_fetched_by_poll =
-            self.transport == Transport::Polling && self.probe != Probe::AwaitingPost;
-        let unfetched = self.ping_due && is_fetched_by_poll;
+        // One that is about to complete an upgrade has to.
+        let polls = self.transport == Transport::Polling
+            && !matches!(self.probe, Probe::Ponged | Probe::AwaitingPost);
+        let unfetched = self.ping_due && polls;
         // A client that sends on and on may read nothing.
-        let max = self.config.max_payload.saturating_mul(MAX_BEFORE_PONG);
-        let sends_too_much = self.since_ping.bytes > max;
+        let most = self.config.max_payload.max(self.config.max_pending);
+        let sends_too_much = self.since_ping.bytes > most.saturating_mul(MAX_BEFORE_PONG);
         // The pong may be behind a body or a message that is still arriving.
         let body_arrives = self.post.is_some() && !self.timers.is_set(Timer::Post);
         let arrives = std::mem::take(&mut self.since_ping.partial) || body_arrives;

@@ -173,7 +173,11 @@ fn namespaces_that_are_joined_and_left() {
         DisconnectReason::PingTimeout,
         DisconnectReason::ForcedServerClose,
     ];
-    let pings = |it: SocketIoBuilder| it.ping_interval(TIMEOUT).max_payload(2_000);
+    let pings = |it: SocketIoBuilder| {
+        it.ping_interval(Duration::from_secs(2))
+            .max_payload(2_000)
+            .max_pending(2_000)
+    };
     Unread::new(|it| pings(with_dynamic(it))).ask(packets, &reasons);
 }
 

@@ -507,7 +507,7 @@ fn a_pong_may_follow_a_body_that_is_still_arriving() {
 }
 
 /// A session that waits for a pong, and has got messages of 10 000 bytes each since its ping, which is
-/// its `max_payload`.
+/// its `max_payload`, and more than its `max_pending`.
 fn sent_since_ping(
     transport: Transport,
     messages: usize,
@@ -515,6 +515,7 @@ fn sent_since_ping(
 ) -> (Session, Instant) {
     let config = Config {
         max_payload: 10_000,
+        max_pending: 8_000,
         ..Config::default()
     };
     let (mut s, t) = session(transport, config);
@@ -560,6 +561,21 @@ fn a_client_that_sends_on_and_on_has_to_answer_pings() {
 }
 
 #[test]
+fn messages_that_wait_for_their_handlers_are_not_too_much() {
+    let config = Config {
+        max_payload: 100,
+        ..Config::default()
+    };
+    let (mut s, t) = session(WebSocket, config);
+    s.handle_timeout(t + ms(25_000));
+    while s.wants_read() {
+        s.handle_packet(WebSocket, message("busy"), t + ms(26_000));
+    }
+    s.handle_timeout(t + ms(46_000));
+    assert!(s.is_open());
+}
+
+#[test]
 fn a_message_that_never_ends_extends_the_deadline_of_the_pong_64_times() {
     let (mut s, t) = pinged(WebSocket);
     for n in 0..64 {
@@ -586,15 +602,25 @@ fn a_client_that_answers_pings_may_send_on_and_on() {
 #[test]
 fn a_client_that_ends_its_polls_to_upgrade_need_not_fetch_a_ping() {
     let (mut s, t) = polling();
-    s.handle_upgrade_request(t).expect("an upgrade");
+    s.handle_upgrade_request(t + ms(24_000))
+        .expect("an upgrade");
     s.handle_packet(WebSocket, PROBE, t + ms(24_000));
     s.handle_post(t + ms(24_000)).expect("a post");
     s.handle_packet(WebSocket, EnginePacket::Upgrade, t + ms(24_000));
     s.handle_timeout(t + ms(25_000));
     s.handle_timeout(t + ms(45_000));
     assert!(s.is_open());
+    // What came before the upgrade does not count for the ping behind it.
+    let busy = message(&"x".repeat(1_000_000));
+    for _ in 0..65 {
+        s.handle_packet(Polling, busy.clone(), t + ms(45_500));
+        s.handle_consumed(1_000_000 + OVERHEAD);
+    }
     s.handle_post_end(t + ms(46_000));
-    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(66_000));
+    s.handle_partial();
+    s.handle_timeout(t + ms(66_000));
+    assert!(s.is_open());
+    assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(86_000));
 }
 
 #[test]
