@@ -631,8 +631,14 @@ impl SessionApp for Dispatch {
             self.violation(&what);
         }
         if self.partial.is_some_and(|deadline| deadline <= now) {
-            self.partial = None;
-            self.violation(&"attachments are missing");
+            // They may be in input that is not read.
+            let is_unread = self
+                .session
+                .with_session(|session| session.is_open() && !session.wants_read());
+            self.partial = is_unread.then(|| partial_deadline(now));
+            if !is_unread {
+                self.violation(&"attachments are missing");
+            }
         }
         if self
             .shutdown_deadline

@@ -602,6 +602,35 @@ async fn pongs_that_are_not_read_do_not_pile_up() {
     assert!(pongs.len() < 1_000, "{} answers waited", pongs.len());
 }
 
+/// The server reads nothing while its client has much to read.
+#[tokio::test(start_paused = true)]
+async fn attachments_that_the_server_does_not_read_are_not_missing() {
+    let got = async |socket: Socket| socket.emit("got", 1);
+    let (app, io) = main_app(Namespace::new().on("x", got));
+    let mut client = narrow(&app).await;
+    let header = text_frame(r#"451-["x",{"_placeholder":true,"num":0}]"#);
+    client.write_all(&header).await.expect("it is taken");
+    settle().await;
+    for _ in 0..4 {
+        io.emit("large", "x".repeat(200_000));
+    }
+    settle().await;
+    client
+        .write_all(&frame(2, &[1]))
+        .await
+        .expect("it is taken");
+    let mut some = [0; 4_096];
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        client.read_exact(&mut some).await.expect("a part");
+    }
+    // The rest, and what follows.
+    let mut rest = Vec::new();
+    while !rest.ends_with(br#"42["got",1]"#) {
+        rest.push(within(client.read_u8()).await.expect("an answer"));
+    }
+}
+
 #[tokio::test]
 async fn a_join_does_not_run_the_hook_for_all_changes_of_others() {
     let other = Arc::new(OnceLock::<Socket>::new());
