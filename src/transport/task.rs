@@ -398,12 +398,18 @@ impl Io {
             Poll::Pending => {
                 let now = now();
                 let progress = websocket.take_progress();
-                session.with_session(|session| {
+                let is_failed_probe = session.with_session(|session| {
                     if progress {
                         session.handle_progress();
                     }
                     session.handle_blocked(now);
+                    session.transport() != Transport::WebSocket
+                        && session.finished(Transport::WebSocket)
                 });
+                if is_failed_probe {
+                    // Nothing would end its wait for the client.
+                    self.drop_websocket();
+                }
             }
             Poll::Ready(Err(_)) => self.handle_websocket_closed(session),
             Poll::Ready(Ok(Written { finished: true })) => self.send_close_frame(cx, session),

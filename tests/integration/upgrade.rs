@@ -7,12 +7,16 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures_util::SinkExt;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 use tower_socketio::{Data, Namespace, Socket, SocketIo};
 
 use crate::support::stream::serve_stream;
-use crate::support::{Client, Got, Polling, app, builder, post, serve, until, within};
+use crate::support::{
+    Client, Got, Polling, app, builder, frame, in_memory, post, send_head, serve, until,
+    upgrade_head, within,
+};
 
 async fn echo(socket: Socket, Data(text): Data<String>) {
     socket.emit("echo", text);
@@ -152,6 +156,27 @@ async fn an_upgrade_that_is_not_completed_in_time_is_aborted() {
     tokio::time::advance(Duration::from_secs(60)).await;
     tokio::time::resume();
     assert_closed(&mut websocket).await;
+    assert_eq!(polling.ask(ECHO).await, ECHO);
+}
+
+/// Its pings are answered until the answers block.
+#[tokio::test(start_paused = true)]
+async fn a_websocket_that_does_not_read_is_dropped_when_its_upgrade_has_failed() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo))
+        .upgrade_timeout(Duration::from_secs(10))
+        .build();
+    let app = app(layer);
+    let mut polling = Polling::connect(&app).await;
+    let mut websocket = in_memory(app.clone(), 256);
+    let head = upgrade_head(&format!("&sid={}", polling.sid));
+    assert!(send_head(&mut websocket, &head).await.contains(" 101 "));
+    let pings = async {
+        while websocket.write_all(&frame(9, &[7; 125])).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(12), pings).await;
+    assert!(ended.is_ok(), "the connection is still open");
     assert_eq!(polling.ask(ECHO).await, ECHO);
 }
 
