@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     /// The tasks that wait for clients of this server, by the questions of other servers.
     asked: Mutex<HashMap<RequestId, AbortHandle>>,
     /// The operations in namespaces that this server does not have, which have not come back from the log,
-    /// by their numbers.
+    /// by their numbers. Locked before the queue.
     elsewhere: Mutex<BTreeMap<u64, Envelope>>,
     /// Whether the log may have lost messages of this server that have not come back. The next one that
     /// comes back says which: the earlier ones.

@@ -96,6 +96,13 @@ pub(super) struct Place {
 /// Streams with positions in them.
 pub(super) type Behind = Vec<(String, Offset)>;
 
+/// The reply to a read, which asked for up to `count` entries of each stream.
+#[derive(Debug)]
+pub(super) struct Page {
+    reply: Value,
+    count: usize,
+}
+
 impl Log {
     /// Returns the log of streams. Returns `None` without streams.
     pub(super) fn new(streams: Vec<String>) -> Option<Self> {
@@ -319,11 +326,13 @@ impl Log {
         &self,
         connection: &Connection,
         blocks: bool,
-    ) -> BoxFuture<'static, RedisResult<Value>> {
+    ) -> BoxFuture<'static, RedisResult<Page>> {
         let (mut connection, read) = (connection.clone(), self.read(blocks));
+        let count = self.read_count;
         Box::pin(async move {
             let timeout = READ_TIMEOUT + if blocks { BLOCK } else { Duration::ZERO };
-            reply_within(timeout, &mut connection, &read).await
+            let reply = reply_within(timeout, &mut connection, &read).await?;
+            Ok(Page { reply, count })
         })
     }
 
@@ -363,8 +372,8 @@ impl Log {
     /// # Errors
     ///
     /// Fails if the reply has another form.
-    pub(super) fn entries(&self, reply: Value) -> RedisResult<(Vec<(Place, Entry)>, Behind)> {
-        let streams = match reply {
+    pub(super) fn entries(&self, page: Page) -> RedisResult<(Vec<(Place, Entry)>, Behind)> {
+        let streams = match page.reply {
             Value::Nil => Vec::new(),
             Value::Map(streams) => streams,
             Value::ServerError(error) => return Err(error.into()),
@@ -377,7 +386,7 @@ impl Log {
             let stream = streams.position(|stream| text(&name) == Some(&stream.name));
             let Some(stream) = stream else { continue };
             let entries = entries(reply);
-            if entries.len() >= self.read_count {
+            if entries.len() >= page.count {
                 let Stream { name, position, .. } = &self.streams[stream];
                 behind.push((name.clone(), position.unwrap_or_default()));
             }
@@ -610,13 +619,19 @@ mod tests {
         expected.arg("STREAMS").arg("s").arg("0-0");
         let read = log.read(true);
         assert_eq!(read.get_packed_command(), expected.get_packed_command());
-        let read = |entries| log.entries(reply(entries)).expect("a reply to XREAD");
-        let (entries, behind) = read(99);
+        let read = |entries, count| {
+            let reply = reply(entries);
+            log.entries(Page { reply, count })
+                .expect("a reply to XREAD")
+        };
+        let (entries, behind) = read(99, 100);
         assert_eq!((entries.len(), behind.len()), (99, 0));
         // There may be more.
-        let (entries, behind) = read(100);
+        let (entries, behind) = read(100, 100);
         assert_eq!(entries.len(), 100);
         assert_eq!(behind, [("s".to_owned(), Offset::default())]);
+        // It was asked for when fewer were read at once.
+        assert_eq!(read(50, 50).1.len(), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::connection::{self, Connection, Endpoint, Link, Links, Nodes, NodesCha
 use super::entries::Entry;
 use super::form::{Form, Pushed, Subscription};
 use super::link::{self, Id, Received};
-use super::log::{self, Log};
+use super::log::{self, Log, Page};
 use super::subscribed::{Changes, Subscribed};
 use crate::clock::now;
 use crate::cluster::wire::entry::decode_entry;
@@ -271,16 +271,19 @@ impl Connected {
                         state.receive(message).await?;
                     }
                 }
-                reply = poll_fn(|cx| poll(&mut reading, cx)) => {
+                page = poll_fn(|cx| poll(&mut reading, cx)) => {
                     reading = None;
-                    if let (Err(_), Some(log)) = (&reply, &mut state.log) {
+                    if let (Err(_), Some(log)) = (&page, &mut state.log) {
                         log.read_less();
                     }
-                    self.read(reply?, state).await?;
+                    self.read(page?, state).await?;
                 }
-                reply = poll_fn(|cx| poll(&mut catching_up, cx)) => {
+                page = poll_fn(|cx| poll(&mut catching_up, cx)) => {
                     catching_up = None;
-                    let has_more = self.read(reply?, state).await?;
+                    if let (Err(_), Some(log)) = (&page, &mut state.log) {
+                        log.read_less();
+                    }
+                    let has_more = self.read(page?, state).await?;
                     if let Some(log) = state.log.as_mut().filter(|_| !has_more) {
                         for question in log.release(last_held) {
                             state.inbox.deliver(question).await;
@@ -351,11 +354,11 @@ impl Connected {
     }
 
     /// Delivers the entries of a reply. Returns whether there may be more.
-    async fn read(&mut self, reply: Value, state: &mut State) -> RedisResult<bool> {
+    async fn read(&mut self, page: Page, state: &mut State) -> RedisResult<bool> {
         let Some(log) = &mut state.log else {
             return Ok(false);
         };
-        let (entries, behind) = log.entries(reply)?;
+        let (entries, behind) = log.entries(page)?;
         let has_more = !behind.is_empty();
         log.read_more();
         if has_more {
