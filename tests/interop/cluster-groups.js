@@ -304,7 +304,7 @@ export function groups(run, which, parts) {
           await until(() => all.length >= count, "ten thousand messages", 3 * PATIENCE);
         } catch (error) {
           const missing = numbers.filter((n) => !all.includes(n));
-          const status = await at_rust.emitWithAck("status");
+          const status = await at_rust.timeout(PATIENCE).emitWithAck("status").catch(String);
           const what = { arrived: all.length, missing: missing.slice(0, 5), id, now: client.id, status };
           throw new Error(`${error.message}: ${JSON.stringify(what)}`);
         } finally {
