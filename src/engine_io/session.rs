@@ -859,7 +859,7 @@ impl Session {
         let polls = self.transport == Transport::Polling
             && !matches!(self.probe, Probe::Ponged | Probe::AwaitingPost);
         let unfetched = self.ping_due && polls;
-        // A client that sends on and on may read nothing.
+        // A client that sends without a pause may read nothing.
         let most = self.config.max_payload.max(self.config.max_pending);
         let sends_too_much = self.since_ping.bytes > most.saturating_mul(MAX_BEFORE_PONG);
         // The pong may be behind a body or a message that is still arriving.
@@ -902,6 +902,7 @@ impl Session {
     fn handle_ping(&mut self, now: Instant) {
         self.ping_due = true;
         self.since_ping = SincePing {
+            // It counts from one missing ping to the next.
             progressed: self.since_ping.progressed,
             ..SincePing::default()
         };

@@ -121,7 +121,7 @@ fn in_revision_3_the_client_pings_and_its_silence_ends_the_session() {
 }
 
 #[test]
-fn in_revision_3_a_client_that_sends_on_and_on_has_to_ping() {
+fn in_revision_3_the_data_before_a_ping_is_limited() {
     for (pings, is_open) in [(false, false), (true, true)] {
         let (mut s, t) = session_of(Revision::V3, WebSocket, Config::default());
         let busy = "x".repeat(1_000_000);
@@ -447,7 +447,11 @@ fn a_ping_fetched_before_the_upgrade_must_still_be_answered() {
 
 /// A session that sent its ping at 25 s and waits for the pong until 45 s.
 fn pinged(transport: Transport) -> (Session, Instant) {
-    let (mut s, t) = session(transport, Config::default());
+    pinged_with(transport, Config::default())
+}
+
+fn pinged_with(transport: Transport, config: Config) -> (Session, Instant) {
+    let (mut s, t) = session(transport, config);
     s.handle_timeout(t + ms(25_000));
     match transport {
         Polling => assert_eq!(poll(&mut s, t + ms(25_000)), [PING]),
@@ -506,8 +510,8 @@ fn a_pong_may_follow_a_body_that_is_still_arriving() {
     assert_ends_at(&mut s, CloseReason::PingTimeout, t + ms(65_000));
 }
 
-/// A session that waits for a pong, and has got messages of 10 000 bytes each since its ping, which is
-/// its `max_payload`, and more than its `max_pending`.
+/// A session that waits for a pong, and has received messages since its ping. Each counts 10 000 bytes,
+/// which is the `max_payload`, and more than the `max_pending`.
 fn sent_since_ping(
     transport: Transport,
     messages: usize,
@@ -518,12 +522,7 @@ fn sent_since_ping(
         max_pending: 8_000,
         ..Config::default()
     };
-    let (mut s, t) = session(transport, config);
-    s.handle_timeout(t + ms(25_000));
-    match transport {
-        Polling => assert_eq!(poll(&mut s, t + ms(25_000)), [PING]),
-        WebSocket => assert_eq!(drain(&mut s, WebSocket), [PING]),
-    }
+    let (mut s, t) = pinged_with(transport, config);
     let busy = Message::Text(Text::from("x".repeat(10_000 - OVERHEAD).as_str()));
     for _ in 0..messages {
         let cost = Session::cost(&busy);
@@ -540,7 +539,7 @@ fn sent_since_ping(
 }
 
 #[test]
-fn a_client_that_sends_on_and_on_has_to_answer_pings() {
+fn the_data_before_a_pong_is_limited() {
     for (messages, is_open) in [(64, true), (65, false)] {
         // Its pong may be behind a message that is still arriving.
         let (mut s, t) = sent_since_ping(WebSocket, messages, true);
@@ -566,8 +565,7 @@ fn messages_that_wait_for_their_handlers_are_not_too_much() {
         max_payload: 100,
         ..Config::default()
     };
-    let (mut s, t) = session(WebSocket, config);
-    s.handle_timeout(t + ms(25_000));
+    let (mut s, t) = pinged_with(WebSocket, config);
     while s.wants_read() {
         s.handle_packet(WebSocket, message("busy"), t + ms(26_000));
     }
@@ -589,7 +587,7 @@ fn a_message_that_never_ends_extends_the_deadline_of_the_pong_64_times() {
 }
 
 #[test]
-fn a_client_that_answers_pings_may_send_on_and_on() {
+fn the_data_before_the_pong_does_not_count_for_the_next_ping() {
     let (mut s, t) = sent_since_ping(WebSocket, 100, true);
     s.handle_packet(WebSocket, PONG, t + ms(44_000));
     s.handle_timeout(t + ms(69_000));
