@@ -1,4 +1,4 @@
-//! The state of a session: heartbeat, upgrade, send queue, limits and close.
+//! The state of a session: requests, packets, send queue, limits and close.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +8,9 @@ use bytes::Bytes;
 
 use super::timer::{Timer, TimerTable, deadline};
 use super::{CloseReason, Config, EnginePacket, Message, Refusal, Revision, SessionId, Transport};
+
+mod heartbeat;
+mod upgrade;
 
 /// An event of a session, for the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,23 +130,9 @@ const OVERHEAD: usize = 64;
 /// The factor of `max_pending` while the application waits for an acknowledgement.
 const ACK_FACTOR: usize = 4;
 
-/// The delay up to which a timer counts as punctual.
-const TIMER_TOLERANCE: Duration = Duration::from_millis(10);
-
-/// How long a poll waits before it is released, if it begins while the client upgrades.
-const RELEASE_AFTER: Duration = Duration::from_millis(100);
-
-/// How long a poll still waits for a message after the probe's ping, before it is answered with a
-/// noop. The message may be the acknowledgement of an event that the client has just sent.
-const PROBE_GRACE: Duration = Duration::from_millis(20);
-
 /// The maximum time for which a POST waits for its client to fetch queued messages. Proxies wait
 /// 30 s or more.
 const POST_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How many times `max_payload`, or `max_pending` if that is more, a client may send before it answers a
-/// ping, and how often the deadline of the pong is extended because a message is still arriving.
-const MAX_BEFORE_PONG: usize = 64;
 
 /// How long a session waits for a poll that the client's close packet has overtaken.
 const LATE_POLL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -382,9 +371,7 @@ impl Session {
             return Err(Refusal::BadRequest);
         }
         self.poll = Some(PendingPoll::default());
-        if self.probe != Probe::None && self.probe != Probe::Connected {
-            self.timers.set(Timer::Release, now + RELEASE_AFTER);
-        }
+        self.release_poll_of_upgrade(now);
         Ok(())
     }
 
@@ -471,27 +458,6 @@ impl Session {
         }
     }
 
-    /// Handles the request for an upgrade: a WebSocket of this session is connected and may probe.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the session is not open, if its transport is not polling, if upgrades are disabled,
-    /// or if another WebSocket probes already. Then the session stays unchanged.
-    pub fn handle_upgrade_request(&mut self, now: Instant) -> Result<(), Refusal> {
-        let possible = self.is_open()
-            && self.transport == Transport::Polling
-            && self.probe == Probe::None
-            && self.config.websocket
-            && self.config.upgrades;
-        if !possible {
-            return Err(Refusal::BadRequest);
-        }
-        self.probe = Probe::Connected;
-        let due = deadline(now, self.config.upgrade_timeout);
-        self.timers.set(Timer::Upgrade, due);
-        Ok(())
-    }
-
     /// Handles a packet that arrived on a transport.
     #[inline]
     pub fn handle_packet(&mut self, via: Transport, packet: EnginePacket, now: Instant) {
@@ -506,11 +472,7 @@ impl Session {
             return self.handle_probe(&packet, now);
         }
         if self.timers.is_set(Timer::Pong) {
-            self.extend_pong_deadline(&packet, now);
-            if let EnginePacket::Message(message) = &packet {
-                let bytes = &mut self.since_ping.bytes;
-                *bytes = bytes.saturating_add(Self::cost(message));
-            }
+            self.handle_before_pong(&packet, now);
         }
         match packet {
             EnginePacket::Message(message) => self.receive(message),
@@ -539,16 +501,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((timer, due)) = self.timers.expire(now) {
             match timer {
-                Timer::Ping => {
-                    self.ping_due = true;
-                    self.since_ping = SincePing::default();
-                    // A timer is always a little late. If it is much later, after a long sleep of
-                    // the process, the client has its full time from now on.
-                    let is_late = now - due > TIMER_TOLERANCE;
-                    let sent = if is_late { now } else { due };
-                    self.timers
-                        .set(Timer::Pong, deadline(sent, self.config.ping_timeout));
-                }
+                Timer::Ping => self.handle_ping_due(due, now),
                 Timer::Pong => self.handle_missing_pong(now),
                 Timer::Post => self.handle_post_timeout(now),
                 Timer::Stall => self.close(CloseReason::PingTimeout, now),
@@ -567,12 +520,6 @@ impl Session {
             self.timers
                 .set(Timer::Stall, deadline(now, self.config.ping_timeout));
         }
-    }
-
-    /// Records that an incomplete message arrived. The pong may be behind the rest of the message,
-    /// so the session extends the pong's deadline when the deadline passes.
-    pub fn handle_partial(&mut self) {
-        self.since_ping.partial = self.transport == Transport::WebSocket;
     }
 
     /// Stops the deadline of [`Session::handle_blocked`]: the transport accepted bytes.
@@ -830,141 +777,6 @@ impl Session {
     fn receive(&mut self, message: Message) {
         self.pending_bytes += Self::cost(&message);
         self.push_event(SessionEvent::Message(message));
-    }
-
-    /// Handles a pong. A pong without a ping changes nothing.
-    fn handle_pong(&mut self, now: Instant) {
-        if !self.timers.is_set(Timer::Pong) {
-            return;
-        }
-        self.timers.stop(Timer::Pong);
-        self.timers
-            .set(Timer::Ping, deadline(now, self.config.interval()));
-    }
-
-    /// Extends the pong's deadline, once, when another packet arrives before the pong. A client
-    /// that sends a lot is alive, and its pong is behind those packets.
-    fn extend_pong_deadline(&mut self, packet: &EnginePacket, now: Instant) {
-        let is_pong = matches!(packet, EnginePacket::Pong { .. });
-        if self.revision == Revision::V4 && !self.since_ping.extended && !is_pong {
-            self.since_ping.extended = true;
-            self.timers
-                .set(Timer::Pong, deadline(now, self.config.ping_timeout));
-        }
-    }
-
-    fn handle_missing_pong(&mut self, now: Instant) {
-        // A client that does not fetch the ping has stopped polling.
-        // One that is about to complete an upgrade has to.
-        let polls = self.transport == Transport::Polling
-            && !matches!(self.probe, Probe::Ponged | Probe::AwaitingPost);
-        let unfetched = self.ping_due && polls;
-        // A client that sends without a pause may read nothing.
-        let most = self.config.max_payload.max(self.config.max_pending);
-        let sends_too_much = self.since_ping.bytes > most.saturating_mul(MAX_BEFORE_PONG);
-        // The pong may be behind a body or a message that is still arriving.
-        let body_arrives = self.post.is_some() && !self.timers.is_set(Timer::Post);
-        let arrives = std::mem::take(&mut self.since_ping.partial) || body_arrives;
-        let may_extend = self.since_ping.extensions < MAX_BEFORE_PONG && !sends_too_much;
-        if !unfetched && arrives && may_extend {
-            self.since_ping.extensions += 1;
-            return self
-                .timers
-                .set(Timer::Pong, deadline(now, self.pong_timeout()));
-        }
-        if unfetched || sends_too_much || self.wants_read() {
-            return self.close(CloseReason::PingTimeout, now);
-        }
-        // If a handler waits for an acknowledgement, the acknowledgement may be in input that is
-        // not read while the handler waits.
-        let waits_for_ack = self.acks_awaited > 0 && self.pending_bytes >= self.max_pending();
-        if waits_for_ack && !self.since_ping.progressed {
-            return self.close(CloseReason::EventBacklog, now);
-        }
-        // The pong may be in input that is not read. Another ping shows whether the client is still
-        // connected: if it is not, the write fails. In revision 3 this is another pong, at which
-        // the client restarts its interval.
-        self.ping_due = true;
-        self.since_ping.progressed = false;
-        self.timers
-            .set(Timer::Pong, deadline(now, self.pong_timeout()));
-    }
-
-    /// Returns the time in which a pong must arrive. In revision 3, the client's ping.
-    fn pong_timeout(&self) -> Duration {
-        match self.revision {
-            Revision::V4 => self.config.ping_timeout,
-            Revision::V3 => self.config.silence(),
-        }
-    }
-
-    /// Handles the ping of a client of revision 3.
-    fn handle_ping(&mut self, now: Instant) {
-        self.ping_due = true;
-        self.since_ping = SincePing {
-            // It counts from one missing ping to the next.
-            progressed: self.since_ping.progressed,
-            ..SincePing::default()
-        };
-        self.timers
-            .set(Timer::Pong, deadline(now, self.config.silence()));
-    }
-
-    fn handle_probe(&mut self, packet: &EnginePacket, now: Instant) {
-        match (packet, self.probe) {
-            (EnginePacket::Ping { probe: true }, Probe::Connected) => {
-                self.probe = Probe::Pinged;
-                // The client waits for the end of its poll before it sends the upgrade packet.
-                if self.poll.is_some() {
-                    self.timers.set(Timer::Release, now + PROBE_GRACE);
-                }
-            }
-            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) if self.post.is_some() => {
-                self.probe = Probe::AwaitingPost;
-                // The POST has deadlines of its own.
-                self.timers.stop(Timer::Upgrade);
-            }
-            (EnginePacket::Upgrade, Probe::Pinged | Probe::Ponged) => self.complete_upgrade(now),
-            (_, Probe::None) => {}
-            _ => self.fail_probe(now),
-        }
-    }
-
-    fn complete_upgrade(&mut self, now: Instant) {
-        self.end_probe(now);
-        self.transport = Transport::WebSocket;
-        self.release_poll();
-        if !self.is_open() {
-            return;
-        }
-        self.push_event(SessionEvent::Upgraded);
-        // A ping that no poll has fetched is sent now. Its pong has the full time.
-        if self.ping_due && self.revision == Revision::V4 {
-            self.since_ping = SincePing::default();
-            self.timers
-                .set(Timer::Pong, deadline(now, self.config.ping_timeout));
-        }
-    }
-
-    /// Ends an upgrade that has failed.
-    fn fail_probe(&mut self, now: Instant) {
-        if self.probe != Probe::None && self.is_open() {
-            self.push_event(SessionEvent::UpgradeFailed);
-        }
-        self.end_probe(now);
-    }
-
-    /// Ends an upgrade. A WebSocket that is not the session's transport is [`Session::finished`]
-    /// from now on.
-    fn end_probe(&mut self, now: Instant) {
-        let was_probing = std::mem::replace(&mut self.probe, Probe::None) != Probe::None;
-        self.timers.stop(Timer::Upgrade);
-        self.timers.stop(Timer::Release);
-        // Once: a WebSocket whose upgrade has ended does not delay the end.
-        if was_probing && matches!(self.state, State::Closing(_)) {
-            self.timers
-                .set(Timer::Close, deadline(now, self.config.close_timeout));
-        }
     }
 
     fn poll_other_transport(&mut self, via: Transport) -> Option<EnginePacket> {

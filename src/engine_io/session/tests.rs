@@ -1,3 +1,4 @@
+use super::upgrade::PROBE_GRACE;
 use super::*;
 use crate::engine_io::Text;
 use Transport::{Polling, WebSocket};
