@@ -15,6 +15,9 @@ use super::form::{Subscription, SubscriptionKind};
 use super::slots::{Address, Topology, slot};
 use crate::shrink::shrink;
 
+/// How many times in a row a subscription is made at once at the node that another one has named.
+const MAX_REDIRECTS: usize = 5;
+
 /// The subscriptions of a server.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
@@ -36,6 +39,8 @@ struct Channel {
     place: Place,
     /// Whether a subscription that was made has ended, or could not be made.
     has_trouble: bool,
+    /// How many times in a row a node has refused the subscription.
+    refusals: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ impl Channels {
             number,
             place: Place::Waiting,
             has_trouble: false,
+            refusals: 0,
         };
         self.channels.insert(subscription, channel);
     }
@@ -157,6 +163,7 @@ impl Channels {
             return false;
         }
         channel.place = Place::Made(address.clone());
+        channel.refusals = 0;
         let had_trouble = std::mem::take(&mut channel.has_trouble);
         self.troubled -= usize::from(had_trouble);
         had_trouble && self.troubled == 0
@@ -195,6 +202,9 @@ impl Channels {
         });
         let refused: Vec<_> = refused.cloned().collect();
         for subscription in &refused {
+            if let Some(channel) = self.channels.get_mut(subscription) {
+                channel.refusals += 1;
+            }
             self.wait(subscription);
         }
         refused
@@ -208,6 +218,12 @@ impl Channels {
             self.ending.remove(&key);
         }
         shrink(&mut self.ending);
+    }
+
+    /// Returns whether more than [`MAX_REDIRECTS`] nodes in a row have refused a subscription.
+    pub(super) fn is_stuck(&self, subscription: &Subscription) -> bool {
+        let channel = self.channels.get(subscription);
+        channel.is_some_and(|channel| channel.refusals > MAX_REDIRECTS)
     }
 
     /// Records that a subscription cannot be made at present.
@@ -407,6 +423,27 @@ mod tests {
         assert!(channels.is_settled(&z) && !channels.has_all() && !channels.take_lossy());
         channels.release(&z);
         assert!(channels.has_all());
+    }
+
+    #[test]
+    fn a_channel_that_all_nodes_refuse_is_stuck() {
+        let (topology, x, _) = two_nodes();
+        let mut channels = Channels::default();
+        channels.want(x.clone());
+        let refuse = |channels: &mut Channels, times| {
+            for _ in 0..times {
+                channels.plan(&topology, |_| false);
+                let refused = channels.answered(&node(1), std::slice::from_ref(&x));
+                assert_eq!(refused, std::slice::from_ref(&x));
+            }
+        };
+        refuse(&mut channels, MAX_REDIRECTS);
+        assert!(!channels.is_stuck(&x));
+        refuse(&mut channels, 1);
+        assert!(channels.is_stuck(&x));
+        channels.plan(&topology, |_| false);
+        channels.made(&node(1), &x);
+        assert!(!channels.is_stuck(&x));
     }
 
     #[test]

@@ -41,9 +41,6 @@ const VIEWS_APART: Duration = Duration::from_secs(5);
 /// The time between two attempts while subscriptions wait: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// How many times in a row subscriptions are made at once at the node that another one has named.
-const MAX_REDIRECTS: usize = 5;
-
 /// How long a node may take to answer a `PING`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -342,6 +339,12 @@ impl Receiver {
         channels.answered_ends(&worked.node, &unsubscribe);
         let refused = channels.answered(&worked.node, &subscribe);
         worked.is_refused = !refused.is_empty();
+        if worked.error.is_none() {
+            // Each node names another one.
+            let stuck = refused.iter().find(|each| channels.is_stuck(each));
+            worked.error =
+                stuck.map(|each| format!("no node subscribes to the channel {}", each.name));
+        }
         if worked.error.is_some() {
             refused.iter().for_each(|each| channels.trouble(each));
         }
@@ -425,7 +428,6 @@ pub(super) async fn keep(receiver: Arc<Receiver>) {
         is_refreshing: false,
         refresh_at: now() + REFRESH,
         delay: RETRY.0,
-        redirects: 0,
     };
     loop {
         keeper.plan();
@@ -454,8 +456,6 @@ struct Keeper {
     is_refreshing: bool,
     refresh_at: Instant,
     delay: Duration,
-    /// How many times in a row subscriptions were redirected.
-    redirects: usize,
     /// The slots as they were some time ago.
     before: (Instant, Arc<Topology>),
 }
@@ -550,17 +550,16 @@ impl Keeper {
     }
 
     fn handle_worked(&mut self, worked: Worked) {
+        let has_error = worked.error.is_some();
         if let Some(error) = worked.error {
             self.receiver.has_problem(error);
         }
         self.receiver.settle();
         if !worked.is_refused {
             self.delay = RETRY.0;
-            self.redirects = 0;
             return;
         }
-        self.redirects += 1;
-        if worked.was_redirected && self.redirects <= MAX_REDIRECTS {
+        if worked.was_redirected && !has_error {
             return;
         }
         // A slot that has another master by then does not wait for this node.
