@@ -1,7 +1,11 @@
 //! Catches the panics of the application's code.
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Poll;
+
+use futures_core::future::BoxFuture;
 
 /// The code panicked. The panic hook has reported the panic, and its payload is dropped.
 #[derive(Debug)]
@@ -25,6 +29,21 @@ pub(crate) fn guarded_hook(run: impl FnOnce()) {
     if guarded(run).is_err() {
         tracing::error!("a hook panicked");
     }
+}
+
+/// Runs a future of the application and catches a panic, also one in the destructor of the future.
+///
+/// # Errors
+///
+/// Fails if the future panicked before it was ready.
+pub(crate) async fn guarded_future<R>(mut future: BoxFuture<'_, R>) -> Result<R, Panicked> {
+    let result = poll_fn(|cx| match guarded(|| future.as_mut().poll(cx)) {
+        Ok(polled) => polled.map(Ok),
+        Err(panicked) => Poll::Ready(Err(panicked)),
+    });
+    let result = result.await;
+    let _ = guarded(move || drop(future));
+    result
 }
 
 /// Drops the payload of a panic. If its destructor panics, drops the payload of that panic too.

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-
 use super::Inner;
 use crate::cluster::command::Command;
 use crate::cluster::message::{Envelope, Message, RequestId, ServerId};
+use crate::guard::{guarded, guarded_future};
 use crate::handles::{AskedClients, Socket};
 use crate::hub::namespace::LiveNamespace;
 use crate::hub::other_servers::{Answer, Question, SocketDescription};
@@ -208,8 +207,7 @@ impl Inner {
         let name = event.payload.name().unwrap_or_default();
         if let Some(handler) = namespace.hooks.tracker_event(name) {
             // It does not wait, and must not be late because handlers of the application do.
-            let handle = std::panic::AssertUnwindSafe(|| handler(event.payload));
-            if std::panic::catch_unwind(handle).is_err() {
+            if guarded(|| handler(event.payload)).is_err() {
                 tracing::error!("a server event of a presence was not handled");
             }
             return;
@@ -227,16 +225,22 @@ impl Inner {
         }
         events.insert(namespace.name.clone(), VecDeque::from([event]));
         drop(events);
-        let inner = Arc::clone(self);
-        let namespace = Arc::clone(namespace);
+        let mut waiting = WaitingServerEvents {
+            inner: Arc::clone(self),
+            namespace: Arc::clone(namespace),
+            has_ended: false,
+        };
         self.runtime.spawn(async move {
             // The handlers start in the order of the events. One that waits, for example for another
             // server, does not hold up the next.
-            while let Some(event) = inner.next_server_event(&namespace.name) {
+            while let Some(event) = waiting.next() {
+                let WaitingServerEvents {
+                    inner, namespace, ..
+                } = &waiting;
                 let running = Arc::clone(&inner.running_server_events);
                 // The semaphore is never closed.
                 let permit = running.acquire_owned().await;
-                let (inner, namespace) = (Arc::clone(&inner), Arc::clone(&namespace));
+                let (inner, namespace) = (Arc::clone(inner), Arc::clone(namespace));
                 let mut handler =
                     Box::pin(async move { inner.run_server_event(&namespace, event).await });
                 if poll_fn(|cx| Poll::Ready(handler.as_mut().poll(cx).is_pending())).await {
@@ -249,15 +253,6 @@ impl Inner {
         });
     }
 
-    fn next_server_event(&self, namespace: &NamespaceName) -> Option<ServerEvent> {
-        let mut events = self.server_events.lock();
-        let next = events.get_mut(namespace)?.pop_front();
-        if next.is_none() {
-            events.remove(namespace);
-        }
-        next
-    }
-
     async fn run_server_event(&self, namespace: &Arc<LiveNamespace>, event: ServerEvent) {
         let ServerEvent { payload, question } = event;
         let name = payload.name().unwrap_or_default();
@@ -268,14 +263,50 @@ impl Inner {
             return;
         };
         let Some(hub) = self.hub() else { return };
-        let reply = std::panic::AssertUnwindSafe(async { handler(&hub, payload).await });
-        let Ok(reply) = reply.catch_unwind().await else {
+        let reply = match guarded(|| handler(&hub, payload)) {
+            Ok(reply) => guarded_future(reply).await,
+            Err(panicked) => Err(panicked),
+        };
+        let Ok(reply) = reply else {
             tracing::error!("a handler of a server event panicked");
             return;
         };
         if let Some((id, from)) = question {
             let answer = Answer::Reply(reply);
             self.answer(&namespace.name, id, from, answer);
+        }
+    }
+}
+
+/// The server events of a namespace that wait for their handlers. If the task that starts the handlers
+/// is dropped, the events are dropped too, and the next event begins another task.
+struct WaitingServerEvents {
+    inner: Arc<Inner>,
+    namespace: Arc<LiveNamespace>,
+    /// Whether the task has handled all events. A later task may have events of its own.
+    has_ended: bool,
+}
+
+impl WaitingServerEvents {
+    fn next(&mut self) -> Option<ServerEvent> {
+        let mut events = self.inner.server_events.lock();
+        let waiting = events.get_mut(&self.namespace.name);
+        let next = waiting.and_then(VecDeque::pop_front);
+        if next.is_none() {
+            events.remove(&self.namespace.name);
+            self.has_ended = true;
+        }
+        next
+    }
+}
+
+impl Drop for WaitingServerEvents {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let mut events = self.inner.server_events.lock();
+            let dropped = events.remove(&self.namespace.name);
+            drop(events);
+            drop(dropped);
         }
     }
 }

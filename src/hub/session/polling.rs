@@ -129,12 +129,13 @@ impl SharedSession {
     /// Passes a WebSocket to the session's task. Returns it as an error if the session has one
     /// already, or cannot upgrade.
     pub(crate) fn offer_websocket(&self, upgrade: Upgrade) -> Result<(), Upgrade> {
-        let accepted = self.update(Session::handle_upgrade_request);
-        if accepted.is_err() {
-            return Err(upgrade);
-        }
+        let now = now();
         let mut shared = self.lock();
         let snapshot = shared.snapshot();
+        if shared.session.handle_upgrade_request(now).is_err() {
+            return Err(upgrade);
+        }
+        // Under the lock of the request: a session that has ended by now would never take it.
         shared.websocket = Some(upgrade);
         let wakers = shared.take_wakers_since(&snapshot);
         drop(shared);

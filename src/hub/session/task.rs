@@ -156,7 +156,9 @@ impl SharedSession {
             shared.body_waker.take(),
         ];
         let buffered = shared.known_buffered.take().unwrap_or_default();
+        let websocket = shared.websocket.take();
         drop(shared);
+        drop(websocket);
         self.notify_buffered(-(buffered as i64));
         wake(others);
         ready.into_iter().for_each(Waker::wake);
