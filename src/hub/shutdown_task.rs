@@ -24,7 +24,9 @@ impl Sessions {
     /// Closes all sessions one after another, accepts no further one, and waits until their tasks
     /// have ended. At the deadline, the rest is cut. Then the future that `finish` returns runs.
     ///
-    /// A shutdown that has begun goes on, and ends earlier if this call's times are earlier.
+    /// A shutdown that has begun goes on, and ends earlier if this call's times are earlier. If the
+    /// caller's runtime has ended or has no timer, all sessions are closed at once, and there is no
+    /// deadline.
     /// `within` is that of [`Sessions::close`].
     ///
     /// # Panics
@@ -42,26 +44,31 @@ impl Sessions {
     {
         let times = Times::new(now(), spread, deadline);
         let _closer = self.close_caller(within);
-        let mut shutdown = self.begin_shutdown(times, &finish);
+        let (mut shutdown, mut is_own) = self.begin_shutdown(times, &finish);
         loop {
             let changed = self.changed().notified();
             if let Some(report) = shutdown.report() {
                 return report;
             }
             if shutdown.is_abandoned() {
-                // The runtime of its task has ended, and this one goes on.
-                shutdown = self.begin_shutdown(times, &finish);
+                // The runtime of its task has ended, or has no timer. If that is the caller's own, it
+                // does not run another task either.
+                (shutdown, is_own) = match is_own {
+                    true => (self.shut_down_here(times).await, true),
+                    false => self.begin_shutdown(times, &finish),
+                };
                 continue;
             }
             changed.await;
         }
     }
 
+    /// Returns the shutdown that has begun, and whether this call has begun it.
     fn begin_shutdown<F>(
         self: &Arc<Self>,
         times: Times,
         finish: impl FnOnce() -> F,
-    ) -> Arc<OngoingShutdown>
+    ) -> (Arc<OngoingShutdown>, bool)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -70,7 +77,7 @@ impl Sessions {
         let (shutdown, is_first) = self.shutdown_or_insert(|| OngoingShutdown::new(times));
         if !is_first {
             shutdown.hurry(times);
-            return shutdown;
+            return (shutdown, false);
         }
         self.refuse_new();
         let run = Run {
@@ -78,6 +85,19 @@ impl Sessions {
             shutdown: Arc::clone(&shutdown),
         };
         runtime.spawn(run.all(finish()));
+        (shutdown, true)
+    }
+
+    /// Shuts down without a task and without timers, unless a further shutdown has begun.
+    async fn shut_down_here(self: &Arc<Self>, times: Times) -> Arc<OngoingShutdown> {
+        let (shutdown, is_first) = self.shutdown_or_insert(|| OngoingShutdown::new(times));
+        if is_first {
+            let run = Run {
+                sessions: Arc::clone(self),
+                shutdown: Arc::clone(&shutdown),
+            };
+            run.without_timers().await;
+        }
         shutdown
     }
 }
@@ -98,6 +118,20 @@ impl Run {
         // The handlers that have waited for the shutdown end now.
         let deadline = deadline().max(now() + CUT_GRACE);
         self.end_by(|| deadline, Sessions::all).await;
+    }
+
+    async fn without_timers(self) {
+        let sessions = self.sessions.all();
+        sessions.iter().for_each(|session| session.shut_down());
+        drop(sessions);
+        loop {
+            let changed = self.sessions.changed().notified();
+            if self.sessions.has_ended_but_for_closers() {
+                break;
+            }
+            changed.await;
+        }
+        self.sessions.complete(&self.shutdown);
     }
 
     /// Closes the sessions one after another. The ids of sessions are random, and so is their order

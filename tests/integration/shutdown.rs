@@ -835,6 +835,60 @@ fn a_shutdown_begins_anew_when_its_runtime_has_ended() {
     });
 }
 
+/// Shuts down on a thread, in a runtime that `build` returns, and ends that runtime if `ends`. Returns
+/// the report.
+fn shut_down_in_a_runtime_without_tasks(
+    builder: &mut tokio::runtime::Builder,
+    ends: bool,
+) -> ShutdownReport {
+    let ours = tokio::runtime::Runtime::new().expect("a runtime");
+    let theirs = builder.build().expect("a runtime");
+    let gate = Arc::new(Semaphore::new(0));
+    let released = Arc::clone(&gate);
+    let wait = async move || released.acquire().await.expect("open").forget();
+    let (app, io) = main_app(Namespace::new().on("wait", wait));
+    let client = ours.block_on(async {
+        let mut client = Polling::connect(&app).await;
+        client.send(r#"42["wait"]"#).await;
+        client
+    });
+    let client = {
+        let _entered = ours.enter();
+        closed(client)
+    };
+    let (handle, of_thread) = (theirs.handle().clone(), io.clone());
+    let (reports, report) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let shutdown = of_thread.shutdown().deadline(Duration::MAX);
+        let report = handle.block_on(shutdown.into_future());
+        reports.send(report).expect("a receiver");
+    });
+    ours.block_on(until(|| io.is_closing()));
+    if ends {
+        drop(theirs);
+    }
+    gate.add_permits(1);
+    let report = report.recv_timeout(Duration::from_secs(60));
+    ours.block_on(async { within(client).await.expect("no panic") });
+    report.expect("the shutdown ends")
+}
+
+#[test]
+fn a_shutdown_in_a_runtime_that_ends_closes_the_sessions() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let report = shut_down_in_a_runtime_without_tasks(builder.enable_all(), true);
+    // What ends before a shutdown begins anew is not counted.
+    assert_eq!(numbers(report)[1..], [0, 0, 0]);
+}
+
+#[test]
+fn a_shutdown_in_a_runtime_without_timers_closes_the_sessions() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let report = shut_down_in_a_runtime_without_tasks(&mut builder, false);
+    // What ends before a shutdown begins anew is not counted.
+    assert_eq!(numbers(report)[1..], [0, 0, 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_tells_whether_it_closes() {
     let (app, io) = main_app(Namespace::new());
