@@ -158,8 +158,13 @@ impl Default for Limits {
 }
 
 impl Drop for Hub {
-    /// Drops what waits for the log of a cluster: it holds sockets, which hold their namespace.
+    /// Leaves the cluster, which a handle of a namespace may keep. Drops what waits for the log of a
+    /// cluster: it holds sockets, which hold their namespace.
     fn drop(&mut self) {
+        if let Some(others) = &self.others {
+            // It begins at once, and nobody waits for it.
+            drop(others.close());
+        }
         for namespace in self.namespaces() {
             if let Some(over_log) = namespace.over_log() {
                 over_log.clear();

@@ -544,6 +544,38 @@ async fn the_server_events_that_wait_are_bounded() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_event_is_handled_after_a_handler_whose_panic_panics_too() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("in the destructor of a payload");
+        }
+    }
+    async fn late() {
+        tokio::task::yield_now().await;
+        std::panic::panic_any(Payload);
+    }
+    let memory = Memory::new();
+    let a = Server::new(memory.clone(), namespace());
+    let of_b = Namespace::new()
+        .on_server_event("panic", || -> std::future::Ready<()> {
+            std::panic::panic_any(Payload)
+        })
+        .on_server_event("late", late)
+        .on_server_event("load", async || 7);
+    let _b = Server::new(memory, of_b);
+    a.count(2).await;
+    for event in ["panic", "late"] {
+        a.io.server_side_emit(event, ()).expect("sent");
+        let answers =
+            a.io.of("/")
+                .server_side_emit_with_ack::<u32>("load", ())
+                .await;
+        assert_eq!(answers.expect("an answer"), [7]);
+    }
+}
+
 /// A broker that wants rooms, and lists them. A report waits for a permit.
 #[derive(Clone, Debug)]
 struct Listing {
@@ -814,8 +846,12 @@ async fn without_its_layer_a_server_has_ended() {
     let b = Server::new(memory, namespace());
     a.count(2).await;
     let Server { app, io } = a;
+    // It keeps its namespace.
+    let room = io.to("room");
     drop(app);
     b.count(1).await;
+    let error = room.try_emit("n", 1).expect_err("it has ended");
+    assert!(error.cluster_error().is_some_and(|error| error.is_closed()));
     let error = io.to("room").try_emit("n", 1).expect_err("it has ended");
     assert!(error.cluster_error().is_some_and(|error| error.is_closed()));
     let error = io.server_side_emit("n", 1).expect_err("it has ended");

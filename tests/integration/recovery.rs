@@ -1132,6 +1132,34 @@ async fn the_end_of_a_runtime_does_not_keep_expired_sockets() {
     assert_eq!((counts.recoverable, counts.namespaces), (0, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_not_driven_does_not_keep_expired_sockets() {
+    let (layer, io) = builder(handlers())
+        .namespace("/shop/{id}", handlers())
+        .recovery(Recovery::within(WITHIN))
+        .build();
+    let app = app(layer);
+    let mut client = Polling::open(&app).await;
+    client.join("/shop/1").await;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let runtime = runtime.expect("a runtime");
+    let emits = io.clone();
+    let emit = move || {
+        runtime.block_on(async { emits.of("/shop/1").emit("m", 1) });
+        runtime
+    };
+    // It goes on, and nobody drives it.
+    let runtime = std::thread::spawn(emit).join().expect("no panic");
+    lose(client, &io).await;
+    assert_eq!(io.counts().recoverable, 1);
+    tokio::time::sleep(WITHIN * 3).await;
+    let counts = io.counts();
+    assert_eq!((counts.recoverable, counts.namespaces), (0, 1));
+    runtime.shutdown_background();
+}
+
 #[tokio::test]
 async fn the_extensions_of_a_displaced_namespace_are_dropped_without_a_lock() {
     let keeps = async |socket: Socket| {

@@ -175,6 +175,7 @@ impl LiveNamespace {
         let Some((private_id, mut store)) = store else {
             return self.insert(Arc::new(member(request.id)), &[]);
         };
+        *store.budget.runtime.lock() = Some(session.runtime.clone());
         let claim = request.claim;
         let mut displaced = None;
         let mut is_known = false;
@@ -344,18 +345,28 @@ impl LiveNamespace {
 
     /// Starts the task that drops expired packets and sockets, if there is none. Without the task
     /// they would stay until the next operation on the store.
-    pub(super) fn sweep_later(&self, budget: &RecoveryBudget) {
-        // Outside of a runtime no task can start. Then the next operation on the store drops them.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+    pub(super) fn sweep_later(&self, budget: &Arc<RecoveryBudget>) {
+        if !budget.claim_sweep() {
             return;
+        }
+        let every = budget.config.within.clamp(SHORTEST_SWEEP, LONGEST_SWEEP);
+        let sweeper = || Sweeper {
+            hub: self.weak_hub(),
+            budget: Arc::clone(budget),
+            has_ended: false,
         };
-        if budget.claim_sweep() {
-            let every = budget.config.within.clamp(SHORTEST_SWEEP, LONGEST_SWEEP);
-            let sweeper = Sweeper {
-                hub: self.weak_hub(),
-                has_ended: false,
-            };
-            runtime.spawn(sweeper.run(every));
+        // The runtime of a session: the caller's runtime may be one that is not driven.
+        let of_session = budget.runtime.lock().clone();
+        if let Some(runtime) = of_session {
+            runtime.spawn(sweeper().run(every));
+        } else {
+            budget.release_sweep();
+        }
+        // If that runtime has ended, it has dropped the task. Without a runtime, the next operation on
+        // the store drops what has expired.
+        let current = tokio::runtime::Handle::try_current();
+        if let Some(runtime) = current.ok().filter(|_| budget.claim_sweep()) {
+            runtime.spawn(sweeper().run(every));
         }
     }
 }
@@ -369,6 +380,7 @@ const LONGEST_SWEEP: Duration = Duration::from_secs(60);
 /// store holds a packet or socket that can expire.
 struct Sweeper {
     hub: Weak<Hub>,
+    budget: Arc<RecoveryBudget>,
     has_ended: bool,
 }
 
@@ -387,10 +399,8 @@ impl Sweeper {
 impl Drop for Sweeper {
     /// A runtime that ends drops the task. The next operation on a store then starts another.
     fn drop(&mut self) {
-        if let Some(hub) = self.hub.upgrade().filter(|_| !self.has_ended) {
-            if let Some(budget) = &hub.recovery_budget {
-                budget.release_sweep();
-            }
+        if !self.has_ended {
+            self.budget.release_sweep();
         }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) use self::saved::History;
 pub use self::saved::SavedSocket;
 pub(crate) use self::shared_log::SharedLog;
 pub(crate) use self::store::RecoveryStore;
+use crate::sync::{Handle, Mutex};
 
 /// Connection state recovery: its limits of time and memory.
 ///
@@ -223,15 +224,18 @@ pub(crate) struct RecoveryBudget {
     sockets: AtomicUsize,
     /// Whether a task sweeps the stores for expired packets and sockets.
     sweeping: AtomicBool,
+    /// The runtime of the session that has joined last.
+    runtime: Mutex<Option<Handle>>,
 }
 
 impl RecoveryBudget {
-    pub(crate) const fn new(config: Recovery) -> Self {
+    pub(crate) fn new(config: Recovery) -> Self {
         Self {
             config,
             packets: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
             sweeping: AtomicBool::new(false),
+            runtime: Mutex::default(),
         }
     }
 
