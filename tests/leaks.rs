@@ -530,6 +530,29 @@ fn a_server_that_closes_or_is_dropped() {
 }
 
 #[test]
+fn a_server_that_is_dropped_with_sockets_that_hold_their_namespace() {
+    let none = || Server::with(Namespace::new());
+    leaves_nothing(none, async |_| {
+        let holds = async |socket: Socket| {
+            socket.insert(Arc::new(socket.to("room")));
+        };
+        let server = || {
+            let builder = builder(Namespace::new().on_connect(holds));
+            Server::new(builder.recovery(Recovery::within(30 * SECOND)))
+        };
+        // The one is suspended when its server is dropped, and the other one is connected.
+        let (suspended, connected) = (server(), server());
+        drop(suspended.client().await);
+        sleep(SECOND).await;
+        assert_eq!(suspended.io.counts().recoverable, 1);
+        drop(suspended);
+        let client = connected.client().await;
+        drop(connected);
+        drop(client);
+    });
+}
+
+#[test]
 fn a_runtime_that_ends_before_its_sessions() {
     let join = async |socket: Socket| socket.join("room");
     let main = Namespace::new()

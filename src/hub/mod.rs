@@ -158,8 +158,8 @@ impl Default for Limits {
 }
 
 impl Drop for Hub {
-    /// Leaves the cluster, which a handle of a namespace may keep. Drops what waits for the log of a
-    /// cluster: it holds sockets, which hold their namespace.
+    /// Leaves the cluster, which a handle of a namespace may keep. Drops suspended sockets, and what waits
+    /// for the log of a cluster: they may hold sockets, which hold their namespace.
     fn drop(&mut self) {
         if let Some(others) = &self.others {
             // It begins at once, and nobody waits for it.
@@ -168,6 +168,9 @@ impl Drop for Hub {
         for namespace in self.namespaces() {
             if let Some(over_log) = namespace.over_log() {
                 over_log.clear();
+            }
+            if let Some(mut store) = namespace.store() {
+                store.abandon();
             }
         }
     }

@@ -29,7 +29,6 @@ use crate::transport::{SessionApp, guarded};
 
 /// The Socket.IO side of one session.
 pub(super) struct Dispatch {
-    server: Arc<Server>,
     session: Arc<SharedSession>,
     decoder: Box<dyn Decoder>,
     /// The deadline for the attachments of an incomplete packet.
@@ -53,6 +52,8 @@ pub(super) struct Dispatch {
     shutdown_deadline: Option<Instant>,
     /// Whether the session is to join `/` without a CONNECT.
     joins_main: bool,
+    /// Dropped last: a server that is dropped forgets the sockets that are suspended by then.
+    server: Arc<Server>,
 }
 
 impl Dispatch {
