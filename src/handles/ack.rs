@@ -85,7 +85,7 @@ impl<T> EmitWithAck<T> {
     pub(super) fn send(member: Arc<Member>, payload: Result<Payload, EmitError>) -> Self {
         Self {
             pending: payload
-                .map_err(|error| AckError(Reason::Emit(error)))
+                .map_err(AckError::from)
                 .and_then(|payload| Pending::send(member, payload)),
             timeout: None,
             reads_all: false,
@@ -246,6 +246,12 @@ impl AckError {
         matches!(self.0, Reason::Cluster(_))
     }
 
+    /// Returns whether the arguments could not be written as JSON, or the event name is reserved.
+    #[must_use]
+    pub fn is_encode(&self) -> bool {
+        matches!(&self.0, Reason::Emit(error) if error.is_encode())
+    }
+
     /// Returns whether the client's answer could not be read as a `T`.
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
@@ -255,7 +261,10 @@ impl AckError {
 
 impl From<EmitError> for AckError {
     fn from(error: EmitError) -> Self {
-        Self(Reason::Emit(error))
+        match error.0 {
+            EmitErrorKind::Cluster(error) => Self(Reason::Cluster(error)),
+            _ => Self(Reason::Emit(error)),
+        }
     }
 }
 

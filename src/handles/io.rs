@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use axum_core::extract::FromRequestParts;
 use http::StatusCode;
 use http::request::Parts;
+use tokio::runtime::Handle;
 
 use super::cluster::REQUEST_TIMEOUT;
 use super::scope::Scope;
@@ -303,8 +304,25 @@ impl SocketIo {
     pub async fn close(&self) {
         if let Some(hub) = self.hub.upgrade() {
             hub.namespaces().iter().for_each(|each| each.flush());
+            let mut rest = RestOfClose(hub.others.is_some().then(|| Arc::clone(&hub)));
             hub.sessions.close(self.within).await;
             leave_cluster(hub).await;
+            rest.0 = None;
+        }
+    }
+}
+
+/// Leaves the cluster if the future of [`SocketIo::close`] is dropped: when all handlers have ended.
+struct RestOfClose(Option<Arc<Hub>>);
+
+impl Drop for RestOfClose {
+    fn drop(&mut self) {
+        let (hub, runtime) = (self.0.take(), Handle::try_current());
+        if let (Some(hub), Ok(runtime)) = (hub, runtime) {
+            runtime.spawn(async move {
+                hub.sessions.close(None).await;
+                leave_cluster(hub).await;
+            });
         }
     }
 }

@@ -322,6 +322,16 @@ async fn a_fetched_socket_has_five_seconds_to_acknowledge() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fetched_socket_is_unreachable_when_its_server_has_ended() {
+    let [Server { app, io }, b] = servers().await;
+    let _client = b.client().await;
+    let sockets = io.fetch_sockets().await.expect("two servers");
+    drop(app);
+    let question = sockets[0].emit_with_ack::<u32>("question", ()).await;
+    assert!(question.is_err_and(|error| error.is_unreachable()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_namespace_may_exist_on_another_server_only() {
     let [a, b] = servers().await;
     let mut client = b.client_of("/orders/1").await;
@@ -862,6 +872,25 @@ async fn without_its_layer_a_server_has_ended() {
     assert!(matches!(&answers[..], [(None, Err(_))]));
     // Without a client nobody hears it, and that is no error.
     io.emit("n", 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_whose_future_is_dropped_leaves_the_cluster() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let wait = async move || opened.acquire().await.expect("open").forget();
+    let memory = Memory::new();
+    let a = Server::new(memory.clone(), Namespace::new().on("wait", wait));
+    let b = Server::new(memory, namespace());
+    let client = a.client().await;
+    client.emit("wait", ());
+    a.count(2).await;
+    let is_short = Duration::from_millis(100);
+    let closed = tokio::time::timeout(is_short, a.io.close()).await;
+    assert!(closed.is_err(), "the handler has not ended");
+    assert_eq!(b.io.server_count().await, Ok(2));
+    gate.add_permits(1);
+    b.count(1).await;
 }
 
 /// A broker that panics.
