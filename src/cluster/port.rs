@@ -8,6 +8,7 @@ use super::command::{Command, QueueState};
 use super::inner::Inner;
 use super::message::Envelope;
 use crate::clock::now;
+use crate::guard::guarded;
 use crate::hub::recovery::Offset;
 use crate::sync::atomic::Ordering;
 
@@ -178,7 +179,10 @@ impl Inbox {
     /// since the last time.
     async fn in_turns(&self, work: impl FnOnce(&Arc<Inner>)) {
         let begin = now();
-        work(&self.inner);
+        if guarded(|| work(&self.inner)).is_err() {
+            // For example a parser that encodes an event.
+            tracing::error!("code of the application panicked, and a message was not delivered");
+        }
         let took = now().saturating_duration_since(begin);
         let took = u64::try_from(took.as_nanos()).unwrap_or(TURN);
         let turn = &self.inner.turn;
@@ -190,8 +194,8 @@ impl Inbox {
         tokio::task::yield_now().await;
     }
 
-    /// Reports that all entries of the log after this one will be delivered or kept, and that those up to
-    /// it are unknown, or some of them are missing. A broker calls it before the first one, and for a gap.
+    /// Reports that the log is complete after this entry: all later ones will be delivered or kept. Up to
+    /// it, entries may be missing. A broker calls it before the first entry, and after a gap.
     /// Clients that may have missed an unknown entry do not recover. A message of this server that has not
     /// [returned](Self::returned) is waited for until a later one returns.
     pub fn begin_log(&self, at: Offset) {

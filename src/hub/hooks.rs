@@ -39,6 +39,14 @@ pub(crate) trait Tracker<M>: Send + Sync {
     /// The names of the events that it sends to clients.
     fn events(&self) -> [&str; 2];
 
+    /// A server is built with a namespace, or a pattern of namespaces, that has this tracker.
+    ///
+    /// # Panics
+    ///
+    /// Panics if another server has the tracker.
+    #[track_caller]
+    fn attach(&self, hub: &Arc<Hub>);
+
     /// A namespace was created in this process.
     fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName);
 

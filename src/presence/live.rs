@@ -410,7 +410,8 @@ impl State {
 }
 
 impl Tracker<Member> for Live {
-    fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName) {
+    #[track_caller]
+    fn attach(&self, hub: &Arc<Hub>) {
         let mut state = self.state.lock();
         let before = state.hub.upgrade();
         if before.is_some_and(|before| !Arc::ptr_eq(&before, hub)) {
@@ -418,6 +419,10 @@ impl Tracker<Member> for Live {
             panic!("a presence belongs to one server: create another one");
         }
         state.hub = Arc::downgrade(hub);
+    }
+
+    fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName) {
+        let mut state = self.state.lock();
         if hub.others.is_some() {
             state.outbox.push_back(Outgoing::Message {
                 namespace: name.clone(),

@@ -69,8 +69,12 @@ impl Server {
     ) -> Self {
         let of_paths = namespaces.iter().map(|(_, routes)| routes);
         let routes = of_paths.chain(predicates.iter().map(|(_, routes)| routes));
-        let definitions = routes.map(|routes| Arc::clone(&routes.hooks.definition));
-        let definitions = definitions.collect::<Vec<_>>();
+        let mut definitions = Vec::new();
+        for routes in routes {
+            let hooks = &routes.hooks;
+            hooks.trackers.iter().for_each(|each| each.attach(&hub));
+            definitions.push(Arc::clone(&hooks.definition));
+        }
         let observers = &hub.sessions.observers;
         observers.each(|observer| observer.defined(&definitions));
         let mut router = matchit::Router::new();

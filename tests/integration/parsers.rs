@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tower_socketio::cluster::Memory;
 use tower_socketio::engine::Message;
 use tower_socketio::protocol::{
     DecodeError, Decoder, Encoded, JsonParser, Kind, Packet, Parser, Payload,
@@ -130,6 +131,80 @@ async fn a_parser_around_another_changes_incoming_packets() {
     let mut client = Polling::connect(&server(Revive(JsonParser::default()))).await;
     let answer = client.ask(r#"421["echo",1,"two",[3]]"#).await;
     assert_eq!(answer, r#"431["1","two",[3]]"#);
+}
+
+/// A parser that panics when it encodes or decodes an event with `boom` in it.
+#[derive(Debug)]
+struct Panicking<T>(T);
+
+impl Parser for Panicking<JsonParser> {
+    fn encode(&self, packet: Packet) -> Encoded {
+        let json = String::from_utf8_lossy(packet.payload.json());
+        assert!(!json.contains("boom"), "a fault of the parser");
+        self.0.encode(packet)
+    }
+
+    fn decoder(&self) -> Box<dyn Decoder> {
+        Box::new(Panicking(self.0.decoder()))
+    }
+}
+
+impl Decoder for Panicking<Box<dyn Decoder>> {
+    fn decode(&mut self, message: Message) -> Result<Option<Packet>, DecodeError> {
+        if let Message::Text(text) = &message {
+            assert!(!text.as_str().contains("boom"), "a fault of the decoder");
+        }
+        self.0.decode(message)
+    }
+
+    fn is_partial(&self) -> bool {
+        self.0.is_partial()
+    }
+}
+
+#[tokio::test]
+async fn a_decoder_that_panics_closes_the_connection_as_a_violation() {
+    let (gone, mut reasons) = mpsc::unbounded_channel();
+    let main = namespace().on_disconnect(async move |reason: DisconnectReason| {
+        let _ = gone.send(reason);
+    });
+    let parser = Panicking(JsonParser::default());
+    let (layer, _io) = builder(main).parser(parser).build();
+    let mut client = Client::connect(serve(app(layer)).await, "/").await;
+    client.send(r#"42["boom"]"#).await;
+    assert!(matches!(client.closed().await, Got::Close(Some(_))));
+    let reason = within(reasons.recv()).await;
+    assert_eq!(reason, Some(DisconnectReason::ForcedServerClose));
+}
+
+#[tokio::test]
+async fn a_parser_that_panics_does_not_end_the_broker_of_a_cluster() {
+    let memory = Memory::new();
+    let server = |parser| {
+        let builder = builder(namespace()).cluster(memory.clone());
+        match parser {
+            true => builder.parser(Panicking(JsonParser::default())).build(),
+            false => builder.build(),
+        }
+    };
+    let (_a, io) = server(false);
+    let (b, of_b) = server(true);
+    until_connected(&[&io, &of_b]).await;
+    let mut client = Client::connect(serve(app(b)).await, "/").await;
+    io.emit("boom", ());
+    io.emit("n", 1);
+    assert_eq!(client.text().await, r#"42["n",1]"#);
+    let is_connected = |io: &SocketIo| io.cluster().expect("a cluster").status().is_connected;
+    assert!(is_connected(&io) && is_connected(&of_b));
+}
+
+/// Waits until the servers of a cluster know of each other.
+async fn until_connected(servers: &[&SocketIo]) {
+    for io in servers {
+        while io.server_count().await != Ok(servers.len()) {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]

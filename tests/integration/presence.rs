@@ -364,6 +364,20 @@ async fn a_namespace_without_the_presence_tracks_nobody() {
 }
 
 #[test]
+#[should_panic(expected = "a presence belongs to one server")]
+fn a_presence_of_a_pattern_belongs_to_one_server() {
+    let presence = Presence::<u32>::new();
+    let build = || {
+        SocketIo::builder()
+            .namespace("/room/{id}", Namespace::<()>::new().presence(&presence))
+            .with_state(())
+            .build()
+    };
+    let _first = build();
+    let _second = build();
+}
+
+#[test]
 #[should_panic(expected = "another presence of this namespace sends the event `presence_state`")]
 fn two_presences_of_a_namespace_need_different_events() {
     let a = Presence::<u32>::new();
