@@ -10,7 +10,7 @@ use futures_core::future::BoxFuture;
 use crate::cluster::{self, BoxBroker, Broker, Cluster};
 #[cfg(feature = "schema")]
 use crate::contract::{Contract, Watch};
-use crate::engine_io::{Config, Transport, check_time};
+use crate::engine_io::{Config, HIGH_WATER, Transport, check_time};
 use crate::handles::SocketIo;
 use crate::hub::hooks::NamespaceHook;
 use crate::hub::observer::{Observer, Observers};
@@ -18,7 +18,7 @@ use crate::hub::other_servers::OtherServers;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
 use crate::layer::SocketIoLayer;
-use crate::protocol::{JsonParser, Parser};
+use crate::protocol::{JsonParser, MAX_NAME, Parser};
 use crate::routing::{Namespace, NamespaceRequest, Predicate, Routes};
 use crate::server::Server;
 use crate::transport::{Cors, HttpOptions, HttpService, server_path};
@@ -87,7 +87,8 @@ impl<S> SocketIoBuilder<S> {
     ///
     /// The path may have parameters, as in `/orders/{shop}`. The server then has one namespace for
     /// each matching name that a client connects to. Such a namespace is created when its first
-    /// client joins, and removed when its last client has left. Handlers read the parameters with
+    /// client joins, and removed when its last client has left. With [recovery](Self::recovery) it stays
+    /// while a client that was lost may come back. Handlers read the parameters with
     /// [`Params`](crate::Params).
     ///
     /// ```
@@ -106,12 +107,17 @@ impl<S> SocketIoBuilder<S> {
     ///
     /// # Panics
     ///
-    /// Panics if the path does not begin with a slash, contains a comma, or was added before.
+    /// Panics if the path does not begin with a slash, contains a comma, is longer than 255 bytes, or was
+    /// added before.
     #[track_caller]
     pub fn namespace(mut self, path: &str, namespace: Namespace<S>) -> Self {
         assert!(
             path.starts_with('/') && !path.contains(','),
             "namespace `{path}` must begin with a slash and hold no comma"
+        );
+        assert!(
+            path.len() <= MAX_NAME || path.contains('{'),
+            "namespace `{path}` is longer than {MAX_NAME} bytes: no client can join it"
         );
         assert!(
             self.namespaces.iter().all(|(other, _)| other != path),
@@ -125,7 +131,8 @@ impl<S> SocketIoBuilder<S> {
     ///
     /// If a client connects to a namespace that no path matches, the server calls the predicates
     /// in the order in which they were added. The first one that returns `true` decides which
-    /// handlers serve the namespace. The namespace is removed when its last client has left.
+    /// handlers serve the namespace. The namespace is removed when its last client has left. With
+    /// [recovery](Self::recovery) it stays while a client that was lost may come back.
     ///
     /// The server calls a predicate for every client that connects. If the namespace exists, it
     /// calls only the predicate that created it. A predicate may wait: packets that the client
@@ -285,7 +292,7 @@ impl<S> SocketIoBuilder<S> {
     /// Default: 4 MiB.
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;
-        self.config.high_water = self.config.high_water.min(bytes);
+        self.config.high_water = HIGH_WATER.min(bytes);
         self
     }
 
@@ -296,8 +303,8 @@ impl<S> SocketIoBuilder<S> {
     ///
     /// An acknowledgement arrives behind the events that the client sent before it. So while the
     /// server waits for one, it reads four times as much. If that limit is reached too, and no
-    /// handler and no wait for an acknowledgement ends within one whole
-    /// [`ping_timeout`](Self::ping_timeout), the connection is closed with
+    /// handler begins and no wait for an acknowledgement ends within one whole
+    /// [`ping_timeout`](Self::ping_timeout) of a missing pong, the connection is closed with
     /// [`DisconnectReason::EventBacklog`](crate::DisconnectReason::EventBacklog). A shorter
     /// [timeout](crate::EmitWithAck::timeout) of the acknowledgement avoids that.
     ///
@@ -373,7 +380,8 @@ impl<S> SocketIoBuilder<S> {
     /// Sets how many dynamic namespaces may exist at a time: those of paths with parameters and
     /// those of [`namespace_if`](Self::namespace_if).
     ///
-    /// At the limit a CONNECT to a further one is refused with a `connect_error`.
+    /// At the limit a further one takes the place of one whose clients are all lost: they cannot recover
+    /// then. If there is none, the CONNECT is refused with a `connect_error`.
     ///
     /// Default: 10 000.
     pub fn max_dynamic_namespaces(mut self, namespaces: usize) -> Self {
@@ -710,5 +718,18 @@ impl<S> fmt::Debug for SocketIoBuilder<S> {
             .field("namespaces", &paths.collect::<Vec<_>>())
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_max_buffered_raises_the_high_water_mark_again() {
+        let builder = SocketIoBuilder::<()>::new().max_buffered(1_000);
+        assert_eq!(builder.config.high_water, 1_000);
+        let builder = builder.max_buffered(8 << 20);
+        assert_eq!(builder.config.high_water, HIGH_WATER);
     }
 }

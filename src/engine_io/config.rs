@@ -6,6 +6,9 @@ use bytes::Bytes;
 
 use super::{Message, SessionId, Transport};
 
+/// The default of [`Config::high_water`].
+pub(crate) const HIGH_WATER: usize = 256 * 1024;
+
 /// The limits of a session. Sizes are in bytes.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -95,7 +98,7 @@ impl Default for Config {
             upgrade_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             max_payload: 1_000_000,
-            high_water: 256 * 1024,
+            high_water: HIGH_WATER,
             max_buffered: 4 * 1024 * 1024,
             max_pending: 256 * 1024,
             max_handshake: 32 * 1024,

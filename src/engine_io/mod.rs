@@ -28,7 +28,7 @@ pub(crate) mod record;
 mod session;
 pub(crate) mod timer;
 
-pub(crate) use self::config::check_time;
+pub(crate) use self::config::{HIGH_WATER, check_time};
 pub(crate) use self::handshake::{HandshakeQuery, SessionParams};
 pub use self::{
     close_reason::CloseReason,

@@ -74,6 +74,7 @@ pub use self::json::JsonParser;
 pub use self::msgpack::MsgpackParser;
 #[cfg(feature = "wire")]
 pub(crate) use self::msgpack::{json_to_msgpack, msgpack_to_json};
+pub(crate) use self::names::MAX_NAME;
 pub use self::packet::{Encoded, Kind, NamespaceName, Packet};
 pub use self::payload::Payload;
 pub use self::read::ReadError;

@@ -3,7 +3,7 @@
 use super::{DecodeError, NamespaceName};
 
 /// The longest name of a namespace, in bytes.
-pub(super) const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// The last namespace that a decoder has read, except `/`. The next packet is most likely for the
 /// same one, and shares its name.

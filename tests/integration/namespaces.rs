@@ -332,3 +332,10 @@ async fn a_recreated_namespace_outlives_its_predecessor() {
     io.of("/x").emit("m", 1);
     assert_eq!(later.next().await, r#"42/x,["m",1]"#);
 }
+
+#[test]
+#[should_panic(expected = "is longer than 255 bytes: no client can join it")]
+fn a_name_that_no_client_can_send_is_a_mistake() {
+    let name = format!("/{}", "x".repeat(255));
+    let _ = SocketIo::builder::<()>().namespace(&name, Namespace::new());
+}
