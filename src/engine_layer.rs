@@ -126,6 +126,8 @@ impl EngineLayer {
 
     /// Closes all sessions, refuses new ones, and waits until all handlers have ended. In a handler
     /// it does not wait for that handler, nor for other handlers that wait for `close`.
+    ///
+    /// It has no deadline: it waits as long as a handler runs. [`shutdown`](Self::shutdown) has one.
     pub async fn close(&self) {
         self.service.sessions.close(None).await;
     }

@@ -66,8 +66,8 @@
 //! socket.emit("message", "hello");
 //! ```
 //!
-//! Most snippets below have no `main`. Put their functions beside the one above, and what is not a
-//! function in place of its first statement.
+//! Most snippets below have no `main`. Put their functions beside the one above. Their other statements
+//! replace the first statement of that `main`.
 //!
 //! [`SocketIo::builder`] sets up a server: its namespaces, its limits and its HTTP options.
 //! [`build`](SocketIoBuilder::build) returns two things. The [`SocketIoLayer`] serves the clients on
@@ -151,9 +151,9 @@
 //!
 //! The arguments of a handler are extractors: of the event's arguments, of the client's `auth`, of the
 //! socket, and more. Any axum extractor that does not read the body works in a connect handler, on the
-//! request with which the client connected. [`extract`] has a list, and shows how to write one. Types
-//! that come from a client implement serde's `Deserialize`, those that go there `Serialize`. For that,
-//! `cargo add serde --features derive`.
+//! request with which the client connected. [`extract`] has a list, and shows how to write one. Values
+//! that you receive implement serde's `Deserialize`, values that you send `Serialize`: `cargo add serde
+//! --features derive`.
 //!
 //! ```
 //! use axum::Extension;
@@ -393,7 +393,7 @@
 //! # Testing
 //!
 //! The feature `testing` has a client that needs no network and no port, so tests are quick and can use
-//! virtual time. It speaks to the app as an official client does over WebSocket. Tests need it alone:
+//! virtual time. It speaks to the app as an official client does over WebSocket. Only tests need it:
 //! `cargo add --dev tower-socketio --features testing`.
 //!
 //! ```

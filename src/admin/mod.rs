@@ -229,7 +229,7 @@ impl AdminUi {
     }
 
     /// Shows the values of the headers `Cookie`, `Authorization` and `Proxy-Authorization` of each
-    /// client. Whoever has them can act as that client.
+    /// client. Anyone with these values can act as that client.
     ///
     /// Default: the page shows `…` in their place. The query and the data of a socket are always shown.
     pub const fn show_credentials(mut self) -> Self {

@@ -28,7 +28,7 @@
 //!
 //! `cluster::Emitter`, with the feature `redis`, sends from a process without sockets.
 //!
-//! # When the broker is away
+//! # When the broker is not connected
 //!
 //! The server goes on, and its own clients notice nothing. Messages for other servers wait, up to
 //! 16 MiB; then the oldest are dropped, counted in [`ClusterStatus::dropped`] and logged. Messages of

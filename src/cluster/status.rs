@@ -43,7 +43,7 @@ pub struct ClusterStatus {
     pub saved: u64,
     /// The sockets that this server has restored.
     pub restored: u64,
-    /// The sockets among them whose former server still believed in their connection.
+    /// The sockets among them whose former server had not yet noticed the lost connection.
     pub handed_over: u64,
     /// The clients that asked for a socket, and got a new one: it was not saved, or they had missed
     /// packets that are no longer kept.

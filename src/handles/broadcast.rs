@@ -78,7 +78,7 @@ impl Broadcast {
     /// Makes the event volatile: it is dropped for each client that is not ready to receive it.
     ///
     /// A client is not ready while it connects, or while other packets are queued for it. Only
-    /// [`emit`](Self::emit) and [`send`](Self::send) send volatile events.
+    /// [`emit`](Self::emit), [`try_emit`](Self::try_emit) and [`send`](Self::send) send volatile events.
     pub fn volatile(mut self) -> Self {
         self.volatile = true;
         self
@@ -130,9 +130,9 @@ impl Broadcast {
     ///
     /// # Errors
     ///
-    /// Fails if the arguments cannot be written as JSON, if the name of the event is reserved, or
-    /// if the message is too long for the broker. A volatile event is not sent while the broker is
-    /// not connected, which is no error.
+    /// Fails if the arguments cannot be written as JSON, if the name of the event is reserved, if the
+    /// message is too long for the broker, or if the server has ended. A volatile event is not sent
+    /// while the broker is not connected, which is no error.
     pub fn try_emit(&self, event: &str, args: impl IntoArgs) -> Result<Confirmation, EmitError> {
         let mut confirms = Vec::new();
         self.send_event(event, args, Some(&mut confirms))?;
@@ -212,6 +212,9 @@ impl Broadcast {
     /// answer or an error. The wait ends after at most 5 seconds, unless
     /// [`timeout`](AckStream::timeout) sets another time. [`AckStream`] is also a stream of the
     /// entries.
+    ///
+    /// Sockets that are still connecting are not asked. If the arguments cannot be written as JSON, or the
+    /// name of the event is reserved, no socket is asked, the error is logged, and there are no entries.
     ///
     /// ```
     /// use std::time::Duration;
@@ -357,8 +360,9 @@ impl Broadcast {
     ///
     /// # Errors
     ///
-    /// Fails if there is no cluster, if the arguments cannot be written as JSON, or if the message
-    /// is too long for the broker.
+    /// Fails if there is no cluster, if the arguments cannot be written as JSON, if the name of the event
+    /// is reserved, if the message is too long for the broker, or if the server has ended. Without a
+    /// cluster it does nothing for a namespace that does not exist, which is no error.
     pub fn server_side_emit(&self, event: &str, args: impl IntoArgs) -> Result<(), EmitError> {
         let gone = self.scope.is_gone();
         self.scope.with(|namespaces| {

@@ -39,10 +39,12 @@ impl Socket {
         Self { member }
     }
 
-    /// Returns the public id of the socket. It is new for each connection to a namespace.
+    /// Returns the public id of the socket. It is new for each connection to a namespace, unless the
+    /// socket was [restored](Self::recovered).
     ///
     /// The id is also the name of a room with only this socket in it. It is never the secret id of
-    /// the session.
+    /// the session. A client of Socket.IO 2 derives the id from that of its session: the id of its socket in
+    /// `/` is the first 20 characters, and not all of the secret.
     #[must_use]
     pub fn id(&self) -> SocketId {
         self.member.id
@@ -177,7 +179,8 @@ impl Socket {
     ///
     /// The event is sent at once. `.await` waits for the acknowledgement and returns its first
     /// argument. Without a [`timeout`](EmitWithAck::timeout) it waits as long as the client is
-    /// connected.
+    /// connected. In a connect handler it fails at once, with an error that
+    /// [is not connected](AckError::is_not_connected): the client is still connecting.
     ///
     /// ```
     /// use std::time::Duration;
@@ -228,9 +231,9 @@ impl Socket {
     /// Waits until the messages of the other servers of a [cluster](crate::cluster) arrive for this
     /// socket's rooms.
     ///
-    /// With a broker that opens a channel for each room a message can be missed that another server
-    /// sends just after [`join`](Self::join). Before the client is connected this is waited for
-    /// anyway, for one second at most. Without a cluster it returns at once.
+    /// Some brokers subscribe to a channel for each room. Until that is done, messages that other servers
+    /// send just after [`join`](Self::join) can be missed. A connecting client waits for it, for one
+    /// second at most. Without a cluster this returns at once.
     ///
     /// ```
     /// use tower_socketio::{Data, Namespace, Socket};
@@ -245,7 +248,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// Fails if the broker is not connected, unless it had nothing to open since it was.
+    /// Fails if the broker is not connected, unless no namespace or room was opened since it was last
+    /// connected.
     ///
     /// # Cancel safety
     ///

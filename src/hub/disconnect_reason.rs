@@ -19,11 +19,14 @@ pub enum DisconnectReason {
     /// exceeded a limit of its parser. Its text is that of
     /// [`TransportError`](Self::TransportError), as in the reference implementation.
     TooBig,
-    /// The client did not answer a ping in time.
+    /// The client did not answer a ping in time: see
+    /// [`ping_timeout`](crate::SocketIoBuilder::ping_timeout). Or its WebSocket took no bytes for that time,
+    /// or it sent 64 times [`max_payload`](crate::SocketIoBuilder::max_payload) before it answered a ping.
     PingTimeout,
-    /// The client sent a malformed packet.
+    /// The client sent a malformed Engine.IO packet.
     ParseError,
-    /// The server closed the connection because the client broke the protocol.
+    /// The server closed the connection because the client broke the Socket.IO protocol, for example with
+    /// a malformed packet.
     ForcedServerClose,
     /// The server shuts down.
     ServerShuttingDown,
@@ -32,7 +35,8 @@ pub enum DisconnectReason {
     /// The server made the socket leave this namespace.
     ServerNamespaceDisconnect,
     /// The client read too slowly, and too much was buffered for it: see
-    /// [`max_buffered`](crate::SocketIoBuilder::max_buffered).
+    /// [`max_buffered`](crate::SocketIoBuilder::max_buffered). Also if it caused 256 KiB of error replies
+    /// without reading them, or if a POST had to wait for 20 seconds because the client fetched nothing.
     SlowConsumer,
     /// Events arrived faster than the handlers processed them, while the server waited for an
     /// acknowledgement that may lie behind them: see
@@ -70,7 +74,7 @@ impl DisconnectReason {
 impl DisconnectReason {
     /// Returns whether the client may restore the socket: the connection ended, and neither side
     /// made the socket leave its namespace. A client whose connection the server closes, such as a
-    /// slow one, sees a lost connection. A malformed packet is excluded. After a shutdown the
+    /// slow one, sees a lost connection. A malformed Engine.IO packet is excluded. After a shutdown the
     /// client may only restore a socket that is saved for other servers.
     pub(crate) const fn is_recoverable(self, is_saved: bool) -> bool {
         match self {

@@ -57,7 +57,8 @@ impl Expiry {
     /// Sends the client an event `before` the deadline. Its argument is `{ expiresInMs: … }`, the
     /// rest of the time in milliseconds.
     ///
-    /// If less time is left when the expiry is set, the event is sent at once.
+    /// If less time is left when the expiry is set, the event is sent at once. With a reserved name, such
+    /// as `connect`, nothing is sent, and an error is logged.
     ///
     /// Default: no event is sent.
     pub fn reminder(mut self, event: impl Into<Cow<'static, str>>, before: Duration) -> Self {
@@ -67,7 +68,7 @@ impl Expiry {
     }
 
     /// Sends the client an event without arguments at the deadline, before it is disconnected. It
-    /// tells the client why.
+    /// tells the client why. With a reserved name nothing is sent, and an error is logged.
     ///
     /// Default: no event is sent.
     pub fn last_event(mut self, event: impl Into<Cow<'static, str>>) -> Self {

@@ -107,8 +107,8 @@ use crate::routing::Namespace;
 /// the same rooms, and gets `presence_state` for each of them. This also holds on another server, and
 /// after the first one was shut down or has crashed: the others keep its entries as long as a client can
 /// come back, up to 16 MiB in each namespace. A server that starts after the crash does not know them, so
-/// the connect handler should track the socket again: that does no harm, and
-/// [`skip_connect_handler`](crate::Recovery::skip_connect_handler) does not fit.
+/// the connect handler should track the socket again. Tracking twice is harmless. Do not set
+/// [`skip_connect_handler`](crate::Recovery::skip_connect_handler).
 ///
 /// # Several servers
 ///
@@ -129,7 +129,7 @@ use crate::routing::Namespace;
 /// at once. Clients get at most 64 different metadata of one key, the same ones on all servers.
 ///
 /// In a cluster each namespace with entries costs one message every 2 seconds: 10 000 dynamic namespaces
-/// are 5 000 messages a second, spread over the time.
+/// cost 5 000 messages a second.
 pub struct Presence<User> {
     live: Arc<Live>,
     user: PhantomData<fn() -> User>,
@@ -162,7 +162,8 @@ impl<User> Presence<User> {
     ///
     /// # Panics
     ///
-    /// Panics if the names are equal or reserved, or if a namespace has this presence already.
+    /// Panics if the names are equal or reserved, or if the presence was cloned or added to a namespace
+    /// before.
     #[must_use]
     #[track_caller]
     pub fn events(self, state: &str, diff: &str) -> Self {
@@ -192,7 +193,7 @@ impl<User> Presence<User> {
     ///
     /// # Panics
     ///
-    /// Panics if a namespace has this presence already.
+    /// Panics if the presence was cloned or added to a namespace before.
     #[must_use]
     #[track_caller]
     pub fn grace(self, grace: Duration) -> Self {
@@ -304,7 +305,8 @@ impl<User: DeserializeOwned> Presence<User> {
         self.list_in("/", room)
     }
 
-    /// Returns the users in a room of a namespace. See [`list`](Self::list).
+    /// Returns the users in a room of a namespace. See [`list`](Self::list). The name of the namespace
+    /// begins with a slash.
     #[must_use]
     pub fn list_in(&self, namespace: &str, room: impl AsRef<str>) -> BTreeMap<String, Vec<User>> {
         let room = room.as_ref();

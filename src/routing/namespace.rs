@@ -651,7 +651,6 @@ where
         self
     }
 
-    /// Provides the state of the handlers, and converts them into routes.
     /// Describes the namespace for observers. `index` is the position among the definitions of the
     /// server, and `pattern` the path.
     pub(crate) fn define(mut self, index: usize, pattern: Option<&str>) -> Self {

@@ -63,8 +63,9 @@ use crate::protocol::{IntoArgs, Kind, Payload};
 
 /// A client in one namespace of an app.
 ///
-/// Its methods wait for at most 5 seconds, so that a test fails and does not hang. See
-/// [`Connect::timeout`]. Dropping the client closes its connection.
+/// Its methods wait for at most 5 seconds, so that a test fails and does not hang: see
+/// [`Connect::timeout`]. Only [`recv`](Self::recv) and [`disconnect`](Self::disconnect) have no timeout.
+/// Dropping the client closes its connection.
 pub struct Client {
     id: String,
     wire: Arc<Wire>,
@@ -132,7 +133,7 @@ impl Client {
     ///
     /// # Panics
     ///
-    /// Panics if the arguments cannot be written as JSON.
+    /// Panics if the arguments cannot be written as JSON, or if the name of the event is reserved.
     #[track_caller]
     pub fn emit(&self, event: &str, args: impl IntoArgs) {
         self.send(Kind::Event, None, self.event(event, args));
@@ -151,7 +152,7 @@ impl Client {
     ///
     /// # Panics
     ///
-    /// Panics if the arguments cannot be written as JSON.
+    /// Panics if the arguments cannot be written as JSON, or if the name of the event is reserved.
     #[track_caller]
     pub fn emit_with_ack<T: DeserializeOwned + 'static>(
         &self,

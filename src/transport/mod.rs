@@ -1,6 +1,6 @@
 //! I/O drivers between bytes and sessions. They know packets, not events.
 //!
-//! A driver does four things. It passes received data to the session while the session wants input.
+//! A driver does four things. It passes received data to the session while the session reads input.
 //! It writes the packets that the session has for its transport. It reports to the session that the
 //! transport has closed, or accepts no more bytes. It ends when the session has finished with it.
 //!

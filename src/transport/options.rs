@@ -137,8 +137,7 @@ impl HttpOptions {
     }
 
     /// Sets a hook that runs when a request is refused, with the reason. It also runs for a POST
-    /// whose body is too long or does not arrive: [`Refusal::PayloadTooLarge`],
-    /// [`Refusal::RequestTimeout`].
+    /// whose body is too long or does not arrive: [`ConnectionError::status`] is `413` or `408` then.
     ///
     /// Default: none.
     ///
@@ -158,7 +157,7 @@ impl HttpOptions {
     }
 
     /// Sets a function that changes the headers of the response that opens a session: the response
-    /// to its first poll, or the `101` of its WebSocket. The headers already hold the cookie of
+    /// to its first poll, or the `101` of its WebSocket. The headers of a poll already hold the cookie of
     /// [`HttpOptions::cookie`].
     ///
     /// Default: none.

@@ -287,7 +287,8 @@ impl Redis {
     /// The nodes are tried in their order. The user and the password of the first URL are those of all
     /// nodes. A Redis Cluster has only the database 0.
     ///
-    /// The broker finds the masters of the slots by `CLUSTER SHARDS`, and again every 30 seconds and
+    /// The broker finds the masters of the slots by `CLUSTER SHARDS`, before Redis 7 by `CLUSTER SLOTS`, and
+    /// again every 30 seconds and
     /// whenever a node refuses a command or is not there. The servers need to reach every node by the address
     /// that the nodes announce.
     ///

@@ -84,9 +84,10 @@ use crate::sync::{Handle, Mutex};
 ///     .build();
 /// ```
 ///
-/// Recovery is for connections that broke, also for those that the server closed because the client
-/// was slow. It is not for a client that left or that the server disconnected, nor for one that
-/// sent a malformed packet. The server keeps everything in the memory of this process.
+/// A client can recover after its connection broke, and after the server closed the connection because
+/// the client was slow, silent, or sent a malformed Socket.IO packet. It cannot recover after it left,
+/// after the server disconnected it, or after a malformed Engine.IO packet. Without a cluster the server
+/// keeps everything in the memory of this process.
 ///
 /// In a [cluster](crate::cluster) whose broker has a [log](crate::cluster::Broker::has_log), such as
 /// Redis with streams, the client may come back to any server, also to one of Node, and also after a
@@ -96,8 +97,8 @@ use crate::sync::{Handle, Mutex};
 /// on their server; those of [`Socket::set_data`](crate::Socket::set_data) travel.
 ///
 /// Events that are sent with an acknowledgement, and volatile events, are not sent again. Each
-/// other event carries its offset as one more argument, a string of eight characters. Listeners of
-/// the client see the offset as their last argument, as with Node's server.
+/// other event carries its offset as one more argument, a string. Listeners of the client see the offset
+/// as their last argument, as with Node's server.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Recovery {

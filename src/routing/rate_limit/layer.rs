@@ -203,8 +203,8 @@ impl RateLimitLayer {
         }
     }
 
-    /// Closes the connection of a client when this layer has refused `refused` events of one socket
-    /// `within` a time. The time begins with a refused event.
+    /// Closes the connection of a client when this layer has refused `refused` events of one socket in a
+    /// window of the length `within`. The window begins with the first of them.
     ///
     /// The last refused event is answered too. Then the socket is disconnected with
     /// [`DisconnectReason::RateLimited`], and the client's sockets in other namespaces with
@@ -229,7 +229,8 @@ impl RateLimitLayer {
     /// Sends the client an event when one of its events without an acknowledgement is refused. Its
     /// argument is `{ event: "say", retryAfterMs: 1500 }`.
     ///
-    /// It is not sent again before that time has passed, so a client cannot cause many of them.
+    /// It is not sent again before that time has passed, so a client cannot cause many of them. With a
+    /// reserved name, such as `connect`, nothing is sent, and an error is logged each time.
     ///
     /// Default: no event is sent.
     pub fn refusal_event(mut self, event: impl Into<Cow<'static, str>>) -> Self {

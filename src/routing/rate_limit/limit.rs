@@ -60,7 +60,7 @@ impl RateLimit {
     ///
     /// # Panics
     ///
-    /// Panics if `n` or `period` is 0, or if the period is longer than a year.
+    /// Panics if `n` or `period` is 0, or if the period is longer than 366 days.
     #[track_caller]
     pub fn new(n: u32, period: Duration) -> Self {
         let burst = events(n);
@@ -78,7 +78,7 @@ impl RateLimit {
     ///
     /// # Panics
     ///
-    /// Panics if `n` is 0, or if that many tokens come back in no less than a year.
+    /// Panics if `n` is 0, or if refilling `n` tokens takes more than 366 days.
     #[track_caller]
     pub fn burst(mut self, n: u32) -> Self {
         self.burst = events(n);
