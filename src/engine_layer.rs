@@ -85,7 +85,8 @@ impl EngineLayer {
 
     /// Converts the layer into a router that serves its path and all paths below it, for
     /// `Router::merge` and `Router::nest`. See
-    /// [`SocketIoLayer::into_router`](crate::SocketIoLayer::into_router).
+    /// [`SocketIoLayer::into_router`](crate::SocketIoLayer::into_router). Nested at `/api`, a server whose
+    /// path is `/` serves no request for `/api/`: choose another path.
     pub fn into_router<S>(self) -> Router<S>
     where
         S: Clone + Send + Sync + 'static,

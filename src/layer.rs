@@ -54,6 +54,9 @@ impl SocketIoLayer {
     /// `Router::merge` and `Router::nest`. It works in any order of combining routers, and with any
     /// fallbacks. Nested at `/api` it serves `/api/socket.io`.
     ///
+    /// A server whose [path](crate::SocketIoBuilder::path) is `/` is nested by
+    /// `Router::nest_service("/api", layer.into_service())`: `Router::nest` would not serve `/api/`.
+    ///
     /// Unlike the layer, the router does not make [`SocketIo`] an extractor of the other routes. A
     /// layer of axum's `Extension` does.
     ///

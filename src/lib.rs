@@ -562,9 +562,8 @@ pub mod internals {
     pub use crate::handles::held_bytes;
     pub use crate::transport::{PayloadForm, free_spare_buffer, read_payload};
     pub use crate::websocket::{
-        DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError,
-        accept_key, accepts_deflate, close_frame, compressed_header, deflate, header, is_valid_key,
-        pong_frame,
+        FrameDecoder, Incoming, MAX_HEADER, MessagePayload, WebSocketError, accept_deflate,
+        accept_key, close_frame, compressed_header, deflate, header, is_valid_key, pong_frame,
     };
 }
 

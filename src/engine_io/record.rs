@@ -1,9 +1,16 @@
 //! One packet as text: in a text frame, or in a polling body.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::{DecodePaddingMode, Engine as _};
 
 use super::{EnginePacket, Message, ParseError, Revision};
+
+/// Base64 with or without padding.
+const UNPADDED: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Parses a text frame, or one packet of a polling body.
 ///
@@ -18,8 +25,18 @@ pub(crate) fn decode(record: &[u8], revision: Revision) -> Result<EnginePacket, 
         Revision::V4 => base64,
         Revision::V3 => base64.strip_prefix(b"4").ok_or(ParseError)?,
     };
-    let data = STANDARD.decode(base64).map_err(|_| ParseError)?;
+    let data = STANDARD.decode(base64);
+    let data = data.or_else(|_| decode_with_breaks(base64))?;
     Ok(EnginePacket::Message(Message::Binary(data.into())))
+}
+
+/// Decodes base64 with line breaks, which the official Java client writes after 76 digits and at the end.
+/// The padding may be missing, as for the reference implementation.
+#[cold]
+fn decode_with_breaks(base64: &[u8]) -> Result<Vec<u8>, ParseError> {
+    let digits = base64.iter().copied();
+    let digits: Vec<u8> = digits.filter(|byte| !b"\r\n".contains(byte)).collect();
+    UNPADDED.decode(digits).map_err(|_| ParseError)
 }
 
 /// Appends a packet as text. Binary messages are encoded as base64.

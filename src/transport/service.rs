@@ -32,7 +32,7 @@ use crate::hub::sessions::Sessions;
 use crate::hub::spans::OptionalSpan;
 use crate::notice::notice;
 use crate::random::random;
-use crate::websocket::{DEFLATE_ACCEPTED, accept_key, accepts_deflate, is_valid_key};
+use crate::websocket::{accept_deflate, accept_key, is_valid_key};
 
 /// The application of a server. It opens a [`SessionApp`] for each session.
 pub(crate) trait Application: Send + Sync {
@@ -160,6 +160,7 @@ impl HttpService {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
+        self.sessions.mark_used();
         let upgrade = is_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let finish = self.http.finish(&parts);
@@ -354,10 +355,11 @@ impl HttpService {
         let mut response = accept(parts)?;
         let offers = parts.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
         let mut offers = offers.iter().filter_map(|offer| offer.to_str().ok());
-        if self.config.deflate_threshold.is_some() && offers.any(accepts_deflate) {
+        let accepted = offers.find_map(accept_deflate);
+        if let Some(accepted) = accepted.filter(|_| self.config.deflate_threshold.is_some()) {
             response.headers_mut().insert(
                 header::SEC_WEBSOCKET_EXTENSIONS,
-                HeaderValue::from_static(DEFLATE_ACCEPTED),
+                HeaderValue::from_static(accepted),
             );
         }
         if let Some(protocol) = self.http.protocol(parts)? {

@@ -167,7 +167,7 @@ impl Future for SessionTask {
                 }
                 AfterRound::Closed => {
                     let this = self.as_mut().project();
-                    this.io.drop_websocket();
+                    this.io.end_websocket(cx);
                     if *this.app_ended {
                         return Poll::Ready(());
                     }
@@ -317,7 +317,7 @@ impl Io {
             }
             Err(error) => {
                 log_failed_upgrade(session, &error);
-                self.handle_websocket_closed(session);
+                self.handle_websocket_closed(cx, session);
             }
         }
         round.has_events = true;
@@ -386,7 +386,7 @@ impl Io {
                 return Reading::Idle;
             }
         }
-        self.handle_websocket_closed(session);
+        self.handle_websocket_closed(cx, session);
         Reading::Progress
     }
 
@@ -411,7 +411,7 @@ impl Io {
                     self.drop_websocket();
                 }
             }
-            Poll::Ready(Err(_)) => self.handle_websocket_closed(session),
+            Poll::Ready(Err(_)) => self.handle_websocket_closed(cx, session),
             Poll::Ready(Ok(Written { finished: true })) => self.send_close_frame(cx, session),
             Poll::Ready(Ok(Written { finished: false })) => {}
         }
@@ -428,7 +428,7 @@ impl Io {
             websocket.start_close(code, text);
         }
         if websocket.poll_write(cx, session).is_ready() && reason.is_none() {
-            self.drop_websocket();
+            self.end_websocket(cx);
         }
     }
 
@@ -438,14 +438,22 @@ impl Io {
     }
 
     /// Drops the WebSocket, whose connection has ended, and passes that to the session.
-    fn handle_websocket_closed(&mut self, session: &SharedSession) {
-        self.drop_websocket();
+    fn handle_websocket_closed(&mut self, cx: &mut Context<'_>, session: &SharedSession) {
+        self.end_websocket(cx);
         let now = now();
         session.with_session(|session| session.handle_transport_closed(Transport::WebSocket, now));
     }
 
     fn is_some(&self) -> bool {
         !matches!(self, Self::None)
+    }
+
+    /// Drops the WebSocket, and ends its byte stream if the close frame is sent.
+    fn end_websocket(&mut self, cx: &mut Context<'_>) {
+        if let Self::Open(websocket) = self {
+            websocket.shut_down(cx);
+        }
+        self.drop_websocket();
     }
 
     fn drop_websocket(&mut self) {

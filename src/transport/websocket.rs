@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
 use hyper::upgrade::Upgraded;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite as _, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use self::write_buffer::WriteBuffer;
@@ -106,6 +106,15 @@ impl WebSocket {
     /// Returns whether the close frame is queued or sent.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// Ends the byte stream if the close frame is sent: TLS sends its `close_notify`. The end of a TCP
+    /// connection needs nothing.
+    pub(super) fn shut_down(&mut self, cx: &mut Context<'_>) {
+        if self.closing && !self.out.is_blocked() && matches!(self.io, Stream::Other(_)) {
+            // Once: a peer that does not read is not waited for.
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        }
     }
 
     /// Reads once and passes the complete messages to the session. After it has returned

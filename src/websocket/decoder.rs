@@ -71,7 +71,7 @@ impl FrameDecoder {
     }
 
     /// Accepts compressed messages too. Call this if the opening handshake was answered with
-    /// [`DEFLATE_ACCEPTED`](super::DEFLATE_ACCEPTED).
+    /// [`accept_deflate`](super::accept_deflate).
     ///
     /// `max_message` limits a message's length both before and after decompression.
     #[must_use]

@@ -23,28 +23,38 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 const MAX_FINAL: usize = 16;
 
 /// The value of `Sec-WebSocket-Extensions` that accepts an offer.
-pub const DEFLATE_ACCEPTED: &str =
-    "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// The same for an offer with `server_max_window_bits`, which the response has to repeat:
+/// [RFC 7692, section 7.1.2.1](https://www.rfc-editor.org/rfc/rfc7692#section-7.1.2.1).
+const ACCEPTED_WITH_WINDOW: &str = "permessage-deflate; server_no_context_takeover; \
+     client_no_context_takeover; server_max_window_bits=15";
 
 thread_local! {
     static COMPRESS: RefCell<Option<Compress>> = const { RefCell::new(None) };
     static DECOMPRESS: RefCell<Option<Decompress>> = const { RefCell::new(None) };
 }
 
-/// Whether [`DEFLATE_ACCEPTED`] can accept one of the offers in a `Sec-WebSocket-Extensions`.
+/// Returns the value of `Sec-WebSocket-Extensions` that accepts the first acceptable offer in that of
+/// the client.
 ///
-/// It cannot accept an offer that asks the server for a smaller window, or that has an unknown or
+/// An offer is not acceptable if it asks the server for a smaller window, or if it has an unknown or
 /// repeated parameter.
 ///
 /// ```
-/// # use tower_socketio::internals::accepts_deflate;
-/// assert!(accepts_deflate("permessage-deflate; client_max_window_bits"));
-/// assert!(!accepts_deflate("permessage-deflate; server_max_window_bits=10"));
-/// assert!(accepts_deflate("permessage-deflate; server_max_window_bits=10, permessage-deflate"));
+/// # use tower_socketio::internals::accept_deflate;
+/// assert!(accept_deflate("permessage-deflate; client_max_window_bits").is_some());
+/// assert!(accept_deflate("permessage-deflate; server_max_window_bits=10").is_none());
+/// let offers = "permessage-deflate; server_max_window_bits=10, permessage-deflate";
+/// assert!(accept_deflate(offers).is_some());
 /// ```
 #[must_use]
-pub fn accepts_deflate(offers: &str) -> bool {
-    offers.split(',').any(is_acceptable)
+pub fn accept_deflate(offers: &str) -> Option<&'static str> {
+    let offer = offers.split(',').find(|offer| is_acceptable(offer))?;
+    Some(match offer.contains("server_max_window_bits") {
+        true => ACCEPTED_WITH_WINDOW,
+        false => ACCEPTED,
+    })
 }
 
 fn is_acceptable(offer: &str) -> bool {
@@ -306,7 +316,16 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(accepts_deflate(offers), expected, "{offers}");
+            assert_eq!(accept_deflate(offers).is_some(), expected, "{offers}");
         }
+    }
+
+    #[test]
+    fn the_window_of_an_offer_is_repeated() {
+        let accepted = |offers| accept_deflate(offers).expect("it is acceptable");
+        let window = "permessage-deflate; server_max_window_bits=15";
+        assert!(accepted(window).ends_with("; server_max_window_bits=15"));
+        assert_eq!(accepted("permessage-deflate"), ACCEPTED);
+        assert_eq!(accepted(&format!("permessage-deflate, {window}")), ACCEPTED);
     }
 }

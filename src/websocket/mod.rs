@@ -8,7 +8,7 @@
 //! | the rest of a large frame is missing | read into [`FrameDecoder::read_buf`], then [`FrameDecoder::filled`] |
 //! | the client broke a rule | send [`close_frame`] with [`WebSocketError::code`], then close the connection |
 //! | the server sends a message | put [`header`] before it |
-//! | the client offers compression | [`accepts_deflate`], [`FrameDecoder::with_deflate`]; then [`deflate`] and [`compressed_header`] |
+//! | the client offers compression | [`accept_deflate`], [`FrameDecoder::with_deflate`]; then [`deflate`] and [`compressed_header`] |
 //! | a ping or a close frame arrived | answer with [`pong_frame`] or [`close_frame`] |
 //!
 //! ```
@@ -46,7 +46,7 @@ mod message;
 pub(crate) use self::handshake::offered_protocols;
 pub use self::{
     decoder::FrameDecoder,
-    deflate::{DEFLATE_ACCEPTED, accepts_deflate, deflate},
+    deflate::{accept_deflate, deflate},
     encode::{MAX_HEADER, close_frame, compressed_header, header, pong_frame},
     error::WebSocketError,
     handshake::{accept_key, is_valid_key},

@@ -161,6 +161,23 @@ async fn binary_packets_travel_as_base64() {
 }
 
 #[tokio::test]
+async fn base64_may_have_line_breaks_as_the_java_client_writes_them() {
+    let len = async |Data(bytes): Data<Bytes>| bytes.len();
+    let app = main_app(Namespace::new().on("len", len)).0;
+    let mut client = Polling::connect(&app).await;
+    let digits = "A".repeat(76);
+    for (base64, len) in [
+        ("AQIDBA==\n", 4),
+        (&*format!("{digits}\n{digits}\n"), 114),
+        (&*format!("{digits}\r\nAQ==\r\n"), 58),
+        ("AQ", 1),
+    ] {
+        let body = format!("451-7[\"len\",{{\"_placeholder\":true,\"num\":0}}]\x1eb{base64}");
+        assert_eq!(client.ask(&body).await, format!("437[{len}]"));
+    }
+}
+
+#[tokio::test]
 async fn a_body_declared_as_too_long_is_not_read() {
     let (layer, _io) = builder(Namespace::new().on("echo", echo))
         .max_payload(100)

@@ -188,6 +188,16 @@ async fn the_engine_layer_has_a_router_too() {
     assert!(open.body().starts_with("0{"), "{}", open.body());
 }
 
+/// `Router::nest` has no route for `/api/` itself.
+#[tokio::test]
+async fn a_server_at_the_root_is_nested_as_a_service() {
+    let (layer, _io) = builder(Namespace::new().on("echo", echo)).path("/").build();
+    let app = Router::new().nest_service("/api", layer.into_service());
+    for path in ["/api", "/api/", "/api/below"] {
+        assert_served(&app, path).await;
+    }
+}
+
 #[tokio::test]
 async fn a_layer_that_is_replaced_before_its_first_request_is_a_warning() {
     let (logs, _guard) = Logs::keep();
@@ -210,6 +220,10 @@ async fn a_layer_that_is_replaced_before_its_first_request_is_a_warning() {
     drop(app);
     let app = pages().layer(layer());
     assert_eq!(get(&app, "/page").await.body(), "page");
+    drop(app);
+    let app = Router::new().layer(layer());
+    let refused = get(&app, "/socket.io/?EIO=4&transport=nope").await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     drop(app);
     let (closed, io) = builder(Namespace::new()).build();
     io.close().await;

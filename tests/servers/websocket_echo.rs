@@ -29,9 +29,8 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tower_socketio::internals::{
-    DEFLATE_ACCEPTED, FrameDecoder, Incoming, MAX_HEADER, WebSocketError, accept_key,
-    accepts_deflate, close_frame, compressed_header, deflate, header as frame_header, is_valid_key,
-    pong_frame,
+    FrameDecoder, Incoming, MAX_HEADER, WebSocketError, accept_deflate, accept_key, close_frame,
+    compressed_header, deflate, header as frame_header, is_valid_key, pong_frame,
 };
 
 const MAX_MESSAGE: usize = 16 << 20;
@@ -62,7 +61,8 @@ async fn upgrade(mut request: Request) -> Response {
     };
     let offers = request.headers().get(header::SEC_WEBSOCKET_EXTENSIONS);
     let offers = offers.and_then(|offers| offers.to_str().ok());
-    let compresses = offers.is_some_and(accepts_deflate);
+    let accepted = offers.and_then(accept_deflate);
+    let compresses = accepted.is_some();
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
             // A client that hangs up without a close frame is not an error.
@@ -74,7 +74,7 @@ async fn upgrade(mut request: Request) -> Response {
         (header::UPGRADE, "websocket"),
         (header::SEC_WEBSOCKET_ACCEPT, &accept),
     ];
-    let extension = compresses.then_some([(header::SEC_WEBSOCKET_EXTENSIONS, DEFLATE_ACCEPTED)]);
+    let extension = accepted.map(|accepted| [(header::SEC_WEBSOCKET_EXTENSIONS, accepted)]);
     let switching = (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty());
     match extension {
         Some(extension) => (extension, switching.into_response()).into_response(),
