@@ -83,7 +83,7 @@ impl Counters {
         observers.each(|observer| observer.cluster_dropped(reason));
     }
 
-    fn up(&self, is_up: bool) {
+    pub(super) fn up(&self, is_up: bool) {
         let observers = &self.observers;
         observers.each(|observer| observer.cluster_up(is_up));
     }

@@ -563,8 +563,8 @@ impl Inner {
         }
         if is_early {
             self.set_disconnected(&"the broker has ended");
-        } else {
-            self.is_connected.store(false, Ordering::Release);
+        } else if self.is_connected.swap(false, Ordering::AcqRel) {
+            self.counters.up(false);
         }
         self.requests.lock().fail_all();
         self.ended.send_replace(true);

@@ -572,16 +572,19 @@ impl SessionApp for Dispatch {
                         self.handle_message(message, cx);
                     }
                     SessionEvent::Closed(reason) => self.handle_closed(reason),
-                    SessionEvent::Upgraded => {
+                    SessionEvent::Upgraded if self.closed.is_none() => {
                         self.transport = Transport::WebSocket;
                         let observers = &self.session.observers;
                         observers.each(|observer| observer.upgraded(&self.session));
                     }
-                    SessionEvent::UpgradeFailed => {
+                    SessionEvent::UpgradeFailed if self.closed.is_none() => {
                         let observers = &self.session.observers;
                         observers.each(|observer| observer.upgrade_failed(&self.session));
                     }
-                    SessionEvent::Message(_) => {}
+                    // The session was cut, and the observers know that it has ended.
+                    SessionEvent::Message(_)
+                    | SessionEvent::Upgraded
+                    | SessionEvent::UpgradeFailed => {}
                 }
                 self.turn.count();
             }
