@@ -203,6 +203,11 @@ impl Hub {
         }
     }
 
+    /// Returns whether recovery goes over the log of a cluster.
+    pub(crate) const fn has_log(&self) -> bool {
+        self.shared_log.is_some()
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<Arc<LiveNamespace>> {
         let namespaces = self.namespaces.read();
         namespaces.by_name.get(name).cloned()

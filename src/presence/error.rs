@@ -18,6 +18,7 @@ pub struct PresenceError(pub(super) PresenceErrorKind);
 pub(super) enum PresenceErrorKind {
     Encode(serde_json::Error),
     TooBig,
+    RoomFull,
     NotInRoom,
 }
 
@@ -35,6 +36,13 @@ impl PresenceError {
         matches!(self.0, PresenceErrorKind::TooBig)
     }
 
+    /// Returns whether `presence_state` of the room would be longer than a quarter of
+    /// [`max_buffered`](crate::SocketIoBuilder::max_buffered), 1 MiB by default.
+    #[must_use]
+    pub fn is_room_full(&self) -> bool {
+        matches!(self.0, PresenceErrorKind::RoomFull)
+    }
+
     /// Returns whether the socket is not in the room: it has left, it is not tracked there, or
     /// [`max_rooms`](crate::SocketIoBuilder::max_rooms) or
     /// [`max_kept`](crate::SocketIoBuilder::max_kept) keeps it from joining.
@@ -49,6 +57,7 @@ impl fmt::Display for PresenceError {
         f.write_str(match self.0 {
             PresenceErrorKind::Encode(_) => "the metadata cannot be written",
             PresenceErrorKind::TooBig => "the connection keeps too much: see max_kept",
+            PresenceErrorKind::RoomFull => "too many users are in the room: see max_buffered",
             PresenceErrorKind::NotInRoom => "the socket is not in the room",
         })
     }
@@ -58,7 +67,9 @@ impl Error for PresenceError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
             PresenceErrorKind::Encode(error) => Some(error),
-            PresenceErrorKind::TooBig | PresenceErrorKind::NotInRoom => None,
+            PresenceErrorKind::TooBig
+            | PresenceErrorKind::RoomFull
+            | PresenceErrorKind::NotInRoom => None,
         }
     }
 }
@@ -71,9 +82,9 @@ impl IntoReply for PresenceError {
                 tracing::error!(error, "the metadata of a presence cannot be written");
                 Err(ErrorReply::internal()).into()
             }
-            PresenceErrorKind::TooBig | PresenceErrorKind::NotInRoom => {
-                Err(ErrorReply::new(self.to_string())).into()
-            }
+            PresenceErrorKind::TooBig
+            | PresenceErrorKind::RoomFull
+            | PresenceErrorKind::NotInRoom => Err(ErrorReply::new(self.to_string())).into(),
         }
     }
 }

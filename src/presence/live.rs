@@ -241,7 +241,9 @@ impl Live {
         let rooms: BTreeSet<_> = rooms.iter().map(|room| Box::from(&**room)).collect();
         replica.restore(socket, &rooms, now);
         let after = replica.rooms_of(socket).1;
-        let here = rooms.into_iter().filter(|room| replica.has(room));
+        let here = rooms
+            .into_iter()
+            .filter(|room| replica.may_have_changed(room));
         let here: Vec<_> = here.collect();
         member.reserve_tracked(after.saturating_sub(counted), usize::MAX);
         member.release_tracked(counted.saturating_sub(after));
@@ -372,8 +374,12 @@ impl State {
             let id = u64::from_be_bytes(random());
             let hub = hub.upgrade();
             let is_shared = hub.as_ref().is_some_and(|hub| hub.others.is_some());
-            let within = hub.and_then(|hub| hub.recovers_within());
-            Replica::new(format!("{id:016x}").into(), is_shared, within, now)
+            let within = hub.as_ref().and_then(|hub| hub.recovers_within());
+            let replica = Replica::new(format!("{id:016x}").into(), is_shared, within, now);
+            match hub.is_some_and(|hub| hub.has_log()) {
+                true => replica.over_log(),
+                false => replica,
+            }
         })
     }
 
@@ -383,6 +389,7 @@ impl State {
             return;
         };
         for (room, diff) in replica.take_diffs() {
+            replica.note_emptied(&room, now());
             self.outbox.push_back(Outgoing::Diff {
                 namespace: name.clone(),
                 room,
@@ -423,6 +430,11 @@ impl Tracker<Member> for Live {
 
     fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName) {
         let mut state = self.state.lock();
+        // Messages of the others for a namespace that is not open here are dropped.
+        if let Some(replica) = state.replicas.get_mut(name) {
+            replica.drop_copies(now());
+            state.collect(name);
+        }
         if hub.others.is_some() {
             state.outbox.push_back(Outgoing::Message {
                 namespace: name.clone(),
@@ -513,6 +525,10 @@ fn encode(user: &impl Serialize) -> Result<Meta, PresenceError> {
     Meta::new(user).map_err(|error| PresenceError(PresenceErrorKind::Encode(error)))
 }
 
+/// The part of `max_buffered` that the state of a room may have. A client that is sent a longer one could
+/// not be sent anything else.
+const STATE_FRACTION: usize = 4;
+
 /// Counts an entry in place of the former one in the same room.
 fn reserve(
     state: &State,
@@ -522,6 +538,13 @@ fn reserve(
     meta: &Meta,
 ) -> Result<(), PresenceError> {
     let replica = state.replicas.get(&member.namespace.name);
+    let shown = replica.map_or(0, |replica| replica.shown_of(member.id.as_str(), room));
+    let longer = Replica::shown(key, meta).saturating_sub(shown);
+    let longest = member.session.config.max_buffered / STATE_FRACTION;
+    let state = replica.map_or(0, |replica| replica.state_bytes(room));
+    if longer > 0 && state.saturating_add(longer) > longest {
+        return Err(PresenceError(PresenceErrorKind::RoomFull));
+    }
     let former = replica.and_then(|replica| replica.entry(member.id.as_str(), room));
     let (before, after) = (
         former.map_or(0, |(_, bytes)| bytes),

@@ -126,7 +126,9 @@ use crate::routing::Namespace;
 /// limited to 16 MiB in each namespace; above it, an entry leaves without grace.
 ///
 /// `presence_state` has all users of the room, so a room of many thousands costs much when all of them join
-/// at once. Clients get at most 64 different metadata of one key, the same ones on all servers.
+/// at once. It may have a quarter of [`max_buffered`](crate::SocketIoBuilder::max_buffered), 1 MiB by
+/// default: beyond that, `track` and `update` fail, and the client is in the room without being shown.
+/// Limit the length of names that clients choose. Clients get at most 64 different metadata of one key, the same ones on all servers.
 ///
 /// In a cluster each namespace with entries costs one message every 2 seconds: 10 000 dynamic namespaces
 /// cost 5 000 messages a second.
@@ -307,6 +309,8 @@ impl<User: DeserializeOwned> Presence<User> {
 
     /// Returns the users in a room of a namespace. See [`list`](Self::list). The name of the namespace
     /// begins with a slash.
+    ///
+    /// A server knows the users of a dynamic namespace while one of its own clients is in that namespace.
     #[must_use]
     pub fn list_in(&self, namespace: &str, room: impl AsRef<str>) -> BTreeMap<String, Vec<User>> {
         let room = room.as_ref();

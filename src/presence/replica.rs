@@ -34,6 +34,9 @@ pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// The bytes of the entries whose sockets have lost their connection. Above it an entry ends at once.
 const MAX_LINGERING: usize = 16 << 20;
 
+/// The most rooms that a replica remembers in which nobody is any more.
+const MAX_EMPTIED: usize = 4_096;
+
 /// How many different metadata of one key clients get.
 const MAX_METAS: usize = 64;
 
@@ -120,8 +123,13 @@ type Entries = BTreeMap<Box<str>, BTreeMap<Box<str>, Entry>>;
 /// The different metadata of one key, by their text, each with the number of its sockets.
 type Metas = BTreeMap<Box<str>, (Meta, usize)>;
 
-/// The metadata by key.
-type Keys = BTreeMap<Box<str>, Metas>;
+/// What clients see of a room.
+#[derive(Debug, Default)]
+struct Room {
+    keys: BTreeMap<Box<str>, Metas>,
+    /// The sum of the [`Replica::shown`] of all metadata.
+    bytes: usize,
+}
 
 /// The presence of one namespace.
 #[derive(Debug)]
@@ -147,8 +155,15 @@ pub(super) struct Replica {
     restored: BTreeMap<Box<str>, Instant>,
     /// Those of them for which entries have arrived.
     claims: BTreeSet<Box<str>>,
-    /// What clients see: room → key → metadata.
-    rooms: BTreeMap<Box<str>, Keys>,
+    /// What clients see.
+    rooms: BTreeMap<Box<str>, Room>,
+    /// For how long a client may miss differences, which the log of a cluster does not keep. `None` without
+    /// such a log.
+    misses_within: Option<Duration>,
+    /// The rooms in which nobody is any more, and until when a client may come back that does not know it.
+    emptied: BTreeMap<Box<str>, Instant>,
+    /// Until when such a room may be missing in `emptied`.
+    all_emptied: Option<Instant>,
     /// The metadata of the keys that were touched since the last [`take_diffs`](Self::take_diffs), from
     /// before.
     before: BTreeMap<(Box<str>, Box<str>), Vec<Meta>>,
@@ -210,6 +225,9 @@ impl Replica {
             restored: BTreeMap::new(),
             claims: BTreeSet::new(),
             rooms: BTreeMap::new(),
+            misses_within: None,
+            emptied: BTreeMap::new(),
+            all_emptied: None,
             before: BTreeMap::new(),
             messages: Vec::new(),
             changed_at: now,
@@ -219,16 +237,59 @@ impl Replica {
         }
     }
 
+    /// Sets that clients miss the differences of the time in which they are away.
+    pub(super) fn over_log(mut self) -> Self {
+        self.misses_within = self.recovers_within;
+        self
+    }
+
     /// Returns the metadata of each key in a room. Equal metadata of several sockets count once.
     pub(super) fn users(&self, room: &str) -> Users {
-        let keys = self.rooms.get(room).into_iter().flatten();
-        keys.map(|(key, metas)| (key.clone(), distinct(metas)))
+        let keys = self.rooms.get(room).into_iter();
+        keys.flat_map(|room| &room.keys)
+            .map(|(key, metas)| (key.clone(), distinct(metas)))
             .collect()
     }
 
-    /// Returns whether clients see somebody in a room.
-    pub(super) fn has(&self, room: &str) -> bool {
+    /// Returns whether a client that comes back may not know who is in a room: somebody is, or was in the
+    /// time in which the client may have been away.
+    pub(super) fn may_have_changed(&self, room: &str) -> bool {
         self.rooms.contains_key(room)
+            || self.emptied.contains_key(room)
+            || self.all_emptied.is_some()
+    }
+
+    /// Remembers a room if nobody is in it any more.
+    pub(super) fn note_emptied(&mut self, room: &str, now: Instant) {
+        let Some(within) = self.misses_within else {
+            return;
+        };
+        if self.rooms.contains_key(room) {
+            return;
+        }
+        let until = deadline(now, within);
+        if self.emptied.len() >= MAX_EMPTIED && !self.emptied.contains_key(room) {
+            self.all_emptied = Some(until);
+        } else {
+            self.emptied.insert(room.into(), until);
+        }
+    }
+
+    /// Returns about how long the state of a room is, as JSON.
+    pub(super) fn state_bytes(&self, room: &str) -> usize {
+        self.rooms.get(room).map_or(0, |room| room.bytes)
+    }
+
+    /// Returns the bytes that metadata of a key add to the state of a room.
+    pub(super) fn shown(key: &str, meta: &Meta) -> usize {
+        shown(key, &meta.text())
+    }
+
+    /// Returns what a socket's entry has added to the state of its room.
+    pub(super) fn shown_of(&self, socket: &str, room: &str) -> usize {
+        let entry = self.entries.get(socket).and_then(|rooms| rooms.get(room));
+        let entry = entry.filter(|entry| !entry.is_away);
+        entry.map_or(0, |entry| Self::shown(&entry.key, &entry.meta))
     }
 
     /// Returns the bytes that an entry counts.
@@ -311,6 +372,16 @@ impl Replica {
         self.lingering += bytes;
         self.lost.insert(socket.into(), Lost { until, bytes });
         self.graces.push_back((until, socket.into()));
+        // Those of sockets that are restored stay until they are due.
+        if self.graces.len() > 2 * self.lost.len() + 64 {
+            let lost = self.lost.iter();
+            let lost = lost.filter(|(socket, _)| !self.away.contains(*socket));
+            let mut graces: Vec<_> = lost
+                .map(|(socket, lost)| (lost.until, socket.clone()))
+                .collect();
+            graces.sort_unstable();
+            self.graces = graces.into();
+        }
     }
 
     /// Records that a socket is restored here, in these rooms. Its entries of other servers become entries
@@ -403,6 +474,8 @@ impl Replica {
         let was_paused = now.saturating_duration_since(self.ticked_at) >= 2 * PERIOD;
         self.ticked_at = now;
         self.departed.expire(now);
+        self.emptied.retain(|_, until| *until > now);
+        self.all_emptied = self.all_emptied.filter(|until| *until > now);
         self.restored.retain(|_, until| *until > now);
         if self.is_shared && (!self.entries.is_empty() || self.has_changed_lately(now)) {
             let (server, clock) = (self.id.clone(), self.clock);
@@ -419,10 +492,7 @@ impl Replica {
         let silent: Vec<_> = silent.map(|(server, _)| server.clone()).collect();
         for server in silent {
             let entries = self.drop_copy(&server);
-            // Its clients may come back to this server.
-            if let Some(within) = self.recovers_within {
-                self.departed.add(entries, deadline(now, within));
-            }
+            self.depart(entries, now);
         }
     }
 
@@ -439,7 +509,9 @@ impl Replica {
 
     /// Returns when [`tick`](Self::tick) is to be called next.
     pub(super) fn ticks_at(&self, now: Instant) -> Option<Instant> {
-        let is_busy = self.is_shared && !self.is_idle(now) || !self.away.is_empty();
+        let is_busy = self.is_shared && !self.is_idle(now)
+            || !self.away.is_empty()
+            || !self.emptied.is_empty();
         is_busy.then(|| self.ticked_at + PERIOD)
     }
 
@@ -448,7 +520,8 @@ impl Replica {
         let is_empty = self.entries.is_empty()
             && self.others.is_empty()
             && self.departed.is_empty()
-            && self.restored.is_empty();
+            && self.restored.is_empty()
+            && self.emptied.is_empty();
         is_empty && !(self.is_shared && self.has_changed_lately(now))
     }
 
@@ -495,7 +568,7 @@ impl Replica {
     pub(super) fn take_diffs(&mut self) -> BTreeMap<Box<str>, Diff> {
         let mut diffs = BTreeMap::<Box<str>, Diff>::new();
         for ((room, key), before) in std::mem::take(&mut self.before) {
-            let metas = self.rooms.get(&room).and_then(|keys| keys.get(&key));
+            let metas = self.rooms.get(&room).and_then(|room| room.keys.get(&key));
             let after = metas.map(distinct).unwrap_or_default();
             if before == after {
                 continue;
@@ -564,22 +637,30 @@ impl Replica {
         let is_seen = |entry: &&Entry| !entry.is_away;
         if let Some(entry) = before.filter(is_seen) {
             self.touch(entry);
-            let keys = self.rooms.get_mut(&entry.room);
-            if let Some(metas) = keys.and_then(|keys| keys.get_mut(&entry.key)) {
+            if let Some(room) = self.rooms.get_mut(&entry.room) {
                 let text = entry.meta.text();
-                let sockets = metas.get_mut(&text).map(|(_, sockets)| sockets);
-                match sockets {
-                    Some(sockets) if *sockets > 1 => *sockets -= 1,
-                    _ => drop(metas.remove(&text)),
+                if let Some(metas) = room.keys.get_mut(&entry.key) {
+                    if let Some((_, sockets)) = metas.get_mut(&text) {
+                        *sockets -= 1;
+                        if *sockets == 0 {
+                            metas.remove(&text);
+                            room.bytes -= shown(&entry.key, &text);
+                        }
+                    }
                 }
             }
         }
         if let Some(entry) = after.filter(is_seen) {
             self.touch(entry);
-            let keys = self.rooms.entry(entry.room.clone()).or_default();
-            let metas = keys.entry(entry.key.clone()).or_default();
-            let meta = metas.entry(entry.meta.text());
-            meta.or_insert_with(|| (entry.meta.clone(), 0)).1 += 1;
+            let room = self.rooms.entry(entry.room.clone()).or_default();
+            let metas = room.keys.entry(entry.key.clone()).or_default();
+            let text = entry.meta.text();
+            let bytes = shown(&entry.key, &text);
+            let meta = metas.entry(text).or_insert_with(|| {
+                room.bytes += bytes;
+                (entry.meta.clone(), 0)
+            });
+            meta.1 += 1;
         }
         if let Some(entry) = before {
             self.prune(entry);
@@ -592,7 +673,7 @@ impl Replica {
         let metas = self
             .rooms
             .get(&entry.room)
-            .and_then(|keys| keys.get(&entry.key));
+            .and_then(|room| room.keys.get(&entry.key));
         self.before
             .entry(at)
             .or_insert_with(|| metas.map(distinct).unwrap_or_default());
@@ -600,9 +681,10 @@ impl Replica {
 
     /// Removes the key and the room of an entry if they are empty.
     fn prune(&mut self, entry: &Entry) {
-        let Some(keys) = self.rooms.get_mut(&entry.room) else {
+        let Some(room) = self.rooms.get_mut(&entry.room) else {
             return;
         };
+        let keys = &mut room.keys;
         if keys.get(&entry.key).is_some_and(BTreeMap::is_empty) {
             keys.remove(&entry.key);
         }
@@ -755,6 +837,22 @@ impl Replica {
         }
     }
 
+    /// Drops the copies of all servers' entries: they were not kept up to date.
+    pub(super) fn drop_copies(&mut self, now: Instant) {
+        let servers: Vec<_> = self.others.keys().cloned().collect();
+        for server in servers {
+            let entries = self.drop_copy(&server);
+            self.depart(entries, now);
+        }
+    }
+
+    /// Keeps the entries of a server that is gone: its clients may come back to this server.
+    fn depart(&mut self, entries: Entries, now: Instant) {
+        if let Some(within) = self.recovers_within {
+            self.departed.add(entries, deadline(now, within));
+        }
+    }
+
     /// Drops the copy of a server's entries, and returns them.
     fn drop_copy(&mut self, server: &str) -> Entries {
         let Some(copy) = self.others.remove(server) else {
@@ -765,6 +863,13 @@ impl Replica {
         }
         copy.entries
     }
+}
+
+/// Returns the bytes that metadata with this text in JSON add to the state of a room.
+fn shown(key: &str, text: &str) -> usize {
+    let is_escaped = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    let escaped = key.bytes().filter(|byte| is_escaped(byte)).count();
+    text.len() + key.len() + 5 * escaped + 6
 }
 
 /// Removes an entry, and its socket if that was the last one.

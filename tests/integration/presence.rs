@@ -331,6 +331,35 @@ async fn what_a_client_makes_the_server_keep_is_limited() {
     }
 }
 
+/// The state is one message: one that is too long for the buffer would close each client that enters.
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_state_would_be_too_long_is_full() {
+    let server = Server::build(|builder| builder.max_buffered(4_000));
+    let text = "x".repeat(400);
+    let mut viewers = Vec::new();
+    for (name, expected) in [
+        ("ada", Value::Null),
+        ("bob", Value::Null),
+        (
+            "cid",
+            json!({"error": "too many users are in the room: see max_buffered"}),
+        ),
+    ] {
+        let viewer = server.viewer().await;
+        let args = Args(("room", name, &text));
+        let entered = viewer.client.emit_with_ack::<Value>("enter", args).await;
+        let entered = entered.unwrap_or_default();
+        assert_eq!(entered, expected, "{name}");
+        viewers.push(viewer);
+    }
+    // The third one watches. Another room has room, and shorter metadata fit.
+    let both = json!({"ada": [&text], "bob": [&text]});
+    viewers[2].sees("room", &both).await;
+    viewers[2].enter("other", "cid", &*text).await;
+    viewers[1].ask("update", Args(("room", 1))).await;
+    viewers[2].enter("room", "cid", &*text).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_namespace_has_its_own_rooms() {
     let server = Server::new();
@@ -395,6 +424,30 @@ fn recovering(broker: Option<Memory>) -> Server {
             None => builder,
         }
     })
+}
+
+/// Over the log of a cluster, differences are not sent again.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_recovers_learns_that_all_have_left() {
+    let server = recovering(Some(Memory::with_log()));
+    let a = server.viewer().await;
+    a.enter("room", "ada", 1).await;
+    let (mut bob, mut seat) = connect(&server.app).await;
+    enter_by_polling(&mut bob, "bob").await;
+    bob.send(r#"42["untrack","room"]"#).await;
+    while server.list("room").len() != 1 {
+        tokio::task::yield_now().await;
+    }
+    lose(bob, &server.io).await;
+    a.client.disconnect().await;
+    while !server.list("room").is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(3 * GRACE).await;
+    let (mut bob, recovered) = back(&server.app, &mut seat).await;
+    assert!(recovered);
+    let state = tokio::time::timeout(GRACE, until_state(&mut bob)).await;
+    assert_eq!(state.expect("a state"), json!({}));
 }
 
 /// Tracks a polling client, and returns the users of the state that it gets.
@@ -763,6 +816,31 @@ async fn the_entries_of_all_servers_count() {
     for server in [one, two, three] {
         assert_eq!(server.list("room"), users(&json!({"ada": [1]})));
     }
+}
+
+/// While a namespace is not open on a server, that server gets no messages for it.
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_opens_again_has_no_former_users() {
+    let memory = Memory::new();
+    let (one, two) = (Server::of(memory.clone()), Server::of(memory));
+    let join = async |server: &Server| {
+        let client = Client::connect(&server.app, "/team/red").await;
+        let client = client.expect("it is let in");
+        let rooms = BTreeMap::new();
+        Viewer { client, rooms }
+    };
+    let (mut a, b) = (join(&one).await, join(&two).await);
+    a.enter("room", "ada", 1).await;
+    b.enter("room", "bob", 1).await;
+    a.sees("room", &json!({"ada": [1], "bob": [1]})).await;
+    b.client.disconnect().await;
+    a.sees("room", &json!({"ada": [1]})).await;
+    a.client.disconnect().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut c = join(&two).await;
+    c.enter("room", "cid", 1).await;
+    c.next().await;
+    assert_eq!(c.users("room"), users(&json!({"cid": [1]})));
 }
 
 #[tokio::test(start_paused = true)]

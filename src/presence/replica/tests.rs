@@ -731,3 +731,66 @@ fn the_entries_of_lost_sockets_are_limited() {
     assert_eq!(replica.lingering, 0);
     assert!(replica.rooms.is_empty());
 }
+
+#[test]
+fn a_socket_that_is_lost_and_restored_again_and_again_keeps_no_graces() {
+    let now = Instant::now();
+    let mut replica = replica("a", now);
+    replica.track("s", "room", "ada", meta(1), now);
+    let rooms = BTreeSet::from([Box::from("room")]);
+    for _ in 0..10_000 {
+        replica.lose("s", now, Duration::MAX);
+        replica.restore("s", &rooms, now);
+    }
+    assert!(replica.graces.len() < 200);
+    replica.lose("s", now, Duration::MAX);
+    assert!(replica.grace_ends().is_some());
+}
+
+#[test]
+fn the_length_of_a_state_is_counted() {
+    let now = Instant::now();
+    let mut replica = replica("a", now);
+    let length = |replica: &Replica| {
+        let users = replica.users("room");
+        serde_json::to_string(&users).expect("JSON").len()
+    };
+    for (socket, key, value) in [
+        ("1", "ada", json!({"name": "Ada"})),
+        ("2", "ada", json!("\u{1}\u{2}")),
+        ("3", "\u{1}\u{2}\u{3}", json!(1)),
+        ("4", "\u{1}\u{2}\u{3}", json!(1)),
+    ] {
+        replica.track(socket, "room", key, meta(value), now);
+        let (counted, length) = (replica.state_bytes("room"), length(&replica));
+        assert!(
+            (length - 10..length + 30).contains(&counted),
+            "{counted} {length}"
+        );
+    }
+    for socket in ["1", "2", "3", "4"] {
+        replica.leave(socket, now);
+    }
+    assert_eq!(replica.state_bytes("room"), 0);
+}
+
+#[test]
+fn the_rooms_that_nobody_is_in_any_more_are_remembered_for_a_while() {
+    let now = Instant::now();
+    let mut replica = replica("a", now).over_log();
+    replica.track("s", "room", "ada", meta(1), now);
+    replica.leave("s", now);
+    replica.note_emptied("room", now);
+    assert!(replica.may_have_changed("room") && !replica.may_have_changed("other"));
+    assert!(!replica.is_idle(now + SILENCE));
+    replica.tick(now + WITHIN + PERIOD, false);
+    assert!(!replica.may_have_changed("room") && replica.is_idle(now + WITHIN + PERIOD));
+    // Beyond a limit, each room may be one.
+    for n in 0..=MAX_EMPTIED {
+        replica.note_emptied(&n.to_string(), now);
+    }
+    assert!(replica.may_have_changed("other"));
+    assert_eq!(replica.emptied.len(), MAX_EMPTIED);
+    replica.tick(now + WITHIN + 3 * PERIOD, false);
+    assert!(!replica.may_have_changed("other"));
+}
