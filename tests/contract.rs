@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tower_socketio::cluster::Memory;
 use tower_socketio::contract::Watch;
 
@@ -411,6 +412,85 @@ fn a_flattened_map_beside_a_tag_is_watched() {
     chat.emit("report", HashMap::from([("type", "Counts")]));
     assert!(watch.check().is_err());
 }
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Outer {
+    name: String,
+    #[serde(flatten)]
+    inner: Option<Inner>,
+    #[serde(flatten)]
+    body: Body,
+}
+event!(Outer, "outer");
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Body {
+    Counts(Counts),
+    Text { body: String },
+}
+
+#[test]
+fn a_flattened_option_and_a_union_with_a_map_are_watched() {
+    let watch = Watch::new();
+    let namespace = Namespace::new().sends::<Outer>();
+    let (_layer, io) = server(namespace).watch_contract(&watch).build();
+    let chat = io.of("/chat");
+    for inner in [None, Some("a".to_owned())] {
+        chat.send(Outer {
+            name: "a".to_owned(),
+            inner: inner.map(|text| Inner::Text { text }),
+            body: Body::Counts(Counts {
+                total: 1,
+                counts: HashMap::from([("a".to_owned(), 1)]),
+            }),
+        });
+    }
+    watch.assert_kept();
+    let wrong = json!({"name": "a", "body": "b", "kind": "Text", "text": 1});
+    chat.emit("outer", wrong);
+    assert!(watch.check().is_err());
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Text(String);
+event!(Text, "text");
+
+#[test]
+fn relayed_text_with_half_an_emoji_is_watched() {
+    let watch = Watch::new();
+    let namespace = Namespace::new().sends::<Text>();
+    let (_layer, io) = server(namespace).watch_contract(&watch).build();
+    let chat = io.of("/chat");
+    let half = serde_json::value::RawValue::from_string(r#""\ud83d""#.to_owned());
+    chat.emit("text", half.expect("JSON"));
+    watch.assert_kept();
+}
+
+#[test]
+fn types_of_one_name_that_differ_in_their_range_are_two_schemas() {
+    let namespace = Namespace::new().sends::<Wide>().sends::<Narrow>();
+    let document = server(namespace).contract().asyncapi("a", "1");
+    let document = document.expect("a contract");
+    assert!(document.contains("Page2"), "{document}");
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Page<T> {
+    items: Vec<T>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Wide {
+    page: Page<u32>,
+}
+event!(Wide, "wide");
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Narrow {
+    page: Page<u8>,
+}
+event!(Narrow, "narrow");
 
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 struct Reader {

@@ -137,7 +137,12 @@
 //!   same form. For bytes in a `Vec<u8>` that `serde_bytes` writes, that is `bytes::Bytes`.
 //! - In Node.js, `Uint8Array` is a `Buffer`. `new Uint8Array(bytes)` reads both forms.
 //! - A map whose keys are structs, tuples, lists or variants with data cannot be written as JSON, and
-//!   is refused. It is not found within an internally tagged, an untagged or a flattened type.
+//!   is refused. It is not found within an internally tagged, an untagged or a flattened type. There
+//!   serde also cannot read a map whose keys are integers: use keys that are a `String`.
+//! - A field that is an `Option` with serde's `with` or `deserialize_with` is required by serde, and
+//!   optional here, unless it also has `serde(default)`.
+//! - A type that serde converts from and into `bytes::Bytes` by `try_from` and `into` is `number[]`
+//!   here: use `serde(transparent)`.
 //!
 //! - A flattened map beside a flattened enum, or in a variant of a tagged one, has values of the type `unknown`: TypeScript
 //!   cannot say "all other properties".
@@ -157,7 +162,10 @@
 //!   type of the reply. `timeout(…)` adds the error in front of it, by the client's own types.
 //! - The error of a handler arrives in place of the reply, as `{ error: string }`. The types do not
 //!   say so: a client that expects errors tests for it.
-//! - The offset that [`Recovery`](crate::Recovery) appends to an event is not in the types.
+//! - The offset that [`Recovery`](crate::Recovery) appends to an event is not in the types. It is in
+//!   the place of an `ack` that the server does not ask for: test whether that is a function.
+//! - An event of the server with a reply is sent by `ask`. By `send` it has no `ack`, which the types do
+//!   not say.
 //!
 //! # AsyncAPI
 //!

@@ -1,6 +1,6 @@
 //! The types of TypeScript, as far as JSON needs them, and their making from a JSON Schema.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -141,6 +141,10 @@ impl Type {
         for part in list(schema, "allOf").unwrap_or_default() {
             parts.push(Self::from_schema(part, view)?);
         }
+        if is_object(schema) {
+            let parts = parts.iter_mut();
+            parts.for_each(|part| part.replace_unknown_option());
+        }
         let own = own_type(schema, view)?;
         // `{"type": "object"}` says nothing that the other parts do not say.
         let is_vague = matches!(own, Self::Record(_)) && !is_map(schema);
@@ -153,6 +157,37 @@ impl Type {
             1 => parts.remove(0),
             _ => Self::Intersection(parts.into_iter().map(Self::widened).collect()),
         })
+    }
+
+    /// Replaces "anything" in a union of objects by an object without their fields: a flattened
+    /// `Option` of an enum that is `None`.
+    fn replace_unknown_option(&mut self) {
+        let Self::Union(types) = self else { return };
+        let mut names = BTreeSet::new();
+        types.iter().for_each(|each| each.ty.fields(&mut names));
+        let none = names.into_iter().map(|name| Property {
+            name,
+            optional: true,
+            value: plain(Self::Never),
+        });
+        let none = Self::Object(none.collect(), None);
+        for each in types {
+            if each.ty == Self::Unknown {
+                each.ty = none.clone();
+            }
+        }
+    }
+
+    /// Adds the names of the fields that an object has or may have.
+    fn fields(&self, names: &mut BTreeSet<String>) {
+        match self {
+            Self::Object(properties, _) => {
+                names.extend(properties.iter().map(|each| each.name.clone()));
+            }
+            Self::Union(types) => types.iter().for_each(|each| each.ty.fields(names)),
+            Self::Intersection(parts) => parts.iter().for_each(|part| part.fields(names)),
+            _ => {}
+        }
     }
 
     /// Makes the values of index signatures `unknown`, for a part of an intersection: a signature
@@ -198,17 +233,55 @@ impl Type {
             Self::Intersection(parts) => {
                 for part in parts {
                     part.widen_references(definition);
-                    let Self::Ref(name) = part else { continue };
-                    let Some(own) = definition(name) else {
-                        continue;
-                    };
-                    let widened = own.clone().widened();
-                    if widened != own {
+                    if let Some(widened) = part.widened_through(definition, &mut Vec::new()) {
                         *part = widened;
                     }
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Returns the type [`widened`](Self::widened), also in the definitions that it names, or `None` if
+    /// that is the same. `seen` are the definitions on the way.
+    fn widened_through(
+        &self,
+        definition: &impl Fn(&str) -> Option<Self>,
+        seen: &mut Vec<String>,
+    ) -> Option<Self> {
+        match self {
+            Self::Ref(name) => {
+                if seen.contains(name) {
+                    return None;
+                }
+                seen.push(name.clone());
+                let widened = definition(name)?.widened_through(definition, seen);
+                seen.pop();
+                widened
+            }
+            Self::Union(types) => {
+                let mut widened = types.clone();
+                let mut is_other = false;
+                for each in &mut widened {
+                    if let Some(ty) = each.ty.widened_through(definition, seen) {
+                        each.ty = ty;
+                        is_other = true;
+                    }
+                }
+                is_other.then_some(Self::Union(widened))
+            }
+            Self::Intersection(parts) => {
+                let mut widened = parts.clone();
+                let mut is_other = false;
+                for part in &mut widened {
+                    if let Some(ty) = part.widened_through(definition, seen) {
+                        *part = ty;
+                        is_other = true;
+                    }
+                }
+                is_other.then_some(Self::Intersection(widened))
+            }
+            _ => Some(self.clone().widened()).filter(|widened| widened != self),
         }
     }
 
@@ -379,6 +452,12 @@ const MAX_TUPLE: u64 = 8;
 fn other_properties(schema: &Map<String, Value>) -> Option<&Value> {
     let keys = ["additionalProperties", "unevaluatedProperties"];
     keys.iter().find_map(|key| schema.get(*key))
+}
+
+/// Returns whether a schema is that of an object.
+fn is_object(schema: &Map<String, Value>) -> bool {
+    schema.contains_key("properties")
+        || schema.get("type").and_then(Value::as_str) == Some("object")
 }
 
 /// Returns whether a schema says what other properties are.

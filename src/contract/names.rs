@@ -17,11 +17,12 @@ impl Names {
     /// Names the definitions of both views. `taken` are names that no definition gets.
     ///
     /// A definition with the same meaning in both views has one name. Otherwise each name says who
-    /// writes the value.
+    /// writes the value. `is_same` says whether two definitions of a view have the same schema.
     pub(super) fn new(
         from_server: &Definitions,
         to_server: &Definitions,
         mut taken: BTreeSet<String>,
+        is_same: impl Fn(View, &str, &str) -> bool,
     ) -> Self {
         taken.extend(RESERVED.iter().map(|&name| name.to_owned()));
         let different = differences(from_server, to_server);
@@ -29,7 +30,11 @@ impl Names {
         let all: BTreeSet<&String> = from_server.keys().chain(to_server.keys()).collect();
         for name in all {
             let base = identifier(name);
-            if let Some(same) = same_definition(name, from_server, to_server) {
+            let same = same_definition(name, from_server, to_server).filter(|same| {
+                let views = View::BOTH.into_iter();
+                views.into_iter().all(|view| is_same(view, same, name))
+            });
+            if let Some(same) = same {
                 for view in View::BOTH {
                     if let Some(own) = names.get(&(view, same.to_owned())).cloned() {
                         names.insert((view, name.clone()), own);
@@ -272,7 +277,7 @@ mod tests {
             ("Users".into(), reference("User")),
         ]
         .into();
-        let names = Names::new(&from_server, &to_server, BTreeSet::new());
+        let names = Names::new(&from_server, &to_server, BTreeSet::new(), |_, _, _| true);
         assert_eq!(names.get(FromServer, "Same"), "Same");
         assert_eq!(names.get(ToServer, "Same"), "Same");
         assert_eq!(names.get(FromServer, "User"), "UserFromServer");
@@ -291,7 +296,7 @@ mod tests {
         ]
         .into();
         let taken = BTreeSet::from(["_3D".to_owned()]);
-        let names = Names::new(&definitions, &Definitions::new(), taken);
+        let names = Names::new(&definitions, &Definitions::new(), taken, |_, _, _| true);
         assert_eq!(names.get(FromServer, "Page<User>"), "Page_User_");
         assert_eq!(names.get(FromServer, "Page_User_"), "Page_User_2");
         assert_eq!(names.get(FromServer, "Blob"), "Blob2");
@@ -306,9 +311,15 @@ mod tests {
             ("User3".into(), Type::Number),
         ]
         .into();
-        let names = Names::new(&definitions, &Definitions::new(), BTreeSet::new());
+        let is_same = |schemas: bool| {
+            let taken = BTreeSet::new();
+            Names::new(&definitions, &Definitions::new(), taken, |_, _, _| schemas)
+        };
+        let names = is_same(true);
         assert_eq!(names.get(FromServer, "User2"), "User");
         assert_eq!(names.get(FromServer, "User3"), "User3");
+        // One may be an `u8` and the other one an `u32`, both of which are a `number`.
+        assert_eq!(is_same(false).get(FromServer, "User2"), "User2");
     }
 
     #[test]

@@ -139,7 +139,11 @@ pub(super) fn model(contract: &[NamespaceContract]) -> Result<Model, ContractErr
             .map(|(name, definition)| (name.clone(), definition.ty.clone()))
             .collect()
     };
-    let names = Names::new(&types(&from_server), &types(&to_server), taken);
+    let is_same = |view, one: &str, other: &str| {
+        let schema = |name| builder.schemas(view).definition(name).map(without_docs);
+        schema(other).is_none() || schema(one) == schema(other)
+    };
+    let names = Names::new(&types(&from_server), &types(&to_server), taken, is_same);
     let mut schemas = BTreeMap::new();
     for (view, definitions) in [
         (View::FromServer, &from_server),
@@ -330,6 +334,23 @@ impl Builder {
             own.ty.widen_references(&definition);
         }
         found
+    }
+}
+
+/// Returns a schema without what does not change its meaning.
+fn without_docs(schema: &Value) -> Value {
+    match schema {
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            let fields = fields.filter(|(key, value)| {
+                !(matches!(key.as_str(), "title" | "description") && value.is_string())
+            });
+            fields
+                .map(|(key, value)| (key.clone(), without_docs(value)))
+                .collect()
+        }
+        Value::Array(items) => items.iter().map(without_docs).collect(),
+        other => other.clone(),
     }
 }
 

@@ -10,7 +10,7 @@ use super::check::{NamespaceContract, place};
 use super::model::Documented;
 use super::shape::check_args;
 use super::views::{Args, model};
-use crate::protocol::Payload;
+use crate::protocol::{Payload, read_json};
 use crate::sync::Mutex;
 
 /// Watches, in a test, whether a server sends only what its namespaces declare: the events, and
@@ -154,7 +154,9 @@ impl WatchedNamespace {
 
     fn check_args(&self, event: &Payload, args: &Args) -> Result<(), String> {
         let json = event.clone().into_args().to_json();
-        let values: Vec<Value> = serde_json::from_str(&json).unwrap_or_default();
+        let Ok(values) = read_json::<Vec<Value>>(&json) else {
+            return Err("they cannot be read as JSON".to_owned());
+        };
         check_args(&values, args, &self.definitions)
     }
 }

@@ -186,6 +186,12 @@ const PITFALLS = {
       `takes<events.FlatOpen>({ name: "a", other: [1] });`,
       `takes<events.TaggedMap>({ type: "Counts", a: 1 });`,
       `takes<events.TaggedMap>({ type: "Named", total: 1, a: 1 });`,
+      `takes<events.FlatOptional>({ name: "a" });`,
+      `takes<events.FlatOptional>({ name: "a", type: "text", text: "b" });`,
+      `takes<events.FlatUnion>({ id: "a", total: 1, x: 2 });`,
+      `takes<events.FlatUnion>({ id: "a", text: "b" });`,
+      `takes<events.TaggedNewtype>({ type: "Counts", total: 1, x: 2 });`,
+      `socket.on("shapes", ({ flat_optional: f }) => f.type === "text" && takes<string>(f.text + f.name));`,
       `socket.on("shapes", ({ flat_both: f }) => f.type === "text" && takes<string>(f.text + f.name));`,
     ],
     bad: [
@@ -195,6 +201,9 @@ const PITFALLS = {
       `takes<events.FlatOpen>({ other: 1 });`,
       `takes<events.TaggedMap>({ type: "Named", a: 1 });`,
       `takes<events.TaggedMap>({ a: 1 });`,
+      `takes<events.FlatOptional>({ name: "a", type: "text" });`,
+      `takes<events.FlatOptional>({ type: "text", text: "b" });`,
+      `takes<events.FlatUnion>({ total: 1 });`,
     ],
   },
   "maps that contain themselves": {

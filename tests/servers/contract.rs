@@ -196,6 +196,38 @@ enum TaggedMap {
     Named(FlatCounts),
 }
 
+/// An enum that may be missing.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct FlatOptional {
+    name: String,
+    #[serde(flatten)]
+    internal: Option<Internal>,
+}
+
+/// A map within a union, and within a newtype.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct FlatUnion {
+    id: String,
+    #[serde(flatten)]
+    body: CountsOrText,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum CountsOrText {
+    Counts(FlatCounts),
+    Text { text: String },
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type")]
+enum TaggedNewtype {
+    Counts(Wrapper),
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Wrapper(FlatCounts);
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct FlatCounts {
     total: u32,
@@ -269,6 +301,9 @@ struct Shapes {
     flat_any: FlatAny,
     flat_open: FlatOpen,
     tagged_map: TaggedMap,
+    flat_optional: FlatOptional,
+    flat_union: FlatUnion,
+    tagged_newtype: TaggedNewtype,
     nested: Nested,
     json: Json,
     keyof: Keyof,

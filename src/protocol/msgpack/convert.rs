@@ -6,9 +6,13 @@ use super::from_json::write_json;
 use super::to_json::ToJson;
 use crate::protocol::DecodeError;
 
+/// The most levels of a message around its event.
+const ENVELOPE_DEPTH: usize = 4;
+
 /// Converts a message to JSON and the attachments of its placeholders. The message is one value.
 ///
-/// An extension of type −1 is a timestamp. It becomes text, as in `Date.toJSON`.
+/// An extension of type −1 is a timestamp. It becomes text, as in `Date.toJSON`. An event within the
+/// message may be as deep as that of a client.
 ///
 /// # Errors
 ///
@@ -19,6 +23,7 @@ pub(crate) fn msgpack_to_json(
 ) -> Result<(Vec<u8>, Vec<Bytes>), DecodeError> {
     ToJson::new(message, max_attachments)
         .timestamps()
+        .deeper(ENVELOPE_DEPTH)
         .convert(message)
 }
 

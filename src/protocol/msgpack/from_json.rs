@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rmp::{Marker, encode};
 
 use crate::protocol::placeholder::{Placeholder, parse_num, placeholders};
-use crate::protocol::scan::{Invalid, Scanner};
+use crate::protocol::scan::{Invalid, Scanner, replace_lone_surrogates};
 
 /// Writes JSON as MessagePack, with attachments in place of their placeholders.
 pub(super) fn write_json(out: &mut Vec<u8>, json: &[u8], attachments: &[Bytes]) {
@@ -192,9 +192,8 @@ fn write_string(out: &mut Vec<u8>, quoted: &[u8], escaped: bool) {
     if !escaped {
         return write_text(out, &String::from_utf8_lossy(plain));
     }
-    // Read as bytes: the string may have the escape of a lone surrogate, which is not text.
-    let text: Bytes = serde_json::from_slice(quoted).unwrap_or_default();
-    write_text(out, &String::from_utf8_lossy(&text));
+    let text: String = serde_json::from_slice(&replace_lone_surrogates(quoted)).unwrap_or_default();
+    write_text(out, &text);
 }
 
 /// Writes a JSON number. A number without a fraction or an exponent, of at most 64 bits, becomes an

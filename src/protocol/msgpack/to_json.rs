@@ -14,6 +14,7 @@ use crate::protocol::scan::{Invalid, MAX_DEPTH};
 pub(super) struct ToJson<'a> {
     message: &'a Bytes,
     max_attachments: usize,
+    max_depth: usize,
     /// Whether an extension of type −1 is a timestamp.
     timestamps: bool,
     json: Vec<u8>,
@@ -35,6 +36,7 @@ impl<'a> ToJson<'a> {
         Self {
             message,
             max_attachments,
+            max_depth: MAX_DEPTH as usize,
             timestamps: false,
             json: Vec::with_capacity(message.len().min(1024)),
             attachments: Vec::new(),
@@ -46,6 +48,13 @@ impl<'a> ToJson<'a> {
     #[cfg(feature = "wire")]
     pub(super) fn timestamps(mut self) -> Self {
         self.timestamps = true;
+        self
+    }
+
+    /// Accepts `more` levels than an event may have.
+    #[cfg(feature = "wire")]
+    pub(super) fn deeper(mut self, more: usize) -> Self {
+        self.max_depth += more;
         self
     }
 
@@ -155,7 +164,7 @@ impl<'a> ToJson<'a> {
     }
 
     fn check_depth(&self) -> Result<(), DecodeError> {
-        match self.open.len() < MAX_DEPTH as usize {
+        match self.open.len() < self.max_depth {
             true => Ok(()),
             false => Err(Invalid::Depth.into()),
         }

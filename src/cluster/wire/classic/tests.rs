@@ -234,3 +234,18 @@ fn an_answer_has_its_first_argument_only() {
     let ack = encode(&envelope(Answer::Ack(None, ack)));
     assert!(ack.ends_with(b"\xa6packet\xc4\x02\x01\x02"), "{ack:x?}");
 }
+
+#[test]
+fn the_deepest_event_of_a_client_passes() {
+    let deep = format!(r#"["e",{}1{}]"#, "[".repeat(126), "]".repeat(126));
+    let payload = Payload::from_json(Kind::Event, deep.into(), Vec::new()).expect("valid");
+    let operation = Operation::Emit {
+        payload,
+        volatile: false,
+    };
+    let message = Message::Operation(Target::default(), operation);
+    let envelope = Envelope::new("a".into(), NamespaceName::MAIN, message);
+    let encoded = encode(&envelope);
+    let decoded = decode_broadcast(&encoded.into(), &NamespaceName::MAIN, "b");
+    assert!(decoded.expect("valid").is_some());
+}
