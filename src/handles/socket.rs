@@ -180,7 +180,7 @@ impl Socket {
     /// The event is sent at once. `.await` waits for the acknowledgement and returns its first
     /// argument. Without a [`timeout`](EmitWithAck::timeout) it waits as long as the client is
     /// connected. In a connect handler it fails at once, with an error that
-    /// [is not connected](AckError::is_not_connected): the client is still connecting.
+    /// [is not connected](crate::AckError::is_not_connected): the client is still connecting.
     ///
     /// ```
     /// use std::time::Duration;
