@@ -198,6 +198,48 @@ async fn an_error_says_how_the_table_is_created() {
     let error = Postgres::connect(&url).await.expect_err("no permission");
     let reason = error.source().expect("a reason").to_string();
     assert!(reason.contains("permission denied"), "{reason}");
+    // The table alone is not enough.
+    server.execute("GRANT SELECT, INSERT, DELETE ON socket_io_attachments TO guest");
+    let error = Postgres::connect(&url).await.expect_err("no permission");
+    let reason = error.source().expect("a reason").to_string();
+    assert!(reason.contains("GRANT USAGE ON SEQUENCE"), "{reason}");
+    server.execute("GRANT USAGE ON SEQUENCE socket_io_attachments_id_seq TO guest");
+    Postgres::connect(&url).await.expect("it is connected");
+    server.execute("DROP TABLE socket_io_attachments");
+    server.execute(&statement.replace("bigserial", "bigint GENERATED ALWAYS AS IDENTITY"));
+    server.execute("GRANT SELECT, INSERT, DELETE ON socket_io_attachments TO guest");
+    Postgres::connect(&url).await.expect("it is connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn a_database_without_all_characters_is_refused() {
+    let server = Server::start();
+    server.execute(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    );
+    let url = server.url().replace("dbname=postgres", "dbname=latin");
+    let error = Postgres::connect(&url).await.expect_err("an encoding");
+    let reason = error.source().expect("a reason").to_string();
+    assert!(reason.contains("LATIN1"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn a_server_may_never_clean_up() {
+    let server = Server::start();
+    server.execute(TABLE);
+    let postgres = Postgres::options(&server.url()).cleanup_interval(Duration::MAX);
+    let postgres = postgres.connect().await.expect("it is connected");
+    let (_layer, io) = SocketIo::builder()
+        .namespace("/", Namespace::new())
+        .cluster(postgres)
+        .build();
+    let mut cluster = io.cluster().expect("it has a broker");
+    while !cluster.status().is_connected {
+        cluster.changed().await;
+    }
+    assert_eq!(io.server_count().await, Ok(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::command::{Command, QueueState};
 use super::inner::Inner;
 use super::message::Envelope;
+#[cfg(feature = "redis")]
+use super::message::Message;
 use crate::clock::now;
 use crate::guard::guarded;
 use crate::hub::recovery::Offset;
@@ -101,6 +103,15 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// Returns whether a message answers an open question of this server.
+    #[cfg(feature = "redis")]
+    pub(super) fn expects(&self, envelope: &Envelope) -> bool {
+        match &envelope.message {
+            Message::Answer(id, _) => self.inner.requests.lock().is_open(id),
+            _ => false,
+        }
+    }
+
     /// Reports that the broker is connected: messages arrive, and are sent. Call [`gap`](Self::gap)
     /// before it.
     pub fn connected(&self) {

@@ -68,7 +68,7 @@ impl Requests {
     }
 
     /// Returns whether a question waits for answers.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn is_open(&self, id: &str) -> bool {
         let request = self.open.get(id);
         request.is_some_and(|request| request.answers.is_some())

@@ -217,7 +217,11 @@ impl Handshake {
     /// Reads the handshake of a socket of another server, as JSON. A field that is missing or has another
     /// form is empty.
     pub(super) fn from_node(handshake: &str) -> Self {
-        let handshake: Value = serde_json::from_str(handshake).unwrap_or_default();
+        // Each field is read on its own: a client chooses what its `auth` is.
+        let raw: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_str(handshake).unwrap_or_default();
+        let read = |(name, raw): (String, Box<RawValue>)| Some((name, read_json(raw.get()).ok()?));
+        let handshake = Value::Object(raw.into_iter().filter_map(read).collect());
         let text = |field: &str| handshake[field].as_str().unwrap_or_default();
         let fields = |field: &str| handshake[field].as_object().into_iter().flatten();
         let headers = fields("headers").filter_map(|(name, value)| {

@@ -207,6 +207,26 @@ async fn sockets_of_all_servers_are_fetched_and_used() {
     assert!(question.expect_err("it has left").is_not_connected());
 }
 
+/// A client chooses its `auth`, and must not be able to hide the rest.
+#[tokio::test(start_paused = true)]
+async fn the_handshake_of_a_socket_elsewhere_is_read_whatever_its_auth_is() {
+    let [a, b] = servers().await;
+    let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(126), "]".repeat(126));
+    for auth in [r#"{"x":"\ud800"}"#, r#"{"x":1e999}"#, &deep] {
+        let auth = serde_json::value::RawValue::from_string(auth.to_owned()).expect("JSON");
+        let client = Client::connect(&b.app, "/").auth(auth).await;
+        let client = client.expect("it is let in");
+        let local = b.socket(&client).handshake();
+        let remote = a.io.to(client.id()).fetch_sockets().await.expect("both");
+        let remote = remote[0].handshake();
+        assert_eq!(remote.url, local.url);
+        assert_eq!(remote.query, local.query);
+        assert_eq!(remote.headers, local.headers);
+        assert_eq!(remote.time(), local.time());
+        client.disconnect().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_clients_of_all_servers_are_asked() {
     let [a, b, c] = servers().await;

@@ -33,8 +33,17 @@ impl Table {
         )))
     }
 
-    /// Checks that the table exists, has the columns, and may be used.
+    /// Checks that the database has all characters, and that the table exists, has the columns, and may be
+    /// used.
     pub(super) async fn check(&self, client: &Client) -> Result<(), Error> {
+        let encoding = client.query_one("SHOW server_encoding", &[]);
+        let encoding: String = within(TIMEOUT, encoding).await?.get(0);
+        if !matches!(&*encoding, "UTF8" | "SQL_ASCII") {
+            return Err(Error::SetUp(format!(
+                "the encoding of the database is {encoding}, and names and messages have characters \
+                 that it does not know: create the database with ENCODING 'UTF8'"
+            )));
+        }
         let columns = format!("SELECT id, created_at, payload FROM {self}");
         let columns = match within(TIMEOUT, client.prepare(&columns)).await {
             Ok(columns) => columns,
@@ -53,7 +62,27 @@ impl Table {
              INSERT INTO {self} (payload) SELECT NULL WHERE false; \
              DELETE FROM {self} WHERE false"
         );
-        within(TIMEOUT, client.batch_execute(&uses)).await
+        within(TIMEOUT, client.batch_execute(&uses)).await?;
+        self.check_sequence(client).await
+    }
+
+    /// Checks that the sequence of the ids may be used. PostgreSQL checks it for each inserted row.
+    async fn check_sequence(&self, client: &Client) -> Result<(), Error> {
+        // The sequence of an identity column needs no permission.
+        let statement = "SELECT s, has_sequence_privilege(s, 'USAGE') OR \
+             has_sequence_privilege(s, 'UPDATE') \
+             FROM (SELECT pg_get_serial_sequence($1::text, 'id') AS s) AS own \
+             WHERE s IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute \
+             WHERE attrelid = to_regclass($1::text) AND attname = 'id' AND attidentity <> '')";
+        let found = within(TIMEOUT, client.query_opt(statement, &[&self.0])).await?;
+        match found {
+            Some(row) if !row.get::<_, bool>(1) => Err(Error::SetUp(format!(
+                "permission denied for the sequence of the table of attachments: GRANT USAGE ON \
+                 SEQUENCE {} TO CURRENT_USER",
+                row.get::<_, String>(0)
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn missing(&self, reason: &dyn fmt::Display) -> Error {
@@ -184,6 +213,8 @@ impl Statements {
         client: Arc<Client>,
         age: Duration,
     ) -> Result<bool, Error> {
+        // PostgreSQL knows no longer interval.
+        let age = age.min(Duration::from_secs(100 * 365 * 24 * 60 * 60));
         let (timeout, seconds) = (timeout_of(MAX_LEN), age.as_secs_f64());
         let removed = within(timeout, client.execute(&self.clean, &[&seconds])).await?;
         Ok(removed >= MAX_CLEANED)

@@ -19,6 +19,7 @@ use super::state::{Change, State};
 use crate::clock::now;
 use crate::cluster::backoff::Backoff;
 use crate::cluster::{Command, Port};
+use crate::engine_io::timer::deadline;
 use crate::random::random;
 
 /// The most notifications that are handled before the next command.
@@ -115,7 +116,7 @@ impl Connected {
         let mut in_flight = Some(self.send(&mut batch, changes));
         let mut is_connected = false;
         let mut cleaning = None;
-        let mut next_cleaning = now() + self.settings.cleanup_interval;
+        let mut next_cleaning = deadline(now(), self.settings.cleanup_interval);
         // What is in flight has a timeout of its own, and so has a row that is read. So an answer behind
         // them that is late means nothing.
         let is_sending = Arc::new(AtomicBool::new(true));
@@ -185,7 +186,7 @@ impl Connected {
                     let now = now();
                     state.wake(now);
                     if now >= next_cleaning {
-                        next_cleaning = now + self.settings.cleanup_interval;
+                        next_cleaning = deadline(now, self.settings.cleanup_interval);
                         cleaning.get_or_insert_with(|| self.clean());
                     }
                 }

@@ -114,7 +114,10 @@ impl Batch {
                 }
                 None => done.published(),
             },
-            Command::Save { socket, within } => self.send(form.save(&socket, within)),
+            Command::Save { socket, within } => {
+                self.bytes += socket.cost();
+                self.send(form.save(&socket, within));
+            }
             Command::Take { key, taken } => {
                 if let Some(command) = form.take(&key) {
                     self.pipeline.add_command(command);

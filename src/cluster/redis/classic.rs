@@ -123,7 +123,12 @@ impl Form for Classic {
                 wire::decode_broadcast(bytes, namespace, me)
             }
             Carried::Requests => wire::decode_request(bytes, namespace, me),
-            Carried::Responses => wire::decode_response(bytes, namespace, me),
+            Carried::Responses => {
+                let response = wire::decode_response(bytes, namespace, me)?;
+                // On the channel that all share, servers of Node also answer each other.
+                let is_shared = channel == self.responses(namespace).as_bytes();
+                Ok(response.filter(|response| !is_shared || inbox.expects(response)))
+            }
             Carried::Envelopes => Ok(None),
         }
     }

@@ -38,6 +38,11 @@ pub(super) trait Form: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Returns the number of entries that a stream keeps, about.
+    fn max_len(&self) -> usize {
+        usize::MAX
+    }
+
     /// Returns the streams that the servers read. They are empty if all messages use pub/sub.
     fn streams(&self) -> Vec<String> {
         Vec::new()

@@ -46,6 +46,8 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct Log {
     streams: Vec<Stream>,
+    /// How many entries a stream keeps, about.
+    max_len: usize,
     /// The most entries of a stream that are read at once.
     read_count: usize,
     /// The same, for what came before this server reads it.
@@ -116,6 +118,7 @@ impl Log {
             .collect();
         (!streams.is_empty()).then(|| Self {
             streams,
+            max_len: usize::MAX,
             read_count: READ_COUNT,
             past_count: PAST_COUNT,
             unconfirmed: VecDeque::new(),
@@ -337,6 +340,11 @@ impl Log {
     }
 
     /// Reads fewer entries of the past at once: the last read took too long.
+    pub(super) const fn with_max_len(mut self, max_len: usize) -> Self {
+        self.max_len = max_len;
+        self
+    }
+
     pub(super) fn read_less_past(&mut self) {
         self.past_count = (self.past_count / 4).max(1);
     }
@@ -386,7 +394,8 @@ impl Log {
             let stream = streams.position(|stream| text(&name) == Some(&stream.name));
             let Some(stream) = stream else { continue };
             let entries = entries(reply);
-            if entries.len() >= page.count {
+            // A stream that is shorter than a page may have lost the rest.
+            if entries.len() >= page.count.min(self.max_len) {
                 let Stream { name, position, .. } = &self.streams[stream];
                 behind.push((name.clone(), position.unwrap_or_default()));
             }
@@ -626,6 +635,15 @@ mod tests {
         };
         let (entries, behind) = read(99, 100);
         assert_eq!((entries.len(), behind.len()), (99, 0));
+        // Of a stream that keeps 50 entries there may have been more.
+        let short = super::Log::new(vec!["s".to_owned()]).expect("a stream");
+        let short = short.with_max_len(50);
+        let page = |entries| Page {
+            reply: reply(entries),
+            count: 100,
+        };
+        let behind = |entries| short.entries(page(entries)).expect("a reply").1.len();
+        assert_eq!([behind(49), behind(50)], [0, 1]);
         // There may be more.
         let (entries, behind) = read(100, 100);
         assert_eq!(entries.len(), 100);

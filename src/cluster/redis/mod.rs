@@ -196,7 +196,13 @@ impl Streams {
     /// these last has lost messages, and counts a gap.
     ///
     /// Default: 10 000.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the number is 0.
+    #[track_caller]
     pub fn max_len(mut self, entries: u64) -> Self {
+        assert!(entries > 0, "a stream needs to keep entries");
         self.max_len = entries;
         self
     }

@@ -36,7 +36,7 @@ pub(super) async fn run(endpoint: Endpoint, form: Arc<dyn Form>, mut port: Port)
     let mut state = State {
         nodes: endpoint.nodes(),
         subscribed: Subscribed::new(Arc::clone(&form), port.server_id()),
-        log: Log::new(form.streams()),
+        log: Log::new(form.streams()).map(|log| log.with_max_len(form.max_len())),
         form,
         inbox: port.inbox(),
         log_window: port.log_window(),
@@ -398,7 +398,9 @@ impl Connected {
             return Ok(());
         };
         if let Some(is_first) = entry.is_heartbeat() {
-            if let Some(log) = &mut state.log {
+            // A server says that it is there where it has the namespace.
+            let is_open = state.subscribed.namespace(&entry.namespace).is_some();
+            if let Some(log) = state.log.as_mut().filter(|_| is_open) {
                 log.heard_old(&namespace, now(), is_first);
             }
             state.inbox.skip(at);

@@ -108,6 +108,10 @@ impl Form for StreamsForm {
         is_logged(&envelope.message, &Route::default())
     }
 
+    fn max_len(&self) -> usize {
+        usize::try_from(self.max_len).unwrap_or(usize::MAX)
+    }
+
     fn streams(&self) -> Vec<String> {
         match i64::from(self.count) {
             1 => vec![self.name.clone()],

@@ -17,7 +17,7 @@ use super::{MALFORMED, Text};
 use crate::engine_io::SocketId;
 use crate::hub::other_servers::{MAX_ACK_WAIT, SocketDescription};
 use crate::hub::selection::Target;
-use crate::protocol::{DecodeError, Kind, Payload};
+use crate::protocol::{DecodeError, Kind, Payload, read_json};
 
 /// A writer of JSON.
 #[derive(Default)]
@@ -301,30 +301,36 @@ pub(super) struct Described<'a> {
     id: Cow<'a, str>,
     #[serde(borrow)]
     handshake: Option<&'a RawValue>,
-    rooms: Option<Vec<Room<String>>>,
-    data: Option<Value>,
+    #[serde(borrow)]
+    rooms: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 /// Returns the sockets of another server. A socket whose id has another form than Node's is left
-/// out.
+/// out. Rooms and data that cannot be read are empty.
 pub(super) fn sockets(
     described: Vec<Described<'_>>,
     attachments: &[Bytes],
 ) -> Vec<SocketDescription> {
-    let sockets = described.into_iter().filter_map(|mut socket| {
+    let sockets = described.into_iter().filter_map(|socket| {
         let mut handshake: Arc<str> = socket.handshake.map_or("{}", RawValue::get).into();
+        let rooms = socket.rooms.and_then(|rooms| read_json(rooms.get()).ok());
+        let mut data: Value = socket
+            .data
+            .and_then(|data| read_json(data.get()).ok())
+            .unwrap_or_default();
         if !attachments.is_empty() {
-            if let Some(data) = &mut socket.data {
-                insert_buffers(data, attachments);
+            insert_buffers(&mut data, attachments);
+            if let Ok(mut parsed) = read_json::<Value>(&handshake) {
+                insert_buffers(&mut parsed, attachments);
+                handshake = parsed.to_string().into();
             }
-            let mut parsed: Value = serde_json::from_str(&handshake).unwrap_or_default();
-            insert_buffers(&mut parsed, attachments);
-            handshake = parsed.to_string().into();
         }
         Some(SocketDescription {
             id: SocketId::parse(&socket.id)?,
-            rooms: names(socket.rooms),
-            data: socket.data.filter(|data| !data.is_null()).map(Arc::new),
+            rooms: names::<String>(rooms),
+            data: Some(data).filter(|data| !data.is_null()).map(Arc::new),
             handshake,
         })
     });

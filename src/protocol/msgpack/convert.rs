@@ -6,8 +6,9 @@ use super::from_json::write_json;
 use super::to_json::ToJson;
 use crate::protocol::DecodeError;
 
-/// The most levels of a message around its event.
-const ENVELOPE_DEPTH: usize = 4;
+/// The most levels of a message around the `auth` of a client, in the description of its socket. Around an
+/// event there are fewer.
+const ENVELOPE_DEPTH: usize = 5;
 
 /// Converts a message to JSON and the attachments of its placeholders. The message is one value.
 ///

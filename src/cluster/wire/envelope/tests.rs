@@ -5,6 +5,8 @@ use serde_json::json;
 use super::super::captured::{self, Captured, normalized, value};
 use super::super::entry::{decode_entry, encode_data};
 use super::*;
+#[cfg(feature = "redis")]
+use crate::hub::other_servers::SocketDescription;
 use crate::protocol::Kind;
 use crate::protocol::tests::Chance;
 
@@ -226,4 +228,54 @@ fn an_attachment_makes_a_message_binary() {
     );
     let bin = b"\xa6packet\xc4\x02\x01\x02";
     assert!(binary.windows(bin.len()).any(|window| window == bin));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn the_sockets_of_any_clients_are_described() {
+    let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+    let described = |number: u8, handshake: &str, data: Value| SocketDescription {
+        id: SocketId::new([number; 15]),
+        rooms: vec!["a".to_owned()],
+        data: Some(Arc::new(data)),
+        handshake: handshake.into(),
+    };
+    // The deepest `auth` and the deepest data that a client may send.
+    let handshake = format!(r#"{{"auth":{{"a":{}}}}}"#, deep(126));
+    let data = (0..125).fold(json!(1), |inner, _| json!([inner]));
+    let sockets = vec![
+        described(1, &handshake, json!(1)),
+        described(2, "{}", data),
+        described(3, "{}", json!({"name": "ada"})),
+    ];
+    let message = Message::Answer("q".into(), Answer::Sockets(sockets));
+    let envelope = Envelope::new("a".into(), NamespaceName::MAIN, message);
+    for bytes in [encode(&envelope), encode_msgpack(&envelope)] {
+        let decoded = decode(&bytes.into(), &NamespaceName::MAIN, "b").expect("valid");
+        let Message::Answer(_, Answer::Sockets(sockets)) = decoded.expect("an answer").message
+        else {
+            panic!("an answer with sockets");
+        };
+        assert_eq!(sockets.len(), 3);
+        assert!(sockets[0].handshake.contains("[[[[1]]]]"));
+        assert_eq!(sockets[2].data.as_deref(), Some(&json!({"name": "ada"})));
+    }
+}
+
+#[test]
+fn one_socket_that_cannot_be_read_does_not_hide_the_others() {
+    use super::super::fields;
+
+    let json = r#"[
+        {"id":"AAAAAAAAAAAAAAAAAAAA","handshake":{},"rooms":["a"],"data":{"n":"\ud800"}},
+        {"id":"BBBBBBBBBBBBBBBBBBBB","handshake":{},"rooms":["\ud800"],"data":1e999},
+        {"id":"CCCCCCCCCCCCCCCCCCCC","handshake":{},"rooms":["c"],"data":{}}
+    ]"#;
+    let described = serde_json::from_str(json).expect("JSON");
+    let sockets = fields::sockets(described, &[]);
+    assert_eq!(sockets.len(), 3);
+    assert_eq!(sockets[0].data.as_deref(), Some(&json!({"n": "\u{fffd}"})));
+    assert_eq!(sockets[1].rooms, ["\u{fffd}"]);
+    assert_eq!(sockets[1].data, None);
+    assert_eq!(sockets[2].rooms, ["c"]);
 }
