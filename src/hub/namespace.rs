@@ -42,7 +42,7 @@ pub(crate) struct LiveNamespace {
     pub(super) store: Option<Box<Mutex<RecoveryStore<Arc<Handover>>>>>,
     /// `None` if recovery is off, or the broker has no log.
     over_log: Option<Box<OverLog>>,
-    max_rooms: usize,
+    pub(in crate::hub) max_rooms: usize,
     max_kept: usize,
     /// The other servers of the cluster. `None` if there is no broker.
     others: Option<Arc<dyn OtherServers>>,
@@ -492,24 +492,29 @@ impl LiveNamespace {
     /// Does an operation on the sockets of this process.
     #[inline]
     pub(crate) fn apply(self: &Arc<Self>, target: &Target, operation: Operation) {
-        match operation {
-            Operation::Emit { payload, volatile } => self.broadcast(target, payload, volatile),
+        match &operation {
+            Operation::Emit { .. } => {}
             Operation::Join(rooms) => self.each_connected(target, |member| {
-                for room in &rooms {
+                for room in rooms {
                     self.join(member, room);
                 }
             }),
             Operation::Leave(rooms) => self.each_connected(target, |member| {
-                for room in &rooms {
+                for room in rooms {
                     self.leave_room(member, room);
                 }
             }),
             Operation::Disconnect { close } => self.each_connected(target, |member| {
                 member.disconnect(DisconnectReason::ServerNamespaceDisconnect);
-                if close {
+                if *close {
                     member.session.disconnect_all();
                 }
             }),
+        }
+        match operation {
+            Operation::Emit { payload, volatile } => self.broadcast(target, payload, volatile),
+            // One that has left since is suspended by now.
+            operation => self.apply_to_suspended(target, &operation),
         }
     }
 

@@ -126,6 +126,37 @@ pub(crate) async fn events_back(app: &Router, seat: &mut Seat) -> (Polling, Vec<
 }
 
 #[tokio::test]
+async fn what_is_done_to_a_room_is_done_to_those_who_are_away() {
+    let (app, io) = server(handlers());
+    let (client, mut seat) = connect(&app).await;
+    let id = io.sockets()[0].id();
+    io.to(id).join("user");
+    io.to("user").join("old");
+    assert_eq!(io.to("user").socket_count(), 1);
+    assert_eq!(io.of("/").except("user").socket_count(), 0);
+    lose(client, &io).await;
+    io.to("user").join("new");
+    io.to("user").leave("old");
+    io.to("new").emit("m", 1);
+    io.to("old").emit("m", 2);
+    let (client, events) = events_back(&app, &mut seat).await;
+    assert_eq!(events, [r#"["m",1]"#]);
+    let socket = &io.sockets()[0];
+    assert_eq!(socket.id(), id);
+    assert!(socket.rooms().iter().any(|room| **room == *"new"));
+    assert!(!socket.rooms().iter().any(|room| **room == *"old"));
+
+    // One that is signed out does not come back as the same socket.
+    lose(client, &io).await;
+    io.to("others").disconnect();
+    assert_eq!(io.counts().recoverable, 1);
+    io.to("user").disconnect();
+    assert_eq!(io.counts().recoverable, 0);
+    let (_client, recovered) = back(&app, &mut seat).await;
+    assert!(!recovered);
+}
+
+#[tokio::test]
 async fn a_client_gets_a_private_id_only_from_a_server_with_recovery() {
     let (with, _io) = server(handlers());
     let (_client, seat) = connect(&with).await;

@@ -279,6 +279,35 @@ impl LiveNamespace {
         Some(DeferredDrop(std::mem::take(&mut store.dropped_later)))
     }
 
+    /// Does an operation on the suspended sockets of this process. Over the log of a cluster, a socket that
+    /// comes back finds the operation there.
+    pub(in crate::hub) fn apply_to_suspended(&self, target: &Target, operation: &Operation) {
+        if self.over_log().is_some() || matches!(operation, Operation::Emit { .. }) {
+            return;
+        }
+        let Some(mut store) = self.store() else {
+            return;
+        };
+        for id in store.suspended_among(target) {
+            match operation {
+                Operation::Join(rooms) => {
+                    for room in rooms {
+                        if store.room_count(&id) < self.max_rooms && **room != *id.as_str() {
+                            store.join(&id, room);
+                        }
+                    }
+                }
+                Operation::Leave(rooms) => {
+                    for room in rooms {
+                        store.leave_room(&id, room);
+                    }
+                }
+                Operation::Disconnect { .. } => store.forget(&id),
+                Operation::Emit { .. } => {}
+            }
+        }
+    }
+
     /// Makes a socket leave that is not suspended yet, because its client asks to restore it. The
     /// caller must report that it has left, close its session, and drop it, under no lock.
     fn displace(

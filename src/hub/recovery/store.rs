@@ -191,6 +191,23 @@ impl<T> RecoveryStore<T> {
         }
     }
 
+    /// Returns the suspended sockets that a target selects.
+    pub(super) fn suspended_among(&self, target: &Target) -> Vec<SocketId> {
+        let next = self.packets.next();
+        let ids = self.suspended.iter().map(|(_, id)| id);
+        let is_selected = |id: &&SocketId| {
+            let socket = self.sockets.get(*id);
+            socket.is_some_and(|socket| socket.room_history.is_selected(id, next, target))
+        };
+        ids.filter(is_selected).copied().collect()
+    }
+
+    /// Returns the number of rooms of a socket.
+    pub(super) fn room_count(&self, id: &SocketId) -> usize {
+        let socket = self.sockets.get(id);
+        socket.map_or(0, |socket| socket.room_history.rooms.len())
+    }
+
     /// Returns whether the socket is present or suspended.
     pub(crate) fn contains(&self, id: &SocketId) -> bool {
         self.sockets.contains_key(id)
