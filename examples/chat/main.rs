@@ -168,7 +168,9 @@ async fn say(
 }
 
 async fn typing(socket: Socket, Extension(user): Extension<User>, Data(room): Data<String>) {
-    socket.to(&room).emit("typing", Args((&room, user.name)));
+    if socket.rooms().contains(&room) {
+        socket.to(&room).emit("typing", Args((&room, user.name)));
+    }
 }
 
 /// Frees the name when the last tab of its user has gone. The presence follows the socket by itself.

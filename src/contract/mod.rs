@@ -160,8 +160,8 @@
 //!
 //! - If `Reply` is not `()`, a client has to pass a callback, or call `emitWithAck`, which infers the
 //!   type of the reply. `timeout(…)` adds the error in front of it, by the client's own types.
-//! - The error of a handler arrives in place of the reply, as `{ error: string }`. The types do not
-//!   say so: a client that expects errors tests for it.
+//! - The error of a handler arrives in place of the reply, as `{ error: string }`, with `data` if it has
+//!   any. The types do not say so: a client that expects errors tests for it.
 //! - The offset that [`Recovery`](crate::Recovery) appends to an event is not in the types. It is in
 //!   the place of an `ack` that the server does not ask for: test whether that is a function.
 //! - An event of the server with a reply is sent by `ask`. By `send` it has no `ack`, which the types do

@@ -122,6 +122,29 @@ impl serde::Serialize for SocketId {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for SocketId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let error = || serde::de::Error::custom("this is not the id of a socket");
+        Self::parse(&text).ok_or_else(error)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for SocketId {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SocketId".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<str>()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +170,15 @@ mod tests {
     fn a_socket_id_has_twenty_url_safe_characters() {
         let id = SocketId::new([0xff; 15]);
         assert_eq!(id.as_str(), "____________________");
+    }
+
+    #[test]
+    fn the_id_of_a_socket_is_read_from_text() {
+        let id = SocketId::new([7; 15]);
+        let json = serde_json::to_string(&id).expect("JSON");
+        assert_eq!(serde_json::from_str::<SocketId>(&json).ok(), Some(id));
+        for wrong in [r#""short""#, r#""/////////////////////""#, "1"] {
+            assert!(serde_json::from_str::<SocketId>(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -263,6 +263,21 @@ impl Broadcast {
         EmitWithAck::elsewhere(answers)
     }
 
+    /// Returns the number of the selected sockets of this process that are connected.
+    #[must_use]
+    pub fn socket_count(&self) -> usize {
+        self.scope.with(|namespaces| {
+            let count = |namespace: &Arc<LiveNamespace>| {
+                let selected = namespace.select(&self.target);
+                selected
+                    .iter()
+                    .filter(|member| member.is_connected())
+                    .count()
+            };
+            namespaces.iter().map(count).sum()
+        })
+    }
+
     /// Returns the selected sockets of this process that are connected.
     #[must_use]
     pub fn sockets(&self) -> Vec<Socket> {

@@ -338,6 +338,16 @@ impl Socket {
         former.map(Arc::unwrap_or_clone)
     }
 
+    /// Removes the value of a type from the extensions of the socket, and returns it.
+    ///
+    /// [`extension`](Self::extension) then returns that of the first HTTP request, if it has one.
+    pub fn remove<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        let mut extensions = self.member.extensions.write();
+        let former = extensions.remove::<Arc<T>>();
+        drop(extensions);
+        former.map(Arc::unwrap_or_clone)
+    }
+
     /// Returns the value of a type in the extensions of the socket, or else in those of the first
     /// HTTP request, where a Tower layer may have put it.
     #[must_use]

@@ -45,6 +45,9 @@ pub const fn from_fn<F>(f: F) -> FromFnLayer<F> {
 ///
 /// let namespace: Namespace = Namespace::new().layer(middleware::from_fn_with_state(7, count));
 /// ```
+///
+/// The function has no other extractors: [`Event::socket`] and [`Event::args`] return what they would. For a
+/// part of a larger state pass that part, `from_fn_with_state(app.db.clone(), f)`.
 pub fn from_fn_with_state<F, S, Fut>(
     state: S,
     f: F,

@@ -29,7 +29,6 @@ use crate::notice::notice;
 /// The content type of a binary body. Node's server uses exactly this value.
 static OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
-static SCRIPT: HeaderValue = HeaderValue::from_static("text/javascript; charset=UTF-8");
 static HTML: HeaderValue = HeaderValue::from_static("text/html");
 static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
@@ -144,8 +143,6 @@ pub(super) async fn get(
     let traffic = Traffic { packets, bytes };
     observers.each(|observer| observer.sent(&session, Transport::Polling, traffic));
     let content_type = match is_binary {
-        // With `nosniff`, a browser runs scripts of this type only.
-        _ if session.params.jsonp => &SCRIPT,
         true => &OCTETS,
         false => &TEXT,
     };

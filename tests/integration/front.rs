@@ -685,10 +685,7 @@ async fn scripts_and_forms_are_polls_where_jsonp_is_on() {
     let app = Router::new().layer(EngineLayer::builder(echo).http(http).build());
     let uri = "/engine.io/?EIO=4&transport=polling";
     let open = get(&app, &format!("{uri}&j=x5")).await;
-    assert_eq!(
-        values(&open, "content-type"),
-        "text/javascript; charset=UTF-8"
-    );
+    assert_eq!(values(&open, "content-type"), "text/plain; charset=UTF-8");
     let json = open.body().strip_prefix("___eio[5](\"0").expect("a script");
     let json = json
         .strip_suffix("\");")

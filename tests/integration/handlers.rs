@@ -1291,6 +1291,19 @@ async fn events_that_come_with_the_connect_wait_for_its_handler() {
 }
 
 #[tokio::test]
+async fn a_value_of_a_socket_is_replaced_and_removed() {
+    let namespace = Namespace::new().on_connect(async |socket: Socket| {
+        assert!(socket.insert(User("a".to_owned())).is_none());
+        let former = socket.insert(User("b".to_owned()));
+        assert_eq!(former.map(|user| user.0).as_deref(), Some("a"));
+        let removed = socket.remove::<User>();
+        assert_eq!(removed.map(|user| user.0).as_deref(), Some("b"));
+        assert!(socket.remove::<User>().is_none() && socket.extension::<User>().is_none());
+    });
+    let _client = Polling::connect(&main_app(namespace).0).await;
+}
+
+#[tokio::test]
 async fn a_connect_handler_may_disconnect() {
     let namespace = Namespace::new().on_connect(async |socket: Socket| {
         socket.emit("bye", 1);
