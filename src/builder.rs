@@ -18,7 +18,7 @@ use crate::hub::other_servers::OtherServers;
 use crate::hub::sessions::Sessions;
 use crate::hub::{Hub, Limits, Recovery};
 use crate::layer::SocketIoLayer;
-use crate::protocol::{JsonParser, MAX_NAME, Parser};
+use crate::protocol::{JsonParser, MAX_NAME, Parser, for_server};
 use crate::routing::{Namespace, NamespaceRequest, Predicate, Routes};
 use crate::server::Server;
 use crate::transport::{Cors, HttpOptions, HttpService, server_path};
@@ -530,7 +530,7 @@ impl<S> SocketIoBuilder<S> {
     ///
     /// Default: [`JsonParser`].
     pub fn parser(mut self, parser: impl Parser + 'static) -> Self {
-        self.parser = Arc::new(parser);
+        self.parser = for_server(parser);
         self
     }
 }

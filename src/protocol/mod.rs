@@ -45,6 +45,7 @@
 //! [protocol's document]: https://github.com/socketio/socket.io/blob/main/docs/socket.io-protocol/v5-current.md
 
 mod args;
+mod guarded;
 mod json;
 pub(crate) mod legacy;
 #[cfg(any(feature = "msgpack", feature = "wire"))]
@@ -69,6 +70,7 @@ pub(crate) use self::args::ArgsWriter;
 #[cfg(feature = "admin-ui")]
 pub(crate) use self::args::Nested;
 pub use self::args::{Args, Data, EncodeError, IntoArgs, RawArgs, Uncompressed};
+pub(crate) use self::guarded::for_server;
 pub use self::json::JsonParser;
 #[cfg(feature = "msgpack")]
 pub use self::msgpack::MsgpackParser;

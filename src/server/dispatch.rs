@@ -22,7 +22,7 @@ use crate::hub::recovery::{Claimed, JoinRequest, PrivateId};
 use crate::hub::session::{End, SharedSession};
 use crate::notice::notice;
 use crate::protocol::peer::{Action, Peer, ProtocolError};
-use crate::protocol::{DecodeError, Decoder, Kind, NamespaceName, Packet, Payload, legacy};
+use crate::protocol::{Decoder, Kind, NamespaceName, Packet, Payload, legacy};
 use crate::random::random;
 use crate::routing::{ErrorReply, NamespaceRequest, Routes};
 use crate::transport::{SessionApp, guarded};
@@ -80,9 +80,7 @@ impl Dispatch {
 
     fn handle_message(&mut self, message: Message, cx: &mut Context<'_>) {
         let credit = Credit::of(&message);
-        let decoder = &mut self.decoder;
-        let decoded = guarded(|| decoder.decode(message));
-        match decoded.unwrap_or_else(|_| Err(DecodeError::new("the decoder panicked"))) {
+        match self.decoder.decode(message) {
             Ok(Some(mut packet)) => {
                 self.partial = None;
                 let earlier = std::mem::take(&mut self.partial_bytes);

