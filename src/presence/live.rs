@@ -123,6 +123,7 @@ impl Live {
             return Err(PresenceError(PresenceErrorKind::NotInRoom));
         }
         state.attach(member);
+        state.replica(name, now).limit_states(longest(member));
         let reserved = reserve(&state, member, room, key, &meta);
         // Also without an entry: it is in the room, and has missed differences meanwhile.
         state.outbox.push_back(Outgoing::State {
@@ -231,6 +232,7 @@ impl Live {
         let (name, now) = (&member.namespace.name, now());
         state.attach(member);
         let replica = state.replica(name, now);
+        replica.limit_states(longest(member));
         let socket = member.id.as_str();
         // What is kept here was counted on the former connection.
         let counted = match is_first {
@@ -377,7 +379,7 @@ impl State {
             let within = hub.as_ref().and_then(|hub| hub.recovers_within());
             let replica = Replica::new(format!("{id:016x}").into(), is_shared, within, now);
             match hub.is_some_and(|hub| hub.has_log()) {
-                true => replica.over_log(),
+                true => replica.over_log(now),
                 false => replica,
             }
         })
@@ -419,13 +421,12 @@ impl State {
 impl Tracker<Member> for Live {
     #[track_caller]
     fn attach(&self, hub: &Arc<Hub>) {
-        let mut state = self.state.lock();
-        let before = state.hub.upgrade();
+        // Dropped under no lock: it may be the last handle.
+        let before = self.state.lock().hub.upgrade();
         if before.is_some_and(|before| !Arc::ptr_eq(&before, hub)) {
-            drop(state);
             panic!("a presence belongs to one server: create another one");
         }
-        state.hub = Arc::downgrade(hub);
+        self.state.lock().hub = Arc::downgrade(hub);
     }
 
     fn namespace_opened(&self, hub: &Arc<Hub>, name: &NamespaceName) {
@@ -529,6 +530,11 @@ fn encode(user: &impl Serialize) -> Result<Meta, PresenceError> {
 /// not be sent anything else.
 const STATE_FRACTION: usize = 4;
 
+/// Returns how long the state of a room may be for the server of a socket.
+fn longest(member: &Member) -> usize {
+    member.session.config.max_buffered / STATE_FRACTION
+}
+
 /// Counts an entry in place of the former one in the same room.
 fn reserve(
     state: &State,
@@ -538,11 +544,7 @@ fn reserve(
     meta: &Meta,
 ) -> Result<(), PresenceError> {
     let replica = state.replicas.get(&member.namespace.name);
-    let shown = replica.map_or(0, |replica| replica.shown_of(member.id.as_str(), room));
-    let longer = Replica::shown(key, meta).saturating_sub(shown);
-    let longest = member.session.config.max_buffered / STATE_FRACTION;
-    let state = replica.map_or(0, |replica| replica.state_bytes(room));
-    if longer > 0 && state.saturating_add(longer) > longest {
+    if replica.is_some_and(|replica| !replica.fits(member.id.as_str(), room, key, meta)) {
         return Err(PresenceError(PresenceErrorKind::RoomFull));
     }
     let former = replica.and_then(|replica| replica.entry(member.id.as_str(), room));

@@ -34,8 +34,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// The bytes of the entries whose sockets have lost their connection. Above it an entry ends at once.
 const MAX_LINGERING: usize = 16 << 20;
 
-/// The most rooms that a replica remembers in which nobody is any more.
-const MAX_EMPTIED: usize = 4_096;
+/// The bytes of the rooms that a replica remembers in which nobody is any more, each with [`ENTRY`].
+const MAX_EMPTIED: usize = 1 << 20;
 
 /// How many different metadata of one key clients get.
 const MAX_METAS: usize = 64;
@@ -162,8 +162,12 @@ pub(super) struct Replica {
     misses_within: Option<Duration>,
     /// The rooms in which nobody is any more, and until when a client may come back that does not know it.
     emptied: BTreeMap<Box<str>, Instant>,
+    /// The sum of the lengths of their names.
+    emptied_bytes: usize,
     /// Until when such a room may be missing in `emptied`.
     all_emptied: Option<Instant>,
+    /// How long the state of a room may be.
+    longest: usize,
     /// The metadata of the keys that were touched since the last [`take_diffs`](Self::take_diffs), from
     /// before.
     before: BTreeMap<(Box<str>, Box<str>), Vec<Meta>>,
@@ -227,7 +231,9 @@ impl Replica {
             rooms: BTreeMap::new(),
             misses_within: None,
             emptied: BTreeMap::new(),
+            emptied_bytes: 0,
             all_emptied: None,
+            longest: usize::MAX,
             before: BTreeMap::new(),
             messages: Vec::new(),
             changed_at: now,
@@ -237,9 +243,11 @@ impl Replica {
         }
     }
 
-    /// Sets that clients miss the differences of the time in which they are away.
-    pub(super) fn over_log(mut self) -> Self {
+    /// Sets that clients miss the differences of the time in which they are away. Those that come back now
+    /// may know of users that this replica has never had.
+    pub(super) fn over_log(mut self, now: Instant) -> Self {
         self.misses_within = self.recovers_within;
+        self.all_emptied = self.misses_within.map(|within| deadline(now, within));
         self
     }
 
@@ -268,9 +276,12 @@ impl Replica {
             return;
         }
         let until = deadline(now, within);
-        if self.emptied.len() >= MAX_EMPTIED && !self.emptied.contains_key(room) {
+        if let Some(known) = self.emptied.get_mut(room) {
+            *known = until;
+        } else if self.emptied_bytes + room.len() + ENTRY > MAX_EMPTIED {
             self.all_emptied = Some(until);
         } else {
+            self.emptied_bytes += room.len() + ENTRY;
             self.emptied.insert(room.into(), until);
         }
     }
@@ -280,16 +291,37 @@ impl Replica {
         self.rooms.get(room).map_or(0, |room| room.bytes)
     }
 
-    /// Returns the bytes that metadata of a key add to the state of a room.
-    pub(super) fn shown(key: &str, meta: &Meta) -> usize {
-        shown(key, &meta.text())
+    /// Returns whether the state of a room stays within the limit if a socket is tracked there. What does
+    /// not make it longer always fits.
+    pub(super) fn fits(&self, socket: &str, room: &str, key: &str, meta: &Meta) -> bool {
+        let keys = self.rooms.get(room).map(|room| &room.keys);
+        let sockets = |key: &str, text: &str| {
+            let metas = keys.and_then(|keys| keys.get(key));
+            metas
+                .and_then(|metas| metas.get(text))
+                .map_or(0, |(_, sockets)| *sockets)
+        };
+        let text = meta.text();
+        if sockets(key, &text) > 0 {
+            // Equal metadata are shown once.
+            return true;
+        }
+        let former = self.entries.get(socket).and_then(|rooms| rooms.get(room));
+        let former = former.filter(|entry| !entry.is_away);
+        let removed = former.map_or(0, |entry| {
+            let text = entry.meta.text();
+            match sockets(&entry.key, &text) {
+                1 => shown(&entry.key, &text),
+                _ => 0,
+            }
+        });
+        let longer = shown(key, &text).saturating_sub(removed);
+        longer == 0 || self.state_bytes(room).saturating_add(longer) <= self.longest
     }
 
-    /// Returns what a socket's entry has added to the state of its room.
-    pub(super) fn shown_of(&self, socket: &str, room: &str) -> usize {
-        let entry = self.entries.get(socket).and_then(|rooms| rooms.get(room));
-        let entry = entry.filter(|entry| !entry.is_away);
-        entry.map_or(0, |entry| Self::shown(&entry.key, &entry.meta))
+    /// Sets how long the state of a room may be, as JSON.
+    pub(super) fn limit_states(&mut self, longest: usize) {
+        self.longest = longest;
     }
 
     /// Returns the bytes that an entry counts.
@@ -406,11 +438,19 @@ impl Replica {
                 entries.push(entry.clone());
             }
         }
-        for entry in &mut entries {
-            entry.is_away = false;
-            self.put_own(entry);
+        let mut changes = Vec::new();
+        for mut entry in entries {
+            if self.fits(socket, &entry.room, &entry.key, &entry.meta) {
+                entry.is_away = false;
+                self.put_own(&entry);
+                changes.push(entry.change());
+            } else if self.entry(socket, &entry.room).is_some() {
+                // Others have filled the room in the meantime.
+                self.remove_own(&entry);
+                changes.push(entry.removal());
+            }
         }
-        self.commit(entries.iter().map(Entry::change).collect(), now);
+        self.commit(changes, now);
         let own = self.entries.get(socket).into_iter().flatten();
         let left: Vec<_> = own
             .map(|(room, _)| room.clone())
@@ -475,6 +515,7 @@ impl Replica {
         self.ticked_at = now;
         self.departed.expire(now);
         self.emptied.retain(|_, until| *until > now);
+        self.emptied_bytes = self.emptied.keys().map(|room| room.len() + ENTRY).sum();
         self.all_emptied = self.all_emptied.filter(|until| *until > now);
         self.restored.retain(|_, until| *until > now);
         if self.is_shared && (!self.entries.is_empty() || self.has_changed_lately(now)) {

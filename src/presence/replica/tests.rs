@@ -777,20 +777,68 @@ fn the_length_of_a_state_is_counted() {
 #[test]
 fn the_rooms_that_nobody_is_in_any_more_are_remembered_for_a_while() {
     let now = Instant::now();
-    let mut replica = replica("a", now).over_log();
+    let mut replica = replica("a", now).over_log(now);
+    // At first each room may be one.
+    assert!(replica.may_have_changed("other"));
+    let now = now + WITHIN + PERIOD;
+    replica.tick(now, false);
+    assert!(!replica.may_have_changed("other"));
     replica.track("s", "room", "ada", meta(1), now);
     replica.leave("s", now);
     replica.note_emptied("room", now);
     assert!(replica.may_have_changed("room") && !replica.may_have_changed("other"));
     assert!(!replica.is_idle(now + SILENCE));
-    replica.tick(now + WITHIN + PERIOD, false);
-    assert!(!replica.may_have_changed("room") && replica.is_idle(now + WITHIN + PERIOD));
-    // Beyond a limit, each room may be one.
-    for n in 0..=MAX_EMPTIED {
-        replica.note_emptied(&n.to_string(), now);
+    let now = now + WITHIN + PERIOD;
+    replica.tick(now, false);
+    assert!(!replica.may_have_changed("room") && replica.is_idle(now));
+    // Beyond a limit of bytes, each room may be one.
+    for n in 0..10 {
+        let name = n.to_string().repeat(200_000);
+        replica.note_emptied(&name, now);
     }
     assert!(replica.may_have_changed("other"));
-    assert_eq!(replica.emptied.len(), MAX_EMPTIED);
-    replica.tick(now + WITHIN + 3 * PERIOD, false);
-    assert!(!replica.may_have_changed("other"));
+    assert!(replica.emptied_bytes <= MAX_EMPTIED && replica.emptied.len() == 5);
+    replica.tick(now + WITHIN + PERIOD, false);
+    assert!(!replica.may_have_changed("other") && replica.emptied_bytes == 0);
+}
+
+#[test]
+fn a_state_that_is_full_takes_what_does_not_make_it_longer() {
+    let now = Instant::now();
+    let mut replica = replica("a", now);
+    replica.limit_states(1_000);
+    let text = |letter: &str| meta(letter.repeat(400));
+    // Equal metadata are shown once, whoever has them.
+    for socket in ["1", "2", "3"] {
+        assert!(replica.fits(socket, "room", "x", &text("a")));
+        replica.track(socket, "room", "x", text("a"), now);
+    }
+    // One of them changes: the others still show the former.
+    assert!(replica.fits("1", "room", "x", &text("b")));
+    replica.track("1", "room", "x", text("b"), now);
+    assert!(!replica.fits("2", "room", "x", &text("c")));
+    assert!(replica.fits("2", "room", "x", &text("b")));
+    assert!(replica.fits("1", "room", "x", &text("c")));
+    assert!(replica.fits("2", "room", "x", &meta(1)));
+    assert!(replica.state_bytes("room") <= 1_000);
+}
+
+#[test]
+fn a_socket_that_comes_back_to_a_full_room_is_not_shown() {
+    let now = Instant::now();
+    let mut replica = replica("a", now);
+    replica.limit_states(1_000);
+    let text = |letter: &str| meta(letter.repeat(800));
+    replica.track("1", "room", "ada", text("a"), now);
+    replica.lose("1", now, GRACE);
+    let now = now + GRACE;
+    assert_eq!(replica.due(now), [Box::from("1")]);
+    replica.settle("1", true, now);
+    replica.track("2", "room", "bob", text("b"), now);
+    replica.restore("1", &BTreeSet::from([Box::from("room")]), now);
+    assert!(replica.entry("1", "room").is_none());
+    assert_eq!(
+        replica.users("room").keys().collect::<Vec<_>>(),
+        [&Box::from("bob")]
+    );
 }
