@@ -492,39 +492,52 @@ impl LiveNamespace {
     /// Does an operation on the sockets of this process.
     #[inline]
     pub(crate) fn apply(self: &Arc<Self>, target: &Target, operation: Operation) {
-        match &operation {
-            Operation::Emit { .. } => {}
-            Operation::Join(rooms) => self.each_connected(target, |member| {
+        match operation {
+            Operation::Emit { payload, volatile } => self.broadcast(target, payload, volatile),
+            operation => self.apply_to_each(target, &operation),
+        }
+    }
+
+    fn apply_to_each(self: &Arc<Self>, target: &Target, operation: &Operation) {
+        let selected = self.apply_to_suspended(target, operation);
+        // A restored one is connected to the application.
+        let is_there = |member: &Arc<Member>| {
+            member.is_connected() || member.is_recovered() && !member.has_left()
+        };
+        for member in selected.iter() {
+            if is_there(member) {
+                self.apply_to(member, operation);
+            }
+            // Also one that has left in the meantime, or is back by now.
+            if member.has_left() {
+                let back = self.apply_to_left(&member.id, operation);
+                if let Some(back) = back.filter(is_there) {
+                    self.apply_to(&back, operation);
+                }
+            }
+        }
+    }
+
+    fn apply_to(self: &Arc<Self>, member: &Arc<Member>, operation: &Operation) {
+        match operation {
+            Operation::Join(rooms) => {
                 for room in rooms {
                     self.join(member, room);
                 }
-            }),
-            Operation::Leave(rooms) => self.each_connected(target, |member| {
+            }
+            Operation::Leave(rooms) => {
                 for room in rooms {
                     self.leave_room(member, room);
                 }
-            }),
-            Operation::Disconnect { close } => self.each_connected(target, |member| {
+            }
+            Operation::Disconnect { close } => {
                 member.disconnect(DisconnectReason::ServerNamespaceDisconnect);
                 if *close {
                     member.session.disconnect_all();
                 }
-            }),
+            }
+            Operation::Emit { .. } => {}
         }
-        match operation {
-            Operation::Emit { payload, volatile } => self.broadcast(target, payload, volatile),
-            // One that has left since is suspended by now.
-            operation => self.apply_to_suspended(target, &operation),
-        }
-    }
-
-    fn each_connected(&self, target: &Target, act: impl Fn(&Arc<Member>)) {
-        let selected = self.select(target);
-        // A restored one is connected to the application.
-        let is_there = |member: &&Arc<Member>| {
-            member.is_connected() || member.is_recovered() && !member.has_left()
-        };
-        selected.iter().filter(is_there).for_each(act);
     }
 }
 

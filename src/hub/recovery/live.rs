@@ -279,32 +279,59 @@ impl LiveNamespace {
         Some(DeferredDrop(std::mem::take(&mut store.dropped_later)))
     }
 
-    /// Does an operation on the suspended sockets of this process. Over the log of a cluster, a socket that
-    /// comes back finds the operation there.
-    pub(in crate::hub) fn apply_to_suspended(&self, target: &Target, operation: &Operation) {
-        if self.over_log().is_some() || matches!(operation, Operation::Emit { .. }) {
-            return;
-        }
-        let Some(mut store) = self.store() else {
-            return;
+    /// Does an operation on the suspended sockets of this process, and returns the others that it is for.
+    /// Over the log of a cluster, a socket that comes back finds the operation there.
+    pub(in crate::hub) fn apply_to_suspended(
+        &self,
+        target: &Target,
+        operation: &Operation,
+    ) -> Selection<Arc<Member>> {
+        let store = self.store().filter(|_| self.over_log().is_none());
+        let Some(mut store) = store else {
+            return self.select(target);
         };
         for id in store.suspended_among(target) {
-            match operation {
-                Operation::Join(rooms) => {
-                    for room in rooms {
-                        if store.room_count(&id) < self.max_rooms && **room != *id.as_str() {
-                            store.join(&id, room);
-                        }
-                    }
-                }
-                Operation::Leave(rooms) => {
-                    for room in rooms {
-                        store.leave_room(&id, room);
-                    }
-                }
-                Operation::Disconnect { .. } => store.forget(&id),
-                Operation::Emit { .. } => {}
+            self.change_suspended(&mut store, &id, operation);
+        }
+        // Under the lock of the store: a socket that is restored from now on is changed already.
+        self.select(target)
+    }
+
+    /// Does an operation on a selected socket that has left since. Returns the restored one, if its client
+    /// is back.
+    pub(in crate::hub) fn apply_to_left(
+        &self,
+        id: &SocketId,
+        operation: &Operation,
+    ) -> Option<Arc<Member>> {
+        let mut store = self.store().filter(|_| self.over_log().is_none())?;
+        if store.is_suspended(id) {
+            self.change_suspended(&mut store, id, operation);
+            return None;
+        }
+        self.find(id)
+    }
+
+    fn change_suspended(&self, store: &mut StoreGuard<'_>, id: &SocketId, operation: &Operation) {
+        match operation {
+            // Messages of other servers for the room would not arrive: it gets a new socket.
+            Operation::Join(_) if self.others().is_some_and(|others| others.wants_rooms()) => {
+                store.forget(id);
             }
+            Operation::Join(rooms) => {
+                for room in rooms {
+                    if store.room_count(id) < self.max_rooms && **room != *id.as_str() {
+                        store.join(id, room);
+                    }
+                }
+            }
+            Operation::Leave(rooms) => {
+                for room in rooms {
+                    store.leave_room(id, room);
+                }
+            }
+            Operation::Disconnect { .. } => store.forget(id),
+            Operation::Emit { .. } => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! The packets and sockets of one namespace, with the rooms and the offsets of each socket.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -30,6 +30,8 @@ pub(crate) struct RecoveryStore<T> {
     by_private_id: HashMap<PrivateId, SocketId>,
     /// The suspended sockets, in the order in which they were suspended.
     suspended: BTreeSet<(Instant, SocketId)>,
+    /// The suspended sockets in each room. Over the log of a cluster nobody asks for them.
+    in_room: HashMap<Arc<str>, HashSet<SocketId, IdHash>>,
     pub(super) budget: Arc<RecoveryBudget>,
     /// Handovers that are no longer needed. They may hold values of the application, whose
     /// destructors must not run under a lock.
@@ -107,6 +109,7 @@ impl<T> RecoveryStore<T> {
             sockets: HashMap::default(),
             by_private_id: HashMap::new(),
             suspended: BTreeSet::new(),
+            in_room: HashMap::new(),
             budget,
             dropped_later: Vec::new(),
         }
@@ -177,6 +180,57 @@ impl<T> RecoveryStore<T> {
         let next = self.packets.next();
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.room_history.join(room, next);
+            if socket.suspended.is_some() {
+                let joined = socket.room_history.rooms.get_key_value(room);
+                let joined = joined.map(|(room, _)| Arc::clone(room));
+                self.enter(id, joined);
+                self.recount(id);
+            }
+        }
+    }
+
+    /// Records that a suspended socket is in rooms.
+    fn enter(&mut self, id: &SocketId, rooms: impl IntoIterator<Item = Arc<str>>) {
+        if matches!(self.packets, Packets::Own(_)) {
+            for room in rooms {
+                self.in_room.entry(room).or_default().insert(*id);
+            }
+        }
+    }
+
+    /// Records that a suspended socket is no longer in a room, or no longer suspended.
+    fn exit(&mut self, id: &SocketId, room: &str) {
+        if let Some(sockets) = self.in_room.get_mut(room) {
+            sockets.remove(id);
+            if sockets.is_empty() {
+                self.in_room.remove(room);
+                shrink(&mut self.in_room);
+            }
+        }
+    }
+
+    /// Counts the bytes of a suspended socket again.
+    fn recount(&mut self, id: &SocketId) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let bytes = socket.cost();
+        if let Some(suspended) = &mut socket.suspended {
+            let before = std::mem::replace(&mut suspended.bytes, bytes);
+            self.budget.sockets.fetch_add(bytes, Ordering::Relaxed);
+            self.budget.sockets.fetch_sub(before, Ordering::Relaxed);
+        }
+        self.forget_beyond();
+    }
+
+    /// Forgets the sockets that have been suspended the longest, while all are above the limit.
+    fn forget_beyond(&mut self) {
+        let max = self.budget.config.socket_bytes;
+        while self.budget.sockets.load(Ordering::Relaxed) > max {
+            let Some(&(_, longest)) = self.suspended.first() else {
+                break;
+            };
+            self.forget(&longest);
         }
     }
 
@@ -184,9 +238,14 @@ impl<T> RecoveryStore<T> {
         let (first, next) = (self.packets.first(), self.packets.next());
         if let Some(socket) = self.sockets.get_mut(id) {
             socket.room_history.leave(room, next, first);
+            let is_suspended = socket.suspended.is_some();
             // The log of another server in a cluster may reach further back than this one's.
             if matches!(self.packets, Packets::Own(_)) {
                 socket.room_history.forget_before(first);
+            }
+            if is_suspended {
+                self.exit(id, room);
+                self.recount(id);
             }
         }
     }
@@ -194,12 +253,27 @@ impl<T> RecoveryStore<T> {
     /// Returns the suspended sockets that a target selects.
     pub(super) fn suspended_among(&self, target: &Target) -> Vec<SocketId> {
         let next = self.packets.next();
-        let ids = self.suspended.iter().map(|(_, id)| id);
-        let is_selected = |id: &&SocketId| {
-            let socket = self.sockets.get(*id);
-            socket.is_some_and(|socket| socket.room_history.is_selected(id, next, target))
+        let is_selected = |id: &SocketId| {
+            let socket = self.sockets.get(id);
+            let suspended = socket.filter(|socket| socket.suspended.is_some());
+            suspended.is_some_and(|socket| socket.room_history.is_selected(id, next, target))
         };
-        ids.filter(is_selected).copied().collect()
+        if target.rooms.is_empty() {
+            let all = self.suspended.iter().map(|(_, id)| *id);
+            return all.filter(is_selected).collect();
+        }
+        let mut ids = Vec::new();
+        for room in &target.rooms {
+            ids.extend(SocketId::parse(room).filter(is_selected));
+            let in_room = self.in_room.get(room).into_iter().flatten();
+            ids.extend(in_room.filter(|id| is_selected(id)));
+        }
+        ids
+    }
+
+    /// Returns whether a socket is suspended.
+    pub(super) fn is_suspended(&self, id: &SocketId) -> bool {
+        self.handover(id).is_some()
     }
 
     /// Returns the number of rooms of a socket.
@@ -222,6 +296,9 @@ impl<T> RecoveryStore<T> {
         shrink(&mut self.sockets);
         shrink(&mut self.by_private_id);
         if let Some(suspended) = socket.suspended {
+            for room in socket.room_history.rooms.keys() {
+                self.exit(id, room);
+            }
             let handover = self.end_suspension(*id, suspended);
             self.dropped_later.push(handover);
         }
@@ -270,16 +347,12 @@ impl<T> RecoveryStore<T> {
             bytes,
             handover,
         });
+        let rooms: Vec<_> = socket.room_history.rooms.keys().cloned().collect();
         self.suspended.insert((now, *id));
+        self.enter(id, rooms);
         self.budget.sockets.fetch_add(bytes, Ordering::Relaxed);
         self.expire(now);
-        let max = self.budget.config.socket_bytes;
-        while self.budget.sockets.load(Ordering::Relaxed) > max {
-            let Some(&(_, longest)) = self.suspended.first() else {
-                break;
-            };
-            self.forget(&longest);
-        }
+        self.forget_beyond();
     }
 
     // Suspended sockets.
@@ -304,14 +377,6 @@ impl<T> RecoveryStore<T> {
     /// Returns the bytes that are counted for a socket, present or suspended.
     pub(crate) fn cost(&self, id: &SocketId) -> usize {
         self.sockets.get(id).map_or(0, |socket| socket.cost())
-    }
-
-    /// Returns whether the socket is suspended.
-    #[cfg(test)]
-    fn is_suspended(&self, id: &SocketId) -> bool {
-        self.sockets
-            .get(id)
-            .is_some_and(|each| each.suspended.is_some())
     }
 
     /// Returns the number of suspended sockets.
@@ -372,8 +437,11 @@ impl<T> RecoveryStore<T> {
         let socket = self.sockets.get_mut(&id)?;
         socket.sent = socket.sent.max(sent);
         let (private_id, sent) = (socket.private_id, socket.sent);
-        let rooms = socket.room_history.rooms.keys().cloned().collect();
+        let rooms: Vec<Arc<str>> = socket.room_history.rooms.keys().cloned().collect();
         let suspended = socket.suspended.take()?;
+        for room in &rooms {
+            self.exit(&id, room);
+        }
         let handover = self.end_suspension(id, suspended);
         Some(Restored {
             id,
