@@ -453,6 +453,33 @@ fn a_flattened_option_and_a_union_with_a_map_are_watched() {
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
+struct WithAny {
+    name: String,
+    #[serde(flatten)]
+    rest: Any,
+}
+event!(WithAny, "with_any");
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Any {
+    Number { a: u8 },
+    Other(serde_json::Value),
+}
+
+#[test]
+fn a_flattened_variant_of_any_value_takes_all() {
+    let watch = Watch::new();
+    let namespace = Namespace::new().sends::<WithAny>();
+    let (_layer, io) = server(namespace).watch_contract(&watch).build();
+    for rest in [Any::Number { a: 1 }, Any::Other(json!({"a": "text"}))] {
+        let name = "a".to_owned();
+        io.of("/chat").send(WithAny { name, rest });
+    }
+    watch.assert_kept();
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct Text(String);
 event!(Text, "text");
 

@@ -135,15 +135,17 @@ impl Type {
         }
         for key in ["oneOf", "anyOf"] {
             if let Some(options) = list(schema, key) {
-                parts.push(union(options, view)?);
+                let mut union = union(options, view)?;
+                // A flattened `Option`. A value of any type is `true`.
+                let is_none = |option: &Value| option.as_object().is_some_and(Map::is_empty);
+                if options.iter().any(is_none) && !options.contains(&Value::Bool(true)) {
+                    union.replace_unknown_option();
+                }
+                parts.push(union);
             }
         }
         for part in list(schema, "allOf").unwrap_or_default() {
             parts.push(Self::from_schema(part, view)?);
-        }
-        if is_object(schema) {
-            let parts = parts.iter_mut();
-            parts.for_each(|part| part.replace_unknown_option());
         }
         let own = own_type(schema, view)?;
         // `{"type": "object"}` says nothing that the other parts do not say.
@@ -452,12 +454,6 @@ const MAX_TUPLE: u64 = 8;
 fn other_properties(schema: &Map<String, Value>) -> Option<&Value> {
     let keys = ["additionalProperties", "unevaluatedProperties"];
     keys.iter().find_map(|key| schema.get(*key))
-}
-
-/// Returns whether a schema is that of an object.
-fn is_object(schema: &Map<String, Value>) -> bool {
-    schema.contains_key("properties")
-        || schema.get("type").and_then(Value::as_str) == Some("object")
 }
 
 /// Returns whether a schema says what other properties are.

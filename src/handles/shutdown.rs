@@ -156,12 +156,18 @@ impl IntoFuture for Shutdown {
             Target::None => Box::pin(std::future::ready(ShutdownReport::default())),
             Target::Sessions(sessions) => Box::pin(async move {
                 let finish = || std::future::ready(());
-                sessions.shut_down(None, spread, deadline, finish).await
+                sessions
+                    .shut_down(None, spread, deadline, finish, || {})
+                    .await
             }),
             Target::Server(hub, within) => Box::pin(async move {
                 let sessions = Arc::clone(&hub.sessions);
                 let finish = || leave_cluster(Arc::clone(&hub));
-                sessions.shut_down(within, spread, deadline, finish).await
+                // It begins at once, and nobody waits for it.
+                let leave = || drop(hub.others.as_ref().map(|others| others.close()));
+                sessions
+                    .shut_down(within, spread, deadline, finish, leave)
+                    .await
             }),
         }
     }

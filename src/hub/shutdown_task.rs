@@ -25,8 +25,8 @@ impl Sessions {
     /// have ended. At the deadline, the rest is cut. Then the future that `finish` returns runs.
     ///
     /// A shutdown that has begun goes on, and ends earlier if this call's times are earlier. If the
-    /// caller's runtime has ended or has no timer, all sessions are closed at once, and there is no
-    /// deadline.
+    /// caller's runtime has ended or has no timer, all sessions are closed at once, there is no deadline,
+    /// and `leave` is called in place of `finish`.
     /// `within` is that of [`Sessions::close`].
     ///
     /// # Panics
@@ -38,6 +38,7 @@ impl Sessions {
         spread: Duration,
         deadline: Duration,
         finish: impl Fn() -> F,
+        leave: impl Fn(),
     ) -> ShutdownReport
     where
         F: Future<Output = ()> + Send + 'static,
@@ -54,7 +55,7 @@ impl Sessions {
                 // The runtime of its task has ended, or has no timer. If that is the caller's own, it
                 // does not run another task either.
                 (shutdown, is_own) = match is_own {
-                    true => (self.shut_down_here(times).await, true),
+                    true => (self.shut_down_here(times, &leave).await, true),
                     false => self.begin_shutdown(times, &finish),
                 };
                 continue;
@@ -89,14 +90,18 @@ impl Sessions {
     }
 
     /// Shuts down without a task and without timers, unless a further shutdown has begun.
-    async fn shut_down_here(self: &Arc<Self>, times: Times) -> Arc<OngoingShutdown> {
+    async fn shut_down_here(
+        self: &Arc<Self>,
+        times: Times,
+        leave: impl Fn(),
+    ) -> Arc<OngoingShutdown> {
         let (shutdown, is_first) = self.shutdown_or_insert(|| OngoingShutdown::new(times));
         if is_first {
             let run = Run {
                 sessions: Arc::clone(self),
                 shutdown: Arc::clone(&shutdown),
             };
-            run.without_timers().await;
+            run.without_timers(leave).await;
         }
         shutdown
     }
@@ -120,7 +125,7 @@ impl Run {
         self.end_by(|| deadline, Sessions::all).await;
     }
 
-    async fn without_timers(self) {
+    async fn without_timers(self, leave: impl Fn()) {
         let sessions = self.sessions.all();
         sessions.iter().for_each(|session| session.shut_down());
         drop(sessions);
@@ -131,6 +136,7 @@ impl Run {
             }
             changed.await;
         }
+        leave();
         self.sessions.complete(&self.shutdown);
     }
 

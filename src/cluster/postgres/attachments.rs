@@ -69,17 +69,18 @@ impl Table {
     /// Checks that the sequence of the ids may be used. PostgreSQL checks it for each inserted row.
     async fn check_sequence(&self, client: &Client) -> Result<(), Error> {
         // The sequence of an identity column needs no permission.
-        let statement = "SELECT s, has_sequence_privilege(s, 'USAGE') OR \
+        let statement = "SELECT s, quote_ident(current_user), has_sequence_privilege(s, 'USAGE') OR \
              has_sequence_privilege(s, 'UPDATE') \
              FROM (SELECT pg_get_serial_sequence($1::text, 'id') AS s) AS own \
              WHERE s IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute \
              WHERE attrelid = to_regclass($1::text) AND attname = 'id' AND attidentity <> '')";
         let found = within(TIMEOUT, client.query_opt(statement, &[&self.0])).await?;
         match found {
-            Some(row) if !row.get::<_, bool>(1) => Err(Error::SetUp(format!(
+            Some(row) if !row.get::<_, bool>(2) => Err(Error::SetUp(format!(
                 "permission denied for the sequence of the table of attachments: GRANT USAGE ON \
-                 SEQUENCE {} TO CURRENT_USER",
-                row.get::<_, String>(0)
+                 SEQUENCE {} TO {}",
+                row.get::<_, String>(0),
+                row.get::<_, String>(1)
             ))),
             _ => Ok(()),
         }

@@ -339,12 +339,13 @@ impl Log {
         })
     }
 
-    /// Reads fewer entries of the past at once: the last read took too long.
+    /// Sets how many entries a stream keeps, about.
     pub(super) const fn with_max_len(mut self, max_len: usize) -> Self {
         self.max_len = max_len;
         self
     }
 
+    /// Reads fewer entries of the past at once: the last read took too long.
     pub(super) fn read_less_past(&mut self) {
         self.past_count = (self.past_count / 4).max(1);
     }
