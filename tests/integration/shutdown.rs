@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tower_socketio::cluster::{Broker, Port};
+use tower_socketio::cluster::{Broker, Memory, Port};
 use tower_socketio::engine::{CloseReason, EngineLayer, EngineSocket};
 use tower_socketio::{
     DisconnectReason, HttpOptions, Namespace, NamespaceRequest, Origins, Recovery, ShutdownReport,
@@ -835,27 +835,30 @@ fn a_shutdown_begins_anew_when_its_runtime_has_ended() {
     });
 }
 
-/// Shuts down on a thread, in a runtime that `build` returns, and ends that runtime if `ends`. Returns
+/// Shuts down on a thread, in a runtime of its own, and ends that runtime if `ends`. Returns
 /// the report.
 fn shut_down_in_a_runtime_without_tasks(
-    builder: &mut tokio::runtime::Builder,
+    runtime: &mut tokio::runtime::Builder,
     ends: bool,
 ) -> ShutdownReport {
     let ours = tokio::runtime::Runtime::new().expect("a runtime");
-    let theirs = builder.build().expect("a runtime");
+    let theirs = runtime.build().expect("a runtime");
     let gate = Arc::new(Semaphore::new(0));
     let released = Arc::clone(&gate);
     let wait = async move || released.acquire().await.expect("open").forget();
-    let (app, io) = main_app(Namespace::new().on("wait", wait));
+    let entered = ours.enter();
+    let memory = Memory::new();
+    let main = Namespace::new().on("wait", wait);
+    let (layer, io) = builder(main).cluster(memory.clone()).build();
+    let app = app(layer);
+    let (_layer, other) = builder(Namespace::new()).cluster(memory).build();
     let client = ours.block_on(async {
         let mut client = Polling::connect(&app).await;
         client.send(r#"42["wait"]"#).await;
         client
     });
-    let client = {
-        let _entered = ours.enter();
-        closed(client)
-    };
+    let client = closed(client);
+    drop(entered);
     let (handle, of_thread) = (theirs.handle().clone(), io.clone());
     let (reports, report) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -869,7 +872,16 @@ fn shut_down_in_a_runtime_without_tasks(
     }
     gate.add_permits(1);
     let report = report.recv_timeout(Duration::from_secs(60));
-    ours.block_on(async { within(client).await.expect("no panic") });
+    ours.block_on(async {
+        within(client).await.expect("no panic");
+        // It has left its cluster.
+        let left = async {
+            while other.server_count().await != Ok(1) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within(left).await;
+    });
     report.expect("the shutdown ends")
 }
 
