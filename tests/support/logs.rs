@@ -1,12 +1,17 @@
 //! The lines that the server logs during one test.
 
 use std::fmt::{Debug, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+
+/// Subscribers that live as long as the process. With a single one, tracing asks that of the thread which is
+/// the first at a line, and remembers the answer for all threads.
+static OTHERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| Dispatch::new(Logs::default())));
 
 /// The lines that one thread has logged. With a single-threaded runtime these are all lines of the
 /// test's server.
@@ -16,6 +21,7 @@ pub(crate) struct Logs(Arc<Mutex<Vec<(Level, String)>>>);
 impl Logs {
     /// Records this thread's log lines until the guard is dropped.
     pub(crate) fn keep() -> (Self, DefaultGuard) {
+        LazyLock::force(&OTHERS);
         let logs = Self::default();
         let guard = tracing::subscriber::set_default(logs.clone());
         (logs, guard)
