@@ -127,7 +127,7 @@ type Metas = BTreeMap<Box<str>, (Meta, usize)>;
 #[derive(Debug, Default)]
 struct Room {
     keys: BTreeMap<Box<str>, Metas>,
-    /// The sum of the [`Replica::shown`] of all metadata.
+    /// The sum of [`shown`] of all metadata.
     bytes: usize,
 }
 

@@ -1137,9 +1137,8 @@ impl Drop for Curious {
     }
 }
 
-/// The task that drops what has expired runs in the runtime of the first event.
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_runtime_does_not_keep_expired_sockets() {
+/// Returns a server with a client in a dynamic namespace.
+async fn client_of_a_shop() -> (Router, SocketIo, Polling) {
     let (layer, io) = builder(handlers())
         .namespace("/shop/{id}", handlers())
         .recovery(Recovery::within(WITHIN))
@@ -1147,35 +1146,41 @@ async fn the_end_of_a_runtime_does_not_keep_expired_sockets() {
     let app = app(layer);
     let mut client = Polling::open(&app).await;
     client.join("/shop/1").await;
-    let emits = io.clone();
-    let other = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build();
-        let runtime = runtime.expect("a runtime");
-        runtime.block_on(async { emits.of("/shop/1").emit("m", 1) });
-    });
-    other.join().expect("no panic");
-    lose(client, &io).await;
+    (app, io, client)
+}
+
+fn other_runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    runtime.expect("a runtime")
+}
+
+/// Loses a client, and asserts that its socket and its namespace are dropped in time.
+async fn expires(client: Polling, io: &SocketIo) {
+    lose(client, io).await;
     assert_eq!(io.counts().recoverable, 1);
     tokio::time::sleep(WITHIN * 3).await;
     let counts = io.counts();
     assert_eq!((counts.recoverable, counts.namespaces), (0, 1));
 }
 
+/// The task that drops what has expired runs in the runtime of the first event.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_runtime_does_not_keep_expired_sockets() {
+    let (_app, io, client) = client_of_a_shop().await;
+    let emits = io.clone();
+    let other = std::thread::spawn(move || {
+        other_runtime().block_on(async { emits.of("/shop/1").emit("m", 1) });
+    });
+    other.join().expect("no panic");
+    expires(client, &io).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_is_not_driven_does_not_keep_expired_sockets() {
-    let (layer, io) = builder(handlers())
-        .namespace("/shop/{id}", handlers())
-        .recovery(Recovery::within(WITHIN))
-        .build();
-    let app = app(layer);
-    let mut client = Polling::open(&app).await;
-    client.join("/shop/1").await;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build();
-    let runtime = runtime.expect("a runtime");
+    let (_app, io, client) = client_of_a_shop().await;
+    let runtime = other_runtime();
     let emits = io.clone();
     let emit = move || {
         runtime.block_on(async { emits.of("/shop/1").emit("m", 1) });
@@ -1183,11 +1188,7 @@ async fn a_runtime_that_is_not_driven_does_not_keep_expired_sockets() {
     };
     // It goes on, and nobody drives it.
     let runtime = std::thread::spawn(emit).join().expect("no panic");
-    lose(client, &io).await;
-    assert_eq!(io.counts().recoverable, 1);
-    tokio::time::sleep(WITHIN * 3).await;
-    let counts = io.counts();
-    assert_eq!((counts.recoverable, counts.namespaces), (0, 1));
+    expires(client, &io).await;
     runtime.shutdown_background();
 }
 

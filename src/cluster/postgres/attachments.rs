@@ -214,7 +214,7 @@ impl Statements {
         client: Arc<Client>,
         age: Duration,
     ) -> Result<bool, Error> {
-        // PostgreSQL knows no longer interval.
+        // PostgreSQL refuses much longer intervals.
         let age = age.min(Duration::from_secs(100 * 365 * 24 * 60 * 60));
         let (timeout, seconds) = (timeout_of(MAX_LEN), age.as_secs_f64());
         let removed = within(timeout, client.execute(&self.clean, &[&seconds])).await?;

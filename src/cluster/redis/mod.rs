@@ -293,10 +293,9 @@ impl Redis {
     /// The nodes are tried in their order. The user and the password of the first URL are those of all
     /// nodes. A Redis Cluster has only the database 0.
     ///
-    /// The broker finds the masters of the slots by `CLUSTER SHARDS`, before Redis 7 by `CLUSTER SLOTS`, and
-    /// again every 30 seconds and
-    /// whenever a node refuses a command or is not there. The servers need to reach every node by the address
-    /// that the nodes announce.
+    /// The broker finds the masters of the slots by `CLUSTER SHARDS`, before Redis 7 by `CLUSTER SLOTS`. It
+    /// asks again every 30 seconds, and whenever a node refuses a command or is not there. The servers need
+    /// to reach every node by the address that the nodes announce.
     ///
     /// ```no_run
     /// use tower_socketio::cluster::{Mode, Redis, Subscriptions};
@@ -438,5 +437,11 @@ mod tests {
         let error = error.expect_err("not a URL");
         let source = std::error::Error::source(&error).expect("a reason");
         assert!(!format!("{error} {error:?} {source}").contains("secret"));
+    }
+
+    #[test]
+    #[should_panic(expected = "a stream needs to keep entries")]
+    fn a_stream_that_keeps_nothing_is_a_mistake() {
+        let _ = Streams::new().max_len(0);
     }
 }
